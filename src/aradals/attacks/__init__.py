@@ -1,0 +1,70 @@
+"""Attacks: functions that look for the smallest perturbation that changes a model's own prediction."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+from aradals.attacks.base import Attack, AttackResult
+from aradals.attacks.carlini_wagner import carlini_wagner
+from aradals.attacks.deepfool import deepfool
+from aradals.errors import InputError
+
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "AttackResult",
+    "carlini_wagner",
+    "deepfool",
+    "describe_attack",
+    "get_attack",
+]
+
+ATTACKS: dict[str, Attack] = {"deepfool": deepfool, "carlini_wagner": carlini_wagner}
+
+
+def get_attack(name: str, **attack_args: Any) -> Attack:  # noqa: ANN401 - passed on to the attack
+    """The attack of that name (``-`` and ``_`` mean the same) with some of its arguments set.
+
+    Raises:
+        InputError: no such attack, or an argument that it does not have.
+    """
+    attack = ATTACKS.get(name.replace("-", "_"))
+    if attack is None:
+        raise InputError(expected="the name of an attack", got=repr(name), hint=" or ".join(ATTACKS))
+    return _with_args(attack, attack_args)
+
+
+def describe_attack(attack: str | Attack, attack_args: dict[str, Any] | None = None) -> str:
+    """The attack and all its settings, as a call: ``deepfool(steps=50, num_candidates=10, overshoot=0.01)``.
+
+    Raises:
+        InputError: no such attack, or an argument that it does not have.
+    """
+    attack_args = attack_args or {}
+    attack = get_attack(attack, **attack_args) if isinstance(attack, str) else _with_args(attack, attack_args)
+    settings = ", ".join(f"{name}={value!r}" for name, value in _settings(attack).items())
+    return f"{_name(attack)}({settings})"
+
+
+def _with_args(attack: Attack, attack_args: dict[str, Any]) -> Attack:
+    valid = _settings(attack)
+    unknown = [name for name in attack_args if name not in valid]
+    if unknown:
+        raise InputError(
+            expected=f"arguments of {_name(attack)}", got=", ".join(unknown), hint=", ".join(valid) or "none"
+        )
+    return functools.partial(attack, **attack_args) if attack_args else attack
+
+
+def _settings(attack: Attack) -> dict[str, Any]:
+    """The attack's keyword-only arguments and what each is set to."""
+    parameters = inspect.signature(attack).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _name(attack: Attack) -> str:
+    while isinstance(attack, functools.partial):
+        attack = attack.func
+    return getattr(attack, "__name__", type(attack).__name__)

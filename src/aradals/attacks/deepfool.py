@@ -1,0 +1,112 @@
+"""DeepFool: steps to the nearest boundary of the linearised classifier."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from aradals.attacks.base import AttackResult, attack_result, check_positive, per_example, prediction_changes
+from aradals.inference import check_logits
+from aradals.margins import (
+    forward_with_graph,
+    gradients_enabled,
+    input_gradient,
+    linear_distance,
+    model_inputs,
+    working_dtype,
+)
+
+_NUM_RIVALS = 2
+
+
+def deepfool(
+    model: nn.Module, inputs: Tensor, *, steps: int = 50, num_candidates: int = 10, overshoot: float = 0.01
+) -> AttackResult:
+    """Multi-class DeepFool, L2, within the box [0, 1].
+
+    Each step linearises the margins of the predicted class over its rivals and moves to the nearest of their
+    zero planes. On a linear model the first step is exact up to the overshoot.
+
+    Args:
+        model: maps inputs in [0, 1] to logits of shape (N, K).
+        inputs: shape (N, ...), values in [0, 1].
+        steps: at most so many linearisations.
+        num_candidates: how many of the K - 1 other classes, largest logits first, the first step compares.
+        overshoot: the perturbation is lengthened by this fraction, to land across the boundary.
+
+    Raises:
+        InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities.
+
+    References:
+        Moosavi-Dezfooli, Fawzi and Frossard, DeepFool: a simple and accurate method to fool deep neural
+        networks, CVPR 2016, arXiv:1511.04599, algorithm 2. Two departures: the gradient leaves out what the
+        box forbids, and after the first step only the nearest classes are followed.
+    """
+    check_positive(steps=steps, num_candidates=num_candidates, overshoot=overshoot)
+    with gradients_enabled(model):
+        inputs = model_inputs(model, inputs)
+        delta = torch.zeros_like(inputs, dtype=working_dtype(inputs))
+        adv_inputs = inputs.clone()
+        active = torch.arange(len(inputs), device=inputs.device)
+        success = torch.zeros_like(active, dtype=torch.bool)
+        num_forward, num_backward = torch.zeros_like(active), torch.zeros_like(active)
+        # A step is at least the rounding of the inputs, to leave a boundary, and at most the box's diagonal.
+        longest = math.sqrt(inputs[0].numel())
+        shortest = longest * torch.finfo(delta.dtype).eps
+
+        for step in range(steps):
+            points, logits = forward_with_graph(model, adv_inputs[active])
+            num_forward[active] += 1
+            if step == 0:
+                check_logits(logits, len(inputs))
+                predicted = logits.argmax(1)
+                others = logits.detach().scatter(1, predicted[:, None], -math.inf)
+                classes = others.topk(min(num_candidates, logits.shape[1] - 1)).indices
+            margins = logits.gather(1, predicted[active, None]) - logits.gather(1, classes)
+
+            # The nearest plane: the class k with the least margin_k / ||gradient of margin_k||.
+            distances = torch.empty_like(margins, requires_grad=False)
+            distance = torch.full_like(distances[:, 0], math.inf)
+            direction = torch.zeros_like(delta[active])
+            for k in range(classes.shape[1]):
+                margin = margins[:, k].detach()
+                gradient = input_gradient(margins[:, k], points, keep_graph=True)
+                if step == 0 and k == 0:  # the runner-up
+                    fallback = linear_distance(margin, gradient)
+                # An entry at a bound cannot move out of the box. Leaving it out makes the steps add up to the
+                # exact solution on a linear model: entries once at their bound stay there.
+                outwards = ((points <= 0) & (gradient > 0)) | ((points >= 1) & (gradient < 0))
+                gradient = gradient.masked_fill(outwards, 0.0)
+                slope = gradient.flatten(1).norm(dim=1)
+                distances[:, k] = torch.where(slope > 0, margin / slope, math.inf)
+                nearer = distances[:, k] < distance
+                direction = torch.where(
+                    per_example(nearer, gradient), -gradient / per_example(slope, gradient), direction
+                )
+                distance = torch.where(nearer, distances[:, k], distance)
+            num_backward[active] += classes.shape[1]
+
+            delta[active] += per_example(distance.clamp(shortest, longest), direction) * direction
+            adv_inputs[active] = (inputs[active] + (1 + overshoot) * delta[active]).clamp(0, 1).to(inputs.dtype)
+            success[active] = prediction_changes(model, adv_inputs[active], predicted[active])
+            num_forward[active] += 1
+
+            # Gradients are the cost, and which classes are nearest changes little on the way.
+            nearest = distances.topk(min(_NUM_RIVALS, classes.shape[1]), largest=False).indices
+            classes = classes.gather(1, nearest)
+            going_on = ~success[active] & distance.isfinite()
+            active, classes = active[going_on], classes[going_on]
+            if len(active) == 0:
+                break
+
+    return attack_result(
+        inputs,
+        adv_inputs,
+        success,
+        predicted=predicted,
+        fallback=fallback,
+        num_forward=num_forward,
+        num_backward=num_backward,
+    )

@@ -1,0 +1,36 @@
+"""Calibrators: maps from logits to calibrated probabilities, fitted on the calibration split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, Self
+
+from torch import Tensor
+
+from aradals.calibration.temperature import TemperatureScaling
+
+
+class Calibrator(Protocol):
+    """What every calibrator can do; logits of shape (N, K), labels of shape (N,)."""
+
+    def fit(self, logits: Tensor, labels: Tensor) -> Self:
+        """Fit on the calibration split."""
+        ...
+
+    def predict_proba(self, logits: Tensor) -> Tensor:
+        """Calibrated probabilities, float64, shape (N, K)."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fitted state, ready for JSON; ``method`` is the name in `CALIBRATORS`."""
+        ...
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Inverse of ``to_dict``."""
+        ...
+
+
+CALIBRATORS: dict[str, type[Calibrator]] = {"temperature": TemperatureScaling}
+
+__all__ = ["CALIBRATORS", "Calibrator", "TemperatureScaling"]

@@ -1,0 +1,236 @@
+"""What several subcommands need: the model, the data, and checks that they fit."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
+from rich.console import Console
+from torch import nn
+from tqdm import tqdm
+
+from aradals.artifacts import decode_hashes, file_digest, save_json, settings_digest
+from aradals.attacks import ATTACKS
+from aradals.data import Examples, load_data
+from aradals.errors import InputError
+from aradals.evaluation import Condition, predict_under
+from aradals.inference import check_labels, resolve_device, try_model
+from aradals.leakage import refuse_fitted
+from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
+from aradals.report import headlines, results_table, write_report
+from aradals.stages import run_stage
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model that was tried on the data.
+
+    Attributes:
+        model: on its device, in evaluation mode.
+        name: its spec, for reports.
+        checkpoint: path, or "none".
+        digest: of its weights.
+        fitted_examples: content hashes of what it was trained on, where the checkpoint says; else empty.
+        class_names: as the checkpoint names them; else empty.
+    """
+
+    model: nn.Module
+    name: str
+    checkpoint: str
+    digest: str
+    fitted_examples: np.ndarray
+    class_names: tuple[str, ...]
+
+
+def load_classifier(
+    model: str | None, checkpoint: Path | None, model_args: dict[str, Any], examples: Examples, device: str
+) -> Classifier:
+    """Build the model, load its weights, and try it on two examples.
+
+    Raises:
+        InputError: no such model, a checkpoint that is missing, corrupt or does not fit, outputs that are not logits,
+            labels out of range.
+    """
+    target = resolve_device(device)
+    metadata = read_checkpoint_metadata(checkpoint) if checkpoint is not None else {}
+    description = json.loads(metadata.get("aradals", "{}"))
+    spec = model or description.get("model")
+    if spec is None:
+        raise InputError(
+            expected="--model (the checkpoint does not say how to build it)",
+            got="none",
+            hint="--model resnet20",
+        )
+    shape = examples.input_shape
+    network = build_model(
+        spec,
+        num_classes=description.get("num_classes", examples.num_classes),
+        in_channels=shape[0] if len(shape) == 3 else None,
+        **{**(description.get("model_args", {}) if spec == description.get("model") else {}), **model_args},
+    )
+    if checkpoint is not None:
+        load_checkpoint(network, checkpoint)
+    network = network.to(target).eval()
+    num_classes = try_model(network, examples.__getitems__(list(range(min(2, len(examples)))))[1])
+    check_labels(examples.labels, num_classes)
+    return Classifier(
+        model=network,
+        name=spec,
+        checkpoint=str(checkpoint) if checkpoint else "none",
+        digest=file_digest(checkpoint) if checkpoint else _weights_digest(network),
+        fitted_examples=decode_hashes(metadata.get("fitted_examples", "")),
+        class_names=tuple(description.get("class_names", ())),
+    )
+
+
+def refuse_training_examples(classifier: Classifier, examples: Examples) -> None:
+    """Refuse to calibrate or judge a model on what it was trained on, where its checkpoint says so."""
+    refuse_fitted(classifier.fitted_examples, examples, what="the model")
+
+
+def _weights_digest(model: nn.Module) -> str:
+    with torch.no_grad():
+        return settings_digest([tensor.double().sum().item() for tensor in model.state_dict().values()])
+
+
+def add_model_arguments(parser: ArgumentParser) -> None:
+    """``--model``, ``--checkpoint``, ``--model-args``, ``--device``."""
+    parser.add_argument(
+        "--model",
+        type=str | None,
+        default=None,
+        help="built-in name (resnet20, small_cnn, ...), file.py:callable or package.module:callable that returns an nn.Module "
+        "from inputs in [0, 1] to logits; not needed where the checkpoint says",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path | None, default=None, help=".safetensors, or a torch file of weights alone"
+    )
+    parser.add_argument(
+        "--model_args",
+        type=dict[str, Any],
+        default={},
+        help="further arguments of the builder, as JSON or YAML",
+    )
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+
+
+def add_data_arguments(parser: ArgumentParser) -> None:
+    """``--data``, ``--split``, ``--limit`` and the columns."""
+    parser.add_argument(
+        "--data",
+        type=str | None,
+        default=None,
+        help="Hugging Face id, parquet file, folder, .npz, or built-in name",
+    )
+    parser.add_argument("--split", type=str | None, default=None, help="the only one, or test, by default")
+    parser.add_argument("--limit", type=PositiveInt | None, default=None, help="the first so many examples")
+    parser.add_argument(
+        "--image_column", type=str | None, default=None, help="where it cannot be told by type"
+    )
+    parser.add_argument(
+        "--label_column", type=str | None, default=None, help="where it cannot be told by type"
+    )
+
+
+def add_attack_arguments(parser: ArgumentParser) -> None:
+    """``--attack`` and its settings."""
+    parser.add_argument("--attack", type=str, default="deepfool", help=f"one of {', '.join(ATTACKS)}")
+    parser.add_argument(
+        "--attack_args", type=dict[str, Any], default={}, help="its settings, as JSON or YAML"
+    )
+
+
+def add_prediction_arguments(parser: ArgumentParser) -> None:
+    """``--predictions`` and ``--scores``, which stand in for a model."""
+    parser.add_argument(
+        "--predictions",
+        type=Path | None,
+        default=None,
+        help="instead of a model: a parquet file or .npz with columns logits, label and, where rows were left out, id",
+    )
+    parser.add_argument(
+        "--scores", type=Path | None, default=None, help="robustness of the same examples, by aradals score"
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a subcommand's examples come from, as its arguments say."""
+
+    data: str | None
+    split: str | None = None
+    limit: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+
+    def load(self) -> Examples:
+        """The examples.
+
+        Raises:
+            InputError: no ``--data``, or data that cannot be read.
+        """
+        if self.data is None:
+            raise InputError(
+                expected="--data", got="none", hint="--data cifar10, a parquet file or a folder of images"
+            )
+        return load_data(
+            self.data,
+            self.split,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            limit=self.limit,
+        )
+
+
+def print_log(line: str) -> None:
+    """Progress goes to stderr, results to stdout."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def predict_conditions(
+    classifier: Classifier,
+    examples: Examples,
+    conditions: list[Condition],
+    folder: Path,
+    *,
+    log: Callable[[str], None],
+) -> dict[Condition, Path]:
+    """Predictions under every condition, in a stage of their own: an interrupted one goes on where it stopped."""
+    paths = {
+        condition: folder / f"predictions-{condition[0]}-{condition[1]}.parquet" for condition in conditions
+    }
+    inputs = {
+        "model": classifier.digest,
+        "spec": classifier.name,
+        "data": examples.fingerprint,
+        "conditions": conditions,
+    }
+
+    def make(_: Path) -> None:
+        for condition, path in tqdm(paths.items(), unit="condition", disable=None, leave=False):
+            predict_under(classifier.model, examples, condition, path, model_digest=classifier.digest)
+
+    run_stage(folder, inputs, make, lambda line: log(f"predictions: {line}"))
+    return paths
+
+
+def finish(results: dict[str, Any], output: Path, file: str, json: bool) -> None:
+    """Write the results and the report, and print the table or the JSON."""
+    save_json(output / file, results)
+    write_report(results, output / "report.html")
+    if json:
+        print((output / file).read_text(), end="")
+        return
+    console = Console()
+    console.print(results_table(results))
+    for line in headlines(results):
+        console.print(f"- {line}", markup=False, highlight=False)
+    print(f"report: {output / 'report.html'}\nresults: {output / file}")

@@ -1,0 +1,115 @@
+"""Find out where a trained classifier's confidence is wrong, without training anything.
+
+Accuracy, confidence and ECE with their intervals by robustness subset, reliability diagrams, the classes that the least
+robust subset is made of, and the confidence above which at most 1 % / 5 % of the predictions are wrong.
+Writes OUTPUT/report.html, diagnosis.json, scores/scores.parquet and predictions/. Examples that the model was trained on
+(where its checkpoint says) are refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
+
+from aradals.cli.common import (
+    Source,
+    add_attack_arguments,
+    add_data_arguments,
+    add_model_arguments,
+    add_prediction_arguments,
+    finish,
+    load_classifier,
+    predict_conditions,
+    print_log,
+    refuse_training_examples,
+)
+
+EXAMPLE = "aradals diagnose --model my_model.py:build --checkpoint weights.safetensors --data photos/ --output runs/diagnosis"
+
+
+def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
+    """Model and data, or predictions; the attack; the number of subsets."""
+    add_model_arguments(parser)
+    add_data_arguments(parser)
+    add_attack_arguments(parser)
+    add_prediction_arguments(parser)
+    parser.add_argument("--num_subsets", type=PositiveInt, default=10, help="R; subset 0 is the least robust")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--json", action="store_true", help="print diagnosis.json instead of the table")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    return arguments
+
+
+def run(
+    model: str | None,
+    checkpoint: Path | None,
+    model_args: dict[str, Any],
+    device: str,
+    attack: str,
+    attack_args: dict[str, Any],
+    predictions: Path | None,
+    scores: Path | None,
+    num_subsets: int,
+    seed: int,
+    json: bool,
+    output: Path,
+    **source: Any,
+) -> None:
+    """Diagnose and report."""
+    from aradals.artifacts import SCHEMA_VERSION, ensure_writable, load_predictions, versions
+    from aradals.attacks import get_attack
+    from aradals.diagnosis import diagnose
+    from aradals.evaluation import CLEAN
+    from aradals.scoring import check_num_subsets, score_stage, scoring_record, subsets_of
+
+    ensure_writable(output)
+    about: dict[str, Any] = {
+        "schema": SCHEMA_VERSION,
+        "kind": "diagnosis",
+        "versions": versions(),
+        "attack": None,
+    }
+    class_names: tuple[str, ...] = ()
+    if predictions is not None:
+        predicted, metadata = load_predictions(predictions)
+        about |= {
+            "model": str(predictions),
+            "checkpoint": "none",
+            "data": metadata.get("data", "unknown"),
+            "split": "",
+        }
+    else:
+        get_attack(attack, **attack_args)
+        examples = Source(**source).load()
+        check_num_subsets(num_subsets, len(examples), "--num-subsets", examples.name)
+        classifier = load_classifier(model, checkpoint, model_args, examples, device)
+        refuse_training_examples(classifier, examples)
+        class_names = classifier.class_names or examples.class_names
+        about |= {
+            "model": classifier.name,
+            "checkpoint": classifier.checkpoint,
+            "data": examples.name,
+            "split": source.get("split") or "",
+        }
+        path = predict_conditions(classifier, examples, [CLEAN], output / "predictions", log=print_log)[CLEAN]
+        predicted, _ = load_predictions(path)
+        scores = scores or score_stage(
+            classifier.model,
+            examples,
+            output / "scores",
+            attack=attack,
+            attack_args=attack_args,
+            model_digest=classifier.digest,
+            log=print_log,
+        )
+    subsets = None
+    if scores is not None:
+        check_num_subsets(num_subsets, len(predicted), "--num-subsets", "the predictions")
+        subsets = subsets_of(scores, predicted.ids, num_subsets)
+        about["scoring"] = scoring_record(scores, split=about["split"])
+        about["attack"] = about["scoring"]["attack"]
+    names = class_names or tuple(str(k) for k in range(predicted.logits.shape[1]))
+    finish({**about, **diagnose(predicted, subsets, names, seed=seed)}, output, "diagnosis.json", json)

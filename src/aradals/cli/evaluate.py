@@ -1,0 +1,143 @@
+"""Accuracy, confidence, NLL, Brier score, ECE and subset calibration error, clean and under shift, with a calibrator or without.
+
+Writes OUTPUT/results.json, report.html and the predictions under every condition. Examples that the model (where its
+checkpoint says) or the calibrator was fitted on are refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
+
+from aradals.cli.common import (
+    Source,
+    add_data_arguments,
+    add_model_arguments,
+    add_prediction_arguments,
+    finish,
+    load_classifier,
+    predict_conditions,
+    print_log,
+    refuse_training_examples,
+)
+
+EXAMPLE = (
+    "aradals evaluate --checkpoint model.safetensors --calibrator temperature.json --data cifar10 --split test "
+    "--corruptions '[gaussian_noise,gaussian_blur]' --severities '[3,5]' --output runs/evaluation"
+)
+
+
+def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
+    """Model and data, or predictions; calibrator, scores and corruptions."""
+    add_model_arguments(parser)
+    add_data_arguments(parser)
+    add_prediction_arguments(parser)
+    parser.add_argument(
+        "--calibrator", type=Path | None, default=None, help="a file that aradals calibrate has written"
+    )
+    parser.add_argument(
+        "--corruptions", type=list[str], default=[], help="names; clean data are always evaluated"
+    )
+    parser.add_argument("--severities", type=list[PositiveInt], default=[1, 2, 3, 4, 5], help="1 to 5")
+    parser.add_argument("--num_subsets", type=PositiveInt, default=10, help="R, where --scores are given")
+    parser.add_argument("--json", action="store_true", help="print results.json instead of the table")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    return arguments
+
+
+def run(
+    model: str | None,
+    checkpoint: Path | None,
+    model_args: dict[str, Any],
+    device: str,
+    predictions: Path | None,
+    scores: Path | None,
+    calibrator: Path | None,
+    corruptions: list[str],
+    severities: list[int],
+    num_subsets: int,
+    json: bool,
+    output: Path,
+    **source: Any,
+) -> None:
+    """Evaluate and report."""
+    from aradals.artifacts import (
+        SCHEMA_VERSION,
+        decode_hashes,
+        ensure_writable,
+        load_calibrator,
+        load_predictions,
+        versions,
+    )
+    from aradals.data import corrupt
+    from aradals.evaluation import CLEAN, Condition, Row, conditions, evaluate_calibrators
+    from aradals.leakage import refuse_fitted, refuse_fitted_hashes
+    from aradals.scoring import scoring_record, subsets_of
+
+    ensure_writable(output)
+    fitted, fitted_hashes = {}, decode_hashes("")
+    if calibrator is not None:
+        loaded, fitted_hashes = load_calibrator(calibrator)
+        fitted = {calibrator.stem: loaded}
+    found: dict[Condition, Path]
+    if predictions is not None:
+        _, metadata = load_predictions(predictions)
+        name, data, class_names = predictions.stem, metadata.get("data", predictions.stem), ()
+        evaluated_hashes = decode_hashes(metadata.get("example_hashes", ""))
+        refuse_fitted_hashes(fitted_hashes, evaluated_hashes, what="the calibrator", where=data)
+        found = {CLEAN: predictions}
+    else:
+        examples = Source(**source).load()
+        for condition in conditions(corruptions, severities)[1:]:
+            corrupt(examples.__getitems__([0])[1], examples.ids[:1], *condition)
+        classifier = load_classifier(model, checkpoint, model_args, examples, device)
+        refuse_training_examples(classifier, examples)
+        refuse_fitted(fitted_hashes, examples, what="the calibrator")
+        name, data, class_names = (
+            classifier.name,
+            examples.name,
+            classifier.class_names or examples.class_names,
+        )
+        found = predict_conditions(
+            classifier, examples, conditions(corruptions, severities), output / "predictions", log=print_log
+        )
+    rows: list[Row] = []
+    reliability: list[Row] = []
+    for condition, path in found.items():
+        predicted, _ = load_predictions(path)
+        subsets = None if scores is None else subsets_of(scores, predicted.ids, num_subsets)
+        more_rows, more_bins = evaluate_calibrators(
+            predicted, subsets, fitted, condition, method=name, seed=0, data=data
+        )
+        rows += more_rows
+        reliability += more_bins
+    results = {
+        "schema": SCHEMA_VERSION,
+        "kind": "evaluation",
+        "name": name,
+        "description": "",
+        "config": {
+            "model": name,
+            "checkpoint": str(checkpoint),
+            "calibrator": str(calibrator),
+            "scores": str(scores),
+        },
+        "versions": versions(),
+        "device": device,
+        "data": {
+            "name": data,
+            "num_classes": predicted.logits.shape[1],
+            "class_names": list(class_names),
+            "splits": {"evaluated": len(predicted)},
+            "splits_hash": {},
+        },
+        "rows": rows,
+        "reliability": reliability,
+        "training": [],
+        "calibrators": [],
+        "scoring": [scoring_record(scores, split=source.get("split") or "")] if scores is not None else [],
+    }
+    finish(results, output, "results.json", json)

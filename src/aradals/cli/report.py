@@ -1,0 +1,36 @@
+"""Write the HTML report of a folder with results.json or diagnosis.json; no model is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+EXAMPLE = "aradals report runs/demo"
+
+
+def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
+    """The folder, and where to write."""
+    parser.add_argument("folder", type=Path, help="holds results.json or diagnosis.json")
+    parser.add_argument("--output", type=Path | None, default=None, help="FOLDER/report.html by default")
+    return arguments
+
+
+def run(folder: Path, output: Path | None) -> None:
+    """Write the report."""
+    from aradals.artifacts import load_json
+    from aradals.errors import InputError
+    from aradals.report import write_report
+
+    found = [folder / name for name in ("results.json", "diagnosis.json") if (folder / name).exists()]
+    if not found:
+        raise InputError(
+            expected=f"results.json or diagnosis.json in {folder}",
+            got="neither",
+            hint="the --output folder of aradals run, evaluate or diagnose",
+        )
+    target = output or folder / "report.html"
+    write_report(load_json(found[0]), target)
+    print(f"report: {target}")

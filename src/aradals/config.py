@@ -1,0 +1,139 @@
+"""The settings of a study, as recipes spell them. Each field is a key of the YAML file and an option `--a.b=c`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How the training data are divided; the test split is never divided.
+
+    Args:
+        validation: number of examples that drive the adaptive update.
+        calibration: number of examples that calibrators are fitted on.
+        train: number of examples to train on; all that is left when not given.
+    """
+
+    validation: int
+    calibration: int
+    train: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How every model of the study is trained; the last epoch counts.
+
+    Args:
+        epochs: passes over the training split.
+        batch_size: examples per step.
+        optimizer: adam, adamw or sgd (with Nesterov momentum 0.9).
+        learning_rate: the highest of the schedule.
+        weight_decay: L2 penalty of the optimizer.
+        schedule: constant, one_cycle, cosine, or steps.
+        milestones: epochs at which `steps` multiplies the learning rate.
+        gamma: by how much it does.
+        augment: none or flip_crop.
+        precision: Lightning's name for it, such as 32-true, bf16-mixed or 16-mixed.
+    """
+
+    epochs: int
+    batch_size: int = 128
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "one_cycle", "cosine", "steps"] = "constant"
+    milestones: list[int] = field(default_factory=list)
+    gamma: float = 0.1
+    augment: Literal["none", "flip_crop"] = "none"
+    precision: str = "32-true"
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """A training method: vanilla as it stands, and label smoothing, AdaLS and AR-AdaLS by its settings.
+
+    Args:
+        num_subsets: R; 1 = without robustness.
+        initial_target_prob: true-class target probability at the start; 1 = one-hot.
+        update_rate: alpha of the adaptive update; 0 = targets stay; auto = 6 / number of updates, so that short
+            schedules step further.
+        leak: lambda of the update, the pull towards the common level; 0 = the paper's rule.
+        update_every: epochs between two updates.
+    """
+
+    num_subsets: int = 1
+    initial_target_prob: float = 1.0
+    update_rate: float | Literal["auto"] = 0.0
+    leak: float = 0.3
+    update_every: int = 1
+
+
+@dataclass(frozen=True)
+class ScoringConfig:
+    """How robustness is measured.
+
+    Args:
+        attack: deepfool or carlini_wagner.
+        attack_args: its settings.
+        checkpoint: a trained model that scores; by default a vanilla model trained by the same recipe and seed.
+    """
+
+    attack: str = "deepfool"
+    attack_args: dict[str, Any] = field(default_factory=dict)
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is reported on the test split.
+
+    Args:
+        num_subsets: robustness subsets of the report, the same for all methods.
+        corruptions: names; clean data are always evaluated.
+        severities: 1 to 5.
+        num_bins: bins of the ECE.
+        num_resamples: bootstrap resamples for intervals.
+    """
+
+    num_subsets: int = 10
+    corruptions: list[str] = field(default_factory=list)
+    severities: list[int] = field(default_factory=lambda: [1, 3, 5])
+    num_bins: int = 15
+    num_resamples: int = 1000
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """A study: methods x seeds on one data set.
+
+    Args:
+        data: Hugging Face id, file, folder, or built-in name.
+        model: built-in name, file.py:callable or package.module:callable.
+        methods: name -> settings.
+        splits: division of the training data.
+        training: how models are trained.
+        description: what the study shows, for the report.
+        image_column: where it cannot be told by type.
+        label_column: where it cannot be told by type.
+        model_args: further arguments of the model's builder.
+        scoring: how robustness is measured.
+        calibrators: fitted after training; every method is reported without and with each.
+        evaluation: what is reported.
+        seeds: each varies initialisation, order and the splits.
+    """
+
+    data: str
+    model: str
+    methods: dict[str, MethodConfig]
+    splits: SplitConfig
+    training: TrainingConfig
+    description: str = ""
+    image_column: str | None = None
+    label_column: str | None = None
+    model_args: dict[str, Any] = field(default_factory=dict)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    calibrators: list[str] = field(default_factory=lambda: ["temperature"])
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    seeds: list[int] = field(default_factory=lambda: [0])

@@ -1,0 +1,184 @@
+"""Labelled examples that carry their ids: the one dataset class of the library."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from aradals.errors import InputError
+from aradals.inference import Batch
+
+InputReader = Callable[[Sequence[int]], Tensor]
+"""Returns the inputs of the given rows as one tensor: uint8, or float in [0, 1]."""
+
+Example = tuple[int, Tensor, int]
+"""(id, input, label)"""
+
+_CHUNK = 256
+
+
+def as_batch(batch: Any) -> Any:
+    """The identity, for ``DataLoader(examples, collate_fn=as_batch)``: examples arrive as a ready batch."""
+    return batch
+
+
+class Examples(Dataset[Example]):
+    """Labelled examples with ids.
+
+    ``DataLoader(examples, batch_size=..., collate_fn=as_batch)`` yields (ids, inputs, labels), each batch
+    fetched in one indexing operation (``__getitems__``). Selections share the inputs of their origin.
+
+    Args:
+        inputs: shape (N, ...), uint8 (0..255, read as 0..1) or float in [0, 1]; or, for data too large for
+            memory, a reader: a function from a list of row numbers to such a tensor. A reader has to pickle
+            if worker processes are to use it.
+        labels: int64 in [0, ``num_classes``), shape (N,).
+        num_classes: number of classes K.
+        class_names: K names; "0".."K-1" without them.
+        ids: int64, shape (N,), the row of each example in its split; 0..N-1 without them.
+        name: what messages and reports call this data, e.g. ``"cifar10-test"``.
+
+    Raises:
+        InputError: labels out of range, inputs out of [0, 1], lengths that differ.
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor | InputReader,
+        labels: Tensor,
+        *,
+        num_classes: int,
+        class_names: Sequence[str] | None = None,
+        ids: Tensor | None = None,
+        name: str = "examples",
+    ) -> None:
+        self.name = name
+        self.labels = labels.long()
+        self.ids = torch.arange(len(labels)) if ids is None else ids.long()
+        self.num_classes = num_classes
+        self.class_names = tuple(class_names or map(str, range(num_classes)))
+        self._inputs = inputs
+        self._rows = torch.arange(len(labels))  # where each example lies in the source of inputs
+        self._hashes: npt.NDArray[np.uint64] | None = None
+        self._check()
+
+    def _check(self) -> None:
+        lengths = {"labels": len(self.labels), "ids": len(self.ids)}
+        if isinstance(self._inputs, Tensor):
+            lengths["inputs"] = len(self._inputs)
+            _check_range(self._inputs, self.name)
+        if len(set(lengths.values())) > 1:
+            raise InputError(
+                expected="as many inputs as labels and ids",
+                got=", ".join(f"{length} {what}" for what, length in lengths.items()),
+                hint="one label and one id for each example",
+            )
+        if len(self.class_names) != self.num_classes:
+            raise InputError(
+                expected=f"{self.num_classes} class names",
+                got=f"{len(self.class_names)}",
+                hint="one name for each class",
+            )
+        bad = ((self.labels < 0) | (self.labels >= self.num_classes)).nonzero().flatten()
+        if len(bad):
+            row = int(bad[0])
+            raise InputError(
+                expected=f"labels from 0 to {self.num_classes - 1} in {self.name}",
+                got=f"{int(self.labels[row])} in row {int(self.ids[row])} ({len(bad)} such rows)",
+                hint="another label column, or removing unlabelled examples",
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, position: int) -> tuple[int, Tensor, int]:
+        """Id, input (float32 in [0, 1]) and label of one example."""
+        ids, inputs, labels = self.__getitems__([position])
+        return int(ids[0]), inputs[0], int(labels[0])
+
+    def __getitems__(self, positions: list[int]) -> Batch:
+        """Ids, inputs (float32 in [0, 1]) and labels of several examples: a batch."""
+        index = torch.as_tensor(positions, dtype=torch.int64)
+        return self.ids[index], _as_float(self._read(index)), self.labels[index]
+
+    def select(self, positions: Tensor | npt.NDArray[np.integer | np.bool_] | Sequence[int]) -> Examples:
+        """The examples at ``positions`` (a boolean mask also does), with the ids they have here."""
+        index = torch.as_tensor(positions)
+        index = index.nonzero().flatten() if index.dtype == torch.bool else index.long()
+        chosen = Examples.__new__(Examples)
+        chosen.__dict__.update(self.__dict__)
+        chosen.ids, chosen.labels, chosen._rows = self.ids[index], self.labels[index], self._rows[index]
+        chosen._hashes = None if self._hashes is None else self._hashes[index.numpy()]
+        return chosen
+
+    def batches(self, batch_size: int = _CHUNK, *, num_workers: int = 0) -> DataLoader[Example]:
+        """All examples in order, as batches of (ids, inputs, labels)."""
+        return DataLoader(self, batch_size=batch_size, num_workers=num_workers, collate_fn=as_batch)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, e.g. (3, 32, 32)."""
+        inputs = self._inputs if isinstance(self._inputs, Tensor) else self._inputs([0])
+        return tuple(inputs.shape[1:])
+
+    @property
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """Content hash of each input, uint64, shape (N,): 8-byte BLAKE2b of its shape and stored values.
+
+        The label and the id do not enter, so the same image is recognised in another split or file.
+        """
+        if self._hashes is None:
+            digests = bytearray()
+            for start in range(0, len(self), _CHUNK):
+                chunk = torch.arange(start, min(start + _CHUNK, len(self)))
+                for values in self._read(chunk).contiguous().numpy():
+                    digest = hashlib.blake2b(str(values.shape).encode(), digest_size=8)
+                    digest.update(values.data)
+                    digests += digest.digest()
+            self._hashes = np.frombuffer(bytes(digests), dtype="<u8").astype(np.uint64)
+        return self._hashes
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that stand for the inputs and labels, in this order."""
+        content = self.hashes.astype("<u8").tobytes() + self.labels.numpy().astype("<i8").tobytes()
+        return hashlib.sha256(content).hexdigest()[:16]
+
+    def _read(self, index: Tensor) -> Tensor:
+        """The inputs at ``index`` as they are stored: uint8 or float."""
+        rows = self._rows[index]
+        return self._inputs[rows] if isinstance(self._inputs, Tensor) else self._inputs(rows.tolist())
+
+
+def overlap(a_hashes: npt.NDArray[np.uint64], b_hashes: npt.NDArray[np.uint64]) -> int:
+    """How many examples of b also occur in a, told by their content hashes."""
+    return int(np.isin(b_hashes, a_hashes).sum())
+
+
+def _as_float(inputs: Tensor) -> Tensor:
+    return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs.float()
+
+
+def _check_range(inputs: Tensor, name: str) -> None:
+    if inputs.dtype == torch.uint8:
+        return
+    if not inputs.is_floating_point():
+        raise InputError(
+            expected=f"inputs of {name} as uint8, or as floats in [0, 1]",
+            got=str(inputs.dtype).removeprefix("torch."),
+            hint="converting them; models here take inputs in [0, 1]",
+        )
+    # Written so that NaN fails it.
+    if inputs.numel() and not (inputs.min() >= 0 and inputs.max() <= 1):
+        raise InputError(
+            expected=f"inputs of {name} in [0, 1]",
+            got=f"values from {float(inputs.min()):.4g} to {float(inputs.max()):.4g}",
+            hint="scaling them to [0, 1] and putting the normalisation inside the model",
+        )

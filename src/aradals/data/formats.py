@@ -1,0 +1,244 @@
+"""Reading the formats that data comes in: arrays, folders of images, scikit-learn's digits.
+
+Each ``open_...`` function returns one function per split, which reads the labels and the inputs of that split.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aradals.data.extras import load_extra
+from aradals.data.images import EncodedImage
+from aradals.errors import InputError
+
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+_SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(_SPLIT_NAMES)})(?![a-z])")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns (or arrays) to read; None = told by type."""
+
+    image: str | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One split as it lies in its source.
+
+    Attributes:
+        inputs: uint8 (N, C, H, W) or float32 (N, ...), or N encoded images.
+        labels: int64, shape (N,).
+        class_names: names of the classes where the source has them.
+    """
+
+    inputs: npt.NDArray[np.uint8 | np.float32] | Sequence[EncodedImage]
+    labels: npt.NDArray[np.int64]
+    class_names: tuple[str, ...] | None = None
+
+
+OpenSplits = dict[str, Callable[[Columns], Rows]]
+"""Name of a split -> the function that reads it."""
+
+
+def split_name(word: str) -> str:
+    """The usual name of a split: "val" and "valid" mean "validation"."""
+    return _SPLIT_NAMES.get(word.lower(), word)
+
+
+def find_split(text: str) -> tuple[str, str] | None:
+    """What stands before the last split word of ``text``, and the split that it names; None without one.
+
+    >>> find_split("cifar10-train-00000-of-00001")
+    ('cifar10', 'train')
+    """
+    words = list(_SPLIT_WORD.finditer(text.lower()))
+    if not words:
+        return None
+    return text[: words[-1].start()].rstrip("-_./ "), split_name(words[-1].group())
+
+
+# Digits
+
+
+def open_digits() -> OpenSplits:
+    """The 1,797 handwritten digits of scikit-learn: 8x8, grey, 17 levels, as floats in [0, 1].
+
+    They come without splits. Here 800 of them, chosen at random and always the same, are the test split and
+    the other 997 the training split.
+    """
+    order = np.random.default_rng(0).permutation(1797)
+    return {
+        "train": partial(_read_digits, np.sort(order[800:])),
+        "test": partial(_read_digits, np.sort(order[:800])),
+    }
+
+
+def _read_digits(rows: npt.NDArray[np.int64], columns: Columns) -> Rows:
+    _refuse_columns(columns, "digits")
+    digits = load_extra("sklearn.datasets", "scikit-learn").load_digits()
+    return Rows((digits.images[rows, None] / 16).astype(np.float32), digits.target[rows].astype(np.int64))
+
+
+# Arrays
+
+
+def open_npz(path: Path, split: str) -> OpenSplits:
+    """The splits of an ``.npz`` of arrays.
+
+    They are named by arrays such as ``x_train, y_train, x_test, y_test``. Else ``split`` is the only one, with
+    inputs in ``inputs``, ``images`` or ``x`` and labels in ``labels`` or ``y``. An array ``class_names`` may
+    name the classes.
+    """
+    with _npz(path) as arrays:
+        names = [key.removeprefix("x_") for key in arrays if key.startswith("x_")]
+    if not names:
+        return {split: partial(_read_npz, path, "")}
+    return {split_name(name): partial(_read_npz, path, f"_{name}") for name in names}
+
+
+def _read_npz(path: Path, suffix: str, columns: Columns) -> Rows:
+    input_names = [columns.image] if columns.image else [name + suffix for name in ("inputs", "images", "x")]
+    label_names = [columns.label] if columns.label else [name + suffix for name in ("labels", "y")]
+    with _npz(path) as arrays:
+        inputs = _first_array(arrays, path, input_names, "--image-column")
+        labels = _first_array(arrays, path, label_names, "--label-column")
+        class_names = tuple(map(str, arrays["class_names"])) if "class_names" in arrays else None
+    if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras stores CIFAR
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or inputs.ndim == 0 or len(labels) != len(inputs):
+        raise InputError(
+            expected=f"one integer label for each input in {path}",
+            got=f"inputs of shape {inputs.shape}, labels of shape {labels.shape} and type {labels.dtype}",
+            hint="class indices, shape (N,)",
+        )
+    return Rows(_arranged(inputs, path), labels.astype(np.int64), class_names)
+
+
+def _arranged(inputs: npt.NDArray[Any], path: Path) -> npt.NDArray[np.uint8 | np.float32]:
+    """uint8 images as (N, C, H, W); floats as float32 of the shape they have."""
+    if inputs.dtype.kind == "f" and inputs.ndim > 1:
+        return inputs.astype(np.float32)
+    if inputs.dtype == np.uint8:
+        if inputs.ndim == 3:
+            return inputs[:, None]
+        if inputs.ndim == 4 and inputs.shape[1] in (1, 3):
+            return inputs
+        if inputs.ndim == 4 and inputs.shape[3] in (1, 3):
+            return np.ascontiguousarray(inputs.transpose(0, 3, 1, 2))
+    raise InputError(
+        expected=f"inputs in {path} as uint8 images with 1 or 3 channels, or as floats in [0, 1]",
+        got=f"{inputs.dtype} of shape {inputs.shape}",
+        hint="uint8 of shape (N, H, W, C) or (N, C, H, W), or floats of shape (N, ...)",
+    )
+
+
+def _first_array(
+    arrays: Mapping[str, npt.NDArray[Any]], path: Path, names: Sequence[str], option: str
+) -> npt.NDArray[Any]:
+    for name in names:
+        if name in arrays:
+            return arrays[name]
+    raise InputError(
+        expected=f"an array {' or '.join(names)} in {path}",
+        got=", ".join(arrays) or "no arrays",
+        hint=f"{option} NAME",
+    )
+
+
+@contextmanager
+def _npz(path: Path) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+    try:
+        with np.load(path) as arrays:
+            yield arrays
+    except InputError:
+        raise
+    except (ValueError, EOFError, OSError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(
+            expected=f"an .npz file of numeric arrays in {path}",
+            got=str(error) or type(error).__name__,
+            hint="numpy.savez(path, inputs=..., labels=...)",
+        ) from error
+
+
+# Folders of images
+
+
+def open_image_folder(folder: Path) -> OpenSplits:
+    """The splits of ``folder/split/class/image.png``, or the split "all" of ``folder/class/image.png``.
+
+    Classes are numbered in the order of their folders' names, over all splits together; rows are in the order
+    of class and file name.
+
+    Raises:
+        InputError: no images, or images that lie in no class folder.
+    """
+    paths = [
+        Path(root, file).relative_to(folder)
+        for root, _, files in os.walk(folder, followlinks=True)
+        for file in files
+        if Path(file).suffix.lower() in IMAGE_SUFFIXES and not file.startswith(".")
+    ]
+    if not paths:
+        raise InputError(
+            expected=f"parquet files, .npz files or images in {folder}",
+            got="none of them",
+            hint="a folder of images by class, or of parquet files named train* and test*",
+        )
+    has_splits = all(path.parts[0].lower() in _SPLIT_NAMES and len(path.parts) > 2 for path in paths)
+    depth = 1 if has_splits else 0
+    loose = next((path for path in paths if len(path.parts) < depth + 2), None)
+    if loose:
+        raise InputError(
+            expected=f"the images of {folder} in one folder per class",
+            got=f"{loose}, which is in none",
+            hint="class/image.png or split/class/image.png",
+        )
+    classes = sorted({path.parts[depth] for path in paths})
+    splits = {split_name(path.parts[0]) if has_splits else "all" for path in paths}
+    return {
+        split: partial(
+            _read_image_folder,
+            folder,
+            sorted(path for path in paths if not has_splits or split_name(path.parts[0]) == split),
+            classes,
+            depth,
+        )
+        for split in sorted(splits)
+    }
+
+
+def _read_image_folder(
+    folder: Path, paths: Sequence[Path], classes: Sequence[str], depth: int, columns: Columns
+) -> Rows:
+    _refuse_columns(columns, str(folder))
+    index = {name: label for label, name in enumerate(classes)}
+    labels = np.array([index[path.parts[depth]] for path in paths], dtype=np.int64)
+    return Rows([str(folder / path) for path in paths], labels, tuple(classes))
+
+
+def _refuse_columns(columns: Columns, name: str) -> None:
+    if columns != Columns():
+        raise InputError(
+            expected="--image-column and --label-column only for data with named columns",
+            got=name,
+            hint="leaving them out",
+        )

@@ -1,0 +1,138 @@
+"""Decoding images (PNG, JPEG, ...) into tensors."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from aradals.data.extras import load_extra
+from aradals.errors import InputError
+
+EncodedImage = bytes | str | None
+"""The bytes of an image file, the path of one, or None where an image is missing."""
+
+MEMORY_LIMIT = 2 * 2**30
+"""Bytes up to which decoded images are kept in memory."""
+
+_SAMPLE = 256
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Decodes images when they are asked for.
+
+    Attributes:
+        encoded: all images of a split.
+        rows: the rows of ``encoded`` that take part.
+        size: (height, width) of every image.
+        grey: whether images have 1 channel rather than 3 (RGB).
+        name: what messages call the data.
+    """
+
+    encoded: Sequence[EncodedImage]
+    rows: Sequence[int]
+    size: tuple[int, int]
+    grey: bool
+    name: str
+
+    def __call__(self, positions: Sequence[int]) -> Tensor:
+        """Images at ``positions`` of ``rows``, uint8, shape (n, C, H, W).
+
+        Raises:
+            InputError: an image that cannot be decoded, of another size, or colour among grey ones.
+        """
+        rows = [self.rows[position] for position in positions]
+        images, grey = _decode_rows(self.encoded, rows, self.size, self.name)
+        if self.grey and not grey:
+            raise InputError(
+                expected=f"grey images only in {self.name}",
+                got=f"a colour image among rows {rows[0]} to {rows[-1]}",
+                hint="converting all of them to RGB or to grey beforehand",
+            )
+        return images[:, :1] if self.grey else images
+
+
+def read_images(
+    encoded: Sequence[EncodedImage], rows: Sequence[int], name: str, *, memory_limit: int = MEMORY_LIMIT
+) -> Tensor | ImageReader:
+    """The images at ``rows`` of ``encoded``: decoded if they fit in memory, else a reader.
+
+    They are grey (1 channel) if all are, else RGB. For a reader an evenly spaced sample decides.
+
+    Returns:
+        uint8 tensor, shape (len(rows), C, H, W), or an :class:`ImageReader`.
+
+    Raises:
+        InputError: an image that cannot be decoded; images of different sizes.
+    """
+    _, height, width = decode_image(encoded[rows[0]], rows[0], name).shape
+    fits = len(rows) * 3 * height * width <= memory_limit
+    spaced = np.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows))).astype(int)
+    sample = rows if fits else [rows[position] for position in spaced]
+    images, grey = _decode_rows(encoded, sample, (height, width), name)
+    if not fits:
+        return ImageReader(encoded, rows, (height, width), grey, name)
+    return images[:, :1].clone() if grey else images
+
+
+def decode_image(encoded: EncodedImage, row: int, name: str) -> npt.NDArray[np.uint8]:
+    """Decode one image file: uint8, shape (1, H, W) if it is grey, else (3, H, W).
+
+    Transparency is dropped, palettes are resolved, orientation tags obeyed; of 16 bits the upper 8 are kept.
+
+    Raises:
+        InputError: bytes that no image decoder understands.
+    """
+    pil_image, pil_ops = load_extra("PIL.Image", "pillow"), load_extra("PIL.ImageOps", "pillow")
+    try:
+        if encoded is None:
+            raise ValueError("no image")
+        with pil_image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+            pil_ops.exif_transpose(image, in_place=True)
+            return _pixels(image)
+    except Exception as error:  # the plugins of Pillow raise many kinds
+        raise InputError(
+            expected=f"an image in row {row} of {name}",
+            got=f"{type(error).__name__}: {error}",
+            hint="replacing or removing that row",
+        ) from error
+
+
+def _pixels(image: Any) -> npt.NDArray[np.uint8]:
+    """The pixels of a PIL image, uint8, shape (1 or 3, H, W)."""
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it at 255
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("32-bit integer pixels")
+        return (values >> 8).astype(np.uint8)[None]
+    if image.mode == "F":
+        raise ValueError("floating-point pixels")
+    if image.mode in ("1", "L", "LA", "La"):
+        return np.asarray(image.convert("L"))[None]
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")).transpose(2, 0, 1)
+
+
+def _decode_rows(
+    encoded: Sequence[EncodedImage], rows: Sequence[int], size: tuple[int, int], name: str
+) -> tuple[Tensor, bool]:
+    """The images at ``rows`` as RGB, uint8, shape (n, 3, H, W), and whether all of them are grey."""
+    images = torch.empty((len(rows), 3, *size), dtype=torch.uint8)
+    grey = True
+    for target, row in zip(images.numpy(), rows, strict=True):
+        image = decode_image(encoded[row], row, name)
+        if image.shape[1:] != size:
+            raise InputError(
+                expected=f"images of one size in {name}",
+                got=f"height x width {size[0]}x{size[1]}, but {image.shape[1]}x{image.shape[2]} in row {row}",
+                hint="resizing them beforehand",
+            )
+        target[:] = image  # a grey image is repeated over the channels
+        grey = grey and len(image) == 1
+    return images, grey

@@ -1,0 +1,212 @@
+"""Finding the data that a user names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from aradals.data.examples import Examples
+from aradals.data.formats import (
+    Columns,
+    OpenSplits,
+    find_split,
+    open_digits,
+    open_image_folder,
+    open_npz,
+    split_name,
+)
+from aradals.data.images import ImageReader, read_images
+from aradals.data.tables import open_hub, read_parquet
+from aradals.errors import InputError
+
+_HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_TABLES = (".parquet", ".npz")
+_SHARD = re.compile(r"(^|[-_])\d{4,}(-of-\d+)?$")
+
+
+@dataclass(frozen=True)
+class _DataSet:
+    name: str
+    splits: OpenSplits
+
+
+def load_data(
+    spec: str,
+    split: str | None = None,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    limit: int | None = None,
+) -> Examples:
+    """Load one split of a data set.
+
+    ``spec`` is one of
+
+    - ``digits``: scikit-learn's digits, with a fixed division into "train" (997) and "test" (800);
+    - a parquet file, or a folder of them; the words train, validation and test in file names tell the splits;
+    - the beginning of such names: ``dir/cifar10`` for ``dir/cifar10-train.parquet``, ``dir/cifar10-test.parquet``;
+    - a folder of images, ``split/class/image.png`` or ``class/image.png``;
+    - an ``.npz`` of arrays: ``inputs, labels``, or ``x_train, y_train, x_test, y_test``; uint8 images with 1 or
+      3 channels, or floats in [0, 1] of any shape;
+    - the id of a Hugging Face data set, e.g. ``uoft-cs/cifar10``, for which ``cifar10`` is short.
+
+    The environment variable ``ARADALS_DATA`` names a folder that is looked in first. Images have to be of one
+    size. They are kept in memory as uint8, or decoded on demand where that would take more than 2 GiB.
+
+    Args:
+        spec: which data.
+        split: which split; without it the only one, or "test".
+        image_column: column of images (array of an ``.npz``), where types and usual names do not tell it.
+        label_column: column of labels, likewise.
+        limit: at most this many examples: a random sample, always the same, in the order of the source. A
+            larger sample contains a smaller one. (The first rows of a sorted source are of one class.)
+
+    Returns:
+        Examples whose ids are their rows in the split.
+
+    Raises:
+        InputError: data that cannot be found or read, an unknown split, labels out of range.
+        MissingExtraError: a package of the extra ``data`` is missing.
+    """
+    data_set = _find(spec)
+    split = _choose_split(data_set, split)
+    rows = data_set.splits[split](Columns(image_column, label_column))
+    name = data_set.name if split == "all" else f"{data_set.name}-{split}"
+    if not len(rows.labels) or (limit is not None and limit < 1):
+        raise InputError(
+            expected=f"at least one example in {name}", got="none", hint="another split or a larger --limit"
+        )
+    chosen = _sample(len(rows.labels), limit)
+    if isinstance(rows.inputs, np.ndarray):
+        inputs: Tensor | ImageReader = torch.from_numpy(rows.inputs[chosen])
+    else:
+        inputs = read_images(rows.inputs, chosen.tolist(), name)
+    num_classes = len(rows.class_names) if rows.class_names else max(int(rows.labels.max()) + 1, 1)
+    return Examples(
+        inputs,
+        torch.from_numpy(rows.labels[chosen]),
+        num_classes=num_classes,
+        class_names=rows.class_names,
+        ids=torch.from_numpy(chosen),
+        name=name,
+    )
+
+
+def list_splits(spec: str) -> list[str]:
+    """The splits of ``spec`` (see :func:`load_data`); a Hugging Face data set is downloaded for it."""
+    return list(_find(spec).splits)
+
+
+def _choose_split(data_set: _DataSet, split: str | None) -> str:
+    known = list(data_set.splits)
+    wanted = split_name(split) if split else known[0] if len(known) == 1 else "test"
+    if wanted in known:
+        return wanted
+    raise InputError(expected=f"a split of {data_set.name}", got=repr(wanted), hint=f"--split {' or '.join(known)}")
+
+
+def _sample(num_rows: int, limit: int | None) -> npt.NDArray[np.int64]:
+    if limit is None or limit >= num_rows:
+        return np.arange(num_rows)
+    return np.sort(np.random.default_rng(0).permutation(num_rows)[:limit])
+
+
+def _find(spec: str) -> _DataSet:
+    """Look for ``spec`` in ARADALS_DATA, among the built-in names, in the file system and on the Hub."""
+    folder, path = os.environ.get("ARADALS_DATA"), Path(spec).expanduser()
+    if spec and folder and not spec.startswith(".") and (found := _find_local(Path(folder).expanduser() / spec)):
+        return found
+    if spec == "digits":
+        return _DataSet("digits", open_digits())
+    if spec and (found := _find_local(path)):
+        return found
+    # A name whose first part is a folder here is a path with a typing error: no business of the Hub.
+    is_hub_id = _HUB_ID.fullmatch(spec) and path.suffix not in _TABLES and not path.parent.is_dir()
+    if spec in _HUB_NAMES or is_hub_id:
+        repository = _HUB_NAMES.get(spec, spec)
+        return _DataSet(repository.rpartition("/")[2], open_hub(repository))
+    raise InputError(
+        expected="a data set",
+        got=f"{spec!r}, which is no file, folder or built-in name",
+        hint="--data PATH, a Hugging Face id such as uoft-cs/cifar10, or the environment variable ARADALS_DATA "
+        "naming the folder that holds the data",
+    )
+
+
+def _find_local(path: Path) -> _DataSet | None:
+    """The data set at a file, in a folder, or in files whose names begin with ``path``; None without any."""
+    if path.is_file():
+        return _open_files([path], path.parent)
+    if path.is_dir():
+        return _find_in_folder(path)
+    for suffix in _TABLES:
+        exact = path.with_name(path.name + suffix)
+        if exact.is_file():
+            return _open_files([exact], path.parent)
+        group = _group(path.parent.glob(f"*{suffix}"), path.parent).get(path.name)
+        if group:
+            return _open_files(group, path.parent)
+    return None
+
+
+def _find_in_folder(folder: Path) -> _DataSet:
+    for suffix in _TABLES:
+        groups = _group(folder.rglob(f"*{suffix}"), folder)
+        if "" in groups:  # train*, test*: they belong to the folder, whatever else lies there
+            groups = {"": groups[""]}
+        if len(groups) > 1:
+            candidates = sorted(str(folder / name) for name in groups)
+            raise InputError(
+                expected=f"one data set in {folder}",
+                got=f"several: {', '.join(candidates)}",
+                hint=candidates[0],
+            )
+        for group in groups.values():
+            return _open_files(group, folder)
+    return _DataSet(folder.resolve().name, open_image_folder(folder))
+
+
+def _group(files: Iterable[Path], folder: Path) -> dict[str, list[Path]]:
+    """Files by the data set that they belong to: what their names have before the split or the shard number."""
+    groups: dict[str, list[Path]] = {}
+    for file in sorted(files):
+        parts = file.relative_to(folder)
+        if not any(part.startswith(".") for part in parts.parts):
+            groups.setdefault(_name_and_split(parts)[0], []).append(file)
+    return groups
+
+
+def _name_and_split(file: Path) -> tuple[str, str]:
+    stem = file.with_suffix("").as_posix()
+    return find_split(stem) or (_SHARD.sub("", stem), "all")
+
+
+def _open_files(files: Sequence[Path], folder: Path) -> _DataSet:
+    """The data set made of ``files``, which are of one kind."""
+    name = _name_and_split(files[0].relative_to(folder))[0] or folder.resolve().name
+    by_split: dict[str, list[Path]] = {}
+    for file in files:
+        by_split.setdefault(_name_and_split(file.relative_to(folder))[1], []).append(file)
+    splits: OpenSplits = {}
+    for split, parts in by_split.items():
+        if parts[0].suffix == ".parquet":
+            splits[split] = partial(read_parquet, parts)
+        elif parts[0].suffix == ".npz" and len(parts) == 1:
+            splits |= open_npz(parts[0], split)
+        else:
+            raise InputError(
+                expected="parquet files, or one .npz file for each split",
+                got=", ".join(map(str, parts)),
+                hint="converting them to one of these",
+            )
+    return _DataSet(name, splits)

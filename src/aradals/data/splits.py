@@ -1,0 +1,89 @@
+"""Cutting the training examples into the splits of a study."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from aradals.data.examples import Examples
+from aradals.errors import InputError
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The four splits of a study, each with one use.
+
+    Attributes:
+        train: fits the weights.
+        validation: drives the adaptive update.
+        calibration: fits temperatures and maps.
+        test: is reported on, nothing else.
+    """
+
+    train: Examples
+    validation: Examples
+    calibration: Examples
+    test: Examples
+
+    def items(self) -> Iterator[tuple[str, Examples]]:
+        """(name, examples) of each split."""
+        return ((field.name, getattr(self, field.name)) for field in fields(self))
+
+
+def make_splits(
+    train: Examples,
+    test: Examples,
+    *,
+    validation: int,
+    calibration: int,
+    train_size: int | None = None,
+    seed: int,
+) -> Splits:
+    """Cut ``train`` at random into training, validation and calibration examples; ``test`` stays as it is.
+
+    Ids stay the rows of the source. Every split is in the order of the source.
+
+    Args:
+        train: the examples to cut.
+        test: the examples to report on.
+        validation: number of validation examples.
+        calibration: number of calibration examples.
+        train_size: number of training examples; all that are left without it.
+        seed: decides which example goes where.
+
+    Raises:
+        InputError: sizes that do not fit, or two sources with other classes or shapes.
+    """
+    held_out = validation + calibration
+    size = len(train) - held_out if train_size is None else train_size
+    if min(validation, calibration) < 0 or size < 1 or held_out + size > len(train):
+        wanted = "at least 1" if train_size is None else train_size
+        raise InputError(
+            expected=f"sizes that fit the {len(train)} examples of {train.name}",
+            got=f"{validation} for validation, {calibration} for calibration, {wanted} for training",
+            hint="smaller sizes",
+        )
+    for what in ("class_names", "input_shape"):
+        ours, theirs = getattr(train, what), getattr(test, what)
+        if ours != theirs:
+            raise InputError(
+                expected=f"the same {what} in {train.name} and {test.name}",
+                got=f"{ours} and {theirs}",
+                hint="two splits of one data set",
+            )
+    order = np.random.default_rng(seed).permutation(len(train))
+    parts = np.split(order[: held_out + size], [validation, held_out])
+    in_validation, in_calibration, in_train = (np.sort(part) for part in parts)
+    return Splits(train.select(in_train), train.select(in_validation), train.select(in_calibration), test)
+
+
+def splits_hash(splits: Splits) -> str:
+    """16 hexadecimal digits that stand for which inputs are in which split, whatever their order."""
+    digest = hashlib.sha256()
+    for name, examples in splits.items():
+        digest.update(f"{name}:{len(examples)}:".encode())
+        digest.update(np.sort(examples.hashes).astype("<u8").tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,192 @@
+"""Reading tables of encoded images: parquet files, and data sets of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aradals.data.extras import load_extra
+from aradals.data.formats import Columns, OpenSplits, Rows, split_name
+from aradals.data.images import MEMORY_LIMIT, EncodedImage
+from aradals.errors import InputError
+
+_USUAL_IMAGES = ("image", "img", "images")
+_USUAL_LABELS = ("label", "labels", "fine_label", "target", "class", "y")
+
+
+@dataclass(frozen=True)
+class DatasetImages(Sequence[EncodedImage]):
+    """The encoded images of a Hugging Face ``Dataset``, which stay on disk until they are asked for."""
+
+    dataset: Any
+    column: str
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, row: Any) -> Any:
+        return _encoded(self.dataset[int(row)][self.column])
+
+
+def read_parquet(files: Sequence[Path], columns: Columns, *, memory_limit: int = MEMORY_LIMIT) -> Rows:
+    """The rows of one split, spread over ``files`` in this order.
+
+    Files of more than ``memory_limit`` bytes are converted once to the cache of Hugging Face ``datasets``, from
+    which single rows can be read.
+
+    Raises:
+        InputError: files that are not parquet, or columns that cannot be told.
+    """
+    parquet, arrow = load_extra("pyarrow.parquet"), load_extra("pyarrow")
+    where = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    try:
+        opened = [parquet.ParquetFile(file) for file in files]
+        sizes = [file.metadata.row_group(i).total_byte_size for file in opened for i in range(file.num_row_groups)]
+        if sum(sizes) > memory_limit:
+            with _without_progress_bars():
+                dataset = load_extra("datasets").Dataset.from_parquet([str(file) for file in files])
+            return _dataset_rows(dataset, columns, where)
+        image, label, class_names = choose_columns(opened[0].schema_arrow, columns, where)
+        table = arrow.concat_tables([file.read([image, label]) for file in opened])
+    except (arrow.ArrowException, OSError) as error:
+        raise InputError(
+            expected=f"parquet files with the same columns in {where}",
+            got=str(error),
+            hint="writing them again",
+        ) from error
+    encoded = [_encoded(cell) for chunk in table[image].chunks for cell in chunk.to_pylist()]
+    return Rows(encoded, _labels(table[label], label, where), class_names)
+
+
+def open_hub(repository: str) -> OpenSplits:
+    """The splits of a Hugging Face data set, downloaded into the cache of ``datasets`` if they are not there.
+
+    Raises:
+        InputError: no such data set, or no connection.
+    """
+    datasets, hub = load_extra("datasets"), load_extra("huggingface_hub")
+    try:
+        if not hub.constants.HF_HUB_OFFLINE:
+            # One request that fails at once without a connection, where load_dataset retries for half a minute.
+            hub.HfApi().dataset_info(repository, timeout=30)
+        splits = datasets.load_dataset(repository)
+    except Exception as error:  # connection, authorisation, format: a different kind from each layer
+        raise InputError(
+            expected=f"a file or folder, or the reachable Hugging Face data set {repository!r}",
+            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else 'no details'}",
+            hint="--data PATH, the environment variable ARADALS_DATA naming the folder that holds the data, "
+            "or HF_HUB_OFFLINE=1 if it was downloaded before",
+        ) from error
+    return {
+        split_name(str(split)): partial(_dataset_rows, dataset, where=repository) for split, dataset in splits.items()
+    }
+
+
+def choose_columns(schema: Any, columns: Columns, where: str) -> tuple[str, str, tuple[str, ...] | None]:
+    """Tell the image and the label column of an Arrow schema by their types, then by their usual names.
+
+    Returns:
+        Name of the image column, name of the label column, names of the classes or None.
+
+    Raises:
+        InputError: no such column, or several that could be meant.
+    """
+    types = load_extra("pyarrow").types
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = metadata.get("info", {}).get("features", {})
+
+    def kind(field: Any) -> str:
+        feature = features.get(field.name, {})
+        declared = feature.get("_type") if isinstance(feature, dict) else "Sequence"
+        if declared in ("Image", "ClassLabel"):
+            return str(declared)
+        if declared not in (None, "Value"):
+            return "other"  # audio, say, is stored as images are
+        if types.is_binary(field.type) or types.is_large_binary(field.type):
+            return "Image"
+        if types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
+            return "Image"
+        return "integer" if types.is_integer(field.type) else "other"
+
+    kinds = {field.name: kind(field) for field in schema}
+    images = [name for name in kinds if kinds[name] == "Image"]
+    integers = [name for name in kinds if kinds[name] in ("ClassLabel", "integer")]
+    class_labels = [name for name in integers if kinds[name] == "ClassLabel"]
+    image = _choose("image", images, images, columns.image, _USUAL_IMAGES, where, list(kinds))
+    label = _choose("label", class_labels or integers, integers, columns.label, _USUAL_LABELS, where, list(kinds))
+    names = features.get(label, {}).get("names") if kinds[label] == "ClassLabel" else None
+    return image, label, tuple(names) if names else None
+
+
+def _choose(
+    what: str,
+    preferred: list[str],
+    possible: list[str],
+    given: str | None,
+    usual: Sequence[str],
+    where: str,
+    names: list[str],
+) -> str:
+    if given is not None:
+        if given in possible:
+            return given
+        raise InputError(
+            expected=f"--{what}-column to name a column of {'images' if what == 'image' else 'integers'} in {where}",
+            got=repr(given) + ("" if given in names else f", which is not among its columns {', '.join(names)}"),
+            hint=" or ".join(possible) or f"data that has a {what} column",
+        )
+    by_name = [name for name in usual if name in preferred]
+    if len(preferred) == 1:
+        return preferred[0]
+    if by_name:
+        return by_name[0]
+    raise InputError(
+        expected=f"one column of {'images' if what == 'image' else 'integer labels'} in {where}",
+        got=", ".join(preferred) if preferred else f"none among {', '.join(names)}",
+        hint=f"--{what}-column NAME",
+    )
+
+
+def _dataset_rows(dataset: Any, columns: Columns, where: str) -> Rows:
+    image, label, class_names = choose_columns(dataset.features.arrow_schema, columns, where)
+    encoded = load_extra("datasets").Image(decode=False)
+    images = dataset.select_columns([image]).cast_column(image, encoded)
+    return Rows(DatasetImages(images, image), _labels(dataset.data.column(label), label, where), class_names)
+
+
+def _labels(column: Any, name: str, where: str) -> npt.NDArray[np.int64]:
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy())[0])
+        raise InputError(
+            expected=f"a label in every row of {where}",
+            got=f"none in row {row} of column {name}",
+            hint="removing unlabelled rows",
+        )
+    return np.asarray(column.to_numpy(), dtype=np.int64)
+
+
+def _encoded(cell: Any) -> EncodedImage:
+    """The bytes or the path of an image, which tables hold alone or as a pair."""
+    if isinstance(cell, dict):
+        cell = cell.get("bytes") or cell.get("path")
+    return cell if isinstance(cell, bytes | str) else None
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    datasets = load_extra("datasets")
+    enabled = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if enabled:
+            datasets.enable_progress_bars()

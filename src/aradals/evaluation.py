@@ -1,0 +1,134 @@
+"""From predictions to the rows of every table: overall and by robustness subset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from aradals.artifacts import encode_hashes, load_predictions, save_predictions
+from aradals.calibration import Calibrator
+from aradals.data import Examples, corrupt
+from aradals.inference import Batch, Predictions, predict
+from aradals.metrics import reliability_diagram, summarise, summarise_by_subset
+
+Condition = tuple[str, int]
+"""(corruption, severity); clean data are ("none", 0)."""
+
+CLEAN: Condition = ("none", 0)
+
+Row = dict[str, Any]
+"""One row of a table: keys that say what was evaluated, then fractions with their `_low` and `_high`."""
+
+
+def corrupted_batches(examples: Examples, condition: Condition, batch_size: int = 256) -> Iterator[Batch]:
+    """Batches of ``examples`` under a corruption, made on the fly."""
+    for ids, inputs, labels in examples.batches(batch_size):
+        yield ids, corrupt(inputs, ids, *condition) if condition != CLEAN else inputs, labels
+
+
+def predict_under(
+    model: nn.Module, examples: Examples, condition: Condition, path: Path, *, model_digest: str
+) -> Predictions:
+    """Predictions under one condition; read back from ``path`` where they are there, else written there.
+
+    The caller sees to it that what lies at ``path`` is of this model and these examples.
+    """
+    if not path.exists():
+        provenance = {
+            "model_digest": model_digest,
+            "data": examples.name,
+            "data_fingerprint": examples.fingerprint,
+            "example_hashes": encode_hashes(examples.hashes),
+        }
+        save_predictions(path, predict(model, corrupted_batches(examples, condition)), provenance)
+    return load_predictions(path)[0]
+
+
+def conditions(corruptions: Sequence[str], severities: Sequence[int]) -> list[Condition]:
+    """Clean data, then every corruption at every severity."""
+    return [CLEAN, *((name, severity) for name in corruptions for severity in severities)]
+
+
+def evaluate_predictions(
+    predictions: Predictions,
+    subsets: Tensor | None = None,
+    *,
+    calibrator: Calibrator | None = None,
+    num_bins: int = 15,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    **keys: object,
+) -> list[Row]:
+    """All metrics of one set of predictions.
+
+    Args:
+        predictions: of N examples.
+        subsets: robustness subset of each, int64, shape (N,); without them there is the overall row only.
+        calibrator: fitted; applied to the logits first.
+        num_bins: of the ECE.
+        num_resamples: bootstrap resamples for the intervals; 0 for none.
+        seed: of the bootstrap.
+        **keys: what was evaluated (method, corruption, ...), copied into every row.
+
+    Returns:
+        The overall row (``subset`` None), then one row per subset, least robust first.
+    """
+    logits = calibrated_logits(predictions, calibrator)
+    options: dict[str, Any] = {"num_bins": num_bins, "num_resamples": num_resamples, "seed": seed}
+    overall = summarise(logits, predictions.labels, subsets=subsets, **options)
+    rows: list[Row] = [{**keys, "subset": None, **overall}]
+    if subsets is not None:
+        by_subset = summarise_by_subset(logits, predictions.labels, subsets, **options)
+        rows.extend({**keys, **row} for row in by_subset)
+    return rows
+
+
+def evaluate_calibrators(
+    predictions: Predictions,
+    subsets: Tensor | None,
+    calibrators: Mapping[str, Calibrator],
+    condition: Condition,
+    *,
+    num_bins: int = 15,
+    num_resamples: int = 1000,
+    **keys: object,
+) -> tuple[list[Row], list[Row]]:
+    """Rows and reliability diagrams of one set of predictions, without and with each calibrator.
+
+    Returns:
+        Rows as in `evaluate_predictions`, and one dict per diagram with the key ``bins``.
+    """
+    rows: list[Row] = []
+    reliability: list[Row] = []
+    for name, calibrator in {"none": None, **calibrators}.items():
+        row_keys = {**keys, "calibrator": name, "corruption": condition[0], "severity": condition[1]}
+        rows += evaluate_predictions(
+            predictions,
+            subsets,
+            calibrator=calibrator,
+            num_bins=num_bins,
+            num_resamples=num_resamples,
+            **row_keys,
+        )
+        logits = calibrated_logits(predictions, calibrator)
+        bins = reliability_bins(logits, predictions.labels, num_bins)
+        reliability.append({**row_keys, "subset": None, "bins": bins})
+    return rows, reliability
+
+
+def calibrated_logits(predictions: Predictions, calibrator: Calibrator | None) -> Tensor:
+    """The logits after ``calibrator``: logarithms of its probabilities; as they are without one."""
+    if calibrator is None:
+        return predictions.logits
+    return calibrator.predict_proba(predictions.logits).log()
+
+
+def reliability_bins(logits: Tensor, labels: Tensor, num_bins: int = 15) -> list[dict[str, float]]:
+    """The bins of a reliability diagram, one dict each: low, high, count, confidence, accuracy and its interval."""
+    columns = asdict(reliability_diagram(labels, logits=logits, num_bins=num_bins))
+    values = {name: column.tolist() for name, column in columns.items()}
+    return [dict(zip(values, bin_values, strict=True)) for bin_values in zip(*values.values(), strict=True)]

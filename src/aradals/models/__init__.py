@@ -1,0 +1,23 @@
+"""Reference networks, models by name, and their checkpoints."""
+
+from __future__ import annotations
+
+from aradals.models.builder import build_model, list_models
+from aradals.models.checkpoint import load_checkpoint, save_checkpoint
+from aradals.models.layers import Normalize
+from aradals.models.preact_resnet import PreActResNet
+from aradals.models.resnet import ResNet
+from aradals.models.small_cnn import SmallCNN
+from aradals.models.wide_resnet import WideResNet
+
+__all__ = [
+    "Normalize",
+    "PreActResNet",
+    "ResNet",
+    "SmallCNN",
+    "WideResNet",
+    "build_model",
+    "list_models",
+    "load_checkpoint",
+    "save_checkpoint",
+]

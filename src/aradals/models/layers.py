@@ -1,0 +1,109 @@
+"""What the networks share: input normalisation, initialisation, and the depth arithmetic of their papers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from aradals.errors import InputError
+
+# Mean and standard deviation of ImageNet's channels, which published checkpoints commonly expect.
+RGB_MEAN = (0.485, 0.456, 0.406)
+RGB_STD = (0.229, 0.224, 0.225)
+
+
+class Normalize(nn.Module):
+    """``(inputs - mean) / std`` per channel, the first layer of a model that takes inputs in [0, 1].
+
+    The constants are non-persistent buffers: they move with the model, but checkpoints need not have them.
+
+    Args:
+        num_channels: C of the inputs, shape (N, C, H, W).
+        mean: one number per channel, in units of the inputs. Default: ``RGB_MEAN`` for 3 channels, else 0.5.
+        std: the same, positive. Default: ``RGB_STD`` for 3 channels, else 0.5.
+
+    Raises:
+        InputError: constants that do not fit the channels; later, inputs that do not.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, num_channels: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    ) -> None:
+        super().__init__()
+        if mean is None:
+            mean = RGB_MEAN if num_channels == 3 else (0.5,) * num_channels
+        if std is None:
+            std = RGB_STD if num_channels == 3 else (0.5,) * num_channels
+        if len(mean) != num_channels or len(std) != num_channels or min(std, default=0.0) <= 0:
+            raise InputError(
+                expected=f"a mean and a positive std for each of {num_channels} channels",
+                got=f"mean {list(mean)} and std {list(std)}",
+                hint="in_channels that matches them, or leaving them out",
+            )
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Normalised inputs, shape (N, C, H, W)."""
+        # Without this check, broadcasting would turn grey images into colour ones.
+        if inputs.ndim != 4 or inputs.shape[1] != len(self.mean):
+            raise InputError(
+                expected=f"inputs of shape (N, {len(self.mean)}, H, W)",
+                got=f"shape {tuple(inputs.shape)}",
+                hint="in_channels that matches the images",
+            )
+        return (inputs - self.mean) / self.std
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """3x3 convolution that keeps the image size (divided by ``stride``); batch norm supplies the bias."""
+    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+
+
+def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """1x1 convolution without bias."""
+    return nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+
+
+def initialize_he(model: nn.Module) -> None:
+    """Draw convolution weights from N(0, 2 / (kernel size x output channels)) and zero the linear biases.
+
+    Source: He et al., Delving Deep into Rectifiers, 2015 (arXiv 1502.01852), section 2.2, backward case.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+
+def count_blocks(depth: int, *, step: int, offset: int) -> int:
+    """The n of a network whose depth is ``step * n + offset``.
+
+    Raises:
+        InputError: there is no such n >= 1.
+    """
+    num_blocks, rest = divmod(depth - offset, step)
+    if num_blocks < 1 or rest:
+        nearest = step * max(1, round((depth - offset) / step)) + offset
+        raise InputError(
+            expected=f"a depth of the form {step}n+{offset} with n >= 1", got=str(depth), hint=f"{nearest}"
+        )
+    return num_blocks
+
+
+def make_stage(
+    block: Callable[[int, int, int], nn.Module],
+    in_channels: int,
+    out_channels: int,
+    num_blocks: int,
+    stride: int,
+) -> nn.Sequential:
+    """``num_blocks`` residual blocks; the first changes the number of channels and the image size."""
+    first = block(in_channels, out_channels, stride)
+    return nn.Sequential(first, *(block(out_channels, out_channels, 1) for _ in range(num_blocks - 1)))

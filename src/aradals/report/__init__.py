@@ -1,0 +1,15 @@
+"""Reports from results on disk: headlines, tables, figures, one HTML file (extra: report). Models are never run."""
+
+from aradals.report.headlines import diagnosis_headlines, study_headlines
+from aradals.report.html import write_report
+from aradals.report.tables import diagnosis_rows, diagnosis_table, study_table, table_rows
+
+__all__ = [
+    "diagnosis_headlines",
+    "diagnosis_rows",
+    "diagnosis_table",
+    "study_headlines",
+    "study_table",
+    "table_rows",
+    "write_report",
+]

@@ -1,0 +1,300 @@
+"""The HTML report: one file that needs nothing else, made from results on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from aradals.artifacts import atomic_path
+from aradals.errors import InputError, MissingExtraError
+from aradals.report import figures
+from aradals.report.headlines import WARNING, diagnosis_headlines, study_headlines
+from aradals.report.summary import (
+    Results,
+    Variant,
+    condition_name,
+    num_examples,
+    num_subsets,
+    seeds_of,
+    shift_conditions,
+    variants,
+)
+from aradals.report.tables import Cell, TableBlock, diagnosis_rows, table_note, table_rows
+
+READ_RELIABILITY = (
+    "Squares on the diagonal keep their word: of the predictions made with 80 %, 80 % are right. Below it the model is "
+    "overconfident; vertical lines are 95 % Wilson intervals. The histogram shows how many predictions a bin holds: a "
+    "large gap in a bin that holds few counts for little."
+)
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """Panels of one kind, and how to read them."""
+
+    title: str
+    caption: str
+    panels: list[str]
+    wide: bool = False
+
+
+def write_report(results: Results, path: Path) -> None:
+    """Write the report of a study, an evaluation or a diagnosis as one HTML file.
+
+    Args:
+        results: content of ``results.json`` or ``diagnosis.json``.
+        path: of the file.
+
+    Raises:
+        InputError: results of another kind, or without any rows.
+        MissingExtraError: without Jinja2 or matplotlib.
+    """
+    kinds: dict[str, Callable[[Results], dict[str, Any]]] = {
+        "study": _study_page,
+        "evaluation": _study_page,
+        "diagnosis": _diagnosis_page,
+    }
+    kind = results.get("kind")
+    if kind not in kinds or not results.get("overall" if kind == "diagnosis" else "rows"):
+        raise InputError(
+            expected=f"results of kind {', '.join(kinds)}, with rows",
+            got=f"kind {kind!r}" if kind not in kinds else "no rows",
+            hint="results.json or diagnosis.json as `aradals run`, `evaluate` and `diagnose` write them",
+        )
+    html = _render("report.html.j2", warning=WARNING, **kinds[kind](results))
+    with atomic_path(path) as temporary:
+        # Names are other people's and may hold half of a surrogate pair, which no encoding can write.
+        temporary.write_bytes(html.encode("utf-8", errors="replace"))
+
+
+def _study_page(results: Results) -> dict[str, Any]:
+    data, seeds = results["data"], seeds_of(results)
+    facts = [data["name"], f"{num_examples(results):,} test examples", f"{data['num_classes']} classes", _seeds(seeds)]
+    kind = "Calibration study" if results["kind"] == "study" else "Evaluation"
+    return {
+        "title": f"{kind}: {results.get('name') or data['name']}",
+        "description": results.get("description", ""),
+        "facts": facts,
+        "headlines": study_headlines(results),
+        "blocks": table_rows(results),
+        "table_note": table_note(results),
+        "figures": _study_figures(results),
+        "runs": _study_runs(results),
+        "config": json.dumps(results.get("config", {}), indent=2, ensure_ascii=False),
+    }
+
+
+def _diagnosis_page(diagnosis: Results) -> dict[str, Any]:
+    names = ("model", "checkpoint", "data", "split", "attack")
+    facts = [
+        f"{diagnosis.get('data', '')} {diagnosis.get('split', '')}",
+        f"{diagnosis['overall'].get('n', 0):,} examples",
+    ]
+    return {
+        "title": f"Diagnosis: {diagnosis.get('model', 'model')}",
+        "description": "",
+        "facts": [*facts, f"{diagnosis['num_classes']} classes"],
+        "headlines": diagnosis_headlines(diagnosis),
+        "blocks": [diagnosis_rows(diagnosis)],
+        "table_note": (
+            "Accuracy and confidence in %, gap = confidence - accuracy in points (positive = overconfident), ECE and "
+            "its noise floor as fractions; 95 % intervals below."
+        ),
+        "figures": _diagnosis_figures(diagnosis),
+        "runs": [
+            _table("what was examined", ("", ""), [[name, diagnosis[name]] for name in names if diagnosis.get(name)]),
+            _table("versions", ("", ""), list(diagnosis.get("versions", {}).items())),
+            _table("cost of the robustness scores", ("", ""), list((diagnosis.get("scoring") or {}).items())),
+            _table(
+                "classes of the least robust subset",
+                ("class", "n", "share %", "share of all %", "accuracy %", "confidence %"),
+                [
+                    [
+                        row["name"],
+                        row["n"],
+                        *(_percent(row[key]) for key in ("share", "base_share", "accuracy", "confidence")),
+                    ]
+                    for row in diagnosis.get("least_robust_classes", [])
+                ],
+            ),
+        ],
+        "config": "",
+    }
+
+
+def _study_figures(results: Results) -> list[ReportFigure]:
+    seeds = seeds_of(results)
+    first_seed = f" Seed {seeds[0]} is shown." if len(seeds) > 1 else ""
+    uncertainty = "95 % intervals" if len(seeds) == 1 else f"95 % intervals over test set and {len(seeds)} seeds"
+    found = [
+        _subset_figure(figures.prepare_subsets(results), uncertainty),
+        ReportFigure(
+            "Reliability, before and after",
+            f"{READ_RELIABILITY}{first_seed}",
+            _draw_all(figures.draw_reliability, figures.prepare_reliability(results), "reliability"),
+        ),
+        ReportFigure(
+            "Course of the targets",
+            "The probability that training asked for on the true class, by robustness subset. Overconfidence on the "
+            f"validation split pushes it down, underconfidence up; a level course has settled.{first_seed}",
+            _draw_all(figures.draw_targets, figures.prepare_targets(results), "targets"),
+        ),
+        ReportFigure(
+            "Under shift",
+            f"Left is better; lines are {uncertainty}, hollow marks are with a calibrator. A mark on its grey tick is "
+            "at its noise floor: a perfectly calibrated model would show as much. Where lines overlap, the methods "
+            "cannot be told apart.",
+            _draw_all(figures.draw_shift, figures.prepare_shift(results), "shift"),
+            wide=True,
+        ),
+    ]
+    return [figure for figure in found if figure.panels]
+
+
+def _diagnosis_figures(diagnosis: Results) -> list[ReportFigure]:
+    classes = figures.prepare_classes(diagnosis)
+    overall, *by_subset = figures.prepare_diagnosis_reliability(diagnosis)
+    found = [
+        _subset_figure(figures.prepare_diagnosis_subsets(diagnosis), "95 % intervals"),
+        ReportFigure("Reliability", READ_RELIABILITY, _draw_all(figures.draw_reliability, [overall], "reliability")),
+        ReportFigure(
+            "Reliability by robustness subset",
+            "Each panel holds one subset, 0 the least robust. Opposite gaps in different subsets cancel in the diagram "
+            "of all examples, and show here.",
+            _draw_all(figures.draw_reliability, by_subset, "reliability-subset"),
+        ),
+        ReportFigure(
+            "Classes of the least robust subset",
+            "Bars that reach beyond their tick are classes with more than their share of the least robust examples; "
+            "lines are 95 % Wilson intervals of each class by itself. "
+            f"At most {figures.MAX_CLASSES} classes are shown.",
+            _draw_all(figures.draw_classes, [classes] if classes else [], "classes"),
+            wide=True,
+        ),
+    ]
+    return [figure for figure in found if figure.panels]
+
+
+def _subset_figure(panels: list[figures.SubsetPanel], uncertainty: str) -> ReportFigure:
+    """All panels on the same axes, so that they compare."""
+    levels = [
+        x for panel in panels for x in (*panel.accuracy_low, *panel.accuracy, *panel.confidence) if math.isfinite(x)
+    ]
+    errors = [x for panel in panels for x in (*panel.ece_high, *panel.ece, *panel.noise_floor) if math.isfinite(x)]
+    draw = partial(
+        figures.draw_subsets,
+        lowest=math.floor(10 * min(levels, default=0)) / 10,
+        highest_ece=max(0.02, 1.08 * max(errors, default=0)),
+    )
+    return ReportFigure(
+        "By robustness subset",
+        "Subsets of equal size, from the inputs that the smallest perturbation flips (left) to the most robust. The "
+        "shaded gap between confidence and accuracy is the miscalibration; an ECE at its dashed noise floor is no more "
+        f"than chance explains. Vertical lines are {uncertainty}.",
+        _draw_all(draw, panels, "subsets"),
+    )
+
+
+def _draw_all(draw: Callable[..., str], panels: list[Any], name: str) -> list[str]:
+    return [draw(panel, identifier=f"{name}-{index}") for index, panel in enumerate(panels)]
+
+
+def _study_runs(results: Results) -> list[TableBlock]:
+    """What was run, as tables."""
+    data = results["data"]
+    settings = ("num_subsets", "initial_target_prob", "update_rate", "leak", "update_every")
+    training = results.get("training", [])
+    splits_hash = [[f"splits of seed {seed}", value] for seed, value in data.get("splits_hash", {}).items()]
+    shifts = ", ".join(condition_name(shift) for shift in shift_conditions(results)) or "none"
+    return [
+        _table(
+            "data and evaluation",
+            ("", ""),
+            [
+                ["data", data["name"]],
+                *([f"{name} split", f"{size:,}"] for name, size in data.get("splits", {}).items()),
+                *splits_hash,
+                ["robustness subsets of the report", num_subsets(results)],
+                ["shift conditions", shifts],
+                ["variants", ", ".join(variant.label for variant in variants(results))],
+            ],
+        ),
+        _table(
+            "training",
+            ("method", "seed", *(name.replace("_", " ") for name in settings), "epochs", "last loss", "seconds"),
+            [
+                [
+                    Variant(run["method"]).label,
+                    run["seed"],
+                    *(run.get("settings", {}).get(name) for name in settings),
+                    len(run.get("epochs", [])),
+                    (run.get("epochs") or [{}])[-1].get("loss"),
+                    run.get("seconds"),
+                ]
+                for run in training
+            ],
+        ),
+        _table(
+            "calibrators",
+            ("variant", "seed", "temperature"),
+            [
+                [Variant(row["method"], row["calibrator"]).label, row["seed"], row.get("temperature")]
+                for row in results.get("calibrators", [])
+            ],
+        ),
+        _table(
+            "robustness scores",
+            ("split", "seed", "attack", "n", "not flipped", "forward", "backward", "seconds"),
+            [
+                [
+                    *(row.get(key) for key in ("split", "seed", "attack", "n", "num_failed")),
+                    *(row.get(key) for key in ("mean_forward", "mean_backward", "seconds")),
+                ]
+                for row in results.get("scoring", [])
+            ],
+        ),
+        _table("versions", ("", ""), [*results.get("versions", {}).items(), ("device", results.get("device"))]),
+    ]
+
+
+def _table(title: str, columns: tuple[str, ...], rows: list[Any]) -> TableBlock:
+    return TableBlock(title, columns, [[Cell(_text(value)) for value in row] for row in rows])
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return str(value)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _seeds(seeds: list[int]) -> str:
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
+
+
+def _render(name: str, **values: object) -> str:
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+        from markupsafe import Markup
+    except ImportError as error:
+        raise MissingExtraError("Jinja2", "report") from error
+    environment = Environment(
+        loader=PackageLoader("aradals.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # Figures are our own SVG, escaped where they were made; all else is text.
+    environment.filters["svg"] = Markup
+    return environment.get_template(name).render(values)

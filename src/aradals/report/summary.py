@@ -1,0 +1,236 @@
+"""Reading results: which methods and conditions there are, and a quantity of one with its uncertainty."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from aradals.metrics.functional import wilson_interval
+
+Results = Mapping[str, Any]
+"""The content of ``results.json``."""
+
+Condition = tuple[str, int]
+"""(corruption, severity)."""
+
+CLEAN: Condition = ("none", 0)
+
+METHOD_NAMES = {"label_smoothing": "label smoothing", "adals": "AdaLS", "ar_adals": "AR-AdaLS"}
+NOISE_LIMITS = {"ece": "ece_noise_floor_p95", "subset_calibration_error": "subset_noise_floor"}
+"""Key of a calibration error -> key of the most that is put down to noise."""
+
+FRACTIONS = {2: "half", 3: "third", 4: "quarter", 5: "fifth", 10: "tenth"}
+
+# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond the last, the last (a little too wide).
+STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A training method with or without a calibrator: one line of every table."""
+
+    method: str
+    calibrator: str = "none"
+
+    @property
+    def label(self) -> str:
+        """As people write it: ``vanilla + temperature scaling``."""
+        method = METHOD_NAMES.get(self.method, self.method.replace("_", " "))
+        if self.calibrator == "none":
+            return method
+        calibrator = "temperature scaling" if self.calibrator == "temperature" else self.calibrator.replace("_", " ")
+        return f"{method} + {calibrator}"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A mean over seeds (and conditions), NaN where unknown.
+
+    Attributes:
+        value: the mean.
+        low: lower end of a 95 % interval.
+        high: upper end.
+        spread: standard deviation over seeds; NaN for fewer than two.
+        num_seeds: how many seeds have a value.
+    """
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    spread: float = math.nan
+    num_seeds: int = 1
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a value."""
+        return math.isfinite(self.value)
+
+
+def compare(first: Measure, second: Measure) -> Literal["lower", "higher", "unclear"]:
+    """How ``first`` relates to ``second``, where their 95 % intervals leave no doubt.
+
+    The rule of every comparison in the report: intervals that touch, or are not known, mean "unclear", and so do
+    estimates in another order than their intervals. Disjoint intervals are a stricter demand than a test at the
+    5 % level, the more so for two methods on the same examples, whose errors go together.
+    """
+    if first.high < second.low and first.value < second.value:
+        return "lower"
+    if first.low > second.high and first.value > second.value:
+        return "higher"
+    return "unclear"
+
+
+def measure(
+    results: Results,
+    variant: Variant,
+    key: str,
+    *,
+    conditions: Sequence[Condition] = (CLEAN,),
+    subset: int | None = None,
+) -> Measure:
+    """A quantity of one variant, averaged over conditions within each seed, then over seeds.
+
+    With one seed the interval is that of the rows (their mean over conditions, as for fully dependent errors: all
+    conditions corrupt the same examples). With several, its half-width is √(h² + (t s/√S)²): h for the sampling of
+    the test set, which more seeds do not reduce since they share it, and t s/√S for the seeds.
+
+    Args:
+        results: content of ``results.json``.
+        variant: method and calibrator.
+        key: of a row, such as ``ece``; or ``gap``, confidence - accuracy.
+        conditions: to average over.
+        subset: of robustness; None for all examples.
+    """
+    by_seed: dict[int, list[tuple[float, float, float]]] = {}
+    for row in results["rows"]:
+        if (
+            (row.get("method"), row.get("calibrator")) == (variant.method, variant.calibrator)
+            and (row.get("corruption"), row.get("severity")) in conditions
+            and row.get("subset") == subset
+        ):
+            found = gap_interval(row) if key == "gap" else row_interval(row, key)
+            if math.isfinite(found[0]):
+                by_seed.setdefault(row.get("seed", 0), []).append(found)
+    if not by_seed:
+        return Measure(math.nan, num_seeds=0)
+    seeds = [tuple(statistics.fmean(column) for column in zip(*values, strict=True)) for values in by_seed.values()]
+    value, low, high = (statistics.fmean(column) for column in zip(*seeds, strict=True))
+    if len(seeds) == 1:
+        return Measure(value, low, high)
+    spread = statistics.stdev(seed[0] for seed in seeds)
+    t = STUDENT_T[min(len(seeds) - 2, len(STUDENT_T) - 1)]
+    centre, half_width = (low + high) / 2, math.hypot((high - low) / 2, t * spread / math.sqrt(len(seeds)))
+    low, high = centre - half_width, centre + half_width
+    if key != "gap" and low < 0:
+        low = 0.0
+    if key in ("accuracy", "confidence") and high > 1:
+        high = 1.0
+    return Measure(value, low, high, spread, len(seeds))
+
+
+def row_interval(row: Mapping[str, Any], key: str) -> tuple[float, float, float]:
+    """(value, low, high) of a row; NaN for what is missing or null."""
+    value, low, high = (number(row.get(name)) for name in (key, f"{key}_low", f"{key}_high"))
+    return value, low, high
+
+
+def gap_interval(row: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Confidence - accuracy with an interval from theirs, as for independent errors.
+
+    Being right and being confident go together, which narrows the true interval: this one errs on the wide side.
+    """
+    accuracy, accuracy_low, accuracy_high = row_interval(row, "accuracy")
+    confidence, confidence_low, confidence_high = row_interval(row, "confidence")
+    gap = confidence - accuracy
+    low = gap - math.hypot(confidence - confidence_low, accuracy_high - accuracy)
+    return gap, low, gap + math.hypot(confidence_high - confidence, accuracy - accuracy_low)
+
+
+def number(value: Any) -> float:
+    """A float; NaN for null, text and the like."""
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def variants(results: Results) -> list[Variant]:
+    """Methods in the order of the rows, each without calibrator first."""
+    found = dict.fromkeys((row["method"], row["calibrator"]) for row in results["rows"])
+    methods = list(dict.fromkeys(method for method, _ in found))
+    order = sorted(found, key=lambda pair: (methods.index(pair[0]), pair[1] != "none"))
+    return [Variant(*pair) for pair in order]
+
+
+def reference(results: Results) -> Variant:
+    """What the others are compared with: vanilla, else the first method."""
+    found = variants(results)
+    return next((variant for variant in found if variant == Variant("vanilla")), found[0])
+
+
+def main_variants(results: Results) -> list[Variant]:
+    """Every method as trained, and the reference's calibrated forms: the rivals of training differently."""
+    first = reference(results)
+    return [v for v in variants(results) if v.calibrator == "none" or v.method == first.method]
+
+
+def shift_conditions(results: Results) -> list[Condition]:
+    """All conditions but the clean one, in the order of the rows."""
+    found = dict.fromkeys((row["corruption"], row["severity"]) for row in results["rows"])
+    return [condition for condition in found if condition != CLEAN]
+
+
+def condition_name(condition: Condition) -> str:
+    """``gaussian noise 3``."""
+    name, severity = condition
+    return "clean" if condition == CLEAN else f"{name.replace('_', ' ')} {severity}"
+
+
+def num_subsets(results: Results) -> int:
+    """How many robustness subsets the rows tell apart; 0 without any."""
+    return max((row["subset"] + 1 for row in results["rows"] if row.get("subset") is not None), default=0)
+
+
+def seeds_of(results: Results) -> list[int]:
+    """The seeds, in the order of the rows."""
+    return list(dict.fromkeys(row.get("seed", 0) for row in results["rows"]))
+
+
+def num_examples(results: Results) -> int:
+    """Size of the split that is reported on."""
+    return max((row.get("n") or 0 for row in results["rows"] if row.get("subset") is None), default=0)
+
+
+def least_robust(count: int) -> str:
+    """``least robust tenth``, or ``least robust of 7 subsets``."""
+    return f"least robust {FRACTIONS[count]}" if count in FRACTIONS else f"least robust of {count} subsets"
+
+
+def most_robust(count: int) -> str:
+    """``most robust tenth``, or ``most robust subset``."""
+    return f"most robust {FRACTIONS[count]}" if count in FRACTIONS else "most robust subset"
+
+
+def diagnosis_results(diagnosis: Results) -> dict[str, Any]:
+    """A diagnosis in the form of results with the one method ``the_model``, so that both share all the rest."""
+    keys = {
+        "method": "the_model",
+        "calibrator": "none",
+        "seed": 0,
+        "corruption": CLEAN[0],
+        "severity": CLEAN[1],
+    }
+    rows = [{**diagnosis["overall"], **keys, "subset": None}]
+    rows += [{**row, **keys, "subset": index} for index, row in enumerate(diagnosis["subsets"])]
+    return {"rows": rows}
+
+
+def share_interval(row: Mapping[str, Any], level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval for a class's share of the least robust subset."""
+    if not number(row.get("share")) > 0:
+        return math.nan, math.nan
+    total = round(row["n"] / row["share"])
+    low, high = wilson_interval(torch.tensor(row["n"]), torch.tensor(total), level=level)
+    return float(low), float(high)

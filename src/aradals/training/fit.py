@@ -1,0 +1,205 @@
+"""Training one model with Lightning: resumed where it stopped, the same to the bit as if it had not."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler
+
+from aradals.adaptive_smoothing import AdaptiveSmoothing
+from aradals.config import MethodConfig, TrainingConfig
+from aradals.data import Examples, as_batch
+from aradals.training.module import AdaptiveClassifier
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What training leaves.
+
+    Attributes:
+        model: on the CPU, in evaluation mode, with the weights of the last epoch.
+        epochs: one record per epoch: loss and accuracy on the training split, seconds.
+        updates: the course of the targets, see `AdaptiveSmoothing.history`.
+        target_prob: the targets after the last update, by subset.
+        update_rate: the alpha that was used.
+        at_lower_bound: subsets whose target has run down to 1/K.
+    """
+
+    model: nn.Module
+    epochs: list[dict[str, float]]
+    updates: list[dict[str, list[float]]]
+    target_prob: list[float]
+    update_rate: float
+    at_lower_bound: list[int]
+
+
+def fit_classifier(
+    model: nn.Module,
+    train: Examples,
+    validation: Examples,
+    *,
+    method: MethodConfig,
+    training: TrainingConfig,
+    seed: int,
+    train_subsets: Tensor | None = None,
+    validation_subsets: Tensor | None = None,
+    device: str = "auto",
+    resume: Path | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> TrainedModel:
+    """Train ``model`` on ``train``, its targets driven by ``validation``.
+
+    Args:
+        model: freshly initialised; inputs in [0, 1] to logits.
+        train: the training split.
+        validation: drives the adaptive update, nothing else.
+        method: targets and their update.
+        training: epochs, optimizer, schedule.
+        seed: order, augmentation and dropout; the caller has initialised the model.
+        train_subsets: robustness subset of each training example, in the split's order; not needed for R = 1.
+        validation_subsets: the same for the validation split.
+        device: auto, cpu, cuda or a Lightning accelerator name.
+        resume: a checkpoint file written after each epoch; where it exists already, training goes on from it.
+        log: called with a line per epoch.
+
+    Returns:
+        The trained model with its history.
+    """
+    num_updates = max(1, training.epochs // method.update_every)
+    criterion = AdaptiveSmoothing(
+        train.num_classes,
+        method.num_subsets,
+        update_rate=min(1.0, 6 / num_updates) if method.update_rate == "auto" else method.update_rate,
+        initial_target_prob=method.initial_target_prob,
+        leak=method.leak,
+    )
+    module = AdaptiveClassifier(
+        model,
+        criterion,
+        _by_id(train.ids, train_subsets),
+        _by_id(validation.ids, validation_subsets),
+        training,
+        seed,
+    )
+    if len(train.input_shape) == 3:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    callbacks: list[Callback] = [_EpochLog(training.epochs, log)]
+    if resume is not None:
+        callbacks.append(_resume_checkpoint(resume))
+    if sys.stderr.isatty():
+        callbacks.append(TQDMProgressBar(leave=False))
+    with _quiet_lightning():
+        trainer = Trainer(
+            accelerator="gpu" if device == "cuda" else device,
+            devices=1,
+            max_epochs=training.epochs,
+            precision=training.precision,  # type: ignore[arg-type]
+            check_val_every_n_epoch=method.update_every,
+            num_sanity_val_steps=0,
+            callbacks=callbacks,
+            enable_checkpointing=resume is not None,
+            enable_progress_bar=sys.stderr.isatty(),
+            enable_model_summary=False,
+            logger=False,
+            use_distributed_sampler=False,
+            default_root_dir=resume.parent if resume else None,
+        )
+        # The library's sampler whose order depends on (seed, epoch) alone, so that a resumed run keeps it.
+        sampler: DistributedSampler[Any] = DistributedSampler(train, num_replicas=1, rank=0, seed=seed)
+        trainer.fit(
+            module,
+            DataLoader(
+                train,
+                training.batch_size,
+                sampler=sampler,
+                collate_fn=as_batch,
+                # A last batch of one example would break batch norm.
+                drop_last=len(train) > training.batch_size,
+            ),
+            DataLoader(validation, max(training.batch_size, 256), collate_fn=as_batch),
+            ckpt_path=str(resume) if resume is not None and resume.exists() else None,
+            weights_only=True,
+        )
+    return TrainedModel(
+        model=model.cpu().eval(),
+        epochs=module.epochs,
+        updates=criterion.history,
+        target_prob=criterion.target_prob.tolist(),
+        update_rate=criterion.update_rate,
+        at_lower_bound=criterion.at_lower_bound() if criterion.update_rate else [],
+    )
+
+
+def _by_id(ids: Tensor, subsets: Tensor | None) -> Tensor:
+    """Subset by example id; every example in subset 0 where there are none."""
+    table = torch.full((int(ids.max()) + 1,), -1, dtype=torch.int64)
+    table[ids] = 0 if subsets is None else subsets
+    return table
+
+
+def _resume_checkpoint(path: Path) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        dirpath=path.parent,
+        filename=path.stem,
+        every_n_epochs=1,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+
+
+class _EpochLog(Callback):
+    """One line per epoch: loss, validation accuracy and confidence, the span of the targets."""
+
+    def __init__(self, num_epochs: int, log: Callable[[str], None]) -> None:
+        self.num_epochs = num_epochs
+        self.log_line = log
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, AdaptiveClassifier)
+        # Lightning calls callbacks before the module's own hook, which appends the record of this epoch.
+        history = pl_module.criterion.history
+        if not history:
+            return
+        last = history[-1]
+        total = sum(last["n"])
+        confidence, accuracy = (
+            sum(n * value for n, value in zip(last["n"], last[key], strict=True) if n) / total
+            for key in ("confidence", "accuracy")
+        )
+        targets = pl_module.criterion.target_prob
+        course = (
+            f"targets {targets.min():.3f} to {targets.max():.3f}" if pl_module.criterion.update_rate else ""
+        )
+        bound = pl_module.criterion.at_lower_bound() if pl_module.criterion.update_rate else []
+        self.log_line(
+            f"epoch {pl_module.current_epoch + 1}/{self.num_epochs}"
+            f"  validation accuracy {accuracy:.3f} confidence {confidence:.3f}  {course}"
+            + (f"  WARNING: targets of subsets {bound} ran down to 1/K" if bound else "")
+        )
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without Lightning's banners and its advice on loader workers, which do not concern users of recipes."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,177 @@
+"""Temperature scaling against known temperatures and independent optimisers."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from aradals.calibration import CALIBRATORS, Calibrator, TemperatureScaling
+from aradals.errors import InputError
+from aradals.metrics import accuracy, nll
+
+
+def problem(temperature: float, n: int = 1000, num_classes: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Logits whose labels are drawn from softmax(logits / temperature)."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * temperature * torch.randn(n, num_classes, generator=generator, dtype=torch.float64)
+    labels = torch.multinomial((logits / temperature).softmax(1), 1, generator=generator)[:, 0]
+    return logits, labels
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5, 1.0, 2.5, 40.0])
+def test_recovers_a_known_temperature(temperature: float) -> None:
+    scaling = TemperatureScaling().fit(*problem(temperature, n=40_000))
+    assert scaling.temperature == pytest.approx(temperature, rel=0.03)
+    assert not scaling.at_bound
+
+
+def test_closed_form() -> None:
+    """Three of four right at logit difference 4: sigmoid(4 / T) = 3 / 4, hence T = 4 / log 3."""
+    logits, labels = torch.tensor([[4.0, 0.0]]).repeat(4, 1), torch.tensor([0, 0, 0, 1])
+    scaling = TemperatureScaling().fit(logits, labels)
+    assert scaling.temperature == pytest.approx(4 / math.log(3), rel=1e-10)
+    probs = scaling.predict_proba(logits)
+    assert probs.dtype == torch.float64
+    assert probs[0].tolist() == pytest.approx([0.75, 0.25])
+
+
+@given(st.integers(0, 10**6), st.floats(0.2, 8.0), st.integers(2, 8))
+@settings(max_examples=20, deadline=None)
+def test_no_optimiser_finds_a_lower_nll(seed: int, temperature: float, num_classes: int) -> None:
+    logits, labels = problem(temperature, n=200, num_classes=num_classes, seed=seed)
+    scaling = TemperatureScaling().fit(logits, labels)
+
+    def loss(log_temperature: float) -> float:
+        log_probs = (logits / math.exp(log_temperature)).log_softmax(1)
+        return -float(log_probs[torch.arange(len(labels)), labels].mean())
+
+    best = minimize_scalar(loss, bounds=(-4.6, 4.6), method="bounded", options={"xatol": 1e-10}).fun
+    assert nll(labels, probs=scaling.predict_proba(logits)) <= best + 1e-8
+
+
+def test_equals_lbfgs_and_scikit_learn() -> None:
+    logits, labels = problem(2.0)
+    log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([log_temperature], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-12)
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = torch.nn.functional.cross_entropy(logits / log_temperature.exp(), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    scaling = TemperatureScaling().fit(logits, labels)
+    fitted = nll(labels, logits=scaling.predict_logits(logits))
+    assert fitted == pytest.approx(float(closure()), abs=1e-8)
+
+    from sklearn.calibration import _TemperatureScaling
+
+    beta = _TemperatureScaling().fit(logits.numpy(), labels.numpy()).beta_
+    assert fitted == pytest.approx(nll(labels, logits=logits * beta), abs=1e-8)
+
+
+def test_equals_probmetrics() -> None:
+    pytest.importorskip("probmetrics.calibrators", exc_type=ImportError)
+    from probmetrics.calibrators import TemperatureScalingCalibrator
+    from probmetrics.distributions import CategoricalLogits
+
+    logits, labels = problem(2.0)
+    other = TemperatureScalingCalibrator(opt="bisection", calibrate_with_mixture=False)
+    other.fit_torch(CategoricalLogits(logits), labels)
+    probs = other.predict_proba_torch(CategoricalLogits(logits)).get_probs()
+    fitted = nll(labels, probs=TemperatureScaling().fit(logits, labels).predict_proba(logits))
+    assert fitted == pytest.approx(nll(labels, probs=probs), abs=1e-8)
+
+
+def test_accuracy_does_not_change() -> None:
+    logits, labels = problem(3.0)
+    scaling = TemperatureScaling().fit(logits, labels)
+    assert accuracy(labels, logits=scaling.predict_logits(logits)) == accuracy(labels, logits=logits)
+
+
+def test_float32_and_shifted_logits_give_the_same_temperature() -> None:
+    logits, labels = problem(2.0)
+    expected = TemperatureScaling().fit(logits, labels).temperature
+    assert TemperatureScaling().fit(logits.float(), labels).temperature == pytest.approx(expected, rel=1e-6)
+    shifted = logits + 1000 * torch.randn(len(logits), 1, dtype=torch.float64)
+    assert TemperatureScaling().fit(shifted, labels).temperature == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_all_labels_right_stops_at_the_lower_bound(scale: float) -> None:
+    logits, _ = problem(1.0)
+    with pytest.warns(UserWarning, match="no temperature between"):
+        scaling = TemperatureScaling().fit(scale * logits, logits.argmax(1))
+    assert scaling.at_bound
+    assert scaling.temperature == 0.01
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0])
+def test_no_signal_stops_at_the_upper_bound(factor: float) -> None:
+    logits, labels = problem(1.0)
+    with pytest.warns(UserWarning, match="no temperature between"):
+        scaling = TemperatureScaling().fit(factor * logits, labels)
+    assert scaling.at_bound
+    assert scaling.temperature == 100
+
+
+def test_no_warning_inside_the_bounds() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TemperatureScaling().fit(*problem(1.0))
+
+
+def test_round_trip_through_json() -> None:
+    logits, labels = problem(2.0)
+    scaling = CALIBRATORS["temperature"]().fit(logits, labels)
+    fields = json.loads(json.dumps(scaling.to_dict()))
+    assert fields.keys() == {"method", "temperature"}
+    restored: Calibrator = CALIBRATORS[fields["method"]].from_dict(fields)
+    assert np.array_equal(restored.predict_proba(logits), scaling.predict_proba(logits))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"method": "platt", "temperature": 1.0}, {"method": "temperature", "temperature": "hot"}]
+    + [{"method": "temperature", "temperature": bad} for bad in (0, -1.0, math.nan, math.inf, True)],
+)
+def test_bad_fields_are_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="positive number"):
+        TemperatureScaling.from_dict(fields)
+
+
+def test_unfitted_is_refused() -> None:
+    logits, _ = problem(1.0)
+    for use in (
+        lambda: TemperatureScaling().temperature,
+        lambda: TemperatureScaling().predict_proba(logits),
+        lambda: TemperatureScaling().to_dict(),
+    ):
+        with pytest.raises(InputError, match="a fitted temperature"):
+            use()
+
+
+def test_bad_input_is_refused() -> None:
+    logits, labels = problem(1.0, n=10)
+    cases = [
+        (logits * math.nan, labels, "finite logits"),
+        (logits.softmax(1), labels, "got probabilities"),
+        (logits[:0], labels[:0], "at least one example"),
+        (logits, labels + 5, "labels from 0 to 4"),
+        (logits, labels[:3], "integer labels"),
+    ]
+    for bad_logits, bad_labels, message in cases:
+        with pytest.raises(InputError, match=message):
+            TemperatureScaling().fit(bad_logits, bad_labels)
+    with pytest.raises(InputError, match="finite logits"):
+        TemperatureScaling().fit(logits, labels).predict_proba(logits * math.nan)

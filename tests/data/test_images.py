@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aradals.data.images import ImageReader, decode_image, read_images
+from aradals.errors import InputError
+
+RGB = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+GREY = RGB[..., 0]
+
+
+def png(pixels: np.ndarray[Any, Any], mode: str | None = None, **options: object) -> bytes:
+    image = Image.fromarray(pixels)
+    file = io.BytesIO()
+    (image.convert(mode) if mode else image).save(file, "png", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("encoded", "expected"),
+    [
+        (png(RGB), RGB.transpose(2, 0, 1)),
+        (png(GREY), GREY[None]),
+        (png(np.dstack([RGB, GREY])), RGB.transpose(2, 0, 1)),  # RGBA: transparency is dropped
+        (png(GREY, "LA"), GREY[None]),
+        (png(GREY, "P"), np.stack([GREY] * 3)),
+        (png(GREY > 127), 255 * (GREY > 127)[None].astype(np.uint8)),
+        (png(GREY.astype(np.uint16) * 256 + 17), GREY[None]),  # 16 bits
+    ],
+    ids=["RGB", "grey", "RGBA", "LA", "palette", "binary", "16-bit"],
+)
+def test_modes(encoded: bytes, expected: np.ndarray[Any, Any]) -> None:
+    decoded = decode_image(encoded, 0, "toy")
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, expected)
+
+
+def test_orientation_is_obeyed() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter clockwise
+    expected = np.rot90(RGB, -1).transpose(2, 0, 1)
+    np.testing.assert_array_equal(decode_image(png(RGB, exif=exif), 0, "toy"), expected)
+
+
+def test_channels_are_one_only_if_all_images_are_grey(tmp_path: Path) -> None:
+    (tmp_path / "grey.png").write_bytes(png(GREY))
+    encoded: list[bytes | str | None] = [png(GREY), str(tmp_path / "grey.png")]
+    grey = read_images(encoded, [1, 0], "toy")
+    assert isinstance(grey, torch.Tensor)
+    assert torch.equal(grey, torch.from_numpy(GREY).expand(2, 1, -1, -1))
+    mixed = read_images([*encoded, png(RGB)], [0, 2], "toy")
+    assert isinstance(mixed, torch.Tensor)
+    assert torch.equal(mixed, torch.from_numpy(np.stack([np.stack([GREY] * 3), RGB.transpose(2, 0, 1)])))
+
+
+def test_above_the_limit_images_are_decoded_on_demand() -> None:
+    encoded = [png(RGB + shift) for shift in range(5)]
+    rows = [4, 0, 2]
+    in_memory = read_images(encoded, rows, "toy")
+    lazy = read_images(encoded, rows, "toy", memory_limit=RGB.nbytes * 3 - 1)
+    assert isinstance(in_memory, torch.Tensor)
+    assert isinstance(lazy, ImageReader)
+    assert torch.equal(pickle.loads(pickle.dumps(lazy))([2, 1]), in_memory[[2, 1]])
+
+
+def test_a_lazy_reader_refuses_colour_that_its_sample_did_not_show() -> None:
+    reader = ImageReader([png(GREY), png(RGB)], [0, 1], (4, 6), grey=True, name="toy")
+    assert reader([0]).shape == (1, 1, 4, 6)
+    with pytest.raises(InputError, match="grey images only"):
+        reader([1])
+
+
+@pytest.mark.parametrize("broken", [b"", b"nonsense", png(RGB)[:60], None, "no/such/file.png"])
+def test_a_broken_image_is_named_by_its_row(broken: bytes | str | None) -> None:
+    with pytest.raises(InputError, match="row 7 of toy"):
+        read_images([png(RGB)] * 7 + [broken], [0, 7], "toy")
+
+
+def test_two_sizes_are_named() -> None:
+    with pytest.raises(InputError, match="4x6, but 3x6 in row 1"):
+        read_images([png(RGB), png(RGB[:3])], [0, 1], "toy")

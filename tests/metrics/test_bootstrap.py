@@ -1,0 +1,171 @@
+"""Estimates with intervals: values, resampling, and the pieces of the calibration error interval."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from aradals.errors import InputError
+from aradals.metrics import (
+    accuracy,
+    brier_score,
+    calibration_error_interval,
+    estimate_metrics,
+    expected_calibration_error,
+    mean_confidence,
+    nll,
+    subset_calibration_error,
+    summarise,
+    summarise_by_subset,
+)
+from aradals.metrics.bootstrap import abs_max, abs_sum, clear_gaps, largest_gap, resample_means
+
+
+@pytest.fixture
+def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(1500, 6, generator=generator)
+    labels = (logits + 3 * torch.randn(1500, 6, generator=generator)).argmax(1)
+    return logits, labels, torch.arange(1500) % 3
+
+
+Problem = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def test_values_equal_the_point_metrics(problem: Problem) -> None:
+    logits, labels, subsets = problem
+    estimates = estimate_metrics(labels, logits=logits, subsets=subsets, num_resamples=100)
+    errors = subset_calibration_error(labels, subsets, logits=logits)
+    expected = {
+        "accuracy": accuracy(labels, logits=logits),
+        "confidence": mean_confidence(labels, logits=logits),
+        "nll": nll(labels, logits=logits),
+        "brier": brier_score(labels, logits=logits),
+        "ece": expected_calibration_error(labels, logits=logits),
+        "subset_calibration_error": errors.mean,
+        "largest_subset_calibration_error": errors.largest,
+    }
+    assert {name: estimate.value for name, estimate in estimates.items()} == pytest.approx(expected, abs=1e-12)
+
+
+def test_intervals_of_means_equal_the_normal_approximation(problem: Problem) -> None:
+    logits, labels, _ = problem
+    estimates = estimate_metrics(labels, logits=logits, num_resamples=4000)
+    log_probs = logits.double().log_softmax(1)
+    columns = {
+        "confidence": log_probs.exp().amax(1),
+        "nll": -log_probs[torch.arange(len(labels)), labels],
+        "brier": (log_probs.exp() - torch.nn.functional.one_hot(labels, 6)).square().sum(1),
+    }
+    for name, column in columns.items():
+        half_width = 1.96 * float(column.std()) / math.sqrt(len(column))
+        estimate = estimates[name]
+        assert estimate.value - estimate.low == pytest.approx(half_width, rel=0.1)
+        assert estimate.high - estimate.value == pytest.approx(half_width, rel=0.1)
+
+
+def test_resampled_means_have_the_right_moments() -> None:
+    columns = torch.tensor([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0], [5.0, 1.0]], dtype=torch.float64)
+    means = resample_means(columns, 20_000, seed=0)
+    assert torch.equal(means[:, 1], torch.ones(20_000, dtype=torch.float64))
+    assert float(means[:, 0].mean()) == pytest.approx(2, abs=0.03)
+    assert float(means[:, 0].var()) == pytest.approx(float(columns[:, 0].var(correction=0)) / 4, rel=0.05)
+
+
+def test_deterministic_given_the_seed(problem: Problem) -> None:
+    logits, labels, subsets = problem
+
+    def run(seed: int) -> object:
+        return estimate_metrics(labels, logits=logits, subsets=subsets, num_resamples=50, seed=seed)
+
+    assert run(0) == run(0)
+    assert run(0) != run(1)
+
+
+def test_interval_of_one_gap_is_the_basic_bootstrap_interval() -> None:
+    """Far from 0 nothing is folded: observed minus the upper and the lower quantile of the deviations."""
+    gaps = torch.tensor([0.3], dtype=torch.float64)
+    deviations = 0.01 * torch.randn(4000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    low, high = calibration_error_interval(gaps, deviations, gaps, abs_sum)
+    assert low == pytest.approx(0.3 - float(deviations.quantile(0.975)), abs=1e-4)
+    assert high == pytest.approx(0.3 - float(deviations.quantile(0.025)), abs=1e-4)
+
+
+def test_interval_holds_zero_unless_the_error_is_significant() -> None:
+    deviations = 0.01 * torch.randn(2000, 15, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = deviations[0]
+    low, high = calibration_error_interval(noise, deviations, clear_gaps(noise, deviations), abs_sum)
+    assert low == 0
+    assert high > 0
+    gaps = noise + 0.02
+    low, high = calibration_error_interval(gaps, deviations, clear_gaps(gaps, deviations), abs_sum)
+    assert 0 < low < 0.3 < high
+
+
+def test_interval_of_the_largest_gap_allows_for_the_choice_of_the_largest() -> None:
+    """The largest of twenty noisy gaps exceeds the true largest; the interval must reach below it."""
+    generator = torch.Generator().manual_seed(1)
+    deviations = 0.02 * torch.randn(2000, 20, generator=generator, dtype=torch.float64)
+    gaps = 0.1 + 0.02 * torch.randn(20, generator=generator, dtype=torch.float64)
+    low, high = calibration_error_interval(gaps, deviations, largest_gap(gaps), abs_max)
+    assert low < 0.1 < float(abs_max(gaps)) < high
+
+
+def test_infinite_nll_has_an_infinite_interval() -> None:
+    probs = torch.tensor([[1.0, 0.0], [0.6, 0.4]]).repeat(10, 1)
+    estimates = estimate_metrics(torch.tensor([1, 0]).repeat(10), probs=probs, num_resamples=20)
+    assert estimates["nll"].low == estimates["nll"].value == estimates["nll"].high == math.inf
+    assert all(math.isfinite(estimates[name].high) for name in ("confidence", "brier", "ece"))
+
+
+def test_perfect_accuracy_does_not_have_a_point_interval() -> None:
+    logits = torch.tensor([[5.0, 0.0]]).repeat(100, 1)
+    estimate = estimate_metrics(torch.zeros(100, dtype=torch.long), logits=logits, num_resamples=20)["accuracy"]
+    assert estimate.value == estimate.high == 1
+    assert 0.95 < estimate.low < 0.97
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_tiny_samples_give_finite_numbers(n: int) -> None:
+    logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.5, 1.0]])[:n]
+    row = summarise(logits, torch.tensor([0, 2])[:n], subsets=torch.arange(n), num_resamples=50)
+    assert all(math.isfinite(value) for value in row.values())
+
+
+def test_settings_are_checked(problem: Problem) -> None:
+    logits, labels, subsets = problem
+    for bad in ({"level": 95.0}, {"num_resamples": 1}):
+        with pytest.raises(InputError, match="level in"):
+            estimate_metrics(labels, logits=logits, **bad)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="subset indices"):
+        estimate_metrics(labels, logits=logits, subsets=subsets[:5])
+
+
+METRICS = ("accuracy", "confidence", "nll", "brier", "ece")
+SUBSET_METRICS = ("subset_calibration_error", "largest_subset_calibration_error")
+
+
+def keys(*metrics: str) -> set[str]:
+    return {name + end for name in metrics for end in ("", "_low", "_high")}
+
+
+def test_summary_keys(problem: Problem) -> None:
+    logits, labels, subsets = problem
+    row = summarise(logits, labels, num_resamples=50)
+    assert set(row) == {"n", "ece_noise_floor", "ece_noise_floor_p95"} | keys(*METRICS)
+    with_subsets = summarise(logits, labels, subsets=subsets, num_resamples=50)
+    floors = {"subset_noise_floor", "largest_subset_noise_floor"}
+    assert set(with_subsets) == set(row) | keys(*SUBSET_METRICS) | floors
+    assert all(row[f"{name}_low"] <= row[name] <= row[f"{name}_high"] for name in METRICS if name != "ece")
+    assert row["n"] == 1500
+
+
+def test_summary_by_subset_is_the_summary_of_each(problem: Problem) -> None:
+    logits, labels, subsets = problem
+    rows = summarise_by_subset(logits, labels, 2 * subsets, num_resamples=50)
+    assert [row["subset"] for row in rows] == [0, 2, 4]
+    assert sum(row["n"] for row in rows) == 1500
+    members = subsets == 1
+    assert rows[1] == {"subset": 2} | summarise(logits[members], labels[members], num_resamples=50)

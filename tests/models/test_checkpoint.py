@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aradals.errors import InputError, MissingExtraError
+from aradals.models import ResNet, SmallCNN, load_checkpoint, save_checkpoint
+
+pytest.importorskip("safetensors")
+
+
+def small_cnn(seed: int = 0, width: int = 4) -> SmallCNN:
+    torch.manual_seed(seed)
+    model = SmallCNN(width=width)
+    model(torch.rand(8, 3, 8, 8))  # moves the batch norm's running statistics
+    return model
+
+
+def states_equal(first: nn.Module, second: nn.Module) -> bool:
+    states = first.state_dict(), second.state_dict()
+    return states[0].keys() == states[1].keys() and all(torch.equal(states[0][n], states[1][n]) for n in states[0])
+
+
+def test_round_trip_with_metadata(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "model.safetensors"
+    saved, loaded = small_cnn(0), small_cnn(1)
+    assert not states_equal(saved, loaded)
+    save_checkpoint(saved, path, {"seed": "0", "model": "small_cnn"})
+    assert load_checkpoint(loaded, path) == {"seed": "0", "model": "small_cnn"}
+    assert states_equal(saved, loaded)
+    assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_weights_that_share_memory_round_trip(tmp_path: Path) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(3, 3)
+            self.second = nn.Linear(3, 3)
+            self.second.weight = self.first.weight
+
+    saved, loaded = Tied(), Tied()
+    save_checkpoint(saved, tmp_path / "tied.safetensors", {})
+    load_checkpoint(loaded, tmp_path / "tied.safetensors")
+    assert states_equal(saved, loaded)
+
+
+def test_a_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(small_cnn(), path, {"version": "1"})
+    with pytest.raises(TypeError):
+        save_checkpoint(small_cnn(), path, {"version": 2})  # type: ignore[dict-item]
+    assert load_checkpoint(small_cnn(), path) == {"version": "1"}
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("nesting", [(), ("state_dict",), ("model",), ("net",), ("ema", "model_state_dict")])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "_orig_mod.", "module._orig_mod."])
+def test_nested_and_prefixed_torch_files(tmp_path: Path, nesting: tuple[str, ...], prefix: str) -> None:
+    saved, loaded = small_cnn(0), small_cnn(1)
+    content: object = {prefix + name: tensor for name, tensor in saved.state_dict().items()}
+    for key in reversed(nesting):
+        content = {"epoch": 3, key: content, "optimizer": {"lr": 0.1}}
+    torch.save(content, tmp_path / "model.pt")
+    assert load_checkpoint(loaded, tmp_path / "model.pt") == {}
+    assert states_equal(saved, loaded)
+
+
+def test_a_prefix_that_the_model_has_itself_is_kept(tmp_path: Path) -> None:
+    class Wrapper(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+    saved, loaded = Wrapper(small_cnn(0)), Wrapper(small_cnn(1))
+    torch.save({f"model.{name}": tensor for name, tensor in saved.state_dict().items()}, tmp_path / "model.pt")
+    load_checkpoint(loaded, tmp_path / "model.pt")
+    assert states_equal(saved, loaded)
+
+
+def test_batch_counters_may_be_missing(tmp_path: Path) -> None:
+    saved, loaded = small_cnn(0), small_cnn(1)
+    state = {n: tensor for n, tensor in saved.state_dict().items() if "num_batches_tracked" not in n}
+    torch.save(state, tmp_path / "old.pt")
+    load_checkpoint(loaded, tmp_path / "old.pt")
+    assert states_equal(saved, loaded)
+
+
+class RunsCode:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path, str]]:
+        return Path.write_text, (self.path, "executed")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, legacy: bool) -> None:
+    trace = tmp_path / "trace.txt"
+    content = {"state_dict": small_cnn().state_dict(), "extra": RunsCode(trace)}
+    torch.save(content, tmp_path / "evil.pt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(InputError, match="a pickle that could run code") as caught:
+        load_checkpoint(small_cnn(), tmp_path / "evil.pt")
+    assert "\n" not in str(caught.value)
+    assert not trace.exists()
+    torch.load(tmp_path / "evil.pt", weights_only=False)
+    assert trace.exists()  # so the file was a real attack
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
+def test_truncated_files(tmp_path: Path, name: str, share: float) -> None:
+    path = tmp_path / name
+    if path.suffix == ".pt":
+        torch.save(small_cnn().state_dict(), path)
+    else:
+        save_checkpoint(small_cnn(), path, {})
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    model = small_cnn(1)
+    with pytest.raises(InputError, match="expected a readable checkpoint") as caught:
+        load_checkpoint(model, path)
+    assert "\n" not in str(caught.value)
+    assert states_equal(model, small_cnn(1))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
+@pytest.mark.parametrize("content", [b"no checkpoint at all", bytes(range(256)) * 8])
+def test_files_of_another_kind(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match="checkpoint"):
+        load_checkpoint(small_cnn(), tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.zeros(3), {"state_dict": {"a": "b"}}])
+def test_torch_files_without_a_state_dict(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(InputError, match="expected a checkpoint that holds a state dict"):
+        load_checkpoint(small_cnn(), tmp_path / "other.pt")
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected a checkpoint file, got .*absent\.pt"):
+        load_checkpoint(small_cnn(), tmp_path / "absent.pt")
+    with pytest.raises(InputError, match="expected a checkpoint file"):
+        load_checkpoint(small_cnn(), tmp_path)
+
+
+def change_nothing_but(name: str, tensor: Tensor | None) -> dict[str, Tensor]:
+    state = dict(small_cnn().state_dict())
+    if tensor is None:
+        del state[name]
+    else:
+        state[name] = tensor
+    return state
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (change_nothing_but("stage2.0.weight", None), r"without stage2\.0\.weight;"),
+        (change_nothing_but("extra.bias", torch.zeros(2)), r"with unknown extra\.bias;"),
+        (
+            change_nothing_but("linear.bias", torch.zeros(7)),
+            r"with linear\.bias of shape \(7,\) instead of \(10,\);",
+        ),
+        ({}, r"without stage1\.0\.weight, stage1\.1\.weight, stage1\.1\.bias and \d+ more"),
+        (ResNet(20).state_dict(), r"without .*, with unknown conv1"),
+    ],
+    ids=["missing", "unexpected", "shape", "empty", "other-model"],
+)
+def test_weights_that_do_not_fit_change_nothing(tmp_path: Path, state: dict[str, Tensor], message: str) -> None:
+    torch.save(dict(state), tmp_path / "model.pt")
+    model = small_cnn(1)
+    with pytest.raises(InputError, match=message) as caught:
+        load_checkpoint(model, tmp_path / "model.pt")
+    assert "\n" not in str(caught.value)
+    assert states_equal(model, small_cnn(1))
+
+
+def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(small_cnn(), path, {})
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(MissingExtraError, match=r"ar-adals\[train\]"):
+        load_checkpoint(small_cnn(), path)
+    with pytest.raises(MissingExtraError, match=r"ar-adals\[train\]"):
+        save_checkpoint(small_cnn(), path, {})
