@@ -15,5 +15,7 @@ def shared_data() -> Path:
     """Folder with ``data/`` and ``models/``: CIFAR-10 as parquet and a pretrained ResNet-20."""
     folder = Path(os.environ.get("ARADALS_TEST_DATA", _BESIDE))
     if not (folder / "data" / "cifar10-test.parquet").exists():
-        pytest.skip("needs CIFAR-10 and a pretrained ResNet-20: set ARADALS_TEST_DATA to a folder with data/ and models/")
+        pytest.skip(
+            "needs CIFAR-10 and a pretrained ResNet-20: set ARADALS_TEST_DATA to a folder with data/ and models/"
+        )
     return folder

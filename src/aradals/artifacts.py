@@ -6,11 +6,8 @@ import base64
 import hashlib
 import json
 import math
-import os
 import platform
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ import torch
 from aradals.calibration import CALIBRATORS, Calibrator
 from aradals.data import Examples
 from aradals.errors import InputError, MissingExtraError
+from aradals.files import atomic_path
 from aradals.inference import Predictions, check_labels, check_logits
 from aradals.robustness import ScoreTable
 
@@ -37,56 +35,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place on success: a reader never sees half a file.
-
-    Raises:
-        InputError: the folder cannot be made or written to.
-    """
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        # mkstemp makes files for the owner alone; results are to be shared like any other file.
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
-def unwritable(path: Path, error: OSError) -> InputError:
-    """The error for an output that cannot be written."""
-    return InputError(
-        expected=f"a writable output {path}",
-        got=error.strerror or type(error).__name__,
-        hint="another --output",
-    )
-
-
-def ensure_writable(folder: Path) -> None:
-    """Make ``folder`` and write a file into it, to fail before hours of work rather than after.
-
-    Raises:
-        InputError: that is not possible.
-    """
-    with atomic_path(folder / ".writable") as probe:
-        probe.write_text("")
-    (folder / ".writable").unlink()
 
 
 def file_digest(path: Path) -> str:
@@ -197,7 +145,7 @@ def save_predictions(path: Path, predictions: Predictions, provenance: Mapping[s
 
 
 def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
-    """Read predictions: parquet with columns ``label``, ``logits`` (lists) and optionally ``id``, or an ``.npz`` with these arrays.
+    """Read predictions: parquet or ``.npz`` with ``label``, ``logits`` (N x K) and, where rows were left out, ``id``.
 
     Raises:
         InputError: the file is missing or lacks a column; logits that are NaN, probabilities, or of a wrong shape.
@@ -207,9 +155,7 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
             with np.load(path, allow_pickle=False) as arrays:
                 columns = {name: arrays[name] for name in arrays.files}
         except (OSError, ValueError) as error:
-            raise InputError(
-                expected=f"a readable .npz file {path}", got=str(error), hint="another file"
-            ) from error
+            raise InputError(expected=f"a readable .npz file {path}", got=str(error), hint="another file") from error
         metadata: dict[str, str] = {}
     else:
         columns, metadata = _read_parquet(path, None)
@@ -294,9 +240,9 @@ def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.
     for name in table.column_names:
         column = table.column(name).combine_chunks()
         if pa.types.is_fixed_size_list(column.type):
-            columns[name] = column.flatten().to_numpy().reshape(-1, column.type.list_size)
+            columns[name] = column.flatten().to_numpy().reshape(-1, column.type.list_size).copy()
         else:
-            columns[name] = column.to_numpy(zero_copy_only=False)
+            columns[name] = column.to_numpy(zero_copy_only=False).copy()
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     return columns, metadata
 

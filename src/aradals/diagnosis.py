@@ -56,9 +56,7 @@ def diagnose(
     }
 
 
-def _classes(
-    least_robust: Predictions, everything: Predictions, names: tuple[str, ...]
-) -> list[dict[str, Any]]:
+def _classes(least_robust: Predictions, everything: Predictions, names: tuple[str, ...]) -> list[dict[str, Any]]:
     """Which true classes the least robust subset is made of, beside their share of all examples."""
     confidence, predicted = least_robust.probs.max(1)
     correct = (predicted == least_robust.labels).double()

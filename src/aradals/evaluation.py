@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,6 @@ def evaluate_predictions(
     predictions: Predictions,
     subsets: Tensor | None = None,
     *,
-    calibrator: Calibrator | None = None,
     num_bins: int = 15,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -68,22 +67,19 @@ def evaluate_predictions(
     Args:
         predictions: of N examples.
         subsets: robustness subset of each, int64, shape (N,); without them there is the overall row only.
-        calibrator: fitted; applied to the logits first.
         num_bins: of the ECE.
-        num_resamples: bootstrap resamples for the intervals; 0 for none.
+        num_resamples: bootstrap resamples for the intervals.
         seed: of the bootstrap.
         **keys: what was evaluated (method, corruption, ...), copied into every row.
 
     Returns:
         The overall row (``subset`` None), then one row per subset, least robust first.
     """
-    logits = calibrated_logits(predictions, calibrator)
+    logits, labels = predictions.logits, predictions.labels
     options: dict[str, Any] = {"num_bins": num_bins, "num_resamples": num_resamples, "seed": seed}
-    overall = summarise(logits, predictions.labels, subsets=subsets, **options)
-    rows: list[Row] = [{**keys, "subset": None, **overall}]
+    rows: list[Row] = [{**keys, "subset": None, **summarise(logits, labels, subsets=subsets, **options)}]
     if subsets is not None:
-        by_subset = summarise_by_subset(logits, predictions.labels, subsets, **options)
-        rows.extend({**keys, **row} for row in by_subset)
+        rows.extend({**keys, **row} for row in summarise_by_subset(logits, labels, subsets, **options))
     return rows
 
 
@@ -105,26 +101,19 @@ def evaluate_calibrators(
     rows: list[Row] = []
     reliability: list[Row] = []
     for name, calibrator in {"none": None, **calibrators}.items():
-        row_keys = {**keys, "calibrator": name, "corruption": condition[0], "severity": condition[1]}
+        calibrated = predictions if calibrator is None else calibrate(predictions, calibrator)
+        row_keys: Row = {**keys, "calibrator": name, "corruption": condition[0], "severity": condition[1]}
         rows += evaluate_predictions(
-            predictions,
-            subsets,
-            calibrator=calibrator,
-            num_bins=num_bins,
-            num_resamples=num_resamples,
-            **row_keys,
+            calibrated, subsets, num_bins=num_bins, num_resamples=num_resamples, **row_keys
         )
-        logits = calibrated_logits(predictions, calibrator)
-        bins = reliability_bins(logits, predictions.labels, num_bins)
+        bins = reliability_bins(calibrated.logits, calibrated.labels, num_bins)
         reliability.append({**row_keys, "subset": None, "bins": bins})
     return rows, reliability
 
 
-def calibrated_logits(predictions: Predictions, calibrator: Calibrator | None) -> Tensor:
-    """The logits after ``calibrator``: logarithms of its probabilities; as they are without one."""
-    if calibrator is None:
-        return predictions.logits
-    return calibrator.predict_proba(predictions.logits).log()
+def calibrate(predictions: Predictions, calibrator: Calibrator) -> Predictions:
+    """The predictions with the logarithms of the calibrated probabilities as logits."""
+    return replace(predictions, logits=calibrator.predict_proba(predictions.logits).log())
 
 
 def reliability_bins(logits: Tensor, labels: Tensor, num_bins: int = 15) -> list[dict[str, float]]:

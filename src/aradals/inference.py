@@ -132,9 +132,7 @@ def predict(model: nn.Module, batches: Iterable[Batch]) -> Predictions:
             logits.append(output.float().cpu() if output.dtype != torch.float64 else output.cpu())
             labels.append(batch_labels.cpu())
     if not ids:
-        raise InputError(
-            expected="at least one example", got="none", hint="another split or a larger --limit"
-        )
+        raise InputError(expected="at least one example", got="none", hint="another split or a larger --limit")
     return Predictions(torch.cat(ids), torch.cat(logits), torch.cat(labels))
 
 

@@ -51,8 +51,6 @@ def run_stage(
         )
     save_json(record, {"digest": digest, "inputs": inputs, "outputs": []})
     make(folder)
-    outputs = sorted(
-        path.name for path in folder.iterdir() if path != record and not path.name.startswith(".")
-    )
+    outputs = sorted(path.name for path in folder.iterdir() if path != record and not path.name.startswith("."))
     save_json(record, {"digest": digest, "inputs": inputs, "outputs": outputs})
     return True

@@ -18,7 +18,6 @@ from aradals.adaptive_smoothing import AdaptiveSmoothing
 from aradals.artifacts import (
     SCHEMA_VERSION,
     encode_hashes,
-    ensure_writable,
     file_digest,
     load_calibrator,
     load_json,
@@ -28,11 +27,12 @@ from aradals.artifacts import (
     versions,
 )
 from aradals.attacks import get_attack
-from aradals.calibration import CALIBRATORS
+from aradals.calibration import get_calibrator
 from aradals.config import MethodConfig, StudyConfig
 from aradals.data import Examples, Splits, corrupt, load_data, make_splits, splits_hash
 from aradals.errors import InputError
 from aradals.evaluation import CLEAN, Condition, conditions, evaluate_calibrators, predict_under
+from aradals.files import ensure_writable
 from aradals.inference import check_labels, predict, resolve_device, try_model
 from aradals.leakage import refuse_fitted_hashes
 from aradals.models import build_model, load_checkpoint, save_checkpoint
@@ -178,22 +178,17 @@ class SeedRun:
         config, splits = self.config, self.splits
         resolve_device(self.device)
         refuse_fitted_hashes(
-            np.concatenate([splits[name].hashes for name in ("train", "validation", "calibration")]),
+            np.concatenate([part.hashes for part in (splits.train, splits.validation, splits.calibration)]),
             splits.test.hashes,
             what="every model",
             where="the test split",
         )
         get_attack(config.scoring.attack, **config.scoring.attack_args)
         for calibrator in config.calibrators:
-            if calibrator not in CALIBRATORS:
-                raise InputError(
-                    expected=f"a calibrator: {', '.join(CALIBRATORS)}", got=calibrator, hint="temperature"
-                )
+            get_calibrator(calibrator)
         smallest = min(len(splits.train), len(splits.validation))
         for method, settings in config.methods.items():
-            check_num_subsets(
-                settings.num_subsets, smallest, f"methods.{method}.num_subsets", "splits.validation"
-            )
+            check_num_subsets(settings.num_subsets, smallest, f"methods.{method}.num_subsets", "splits.validation")
             AdaptiveSmoothing(
                 splits.train.num_classes,
                 settings.num_subsets,
@@ -201,9 +196,7 @@ class SeedRun:
                 update_rate=0.0 if settings.update_rate == "auto" else settings.update_rate,
                 leak=settings.leak,
             )
-        check_num_subsets(
-            config.evaluation.num_subsets, len(splits.test), "evaluation.num_subsets", "the test split"
-        )
+        check_num_subsets(config.evaluation.num_subsets, len(splits.test), "evaluation.num_subsets", "the test split")
         ids, inputs, _ = splits.train.__getitems__([0, 1])
         for condition in self.conditions:
             if condition != CLEAN:
@@ -315,7 +308,7 @@ class SeedRun:
         def make(folder: Path) -> None:
             predictions = predict(self._load(checkpoint), examples.batches())
             for name in self.config.calibrators:
-                calibrator = CALIBRATORS[name]().fit(predictions.logits, predictions.labels)
+                calibrator = get_calibrator(name).fit(predictions.logits, predictions.labels)
                 save_calibrator(folder / f"{name}.json", calibrator, examples)
 
         run_stage(folder, inputs, make, log)
@@ -358,9 +351,7 @@ class SeedRun:
                 rows += evaluated[0]
                 reliability += evaluated[1]
             clean = next(row for row in rows if row["corruption"] == "none" and row["subset"] is None)
-            log(
-                f"accuracy {clean['accuracy']:.4f}  confidence {clean['confidence']:.4f}  ECE {clean['ece']:.4f}"
-            )
+            log(f"accuracy {clean['accuracy']:.4f}  confidence {clean['confidence']:.4f}  ECE {clean['ece']:.4f}")
             save_json(folder / "rows.json", {"rows": rows, "reliability": reliability})
 
         run_stage(folder, inputs, make, log)

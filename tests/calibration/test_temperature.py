@@ -72,7 +72,7 @@ def test_equals_lbfgs_and_scikit_learn() -> None:
     optimiser.step(closure)  # type: ignore[no-untyped-call]
     scaling = TemperatureScaling().fit(logits, labels)
     fitted = nll(labels, logits=scaling.predict_logits(logits))
-    assert fitted == pytest.approx(float(closure()), abs=1e-8)
+    assert fitted == pytest.approx(closure().item(), abs=1e-8)
 
     from sklearn.calibration import _TemperatureScaling
 
@@ -86,7 +86,7 @@ def test_equals_probmetrics() -> None:
     from probmetrics.distributions import CategoricalLogits
 
     logits, labels = problem(2.0)
-    other = TemperatureScalingCalibrator(opt="bisection", calibrate_with_mixture=False)
+    other = TemperatureScalingCalibrator(opt="bisection")
     other.fit_torch(CategoricalLogits(logits), labels)
     probs = other.predict_proba_torch(CategoricalLogits(logits)).get_probs()
     fitted = nll(labels, probs=TemperatureScaling().fit(logits, labels).predict_proba(logits))

@@ -49,7 +49,7 @@ def test_hand_computed_values() -> None:
     # The confidences 0.7 and 0.5 are in different bins: (|0.7 - 1| + |0.5 - 0|) / 2.
     assert expected_calibration_error(labels, probs=probs) == pytest.approx(0.4)
     errors = subset_calibration_error(labels, torch.tensor([0, 4]), probs=probs)
-    assert (errors.mean, errors.largest) == (pytest.approx(0.4), pytest.approx(0.5))
+    assert (errors.mean, errors.largest) == pytest.approx((0.4, 0.5))
 
 
 @pytest.mark.parametrize("scale", [0.5, 3.0, 30.0])
@@ -78,13 +78,12 @@ def test_ece_equals_netcal(num_bins: int, scale: float) -> None:
 @pytest.mark.parametrize("scale", [0.5, 3.0, 30.0])
 def test_metrics_equal_probmetrics(scale: float) -> None:
     pytest.importorskip("probmetrics.metrics", exc_type=ImportError)
-    from probmetrics.distributions import CategoricalProbs
     from probmetrics.metrics import Metrics
 
     logits, labels = random_problem(scale=scale, n=3000)
     probs = logits.softmax(1)
-    names = ["ece-15", "brier", "accuracy"]
-    expected = Metrics.from_names(names).compute_all_from_labels_torch(labels, CategoricalProbs(probs))
+    metrics = Metrics.from_names(["ece-15", "brier", "accuracy"])
+    expected = metrics.compute_all_from_labels_probs(labels, probs)
     assert expected_calibration_error(labels, probs=probs) == pytest.approx(float(expected["ece-15"]), abs=1e-5)
     assert brier_score(labels, probs=probs) == pytest.approx(float(expected["brier"]), abs=1e-5)
     assert accuracy(labels, probs=probs) == pytest.approx(float(expected["accuracy"]), abs=1e-6)
@@ -103,7 +102,7 @@ def test_bin_edges_belong_to_the_lower_bin() -> None:
 def test_reliability_diagram_adds_up_to_ece() -> None:
     logits, labels = random_problem()
     diagram = reliability_diagram(labels, logits=logits, num_bins=30)
-    weights = diagram.count / diagram.count.sum()
+    weights = diagram.count.double() / diagram.count.sum()
     gaps = (diagram.confidence - diagram.accuracy).abs()
     total = float((weights * gaps).nansum())
     assert total == pytest.approx(expected_calibration_error(labels, logits=logits, num_bins=30), abs=1e-12)
@@ -121,7 +120,7 @@ def test_wilson_interval_equals_scipy() -> None:
     for k, n in [(0, 10), (3, 10), (10, 10), (950, 1000)]:
         low, high = wilson_interval(torch.tensor(k), torch.tensor(n))
         expected = binomtest(k, n).proportion_ci(method="wilson")
-        assert (float(low), float(high)) == (pytest.approx(expected.low), pytest.approx(expected.high))
+        assert (float(low), float(high)) == pytest.approx((expected.low, expected.high))
 
 
 def test_zero_probability_of_the_label_gives_infinite_nll() -> None:
@@ -135,7 +134,7 @@ def test_opposite_gaps_cancel_in_ece_but_not_over_subsets() -> None:
     labels, probs, subsets = torch.tensor([0, 1]), confident(0.9, 0.9), torch.tensor([0, 1])
     assert expected_calibration_error(labels, probs=probs) == pytest.approx(0.4)
     errors = subset_calibration_error(labels, subsets, probs=probs)
-    assert (errors.mean, errors.largest) == (pytest.approx(0.5), pytest.approx(0.9))
+    assert (errors.mean, errors.largest) == pytest.approx((0.5, 0.9))
 
 
 def test_confidence_threshold() -> None:
@@ -160,15 +159,15 @@ def test_confidence_threshold_takes_ties_together() -> None:
 
 
 @given(st.integers(0, 10**6), st.floats(0, 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_confidence_threshold_is_the_smallest(seed: int, max_error: float) -> None:
-    logits, labels = random_problem(n=40, num_classes=3, scale=1.0, seed=seed)
+    logits, labels = random_problem(n=30, num_classes=3, scale=1.0, seed=seed)
     probs = (logits.double().softmax(1) * 20).round() / 20  # with ties
     probs = probs / probs.sum(1, keepdim=True)
     confidence, predicted = probs.max(1)
     allowed = [
-        float(t)
-        for t in confidence.unique()
+        t
+        for t in set(confidence.tolist())
         if float((predicted != labels)[confidence >= t].double().mean()) <= max_error
     ]
     found = confidence_threshold(labels, max_error, probs=probs)
@@ -187,7 +186,7 @@ def test_ece_properties(seed: int, num_bins: int, n: int, scale: float) -> None:
     assert expected_calibration_error(labels, logits=logits, num_bins=1) == pytest.approx(gap)
     assert ece >= gap - 1e-12  # by the triangle inequality
     one_subset = subset_calibration_error(labels, torch.zeros(n, dtype=torch.long), logits=logits)
-    assert (one_subset.mean, one_subset.largest) == (pytest.approx(gap), pytest.approx(gap))
+    assert (one_subset.mean, one_subset.largest) == pytest.approx((gap, gap))
 
 
 LOGITS, LABELS = torch.tensor([[3.0, 0.0, -1.0], [0.0, 2.0, 1.0]]), torch.tensor([0, 1])

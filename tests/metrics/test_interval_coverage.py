@@ -50,6 +50,8 @@ def population(kind: str, gap: float, beta: tuple[float, float], size: int = 200
     elif kind == "top":  # one bin holds the whole error
         top = confidence > 1 - 1 / NUM_BINS
         accuracy = confidence - gap * top / top.mean()
+    elif kind == "shift":  # all bins and subsets have the same gap
+        accuracy = confidence - gap
     else:  # over- or under-confident in proportion to the uncertainty left, c (1 - c)
         shape = confidence * (1 - confidence)
         accuracy = confidence - gap * shape / shape.mean()
@@ -85,6 +87,8 @@ MODELS = [
     ("overconfident", 0.02, CIFAR_10_LIKE),
     ("overconfident", 0.05, CIFAR_10_LIKE),
     ("overconfident", 0.12, CIFAR_100_LIKE),
+    ("shift", 0.02, CIFAR_10_LIKE),
+    ("shift", 0.05, CIFAR_100_LIKE),
 ]
 
 
@@ -103,19 +107,26 @@ def coverage_table(num_simulations: int, num_resamples: int, sizes: tuple[int, .
                 )
 
 
-@pytest.mark.parametrize(
-    ("kind", "gap"), [("calibrated", 0.0), ("overconfident", 0.008), ("overconfident", 0.05), ("top", 0.01)]
-)
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Thousands of tiny matrix products: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("kind", "gap"), [("calibrated", 0.0), ("overconfident", 0.01), ("overconfident", 0.05)])
 def test_intervals_cover_the_true_errors(kind: str, gap: float) -> None:
-    num_simulations = 200
-    missed = misses(population(kind, gap, CIFAR_10_LIKE), 500, num_simulations, 200)
+    num_simulations = 120
+    missed = misses(population(kind, gap, CIFAR_10_LIKE), 500, num_simulations, 150)
     for name, (above, below) in missed.items():
-        # 90 %, less twice the standard error of a share of 0.9 in 200 simulations.
+        # 90 %, less twice the standard error of a share of 0.9. Bootstrap percentiles reach 0 to 75 %.
         assert 1 - above - below > 0.9 - 2 * (0.09 / num_simulations) ** 0.5, (name, above, below)
 
 
 @pytest.mark.slow
 def test_coverage_table() -> None:
-    rows = list(coverage_table(num_simulations=400, num_resamples=500, sizes=(500, 1_000, 10_000)))
+    rows = list(coverage_table(num_simulations=200, num_resamples=400, sizes=(500, 1_000, 10_000)))
     print(*(line for line, _ in rows), sep="\n")
-    assert min(covered for _, covered in rows) > 0.9 - 2 * (0.09 / 400) ** 0.5
+    assert min(covered for _, covered in rows) > 0.9 - 2 * (0.09 / 200) ** 0.5

@@ -27,18 +27,18 @@ def test_floors_equal_the_errors_of_calibrated_labels() -> None:
     probs, generator = calibrated_problem(n)
     subsets = torch.arange(n) % 4
     eces, means, largests = [], [], []
-    for _ in range(400):
+    for _ in range(300):
         labels = torch.multinomial(probs, 1, generator=generator)[:, 0]
         eces.append(expected_calibration_error(labels, probs=probs))
         errors = subset_calibration_error(labels, subsets, probs=probs)
         means.append(errors.mean)
         largests.append(errors.largest)
-    floor = ece_noise_floor(probs=probs, num_draws=2000)
-    subset_floor = subset_noise_floor(subsets, probs=probs, num_draws=2000)
+    floor = ece_noise_floor(probs=probs, num_draws=1000)
+    subset_floor = subset_noise_floor(subsets, probs=probs, num_draws=1000)
     for simulated, computed in [(eces, floor), (means, subset_floor.mean), (largests, subset_floor.largest)]:
         values = torch.tensor(simulated)
-        assert computed.mean == pytest.approx(float(values.mean()), rel=0.05)
-        assert computed.p95 == pytest.approx(float(values.quantile(0.95)), rel=0.1)
+        assert computed.mean == pytest.approx(float(values.mean()), rel=0.1)
+        assert computed.p95 == pytest.approx(float(values.quantile(0.95)), rel=0.15)
 
 
 def test_one_bin_has_the_mean_of_a_folded_normal() -> None:

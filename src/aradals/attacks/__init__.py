@@ -15,6 +15,7 @@ __all__ = [
     "ATTACKS",
     "Attack",
     "AttackResult",
+    "bind_attack",
     "carlini_wagner",
     "deepfool",
     "describe_attack",
@@ -24,16 +25,33 @@ __all__ = [
 ATTACKS: dict[str, Attack] = {"deepfool": deepfool, "carlini_wagner": carlini_wagner}
 
 
-def get_attack(name: str, **attack_args: Any) -> Attack:  # noqa: ANN401 - passed on to the attack
+def get_attack(name: str, **attack_args: Any) -> Attack:
     """The attack of that name (``-`` and ``_`` mean the same) with some of its arguments set.
 
     Raises:
         InputError: no such attack, or an argument that it does not have.
     """
-    attack = ATTACKS.get(name.replace("-", "_"))
-    if attack is None:
-        raise InputError(expected="the name of an attack", got=repr(name), hint=" or ".join(ATTACKS))
-    return _with_args(attack, attack_args)
+    return bind_attack(name, attack_args)
+
+
+def bind_attack(attack: str | Attack, attack_args: dict[str, Any]) -> Attack:
+    """An attack, given by name or as a function, with some of its arguments set.
+
+    Raises:
+        InputError: no such attack, or an argument that it does not have.
+    """
+    if isinstance(attack, str):
+        name = attack.replace("-", "_")
+        if name not in ATTACKS:
+            raise InputError(expected="the name of an attack", got=repr(attack), hint=" or ".join(ATTACKS))
+        attack = ATTACKS[name]
+    valid = _settings(attack)
+    unknown = [name for name in attack_args if name not in valid]
+    if unknown:
+        raise InputError(
+            expected=f"arguments of {_name(attack)}", got=", ".join(unknown), hint=", ".join(valid) or "none"
+        )
+    return functools.partial(attack, **attack_args) if attack_args else attack
 
 
 def describe_attack(attack: str | Attack, attack_args: dict[str, Any] | None = None) -> str:
@@ -42,20 +60,9 @@ def describe_attack(attack: str | Attack, attack_args: dict[str, Any] | None = N
     Raises:
         InputError: no such attack, or an argument that it does not have.
     """
-    attack_args = attack_args or {}
-    attack = get_attack(attack, **attack_args) if isinstance(attack, str) else _with_args(attack, attack_args)
+    attack = bind_attack(attack, attack_args or {})
     settings = ", ".join(f"{name}={value!r}" for name, value in _settings(attack).items())
     return f"{_name(attack)}({settings})"
-
-
-def _with_args(attack: Attack, attack_args: dict[str, Any]) -> Attack:
-    valid = _settings(attack)
-    unknown = [name for name in attack_args if name not in valid]
-    if unknown:
-        raise InputError(
-            expected=f"arguments of {_name(attack)}", got=", ".join(unknown), hint=", ".join(valid) or "none"
-        )
-    return functools.partial(attack, **attack_args) if attack_args else attack
 
 
 def _settings(attack: Attack) -> dict[str, Any]:

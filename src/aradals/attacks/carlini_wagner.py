@@ -48,9 +48,9 @@ def carlini_wagner(
 
     References:
         Carlini and Wagner, Towards evaluating the robustness of neural networks, IEEE S&P 2017,
-        arXiv:1608.04644, sections V and VI.A. A departure: an example whose loss has stopped falling gets a tenth of the learning
-        rate, and at the third time leaves the search step. At a constant rate the iterates jitter by more than
-        the norms of undefended networks.
+        arXiv:1608.04644, sections V and VI.A. A departure: an example whose loss has stopped falling gets a
+        tenth of the learning rate, and at the third time leaves the search step. At a constant rate the
+        iterates jitter by more than the norms of undefended networks.
     """
     check_positive(
         binary_search_steps=binary_search_steps,
@@ -67,8 +67,8 @@ def carlini_wagner(
         num_forward, num_backward = torch.ones_like(predicted), torch.ones_like(predicted)
 
         exact = inputs.to(working_dtype(inputs))
-        # tanh reaches 0 and 1 only at infinity.
-        start = torch.atanh((2 * exact - 1) * (1 - 1e-6))
+        # Slightly inside the box: at its bounds w would be infinite, and close to them its gradient vanishes.
+        start = torch.atanh((2 * exact - 1) * (1 - 1e-4))
         adv_inputs, best_norm = inputs.clone(), torch.full_like(fallback, math.inf)
         const = torch.full_like(fallback, initial_const)
         lower, upper = torch.zeros_like(const), torch.full_like(const, math.inf)

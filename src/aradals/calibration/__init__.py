@@ -8,6 +8,7 @@ from typing import Any, Protocol, Self
 from torch import Tensor
 
 from aradals.calibration.temperature import TemperatureScaling
+from aradals.errors import InputError
 
 
 class Calibrator(Protocol):
@@ -33,4 +34,16 @@ class Calibrator(Protocol):
 
 CALIBRATORS: dict[str, type[Calibrator]] = {"temperature": TemperatureScaling}
 
-__all__ = ["CALIBRATORS", "Calibrator", "TemperatureScaling"]
+
+def get_calibrator(name: str) -> Calibrator:
+    """A calibrator, not yet fitted, by its name in `CALIBRATORS`.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in CALIBRATORS:
+        raise InputError(expected=f"a calibrator: {', '.join(CALIBRATORS)}", got=repr(name), hint="temperature")
+    return CALIBRATORS[name]()
+
+
+__all__ = ["CALIBRATORS", "Calibrator", "TemperatureScaling", "get_calibrator"]

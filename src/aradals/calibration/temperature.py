@@ -103,9 +103,7 @@ class TemperatureScaling:
         Raises:
             InputError: not fitted; logits that are NaN, infinite, or probabilities.
         """
-        return (
-            check_logits(logits, len(logits)).double() / self.temperature if len(logits) else logits.double()
-        )
+        return check_logits(logits, len(logits)).double() / self.temperature if len(logits) else logits.double()
 
     def predict_proba(self, logits: Tensor) -> Tensor:
         """Calibrated probabilities, float64, shape (N, K). Raises as `predict_logits`."""
@@ -122,14 +120,14 @@ class TemperatureScaling:
         Raises:
             InputError: another method, or a temperature that is not a positive number.
         """
-        temperature = fields.get("temperature")
-        valid = type(temperature) in (int, float) and 0 < temperature < math.inf
-        if fields.get("method") != "temperature" or not valid:
+        temperature: Any = fields.get("temperature")
+        is_number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
+        if fields.get("method") != "temperature" or not is_number or not 0 < temperature < math.inf:
             raise InputError(
                 expected='{"method": "temperature", "temperature": a positive number}',
                 got=str(dict(fields)),
                 hint="the output of to_dict",
             )
         scaling = cls()
-        scaling._temperature = float(fields["temperature"])
+        scaling._temperature = float(temperature)
         return scaling

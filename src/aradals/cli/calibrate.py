@@ -18,7 +18,7 @@ from aradals.cli.common import (
     refuse_training_examples,
 )
 
-EXAMPLE = "aradals calibrate --checkpoint model.safetensors --data held-out.parquet --method temperature --output temperature.json"
+EXAMPLE = "aradals calibrate --checkpoint model.safetensors --data held-out.parquet --output temperature.json"
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
@@ -40,8 +40,9 @@ def run(
     **source: Any,
 ) -> None:
     """Fit and save."""
-    from aradals.artifacts import ensure_writable, save_calibrator
+    from aradals.artifacts import save_calibrator
     from aradals.calibration import get_calibrator
+    from aradals.files import ensure_writable
     from aradals.inference import predict
 
     calibrator = get_calibrator(method)

@@ -25,7 +25,7 @@ from aradals.evaluation import Condition, predict_under
 from aradals.inference import check_labels, resolve_device, try_model
 from aradals.leakage import refuse_fitted
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
-from aradals.report import headlines, results_table, write_report
+from aradals.report import diagnosis_headlines, diagnosis_table, study_headlines, study_table, write_report
 from aradals.stages import run_stage
 
 
@@ -107,8 +107,8 @@ def add_model_arguments(parser: ArgumentParser) -> None:
         "--model",
         type=str | None,
         default=None,
-        help="built-in name (resnet20, small_cnn, ...), file.py:callable or package.module:callable that returns an nn.Module "
-        "from inputs in [0, 1] to logits; not needed where the checkpoint says",
+        help="built-in name (resnet20, small_cnn, ...), file.py:callable or package.module:callable that returns an "
+        "nn.Module from inputs in [0, 1] to logits; not needed where the checkpoint says",
     )
     parser.add_argument(
         "--checkpoint", type=Path | None, default=None, help=".safetensors, or a torch file of weights alone"
@@ -132,20 +132,14 @@ def add_data_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--split", type=str | None, default=None, help="the only one, or test, by default")
     parser.add_argument("--limit", type=PositiveInt | None, default=None, help="the first so many examples")
-    parser.add_argument(
-        "--image_column", type=str | None, default=None, help="where it cannot be told by type"
-    )
-    parser.add_argument(
-        "--label_column", type=str | None, default=None, help="where it cannot be told by type"
-    )
+    parser.add_argument("--image_column", type=str | None, default=None, help="where it cannot be told by type")
+    parser.add_argument("--label_column", type=str | None, default=None, help="where it cannot be told by type")
 
 
 def add_attack_arguments(parser: ArgumentParser) -> None:
     """``--attack`` and its settings."""
     parser.add_argument("--attack", type=str, default="deepfool", help=f"one of {', '.join(ATTACKS)}")
-    parser.add_argument(
-        "--attack_args", type=dict[str, Any], default={}, help="its settings, as JSON or YAML"
-    )
+    parser.add_argument("--attack_args", type=dict[str, Any], default={}, help="its settings, as JSON or YAML")
 
 
 def add_prediction_arguments(parser: ArgumentParser) -> None:
@@ -178,9 +172,7 @@ class Source:
             InputError: no ``--data``, or data that cannot be read.
         """
         if self.data is None:
-            raise InputError(
-                expected="--data", got="none", hint="--data cifar10, a parquet file or a folder of images"
-            )
+            raise InputError(expected="--data", got="none", hint="--data cifar10, a parquet file or a folder of images")
         return load_data(
             self.data,
             self.split,
@@ -204,9 +196,7 @@ def predict_conditions(
     log: Callable[[str], None],
 ) -> dict[Condition, Path]:
     """Predictions under every condition, in a stage of their own: an interrupted one goes on where it stopped."""
-    paths = {
-        condition: folder / f"predictions-{condition[0]}-{condition[1]}.parquet" for condition in conditions
-    }
+    paths = {condition: folder / f"predictions-{condition[0]}-{condition[1]}.parquet" for condition in conditions}
     inputs = {
         "model": classifier.digest,
         "spec": classifier.name,
@@ -230,7 +220,8 @@ def finish(results: dict[str, Any], output: Path, file: str, json: bool) -> None
         print((output / file).read_text(), end="")
         return
     console = Console()
-    console.print(results_table(results))
-    for line in headlines(results):
+    is_diagnosis = results["kind"] == "diagnosis"
+    console.print(diagnosis_table(results) if is_diagnosis else study_table(results))
+    for line in diagnosis_headlines(results) if is_diagnosis else study_headlines(results):
         console.print(f"- {line}", markup=False, highlight=False)
     print(f"report: {output / 'report.html'}\nresults: {output / file}")

@@ -2,8 +2,8 @@
 
 Accuracy, confidence and ECE with their intervals by robustness subset, reliability diagrams, the classes that the least
 robust subset is made of, and the confidence above which at most 1 % / 5 % of the predictions are wrong.
-Writes OUTPUT/report.html, diagnosis.json, scores/scores.parquet and predictions/. Examples that the model was trained on
-(where its checkpoint says) are refused.
+Writes OUTPUT/report.html, diagnosis.json, scores/scores.parquet and predictions/. Examples that the model was
+trained on (where its checkpoint says) are refused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from aradals.cli.common import (
     refuse_training_examples,
 )
 
-EXAMPLE = "aradals diagnose --model my_model.py:build --checkpoint weights.safetensors --data photos/ --output runs/diagnosis"
+EXAMPLE = (
+    "aradals diagnose --model my_model.py:build --checkpoint weights.pt --data photos/ --output runs/diagnosis"
+)
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
@@ -59,10 +61,11 @@ def run(
     **source: Any,
 ) -> None:
     """Diagnose and report."""
-    from aradals.artifacts import SCHEMA_VERSION, ensure_writable, load_predictions, versions
+    from aradals.artifacts import SCHEMA_VERSION, load_predictions, versions
     from aradals.attacks import get_attack
     from aradals.diagnosis import diagnose
     from aradals.evaluation import CLEAN
+    from aradals.files import ensure_writable
     from aradals.scoring import check_num_subsets, score_stage, scoring_record, subsets_of
 
     ensure_writable(output)

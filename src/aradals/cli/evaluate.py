@@ -1,4 +1,4 @@
-"""Accuracy, confidence, NLL, Brier score, ECE and subset calibration error, clean and under shift, with a calibrator or without.
+"""Accuracy, confidence, NLL, Brier score and calibration errors, clean and under shift, with a calibrator or without.
 
 Writes OUTPUT/results.json, report.html and the predictions under every condition. Examples that the model (where its
 checkpoint says) or the calibrator was fitted on are refused.
@@ -38,9 +38,7 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     parser.add_argument(
         "--calibrator", type=Path | None, default=None, help="a file that aradals calibrate has written"
     )
-    parser.add_argument(
-        "--corruptions", type=list[str], default=[], help="names; clean data are always evaluated"
-    )
+    parser.add_argument("--corruptions", type=list[str], default=[], help="names; clean data are always evaluated")
     parser.add_argument("--severities", type=list[PositiveInt], default=[1, 2, 3, 4, 5], help="1 to 5")
     parser.add_argument("--num_subsets", type=PositiveInt, default=10, help="R, where --scores are given")
     parser.add_argument("--json", action="store_true", help="print results.json instead of the table")
@@ -67,13 +65,13 @@ def run(
     from aradals.artifacts import (
         SCHEMA_VERSION,
         decode_hashes,
-        ensure_writable,
         load_calibrator,
         load_predictions,
         versions,
     )
     from aradals.data import corrupt
     from aradals.evaluation import CLEAN, Condition, Row, conditions, evaluate_calibrators
+    from aradals.files import ensure_writable
     from aradals.leakage import refuse_fitted, refuse_fitted_hashes
     from aradals.scoring import scoring_record, subsets_of
 

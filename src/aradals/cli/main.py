@@ -36,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif name in COMMANDS:
             _run(name, rest)
         else:
-            raise InputError(
-                expected=f"a command: {', '.join(COMMANDS)}", got=repr(name), hint="aradals --help"
-            )
+            raise InputError(expected=f"a command: {', '.join(COMMANDS)}", got=repr(name), hint="aradals --help")
     except (InputError, MissingExtraError) as error:
         return _fail(str(error))
     except argparse.ArgumentError as error:
@@ -104,6 +102,6 @@ def _overview() -> str:
             "",
             "Each command has --help with an example. First steps:",
             "  aradals run demo --output runs/demo",
-            "  aradals diagnose --model my_model.py:build --checkpoint weights.safetensors --data photos/ --output runs/diagnosis",
+            "  aradals diagnose --model my_model.py:build --checkpoint weights.pt --data photos/ --output out",
         ]
     )

@@ -15,16 +15,14 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     """Which recipe to show or copy."""
     parser.add_argument("--show", type=str | None, default=None, help="print this recipe")
     parser.add_argument("--copy", type=str | None, default=None, help="copy this recipe to --output")
-    parser.add_argument(
-        "--output", type=Path | None, default=None, help="file to write; NAME.yaml by default"
-    )
+    parser.add_argument("--output", type=Path | None, default=None, help="file to write; NAME.yaml by default")
     return arguments
 
 
 def run(show: str | None, copy: str | None, output: Path | None) -> None:
     """Print or copy."""
-    from aradals.artifacts import atomic_path
     from aradals.errors import InputError
+    from aradals.files import atomic_path
     from aradals.recipes import find_recipe, list_recipes
 
     if show is not None:

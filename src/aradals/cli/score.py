@@ -1,7 +1,7 @@
 """Measure each example's robustness: the smallest perturbation that changes the model's prediction.
 
-Writes a parquet table: id (row in the split), predicted, score (finite, larger = more robust), norm (verified, null where
-none was found), success, num_forward, num_backward.
+Writes a parquet table: id (row in the split), predicted, score (finite, larger = more robust), norm (verified, null
+where none was found), success, num_forward, num_backward.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aradals.cli.common import (
     load_classifier,
 )
 
-EXAMPLE = "aradals score --model resnet20 --checkpoint resnet20.safetensors --data cifar10 --split test --output scores.parquet"
+EXAMPLE = "aradals score --model resnet20 --checkpoint weights.pt --data cifar10 --split test --output scores.parquet"
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
@@ -42,8 +42,9 @@ def run(
     **source: Any,
 ) -> None:
     """Score the examples."""
-    from aradals.artifacts import ensure_writable, load_scores
+    from aradals.artifacts import load_scores
     from aradals.attacks import get_attack
+    from aradals.files import ensure_writable
     from aradals.scoring import score_examples
 
     get_attack(attack, **attack_args)

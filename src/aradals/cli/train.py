@@ -14,18 +14,14 @@ from aradals.cli.recipe import add_recipe_arguments
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-EXAMPLE = (
-    "aradals train cifar10-small --data uoft-cs/cifar10 --method ar_adals --seed 1 --output runs/ar-adals"
-)
+EXAMPLE = "aradals train cifar10-small --data uoft-cs/cifar10 --method ar_adals --seed 1 --output runs/ar-adals"
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     """The keys of the recipe, the method, the seed, and where to write."""
     parser.add_argument("--method", type=str, default="ar_adals", help="a method of the recipe")
     parser.add_argument("--seed", type=int, default=0, help="of the splits, initialisation and order")
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder for the checkpoint and what leads to it"
-    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint and what leads to it")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
     return add_recipe_arguments(parser, arguments)
 

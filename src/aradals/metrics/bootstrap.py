@@ -120,27 +120,23 @@ def estimate_metrics(
         low, high = mean_deviations[:, column].quantile(mean_deviations.new_tensor([tail, 1 - tail]))
         return Estimate(value, value + float(low), value + float(high))
 
-    def error_estimate(gaps: Tensor, gap_deviations: Tensor, narrow: Tensor, norm: Norm) -> Estimate:
-        low, high = calibration_error_interval(gaps, gap_deviations, narrow, norm, level=level)
+    def error_estimate(gaps: Tensor, gap_deviations: Tensor, norm: Norm) -> Estimate:
+        low, high = calibration_error_interval(gaps, gap_deviations, norm, level=level)
         return Estimate(float(norm(gaps)), low, high)
 
     tail = (1 - level) / 2
     low, high = wilson_interval(correct.sum(), torch.tensor(n), level=level)
-    ece_gaps = bin_gaps.mean(0)
     estimates = {
         "accuracy": Estimate(float(correct.mean()), float(low), float(high)),
         "confidence": mean_estimate(0),
         "nll": mean_estimate(1),
         "brier": mean_estimate(2),
-        "ece": error_estimate(ece_gaps, bin_deviations, clear_gaps(ece_gaps, bin_deviations), abs_sum),
+        "ece": error_estimate(bin_gaps.mean(0), bin_deviations, abs_sum),
     }
     if subsets is not None:
-        clear, largest = clear_gaps(subset_gaps, subset_deviations), largest_gap(subset_gaps)
         estimates |= {
-            "subset_calibration_error": error_estimate(subset_gaps, subset_deviations, clear, abs_mean),
-            "largest_subset_calibration_error": error_estimate(
-                subset_gaps, subset_deviations, largest, abs_max
-            ),
+            "subset_calibration_error": error_estimate(subset_gaps, subset_deviations, abs_mean),
+            "largest_subset_calibration_error": error_estimate(subset_gaps, subset_deviations, abs_max),
         }
     return estimates
 
@@ -161,19 +157,18 @@ def resample_means(columns: Tensor, num_resamples: int, seed: int) -> Tensor:
     return torch.cat(means)
 
 
-def clear_gaps(gaps: Tensor, deviations: Tensor) -> Tensor:
-    """The gaps at least two standard errors from 0 (or else the most significant); the others set to 0."""
+def extreme_shapes(gaps: Tensor, deviations: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    """Two vectors of gaps that fit the observed ones, to which noise adds little and much of the ``norm``."""
+    if norm is abs_max:
+        # Noise adds least if one gap stands out, most if all are equal and any of them can come out largest.
+        return torch.where(gaps.abs() >= abs_max(gaps), gaps, 0), gaps.sign()
+    # Noise adds least if no gap is near 0, most if only those are real that are two standard errors from it.
     significance = (gaps.abs() / deviations.std(0)).nan_to_num(nan=0.0)
-    return torch.where(significance >= significance.max().clamp(max=2), gaps, 0)
-
-
-def largest_gap(gaps: Tensor) -> Tensor:
-    """The gap farthest from 0; the others set to 0."""
-    return torch.where(gaps.abs() >= gaps.abs().max(), gaps, 0)
+    return gaps, torch.where(significance >= significance.max().clamp(max=2), gaps, 0)
 
 
 def calibration_error_interval(
-    gaps: Tensor, deviations: Tensor, concentrated: Tensor, norm: Norm, *, level: float = 0.95
+    gaps: Tensor, deviations: Tensor, norm: Norm, *, level: float = 0.95
 ) -> tuple[float, float]:
     """Interval for the true calibration error: the true errors that explain the observed one.
 
@@ -185,9 +180,8 @@ def calibration_error_interval(
     of Hansen 1999). At t = 0 the shape w does not matter, so a calibrated model is covered as it should be,
     and 0 is in the interval unless the miscalibration is significant.
 
-    The shape of the true gaps is unknown, and how much the noise adds depends on it. Two shapes bracket it,
-    and the wider end of each counts: the observed gaps, whose small ones are mostly noise, and the
-    ``concentrated`` ones.
+    The shape w of the true gaps is unknown, and how much noise adds to the norm depends on it. Two extreme
+    shapes bracket it (see `extreme_shapes`), and the wider end of each counts.
 
     Measured coverage of nominal 95 % intervals, least and mean over ten populations (calibrated; over- and
     under-confident by 0.005 to 0.12, with gaps spread, alternating in sign, or all in one bin; 10 classes;
@@ -201,8 +195,6 @@ def calibration_error_interval(
     Args:
         gaps: observed gaps (times the bin's share, for ECE), float64, shape (G,).
         deviations: resampled minus observed gaps, shape (B, G).
-        concentrated: the second shape: `clear_gaps` if the norm adds, `largest_gap` if it takes the
-            maximum.
         norm: see `Norm`.
         level: nominal coverage.
 
@@ -225,7 +217,7 @@ def calibration_error_interval(
         _, high = _bracket(lambda error: _share(simulated(error) <= observed) < tail, largest_error)
         return low, high
 
-    lows, highs = zip(interval(gaps), interval(concentrated), strict=True)
+    lows, highs = zip(*(interval(shape) for shape in extreme_shapes(gaps, deviations, norm)), strict=True)
     return min(lows), min(max(highs), 1.0)
 
 

@@ -144,9 +144,7 @@ def check_classes(labels: Tensor, num_examples: int, num_classes: int) -> None:
 
 def check_subsets(subsets: Tensor, num_examples: int) -> None:
     """Raise InputError unless ``subsets`` are ``num_examples`` integers >= 0."""
-    wrong_kind = (
-        subsets.shape != (num_examples,) or subsets.is_floating_point() or subsets.dtype == torch.bool
-    )
+    wrong_kind = subsets.shape != (num_examples,) or subsets.is_floating_point() or subsets.dtype == torch.bool
     if wrong_kind or int(subsets.min()) < 0:
         raise InputError(
             expected=f"subset indices: integers >= 0 of shape ({num_examples},)",
@@ -246,9 +244,7 @@ def expected_calibration_error(
     examples = outcomes(labels, logits=logits, probs=probs)
     bins = assign_bins(examples.confidence, num_bins)
     # (n_b / N) |mean gap| = |sum of gaps| / N: empty bins need no special case.
-    gap_sums = torch.zeros(num_bins, dtype=torch.float64, device=bins.device).index_add_(
-        0, bins, examples.gap
-    )
+    gap_sums = torch.zeros(num_bins, dtype=torch.float64, device=bins.device).index_add_(0, bins, examples.gap)
     return float(gap_sums.abs().sum() / len(bins))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aradals.models.builder import build_model, list_models
-from aradals.models.checkpoint import load_checkpoint, save_checkpoint
+from aradals.models.checkpoint import load_checkpoint, read_checkpoint_metadata, save_checkpoint
 from aradals.models.layers import Normalize
 from aradals.models.preact_resnet import PreActResNet
 from aradals.models.resnet import ResNet
@@ -19,5 +19,6 @@ __all__ = [
     "build_model",
     "list_models",
     "load_checkpoint",
+    "read_checkpoint_metadata",
     "save_checkpoint",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aradals.errors import InputError, MissingExtraError
+from aradals.files import atomic_path
 
 # Where training scripts put the weights beside other things, and what wrappers put before the names.
 _NESTING_KEYS = ("state_dict", "model_state_dict", "model", "net", "ema")
@@ -35,9 +35,7 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> dict[str,
         InputError: no such file, a file that cannot be read or could run code, or weights that do not fit.
         MissingExtraError: a safetensors file, but safetensors is not installed.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(expected="a checkpoint file", got=f"{path}, which is no file", hint="another path")
+    path = _existing(path)
     if path.suffix.lower() == ".safetensors":
         state, metadata = _read_safetensors(path)
     else:
@@ -49,6 +47,17 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> dict[str,
     return metadata
 
 
+def read_checkpoint_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The metadata of a safetensors file, without its weights; empty for other files.
+
+    Raises:
+        InputError: no such file, or one that cannot be read.
+        MissingExtraError: a safetensors file, but safetensors is not installed.
+    """
+    path = _existing(path)
+    return _read_safetensors(path, weights=False)[1] if path.suffix.lower() == ".safetensors" else {}
+
+
 def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], metadata: dict[str, str]) -> None:
     """Write the weights of ``model`` to a safetensors file, replacing ``path`` only once all is written.
 
@@ -58,35 +67,38 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], metadata: di
         metadata: text that ``load_checkpoint`` will return.
 
     Raises:
+        InputError: the file cannot be written.
         MissingExtraError: safetensors is not installed.
     """
     try:
         from safetensors.torch import save
     except ImportError as error:
         raise MissingExtraError("safetensors", "train") from error
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Clones, since safetensors refuses tensors that share memory and those that are not contiguous.
     state = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with atomic_path(Path(path)) as temporary:
         temporary.write_bytes(save(state, metadata))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _existing(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(expected="a checkpoint file", got=f"{path}, which is no file", hint="another path")
+    return path
+
+
+def _read_safetensors(path: Path, *, weights: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         from safetensors import safe_open
     except ImportError as error:
         raise MissingExtraError("safetensors", "train") from error
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            names = list(file.keys()) if weights else []
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except Exception as error:  # safetensors documents no closed list of errors
         raise _unreadable(path, error) from error
 

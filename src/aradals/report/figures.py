@@ -333,7 +333,7 @@ def draw_targets(panel: TargetPanel, *, identifier: str) -> str:
     def paint(figure: Figure) -> None:
         from matplotlib import colormaps
         from matplotlib.cm import ScalarMappable
-        from matplotlib.colors import BoundaryNorm
+        from matplotlib.colors import BoundaryNorm, ListedColormap
 
         axes = figure.subplots()
         count = len(panel.target_prob)
@@ -351,13 +351,10 @@ def draw_targets(panel: TargetPanel, *, identifier: str) -> str:
         axes.margins(x=0.02)
         axes.locator_params(axis="x", integer=True)
         if count > 1:
-            from matplotlib.colors import ListedColormap
-
             norm = BoundaryNorm([index - 0.5 for index in range(count + 1)], count)
             bar = figure.colorbar(ScalarMappable(norm, ListedColormap(colours)), ax=axes, ticks=[0, count - 1])
-            bar.ax.set_yticklabels(["0, least robust", f"{count - 1}, most robust"], rotation=90, va="center")
-            bar.ax.tick_params(length=0)
-            bar.outline.set_visible(False)
+            bar.set_label("subset (0 = least robust)")
+            bar.ax.tick_params(length=0, which="both")
 
     return _draw(identifier, f"Targets by robustness subset over the epochs: {panel.title}", (3.5, 2.8), paint)
 
@@ -424,9 +421,9 @@ def _line(axes: Axes, x: list[int], y: Values, low: Values, high: Values, colour
 
 
 def _label(text: str, limit: int = MAX_LABEL) -> str:
-    """Text for a figure: shortened, and without characters that XML forbids."""
+    """Text for a figure: shortened in the middle, since names often differ at the end; no characters XML forbids."""
     text = "".join(character if character.isprintable() else " " for character in text)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+    return text if len(text) <= limit else f"{text[: limit - limit // 2 - 1]}…{text[-(limit // 2) :]}"
 
 
 def _draw(identifier: str, title: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> str:

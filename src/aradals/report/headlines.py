@@ -134,7 +134,11 @@ def _gap_sentences(results: Results) -> list[str]:
     ]
     return [
         f"{sentence}.",
-        *([f"There the gap (confidence - accuracy) of the others is, in points: {'; '.join(others)}."] if others else []),
+        *(
+            [f"There the gap (confidence - accuracy) of the others is, in points: {'; '.join(others)}."]
+            if others
+            else []
+        ),
     ]
 
 

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aradals.artifacts import atomic_path
 from aradals.errors import InputError, MissingExtraError
+from aradals.files import atomic_path
 from aradals.report import figures
 from aradals.report.headlines import WARNING, diagnosis_headlines, study_headlines
 from aradals.report.summary import (

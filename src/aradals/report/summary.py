@@ -116,9 +116,11 @@ def measure(
             found = gap_interval(row) if key == "gap" else row_interval(row, key)
             if math.isfinite(found[0]):
                 by_seed.setdefault(row.get("seed", 0), []).append(found)
-    if not by_seed:
+    # A mean that lacks a condition would be compared with one that does not.
+    complete = [values for values in by_seed.values() if len(values) == len(conditions)]
+    if not complete:
         return Measure(math.nan, num_seeds=0)
-    seeds = [tuple(statistics.fmean(column) for column in zip(*values, strict=True)) for values in by_seed.values()]
+    seeds = [[statistics.fmean(column) for column in zip(*values, strict=True)] for values in complete]
     value, low, high = (statistics.fmean(column) for column in zip(*seeds, strict=True))
     if len(seeds) == 1:
         return Measure(value, low, high)

@@ -178,9 +178,7 @@ class _EpochLog(Callback):
             for key in ("confidence", "accuracy")
         )
         targets = pl_module.criterion.target_prob
-        course = (
-            f"targets {targets.min():.3f} to {targets.max():.3f}" if pl_module.criterion.update_rate else ""
-        )
+        course = f"targets {targets.min():.3f} to {targets.max():.3f}" if pl_module.criterion.update_rate else ""
         bound = pl_module.criterion.at_lower_bound() if pl_module.criterion.update_rate else []
         self.log_line(
             f"epoch {pl_module.current_epoch + 1}/{self.num_epochs}"

@@ -117,9 +117,7 @@ class AdaptiveClassifier(LightningModule):
             case "adamw":
                 optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
             case "sgd":
-                optimizer = torch.optim.SGD(
-                    parameters, lr=rate, weight_decay=decay, momentum=0.9, nesterov=True
-                )
+                optimizer = torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=0.9, nesterov=True)
         schedulers = torch.optim.lr_scheduler
         num_steps = int(self.trainer.estimated_stepping_batches)
         match config.schedule:
