@@ -65,7 +65,7 @@ class TestAssignSubsets:
 class TestTargets:
     def test_rows(self) -> None:
         targets = soft_targets(torch.tensor([1, 0]), torch.tensor([0.7, 1.0]), num_classes=4)
-        assert targets.tolist() == pytest.approx([[0.1, 0.7, 0.1, 0.1], [1.0, 0.0, 0.0, 0.0]])
+        assert torch.allclose(targets, torch.tensor([[0.1, 0.7, 0.1, 0.1], [1.0, 0.0, 0.0, 0.0]]))
 
     @given(st.integers(2, 50), st.floats(0, 1))
     def test_sum_to_one_and_true_class_is_never_below(self, num_classes: int, position: float) -> None:
@@ -139,20 +139,22 @@ class TestUpdate:
         position = torch.arange(10, dtype=torch.float64)
         coupling = torch.exp(-((position[:, None] - position) ** 2) / (2 * 3.0**2))
         coupling /= coupling.sum(1, keepdim=True)
-        over_confidence = 0.12 * torch.cos(position * 2.4) ** 2
+        over_confidence = torch.tensor([0.06, 0.08, 0.13, 0.13, 0.18, 0.13, 0.09, 0.05, 0.03, 0.01], dtype=torch.float64)
 
         def final_targets(leak: float) -> torch.Tensor:
             target_prob = torch.ones(10, dtype=torch.float64)
-            for _ in range(600):
-                gap = over_confidence + coupling @ (target_prob - 1)
+            for _ in range(2000):
+                gap = over_confidence + 0.5 * coupling @ (target_prob - 1)
                 target_prob = update_target_prob(
                     target_prob, gap, torch.zeros_like(gap), num_classes=10, update_rate=0.3, leak=leak
                 )
             return target_prob
 
-        assert final_targets(leak=0.0).min() < 0.5
-        assert final_targets(leak=0.0).max() == 1
-        assert final_targets(leak=0.3).min() > 0.8
+        plain, leaky = final_targets(leak=0.0), final_targets(leak=0.3)
+        assert plain.min() == 0.1
+        assert (plain == 1).sum() >= 5
+        assert leaky.min() > 0.5
+        assert (leaky < 1).all()
 
 
 class TestAdaptiveSmoothing:

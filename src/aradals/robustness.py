@@ -85,7 +85,7 @@ def score(
         check_inputs(inputs)
         result = run_attack(model, inputs)
         # All but the perturbed inputs, so that memory does not grow with the size of an input.
-        columns = (ids, *(getattr(result, name) for name in _COLUMNS))
+        columns = (ids.long(), *(getattr(result, name) for name in _COLUMNS))
         parts.append(tuple(column.cpu() for column in columns))
         num_done += len(ids)
         if progress is not None:

@@ -66,6 +66,9 @@ def deepfool(
                 classes = others.topk(min(num_candidates, logits.shape[1] - 1)).indices
             margins = logits.gather(1, predicted[active, None]) - logits.gather(1, classes)
 
+            # Logits that differ by less than their rounding tie; a tie is stepped out of as if it were that wide.
+            rounding = torch.finfo(inputs.dtype).eps * logits.detach().abs().amax(1)
+
             # The nearest plane: the class k with the least margin_k / ||gradient of margin_k||.
             distances = torch.empty_like(margins, requires_grad=False)
             distance = torch.full_like(distances[:, 0], math.inf)
@@ -80,7 +83,7 @@ def deepfool(
                 outwards = ((points <= 0) & (gradient > 0)) | ((points >= 1) & (gradient < 0))
                 gradient = gradient.masked_fill(outwards, 0.0)
                 slope = gradient.flatten(1).norm(dim=1)
-                distances[:, k] = torch.where(slope > 0, margin / slope, math.inf)
+                distances[:, k] = torch.where(slope > 0, margin.maximum(rounding) / slope, math.inf)
                 nearer = distances[:, k] < distance
                 direction = torch.where(
                     per_example(nearer, gradient), -gradient / per_example(slope, gradient), direction

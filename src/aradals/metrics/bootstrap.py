@@ -162,9 +162,12 @@ def extreme_shapes(gaps: Tensor, deviations: Tensor, norm: Norm) -> tuple[Tensor
     if norm is abs_max:
         # Noise adds least if one gap stands out, most if all are equal and any of them can come out largest.
         return torch.where(gaps.abs() >= abs_max(gaps), gaps, 0), gaps.sign()
-    # Noise adds least if no gap is near 0, most if only those are real that are two standard errors from it.
-    significance = (gaps.abs() / deviations.std(0)).nan_to_num(nan=0.0)
-    return gaps, torch.where(significance >= significance.max().clamp(max=2), gaps, 0)
+    # Noise adds least if no gap is within a standard error of 0, most if only those are real that are two
+    # standard errors from it.
+    error = deviations.std(0)
+    significance = (gaps.abs() / error).nan_to_num(nan=0.0)
+    clear = significance >= significance.max().clamp(max=2)
+    return torch.maximum(gaps.abs(), error).copysign(gaps), torch.where(clear, gaps, 0)
 
 
 def calibration_error_interval(
@@ -183,14 +186,20 @@ def calibration_error_interval(
     The shape w of the true gaps is unknown, and how much noise adds to the norm depends on it. Two extreme
     shapes bracket it (see `extreme_shapes`), and the wider end of each counts.
 
-    Measured coverage of nominal 95 % intervals, least and mean over ten populations (calibrated; over- and
-    under-confident by 0.005 to 0.12, with gaps spread, alternating in sign, or all in one bin; 10 classes;
-    see ``tests/metrics/test_interval_coverage.py``):
+    Measured coverage of 95 % intervals, least and mean over twelve populations (calibrated; over- and
+    under-confident by 0.005 to 0.12; gaps alike everywhere, in proportion to c (1 - c), alternating in sign,
+    all in one bin; 300 samples each, 200 for n = 10,000; ``tests/metrics/test_interval_coverage.py``):
 
-    TABLE
+    =======  ============  ========================  ================================
+    n        ECE           subset calibration error  largest subset calibration error
+    =======  ============  ========================  ================================
+    500      0.947, 0.961  0.910, 0.958              0.937, 0.966
+    1,000    0.953, 0.970  0.933, 0.964              0.937, 0.966
+    10,000   0.940, 0.958  0.930, 0.960              0.920, 0.963
+    =======  ============  ========================  ================================
 
-    With the same data bootstrap percentiles cover a true ECE of 0 never, the basic interval (clipped at 0) in
-    half to two thirds of the cases, and percentiles shifted by twice the bootstrap's bias in 40 to 60 %.
+    At a true ECE of 0, bootstrap percentiles cover it never, the basic interval (clipped at 0) in 47 to 70 %
+    of samples, and percentiles shifted down by twice the bootstrap's bias in 37 to 61 %.
 
     Args:
         gaps: observed gaps (times the bin's share, for ECE), float64, shape (G,).

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
 from aradals.adaptive_smoothing import AdaptiveSmoothing
 from aradals.config import MethodConfig, TrainingConfig
 from aradals.data import Examples, as_batch
-from aradals.training.module import AdaptiveClassifier
+from aradals.training.module import AdaptiveClassifier, epoch_seed
 
 
 @dataclass(frozen=True)
@@ -112,22 +112,11 @@ def fit_classifier(
             enable_progress_bar=sys.stderr.isatty(),
             enable_model_summary=False,
             logger=False,
-            use_distributed_sampler=False,
-            default_root_dir=resume.parent if resume else None,
+            reload_dataloaders_every_n_epochs=1,
         )
-        # The library's sampler whose order depends on (seed, epoch) alone, so that a resumed run keeps it.
-        sampler: DistributedSampler[Any] = DistributedSampler(train, num_replicas=1, rank=0, seed=seed)
         trainer.fit(
             module,
-            DataLoader(
-                train,
-                training.batch_size,
-                sampler=sampler,
-                collate_fn=as_batch,
-                # A last batch of one example would break batch norm.
-                drop_last=len(train) > training.batch_size,
-            ),
-            DataLoader(validation, max(training.batch_size, 256), collate_fn=as_batch),
+            datamodule=_Batches(train, validation, training.batch_size, seed),
             ckpt_path=str(resume) if resume is not None and resume.exists() else None,
             weights_only=True,
         )
@@ -141,21 +130,44 @@ def fit_classifier(
     )
 
 
+class _Batches(LightningDataModule):
+    """Batches whose order depends on (seed, epoch) alone, so that a resumed run sees what an uninterrupted one sees.
+
+    A loader is made for each epoch, with its order laid down: Lightning may ask one for several iterators.
+    """
+
+    def __init__(self, train: Examples, validation: Examples, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.train, self.validation, self.batch_size, self.seed = train, validation, batch_size, seed
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        assert self.trainer is not None
+        # Also the loader's own: without one it draws from the global generator, that of dropout.
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.trainer.current_epoch))
+        return DataLoader(
+            self.train,
+            self.batch_size,
+            sampler=torch.randperm(len(self.train), generator=generator).tolist(),
+            generator=generator,
+            collate_fn=as_batch,
+            # A last batch of one example would break batch norm.
+            drop_last=len(self.train) > self.batch_size,
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self.validation.batches(max(self.batch_size, 256))
+
+
+def _resume_checkpoint(path: Path) -> ModelCheckpoint:
+    """Saves the whole state after each epoch."""
+    return ModelCheckpoint(path.parent, path.stem, save_on_train_epoch_end=True, enable_version_counter=False)
+
+
 def _by_id(ids: Tensor, subsets: Tensor | None) -> Tensor:
     """Subset by example id; every example in subset 0 where there are none."""
     table = torch.full((int(ids.max()) + 1,), -1, dtype=torch.int64)
     table[ids] = 0 if subsets is None else subsets
     return table
-
-
-def _resume_checkpoint(path: Path) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        dirpath=path.parent,
-        filename=path.stem,
-        every_n_epochs=1,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
 
 
 class _EpochLog(Callback):

@@ -17,6 +17,11 @@ from aradals.errors import InputError
 from aradals.inference import Batch
 
 
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Seed of the random numbers of one epoch of one run."""
+    return seed * 100_003 + epoch
+
+
 class AdaptiveClassifier(LightningModule):
     """A classifier whose targets adapt after each pass over the validation split.
 
@@ -58,7 +63,7 @@ class AdaptiveClassifier(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Seed the epoch, so that a resumed run draws the augmentations and masks of an uninterrupted one."""
-        torch.manual_seed(self.seed * 100_003 + self.current_epoch)
+        torch.manual_seed(epoch_seed(self.seed, self.current_epoch))
         self._reset_epoch()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -118,20 +123,22 @@ class AdaptiveClassifier(LightningModule):
                 optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
             case "sgd":
                 optimizer = torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=0.9, nesterov=True)
-        schedulers = torch.optim.lr_scheduler
+        schedules = torch.optim.lr_scheduler
         num_steps = int(self.trainer.estimated_stepping_batches)
+        schedule: torch.optim.lr_scheduler.LRScheduler
         match config.schedule:
             case "constant":
                 return optimizer
             case "one_cycle":
-                per_step = schedulers.OneCycleLR(optimizer, max_lr=rate, total_steps=num_steps)
-                return {"optimizer": optimizer, "lr_scheduler": {"scheduler": per_step, "interval": "step"}}
+                schedule = schedules.OneCycleLR(optimizer, max_lr=rate, total_steps=num_steps)
             case "cosine":
-                cosine = schedulers.CosineAnnealingLR(optimizer, T_max=num_steps)
-                return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
+                schedule = schedules.CosineAnnealingLR(optimizer, T_max=num_steps)
             case "steps":
-                steps = schedulers.MultiStepLR(optimizer, config.milestones, gamma=config.gamma)
-                return {"optimizer": optimizer, "lr_scheduler": {"scheduler": steps, "interval": "epoch"}}
+                milestones = [epoch * num_steps // config.epochs for epoch in config.milestones]
+                schedule = schedules.MultiStepLR(optimizer, milestones, gamma=config.gamma)
+        # Per step, also `steps`: Lightning saves a finished epoch before schedules per epoch have moved on, so that
+        # training resumed from there would be one epoch behind.
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the record of finished epochs."""
