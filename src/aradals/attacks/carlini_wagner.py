@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aradals.attacks.base import AttackResult, attack_result, check_positive, per_example, prediction_changes
+from aradals.attacks.deepfool import deepfool
 from aradals.errors import InputError
 from aradals.margins import (
     first_order_margin,
@@ -48,7 +49,9 @@ def carlini_wagner(
 
     References:
         Carlini and Wagner, Towards evaluating the robustness of neural networks, IEEE S&P 2017,
-        arXiv:1608.04644, sections V and VI.A. A departure: an example whose loss has stopped falling gets a
+        arXiv:1608.04644, sections V and VI.A. Two departures. Where one step of DeepFool crosses a boundary, the
+        search starts there rather than at the input: the class with the second largest logit, to which the loss is
+        drawn from the input, need not be the nearest. And an example whose loss has stopped falling gets a
         tenth of the learning rate, and at the third time leaves the search step. At a constant rate the
         iterates jitter by more than the norms of undefended networks.
     """
@@ -64,11 +67,12 @@ def carlini_wagner(
     with gradients_enabled(model):
         inputs = model_inputs(model, inputs)
         fallback, predicted = first_order_margin(model, inputs)
-        num_forward, num_backward = torch.ones_like(predicted), torch.ones_like(predicted)
+        nearest = deepfool(model, inputs, steps=1)
+        num_forward, num_backward = 1 + nearest.num_forward, 1 + nearest.num_backward
 
         exact = inputs.to(working_dtype(inputs))
         # Slightly inside the box: at its bounds w would be infinite, and close to them its gradient vanishes.
-        start = torch.atanh((2 * exact - 1) * (1 - 1e-4))
+        start = torch.atanh((2 * nearest.adv_inputs.to(exact) - 1) * (1 - 1e-4))
         adv_inputs, best_norm = inputs.clone(), torch.full_like(fallback, math.inf)
         const = torch.full_like(fallback, initial_const)
         lower, upper = torch.zeros_like(const), torch.full_like(const, math.inf)

@@ -1,0 +1,58 @@
+"""The README's code runs as it stands, and the core needs torch and numpy alone."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from aradals import AdaptiveSmoothing
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_users_own_loop() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    torch.manual_seed(0)
+
+    def examples(num_examples: int) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.randint(10, (num_examples,))
+        inputs = (0.5 + 0.3 * nn.functional.one_hot(labels, 10) + 0.15 * torch.randn(num_examples, 10)).clamp(0, 1)
+        return inputs, labels
+
+    train, validation = examples(400), examples(200)
+    vanilla, model = (nn.Sequential(nn.Linear(10, 64), nn.ReLU(), nn.Linear(64, 10)) for _ in range(2))
+    fitted = torch.optim.Adam(vanilla.parameters(), lr=0.01)
+    for _ in range(100):
+        loss = nn.functional.cross_entropy(vanilla(train[0]), train[1])
+        fitted.zero_grad()
+        loss.backward()
+        fitted.step()
+    names = {
+        "torch": torch,
+        "train": train,
+        "validation": validation,
+        "vanilla": vanilla,
+        "model": model,
+        "optimizer": torch.optim.Adam(model.parameters(), lr=0.01),
+        "num_epochs": 30,
+    }
+    exec(code, names)
+    criterion = names["criterion"]
+    assert isinstance(criterion, AdaptiveSmoothing)
+    assert len(criterion.history) == 30
+    # Memorised noise is over-confident on validation data, and most of all where it is least robust.
+    assert criterion.target_prob[0] < criterion.target_prob[-1]
+    assert criterion.target_prob[0] < 0.95
+    assert (model(train[0]).argmax(1) == train[1]).float().mean() > 0.7
+
+
+def test_importing_the_core_imports_no_extra() -> None:
+    extras = "lightning datasets pyarrow PIL sklearn safetensors matplotlib jinja2 jsonargparse rich pandas scipy".split()
+    code = f"import sys, aradals; print([name for name in {extras} if name in sys.modules])"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "[]"
