@@ -21,7 +21,7 @@ def test_the_users_own_loop() -> None:
 
     def examples(num_examples: int) -> tuple[torch.Tensor, torch.Tensor]:
         labels = torch.randint(10, (num_examples,))
-        inputs = (0.5 + 0.3 * nn.functional.one_hot(labels, 10) + 0.15 * torch.randn(num_examples, 10)).clamp(0, 1)
+        inputs = (0.5 + 0.3 * nn.functional.one_hot(labels, 10) + 0.17 * torch.randn(num_examples, 10)).clamp(0, 1)
         return inputs, labels
 
     train, validation = examples(400), examples(200)
@@ -48,7 +48,7 @@ def test_the_users_own_loop() -> None:
     # Memorised noise is over-confident on validation data, and most of all where it is least robust.
     assert criterion.target_prob[0] < criterion.target_prob[-1]
     assert criterion.target_prob[0] < 0.95
-    assert (model(train[0]).argmax(1) == train[1]).float().mean() > 0.7
+    assert (model(train[0]).argmax(1) == train[1]).float().mean() > 0.5
 
 
 def test_importing_the_core_imports_no_extra() -> None:
