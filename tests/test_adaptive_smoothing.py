@@ -139,7 +139,9 @@ class TestUpdate:
         position = torch.arange(10, dtype=torch.float64)
         coupling = torch.exp(-((position[:, None] - position) ** 2) / (2 * 3.0**2))
         coupling /= coupling.sum(1, keepdim=True)
-        over_confidence = torch.tensor([0.06, 0.08, 0.13, 0.13, 0.18, 0.13, 0.09, 0.05, 0.03, 0.01], dtype=torch.float64)
+        over_confidence = torch.tensor(
+            [0.06, 0.08, 0.13, 0.13, 0.18, 0.13, 0.09, 0.05, 0.03, 0.01], dtype=torch.float64
+        )
 
         def final_targets(leak: float) -> torch.Tensor:
             target_prob = torch.ones(10, dtype=torch.float64)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from aradals import InputError
 from aradals.stages import run_stage
+
+
+def write(name: str) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        (folder / name).write_text("done")
+
+    return make
 
 
 def test_second_time_is_skipped(tmp_path: Path) -> None:
@@ -24,8 +32,8 @@ def test_second_time_is_skipped(tmp_path: Path) -> None:
 
 def test_changed_inputs_start_from_an_empty_folder(tmp_path: Path) -> None:
     folder = tmp_path / "stage"
-    run_stage(folder, {"a": 1}, lambda path: (path / "old.txt").write_text("x") and None)
-    run_stage(folder, {"a": 2}, lambda path: (path / "new.txt").write_text("x") and None)
+    run_stage(folder, {"a": 1}, write("old.txt"))
+    run_stage(folder, {"a": 2}, write("new.txt"))
     assert not (folder / "old.txt").exists()
     assert (folder / "new.txt").exists()
 
@@ -33,7 +41,7 @@ def test_changed_inputs_start_from_an_empty_folder(tmp_path: Path) -> None:
 def test_a_lost_output_is_made_again(tmp_path: Path) -> None:
     folder = tmp_path / "stage"
     for _ in range(2):
-        assert run_stage(folder, {}, lambda path: (path / "out.txt").write_text("x") and None)
+        assert run_stage(folder, {}, write("out.txt"))
         (folder / "out.txt").unlink()
 
 

@@ -103,9 +103,7 @@ def evaluate_calibrators(
     for name, calibrator in {"none": None, **calibrators}.items():
         calibrated = predictions if calibrator is None else calibrate(predictions, calibrator)
         row_keys: Row = {**keys, "calibrator": name, "corruption": condition[0], "severity": condition[1]}
-        rows += evaluate_predictions(
-            calibrated, subsets, num_bins=num_bins, num_resamples=num_resamples, **row_keys
-        )
+        rows += evaluate_predictions(calibrated, subsets, num_bins=num_bins, num_resamples=num_resamples, **row_keys)
         bins = reliability_bins(calibrated.logits, calibrated.labels, num_bins)
         reliability.append({**row_keys, "subset": None, "bins": bins})
     return rows, reliability

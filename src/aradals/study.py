@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +115,8 @@ def train_one(
 
 def load_study_data(config: StudyConfig) -> tuple[Examples, Examples]:
     """The training and the test examples of a study."""
-    columns = {"image_column": config.image_column, "label_column": config.label_column}
-    return load_data(config.data, "train", **columns), load_data(config.data, "test", **columns)
+    load = partial(load_data, config.data, image_column=config.image_column, label_column=config.label_column)
+    return load("train"), load("test")
 
 
 def build_for(config: StudyConfig, examples: Examples) -> nn.Module:
@@ -319,8 +319,9 @@ class SeedRun:
         folder = self.folder / method / "evaluate"
         examples, settings = self.splits.test, self.config.evaluation
         scores = self.scores("test")
+        model_digest = file_digest(checkpoint)
         inputs = {
-            "model": file_digest(checkpoint),
+            "model": model_digest,
             "calibrators": {name: file_digest(path) for name, path in calibrators.items()},
             "data": examples.fingerprint,
             "scores": file_digest(scores),
@@ -336,7 +337,7 @@ class SeedRun:
             reliability: list[dict[str, Any]] = []
             for condition in tqdm(self.conditions, unit="condition", disable=None, leave=False):
                 path = folder / f"predictions-{condition[0]}-{condition[1]}.parquet"
-                predictions = predict_under(model, examples, condition, path, model_digest=inputs["model"])
+                predictions = predict_under(model, examples, condition, path, model_digest=model_digest)
                 evaluated = evaluate_calibrators(
                     predictions,
                     subsets,

@@ -12,17 +12,15 @@ from torch import Tensor, nn
 
 
 def linear_problem(
-    shape: tuple[int, ...], num_classes: int, *, equidistant: bool = False, dtype: torch.dtype = torch.float64
+    shape: tuple[int, ...], num_classes: int, *, dtype: torch.dtype = torch.float64
 ) -> tuple[nn.Module, Tensor, Tensor]:
     """(model, inputs, exact distances) of a linear classifier whose optima lie inside the box.
 
-    ``equidistant`` weights are orthogonal, so that the nearest class is the one with the second largest logit.
+    The nearest class is often not the one with the second largest logit.
     """
     generator = torch.Generator().manual_seed(num_classes)
     num_features = math.prod(shape)
     weight = torch.randn(num_classes, num_features, generator=generator, dtype=dtype)
-    if equidistant:
-        weight = torch.linalg.qr(weight.T).Q.T * 5
     linear = nn.Linear(num_features, num_classes, dtype=dtype)
     inputs = 0.45 + 0.1 * torch.rand(10, num_features, generator=generator, dtype=dtype)
     with torch.no_grad():

@@ -27,9 +27,7 @@ from aradals.cli.common import (
     refuse_training_examples,
 )
 
-EXAMPLE = (
-    "aradals diagnose --model my_model.py:build --checkpoint weights.pt --data photos/ --output runs/diagnosis"
-)
+EXAMPLE = "aradals diagnose --model my_model.py:build --checkpoint weights.pt --data photos/ --output runs/diagnosis"
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:

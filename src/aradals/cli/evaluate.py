@@ -81,9 +81,10 @@ def run(
         loaded, fitted_hashes = load_calibrator(calibrator)
         fitted = {calibrator.stem: loaded}
     found: dict[Condition, Path]
+    class_names: tuple[str, ...] = ()
     if predictions is not None:
         _, metadata = load_predictions(predictions)
-        name, data, class_names = predictions.stem, metadata.get("data", predictions.stem), ()
+        name, data = predictions.stem, metadata.get("data", predictions.stem)
         evaluated_hashes = decode_hashes(metadata.get("example_hashes", ""))
         refuse_fitted_hashes(fitted_hashes, evaluated_hashes, what="the calibrator", where=data)
         found = {CLEAN: predictions}

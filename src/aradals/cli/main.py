@@ -77,11 +77,11 @@ def _spell_with_dashes(parser: argparse.ArgumentParser) -> None:
         for option in list(action.option_strings):
             dashed = option.replace("_", "-")
             if dashed != option and "." not in option:
-                action.option_strings.insert(0, dashed)
+                action.option_strings = [dashed, *action.option_strings]
                 parser._option_string_actions[dashed] = action
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *location: object) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *location: object, **more: object) -> None:
     """Our own warnings as one line each; those of libraries are for their developers."""
     if category is UserWarning:
         print(f"warning: {message}", file=sys.stderr)
