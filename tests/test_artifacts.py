@@ -117,7 +117,7 @@ def test_calibrator_round_trip_knows_what_it_was_fitted_on(tmp_path: Path) -> No
 
 def test_not_a_calibrator(tmp_path: Path) -> None:
     save_json(tmp_path / "t.json", {"method": "magic"})
-    with pytest.raises(InputError, match="a calibrator in .*'magic'"):
+    with pytest.raises(InputError, match=r"a calibrator in .*'magic'"):
         load_calibrator(tmp_path / "t.json")
 
 
@@ -138,9 +138,13 @@ def test_json_missing_or_broken(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "x.txt"
     target.write_text("old")
-    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+
+    def fail(temporary: Path) -> None:
         temporary.write_text("half")
         raise RuntimeError
+
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        fail(temporary)
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 

@@ -147,7 +147,7 @@ def test_a_target_that_runs_down_is_said() -> None:
 
 
 def test_divergence_is_an_error_in_one_line() -> None:
-    with pytest.raises(InputError, match="finite training loss.*learning_rate"):
+    with pytest.raises(InputError, match=r"finite training loss.*learning_rate"):
         fit(training=TrainingConfig(epochs=3, batch_size=32, optimizer="sgd", learning_rate=1e30))
 
 

@@ -93,7 +93,7 @@ def fit_classifier(
         seed,
     )
     if len(train.input_shape) == 3:
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module.to(memory_format=torch.channels_last)
     callbacks: list[Callback] = [_EpochLog(training.epochs, log)]
     if resume is not None:
         callbacks.append(_resume_checkpoint(resume))
