@@ -33,13 +33,11 @@ def score_examples(
     """Score a split with a progress bar (on a terminal), and write the table with its provenance and cost."""
     started = time.perf_counter()
     with tqdm(total=len(examples), unit="img", disable=None, leave=False) as bar:
-        table = score(
-            model,
-            examples.batches(256),
-            attack,
-            progress=lambda done: bar.update(done - bar.n),
-            **attack_args,
-        )
+
+        def advance(num_done: int) -> None:
+            bar.update(num_done - bar.n)
+
+        table = score(model, examples.batches(256), attack, progress=advance, **attack_args)
     save_scores(
         path,
         table,

@@ -85,7 +85,7 @@ class Counting(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         self.num_forward += len(inputs)
         if inputs.requires_grad:
-            inputs.register_hook(self.count_backward)  # type: ignore[no-untyped-call]
+            inputs.register_hook(self.count_backward)
         return self.model(inputs)  # type: ignore[no-any-return]
 
     def count_backward(self, gradient: Tensor) -> None:

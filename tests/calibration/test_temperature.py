@@ -66,10 +66,10 @@ def test_equals_lbfgs_and_scikit_learn() -> None:
     def closure() -> Tensor:
         optimiser.zero_grad()
         loss = torch.nn.functional.cross_entropy(logits / log_temperature.exp(), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    optimiser.step(closure)
     scaling = TemperatureScaling().fit(logits, labels)
     fitted = nll(labels, logits=scaling.predict_logits(logits))
     assert fitted == pytest.approx(closure().item(), abs=1e-8)

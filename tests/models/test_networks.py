@@ -199,7 +199,7 @@ def test_small_cnn_learns_digits() -> None:
     inputs = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None]
     labels = torch.tensor(digits.target)
     torch.manual_seed(0)
-    train, test = torch.randperm(len(labels)).split([1200, len(labels) - 1200])  # type: ignore[no-untyped-call]
+    train, test = torch.randperm(len(labels)).split([1200, len(labels) - 1200])
     model = SmallCNN(width=8, in_channels=1)
     optimizer = torch.optim.Adam(model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=60)
@@ -207,7 +207,7 @@ def test_small_cnn_learns_digits() -> None:
         for batch in train[torch.randperm(1200)].view(12, 100):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(inputs[batch]), labels[batch])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
     model.eval()
