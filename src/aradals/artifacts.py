@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import platform
+import zipfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -154,7 +155,7 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 columns = {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(expected=f"a readable .npz file {path}", got=str(error), hint="another file") from error
         metadata: dict[str, str] = {}
     else:
@@ -167,8 +168,18 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
                 got=f"columns {', '.join(map(repr, columns))}",
                 hint="columns label, logits and, where rows were left out, id",
             )
-    labels = torch.from_numpy(np.asarray(columns["label"], dtype=np.int64))
     stacked = columns["logits"]
+    columns.setdefault("id", np.arange(len(columns["label"])))
+    for name in ("label", "id"):
+        if columns[name].dtype.kind not in "iu" or columns[name].shape != (len(stacked),):
+            raise InputError(
+                expected=f"one integer {name} for each of {len(stacked)} rows of logits in {path}",
+                got=f"{columns[name].dtype} of shape {columns[name].shape}",
+                hint="class indices from 0" if name == "label" else "row numbers",
+            )
+    ids, labels = (torch.from_numpy(columns[name].astype(np.int64)) for name in ("id", "label"))
+    if len(ids.unique()) < len(ids):
+        raise InputError(expected=f"every id once in {path}", got="some of them again", hint="one row per example")
     if stacked.dtype == object:
         lengths = {len(row) for row in stacked}
         if len(lengths) != 1:
@@ -180,8 +191,7 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
         stacked = np.stack(list(stacked))
     logits = check_logits(torch.from_numpy(np.array(stacked)), len(labels))
     check_labels(labels, logits.shape[1])
-    ids = columns.get("id", np.arange(len(labels)))
-    return Predictions(torch.from_numpy(np.asarray(ids, dtype=np.int64)), logits, labels), metadata
+    return Predictions(ids, logits, labels), metadata
 
 
 def save_calibrator(path: Path, calibrator: Calibrator, examples: Examples) -> None:
@@ -226,7 +236,7 @@ def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(
             expected=f"a readable parquet file {path}",
-            got=str(error).splitlines()[0],
+            got=str(error).splitlines()[0] if path.exists() else "no such file",
             hint="a file written by `aradals score` or `aradals evaluate`",
         ) from error
     for name in required or []:

@@ -35,7 +35,7 @@ class TrainingConfig:
         milestones: epochs at which `steps` multiplies the learning rate.
         gamma: by how much it does.
         augment: none or flip_crop.
-        precision: Lightning's name for it, such as 32-true, bf16-mixed or 16-mixed.
+        precision: 32-true, or half precision where it is safe: bf16-mixed or 16-mixed.
     """
 
     epochs: int
@@ -47,7 +47,7 @@ class TrainingConfig:
     milestones: list[int] = field(default_factory=list)
     gamma: float = 0.1
     augment: Literal["none", "flip_crop"] = "none"
-    precision: str = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ def diagnose(
     subsets: Tensor | None,
     class_names: tuple[str, ...],
     *,
+    keys: Mapping[str, object],
     num_bins: int = 15,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -29,6 +31,7 @@ def diagnose(
         predictions: of N examples.
         subsets: int64, shape (N,), 0 = least robust; None leaves out what is told by robustness.
         class_names: one per class.
+        keys: what was evaluated (method, data, ...), copied into every row.
         num_bins: of ECE and reliability diagrams.
         num_resamples: bootstrap resamples for the intervals.
         seed: of the bootstrap.
@@ -39,7 +42,7 @@ def diagnose(
         confidence above which at most 1 % / 5 % of the predictions are wrong; ``threshold`` None when there is none).
     """
     overall, *rows = evaluate_predictions(
-        predictions, subsets, num_bins=num_bins, num_resamples=num_resamples, seed=seed
+        predictions, subsets, keys=keys, num_bins=num_bins, num_resamples=num_resamples, seed=seed
     )
     by_subset = [] if subsets is None else [predictions.select(subsets == row["subset"]) for row in rows]
     return {

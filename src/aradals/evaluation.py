@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from aradals.artifacts import encode_hashes, load_predictions, save_predictions
 from aradals.calibration import Calibrator
 from aradals.data import Examples, corrupt
+from aradals.errors import InputError
 from aradals.inference import Batch, Predictions, predict
 from aradals.metrics import reliability_diagram, summarise, summarise_by_subset
 
@@ -49,7 +50,14 @@ def predict_under(
 
 
 def conditions(corruptions: Sequence[str], severities: Sequence[int]) -> list[Condition]:
-    """Clean data, then every corruption at every severity."""
+    """Clean data, then every corruption at every severity.
+
+    Raises:
+        InputError: a severity that is not from 1 to 5.
+    """
+    for severity in severities:
+        if severity not in range(1, 6):
+            raise InputError(expected="severities from 1 to 5", got=str(severity), hint="1 (mild) to 5 (strong)")
     return [CLEAN, *((name, severity) for name in corruptions for severity in severities)]
 
 
@@ -57,20 +65,20 @@ def evaluate_predictions(
     predictions: Predictions,
     subsets: Tensor | None = None,
     *,
+    keys: Mapping[str, object],
     num_bins: int = 15,
     num_resamples: int = 1000,
     seed: int = 0,
-    **keys: object,
 ) -> list[Row]:
     """All metrics of one set of predictions.
 
     Args:
         predictions: of N examples.
         subsets: robustness subset of each, int64, shape (N,); without them there is the overall row only.
+        keys: what was evaluated (method, seed, corruption, ...), copied into every row.
         num_bins: of the ECE.
         num_resamples: bootstrap resamples for the intervals.
         seed: of the bootstrap.
-        **keys: what was evaluated (method, corruption, ...), copied into every row.
 
     Returns:
         The overall row (``subset`` None), then one row per subset, least robust first.
@@ -89,9 +97,9 @@ def evaluate_calibrators(
     calibrators: Mapping[str, Calibrator],
     condition: Condition,
     *,
+    keys: Mapping[str, object],
     num_bins: int = 15,
     num_resamples: int = 1000,
-    **keys: object,
 ) -> tuple[list[Row], list[Row]]:
     """Rows and reliability diagrams of one set of predictions, without and with each calibrator.
 
@@ -103,7 +111,7 @@ def evaluate_calibrators(
     for name, calibrator in {"none": None, **calibrators}.items():
         calibrated = predictions if calibrator is None else calibrate(predictions, calibrator)
         row_keys: Row = {**keys, "calibrator": name, "corruption": condition[0], "severity": condition[1]}
-        rows += evaluate_predictions(calibrated, subsets, num_bins=num_bins, num_resamples=num_resamples, **row_keys)
+        rows += evaluate_predictions(calibrated, subsets, keys=row_keys, num_bins=num_bins, num_resamples=num_resamples)
         bins = reliability_bins(calibrated.logits, calibrated.labels, num_bins)
         reliability.append({**row_keys, "subset": None, "bins": bins})
     return rows, reliability

@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from aradals.adaptive_smoothing import assign_subsets
 from aradals.artifacts import load_scores, save_scores, versions
-from aradals.attacks import describe_attack
+from aradals.attacks import describe_attack, get_attack
 from aradals.data import Examples
 from aradals.errors import InputError
+from aradals.margins import forward_with_graph, gradients_enabled, input_gradient, model_inputs
 from aradals.robustness import score
 from aradals.stages import run_stage
 
@@ -100,6 +101,43 @@ def subsets_of(scores: Path, ids: Tensor, num_subsets: int) -> Tensor:
             hint="scoring the same split with the same --limit",
         )
     return assign_subsets(found, num_subsets, ids)
+
+
+def check_attack(attack: str, attack_args: dict[str, Any]) -> None:
+    """Try an attack and its settings on a single two-dimensional input, before they are needed.
+
+    Raises:
+        InputError: no such attack or setting, or a value that it cannot have.
+    """
+    run_attack = get_attack(attack, **attack_args)
+    try:
+        run_attack(nn.Identity(), torch.tensor([[0.9, 0.3]]))
+    except (TypeError, RuntimeError) as error:
+        raise InputError(
+            expected=f"settings that {attack} can use", got=f"{attack_args} ({error})", hint="numbers"
+        ) from error
+
+
+def check_differentiable(model: nn.Module, inputs: Tensor) -> None:
+    """Take one gradient of ``model``, before its robustness is measured by thousands.
+
+    Raises:
+        InputError: the model has none.
+    """
+    got = "logits without a gradient"
+    try:
+        with gradients_enabled(model):
+            points, logits = forward_with_graph(model, model_inputs(model, inputs))
+            if logits.requires_grad:
+                input_gradient(logits.amax(1), points)
+                return
+    except RuntimeError as error:
+        got = f"{type(error).__name__}: {error}"
+    raise InputError(
+        expected="a model whose logits have a gradient with respect to its inputs",
+        got=got,
+        hint="a forward without no_grad, inference_mode, detach, numpy or quantised layers",
+    )
 
 
 def check_num_subsets(num_subsets: int, num_examples: int, key: str, split: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ from aradals.artifacts import (
     settings_digest,
     versions,
 )
-from aradals.attacks import get_attack
 from aradals.calibration import get_calibrator
 from aradals.config import MethodConfig, StudyConfig
 from aradals.data import Examples, Splits, corrupt, load_data, make_splits, splits_hash
@@ -36,10 +36,19 @@ from aradals.files import ensure_writable
 from aradals.inference import check_labels, predict, resolve_device, try_model
 from aradals.leakage import refuse_fitted_hashes
 from aradals.models import build_model, load_checkpoint, save_checkpoint
-from aradals.scoring import check_num_subsets, score_stage, scoring_record, subsets_of
+from aradals.scoring import (
+    check_attack,
+    check_differentiable,
+    check_num_subsets,
+    score_stage,
+    scoring_record,
+    subsets_of,
+)
 from aradals.stages import run_stage
 
 Log = Callable[[str], None]
+
+_OTHER_FOLDERS = ("scores", "scorer")
 
 
 def run_study(
@@ -60,6 +69,7 @@ def run_study(
     Raises:
         InputError: anything in the recipe or the data that cannot work, before training starts.
     """
+    check_config(config)
     ensure_writable(output)
     data = load_study_data(config)
     runs = [SeedRun(config, *data, seed, output / f"seed-{seed}", device, log) for seed in config.seeds]
@@ -107,10 +117,42 @@ def train_one(
             got=repr(method),
             hint="one of these",
         )
+    check_config(config)
     ensure_writable(output)
     run = SeedRun(config, *load_study_data(config), seed, output, device, log)
     run.check()
     return run.train(method)
+
+
+def check_config(config: StudyConfig) -> None:
+    """Raise InputError for what no study can have, whatever its data."""
+    sizes = {
+        "training.epochs": (config.training.epochs, 1),
+        "training.batch_size": (config.training.batch_size, 2),
+        "splits.train": (config.splits.train or 2, 2),
+        "splits.validation": (config.splits.validation, 1),
+        "splits.calibration": (config.splits.calibration, 1 if config.calibrators else 0),
+        "evaluation.num_bins": (config.evaluation.num_bins, 1),
+        "evaluation.num_resamples": (config.evaluation.num_resamples, 2),
+        "the number of methods": (len(config.methods), 1),
+        "the number of seeds": (len(config.seeds), 1),
+        **{f"methods.{name}.update_every": (method.update_every, 1) for name, method in config.methods.items()},
+    }
+    for key, (value, minimum) in sizes.items():
+        if value < minimum:
+            raise InputError(expected=f"{key} of at least {minimum}", got=str(value), hint="a larger number")
+    if not config.training.learning_rate > 0:
+        got = str(config.training.learning_rate)
+        raise InputError(expected="training.learning_rate above 0", got=got, hint="0.001")
+    if len(set(config.seeds)) < len(config.seeds):
+        raise InputError(expected="every seed once", got=str(config.seeds), hint="other seeds")
+    for name in config.methods:
+        if name in _OTHER_FOLDERS or not re.fullmatch(r"\w[\w.-]*", name):
+            raise InputError(
+                expected="methods whose names can be folders beside " + " and ".join(_OTHER_FOLDERS),
+                got=repr(name),
+                hint="letters, digits, dots, dashes and underscores",
+            )
 
 
 def load_study_data(config: StudyConfig) -> tuple[Examples, Examples]:
@@ -150,6 +192,8 @@ class SeedRun:
     folder: Path
     device: str
     log: Log
+    _checkpoints: dict[str, Path] = field(default_factory=dict, init=False, repr=False)
+    _scores: dict[str, Path] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def splits(self) -> Splits:
@@ -183,7 +227,7 @@ class SeedRun:
             what="every model",
             where="the test split",
         )
-        get_attack(config.scoring.attack, **config.scoring.attack_args)
+        check_attack(config.scoring.attack, config.scoring.attack_args)
         for calibrator in config.calibrators:
             get_calibrator(calibrator)
         smallest = min(len(splits.train), len(splits.validation))
@@ -203,6 +247,7 @@ class SeedRun:
                 corrupt(inputs, ids, *condition)
         model = self._load_scorer() if config.scoring.checkpoint else build_for(config, splits.train)
         num_classes = try_model(model, inputs)
+        check_differentiable(model, inputs)
         for _, examples in splits.items():
             check_labels(examples.labels, num_classes)
 
@@ -217,13 +262,24 @@ class SeedRun:
             **evaluated,
             "training": {**keys, **history},
             "calibrators": [
-                {**keys, "calibrator": name, **{k: v for k, v in load_json(path).items() if k != "fitted_on"}}
+                {**{k: v for k, v in load_json(path).items() if k != "fitted_on"}, **keys, "calibrator": name}
                 for name, path in calibrators.items()
             ],
         }
 
     def train(self, method: str) -> Path:
         """Train a method; ``scorer`` names the vanilla model that scores where the recipe has no vanilla method."""
+        if method not in self._checkpoints:
+            self._checkpoints[method] = self._train(method)
+        return self._checkpoints[method]
+
+    def scores(self, split: str) -> Path:
+        """The score table of a split, by the one scoring model of this seed, the same for all methods."""
+        if split not in self._scores:
+            self._scores[split] = self._score(split)
+        return self._scores[split]
+
+    def _train(self, method: str) -> Path:
         from aradals.training import fit_classifier
 
         settings = self.config.methods.get(method, MethodConfig())
@@ -280,8 +336,7 @@ class SeedRun:
         run_stage(folder, inputs, make, log)
         return folder / "model.safetensors"
 
-    def scores(self, split: str) -> Path:
-        """The score table of a split, by the one scoring model of this seed, the same for all methods."""
+    def _score(self, split: str) -> Path:
         scoring = self.config.scoring
         checkpoint = Path(scoring.checkpoint) if scoring.checkpoint else self.train(self._scorer_name())
         return score_stage(
@@ -345,9 +400,7 @@ class SeedRun:
                     condition,
                     num_bins=settings.num_bins,
                     num_resamples=settings.num_resamples,
-                    method=method,
-                    seed=self.seed,
-                    data=examples.name,
+                    keys={"method": method, "seed": self.seed, "data": examples.name},
                 )
                 rows += evaluated[0]
                 reliability += evaluated[1]

@@ -128,7 +128,7 @@ def make_study(
         "reliability": reliability,
         "training": [make_training(method, seed, share) for seed in seeds for method, share in methods.items()],
         "calibrators": [
-            {"method": method, "seed": seed, "calibrator": "temperature", "temperature": 1 + share, "at_bound": False}
+            {"method": method, "seed": seed, "calibrator": "temperature", "temperature": 1 + share}
             for seed in seeds
             for method, share in methods.items()
         ],

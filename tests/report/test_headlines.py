@@ -8,7 +8,7 @@ from synthetic_results import make_diagnosis, make_row, make_study
 
 from aradals.report import diagnosis_headlines, study_headlines
 from aradals.report.headlines import WARNING, outstanding_classes
-from aradals.report.summary import Measure, Variant, compare, gap_interval, measure
+from aradals.report.summary import Measure, Variant, compare, gap_interval, measure, threshold_text
 
 
 def two_methods(
@@ -47,17 +47,28 @@ def test_compare_needs_disjoint_intervals(first: Measure, second: Measure, expec
 
 def test_a_clear_improvement_is_said_and_so_is_what_is_left() -> None:
     sentences = study_headlines(two_methods((0.045, 0.035, 0.055), (0.012, 0.0, 0.02)))
-    assert sentence_with(sentences, "AR-AdaLS lowers ECE") == (
-        "AR-AdaLS lowers ECE from 0.045 to 0.012 (95 % interval 0.000 to 0.020); the noise floor is 0.010, "
-        "so what is left is within noise."
+    assert sentence_with(sentences, "ECE") == (
+        "ECE on clean data: vanilla 0.045 (0.035 to 0.055), more than noise; "
+        "lower: AR-AdaLS 0.012 (0.000 to 0.020), within noise."
     )
-    assert "so this is more than noise" in sentence_with(sentences, "Vanilla has an ECE of 0.045")
 
 
 def test_a_clear_deterioration_is_said() -> None:
     sentences = study_headlines(two_methods((0.03, 0.02, 0.035), (0.06, 0.05, 0.07)))
-    assert "AR-AdaLS raises ECE from 0.030 to 0.060" in sentence_with(sentences, "raises ECE")
-    assert not any("lowers" in sentence for sentence in sentences)
+    assert "; higher: AR-AdaLS 0.060 (0.050 to 0.070)." in sentence_with(sentences, "ECE")
+    assert "lower" not in " ".join(sentences)
+
+
+@pytest.mark.parametrize(
+    ("vanilla", "words"),
+    [
+        ((0.016, 0.001, 0.02), "more than noise"),  # above the 95th percentile of 0.015, without zero
+        ((0.016, 0.0, 0.02), "within noise at this size"),  # zero is in the interval
+        ((0.014, 0.001, 0.02), "within noise at this size"),  # chance explains it
+    ],
+)
+def test_more_than_noise_needs_both_its_floor_and_its_interval(vanilla: tuple[float, float, float], words: str) -> None:
+    assert f", {words};" in sentence_with(study_headlines(two_methods(vanilla, (0.01, 0.0, 0.02))), "ECE")
 
 
 @pytest.mark.parametrize(
@@ -70,20 +81,65 @@ def test_a_clear_deterioration_is_said() -> None:
 )
 def test_no_claim_without_evidence(vanilla: tuple[float, float, float], other: tuple[float, float, float]) -> None:
     sentences = study_headlines(two_methods(vanilla, other))
-    assert "AR-AdaLS" in sentence_with(sentences, "cannot be told apart from vanilla 0.0")
-    text = " ".join(sentences)
-    assert not any(word in text for word in ("lowers", "raises", "is lower", "has the lowest ECE"))
+    assert sentence_with(sentences, "ECE").endswith(f"; not told apart from vanilla: AR-AdaLS {other[0]:.3f}.")
+    assert not any(word in " ".join(sentences) for word in ("lower", "higher"))
+
+
+def test_at_most_seven_sentences_where_nothing_is_wrong() -> None:
+    assert len(study_headlines(make_study(seeds=(0, 1, 2)))) == 7
 
 
 def test_gap_of_vanilla_is_stated_with_its_interval() -> None:
     study = make_study(shifts=())
     gap = measure(study, Variant("vanilla"), "gap", subset=0)
-    sentence = sentence_with(
-        study_headlines(study), "Vanilla is overconfident by 28.0 points on the least robust tenth"
+    sentence = study_headlines(study)[0]
+    assert sentence.startswith(
+        "On the least robust tenth vanilla is overconfident by 28.0 points "
+        f"(95 % interval {100 * gap.low:.1f} to {100 * gap.high:.1f}); "
     )
-    assert f"(95 % interval {100 * gap.low:.1f} to {100 * gap.high:.1f})" in sentence
-    assert "on the most robust tenth its gap" in sentence
-    assert "cannot be told apart from zero" in sentence
+    assert "on the most robust tenth its gap cannot be told apart from zero (-" in sentence
+
+
+def set_gap(study: dict[str, Any], method: str, confidence: float) -> None:
+    """Give a method's least robust subset an accuracy of 0.7 ± 0.05 and this confidence ± 0.01."""
+    row = next(row for row in study["rows"] if row["method"] == method and row["subset"] == 0)
+    row |= {"accuracy": 0.7, "accuracy_low": 0.65, "accuracy_high": 0.75}
+    row |= {"confidence": confidence, "confidence_low": confidence - 0.01, "confidence_high": confidence + 0.01}
+
+
+@pytest.mark.parametrize(
+    ("gaps", "expected"),
+    [
+        (
+            {"label_smoothing": -0.2, "adals": 0.01, "ar_adals": 0.25},
+            "Others on the least robust tenth – underconfident: label smoothing by 20.0 points (14.9 to 25.1); "
+            "not told apart from zero: AdaLS (-4.1 to 6.1); "
+            "overconfident: AR-AdaLS by 25.0 points (19.9 to 30.1); only AR-AdaLS cannot",
+        ),
+        ({"label_smoothing": 0.0, "ar_adals": 0.0}, "label smoothing (-5.1 to 5.1), AR-AdaLS (-5.1 to 5.1); all can"),
+        ({"label_smoothing": 0.2, "ar_adals": 0.2}, "AR-AdaLS by 20.0 points (14.9 to 25.1); none can"),
+        ({"label_smoothing": 0.2, "adals": 0.2, "ar_adals": 0.1}, "; only AR-AdaLS can"),
+        (
+            {"ar_adals": 0.0},
+            "Others on the least robust tenth – not told apart from zero: AR-AdaLS (-5.1 to 5.1); it can",
+        ),
+    ],
+)
+def test_gaps_of_the_others_and_whether_they_differ(gaps: dict[str, float], expected: str) -> None:
+    study = make_study(methods={"vanilla": 1.0, **dict.fromkeys(gaps, 0.5)}, calibrators=("none",), shifts=())
+    for method, gap in {"vanilla": 0.25, **gaps}.items():
+        set_gap(study, method, 0.7 + gap)
+    assert f"{expected} be told apart from vanilla." in study_headlines(study)[1]
+
+
+@pytest.mark.parametrize("gap", [-0.0004, -0.0, 0.0004])
+def test_no_minus_zero(gap: float) -> None:
+    study = make_study(methods={"vanilla": 1.0}, calibrators=("none",), shifts=(), num_subsets=2)
+    row = study["rows"][-1] | {"accuracy_high": 1.0, "accuracy": 1.0, "confidence": 1.0 + gap}
+    study["rows"][-1] = row | {"accuracy_low": 0.981, "confidence_low": 1.0 + gap, "confidence_high": 1.0 + gap}
+    sentence = study_headlines(study)[0]
+    assert "-0.0" not in sentence
+    assert "+" not in sentence
 
 
 def test_underconfidence_is_mirrored() -> None:
@@ -92,7 +148,7 @@ def test_underconfidence_is_mirrored() -> None:
     results["rows"][0] |= {"confidence": 0.80, "confidence_low": 0.79, "confidence_high": 0.81}
     results["rows"][0] |= {"accuracy": 0.90, "accuracy_low": 0.88, "accuracy_high": 0.91}
     low, high = 10 - 100 * math.hypot(0.01, 0.02), 10 + 100 * math.hypot(0.01, 0.01)
-    expected = f"Vanilla is underconfident by 10.0 points on all examples (95 % interval {low:.1f} to {high:.1f})."
+    expected = f"On all examples vanilla is underconfident by 10.0 points (95 % interval {low:.1f} to {high:.1f})."
     assert expected in study_headlines(results)
 
 
@@ -102,39 +158,49 @@ def test_gap_interval_holds_that_of_the_accuracy() -> None:
     assert (gap, low, high) == pytest.approx((0.1, 0.07, 0.13))
 
 
-def test_lowest_method_is_named_only_when_it_stands_out() -> None:
-    alone = study_headlines(make_study(methods={"vanilla": 1.0, "ar_adals": 0.1}, calibrators=("none",)))
-    assert "AR-AdaLS has the lowest subset calibration error on clean data" in " ".join(alone)
-    assert "AR-AdaLS has the lowest subset calibration error under shift (mean over 4 conditions)" in " ".join(alone)
-    tied = " ".join(study_headlines(make_study(methods={"vanilla": 0.5, "ar_adals": 0.48}, calibrators=("none",))))
-    assert "No method stands out by its subset calibration error on clean data" in tied
-    assert "has the lowest" not in tied
-
-
 def test_the_rival_is_temperature_scaling() -> None:
-    sentence = sentence_with(study_headlines(make_study()), "AR-AdaLS beside vanilla + temperature scaling")
-    assert "ECE is lower" in sentence
-    assert "subset calibration error is lower" in sentence
+    study = make_study()
+    sentence = (
+        "AR-AdaLS against vanilla + temperature scaling: lower in ECE and subset calibration error on clean data "
+    )
+    assert f"{sentence}and under shift." in study_headlines(study)
+    for row in study["rows"]:
+        if row["method"] == "ar_adals" and row["severity"] > 0 and row["subset"] is None:
+            row |= {"ece_high": 1.0}  # under shift it might be anything
+    expected = "lower in ECE on clean data; not told apart in ECE under shift; lower in subset calibration error on"
+    assert expected in sentence_with(study_headlines(study), "AR-AdaLS against")
+
+
+def test_shift_is_told_beside_clean_data() -> None:
+    sentences = study_headlines(make_study(methods={"vanilla": 0.5, "ar_adals": 0.48}, calibrators=("none",)))
+    assert "; not told apart from vanilla: AR-AdaLS 0." in sentence_with(
+        sentences, "ECE under shift (mean over 4 conditions): vanilla 0."
+    )
+    assert not any("under shift" in sentence for sentence in study_headlines(make_study(shifts=())))
 
 
 def test_accuracy_lost_is_said() -> None:
-    study = make_study(methods={"vanilla": 1.0, "ar_adals": 0.1}, calibrators=("none",), shifts=())
-    assert "no method can be told apart" in sentence_with(study_headlines(study), "In accuracy")
+    study = make_study(methods={"vanilla": 1.0, "ar_adals": 0.1}, calibrators=("none",))
+    assert "; no method can be told apart from vanilla." in sentence_with(study_headlines(study), "Accuracy: vanilla")
     for row in study["rows"]:
-        if row["method"] == "ar_adals" and row["subset"] is None:
+        if row["method"] == "ar_adals" and row["subset"] is None and row["severity"] == 0:
             row |= {"accuracy": 0.7, "accuracy_low": 0.69, "accuracy_high": 0.71}
-    assert "AR-AdaLS is lower, 70.0 %" in sentence_with(study_headlines(study), "Accuracy of vanilla")
+    expected = "; AR-AdaLS is lower on clean data, 70.0 % (69.0 to 71.0); nothing else can be told apart from vanilla."
+    assert expected in sentence_with(study_headlines(study), "Accuracy: vanilla 80.0 % (")
 
 
-def test_warnings_come_first() -> None:
-    study = make_study(shifts=())
+def test_warnings_come_first_one_for_each_kind() -> None:
+    study = make_study(shifts=(), seeds=(0, 1))
     study["training"][-1]["at_lower_bound"] = [0, 3]
-    study["calibrators"][0] |= {"at_bound": True, "temperature": 100.0}
+    study["training"][3]["at_lower_bound"] = [2]
+    study["calibrators"][0]["temperature"] = 100.0
     first, second, third, *_ = study_headlines(study)
-    assert first.startswith(WARNING)
-    assert "AR-AdaLS, seed 0: the target of subsets 0 and 3" in first
-    assert "wind-up; try a smaller update_rate or leak > 0" in first
-    assert "vanilla + temperature scaling, seed 0: the temperature is at the bound" in second
+    assert first == (
+        f"{WARNING}targets ran down to their lower bound 1/K (wind-up; try a smaller update_rate or leak > 0): "
+        "AR-AdaLS, seed 0 (subset 2); AR-AdaLS, seed 1 (subsets 0 and 3)."
+    )
+    assert second.startswith(f"{WARNING}temperatures at the bound of their search")
+    assert second.endswith(": vanilla + temperature scaling, seed 0 (100).")
     assert not third.startswith(WARNING)
 
 
@@ -154,8 +220,8 @@ def test_intervals_over_seeds_are_wider_than_within_one() -> None:
     assert several.spread == pytest.approx(math.sqrt(sum((value - mean) ** 2 for value in values) / 2))
     half_width = math.hypot((single.high - single.low) / 2, 4.303 * several.spread / math.sqrt(3))
     assert (several.high - several.low) / 2 == pytest.approx(half_width)
-    assert study_headlines(three)[-1].startswith("Means over 3 seeds")
-    assert study_headlines(one)[-1].startswith("One seed")
+    assert study_headlines(three)[-1].startswith("Means over 3 seeds; in brackets 95 % intervals")
+    assert "with one seed, not the randomness of training" in study_headlines(one)[-1]
 
 
 def test_a_mean_that_lacks_a_condition_is_not_shown() -> None:
@@ -167,22 +233,33 @@ def test_a_mean_that_lacks_a_condition_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "words"), [(1, "on all examples"), (3, "least robust third"), (7, "least robust of 7 subsets")]
+    ("count", "words"), [(1, "all examples"), (3, "the least robust third"), (7, "the least robust of 7 subsets")]
 )
 def test_subsets_are_named_by_their_number(count: int, words: str) -> None:
-    text = " ".join(study_headlines(make_study(num_subsets=count, shifts=(), calibrators=("none",))))
-    assert f"points on {'' if count == 1 else 'the '}{words.removeprefix('on ')}" in text
+    sentence = study_headlines(make_study(num_subsets=count, shifts=(), calibrators=("none",)))[0]
+    assert sentence.startswith(f"On {words} vanilla is overconfident by ")
 
 
 def test_diagnosis() -> None:
     sentences = diagnosis_headlines(make_diagnosis())
-    assert sentences[0].startswith("The model is overconfident by 12.1 points on all examples")
-    assert "by 28.0 points on the least robust tenth" in sentences[1]
+    assert sentences[0].startswith(
+        "The model is overconfident by 12.1 points (95 % interval 11.5 to 12.7): it says 92.1 %"
+    )
+    assert sentences[1].startswith("On the least robust tenth the model is overconfident by 28.0 points")
+    assert sentences[1].endswith("The largest gap estimated is 31.0 points, in subset 1.")
+    assert "more than noise; a calibrated model would show about 0.004, by chance up to 0.006." in sentences[2]
     assert "cat (30 % of it, 10 % of all)" in sentence_with(sentences, "Over-represented")
     assert "At no confidence threshold is the error 1 % or less." in sentences
-    assert "at least 0.98: that keeps 40.0 % of the examples, 4.5 % of them wrong" in sentence_with(
-        sentences, "at most 5 %"
-    )
+    expected = "The error is at most 5 % from a confidence of 0.98 on (40 % of the examples)."
+    assert expected in sentence_with(sentences, "These thresholds were chosen on the same examples")
+
+
+@pytest.mark.parametrize(
+    ("threshold", "text"),
+    [(0.5, "0.5"), (0.8449, "0.84"), (0.99271, "0.9927"), (0.9998975, "0.9999"), (0.9999848, "0.999985"), (1.0, "1")],
+)
+def test_thresholds_have_the_digits_that_matter(threshold: float, text: str) -> None:
+    assert threshold_text(threshold) == text
 
 
 def test_classes_within_chance_do_not_stand_out() -> None:
@@ -190,7 +267,9 @@ def test_classes_within_chance_do_not_stand_out() -> None:
     for row in diagnosis["least_robust_classes"]:
         row |= {"n": 115, "share": 0.115}  # of 1,000, with 10 % expected: 1.6 standard deviations
     assert outstanding_classes(diagnosis) == []
-    assert "No class stands out" in " ".join(diagnosis_headlines(diagnosis))
+    assert "No class is over-represented in the least robust tenth beyond chance." in " ".join(
+        diagnosis_headlines(diagnosis)
+    )
 
 
 def test_diagnosis_without_subsets() -> None:

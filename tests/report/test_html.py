@@ -60,7 +60,7 @@ def test_study_report_has_its_parts_in_order(study_html: str) -> None:
     assert headings == [
         "In numbers",
         "By robustness subset",
-        "Reliability, before and after",
+        "Reliability",
         "Course of the targets",
         "Under shift",
         "How to read this",
@@ -131,6 +131,34 @@ def test_three_seeds_say_what_is_shown(tmp_path: Path) -> None:
     html = report(make_study(**SMALL | {"shifts": ()}, seeds=(4, 5, 6)), tmp_path)
     assert "standard deviation over 3 seeds" in html
     assert "Seed 4 is shown." in html
+
+
+def test_diagnosis_has_thresholds_and_a_reliability_diagram_of_every_subset(tmp_path: Path) -> None:
+    html = report(make_diagnosis(), tmp_path)
+    assert re.findall(r"<h2>(.*?)</h2>", html)[:4] == [
+        "In numbers",
+        "By robustness subset",
+        "Classes of the least robust subset",
+        "Reliability",
+    ]
+    names = ["all examples", "subset 0 (least robust)", *(f"subset {index}" for index in range(1, 9))]
+    for name in [*names, "subset 9 (most robust)"]:
+        assert f'aria-label="Reliability diagram: {name}"' in html
+    cells = re.findall(r"<t[hd](?: [^>]*)?>(.*?)</t[hd]>", html[html.index("confidence thresholds") :])
+    assert cells[:12] == [
+        "error at most", "accept from", "accepted %", "wrong among them %",
+        "1 %", "never", "–", "–",
+        "5 %", "0.98", "40.0", "4.5<small>3.9–5.2</small>",
+    ]  # fmt: skip
+
+
+def test_diagnosis_of_predictions_without_scores(tmp_path: Path) -> None:
+    diagnosis = make_diagnosis() | {"subsets": [], "least_robust_classes": [], "attack": None, "scoring": None}
+    diagnosis["reliability"]["subsets"] = []
+    html = report(diagnosis, tmp_path)
+    assert re.findall(r"<h2>(.*?)</h2>", html) == ["In numbers", "Reliability", "How to read this", "What was run"]
+    assert "no robustness scores were given" in html
+    assert "subset" not in re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("results", [{"kind": "poem"}, {}, {"kind": "study", "rows": []}])

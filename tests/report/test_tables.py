@@ -4,14 +4,14 @@ import io
 
 import pytest
 from rich.console import Console
-from rich.table import Table
 from synthetic_results import METHODS, make_diagnosis, make_study
 
 from aradals.report import diagnosis_rows, diagnosis_table, study_table, table_rows
 from aradals.report.summary import Variant
+from aradals.report.tables import TerminalTables
 
 
-def printed(table: Table, width: int) -> str:
+def printed(table: TerminalTables, width: int) -> str:
     output = io.StringIO()
     Console(file=output, width=width, color_system=None).print(table)
     return output.getvalue()
@@ -37,18 +37,25 @@ def test_percent_and_fractions_with_intervals_for_one_seed() -> None:
     clean, shift = table_rows(study)
     assert (clean.title, shift.title) == ("clean, n = 800", "shift (mean over 4 conditions)")
     assert len(clean.rows) == len(shift.rows) == 2 * len(METHODS)
-    method, accuracy, confidence, ece, floor, subset_error, nll = clean.rows[0]
+    method, ece, floor, subset_error, accuracy, confidence, nll = clean.rows[0]
     assert method.text == "vanilla"
     assert accuracy.text == f"{100 * row['accuracy']:.1f}"
     assert accuracy.note == f"{100 * row['accuracy_low']:.1f}–{100 * row['accuracy_high']:.1f}"
     assert confidence.text == f"{100 * row['confidence']:.1f}"
     assert (ece.text, floor.text) == (f"{row['ece']:.3f}", f"{row['ece_noise_floor']:.3f}")
+    assert floor.note == f"≤{row['ece_noise_floor_p95']:.3f}"
+    assert [each[0].text for each in clean.rows[:4]] == [
+        "vanilla",
+        "vanilla + T",
+        "label smoothing",
+        "label smoothing + T",
+    ]
     assert (subset_error.text, nll.text) == (f"{row['subset_calibration_error']:.3f}", f"{row['nll']:.3f}")
 
 
 def test_standard_deviation_for_several_seeds() -> None:
     clean = table_rows(make_study(seeds=(0, 1, 2), shifts=()))[0]
-    notes = [cell.note for cell in clean.rows[0][1:4]]
+    notes = [clean.rows[0][index].note for index in (1, 3, 4, 5)]
     assert all(note.startswith("± ") for note in notes)
 
 
@@ -56,30 +63,46 @@ def test_nulls_are_dashes() -> None:
     study = make_study(methods={"vanilla": 1.0}, calibrators=("none",), shifts=())
     study["rows"][0] |= {"nll": None, "ece": None, "accuracy_low": None}
     cells = table_rows(study)[0].rows[0]
-    assert (cells[6].text, cells[3].text, cells[1].note) == ("–", "–", "")
+    assert (cells[6].text, cells[1].text, cells[4].note) == ("–", "–", "")
 
 
-@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("width", [80, 100, 120])
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_terminal_tables_lose_no_number(width: int, seeds: tuple[int, ...]) -> None:
     study = make_study(n=800, seeds=seeds)
-    study["rows"][0]["method"] = "vanilla"
     text = printed(study_table(study), width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     for block in table_rows(study):
+        assert f"\n{block.title}\n" in text
         for row in block.rows:
+            assert f"\n{row[0].text} " in text  # names do not wrap
             assert all(part in text for cell in row[1:] for part in (cell.text, cell.note))
+
+
+def test_intervals_stand_beside_their_values_where_there_is_room() -> None:
+    study = make_study(n=800)
+    cell = table_rows(study)[0].rows[0][1]
+    assert f"{cell.text} {cell.note} " in printed(study_table(study), 120)
+    assert f"{cell.text} {cell.note} " not in printed(study_table(study), 100)
 
 
 def test_diagnosis_table() -> None:
     diagnosis = make_diagnosis()
+    diagnosis["subsets"][-1] |= {"confidence": diagnosis["subsets"][-1]["accuracy"] - 0.0004}
     block = diagnosis_rows(diagnosis)
     assert [row[0].text for row in block.rows[:3]] == ["all", "subset 0 (least robust)", "subset 1"]
-    assert block.rows[1][4].text == "+28.0"
+    assert (block.rows[1][1].text, block.rows[-1][1].text) == ("+28.0", "0.0")
     text = printed(diagnosis_table(diagnosis), 80)
+    assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
     assert all(part in text for row in block.rows for cell in row[1:] for part in (cell.text, cell.note))
+
+
+def test_long_names_wrap() -> None:
+    text = printed(study_table(make_study(methods={"a name that is much too long " * 2: 1.0}, shifts=())), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
 
 
 def test_names_are_not_markup() -> None:

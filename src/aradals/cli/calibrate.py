@@ -53,4 +53,8 @@ def run(
     predictions = predict(classifier.model, examples.batches())
     calibrator.fit(predictions.logits, predictions.labels)
     save_calibrator(output, calibrator, examples)
-    print(f"{calibrator!r} fitted on {len(examples)} examples\ncalibrator: {output}")
+    fitted = ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else str(value)
+        for name, value in calibrator.to_dict().items()
+    )
+    print(f"{fitted}, fitted on {len(examples)} examples\ncalibrator: {output}")

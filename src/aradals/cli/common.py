@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,15 @@ import torch
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from aradals.artifacts import decode_hashes, file_digest, save_json, settings_digest
+from aradals.artifacts import decode_hashes, save_json
 from aradals.attacks import ATTACKS
 from aradals.data import Examples, load_data
 from aradals.errors import InputError
 from aradals.evaluation import Condition, predict_under
-from aradals.inference import check_labels, resolve_device, try_model
+from aradals.inference import check_labels, predict, resolve_device, try_model
 from aradals.leakage import refuse_fitted
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
 from aradals.report import diagnosis_headlines, diagnosis_table, study_headlines, study_table, write_report
@@ -37,7 +39,7 @@ class Classifier:
         model: on its device, in evaluation mode.
         name: its spec, for reports.
         checkpoint: path, or "none".
-        digest: of its weights.
+        digest: stands for its weights and what it computes from them.
         fitted_examples: content hashes of what it was trained on, where the checkpoint says; else empty.
         class_names: as the checkpoint names them; else empty.
     """
@@ -53,7 +55,7 @@ class Classifier:
 def load_classifier(
     model: str | None, checkpoint: Path | None, model_args: dict[str, Any], examples: Examples, device: str
 ) -> Classifier:
-    """Build the model, load its weights, and try it on two examples.
+    """Build the model, load its weights, and try it on one and on two examples.
 
     Raises:
         InputError: no such model, a checkpoint that is missing, corrupt or does not fit, outputs that are not logits,
@@ -70,22 +72,27 @@ def load_classifier(
             hint="--model resnet20",
         )
     shape = examples.input_shape
-    network = build_model(
-        spec,
-        num_classes=description.get("num_classes", examples.num_classes),
-        in_channels=shape[0] if len(shape) == 3 else None,
-        **{**(description.get("model_args", {}) if spec == description.get("model") else {}), **model_args},
-    )
+    with redirect_stdout(sys.stderr):  # stdout is for results, and other people's code likes to print
+        network = build_model(
+            spec,
+            num_classes=description.get("num_classes", examples.num_classes),
+            in_channels=shape[0] if len(shape) == 3 else None,
+            **{**(description.get("model_args", {}) if spec == description.get("model") else {}), **model_args},
+        )
     if checkpoint is not None:
         load_checkpoint(network, checkpoint)
     network = network.to(target).eval()
-    num_classes = try_model(network, examples.__getitems__(list(range(min(2, len(examples)))))[1])
-    check_labels(examples.labels, num_classes)
+    first = examples.__getitems__(list(range(min(2, len(examples)))))
+    check_labels(examples.labels, try_model(network, first[1]))
+    try:
+        try_model(network, first[1][:1])
+    except InputError:
+        network = NeverAlone(network)
     return Classifier(
         model=network,
         name=spec,
         checkpoint=str(checkpoint) if checkpoint else "none",
-        digest=file_digest(checkpoint) if checkpoint else _weights_digest(network),
+        digest=_digest(network, predict(network, [first]).logits),
         fitted_examples=decode_hashes(metadata.get("fitted_examples", "")),
         class_names=tuple(description.get("class_names", ())),
     )
@@ -96,9 +103,30 @@ def refuse_training_examples(classifier: Classifier, examples: Examples) -> None
     refuse_fitted(classifier.fitted_examples, examples, what="the model")
 
 
-def _weights_digest(model: nn.Module) -> str:
-    with torch.no_grad():
-        return settings_digest([tensor.double().sum().item() for tensor in model.state_dict().values()])
+class NeverAlone(nn.Module):
+    """A model that is called with two inputs where there is one.
+
+    Many a ``forward`` has a ``squeeze()`` that also drops a batch dimension of one.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The model's logits, shape (N, K), also for N = 1."""
+        logits: Tensor = self.model(torch.cat([inputs, inputs]) if len(inputs) == 1 else inputs)
+        return logits[: len(inputs)]
+
+
+def _digest(model: nn.Module, logits: Tensor) -> str:
+    """Of the weights, and of the logits of a few inputs: code that has changed shows there."""
+    digest = hashlib.sha256(logits.numpy().tobytes())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        if isinstance(value, Tensor) and not value.is_quantized:
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def add_model_arguments(parser: ArgumentParser) -> None:
@@ -153,6 +181,16 @@ def add_prediction_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--scores", type=Path | None, default=None, help="robustness of the same examples, by aradals score"
     )
+
+
+def names(given: str | list[str]) -> list[str]:
+    """``a,b`` or ``[a, b]`` as a list; a list as it is."""
+    return [name.strip() for name in given.strip("[]").split(",")] if isinstance(given, str) else given
+
+
+def numbers(given: str | list[int]) -> list[int]:
+    """``3,5`` or ``[3, 5]`` as a list; a list as it is."""
+    return [int(name) for name in names(given)] if isinstance(given, str) else given
 
 
 @dataclass(frozen=True)

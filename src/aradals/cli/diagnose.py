@@ -60,11 +60,17 @@ def run(
 ) -> None:
     """Diagnose and report."""
     from aradals.artifacts import SCHEMA_VERSION, load_predictions, versions
-    from aradals.attacks import get_attack
     from aradals.diagnosis import diagnose
     from aradals.evaluation import CLEAN
     from aradals.files import ensure_writable
-    from aradals.scoring import check_num_subsets, score_stage, scoring_record, subsets_of
+    from aradals.scoring import (
+        check_attack,
+        check_differentiable,
+        check_num_subsets,
+        score_stage,
+        scoring_record,
+        subsets_of,
+    )
 
     ensure_writable(output)
     about: dict[str, Any] = {
@@ -79,15 +85,17 @@ def run(
         about |= {
             "model": str(predictions),
             "checkpoint": "none",
-            "data": metadata.get("data", "unknown"),
+            "data": metadata.get("data", predictions.stem),
             "split": "",
         }
     else:
-        get_attack(attack, **attack_args)
+        check_attack(attack, attack_args)
         examples = Source(**source).load()
         check_num_subsets(num_subsets, len(examples), "--num-subsets", examples.name)
         classifier = load_classifier(model, checkpoint, model_args, examples, device)
         refuse_training_examples(classifier, examples)
+        if scores is None:
+            check_differentiable(classifier.model, examples.__getitems__([0])[1])
         class_names = classifier.class_names or examples.class_names
         about |= {
             "model": classifier.name,
@@ -112,5 +120,7 @@ def run(
         subsets = subsets_of(scores, predicted.ids, num_subsets)
         about["scoring"] = scoring_record(scores, split=about["split"])
         about["attack"] = about["scoring"]["attack"]
-    names = class_names or tuple(str(k) for k in range(predicted.logits.shape[1]))
-    finish({**about, **diagnose(predicted, subsets, names, seed=seed)}, output, "diagnosis.json", json)
+    names = [*class_names, *map(str, range(len(class_names), predicted.logits.shape[1]))]
+    keys = {"method": about["model"], "seed": seed, "data": about["data"], "corruption": "none", "severity": 0}
+    found = diagnose(predicted, subsets, tuple(names), keys=keys, seed=seed)
+    finish({**about, **found}, output, "diagnosis.json", json)

@@ -19,6 +19,8 @@ from aradals.cli.common import (
     add_prediction_arguments,
     finish,
     load_classifier,
+    names,
+    numbers,
     predict_conditions,
     print_log,
     refuse_training_examples,
@@ -26,7 +28,7 @@ from aradals.cli.common import (
 
 EXAMPLE = (
     "aradals evaluate --checkpoint model.safetensors --calibrator temperature.json --data cifar10 --split test "
-    "--corruptions '[gaussian_noise,gaussian_blur]' --severities '[3,5]' --output runs/evaluation"
+    "--corruptions gaussian_noise,gaussian_blur --severities 3,5 --output runs/evaluation"
 )
 
 
@@ -38,8 +40,8 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     parser.add_argument(
         "--calibrator", type=Path | None, default=None, help="a file that aradals calibrate has written"
     )
-    parser.add_argument("--corruptions", type=list[str], default=[], help="names; clean data are always evaluated")
-    parser.add_argument("--severities", type=list[PositiveInt], default=[1, 2, 3, 4, 5], help="1 to 5")
+    parser.add_argument("--corruptions", type=names, default=[], help="names; clean data are always evaluated")
+    parser.add_argument("--severities", type=numbers, default=[1, 2, 3, 4, 5], help="1 to 5")
     parser.add_argument("--num_subsets", type=PositiveInt, default=10, help="R, where --scores are given")
     parser.add_argument("--json", action="store_true", help="print results.json instead of the table")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
@@ -90,7 +92,10 @@ def run(
         found = {CLEAN: predictions}
     else:
         examples = Source(**source).load()
-        for condition in conditions(corruptions, severities)[1:]:
+        if scores is not None:
+            subsets_of(scores, examples.ids, num_subsets)  # to fail before the work
+        wanted = conditions(corruptions, severities)
+        for condition in wanted[1:]:
             corrupt(examples.__getitems__([0])[1], examples.ids[:1], *condition)
         classifier = load_classifier(model, checkpoint, model_args, examples, device)
         refuse_training_examples(classifier, examples)
@@ -100,16 +105,14 @@ def run(
             examples.name,
             classifier.class_names or examples.class_names,
         )
-        found = predict_conditions(
-            classifier, examples, conditions(corruptions, severities), output / "predictions", log=print_log
-        )
+        found = predict_conditions(classifier, examples, wanted, output / "predictions", log=print_log)
     rows: list[Row] = []
     reliability: list[Row] = []
     for condition, path in found.items():
         predicted, _ = load_predictions(path)
         subsets = None if scores is None else subsets_of(scores, predicted.ids, num_subsets)
         more_rows, more_bins = evaluate_calibrators(
-            predicted, subsets, fitted, condition, method=name, seed=0, data=data
+            predicted, subsets, fitted, condition, keys={"method": name, "seed": 0, "data": data}
         )
         rows += more_rows
         reliability += more_bins

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from aradals.cli.messages import explain
 from aradals.errors import InputError, MissingExtraError
 
 COMMANDS = {
@@ -39,8 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(expected=f"a command: {', '.join(COMMANDS)}", got=repr(name), hint="aradals --help")
     except (InputError, MissingExtraError) as error:
         return _fail(str(error))
-    except argparse.ArgumentError as error:
-        return _fail(f"{error}; try aradals {name} --help")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "aradals":
             raise
@@ -66,7 +65,10 @@ def _run(name: str, arguments: list[str]) -> None:
     )
     arguments = command.add_arguments(parser, arguments)
     _spell_with_dashes(parser)
-    values = parser.instantiate(parser.parse_args(arguments)).as_dict()
+    try:
+        values = parser.instantiate(parser.parse_args(arguments)).as_dict()
+    except argparse.ArgumentError as error:
+        raise explain(str(error), parser, example=command.EXAMPLE) from error
     values.pop("recipe", None)
     command.run(**values)
 

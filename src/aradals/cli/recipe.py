@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 from aradals.config import StudyConfig
+from aradals.errors import InputError
 from aradals.recipes import find_recipe
 
 if TYPE_CHECKING:
@@ -20,11 +26,29 @@ def add_recipe_arguments(parser: ArgumentParser, arguments: list[str]) -> list[s
     parser.usage = f"{parser.prog} RECIPE [options]"
     parser.add_argument("--recipe", action="config", help="a recipe by name (aradals recipes) or a YAML file")
     parser.add_class_arguments(StudyConfig, None)
+    flags = {option for action in parser._actions if action.nargs == 0 for option in action.option_strings}
     for position, argument in enumerate(arguments):
-        follows_option = (
-            position > 0 and arguments[position - 1].startswith("--") and "=" not in arguments[position - 1]
-        )
-        if not argument.startswith("-") and not follows_option:
+        before = arguments[position - 1] if position else ""
+        is_value = before.startswith("--") and "=" not in before and before not in flags
+        if not argument.startswith("-") and not is_value:
+            recipe = find_recipe(argument)
             rest = arguments[:position] + arguments[position + 1 :]
-            return ["--recipe", str(find_recipe(argument)), *rest]
+            _check_methods(recipe, rest)
+            return ["--recipe", str(recipe), *rest]
     return arguments
+
+
+def _check_methods(recipe: Path, arguments: list[str]) -> None:
+    """Refuse a setting of a method that the recipe lacks: misspelt, it would become a method of its own."""
+    named = {found[1] for argument in arguments if (found := re.match(r"--methods\.([^.=]+)", argument))}
+    try:
+        known = list(yaml.safe_load(recipe.read_text())["methods"])
+    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError):
+        return  # the parser says what is wrong with the recipe
+    for method in named - set(known):
+        nearest = difflib.get_close_matches(method, known, n=1, cutoff=0.0)
+        raise InputError(
+            expected=f"a method of the recipe: {', '.join(known)}",
+            got=repr(method),
+            hint=f"--methods.{nearest[0]}, or a recipe with that method",
+        )

@@ -32,5 +32,8 @@ def run(folder: Path, output: Path | None) -> None:
             hint="the --output folder of aradals run, evaluate or diagnose",
         )
     target = output or folder / "report.html"
-    write_report(load_json(found[0]), target)
+    results = load_json(found[0])
+    if not isinstance(results, dict):
+        raise InputError(expected=f"keys and values in {found[0]}", got=type(results).__name__, hint="another folder")
+    write_report(results, target)
     print(f"report: {target}")

@@ -43,14 +43,14 @@ def run(
 ) -> None:
     """Score the examples."""
     from aradals.artifacts import load_scores
-    from aradals.attacks import get_attack
     from aradals.files import ensure_writable
-    from aradals.scoring import score_examples
+    from aradals.scoring import check_attack, check_differentiable, score_examples
 
-    get_attack(attack, **attack_args)
+    check_attack(attack, attack_args)
     ensure_writable(output.parent)
     examples = Source(**source).load()
     classifier = load_classifier(model, checkpoint, model_args, examples, device)
+    check_differentiable(classifier.model, examples.__getitems__([0])[1])
     score_examples(
         classifier.model,
         examples,

@@ -29,6 +29,7 @@ from aradals.report.summary import (
     seeds_of,
     share_interval,
     shift_conditions,
+    subset_name,
     variants,
 )
 
@@ -45,6 +46,12 @@ BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, BLACK = (
 COLOURS = (VERMILLION, BLUE, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h")
 GREY = "#767676"
+
+VISIBLE_GAP = 0.005
+"""Smaller gaps would name a shade in the legend that nobody can see."""
+
+MIN_COUNT = 10
+"""Bins of a reliability diagram with fewer predictions are drawn hollow and pale: they say next to nothing."""
 
 MAX_CONDITIONS = 20
 MAX_CLASSES = 15
@@ -170,7 +177,7 @@ def prepare_diagnosis_reliability(diagnosis: Results) -> list[ReliabilityPanel]:
     by_subset = reliability.get("subsets") or []
     return [
         reliability_panel("all examples", reliability["overall"]),
-        *(reliability_panel(f"subset {index}", bins) for index, bins in enumerate(by_subset)),
+        *(reliability_panel(subset_name(index, len(by_subset)), bins) for index, bins in enumerate(by_subset)),
     ]
 
 
@@ -270,12 +277,10 @@ def draw_subsets(panel: SubsetPanel, *, identifier: str, lowest: float = 0.0, hi
     def paint(figure: Figure) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
         subsets = list(range(len(panel.accuracy)))
-        over = [c >= a for c, a in zip(panel.confidence, panel.accuracy, strict=True)]
-        for where, colour, name in (
-            (over, VERMILLION, "overconfident"),
-            ([not each for each in over], BLUE, "underconfident"),
-        ):
-            if any(where):
+        gaps = [c - a for c, a in zip(panel.confidence, panel.accuracy, strict=True)]
+        for sign, colour, name in ((1, VERMILLION, "overconfident"), (-1, BLUE, "underconfident")):
+            if any(sign * gap > VISIBLE_GAP for gap in gaps):
+                where = [sign * gap >= 0 for gap in gaps]
                 upper.fill_between(
                     subsets, panel.confidence, panel.accuracy, where=where, interpolate=True, color=colour, alpha=0.18,
                     linewidth=0, label=name,
@@ -284,13 +289,15 @@ def draw_subsets(panel: SubsetPanel, *, identifier: str, lowest: float = 0.0, hi
             upper, subsets, panel.confidence, panel.confidence_low, panel.confidence_high, VERMILLION, "o", "confidence"
         )
         _line(upper, subsets, panel.accuracy, panel.accuracy_low, panel.accuracy_high, BLUE, "s", "accuracy")
-        upper.set_ylim(lowest, 1.02)
+        upper.set_ylim(lowest, 1 + 0.03 * (1 - lowest))
+        upper.locator_params(axis="y", nbins=6, steps=[1, 2, 5, 10])
         upper.legend(loc="lower right")
         upper.set_title(panel.title)
         _line(lower, subsets, panel.ece, panel.ece_low, panel.ece_high, BLACK, "D", "ECE")
         single = "_" if len(subsets) == 1 else ""  # a line through one point would not show
         lower.plot(subsets, panel.noise_floor, color=GREY, linestyle="--", marker=single, label="noise floor")
         lower.set_ylim(0, highest_ece)
+        lower.locator_params(axis="y", nbins=5, steps=[1, 2, 5, 10])
         lower.set_ylabel("ECE")
         lower.legend(loc="upper right")
         lower.set_xlabel("robustness subset (0 = least robust)")
@@ -301,28 +308,40 @@ def draw_subsets(panel: SubsetPanel, *, identifier: str, lowest: float = 0.0, hi
 
 
 def draw_reliability(panel: ReliabilityPanel, *, identifier: str) -> str:
-    """A reliability diagram with Wilson intervals, and below it the histogram of confidence."""
+    """A reliability diagram with Wilson intervals, and below it the histogram of confidence.
+
+    Bins of fewer than `MIN_COUNT` predictions are hollow and pale.
+    """
 
     def paint(figure: Figure) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
         upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=0.9, label="calibrated")
-        upper.vlines(
-            panel.confidence, panel.accuracy, panel.confidence, color=ORANGE, linewidth=4, alpha=0.45, label="gap"
-        )
-        upper.vlines(panel.confidence, panel.accuracy_low, panel.accuracy_high, color=BLUE, linewidth=1)
-        upper.plot(panel.confidence, panel.accuracy, "s", color=BLUE, markersize=3.5, label="accuracy")
-        upper.set_xlim(0, 1)
+        for confidence, accuracy, low, high, count in zip(
+            panel.confidence, panel.accuracy, panel.accuracy_low, panel.accuracy_high, panel.count, strict=True
+        ):
+            many = count >= MIN_COUNT
+            alpha = 1.0 if many else 0.35
+            if many:
+                upper.vlines(confidence, accuracy, confidence, color=ORANGE, linewidth=4, alpha=0.45)
+            upper.vlines(confidence, low, high, color=BLUE, linewidth=1, alpha=alpha)
+            upper.plot(
+                confidence, accuracy, "s", color=BLUE, markersize=3.5, markerfacecolor=BLUE if many else "white",
+                alpha=alpha,
+            )  # fmt: skip
+        upper.plot([], [], color=ORANGE, linewidth=4, alpha=0.45, label="gap")
+        upper.plot([], [], "s", color=BLUE, markersize=3.5, label="accuracy")
+        upper.set_xlim(-0.02, 1.02)
         upper.set_ylim(-0.02, 1.02)
         upper.set_ylabel("accuracy")
         upper.set_title(panel.title)
-        upper.legend(loc="upper left")
         total = sum(count for count in panel.count if math.isfinite(count)) or 1
         widths = [high - low for low, high in zip(panel.low, panel.high, strict=True)]
         shares = [count / total for count in panel.count]
         lower.bar(panel.low, shares, widths, align="edge", color=SKY, edgecolor="white", linewidth=0.5)
         lower.set_ylim(0, 1)
-        lower.set_ylabel("share")
+        lower.set_ylabel("share of\nexamples")
         lower.set_xlabel("confidence")
+        figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
     return _draw(identifier, f"Reliability diagram: {panel.title}", (3.5, 4.1), paint)
 
@@ -350,6 +369,7 @@ def draw_targets(panel: TargetPanel, *, identifier: str) -> str:
         axes.set_title(panel.title)
         axes.margins(x=0.02)
         axes.locator_params(axis="x", integer=True)
+        axes.locator_params(axis="y", nbins=6, steps=[1, 2, 5, 10])
         if count > 1:
             norm = BoundaryNorm([index - 0.5 for index in range(count + 1)], count)
             bar = figure.colorbar(ScalarMappable(norm, ListedColormap(colours)), ax=axes, ticks=[0, count - 1])
@@ -382,6 +402,7 @@ def draw_shift(panel: ShiftPanel, *, identifier: str) -> str:
         axes.set_ylim(rows - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
         axes.set_xlim(left=0)
+        axes.locator_params(axis="x", nbins=6, steps=[1, 2, 5, 10])
         axes.set_xlabel(panel.title)
         figure.legend(loc="outside upper center", ncols=1 if count > 4 else 2)
 
@@ -409,7 +430,7 @@ def draw_classes(panel: ClassPanel, *, identifier: str) -> str:
         axes.tick_params(axis="y", length=0)
         axes.set_xlim(left=0)
         axes.set_xlabel("% of the examples")
-        figure.legend(loc="outside upper center", ncols=2)
+        figure.legend(*(entry[::-1] for entry in axes.get_legend_handles_labels()), loc="outside upper center", ncols=2)
 
     return _draw(identifier, panel.title, (4.4, 0.9 + 0.24 * len(panel.names)), paint)
 

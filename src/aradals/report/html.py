@@ -24,13 +24,22 @@ from aradals.report.summary import (
     shift_conditions,
     variants,
 )
-from aradals.report.tables import Cell, TableBlock, diagnosis_rows, table_note, table_rows
+from aradals.report.tables import (
+    Cell,
+    TableBlock,
+    diagnosis_note,
+    diagnosis_rows,
+    table_note,
+    table_rows,
+    threshold_rows,
+)
 
 READ_RELIABILITY = (
-    "Squares on the diagonal keep their word: of the predictions made with 80 %, 80 % are right. Below it the model is "
-    "overconfident; vertical lines are 95 % Wilson intervals. The histogram shows how many predictions a bin holds: a "
-    "large gap in a bin that holds few counts for little."
+    "Squares on the diagonal keep their word: of the predictions made with 80 %, 80 % are right; below it the model is "
+    "overconfident. Vertical lines are 95 % Wilson intervals. The histogram shows where the predictions are; bins with "
+    f"fewer than {figures.MIN_COUNT} of them are hollow and pale, and say little."
 )
+NO_SUBSETS = "no robustness scores were given, so nothing is told by robustness"
 
 
 @dataclass(frozen=True)
@@ -73,9 +82,10 @@ def write_report(results: Results, path: Path) -> None:
 
 
 def _study_page(results: Results) -> dict[str, Any]:
-    data, seeds = results["data"], seeds_of(results)
-    facts = [data["name"], f"{num_examples(results):,} test examples", f"{data['num_classes']} classes", _seeds(seeds)]
-    kind = "Calibration study" if results["kind"] == "study" else "Evaluation"
+    data, is_study = results["data"], results["kind"] == "study"
+    facts = [data["name"], f"{num_examples(results):,} examples", f"{data['num_classes']} classes"]
+    facts += [_seeds(seeds_of(results))] if is_study else []
+    kind = "Calibration study" if is_study else "Evaluation"
     return {
         "title": f"{kind}: {results.get('name') or data['name']}",
         "description": results.get("description", ""),
@@ -83,6 +93,7 @@ def _study_page(results: Results) -> dict[str, Any]:
         "headlines": study_headlines(results),
         "blocks": table_rows(results),
         "table_note": table_note(results),
+        "has_subsets": num_subsets(results) > 0,
         "figures": _study_figures(results),
         "runs": _study_runs(results),
         "config": json.dumps(results.get("config", {}), indent=2, ensure_ascii=False),
@@ -98,13 +109,11 @@ def _diagnosis_page(diagnosis: Results) -> dict[str, Any]:
     return {
         "title": f"Diagnosis: {diagnosis.get('model', 'model')}",
         "description": "",
-        "facts": [*facts, f"{diagnosis['num_classes']} classes"],
+        "facts": [*facts, f"{diagnosis['num_classes']} classes", *([] if diagnosis["subsets"] else [NO_SUBSETS])],
         "headlines": diagnosis_headlines(diagnosis),
-        "blocks": [diagnosis_rows(diagnosis)],
-        "table_note": (
-            "Accuracy and confidence in %, gap = confidence - accuracy in points (positive = overconfident), ECE and "
-            "its noise floor as fractions; 95 % intervals below."
-        ),
+        "blocks": [block for block in (diagnosis_rows(diagnosis), threshold_rows(diagnosis)) if block.rows],
+        "table_note": diagnosis_note(diagnosis),
+        "has_subsets": bool(diagnosis["subsets"]),
         "figures": _diagnosis_figures(diagnosis),
         "runs": [
             _table("what was examined", ("", ""), [[name, diagnosis[name]] for name in names if diagnosis.get(name)]),
@@ -134,21 +143,21 @@ def _study_figures(results: Results) -> list[ReportFigure]:
     found = [
         _subset_figure(figures.prepare_subsets(results), uncertainty),
         ReportFigure(
-            "Reliability, before and after",
+            "Reliability",
             f"{READ_RELIABILITY}{first_seed}",
             _draw_all(figures.draw_reliability, figures.prepare_reliability(results), "reliability"),
         ),
         ReportFigure(
             "Course of the targets",
-            "The probability that training asked for on the true class, by robustness subset. Overconfidence on the "
-            f"validation split pushes it down, underconfidence up; a level course has settled.{first_seed}",
+            "The probability that the training targets put on the true class, by robustness subset. Overconfidence on "
+            f"the validation split pushes it down, underconfidence up; a level course has settled.{first_seed}",
             _draw_all(figures.draw_targets, figures.prepare_targets(results), "targets"),
         ),
         ReportFigure(
             "Under shift",
-            f"Left is better; lines are {uncertainty}, hollow marks are with a calibrator. A mark on its grey tick is "
-            "at its noise floor: a perfectly calibrated model would show as much. Where lines overlap, the methods "
-            "cannot be told apart.",
+            f"Left is better. Lines are {uncertainty}: where they overlap, the methods cannot be told apart. Hollow "
+            "marks are with temperature scaling or another calibrator. A grey tick is the noise floor of the mark "
+            "beside it: what a perfectly calibrated model would show. The number after a corruption is its severity.",
             _draw_all(figures.draw_shift, figures.prepare_shift(results), "shift"),
             wide=True,
         ),
@@ -158,23 +167,24 @@ def _study_figures(results: Results) -> list[ReportFigure]:
 
 def _diagnosis_figures(diagnosis: Results) -> list[ReportFigure]:
     classes = figures.prepare_classes(diagnosis)
-    overall, *by_subset = figures.prepare_diagnosis_reliability(diagnosis)
+    cancel = (
+        " Opposite gaps of different subsets cancel in the diagram of all examples." if diagnosis["subsets"] else ""
+    )
+    more = len(diagnosis.get("least_robust_classes", [])) > figures.MAX_CLASSES
     found = [
         _subset_figure(figures.prepare_diagnosis_subsets(diagnosis), "95 % intervals"),
-        ReportFigure("Reliability", READ_RELIABILITY, _draw_all(figures.draw_reliability, [overall], "reliability")),
-        ReportFigure(
-            "Reliability by robustness subset",
-            "Each panel holds one subset, 0 the least robust. Opposite gaps in different subsets cancel in the diagram "
-            "of all examples, and show here.",
-            _draw_all(figures.draw_reliability, by_subset, "reliability-subset"),
-        ),
         ReportFigure(
             "Classes of the least robust subset",
-            "Bars that reach beyond their tick are classes with more than their share of the least robust examples; "
-            "lines are 95 % Wilson intervals of each class by itself. "
-            f"At most {figures.MAX_CLASSES} classes are shown.",
+            "Bars that reach beyond their tick are classes with more than their share of the least robust "
+            "examples. Lines are 95 % Wilson intervals of each class by itself."
+            f"{f' Shown are the first {figures.MAX_CLASSES} classes.' if more else ''}",
             _draw_all(figures.draw_classes, [classes] if classes else [], "classes"),
             wide=True,
+        ),
+        ReportFigure(
+            "Reliability",
+            f"{READ_RELIABILITY}{cancel}",
+            _draw_all(figures.draw_reliability, figures.prepare_diagnosis_reliability(diagnosis), "reliability"),
         ),
     ]
     return [figure for figure in found if figure.panels]

@@ -215,6 +215,12 @@ def most_robust(count: int) -> str:
     return f"most robust {FRACTIONS[count]}" if count in FRACTIONS else "most robust subset"
 
 
+def subset_name(subset: int, count: int) -> str:
+    """``subset 0 (least robust)``."""
+    ends = {0: " (least robust)", count - 1: " (most robust)"} if count > 1 else {}
+    return f"subset {subset}{ends.get(subset, '')}"
+
+
 def diagnosis_results(diagnosis: Results) -> dict[str, Any]:
     """A diagnosis in the form of results with the one method ``the_model``, so that both share all the rest."""
     keys = {
@@ -236,3 +242,15 @@ def share_interval(row: Mapping[str, Any], level: float = 0.95) -> tuple[float, 
     total = round(row["n"] / row["share"])
     low, high = wilson_interval(torch.tensor(row["n"]), torch.tensor(total), level=level)
     return float(low), float(high)
+
+
+def threshold_interval(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Wilson's 95 % interval for the error above a confidence threshold."""
+    low, high = wilson_interval(torch.tensor(round(row["error"] * row["n"])), torch.tensor(row["n"]))
+    return float(low), float(high)
+
+
+def threshold_text(threshold: float) -> str:
+    """A confidence to two digits of its distance from 1: ``0.84``, ``0.9927``, ``0.999985``."""
+    digits = 2 if threshold >= 1 else max(2, 1 - math.floor(math.log10(1 - threshold)))
+    return f"{threshold:.{digits}f}".rstrip("0").rstrip(".")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aradals.errors import MissingExtraError
 from aradals.report.summary import (
     CLEAN,
+    NOISE_LIMITS,
     Condition,
     Measure,
     Results,
@@ -21,19 +21,26 @@ from aradals.report.summary import (
     num_subsets,
     seeds_of,
     shift_conditions,
+    subset_name,
+    threshold_interval,
+    threshold_text,
     variants,
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
 
-STUDY_COLUMNS = ("method", "accuracy %", "confidence %", "ECE", "noise floor", "subset cal. error", "NLL")
-DIAGNOSIS_COLUMNS = ("examples", "n", "accuracy %", "confidence %", "gap, points", "ECE", "noise floor")
+STUDY_COLUMNS = ("method", "ECE", "noise floor", "subset cal. error", "accuracy %", "confidence %", "NLL")
+DIAGNOSIS_COLUMNS = ("examples", "gap, points", "ECE", "noise floor", "accuracy %", "confidence %", "n")
+THRESHOLD_COLUMNS = ("error at most", "accept from", "accepted %", "wrong among them %")
+
+MIN_NAME_WIDTH = 12
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A value as text, and under it its uncertainty."""
+    """A value as text, and with it its uncertainty."""
 
     text: str
     note: str = ""
@@ -48,11 +55,40 @@ class TableBlock:
     rows: list[list[Cell]]
 
 
+@dataclass(frozen=True)
+class TerminalTables:
+    """Blocks of the same columns, as rich prints them.
+
+    Intervals stand beside their values where the terminal is wide enough, else below them; if even that is too wide,
+    the names in the first column wrap.
+    """
+
+    title: str
+    blocks: list[TableBlock]
+    note: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Rich's protocol."""
+        from rich.text import Text
+
+        # Text objects throughout: names are other people's and may look like markup.
+        yield Text(self.title, style="bold")
+        for separator, gap in ((" ", 2), ("\n", 2), ("\n", 1)):
+            first, *others = _widths(self.blocks, separator)
+            room = options.max_width - sum(others) - gap * len(others)
+            if room >= first:
+                break
+        for block in self.blocks:
+            yield Text(f"\n{block.title}", style="bold")
+            yield _rich_table(block, [min(first, max(room, MIN_NAME_WIDTH)), *others], separator, gap)
+        yield Text(f"\n{self.note}", style="dim")
+
+
 def table_rows(results: Results) -> list[TableBlock]:
     """Every variant on clean data, then its mean over all shifted conditions.
 
     Accuracy and confidence in percent, the rest as fractions (NLL in nats). The note of a cell is the 95 % interval
-    for one seed, the standard deviation over seeds for several.
+    for one seed, the standard deviation over seeds for several; of a noise floor, its 95th percentile.
     """
     blocks = [_block(results, f"clean, n = {num_examples(results):,}", [CLEAN])]
     if shifts := shift_conditions(results):
@@ -73,54 +109,76 @@ def diagnosis_rows(diagnosis: Results) -> TableBlock:
     for subset, size in zip([None, *range(count)], sizes, strict=True):
         get = {
             key: measure(results, variant, key, subset=subset)
-            for key in ("accuracy", "confidence", "gap", "ece", "ece_noise_floor")
+            for key in ("accuracy", "confidence", "gap", "ece", "ece_noise_floor", "ece_noise_floor_p95")
         }
-        name = "all" if subset is None else f"subset {subset}{_end_name(subset, count)}"
         rows.append(
             [
-                Cell(name),
-                Cell("–" if size is None else f"{size:,}"),
-                percent(get["accuracy"]),
-                percent(get["confidence"]),
+                Cell("all" if subset is None else subset_name(subset, count)),
                 percent(get["gap"], signed=True),
                 fraction(get["ece"]),
-                fraction(get["ece_noise_floor"]),
+                _floor(get["ece_noise_floor"], get["ece_noise_floor_p95"]),
+                percent(get["accuracy"]),
+                percent(get["confidence"]),
+                Cell("–" if size is None else f"{size:,}"),
             ]
         )
-    return TableBlock("by robustness", DIAGNOSIS_COLUMNS, rows)
+    return TableBlock("by robustness" if count else "all examples", DIAGNOSIS_COLUMNS, rows)
+
+
+def threshold_rows(diagnosis: Results) -> TableBlock:
+    """From which confidence on predictions can be accepted, and what is then wrong."""
+    rows = []
+    for row in diagnosis.get("confidence_thresholds", []):
+        cells = [Cell("never"), Cell("–"), Cell("–")]
+        if row["threshold"] is not None:
+            low, high = threshold_interval(row)
+            cells = [
+                Cell(threshold_text(row["threshold"])),
+                percent(Measure(row["coverage"])),
+                percent(Measure(row["error"], low, high)),
+            ]
+        rows.append([Cell(f"{100 * row['max_error']:g} %"), *cells])
+    return TableBlock("confidence thresholds, chosen on these very examples", THRESHOLD_COLUMNS, rows)
 
 
 def table_note(results: Results) -> str:
     """What the numbers of `table_rows` are."""
     seeds = len(seeds_of(results))
-    note = "95 % intervals below" if seeds == 1 else f"mean ± standard deviation over {seeds} seeds"
-    return f"Accuracy and confidence in %, calibration errors as fractions (0.01 = 1 point), NLL in nats; {note}."
+    spread = "its 95 % interval" if seeds == 1 else f"its standard deviation over {seeds} seeds (±)"
+    temperature = (
+        " + T: with temperature scaling." if any(v.calibrator == "temperature" for v in variants(results)) else ""
+    )
+    return (
+        f"With each estimate {spread}, with the noise floor its 95th percentile (≤). Calibration errors are "
+        f"fractions (0.01 = 1 point), NLL is in nats.{temperature}"
+    )
 
 
-def study_table(results: Results) -> Table:
-    """`table_rows` for the terminal, from 80 columns on.
+def diagnosis_note(diagnosis: Results) -> str:
+    """What the numbers of `diagnosis_rows` are."""
+    subsets = " Subset 0 is the least robust." if diagnosis["subsets"] else ""
+    return (
+        "gap = confidence - accuracy, + is overconfident. With each estimate its 95 % interval, with the noise floor "
+        f"its 95th percentile (≤). ECE is a fraction (0.01 = 1 point).{subsets}"
+    )
 
-    Raises:
-        MissingExtraError: without rich.
-    """
+
+def study_table(results: Results) -> TerminalTables:
+    """`table_rows` for the terminal, from 80 columns on; for rich's ``Console.print``."""
     title = f"{results.get('name', '')}: {results.get('data', {}).get('name', '')}".strip(": ")
-    return _rich_table(table_rows(results), title, table_note(results))
+    return TerminalTables(title, table_rows(results), table_note(results))
 
 
-def diagnosis_table(diagnosis: Results) -> Table:
-    """`diagnosis_rows` for the terminal, from 80 columns on.
-
-    Raises:
-        MissingExtraError: without rich.
-    """
-    note = "Subset 0 is the least robust. gap = confidence - accuracy, positive = overconfident; 95 % intervals below."
-    return _rich_table([diagnosis_rows(diagnosis)], f"{diagnosis.get('data', '')} {diagnosis.get('split', '')}", note)
+def diagnosis_table(diagnosis: Results) -> TerminalTables:
+    """`diagnosis_rows` for the terminal, from 80 columns on; for rich's ``Console.print``."""
+    title = f"{diagnosis.get('model', 'model')}: {diagnosis.get('data', '')} {diagnosis.get('split', '')}".strip()
+    return TerminalTables(title, [diagnosis_rows(diagnosis)], diagnosis_note(diagnosis))
 
 
 def percent(value: Measure, *, signed: bool = False) -> Cell:
     """A fraction as percent (or points) with one digit."""
     scaled = Measure(value.value * 100, value.low * 100, value.high * 100, value.spread * 100, value.num_seeds)
-    return _cell(scaled, "+.1f" if signed else ".1f")
+    return _cell(scaled, "+z.1f" if signed else ".1f")
 
 
 def fraction(value: Measure) -> Cell:
@@ -135,62 +193,69 @@ def _block(results: Results, title: str, conditions: Sequence[Condition]) -> Tab
 def _row(results: Results, variant: Variant, conditions: Sequence[Condition]) -> list[Cell]:
     get = {
         key: measure(results, variant, key, conditions=conditions)
-        for key in ("accuracy", "confidence", "ece", "ece_noise_floor", "subset_calibration_error", "nll")
+        for key in (
+            "ece",
+            "ece_noise_floor",
+            NOISE_LIMITS["ece"],
+            "subset_calibration_error",
+            "accuracy",
+            "confidence",
+            "nll",
+        )
     }
-    method, _, calibrator = variant.label.partition(" + ")
     return [
-        Cell(method, f"+ {calibrator}" if calibrator else ""),
+        Cell(variant.label.replace(" + temperature scaling", " + T")),
+        fraction(get["ece"]),
+        _floor(get["ece_noise_floor"], get[NOISE_LIMITS["ece"]]),
+        fraction(get["subset_calibration_error"]),
         percent(get["accuracy"]),
         percent(get["confidence"]),
-        fraction(get["ece"]),
-        Cell(fraction(get["ece_noise_floor"]).text),
-        fraction(get["subset_calibration_error"]),
         Cell(fraction(get["nll"]).text),
     ]
+
+
+def _floor(mean: Measure, limit: Measure) -> Cell:
+    """Both, since the verdict "more than noise" depends on the second."""
+    return Cell(fraction(mean).text, f"≤{limit.value:.3f}" if limit.known else "")
 
 
 def _cell(value: Measure, form: str) -> Cell:
     if not value.known:
         return Cell("–")
-    text, unsigned = f"{value.value:{form}}", form.lstrip("+")
+    text, plain = f"{value.value:{form}}", form.lstrip("+")
+    if float(text) == 0:
+        text = text.lstrip("+")
     if value.num_seeds > 1:
-        return Cell(text, f"± {value.spread:{unsigned}}")
+        return Cell(text, f"± {value.spread:{plain}}")
     if not (math.isfinite(value.low) and math.isfinite(value.high)):
         return Cell(text)
-    separator = "–" if form == unsigned else " to "  # a dash beside a minus sign is hard to read
-    return Cell(text, f"{value.low:{unsigned}}{separator}{value.high:{unsigned}}")
+    separator = "–" if form == plain else " to "  # a dash beside a minus sign is hard to read
+    return Cell(text, f"{value.low:{plain}}{separator}{value.high:{plain}}")
 
 
-def _end_name(subset: int, count: int) -> str:
-    if count == 1:
-        return ""
-    return {0: " (least robust)", count - 1: " (most robust)"}.get(subset, "")
+def _rich_table(block: TableBlock, widths: list[int], separator: str, gap: int) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
 
-
-def _rich_table(blocks: list[TableBlock], title: str, caption: str) -> Table:
-    try:
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
-    except ImportError as error:
-        raise MissingExtraError("rich", "cli") from error
-    # Text objects throughout: names are other people's and may look like markup.
-    table = Table(title=Text(title), caption=Text(caption), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    first, *others = blocks[0].columns
-    table.add_column(first)
-    for column in others:
-        table.add_column(column.replace(" ", "\n"), justify="right", min_width=_widest(blocks, column))
-    for block in blocks:
-        if len(blocks) > 1:
-            table.add_row(Text(block.title, style="bold"))
-        for row in block.rows:
-            table.add_row(*(Text.assemble(cell.text, (f"\n{cell.note}" if cell.note else "", "dim")) for cell in row))
-        table.add_section()
+    # The box puts a column of its own between two others.
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False, show_edge=False)
+    for index, (column, width) in enumerate(zip(block.columns, widths, strict=True)):
+        table.add_column(_header(column), width=width, justify="right" if index else "left")
+    for row in block.rows:
+        table.add_row(
+            *(Text.assemble(cell.text, (f"{separator}{cell.note}" if cell.note else "", "dim")) for cell in row)
+        )
     return table
 
 
-def _widest(blocks: list[TableBlock], column: str) -> int:
-    """Width below which a number or a word would break; the first column gives way instead."""
-    index = blocks[0].columns.index(column)
-    cells = [row[index] for block in blocks for row in block.rows]
-    return max(map(len, [*column.split(), *(text for cell in cells for text in (cell.text, cell.note))]))
+def _header(column: str) -> str:
+    """In two lines."""
+    return column.replace(" ", "\n", 1)
+
+
+def _widths(blocks: list[TableBlock], separator: str) -> list[int]:
+    """Of the columns, where no line is to break."""
+    rows = [[_header(column) for column in blocks[0].columns]]
+    rows += [[f"{cell.text}{separator}{cell.note}".rstrip() for cell in row] for block in blocks for row in block.rows]
+    return [max(len(line) for text in column for line in text.split("\n")) for column in zip(*rows, strict=True)]

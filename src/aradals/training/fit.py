@@ -104,7 +104,7 @@ def fit_classifier(
             accelerator="gpu" if device == "cuda" else device,
             devices=1,
             max_epochs=training.epochs,
-            precision=training.precision,  # type: ignore[arg-type]
+            precision=training.precision,
             check_val_every_n_epoch=method.update_every,
             num_sanity_val_steps=0,
             callbacks=callbacks,
@@ -171,7 +171,7 @@ def _by_id(ids: Tensor, subsets: Tensor | None) -> Tensor:
 
 
 class _EpochLog(Callback):
-    """One line per epoch: loss, validation accuracy and confidence, the span of the targets."""
+    """One line per epoch: validation accuracy and confidence, the span of the targets, the time left."""
 
     def __init__(self, num_epochs: int, log: Callable[[str], None]) -> None:
         self.num_epochs = num_epochs
@@ -190,11 +190,12 @@ class _EpochLog(Callback):
             for key in ("confidence", "accuracy")
         )
         targets = pl_module.criterion.target_prob
-        course = f"targets {targets.min():.3f} to {targets.max():.3f}" if pl_module.criterion.update_rate else ""
+        course = f"  targets {targets.min():.3f} to {targets.max():.3f}" if pl_module.criterion.update_rate else ""
         bound = pl_module.criterion.at_lower_bound() if pl_module.criterion.update_rate else []
+        left = (self.num_epochs - pl_module.current_epoch - 1) * pl_module.seconds_in_epoch()
         self.log_line(
             f"epoch {pl_module.current_epoch + 1}/{self.num_epochs}"
-            f"  validation accuracy {accuracy:.3f} confidence {confidence:.3f}  {course}"
+            f"  validation accuracy {accuracy:.3f} confidence {confidence:.3f}{course}  {left / 60:.1f} min left"
             + (f"  WARNING: targets of subsets {bound} ran down to 1/K" if bound else "")
         )
 

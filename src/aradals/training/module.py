@@ -61,6 +61,10 @@ class AdaptiveClassifier(LightningModule):
         self._loss_sum, self._num_correct, self._num_seen = torch.zeros(()), torch.zeros(()), 0
         self._started = time.perf_counter()
 
+    def seconds_in_epoch(self) -> float:
+        """Seconds since the current epoch began."""
+        return time.perf_counter() - self._started
+
     def on_train_epoch_start(self) -> None:
         """Seed the epoch, so that a resumed run draws the augmentations and masks of an uninterrupted one."""
         torch.manual_seed(epoch_seed(self.seed, self.current_epoch))
@@ -94,7 +98,7 @@ class AdaptiveClassifier(LightningModule):
                 "epoch": self.current_epoch + 1,
                 "loss": loss,
                 "accuracy": self._num_correct.item() / self._num_seen,
-                "seconds": time.perf_counter() - self._started,
+                "seconds": self.seconds_in_epoch(),
             }
         )
 

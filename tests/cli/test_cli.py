@@ -1,0 +1,333 @@
+"""The commands as users meet them: what they print, what they write, and that a study goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+import torch
+from command_line import Outcome, Study, aradals, run_once
+from safetensors.torch import load_file
+
+from aradals.artifacts import load_scores
+from aradals.cli.main import COMMANDS
+from aradals.data import Examples, load_data, make_splits
+from aradals.inference import Predictions, predict
+from aradals.models import build_model, load_checkpoint
+
+METRICS = ("accuracy", "confidence", "nll", "brier", "ece")
+KEYS = {"method", "seed", "data", "corruption", "severity", "n", *METRICS}
+
+
+def ok(*arguments: object) -> Outcome:
+    """Run a command that has to succeed."""
+    ran = aradals(*arguments)
+    assert ran.code == 0, ran.err
+    return ran
+
+
+def without_seconds(value: Any) -> Any:
+    """Results but for the times that they took."""
+    if isinstance(value, dict):
+        return {key: without_seconds(item) for key, item in value.items() if key != "seconds"}
+    return [without_seconds(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return run_once(tmp_path_factory.getbasetemp() / "tiny-study")
+
+
+@pytest.fixture(scope="module")
+def digits_test() -> Examples:
+    return load_data("digits", "test")
+
+
+@pytest.fixture(scope="module")
+def predictions(study: Study, digits_test: Examples) -> Predictions:
+    """Of the vanilla model on the test split, without the command line."""
+    model = build_model("small_cnn", num_classes=10, in_channels=1, width=8)
+    load_checkpoint(model, study.checkpoint)
+    return predict(model, digits_test.batches(len(digits_test)))
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits of the training file that no split of the study holds."""
+    train, test = load_data("digits", "train"), load_data("digits", "test")
+    splits = make_splits(train, test, validation=60, calibration=40, train_size=200, seed=0)
+    used = torch.cat([part.ids for part in (splits.train, splits.validation, splits.calibration)])
+    rest = train.select(~torch.isin(train.ids, used))
+    (_, inputs, labels), *_ = rest.batches(len(rest))
+    path = tmp_path_factory.mktemp("held-out") / "held-out.npz"
+    np.savez(path, inputs=inputs.numpy(), labels=labels.numpy())
+    return path
+
+
+@pytest.fixture(scope="module")
+def scores(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the test split, by `aradals score`."""
+    path = tmp_path_factory.mktemp("scores") / "scores.parquet"
+    ok("score", "--checkpoint", study.checkpoint, "--data", "digits", "--output", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def calibrator(study: Study, held_out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """By `aradals calibrate`, on examples that no model saw."""
+    path = tmp_path_factory.mktemp("calibrator") / "temperature.json"
+    ran = ok("calibrate", "--checkpoint", study.checkpoint, "--data", held_out, "--output", path)
+    assert "temperature" in ran.out
+    assert "object at 0x" not in ran.out
+    return path
+
+
+class TestHelp:
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_every_command_shows_an_example(self, command: str) -> None:
+        assert f"example: aradals {command}" in " ".join(ok(command, "--help").out.split())
+
+    @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
+    def test_overview_names_every_command(self, arguments: tuple[str, ...]) -> None:
+        out = ok(*arguments).out
+        assert all(f"aradals {command}" in out for command in COMMANDS)
+
+    def test_version(self) -> None:
+        assert ok("--version").out.startswith("aradals 0.")
+
+    def test_options_are_spelt_with_dashes_or_underscores(self) -> None:
+        out = ok("diagnose", "--help").out
+        assert "--num-subsets" in out
+        assert "--image-column" in out
+
+
+class TestRecipes:
+    def test_list_tells_what_each_is_for(self) -> None:
+        lines = ok("recipes").out.splitlines()
+        assert {line.split()[0] for line in lines} >= {"demo", "cifar10-small", "cifar10-resnet29"}
+        assert all(len(line.split()) > 3 for line in lines)
+
+    def test_show_and_copy_give_the_same_text(self, tmp_path: Path) -> None:
+        shown = ok("recipes", "--show", "demo").out
+        ok("recipes", "--copy", "demo", "--output", tmp_path / "mine.yaml")
+        assert (tmp_path / "mine.yaml").read_text() == shown
+        assert "methods:" in shown
+
+    def test_copy_does_not_overwrite(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.yaml").write_text("my work")
+        assert aradals("recipes", "--copy", "demo", "--output", tmp_path / "mine.yaml").code == 2
+        assert (tmp_path / "mine.yaml").read_text() == "my work"
+
+
+class TestRun:
+    def test_results_have_a_row_for_everything(self, study: Study) -> None:
+        results = study.results
+        assert results == json.loads((study.folder / "results.json").read_text())
+        rows = results["rows"]
+        keys = ("method", "calibrator", "corruption", "severity", "subset")
+        assert {tuple(row[key] for key in keys) for row in rows} == {
+            (method, calibrator, *condition, subset)
+            for method in ("vanilla", "ar_adals")
+            for calibrator in ("none", "temperature")
+            for condition in (("none", 0), ("gaussian_noise", 3))
+            for subset in (None, 0, 1, 2)
+        }
+        assert len(rows) == 2 * 2 * 2 * 4
+        for row in rows:
+            assert row.keys() >= KEYS
+            assert all(row[f"{name}_{end}"] is not None for name in METRICS for end in ("low", "high"))
+            assert row["seed"] == 0
+        overall = [row for row in rows if row["subset"] is None]
+        assert all(0 <= row["subset_calibration_error"] <= 1 for row in overall)
+        assert [row["calibrator"] for row in results["calibrators"]] == ["temperature", "temperature"]
+        assert [row["method"] for row in results["calibrators"]] == ["vanilla", "ar_adals"]
+        assert "<html" in (study.folder / "report.html").read_text()
+
+    def test_a_second_time_nothing_is_done_again(self, study: Study, tmp_path: Path) -> None:
+        folder = shutil.copytree(study.folder, tmp_path / "copy")
+        before = {path: path.read_bytes() for path in (folder / "seed-0").glob("**/*") if path.is_file()}
+        ran = ok("run", study.recipe, "--output", folder, "--json")
+        assert all(line.endswith("done before, inputs unchanged") for line in ran.err.splitlines())
+        assert {**ran.json, "name": "out"} == study.results
+        assert {path: path.read_bytes() for path in before} == before
+
+    def test_a_changed_method_is_the_only_one_redone(self, study: Study, tmp_path: Path) -> None:
+        folder = shutil.copytree(study.folder, tmp_path / "copy")
+        ran = ok("run", "--json", study.recipe, "--output", folder, "--methods.ar_adals.update_rate=0.9")
+        again = [line for line in ran.err.splitlines() if not line.endswith("done before, inputs unchanged")]
+        assert again
+        assert all(line.startswith("[seed 0] ar_adals: ") for line in again)
+        assert sum(": epoch " in line for line in again) == 6
+
+        def rows(results: dict[str, Any], method: str) -> list[dict[str, Any]]:
+            return [row for row in results["rows"] if row["method"] == method]
+
+        assert rows(ran.json, "vanilla") == rows(study.results, "vanilla")
+        assert rows(ran.json, "ar_adals") != rows(study.results, "ar_adals")
+
+    def test_killed_in_training_and_started_again_it_ends_the_same(self, study: Study, tmp_path: Path) -> None:
+        killed = """
+import os, signal, sys
+from aradals.cli import common
+from aradals.cli.main import main
+
+def log(line):
+    if "ar_adals: train: epoch 4/6" in line:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+common.print_log = log
+main(sys.argv[1:])
+"""
+        folder = tmp_path / "out"
+        arguments = ["run", str(study.recipe), "--output", str(folder)]
+        # Sums in another order would differ in the last bits.
+        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        ran = subprocess.run([sys.executable, "-c", killed, *arguments], env=environment, capture_output=True)
+        assert ran.returncode == -signal.SIGKILL, ran.stderr.decode()
+        unfinished = {path.name for path in (folder / "seed-0" / "ar_adals" / "train").iterdir()}
+        assert "resume.ckpt" in unfinished
+        assert "model.safetensors" not in unfinished
+
+        finished = ok(*arguments, "--json")
+        lines = finished.err.splitlines()
+        assert any("ar_adals: train: started before, goes on" in line for line in lines)
+        assert [line for line in lines if "ar_adals: train: epoch 5/6" in line]
+        assert not [line for line in lines if "vanilla: train: epoch" in line or "ar_adals: train: epoch 1/6" in line]
+        assert without_seconds(finished.json) == without_seconds(study.results)
+
+
+def test_train_gives_the_checkpoint_of_the_study(study: Study, tmp_path: Path) -> None:
+    ran = ok("train", study.recipe, "--method", "vanilla", "--output", tmp_path)
+    checkpoint = Path(ran.out.strip().removeprefix("checkpoint: "))
+    trained, expected = load_file(checkpoint), load_file(study.checkpoint)
+    assert trained.keys() == expected.keys()
+    assert all(torch.equal(trained[name], expected[name]) for name in expected)
+
+
+def test_train_takes_overrides_and_a_seed(study: Study, tmp_path: Path) -> None:
+    ok("train", study.recipe, "--method=vanilla", "--seed=3", "--training.epochs=1", "--output", tmp_path)
+    history = json.loads((tmp_path / "vanilla" / "train" / "history.json").read_text())
+    assert [epoch["epoch"] for epoch in history["epochs"]] == [1]
+
+
+def test_score_table_has_its_columns_and_says_where_it_comes_from(
+    scores: Path, predictions: Predictions, digits_test: Examples
+) -> None:
+    columns = ["id", "predicted", "score", "norm", "success", "num_forward", "num_backward"]
+    assert parquet.read_schema(scores).names == columns
+    table, metadata = load_scores(scores)
+    assert torch.equal(table.ids, digits_test.ids)
+    assert torch.equal(table.predicted, predictions.logits.argmax(1))
+    assert table.score.isfinite().all()
+    assert torch.equal(table.norm.isfinite(), table.success)
+    assert metadata["data_fingerprint"] == digits_test.fingerprint
+    assert metadata["attack"].startswith("deepfool(steps=50")
+    assert {"model_digest", "seconds", "versions"} <= metadata.keys()
+
+
+def test_evaluate_with_everything(
+    study: Study, scores: Path, calibrator: Path, predictions: Predictions, tmp_path: Path
+) -> None:
+    ran = ok(
+        *("evaluate", "--checkpoint", study.checkpoint, "--data", "digits", "--calibrator", calibrator),
+        *("--scores", scores, "--num-subsets", 4, "--corruptions", "gaussian_noise,contrast", "--severities", "2,5"),
+        *("--json", "--output", tmp_path),
+    )
+    rows = ran.json["rows"]
+    assert len(rows) == 2 * 5 * (1 + 4)
+    assert {(row["corruption"], row["severity"]) for row in rows} == {
+        ("none", 0),
+        *((name, severity) for name in ("gaussian_noise", "contrast") for severity in (2, 5)),
+    }
+    assert all(row.keys() >= KEYS for row in rows)
+    assert [row["n"] for row in rows if row["subset"] is not None] == [200] * 40
+
+    vanilla, calibrated = (
+        next(
+            row
+            for row in rows
+            if row["subset"] is None and row["corruption"] == "none" and row["calibrator"] == calibrator_name
+        )
+        for calibrator_name in ("none", "temperature")
+    )
+    temperature = json.loads(calibrator.read_text())["temperature"]
+    correct = (predictions.logits.argmax(1) == predictions.labels).double().mean()
+    for row, scale in ((vanilla, 1.0), (calibrated, temperature)):
+        probs = (predictions.logits.double() / scale).softmax(1)
+        assert row["accuracy"] == pytest.approx(float(correct))
+        assert row["confidence"] == pytest.approx(float(probs.amax(1).mean()), abs=1e-6)
+    assert (tmp_path / "report.html").exists()
+
+
+def test_evaluate_takes_stored_predictions(study: Study, calibrator: Path, tmp_path: Path) -> None:
+    stored = study.folder / "seed-0" / "vanilla" / "evaluate" / "predictions-none-0.parquet"
+    ran = ok("evaluate", "--predictions", stored, "--calibrator", calibrator, "--json", "--output", tmp_path)
+    assert [row["calibrator"] for row in ran.json["rows"]] == ["none", "temperature"]
+    vanilla = next(row for row in study.results["rows"] if row["subset"] is None)
+    assert ran.json["rows"][0]["ece"] == pytest.approx(vanilla["ece"])
+
+
+def test_diagnose_says_the_same_of_a_model_and_of_its_predictions(
+    study: Study, scores: Path, predictions: Predictions, tmp_path: Path
+) -> None:
+    arguments = ("diagnose", "--num-subsets", 4, "--json")
+    of_model = ok(*arguments, "--checkpoint", study.checkpoint, "--data", "digits", "--output", tmp_path / "model")
+    path = tmp_path / "predictions.npz"
+    np.savez(path, logits=predictions.logits.numpy(), label=predictions.labels.numpy(), id=predictions.ids.numpy())
+    of_file = ok(*arguments, "--predictions", path, "--scores", scores, "--output", tmp_path / "file")
+    found, again = of_model.json, of_file.json
+    for row in (found["overall"], *found["subsets"]):
+        assert row.keys() >= KEYS
+        assert (row["corruption"], row["severity"]) == ("none", 0)
+    assert [row["n"] for row in found["subsets"]] == [200] * 4
+    assert [row["subset"] for row in found["subsets"]] == [0, 1, 2, 3]
+    assert {"reliability", "least_robust_classes", "confidence_thresholds"} <= found.keys()
+    for key in (*METRICS, "subset_calibration_error"):
+        assert found["overall"][key] == pytest.approx(again["overall"][key])
+    for key in METRICS:
+        assert [row[key] for row in found["subsets"]] == pytest.approx([row[key] for row in again["subsets"]])
+    assert (tmp_path / "model" / "report.html").exists()
+    assert found == json.loads((tmp_path / "model" / "diagnosis.json").read_text())
+
+
+def test_diagnose_of_predictions_alone_has_no_subsets(predictions: Predictions, tmp_path: Path) -> None:
+    np.savez(tmp_path / "p.npz", logits=predictions.logits.numpy(), labels=predictions.labels.numpy())
+    found = ok("diagnose", "--predictions", tmp_path / "p.npz", "--json", "--output", tmp_path / "out").json
+    assert found["subsets"] == []
+    assert found["overall"]["n"] == len(predictions)
+
+
+def test_report_needs_no_model(study: Study, tmp_path: Path) -> None:
+    shutil.copy(study.folder / "results.json", tmp_path)
+    ok("report", tmp_path)
+    ok("report", tmp_path, "--output", tmp_path / "elsewhere.html")
+    written = (tmp_path / "report.html").read_text()
+    assert written == (tmp_path / "elsewhere.html").read_text()
+    assert "AR-AdaLS" in written
+
+
+def test_the_table_is_for_people_and_the_json_for_programs(study: Study, tmp_path: Path) -> None:
+    shutil.copytree(study.folder, tmp_path / "copy")
+    out = ok("run", study.recipe, "--output", tmp_path / "copy").out
+    for word in ("accuracy", "confidence", "ECE", "vanilla", "AR-AdaLS", "report:"):
+        assert word in out
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(out)
+
+
+def test_the_installed_script(tmp_path: Path) -> None:
+    script = Path(sysconfig.get_path("scripts")) / "aradals"
+    ran = subprocess.run([script, "report", str(tmp_path)], capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("error: expected ")
+    assert len(ran.stderr.splitlines()) == 1
