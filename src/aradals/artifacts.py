@@ -156,7 +156,8 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
             with np.load(path, allow_pickle=False) as arrays:
                 columns = {name: arrays[name] for name in arrays.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(expected=f"a readable .npz file {path}", got=str(error), hint="another file") from error
+            got = "another kind of file, or pickled objects" if path.exists() else "no such file"
+            raise InputError(expected=f"a readable .npz file of arrays {path}", got=got, hint="numpy.savez") from error
         metadata: dict[str, str] = {}
     else:
         columns, metadata = _read_parquet(path, None)

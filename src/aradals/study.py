@@ -163,12 +163,9 @@ def load_study_data(config: StudyConfig) -> tuple[Examples, Examples]:
 
 def build_for(config: StudyConfig, examples: Examples) -> nn.Module:
     """The study's model, freshly initialised from torch's global generator, for the shape of ``examples``."""
-    return build_model(
-        config.model,
-        num_classes=examples.num_classes,
-        in_channels=examples.input_shape[0],
-        **config.model_args,
-    )
+    shape = examples.input_shape
+    sizes = {"num_classes": examples.num_classes, "in_channels": shape[0] if len(shape) == 3 else None}
+    return build_model(config.model, **{**sizes, **config.model_args})
 
 
 @dataclass
@@ -444,8 +441,10 @@ class SeedRun:
             "seed": self.seed,
             "inputs": settings_digest(inputs),
             "versions": versions(),
+            "fitted_examples": encode_hashes(fitted),
         }
-        return {"aradals": json.dumps(description), "fitted_examples": encode_hashes(fitted)}
+        # One entry: safetensors writes several in random order, and equal models should be equal files.
+        return {"aradals": json.dumps(description)}
 
     def _log(self, stage: str) -> Log:
         prefix = f"[seed {self.seed}] {stage}: "

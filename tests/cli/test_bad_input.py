@@ -174,7 +174,9 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     # Recipes
     "no recipe": (lambda w: ["run", "--output", w.out], "aradals run demo"),
     "missing recipe": (lambda w: ["run", "nosuch", "--output", w.out], "nosuch"),
-    "recipe to show that is missing": (lambda w: ["recipes", "--show", "nosuch"], "nosuch"),
+    "recipe to show that is missing": (lambda w: ["recipes", "show", "nosuch"], "nosuch"),
+    "no recipe to copy": (lambda w: ["recipes", "copy"], "none"),
+    "nothing that can be done to a recipe": (lambda w: ["recipes", "bake", "demo"], "'bake'"),
     "broken YAML": (lambda w: w.recipe_of("data: [digits\nmodel: x: y"), "line 1"),
     "empty recipe": (lambda w: w.recipe_of(""), "an empty file"),
     "recipe without keys": (lambda w: w.recipe_of("just words"), "just words"),
@@ -303,7 +305,10 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     ),
     # Files between the stages
     "missing predictions": (lambda w: w.diagnose("--predictions", w.folder / "p.parquet"), "no such file"),
-    "garbage as predictions": (lambda w: w.diagnose("--predictions", w.file("p.npz", "garbage")), "zip"),
+    "garbage as predictions": (
+        lambda w: w.diagnose("--predictions", w.file("p.npz", "garbage")),
+        "another kind of file",
+    ),
     "garbage as parquet": (lambda w: w.diagnose("--predictions", w.file("p.parquet", "garbage")), "try"),
     "predictions without logits": (lambda w: w.predicted(label=LABELS, probs=NORMAL), "'probs'"),
     "NaN in predictions": (lambda w: w.predicted(label=LABELS, logits=NORMAL * np.nan), "NaN"),
@@ -390,7 +395,7 @@ def test_output_that_cannot_be_written(command: str, world: World) -> None:
         "calibrate": [*model[:-1], below / "calibrator.json"],
         "evaluate": model,
         "diagnose": model,
-        "recipes": ["--copy", "demo", "--output", below / "mine.yaml"],
+        "recipes": ["copy", "demo", "--output", below / "mine.yaml"],
         "report": [world.study.folder, "--output", below / "report.html"],
     }
     refused(
@@ -398,6 +403,7 @@ def test_output_that_cannot_be_written(command: str, world: World) -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:no temperature:UserWarning")
 def test_someone_elses_model_is_not_judged_on_what_its_calibrator_saw_in_another_file(world: World) -> None:
     """The images are recognised by their content: here in an .npz, there as PNG files in a table."""
     pixels = np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8)

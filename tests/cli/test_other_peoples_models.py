@@ -206,6 +206,13 @@ class build(nn.Module):
     def forward(self, x):
         return x.flatten(1) @ self.weights["fc.weight"].T + self.weights["fc.bias"]
 """,
+    "sparse buffer": """
+class build(Linear):
+    def __init__(self):
+        super().__init__()
+        trained(self)
+        self.register_buffer("adjacency", torch.eye(3).to_sparse())
+""",
     "state that is no tensor": """
 class build(Linear):
     def __init__(self):
@@ -336,6 +343,25 @@ def test_every_style_gives_the_numbers_of_the_classifier(
 def test_weights_of_data_parallel_fit_the_bare_model(diagnose: Diagnose, folder: Path, truth: Truth) -> None:
     found = diagnose("\ndef build():\n    return Linear()\n", "--checkpoint", str(folder / "parallel.pt"))
     _expect(found["overall"], truth.probs, truth.labels)
+
+
+def test_weights_fit_lazy_layers(diagnose: Diagnose, folder: Path, truth: Truth) -> None:
+    source = """
+class build(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.fc = nn.LazyLinear(num_classes)
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+"""
+    found = diagnose(source, "--checkpoint", str(folder / "weights.pt"))
+    _expect(found["overall"], truth.probs, truth.labels)
+
+
+def test_the_number_of_classes_can_be_given(diagnose: Diagnose, folder: Path) -> None:
+    torch.save({"fc.weight": torch.randn(12, 64), "fc.bias": torch.zeros(12)}, folder / "weights.pt")
+    found = diagnose(STYLES["class with num_classes"], "--model-args", "{num_classes: 12}")
+    assert found["num_classes"] == 12
 
 
 def test_package_in_the_working_directory(

@@ -150,3 +150,12 @@ def test_pickles_with_a_lazy_source() -> None:
 def test_what_cannot_be_used_is_refused(inputs: Tensor, labels: Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Examples(inputs, labels, num_classes=2)
+
+
+def test_the_same_image_as_bytes_and_as_floats_has_the_same_hash() -> None:
+    images = torch.arange(256, dtype=torch.uint8).view(16, 1, 4, 4)
+    labels = torch.zeros(16, dtype=torch.int64)
+    stored = [images, images.float() / 255, images.double() / 255]
+    hashes = [Examples(inputs, labels, num_classes=2).hashes.tolist() for inputs in stored]
+    assert hashes[0] == hashes[1] == hashes[2]
+    assert len(set(hashes[0])) == 16

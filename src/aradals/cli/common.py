@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import textwrap
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 from rich.console import Console
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from tqdm import tqdm
 
 from aradals.artifacts import decode_hashes, save_json
@@ -75,14 +77,19 @@ def load_classifier(
     with redirect_stdout(sys.stderr):  # stdout is for results, and other people's code likes to print
         network = build_model(
             spec,
-            num_classes=description.get("num_classes", examples.num_classes),
-            in_channels=shape[0] if len(shape) == 3 else None,
-            **{**(description.get("model_args", {}) if spec == description.get("model") else {}), **model_args},
+            **{
+                "num_classes": description.get("num_classes", examples.num_classes),
+                "in_channels": shape[0] if len(shape) == 3 else None,
+                **(description.get("model_args", {}) if spec == description.get("model") else {}),
+                **model_args,
+            },
         )
+    first = examples.__getitems__(list(range(min(2, len(examples)))))
+    if any(map(is_lazy, network.parameters())):
+        try_model(network, first[1])  # lazy layers take their shapes from the first input
     if checkpoint is not None:
         load_checkpoint(network, checkpoint)
     network = network.to(target).eval()
-    first = examples.__getitems__(list(range(min(2, len(examples)))))
     check_labels(examples.labels, try_model(network, first[1]))
     try:
         try_model(network, first[1][:1])
@@ -93,7 +100,7 @@ def load_classifier(
         name=spec,
         checkpoint=str(checkpoint) if checkpoint else "none",
         digest=_digest(network, predict(network, [first]).logits),
-        fitted_examples=decode_hashes(metadata.get("fitted_examples", "")),
+        fitted_examples=decode_hashes(description.get("fitted_examples", "")),
         class_names=tuple(description.get("class_names", ())),
     )
 
@@ -124,7 +131,7 @@ def _digest(model: nn.Module, logits: Tensor) -> str:
     digest = hashlib.sha256(logits.numpy().tobytes())
     for name, value in model.state_dict().items():
         digest.update(name.encode())
-        if isinstance(value, Tensor) and not value.is_quantized:
+        if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized:
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
@@ -261,5 +268,5 @@ def finish(results: dict[str, Any], output: Path, file: str, json: bool) -> None
     is_diagnosis = results["kind"] == "diagnosis"
     console.print(diagnosis_table(results) if is_diagnosis else study_table(results))
     for line in diagnosis_headlines(results) if is_diagnosis else study_headlines(results):
-        console.print(f"- {line}", markup=False, highlight=False)
+        print(textwrap.fill(line, console.width, initial_indent="- ", subsequent_indent="  "))
     print(f"report: {output / 'report.html'}\nresults: {output / file}")

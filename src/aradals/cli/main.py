@@ -7,6 +7,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from aradals.cli.messages import explain
 from aradals.errors import InputError, MissingExtraError
@@ -83,9 +84,11 @@ def _spell_with_dashes(parser: argparse.ArgumentParser) -> None:
                 parser._option_string_actions[dashed] = action
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *location: object, **more: object) -> None:
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, *more: object, **options: object
+) -> None:
     """Our own warnings as one line each; those of libraries are for their developers."""
-    if category is UserWarning:
+    if category is UserWarning and Path(filename).is_relative_to(Path(__file__).parents[1]):
         print(f"warning: {message}", file=sys.stderr)
 
 

@@ -59,7 +59,7 @@ def explain(message: str, parser: ArgumentParser, *, example: str) -> InputError
         return InputError(
             expected="a recipe in YAML, keys and values",
             got=found["problem"] or "an empty file",
-            hint="aradals recipes --show demo",
+            hint="aradals recipes show demo",
         )
     return InputError(expected="arguments that can be read", got=message, hint=f"{parser.prog} --help")
 

@@ -1,4 +1,7 @@
-"""List the recipes that come with the package, show one, or copy one to change it."""
+"""List the recipes that come with the package, show one, or copy one to change it.
+
+aradals recipes, aradals recipes show NAME, aradals recipes copy NAME [--output FILE]
+"""
 
 from __future__ import annotations
 
@@ -8,32 +11,36 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-EXAMPLE = "aradals recipes --copy cifar10-small --output my-study.yaml"
+EXAMPLE = "aradals recipes copy cifar10-small --output my-study.yaml"
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
-    """Which recipe to show or copy."""
-    parser.add_argument("--show", type=str | None, default=None, help="print this recipe")
-    parser.add_argument("--copy", type=str | None, default=None, help="copy this recipe to --output")
-    parser.add_argument("--output", type=Path | None, default=None, help="file to write; NAME.yaml by default")
+    """What to do with which recipe."""
+    parser.add_argument("action", nargs="?", choices=["list", "show", "copy"], default="list", help="list by default")
+    parser.add_argument("name", nargs="?", type=str | None, default=None, help="the recipe to show or copy")
+    parser.add_argument("--output", type=Path | None, default=None, help="copy to this file; NAME.yaml by default")
     return arguments
 
 
-def run(show: str | None, copy: str | None, output: Path | None) -> None:
-    """Print or copy."""
+def run(action: str, name: str | None, output: Path | None) -> None:
+    """List, print or copy."""
     from aradals.errors import InputError
     from aradals.files import atomic_path
     from aradals.recipes import find_recipe, list_recipes
 
-    if show is not None:
-        print(find_recipe(show).read_text(), end="")
-    elif copy is not None:
-        target = output or Path(f"{Path(copy).stem}.yaml")
-        if target.exists():
-            raise InputError(expected="a file that does not exist", got=str(target), hint="another --output")
-        with atomic_path(target) as temporary:
-            temporary.write_text(find_recipe(copy).read_text())
-        print(f"recipe: {target}")
-    else:
-        for name, summary in list_recipes().items():
-            print(f"{name:<18} {summary}")
+    if action == "list":
+        for recipe, summary in list_recipes().items():
+            print(f"{recipe:<18} {summary}")
+        return
+    if name is None:
+        raise InputError(expected=f"the recipe to {action}: {', '.join(list_recipes())}", got="none", hint=EXAMPLE)
+    source = find_recipe(name)
+    if action == "show":
+        print(source.read_text(), end="")
+        return
+    target = output or Path(f"{source.stem}.yaml")
+    if target.exists():
+        raise InputError(expected="a file that does not exist", got=str(target), hint="another --output")
+    with atomic_path(target) as temporary:
+        temporary.write_text(source.read_text())
+    print(f"recipe: {target}")

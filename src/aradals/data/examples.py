@@ -130,15 +130,16 @@ class Examples(Dataset[Example]):
 
     @property
     def hashes(self) -> npt.NDArray[np.uint64]:
-        """Content hash of each input, uint64, shape (N,): 8-byte BLAKE2b of its shape and stored values.
+        """Content hash of each input, uint64, shape (N,): 8-byte BLAKE2b of its shape and values.
 
-        The label and the id do not enter, so the same image is recognised in another split or file.
+        The label and the id do not enter, so the same image is recognised in another split or file; nor does the
+        type, so it is recognised as bytes and as floats.
         """
         if self._hashes is None:
             digests = bytearray()
             for start in range(0, len(self), _CHUNK):
                 chunk = torch.arange(start, min(start + _CHUNK, len(self)))
-                for values in self._read(chunk).contiguous().numpy():
+                for values in _as_uint16(self._read(chunk)):
                     digest = hashlib.blake2b(str(values.shape).encode(), digest_size=8)
                     digest.update(values.data)
                     digests += digest.digest()
@@ -164,6 +165,13 @@ def overlap(a_hashes: npt.NDArray[np.uint64], b_hashes: npt.NDArray[np.uint64]) 
 
 def _as_float(inputs: Tensor) -> Tensor:
     return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs.float()
+
+
+def _as_uint16(inputs: Tensor) -> npt.NDArray[np.uint16]:
+    """Inputs on a grid of 16 bits, of which that of 8 bits is a part: the bytes k and the floats k/255 become one."""
+    if inputs.dtype == torch.uint8:
+        return inputs.contiguous().numpy().astype(np.uint16) * np.uint16(257)
+    return np.rint(inputs.contiguous().double().numpy() * 65535).astype(np.uint16)
 
 
 def _check_range(inputs: Tensor, name: str) -> None:
