@@ -170,8 +170,9 @@ def _as_float(inputs: Tensor) -> Tensor:
 def _as_uint16(inputs: Tensor) -> npt.NDArray[np.uint16]:
     """Inputs on a grid of 16 bits, of which that of 8 bits is a part: the bytes k and the floats k/255 become one."""
     if inputs.dtype == torch.uint8:
-        return inputs.contiguous().numpy().astype(np.uint16) * np.uint16(257)
-    return np.rint(inputs.contiguous().double().numpy() * 65535).astype(np.uint16)
+        return inputs.numpy().astype(np.uint16, order="C") * np.uint16(257)
+    values: npt.NDArray[np.float64] = inputs.double().numpy() * 65535
+    return np.rint(values).astype(np.uint16, order="C")
 
 
 def _check_range(inputs: Tensor, name: str) -> None:
