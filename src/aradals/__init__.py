@@ -7,6 +7,7 @@ and the command line are extras: ``pip install 'ar-adals[all]'``.
 from aradals.adaptive_smoothing import (
     AdaptiveSmoothing,
     assign_subsets,
+    default_update_rate,
     smoothing_to_target_prob,
     soft_cross_entropy,
     soft_targets,
@@ -42,6 +43,7 @@ __all__ = [
     "brier_score",
     "carlini_wagner",
     "deepfool",
+    "default_update_rate",
     "expected_calibration_error",
     "mean_confidence",
     "nll",

@@ -141,6 +141,15 @@ def update_target_prob(
     return (target_prob - update_rate * step).clamp(1 / num_classes, 1.0)
 
 
+def default_update_rate(num_updates: int) -> float:
+    """The α that suits a schedule: 6 / (number of updates), at most 0.1.
+
+    The update integrates, so that α times the number of updates is what counts. But a brisk α follows the first epochs,
+    when a network is over-confident for want of training, and a short schedule does not leave it the time to come back.
+    """
+    return min(0.1, 6 / num_updates)
+
+
 class AdaptiveSmoothing(nn.Module):
     """Cross-entropy whose label smoothing adapts, subset by subset, to the gap seen on validation data.
 
@@ -151,7 +160,7 @@ class AdaptiveSmoothing(nn.Module):
     Args:
         num_classes: K.
         num_subsets: R.
-        update_rate: α; 6 / (number of updates) serves schedules from tens to hundreds of epochs.
+        update_rate: α, see `default_update_rate`.
         initial_target_prob: p at the start, in [1/K, 1].
         leak: λ of `update_target_prob`; 0 is the paper's rule.
 

@@ -57,8 +57,7 @@ class MethodConfig:
     Args:
         num_subsets: R; 1 = without robustness.
         initial_target_prob: true-class target probability at the start; 1 = one-hot.
-        update_rate: alpha of the adaptive update; 0 = targets stay; auto = 6 / number of updates, so that short
-            schedules step further.
+        update_rate: alpha of the adaptive update; 0 = targets stay; auto = 6 / number of updates, at most 0.1.
         leak: lambda of the update, the pull towards the common level; 0 = the paper's rule.
         update_every: epochs between two updates.
     """

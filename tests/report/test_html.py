@@ -11,8 +11,8 @@ from synthetic_results import make_bins, make_diagnosis, make_study
 
 from aradals.errors import InputError
 from aradals.report import write_report
-from aradals.report.figures import draw_reliability, draw_subsets, prepare_shift, prepare_targets, reliability_panel
-from aradals.report.figures import prepare_subsets as prepare_subset_panels
+from aradals.report.figures import draw_reliability, draw_subsets
+from aradals.report.panels import prepare_shift, prepare_subsets, prepare_targets, reliability_panel
 
 SMALL: dict[str, Any] = {
     "methods": {"vanilla": 1.0, "ar_adals": 0.1},
@@ -182,14 +182,14 @@ def test_svg_is_a_scalable_fragment_with_text() -> None:
 def test_subset_panel_draws_one_subset_and_an_interval_beside_its_estimate() -> None:
     study = make_study(num_subsets=1, methods={"vanilla": 1.0}, calibrators=("none",), shifts=())
     study["rows"][1] |= {"ece": 0.2, "ece_low": 0.0, "ece_high": 0.1}
-    (panel,) = prepare_subset_panels(study)
+    (panel,) = prepare_subsets(study)
     assert (panel.ece, panel.ece_low, panel.ece_high) == ([0.2], [0.0], [0.1])
     assert "<svg" in draw_subsets(panel, identifier="s")
 
 
 def test_prepared_values_are_those_of_the_rows() -> None:
     study = make_study(**SMALL)
-    vanilla, ours = prepare_subset_panels(study)
+    vanilla, ours = prepare_subsets(study)
     assert [vanilla.title, ours.title] == ["vanilla", "AR-AdaLS"]
     gaps = [confidence - accuracy for confidence, accuracy in zip(vanilla.confidence, vanilla.accuracy, strict=True)]
     assert gaps == pytest.approx([0.28, 0.31, 0.25, 0.15, 0.10, 0.06, 0.03, 0.02, 0.01, 0.0])

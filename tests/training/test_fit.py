@@ -129,10 +129,10 @@ def test_updates_every_second_epoch() -> None:
     assert len(trained.updates) == SETTINGS.epochs // 2
 
 
-def test_automatic_update_rate_is_six_over_the_number_of_updates() -> None:
-    training = TrainingConfig(epochs=12, batch_size=64)
-    assert fit(MethodConfig(update_rate="auto"), training).update_rate == pytest.approx(0.5)
-    assert fit(MethodConfig(update_rate="auto", update_every=3), training).update_rate == 1.0
+def test_automatic_update_rate_suits_the_number_of_updates() -> None:
+    training = TrainingConfig(epochs=80, batch_size=200)
+    assert fit(MethodConfig(update_rate="auto"), training).update_rate == pytest.approx(6 / 80)
+    assert fit(MethodConfig(update_rate="auto", update_every=2), training).update_rate == 0.1
 
 
 def test_seeds_differ_and_the_same_seed_does_not() -> None:

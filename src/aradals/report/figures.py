@@ -1,4 +1,4 @@
-"""The figures of a report: ``prepare_*`` turns results into plain values, ``draw_*`` turns those into SVG.
+"""The figures of a report: each panel of `aradals.report.panels` as SVG.
 
 An SVG is a fragment for inline use: it scales with its container, its text stays text, and all its ids start
 with ``identifier``, which must be unique on the page.
@@ -11,33 +11,15 @@ import math
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from aradals.errors import MissingExtraError
-from aradals.report.summary import (
-    CLEAN,
-    Condition,
-    Results,
-    condition_name,
-    diagnosis_results,
-    main_variants,
-    measure,
-    num_subsets,
-    number,
-    seeds_of,
-    share_interval,
-    shift_conditions,
-    subset_name,
-    variants,
-)
+from aradals.report.panels import ClassPanel, ReliabilityPanel, ShiftPanel, SubsetPanel, TargetPanel, Values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Values = list[float]
 
 # Okabe and Ito's palette, told apart with every common kind of colour blindness; its yellow is too pale on white.
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, BLACK = (
@@ -53,215 +35,9 @@ VISIBLE_GAP = 0.005
 MIN_COUNT = 10
 """Bins of a reliability diagram with fewer predictions are drawn hollow and pale: they say next to nothing."""
 
-MAX_CONDITIONS = 20
-MAX_CLASSES = 15
-MAX_LABEL = 26
-MAX_TITLE = 42
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
-
-
-@dataclass(frozen=True)
-class SubsetPanel:
-    """Confidence, accuracy and ECE of one variant by robustness subset; lists over subsets, NaN where unknown."""
-
-    title: str
-    confidence: Values
-    confidence_low: Values
-    confidence_high: Values
-    accuracy: Values
-    accuracy_low: Values
-    accuracy_high: Values
-    ece: Values
-    ece_low: Values
-    ece_high: Values
-    noise_floor: Values
-
-
-@dataclass(frozen=True)
-class ReliabilityPanel:
-    """Accuracy against confidence; lists over bins, NaN where a bin is empty."""
-
-    title: str
-    low: Values
-    high: Values
-    count: Values
-    confidence: Values
-    accuracy: Values
-    accuracy_low: Values
-    accuracy_high: Values
-
-
-@dataclass(frozen=True)
-class TargetPanel:
-    """The course of the targets of one method: ``target_prob[r][i]`` held from ``epochs[i]`` on."""
-
-    title: str
-    epochs: list[int]
-    target_prob: list[Values]
-    lower_bound: float
-
-
-@dataclass(frozen=True)
-class ShiftSeries:
-    """One variant in a dot plot; lists over conditions."""
-
-    label: str
-    calibrated: bool
-    method_index: int
-    values: Values
-    low: Values
-    high: Values
-    noise_floor: Values
-
-
-@dataclass(frozen=True)
-class ShiftPanel:
-    """A calibration error under every condition, clean first."""
-
-    title: str
-    conditions: list[str]
-    series: list[ShiftSeries]
-
-
-@dataclass(frozen=True)
-class ClassPanel:
-    """Classes by their share of the least robust subset, largest first."""
-
-    title: str
-    names: list[str]
-    share: Values
-    share_low: Values
-    share_high: Values
-    base_share: Values
-
-
-def prepare_subsets(results: Results) -> list[SubsetPanel]:
-    """One panel per variant, on clean data; means over seeds."""
-    subsets = range(num_subsets(results))
-    panels = []
-    for variant in variants(results) if subsets else []:
-        columns: dict[str, Values] = {}
-        for key in ("confidence", "accuracy", "ece"):
-            found = [measure(results, variant, key, subset=subset) for subset in subsets]
-            columns |= {
-                key: [each.value for each in found],
-                f"{key}_low": [each.low for each in found],
-                f"{key}_high": [each.high for each in found],
-            }
-        floor = [measure(results, variant, "ece_noise_floor", subset=subset).value for subset in subsets]
-        panels.append(SubsetPanel(title=_label(variant.label, MAX_TITLE), noise_floor=floor, **columns))
-    return panels
-
-
-def prepare_reliability(results: Results) -> list[ReliabilityPanel]:
-    """One panel per variant, on clean data, of the first seed (bins of several seeds share their examples)."""
-    seeds = seeds_of(results)[:1]
-    panels = []
-    for variant in variants(results):
-        for entry in results.get("reliability", []):
-            if (
-                (entry["method"], entry["calibrator"]) == (variant.method, variant.calibrator)
-                and (entry["corruption"], entry["severity"]) == CLEAN
-                and entry["seed"] in seeds
-                and entry.get("subset") is None
-            ):
-                panels.append(reliability_panel(variant.label, entry["bins"]))
-    return panels
-
-
-def prepare_diagnosis_reliability(diagnosis: Results) -> list[ReliabilityPanel]:
-    """All examples, then each robustness subset."""
-    reliability = diagnosis["reliability"]
-    by_subset = reliability.get("subsets") or []
-    return [
-        reliability_panel("all examples", reliability["overall"]),
-        *(reliability_panel(subset_name(index, len(by_subset)), bins) for index, bins in enumerate(by_subset)),
-    ]
-
-
-def reliability_panel(title: str, bins: Sequence[Mapping[str, Any]]) -> ReliabilityPanel:
-    """Bins as columns."""
-    keys = ("low", "high", "count", "confidence", "accuracy", "accuracy_low", "accuracy_high")
-    return ReliabilityPanel(_label(title, MAX_TITLE), **{key: [number(each.get(key)) for each in bins] for key in keys})
-
-
-def prepare_targets(results: Results) -> list[TargetPanel]:
-    """One panel per method whose targets were updated, of its first seed."""
-    lower_bound = 1 / results["data"]["num_classes"]
-    panels: dict[str, TargetPanel] = {}
-    labels = {variant.method: variant.label for variant in variants(results) if variant.calibrator == "none"}
-    for training in results.get("training", []):
-        method, updates, settings = training["method"], training.get("updates") or [], training.get("settings", {})
-        if method in panels or not updates or settings.get("update_rate") == 0:
-            continue
-        every = settings.get("update_every") or 1
-        course = [update["target_prob"] for update in updates] + [training["target_prob"]]
-        panels[method] = TargetPanel(
-            title=_label(labels.get(method, method), MAX_TITLE),
-            epochs=[index * every for index in range(len(course))],
-            target_prob=[[number(value) for value in subset] for subset in zip(*course, strict=True)],
-            lower_bound=lower_bound,
-        )
-    return list(panels.values())
-
-
-def prepare_shift(results: Results) -> list[ShiftPanel]:
-    """ECE and subset calibration error, clean and shifted; severities averaged where there are many conditions."""
-    shifts = shift_conditions(results)
-    if not shifts:
-        return []
-    groups: dict[str, list[Condition]] = {"clean": [CLEAN]}
-    for shift in shifts:
-        name = condition_name(shift) if len(shifts) <= MAX_CONDITIONS else shift[0].replace("_", " ")
-        groups.setdefault(name, []).append(shift)
-    shown = main_variants(results)
-    methods = list(dict.fromkeys(variant.method for variant in shown))
-    panels = []
-    for key, floor, title in (
-        ("ece", "ece_noise_floor", "ECE"),
-        ("subset_calibration_error", "subset_noise_floor", "subset calibration error"),
-    ):
-        series = []
-        for variant in shown:
-            found = [measure(results, variant, key, conditions=group) for group in groups.values()]
-            floors = [measure(results, variant, floor, conditions=group).value for group in groups.values()]
-            series.append(
-                ShiftSeries(
-                    label=_label(variant.label, MAX_TITLE),
-                    calibrated=variant.calibrator != "none",
-                    method_index=methods.index(variant.method),
-                    values=[each.value for each in found],
-                    low=[each.low for each in found],
-                    high=[each.high for each in found],
-                    noise_floor=floors,
-                )
-            )
-        if any(math.isfinite(value) for each in series for value in each.values):
-            panels.append(ShiftPanel(title, [_label(name) for name in groups], series))
-    return panels
-
-
-def prepare_diagnosis_subsets(diagnosis: Results) -> list[SubsetPanel]:
-    """The one panel of a diagnosis."""
-    return prepare_subsets(diagnosis_results(diagnosis))
-
-
-def prepare_classes(diagnosis: Results) -> ClassPanel | None:
-    """The largest classes of the least robust subset; None without any."""
-    rows = diagnosis.get("least_robust_classes", [])[:MAX_CLASSES]
-    if not rows:
-        return None
-    intervals = [share_interval(row) for row in rows]
-    return ClassPanel(
-        title="classes of the least robust subset",
-        names=[_label(str(row["name"])) for row in rows],
-        share=[number(row["share"]) for row in rows],
-        share_low=[low for low, _ in intervals],
-        share_high=[high for _, high in intervals],
-        base_share=[number(row["base_share"]) for row in rows],
-    )
 
 
 def draw_subsets(panel: SubsetPanel, *, identifier: str, lowest: float = 0.0, highest_ece: float = 1.0) -> str:
@@ -439,12 +215,6 @@ def _line(axes: Axes, x: list[int], y: Values, low: Values, high: Values, colour
     """A line with intervals; not `errorbar`, since an interval may lie beside its estimate."""
     axes.vlines(x, low, high, color=colour, linewidth=1)
     axes.plot(x, y, color=colour, marker=marker, markersize=3.5, linewidth=1.2, label=label)
-
-
-def _label(text: str, limit: int = MAX_LABEL) -> str:
-    """Text for a figure: shortened in the middle, since names often differ at the end; no characters XML forbids."""
-    text = "".join(character if character.isprintable() else " " for character in text)
-    return text if len(text) <= limit else f"{text[: limit - limit // 2 - 1]}…{text[-(limit // 2) :]}"
 
 
 def _draw(identifier: str, title: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> str:

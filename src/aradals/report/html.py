@@ -13,6 +13,7 @@ from typing import Any
 from aradals.errors import InputError, MissingExtraError
 from aradals.files import atomic_path
 from aradals.report import figures
+from aradals.report import panels as prepared
 from aradals.report.headlines import WARNING, diagnosis_headlines, study_headlines
 from aradals.report.summary import (
     Results,
@@ -141,24 +142,24 @@ def _study_figures(results: Results) -> list[ReportFigure]:
     first_seed = f" Seed {seeds[0]} is shown." if len(seeds) > 1 else ""
     uncertainty = "95 % intervals" if len(seeds) == 1 else f"95 % intervals over test set and {len(seeds)} seeds"
     found = [
-        _subset_figure(figures.prepare_subsets(results), uncertainty),
+        _subset_figure(prepared.prepare_subsets(results), uncertainty),
         ReportFigure(
             "Reliability",
             f"{READ_RELIABILITY}{first_seed}",
-            _draw_all(figures.draw_reliability, figures.prepare_reliability(results), "reliability"),
+            _draw_all(figures.draw_reliability, prepared.prepare_reliability(results), "reliability"),
         ),
         ReportFigure(
             "Course of the targets",
             "The probability that the training targets put on the true class, by robustness subset. Overconfidence on "
             f"the validation split pushes it down, underconfidence up; a level course has settled.{first_seed}",
-            _draw_all(figures.draw_targets, figures.prepare_targets(results), "targets"),
+            _draw_all(figures.draw_targets, prepared.prepare_targets(results), "targets"),
         ),
         ReportFigure(
             "Under shift",
             f"Left is better. Lines are {uncertainty}: where they overlap, the methods cannot be told apart. Hollow "
             "marks are with temperature scaling or another calibrator. A grey tick is the noise floor of the mark "
             "beside it: what a perfectly calibrated model would show. The number after a corruption is its severity.",
-            _draw_all(figures.draw_shift, figures.prepare_shift(results), "shift"),
+            _draw_all(figures.draw_shift, prepared.prepare_shift(results), "shift"),
             wide=True,
         ),
     ]
@@ -166,31 +167,31 @@ def _study_figures(results: Results) -> list[ReportFigure]:
 
 
 def _diagnosis_figures(diagnosis: Results) -> list[ReportFigure]:
-    classes = figures.prepare_classes(diagnosis)
+    classes = prepared.prepare_classes(diagnosis)
     cancel = (
         " Opposite gaps of different subsets cancel in the diagram of all examples." if diagnosis["subsets"] else ""
     )
-    more = len(diagnosis.get("least_robust_classes", [])) > figures.MAX_CLASSES
+    more = len(diagnosis.get("least_robust_classes", [])) > prepared.MAX_CLASSES
     found = [
-        _subset_figure(figures.prepare_diagnosis_subsets(diagnosis), "95 % intervals"),
+        _subset_figure(prepared.prepare_diagnosis_subsets(diagnosis), "95 % intervals"),
         ReportFigure(
             "Classes of the least robust subset",
             "Bars that reach beyond their tick are classes with more than their share of the least robust "
             "examples. Lines are 95 % Wilson intervals of each class by itself."
-            f"{f' Shown are the first {figures.MAX_CLASSES} classes.' if more else ''}",
+            f"{f' Shown are the first {prepared.MAX_CLASSES} classes.' if more else ''}",
             _draw_all(figures.draw_classes, [classes] if classes else [], "classes"),
             wide=True,
         ),
         ReportFigure(
             "Reliability",
             f"{READ_RELIABILITY}{cancel}",
-            _draw_all(figures.draw_reliability, figures.prepare_diagnosis_reliability(diagnosis), "reliability"),
+            _draw_all(figures.draw_reliability, prepared.prepare_diagnosis_reliability(diagnosis), "reliability"),
         ),
     ]
     return [figure for figure in found if figure.panels]
 
 
-def _subset_figure(panels: list[figures.SubsetPanel], uncertainty: str) -> ReportFigure:
+def _subset_figure(panels: list[prepared.SubsetPanel], uncertainty: str) -> ReportFigure:
     """All panels on the same axes, so that they compare."""
     levels = [
         x for panel in panels for x in (*panel.accuracy_low, *panel.accuracy, *panel.confidence) if math.isfinite(x)

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from aradals.adaptive_smoothing import AdaptiveSmoothing
+from aradals.adaptive_smoothing import AdaptiveSmoothing, default_update_rate
 from aradals.config import MethodConfig, TrainingConfig
 from aradals.data import Examples, as_batch
 from aradals.training.module import AdaptiveClassifier, epoch_seed
@@ -80,7 +80,7 @@ def fit_classifier(
     criterion = AdaptiveSmoothing(
         train.num_classes,
         method.num_subsets,
-        update_rate=min(1.0, 6 / num_updates) if method.update_rate == "auto" else method.update_rate,
+        update_rate=default_update_rate(num_updates) if method.update_rate == "auto" else method.update_rate,
         initial_target_prob=method.initial_target_prob,
         leak=method.leak,
     )
