@@ -166,7 +166,9 @@ def add_data_arguments(parser: ArgumentParser) -> None:
         help="Hugging Face id, parquet file, folder, .npz, or built-in name",
     )
     parser.add_argument("--split", type=str | None, default=None, help="the only one, or test, by default")
-    parser.add_argument("--limit", type=PositiveInt | None, default=None, help="a fixed random sample of so many examples")
+    parser.add_argument(
+        "--limit", type=PositiveInt | None, default=None, help="a fixed random sample of so many examples"
+    )
     parser.add_argument("--image_column", type=str | None, default=None, help="where it cannot be told by type")
     parser.add_argument("--label_column", type=str | None, default=None, help="where it cannot be told by type")
 

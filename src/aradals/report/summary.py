@@ -20,7 +20,12 @@ Condition = tuple[str, int]
 
 CLEAN: Condition = ("none", 0)
 
-METHOD_NAMES = {"label_smoothing": "label smoothing", "adals": "AdaLS", "ar_adals": "AR-AdaLS"}
+METHOD_NAMES = {
+    "label_smoothing": "label smoothing",
+    "adals": "AdaLS",
+    "ar_adals": "AR-AdaLS",
+    "ar_adals_plain": "AR-AdaLS, plain",
+}
 NOISE_LIMITS = {"ece": "ece_noise_floor_p95", "subset_calibration_error": "subset_noise_floor"}
 """Key of a calibration error -> key of the most that is put down to noise."""
 
