@@ -215,3 +215,16 @@ def test_many_conditions_are_grouped_by_corruption() -> None:
     shifts = [(f"corruption_{index}", severity) for index in range(8) for severity in (1, 3, 5)]
     study = make_study(methods={"vanilla": 1.0}, calibrators=("none",), shifts=shifts, num_subsets=1)
     assert prepare_shift(study)[0].conditions == ["clean", *(f"corruption {index}" for index in range(8))]
+
+
+def test_caption_says_which_bounds_the_targets_reached(tmp_path: Path) -> None:
+    study = make_study()
+    adaptive = [run for run in study["training"] if run["settings"]["update_rate"] > 0]
+    for run in adaptive:
+        run["target_prob"] = [0.1, 0.5, *[1.0] * 8]
+        run["at_lower_bound"] = [0]
+    write_report(study, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    expected = f"{8 * len(adaptive)} of {10 * len(adaptive)} targets end at their upper bound"
+    assert expected in " ".join(html.split())
+    assert f"and {len(adaptive)} ran down to 1/K" in " ".join(html.split())

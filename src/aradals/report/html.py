@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -151,7 +151,8 @@ def _study_figures(results: Results) -> list[ReportFigure]:
         ReportFigure(
             "Course of the targets",
             "The probability that the training targets put on the true class, by robustness subset. Overconfidence on "
-            f"the validation split pushes it down, underconfidence up; a level course has settled.{first_seed}",
+            f"the validation split pushes it down, underconfidence up; a level course has settled.{first_seed} "
+            f"{_bounds_reached(results)}",
             _draw_all(figures.draw_targets, prepared.prepare_targets(results), "targets"),
         ),
         ReportFigure(
@@ -164,6 +165,21 @@ def _study_figures(results: Results) -> list[ReportFigure]:
         ),
     ]
     return [figure for figure in found if figure.panels]
+
+
+def _bounds_reached(results: Results) -> str:
+    """Which bounds the targets reached: 1, where labels are one-hot and can soften no less, and 1/K."""
+    at_one = sum(target >= 1 for run in _adaptive(results) for target in run["target_prob"])
+    at_uniform = sum(len(run.get("at_lower_bound") or []) for run in _adaptive(results))
+    count = sum(len(run["target_prob"]) for run in _adaptive(results))
+    return (
+        f"In all runs together {at_one} of {count} targets end at their upper bound, 1 (one-hot labels), and "
+        f"{at_uniform or 'none'} ran down to 1/K."
+    )
+
+
+def _adaptive(results: Results) -> list[Mapping[str, Any]]:
+    return [run for run in results.get("training", []) if run["settings"]["update_rate"] > 0]
 
 
 def _diagnosis_figures(diagnosis: Results) -> list[ReportFigure]:

@@ -192,11 +192,13 @@ class _EpochLog(Callback):
         targets = pl_module.criterion.target_prob
         course = f"  targets {targets.min():.3f} to {targets.max():.3f}" if pl_module.criterion.update_rate else ""
         bound = pl_module.criterion.at_lower_bound() if pl_module.criterion.update_rate else []
+        at_one = [r for r, target in enumerate(targets.tolist()) if target == 1] if course else []
         left = (self.num_epochs - pl_module.current_epoch - 1) * pl_module.seconds_in_epoch()
         self.log_line(
             f"epoch {pl_module.current_epoch + 1}/{self.num_epochs}"
             f"  validation accuracy {accuracy:.3f} confidence {confidence:.3f}{course}  {left / 60:.1f} min left"
             + (f"  WARNING: targets of subsets {bound} ran down to 1/K" if bound else "")
+            + (f"  (subsets {at_one} at 1)" if at_one else "")
         )
 
 
