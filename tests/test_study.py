@@ -250,3 +250,25 @@ def test_a_study_that_cannot_work_fails_before_it_trains(tmp_path: Path) -> None
     with pytest.raises(InputError, match="'mist'"):
         run_study(bad, tmp_path, name="bad")
     assert not list(tmp_path.glob("**/*"))
+
+
+def test_a_model_file_that_changes_is_trained_anew(
+    seed_run: Callable[..., tuple[SeedRun, list[str]]], tmp_path: Path
+) -> None:
+    source = "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.{}())\n"
+    file = tmp_path / "model.py"
+    config = dataclasses.replace(CONFIG, model=f"{file}:build", model_args={})
+    trained = []
+    for activation in ("Tanh", "Tanh", "Softsign"):
+        file.write_text(source.format(activation))
+        run, log = seed_run(config)
+        run.train("plain")
+        trained.append(not any("done before" in line for line in log))
+    assert trained == [True, False, True]
+
+
+def test_scores_of_an_earlier_recipe_are_not_reported(seed_run: Callable[..., tuple[SeedRun, list[str]]]) -> None:
+    seed_run()[0].train("ar_adals")
+    run, _ = seed_run()
+    run.scores("test")
+    assert [record["split"] for record in run.scoring_records()] == ["test"]

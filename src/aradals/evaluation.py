@@ -25,9 +25,9 @@ Row = dict[str, Any]
 """One row of a table: keys that say what was evaluated, then fractions with their `_low` and `_high`."""
 
 
-def corrupted_batches(examples: Examples, condition: Condition, batch_size: int = 256) -> Iterator[Batch]:
+def corrupted_batches(examples: Examples, condition: Condition) -> Iterator[Batch]:
     """Batches of ``examples`` under a corruption, made on the fly."""
-    for ids, inputs, labels in examples.batches(batch_size):
+    for ids, inputs, labels in examples.batches():
         yield ids, corrupt(inputs, ids, *condition) if condition != CLEAN else inputs, labels
 
 
@@ -118,8 +118,8 @@ def evaluate_calibrators(
 
 
 def calibrate(predictions: Predictions, calibrator: Calibrator) -> Predictions:
-    """The predictions with the logarithms of the calibrated probabilities as logits."""
-    return replace(predictions, logits=calibrator.predict_proba(predictions.logits).log())
+    """The predictions with calibrated logits."""
+    return replace(predictions, logits=calibrator.predict_logits(predictions.logits))
 
 
 def reliability_bins(logits: Tensor, labels: Tensor, num_bins: int = 15) -> list[dict[str, float]]:

@@ -38,7 +38,7 @@ def score_examples(
         def advance(num_done: int) -> None:
             bar.update(num_done - bar.n)
 
-        table = score(model, examples.batches(256), attack, progress=advance, **attack_args)
+        table = score(model, examples.batches(), attack, progress=advance, **attack_args)
     save_scores(
         path,
         table,

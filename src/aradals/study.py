@@ -168,6 +168,12 @@ def build_for(config: StudyConfig, examples: Examples) -> nn.Module:
     return build_model(config.model, **{**sizes, **config.model_args})
 
 
+def _code_digest(spec: str) -> dict[str, str]:
+    """Of the file that a model comes from, so that it is trained anew when the file changes; empty for other models."""
+    path = Path(spec.rpartition(":")[0]).expanduser()
+    return {"model_code": file_digest(path)} if path.suffix == ".py" and path.is_file() else {}
+
+
 @dataclass
 class SeedRun:
     """All stages of one seed, each in a folder of its own.
@@ -291,6 +297,7 @@ class SeedRun:
         log = self._log(f"{method}: train")
         inputs = {
             "model": self.config.model,
+            **_code_digest(self.config.model),
             "model_args": self.config.model_args,
             "training": asdict(self.config.training),
             "method": asdict(settings),
@@ -409,9 +416,8 @@ class SeedRun:
         return folder
 
     def scoring_records(self) -> list[dict[str, Any]]:
-        """Attack, size, failures and cost of every split that was scored."""
-        paths = sorted((self.folder / "scores").glob("*/scores.parquet"))
-        return [scoring_record(path, seed=self.seed, split=path.parent.name) for path in paths]
+        """Attack, size, failures and cost of every split that this run scored or found scored."""
+        return [scoring_record(path, seed=self.seed, split=split) for split, path in sorted(self._scores.items())]
 
     def _scorer_name(self) -> str:
         """The recipe's own vanilla method where it has one, so that it is trained once."""

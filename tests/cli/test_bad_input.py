@@ -304,6 +304,14 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
         "shape",
     ),
     # Files between the stages
+    "predictions beside a model": (
+        lambda w: w.predicted(logits=np.eye(4), label=np.arange(4)) + w.model,
+        "one of them",
+    ),
+    "predictions to be corrupted": (
+        lambda w: ["evaluate", *w.predicted(logits=np.eye(4), label=np.arange(4))[1:], "--corruptions", "contrast"],
+        "also --corruptions",
+    ),
     "missing predictions": (lambda w: w.diagnose("--predictions", w.folder / "p.parquet"), "no such file"),
     "garbage as predictions": (
         lambda w: w.diagnose("--predictions", w.file("p.npz", "garbage")),

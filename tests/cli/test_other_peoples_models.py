@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from aradals.artifacts import load_predictions, load_scores
 from aradals.cli.main import main
 from aradals.data import load_data
+from aradals.models import build_model, save_checkpoint
 
 NUM_EXAMPLES = 60
 
@@ -481,3 +483,23 @@ def test_a_model_that_writes_into_its_input_does_not_change_the_data(diagnose: D
     again: Tensor = next(iter(load_data("digits", "test", limit=NUM_EXAMPLES).batches(NUM_EXAMPLES)))[1]
     assert torch.equal(inputs, again)
     np.testing.assert_allclose(again.flatten(1).numpy(), truth.inputs)
+
+
+def test_a_network_without_weights_is_called_untrained(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "model.py").write_text("from aradals.models import SmallCNN as build")
+    arguments = ["--data", "digits", "--limit", "20", "--num-subsets", "2", "--output", str(folder / "out")]
+    for model, is_built_in in (("small_cnn", True), (f"{folder / 'model.py'}:build", False)):
+        assert main(["diagnose", "--model", model, "--model-args", "{width: 4, num_classes: 10}", *arguments]) == 0
+        assert ("untrained" in capsys.readouterr().err) == is_built_in
+
+
+def test_a_folder_that_lacks_a_class_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = build_model("small_cnn", num_classes=3, in_channels=1, width=4)
+    description = {"model": "small_cnn", "model_args": {"width": 4}, "num_classes": 3, "class_names": ["a", "b", "c"]}
+    save_checkpoint(network, folder / "model.safetensors", {"aradals": json.dumps(description)})
+    command = ["diagnose", "--checkpoint", str(folder / "model.safetensors"), "--data", str(folder / "photos")]
+    for name, code in (("c", 2), ("b", 2), ("a", 0)):  # the last makes the folder complete
+        (folder / "photos" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(folder / "photos" / name / "1.png")
+        assert main([*command, "--num-subsets", "1", "--output", str(folder / "out")]) == code
+        assert ("as class 0 rather than" in capsys.readouterr().err) == (code == 2)

@@ -160,3 +160,10 @@ def test_the_same_image_as_bytes_and_as_floats_has_the_same_hash() -> None:
     hashes = [Examples(inputs, labels, num_classes=2).hashes.tolist() for inputs in stored]
     assert hashes[0] == hashes[1] == hashes[2]
     assert len(set(hashes[0])) == 16
+
+
+@pytest.mark.parametrize(("side", "size"), [(8, 256), (64, 256), (224, 20), (4000, 1)])
+def test_batches_of_large_inputs_are_small(side: int, size: int) -> None:
+    inputs = torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(300, 3, side, side)
+    examples = Examples(lambda rows: inputs[: len(rows)], torch.zeros(300), num_classes=2)
+    assert len(next(iter(examples.batches()))[0]) == size

@@ -18,6 +18,10 @@ class Calibrator(Protocol):
         """Fit on the calibration split."""
         ...
 
+    def predict_logits(self, logits: Tensor) -> Tensor:
+        """Logits whose softmax is calibrated, float64, shape (N, K); logarithms of probabilities would underflow."""
+        ...
+
     def predict_proba(self, logits: Tensor) -> Tensor:
         """Calibrated probabilities, float64, shape (N, K)."""
         ...

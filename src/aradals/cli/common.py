@@ -57,7 +57,7 @@ class Classifier:
 def load_classifier(
     model: str | None, checkpoint: Path | None, model_args: dict[str, Any], examples: Examples, device: str
 ) -> Classifier:
-    """Build the model, load its weights, and try it on one and on two examples.
+    """Build the model, load its weights, and try it on one example and on a whole batch.
 
     Raises:
         InputError: no such model, a checkpoint that is missing, corrupt or does not fit, outputs that are not logits,
@@ -84,30 +84,46 @@ def load_classifier(
                 **model_args,
             },
         )
-    first = examples.__getitems__(list(range(min(2, len(examples)))))
+    batch = next(iter(examples.batches()))
+    inputs = batch[1]
     if any(map(is_lazy, network.parameters())):
-        try_model(network, first[1])  # lazy layers take their shapes from the first input
+        try_model(network, inputs)  # lazy layers take their shapes from the first input
     if checkpoint is not None:
         load_checkpoint(network, checkpoint)
     network = network.to(target).eval()
-    check_labels(examples.labels, try_model(network, first[1]))
+    check_labels(examples.labels, try_model(network, inputs))
     try:
-        try_model(network, first[1][:1])
+        try_model(network, inputs[:1])
     except InputError:
         network = NeverAlone(network)
+    class_names = tuple(description.get("class_names", ()))
+    _check_numbering(class_names, examples)
+    if checkpoint is None and ":" not in spec:
+        print_log(f"warning: {spec} without --checkpoint is untrained, its weights are random")
     return Classifier(
         model=network,
         name=spec,
         checkpoint=str(checkpoint) if checkpoint else "none",
-        digest=_digest(network, predict(network, [first]).logits),
+        digest=_digest(network, predict(network, [batch]).logits),
         fitted_examples=decode_hashes(description.get("fitted_examples", "")),
-        class_names=tuple(description.get("class_names", ())),
+        class_names=class_names,
     )
 
 
 def refuse_training_examples(classifier: Classifier, examples: Examples) -> None:
     """Refuse to calibrate or judge a model on what it was trained on, where its checkpoint says so."""
     refuse_fitted(classifier.fitted_examples, examples, what="the model")
+
+
+def _check_numbering(class_names: tuple[str, ...], examples: Examples) -> None:
+    """Refuse data that gives a class of the model another number, as a folder does that lacks one of its classes."""
+    for number, name in enumerate(examples.class_names):
+        if name in class_names and class_names.index(name) != number:
+            raise InputError(
+                expected=f"the classes of {examples.name} numbered as the model numbers them",
+                got=f"{name!r} as class {number} rather than {class_names.index(name)}",
+                hint="data with all classes of the model, in the same order",
+            )
 
 
 class NeverAlone(nn.Module):
@@ -127,7 +143,7 @@ class NeverAlone(nn.Module):
 
 
 def _digest(model: nn.Module, logits: Tensor) -> str:
-    """Of the weights, and of the logits of a few inputs: code that has changed shows there."""
+    """Of the weights, and of the logits of a batch: code that has changed shows there."""
     digest = hashlib.sha256(logits.numpy().tobytes())
     for name, value in model.state_dict().items():
         digest.update(name.encode())
@@ -190,6 +206,19 @@ def add_prediction_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--scores", type=Path | None, default=None, help="robustness of the same examples, by aradals score"
     )
+
+
+def refuse_beside_predictions(**given: object) -> None:
+    """Refuse what stored predictions would leave unused, rather than judge something else than what was named.
+
+    Raises:
+        InputError: any of ``given`` (option -> value) is set.
+    """
+    unused = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if unused:
+        raise InputError(
+            expected="--predictions, or a model and data", got=f"both (also {', '.join(unused)})", hint="one of them"
+        )
 
 
 def names(given: str | list[str]) -> list[str]:

@@ -24,6 +24,7 @@ from aradals.cli.common import (
     load_classifier,
     predict_conditions,
     print_log,
+    refuse_beside_predictions,
     refuse_training_examples,
 )
 
@@ -72,6 +73,8 @@ def run(
         subsets_of,
     )
 
+    if predictions is not None:
+        refuse_beside_predictions(model=model, checkpoint=checkpoint, **source)
     ensure_writable(output)
     about: dict[str, Any] = {
         "schema": SCHEMA_VERSION,

@@ -23,6 +23,7 @@ from aradals.cli.common import (
     numbers,
     predict_conditions,
     print_log,
+    refuse_beside_predictions,
     refuse_training_examples,
 )
 
@@ -77,6 +78,8 @@ def run(
     from aradals.leakage import refuse_fitted, refuse_fitted_hashes
     from aradals.scoring import scoring_record, subsets_of
 
+    if predictions is not None:
+        refuse_beside_predictions(model=model, checkpoint=checkpoint, corruptions=corruptions, **source)
     ensure_writable(output)
     fitted, fitted_hashes = {}, decode_hashes("")
     if calibrator is not None:

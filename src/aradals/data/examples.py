@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ Example = tuple[int, Tensor, int]
 """(id, input, label)"""
 
 _CHUNK = 256
+_BATCH_VALUES = _CHUNK * 3 * 64 * 64
+"""Numbers in a batch: gradients of a deep network on 256 images of 224x224 pixels would fill most memories."""
 
 
 def as_batch(batch: Any) -> Any:
@@ -118,8 +121,13 @@ class Examples(Dataset[Example]):
         chosen._hashes = None if self._hashes is None else self._hashes[index.numpy()]
         return chosen
 
-    def batches(self, batch_size: int = _CHUNK, *, num_workers: int = 0) -> DataLoader[Example]:
-        """All examples in order, as batches of (ids, inputs, labels)."""
+    def batches(self, batch_size: int | None = None, *, num_workers: int = 0) -> DataLoader[Example]:
+        """All examples in order, as batches of (ids, inputs, labels).
+
+        Batches are of 256 examples by default, of fewer where inputs are larger than 64x64 RGB pixels.
+        """
+        if batch_size is None:
+            batch_size = max(1, min(_CHUNK, _BATCH_VALUES // max(1, math.prod(self.input_shape))))
         return DataLoader(self, batch_size=batch_size, num_workers=num_workers, collate_fn=as_batch)
 
     @property

@@ -20,6 +20,10 @@ from aradals.errors import InputError
 
 _USUAL_IMAGES = ("image", "img", "images")
 _USUAL_LABELS = ("label", "labels", "fine_label", "target", "class", "y")
+_NEEDED = {
+    "image": "data that has an image column",
+    "label": "data that has a column of class indices, numbered as the model numbers its classes",
+}
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ def _choose(
         raise InputError(
             expected=f"--{what}-column to name a column of {'images' if what == 'image' else 'integers'} in {where}",
             got=repr(given) + ("" if given in names else f", which is not among its columns {', '.join(names)}"),
-            hint=" or ".join(possible) or f"data that has a {what} column",
+            hint=" or ".join(possible) or _NEEDED[what],
         )
     by_name = [name for name in usual if name in preferred]
     if len(preferred) == 1:
@@ -151,7 +155,7 @@ def _choose(
     raise InputError(
         expected=f"one column of {'images' if what == 'image' else 'integer labels'} in {where}",
         got=", ".join(preferred) if preferred else f"none among {', '.join(names)}",
-        hint=f"--{what}-column NAME",
+        hint=f"--{what}-column NAME" if possible else _NEEDED[what],
     )
 
 
