@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from aradals.artifacts import encode_hashes, load_predictions, save_predictions
 from aradals.calibration import Calibrator
@@ -31,22 +32,27 @@ def corrupted_batches(examples: Examples, condition: Condition) -> Iterator[Batc
         yield ids, corrupt(inputs, ids, *condition) if condition != CLEAN else inputs, labels
 
 
-def predict_under(
-    model: nn.Module, examples: Examples, condition: Condition, path: Path, *, model_digest: str
-) -> Predictions:
-    """Predictions under one condition; read back from ``path`` where they are there, else written there.
+def prediction_paths(folder: Path, conditions: Sequence[Condition]) -> dict[Condition, Path]:
+    """Where in ``folder`` the predictions under each condition lie."""
+    return {condition: folder / f"predictions-{condition[0]}-{condition[1]}.parquet" for condition in conditions}
 
-    The caller sees to it that what lies at ``path`` is of this model and these examples.
+
+def predict_conditions(
+    model: nn.Module, examples: Examples, paths: Mapping[Condition, Path], *, model_digest: str
+) -> None:
+    """Write the predictions under every condition, but for those that are there already.
+
+    The caller sees to it that what is there is of this model and these examples.
     """
-    if not path.exists():
-        provenance = {
-            "model_digest": model_digest,
-            "data": examples.name,
-            "data_fingerprint": examples.fingerprint,
-            "example_hashes": encode_hashes(examples.hashes),
-        }
-        save_predictions(path, predict(model, corrupted_batches(examples, condition)), provenance)
-    return load_predictions(path)[0]
+    provenance = {
+        "model_digest": model_digest,
+        "data": examples.name,
+        "data_fingerprint": examples.fingerprint,
+        "example_hashes": encode_hashes(examples.hashes),
+    }
+    for condition, path in tqdm(paths.items(), unit="condition", disable=None, leave=False):
+        if not path.exists():
+            save_predictions(path, predict(model, corrupted_batches(examples, condition)), provenance)
 
 
 def conditions(corruptions: Sequence[str], severities: Sequence[int]) -> list[Condition]:
@@ -91,29 +97,40 @@ def evaluate_predictions(
     return rows
 
 
-def evaluate_calibrators(
-    predictions: Predictions,
+def evaluate_conditions(
+    paths: Mapping[Condition, Path],
     subsets: Tensor | None,
     calibrators: Mapping[str, Calibrator],
-    condition: Condition,
     *,
     keys: Mapping[str, object],
     num_bins: int = 15,
     num_resamples: int = 1000,
 ) -> tuple[list[Row], list[Row]]:
-    """Rows and reliability diagrams of one set of predictions, without and with each calibrator.
+    """Rows and reliability diagrams of stored predictions, without and with each calibrator.
+
+    Args:
+        paths: predictions by condition, all of the same examples in the same order.
+        subsets: robustness subset of each example, int64, shape (N,), or None.
+        calibrators: fitted, by name.
+        keys: what was evaluated (method, seed, ...), copied into every row.
+        num_bins: of the ECE.
+        num_resamples: bootstrap resamples for the intervals.
 
     Returns:
         Rows as in `evaluate_predictions`, and one dict per diagram with the key ``bins``.
     """
     rows: list[Row] = []
     reliability: list[Row] = []
-    for name, calibrator in {"none": None, **calibrators}.items():
-        calibrated = predictions if calibrator is None else calibrate(predictions, calibrator)
-        row_keys: Row = {**keys, "calibrator": name, "corruption": condition[0], "severity": condition[1]}
-        rows += evaluate_predictions(calibrated, subsets, keys=row_keys, num_bins=num_bins, num_resamples=num_resamples)
-        bins = reliability_bins(calibrated.logits, calibrated.labels, num_bins)
-        reliability.append({**row_keys, "subset": None, "bins": bins})
+    for (corruption, severity), path in paths.items():
+        predictions, _ = load_predictions(path)
+        for name, calibrator in {"none": None, **calibrators}.items():
+            calibrated = predictions if calibrator is None else calibrate(predictions, calibrator)
+            row_keys: Row = {**keys, "calibrator": name, "corruption": corruption, "severity": severity}
+            rows += evaluate_predictions(
+                calibrated, subsets, keys=row_keys, num_bins=num_bins, num_resamples=num_resamples
+            )
+            bins = reliability_bins(calibrated.logits, calibrated.labels, num_bins)
+            reliability.append({**row_keys, "subset": None, "bins": bins})
     return rows, reliability
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from aradals.adaptive_smoothing import AdaptiveSmoothing
 from aradals.artifacts import (
@@ -31,7 +30,7 @@ from aradals.calibration import get_calibrator
 from aradals.config import MethodConfig, StudyConfig
 from aradals.data import Examples, Splits, corrupt, load_data, make_splits, splits_hash
 from aradals.errors import InputError
-from aradals.evaluation import CLEAN, Condition, conditions, evaluate_calibrators, predict_under
+from aradals.evaluation import CLEAN, Condition, conditions, evaluate_conditions, predict_conditions, prediction_paths
 from aradals.files import ensure_writable
 from aradals.inference import check_labels, predict, resolve_device, try_model
 from aradals.leakage import refuse_fitted_hashes
@@ -389,25 +388,16 @@ class SeedRun:
         log = self._log(f"{method}: evaluate")
 
         def make(folder: Path) -> None:
-            subsets = subsets_of(scores, examples.ids, settings.num_subsets)
-            model = self._load(checkpoint)
-            fitted = {name: load_calibrator(path)[0] for name, path in calibrators.items()}
-            rows: list[dict[str, Any]] = []
-            reliability: list[dict[str, Any]] = []
-            for condition in tqdm(self.conditions, unit="condition", disable=None, leave=False):
-                path = folder / f"predictions-{condition[0]}-{condition[1]}.parquet"
-                predictions = predict_under(model, examples, condition, path, model_digest=model_digest)
-                evaluated = evaluate_calibrators(
-                    predictions,
-                    subsets,
-                    fitted,
-                    condition,
-                    num_bins=settings.num_bins,
-                    num_resamples=settings.num_resamples,
-                    keys={"method": method, "seed": self.seed, "data": examples.name},
-                )
-                rows += evaluated[0]
-                reliability += evaluated[1]
+            paths = prediction_paths(folder, self.conditions)
+            predict_conditions(self._load(checkpoint), examples, paths, model_digest=model_digest)
+            rows, reliability = evaluate_conditions(
+                paths,
+                subsets_of(scores, examples.ids, settings.num_subsets),
+                {name: load_calibrator(path)[0] for name, path in calibrators.items()},
+                keys={"method": method, "seed": self.seed, "data": examples.name},
+                num_bins=settings.num_bins,
+                num_resamples=settings.num_resamples,
+            )
             clean = next(row for row in rows if row["corruption"] == "none" and row["subset"] is None)
             log(f"accuracy {clean['accuracy']:.4f}  confidence {clean['confidence']:.4f}  ECE {clean['ece']:.4f}")
             save_json(folder / "rows.json", {"rows": rows, "reliability": reliability})
@@ -441,7 +431,6 @@ class SeedRun:
             "model": self.config.model,
             "model_args": self.config.model_args,
             "num_classes": examples.num_classes,
-            "in_channels": examples.input_shape[0],
             "class_names": list(examples.class_names),
             "method": method,
             "seed": self.seed,

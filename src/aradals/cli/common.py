@@ -6,7 +6,6 @@ import hashlib
 import json
 import sys
 import textwrap
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,12 @@ from jsonargparse.typing import PositiveInt
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from tqdm import tqdm
 
 from aradals.artifacts import decode_hashes, save_json
 from aradals.attacks import ATTACKS
 from aradals.data import Examples, load_data
 from aradals.errors import InputError
-from aradals.evaluation import Condition, predict_under
+from aradals.evaluation import Condition, predict_conditions, prediction_paths
 from aradals.inference import check_labels, predict, resolve_device, try_model
 from aradals.leakage import refuse_fitted
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
@@ -263,16 +261,11 @@ def print_log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def predict_conditions(
-    classifier: Classifier,
-    examples: Examples,
-    conditions: list[Condition],
-    folder: Path,
-    *,
-    log: Callable[[str], None],
+def prediction_stage(
+    classifier: Classifier, examples: Examples, conditions: list[Condition], folder: Path
 ) -> dict[Condition, Path]:
     """Predictions under every condition, in a stage of their own: an interrupted one goes on where it stopped."""
-    paths = {condition: folder / f"predictions-{condition[0]}-{condition[1]}.parquet" for condition in conditions}
+    paths = prediction_paths(folder, conditions)
     inputs = {
         "model": classifier.digest,
         "spec": classifier.name,
@@ -281,10 +274,9 @@ def predict_conditions(
     }
 
     def make(_: Path) -> None:
-        for condition, path in tqdm(paths.items(), unit="condition", disable=None, leave=False):
-            predict_under(classifier.model, examples, condition, path, model_digest=classifier.digest)
+        predict_conditions(classifier.model, examples, paths, model_digest=classifier.digest)
 
-    run_stage(folder, inputs, make, lambda line: log(f"predictions: {line}"))
+    run_stage(folder, inputs, make, lambda line: print_log(f"predictions: {line}"))
     return paths
 
 

@@ -22,7 +22,7 @@ from aradals.cli.common import (
     add_prediction_arguments,
     finish,
     load_classifier,
-    predict_conditions,
+    prediction_stage,
     print_log,
     refuse_beside_predictions,
     refuse_training_examples,
@@ -106,7 +106,7 @@ def run(
             "data": examples.name,
             "split": source.get("split") or "",
         }
-        path = predict_conditions(classifier, examples, [CLEAN], output / "predictions", log=print_log)[CLEAN]
+        path = prediction_stage(classifier, examples, [CLEAN], output / "predictions")[CLEAN]
         predicted, _ = load_predictions(path)
         scores = scores or score_stage(
             classifier.model,

@@ -21,8 +21,7 @@ from aradals.cli.common import (
     load_classifier,
     names,
     numbers,
-    predict_conditions,
-    print_log,
+    prediction_stage,
     refuse_beside_predictions,
     refuse_training_examples,
 )
@@ -73,7 +72,7 @@ def run(
         versions,
     )
     from aradals.data import corrupt
-    from aradals.evaluation import CLEAN, Condition, Row, conditions, evaluate_calibrators
+    from aradals.evaluation import CLEAN, Condition, conditions, evaluate_conditions
     from aradals.files import ensure_writable
     from aradals.leakage import refuse_fitted, refuse_fitted_hashes
     from aradals.scoring import scoring_record, subsets_of
@@ -85,40 +84,29 @@ def run(
     if calibrator is not None:
         loaded, fitted_hashes = load_calibrator(calibrator)
         fitted = {calibrator.stem: loaded}
-    found: dict[Condition, Path]
+    paths: dict[Condition, Path]
     class_names: tuple[str, ...] = ()
     if predictions is not None:
-        _, metadata = load_predictions(predictions)
+        stored, metadata = load_predictions(predictions)
         name, data = predictions.stem, metadata.get("data", predictions.stem)
         evaluated_hashes = decode_hashes(metadata.get("example_hashes", ""))
         refuse_fitted_hashes(fitted_hashes, evaluated_hashes, what="the calibrator", where=data)
-        found = {CLEAN: predictions}
+        subsets = None if scores is None else subsets_of(scores, stored.ids, num_subsets)
+        paths = {CLEAN: predictions}
     else:
         examples = Source(**source).load()
-        if scores is not None:
-            subsets_of(scores, examples.ids, num_subsets)  # to fail before the work
+        subsets = None if scores is None else subsets_of(scores, examples.ids, num_subsets)
         wanted = conditions(corruptions, severities)
         for condition in wanted[1:]:
             corrupt(examples.__getitems__([0])[1], examples.ids[:1], *condition)
         classifier = load_classifier(model, checkpoint, model_args, examples, device)
         refuse_training_examples(classifier, examples)
         refuse_fitted(fitted_hashes, examples, what="the calibrator")
-        name, data, class_names = (
-            classifier.name,
-            examples.name,
-            classifier.class_names or examples.class_names,
-        )
-        found = predict_conditions(classifier, examples, wanted, output / "predictions", log=print_log)
-    rows: list[Row] = []
-    reliability: list[Row] = []
-    for condition, path in found.items():
-        predicted, _ = load_predictions(path)
-        subsets = None if scores is None else subsets_of(scores, predicted.ids, num_subsets)
-        more_rows, more_bins = evaluate_calibrators(
-            predicted, subsets, fitted, condition, keys={"method": name, "seed": 0, "data": data}
-        )
-        rows += more_rows
-        reliability += more_bins
+        name, data = classifier.name, examples.name
+        class_names = classifier.class_names or examples.class_names
+        paths = prediction_stage(classifier, examples, wanted, output / "predictions")
+        stored, _ = load_predictions(paths[CLEAN])
+    rows, reliability = evaluate_conditions(paths, subsets, fitted, keys={"method": name, "seed": 0, "data": data})
     results = {
         "schema": SCHEMA_VERSION,
         "kind": "evaluation",
@@ -134,9 +122,9 @@ def run(
         "device": device,
         "data": {
             "name": data,
-            "num_classes": predicted.logits.shape[1],
+            "num_classes": stored.logits.shape[1],
             "class_names": list(class_names),
-            "splits": {"evaluated": len(predicted)},
+            "splits": {"evaluated": len(stored)},
             "splits_hash": {},
         },
         "rows": rows,

@@ -189,17 +189,24 @@ class _EpochLog(Callback):
             sum(n * value for n, value in zip(last["n"], last[key], strict=True) if n) / total
             for key in ("confidence", "accuracy")
         )
-        targets = pl_module.criterion.target_prob
-        course = f"  targets {targets.min():.3f} to {targets.max():.3f}" if pl_module.criterion.update_rate else ""
-        bound = pl_module.criterion.at_lower_bound() if pl_module.criterion.update_rate else []
-        at_one = [r for r, target in enumerate(targets.tolist()) if target == 1] if course else []
         left = (self.num_epochs - pl_module.current_epoch - 1) * pl_module.seconds_in_epoch()
         self.log_line(
-            f"epoch {pl_module.current_epoch + 1}/{self.num_epochs}"
-            f"  validation accuracy {accuracy:.3f} confidence {confidence:.3f}{course}  {left / 60:.1f} min left"
-            + (f"  WARNING: targets of subsets {bound} ran down to 1/K" if bound else "")
-            + (f"  (subsets {at_one} at 1)" if at_one else "")
+            f"epoch {pl_module.current_epoch + 1}/{self.num_epochs}  validation accuracy {accuracy:.3f} "
+            f"confidence {confidence:.3f}{_course(pl_module.criterion)}  {left / 60:.1f} min left"
         )
+
+
+def _course(criterion: AdaptiveSmoothing) -> str:
+    """The span of the targets and the bounds that they have reached; nothing where targets stay."""
+    if not criterion.update_rate:
+        return ""
+    targets = criterion.target_prob.tolist()
+    course = f"  targets {min(targets):.3f} to {max(targets):.3f}"
+    if at_one := [r for r, target in enumerate(targets) if target == 1]:
+        course += f" (subsets {at_one} at 1)"
+    if ran_down := criterion.at_lower_bound():
+        course += f"  WARNING: targets of subsets {ran_down} ran down to 1/K"
+    return course
 
 
 @contextmanager
