@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from aradals.errors import InputError
-from aradals.inference import check_logits, evaluation_mode, model_device_dtype
+from aradals.inference import evaluation_mode, model_device_dtype
+
+_NEWTON_STEPS = 20
 
 
-def logit_margin(logits: Tensor, predicted: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def class_margin(logits: Tensor, predicted: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Logit of the predicted class minus the largest of the others; differentiable.
 
     Args:
@@ -32,38 +34,54 @@ def logit_margin(logits: Tensor, predicted: Tensor | None = None) -> tuple[Tenso
     return logits.gather(1, column)[:, 0] - other_logit, predicted, runner_up
 
 
-def first_order_margin(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """The logit margin over the L2 norm of its gradient: the distance to the linearised nearest boundary.
-
-    One forward and one backward pass per example. The model is left as it was found.
-
-    Args:
-        model: maps inputs in [0, 1] to logits of shape (N, K).
-        inputs: shape (N, ...), values in [0, 1].
-
-    Returns:
-        ``(score, predicted)``, each of shape (N,): the estimated distance in input units (see
-        ``linear_distance``) and the predicted class.
-
-    Raises:
-        InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities.
-    """
-    with gradients_enabled(model):
-        points, logits = forward_with_graph(model, model_inputs(model, inputs))
-        check_logits(logits, len(inputs))
-        margin, predicted, _ = logit_margin(logits)
-        return linear_distance(margin.detach(), input_gradient(margin, points)), predicted
-
-
-def linear_distance(margin: Tensor, gradient: Tensor) -> Tensor:
-    """Finite estimate ``margin / ||gradient||_2`` of the distance to a boundary, shape (N,).
+def linear_distance(margin: Tensor, gradient: Tensor, norm_order: float = 2) -> Tensor:
+    """Finite estimate of the distance to a boundary: the margin over the dual norm of its gradient, shape (N,).
 
     It is at most the diagonal of the box [0, 1]^D, which no perturbation exceeds. Where the gradient vanishes
     nothing is known; the estimate is then 0, because a failed estimate must never look like robustness.
+
+    Args:
+        margin: shape (N,).
+        gradient: shape (N, ...), of each margin.
+        norm_order: 2 or inf, of the distance.
     """
-    slope = gradient.flatten(1).norm(dim=1)
-    diagonal = math.sqrt(gradient[0].numel())
-    return torch.where(slope > 0, (margin / slope).clamp(max=diagonal), 0.0)
+    slope = gradient.flatten(1).norm(p=1 if norm_order == math.inf else 2, dim=1)
+    return torch.where(slope > 0, (margin / slope).clamp(max=box_diagonal(gradient, norm_order)), 0.0)
+
+
+def box_diagonal(inputs: Tensor, norm_order: float = 2) -> float:
+    """The norm of the largest perturbation that stays in [0, 1]^D, for inputs of shape (N, ...)."""
+    return 1.0 if norm_order == math.inf else math.sqrt(inputs[0].numel())
+
+
+def project_to_plane(inputs: Tensor, gradient: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The smallest step within the box that takes a linear margin to zero.
+
+    It is :math:`\delta(t) = clip(x - t g, 0, 1) - x` at the t where :math:`m + g \cdot \delta(t) = 0`. The drop of the
+    margin is concave and piecewise linear in t, so that Newton's method from t = 0 finds the zero from below.
+
+    Args:
+        inputs: x, shape (N, ...), in [0, 1].
+        gradient: g, the same shape.
+        margin: m, shape (N,), at x.
+
+    Returns:
+        ``(delta, reachable)``: the step, shape (N, ...), and whether it reaches the plane, bool, shape (N,). Where the
+        box ends before the plane, ``delta`` is as far as it goes; where the gradient vanishes, 0.
+    """
+    x, g = inputs.flatten(1), gradient.flatten(1)
+    free, delta = g, torch.zeros_like(x)
+    length, missing = torch.zeros_like(margin), margin
+    for _ in range(_NEWTON_STEPS):
+        slope = free.square().sum(1)
+        length = length + torch.where(slope > 0, missing / slope, 0.0)
+        moved = x - length[:, None] * g
+        target = moved.clamp(0, 1)
+        delta, free = target - x, torch.where(target == moved, g, 0.0)
+        missing = margin + (g * delta).sum(1)
+        if (missing.abs() <= 1e-4 * margin.abs()).all() or torch.equal(target, moved):
+            break
+    return delta.view_as(inputs), missing.abs() <= 1e-2 * margin.abs()
 
 
 @contextmanager
@@ -125,6 +143,28 @@ def input_gradient(values: Tensor, points: Tensor, *, keep_graph: bool = False) 
         values.sum(), points, retain_graph=keep_graph, allow_unused=True, materialize_grads=True
     )
     return gradient.to(working_dtype(points)).nan_to_num(0.0, 0.0, 0.0)
+
+
+def margin_and_gradient(
+    model: nn.Module, points: Tensor, predicted: Tensor, rival: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The margin of ``predicted`` over its rival at ``points``, and its gradient: one forward and one backward pass.
+
+    Args:
+        model: maps inputs to logits of shape (N, K).
+        points: shape (N, ...).
+        predicted: int64, shape (N,).
+        rival: the other class, int64, shape (N,); by default the strongest at each point.
+
+    Returns:
+        ``(margin, gradient, rival)``: shapes (N,), (N, ...) and (N,).
+    """
+    leaf, logits = forward_with_graph(model, points)
+    if rival is None:
+        margin, _, rival = class_margin(logits, predicted)
+    else:
+        margin = (logits.gather(1, predicted[:, None]) - logits.gather(1, rival[:, None]))[:, 0]
+    return margin.detach(), input_gradient(margin, leaf), rival
 
 
 def working_dtype(tensor: Tensor) -> torch.dtype:

@@ -7,8 +7,10 @@ import inspect
 from typing import Any
 
 from aradals.attacks.base import Attack, AttackResult
+from aradals.attacks.boundary import boundary
 from aradals.attacks.carlini_wagner import carlini_wagner
 from aradals.attacks.deepfool import deepfool
+from aradals.attacks.estimates import first_order_margin, logit_margin
 from aradals.errors import InputError
 
 __all__ = [
@@ -16,13 +18,22 @@ __all__ = [
     "Attack",
     "AttackResult",
     "bind_attack",
+    "boundary",
     "carlini_wagner",
     "deepfool",
     "describe_attack",
+    "first_order_margin",
     "get_attack",
+    "logit_margin",
 ]
 
-ATTACKS: dict[str, Attack] = {"deepfool": deepfool, "carlini_wagner": carlini_wagner}
+ATTACKS: dict[str, Attack] = {
+    "boundary": boundary,
+    "logit_margin": logit_margin,
+    "first_order_margin": first_order_margin,
+    "deepfool": deepfool,
+    "carlini_wagner": carlini_wagner,
+}
 
 
 def get_attack(name: str, **attack_args: Any) -> Attack:

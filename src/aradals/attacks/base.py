@@ -10,19 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from aradals.errors import InputError
+from aradals.margins import box_diagonal
+
+_MAX_VERIFICATIONS = 20
 
 
 @dataclass(frozen=True)
 class AttackResult:
-    """The smallest perturbations found that change the model's own predictions.
+    """How far each input is from changing the model's own prediction.
+
+    Estimates and verified norms are kept apart: ``score`` ranks, ``norm`` is an upper bound that was seen to hold.
 
     Attributes:
-        adv_inputs: shape (N, ...), values in [0, 1]; the unchanged input where no perturbation was found.
+        adv_inputs: shape (N, ...), values in [0, 1]; the unchanged input where no perturbation was verified.
         predicted: int64, shape (N,); the class predicted for the unperturbed input.
-        score: shape (N,), finite; larger = more robust. The norm where the attack succeeded, else the
-            first-order margin.
-        norm: shape (N,); L2 norm of ``adv_inputs - inputs``, inf where no perturbation was found.
-        success: bool, shape (N,); whether ``adv_inputs`` was seen to change the prediction.
+        score: shape (N,), finite; larger = more robust. An estimate of the smallest norm where the attack succeeded,
+            else the first-order margin at the input.
+        norm: shape (N,); norm of ``adv_inputs - inputs``, verified to change the prediction; inf where none was.
+        success: bool, shape (N,); whether the search ended at a boundary. The scores of the others are fallbacks.
         num_forward: int64, shape (N,); forward passes spent on each example.
         num_backward: int64, shape (N,); backward passes, one for each gradient.
     """
@@ -37,7 +42,7 @@ class AttackResult:
 
 
 class Attack(Protocol):
-    """Looks for the smallest L2 perturbation, within [0, 1], that changes the model's own prediction.
+    """Looks for the smallest perturbation, within [0, 1], that changes the model's own prediction.
 
     It leaves the model as it found it: modes, parameters, and their gradients.
     """
@@ -55,7 +60,20 @@ def prediction_changes(model: nn.Module, points: Tensor, predicted: Tensor) -> T
     return (logits.argmax(1) != predicted) & ~logits.isnan().any(1)
 
 
-def attack_result(
+def perturbation_norm(delta: Tensor, norm_order: float = 2) -> Tensor:
+    """The L2 or L-inf norm of each perturbation of shape (N, ...), shape (N,)."""
+    norm: Tensor = delta.flatten(1).norm(p=norm_order, dim=1)
+    return norm
+
+
+def unit(delta: Tensor) -> Tensor:
+    """Each example of shape (N, ...) over its L2 norm; 0 stays 0."""
+    length = delta.flatten(1).norm(dim=1)
+    nonzero = torch.where(length > 0, length, 1.0)
+    return delta.div(per_example(nonzero, delta))
+
+
+def verified_result(
     inputs: Tensor,
     adv_inputs: Tensor,
     success: Tensor,
@@ -64,12 +82,13 @@ def attack_result(
     fallback: Tensor,
     num_forward: Tensor,
     num_backward: Tensor,
+    norm_order: float = 2,
 ) -> AttackResult:
     """The record of an attack that ended at ``adv_inputs`` and saw ``success`` there.
 
     ``fallback``, shape (N,), is the finite score of the examples without success.
     """
-    norm = (adv_inputs.double() - inputs.double()).flatten(1).norm(dim=1).to(fallback.dtype)
+    norm = perturbation_norm(adv_inputs.double() - inputs.double(), norm_order).to(fallback.dtype)
     return AttackResult(
         adv_inputs=torch.where(per_example(success, inputs), adv_inputs, inputs),
         predicted=predicted,
@@ -79,6 +98,63 @@ def attack_result(
         num_forward=num_forward,
         num_backward=num_backward,
     )
+
+
+def estimate_result(
+    inputs: Tensor, score: Tensor, *, predicted: Tensor, sound: Tensor, num_forward: int, num_backward: int
+) -> AttackResult:
+    """The record of an estimate that took the same passes for every example and verified none."""
+    return AttackResult(
+        adv_inputs=inputs,
+        predicted=predicted,
+        score=score.detach(),
+        norm=torch.full_like(score.detach(), math.inf),
+        success=sound,
+        num_forward=torch.full_like(predicted, num_forward),
+        num_backward=torch.full_like(predicted, num_backward),
+    )
+
+
+def closest_crossing(
+    model: nn.Module, inputs: Tensor, direction: Tensor, predicted: Tensor, estimate: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Verify by forward passes: the smallest step along ``direction``, within 1 %, that changes the prediction.
+
+    The step starts a little beyond ``estimate``, is doubled in its change until a crossing is bracketed, and bisected.
+
+    Args:
+        model: in evaluation mode.
+        inputs: shape (N, ...), in [0, 1].
+        direction: shape (N, ...), of unit norm or 0.
+        predicted: int64, shape (N,).
+        estimate: shape (N,), finite, >= 0; where the crossing is expected.
+
+    Returns:
+        ``(adv_inputs, crossed, num_forward)``.
+    """
+    longest = box_diagonal(inputs)
+    shortest = longest * torch.finfo(inputs.dtype).eps
+    length = (1.005 * estimate).clamp(shortest, longest)
+    lower, upper, change = torch.zeros_like(length), torch.full_like(length, math.inf), torch.full_like(length, 0.01)
+    adv_inputs, num_forward = inputs.clone(), torch.zeros_like(predicted)
+    active = torch.arange(len(inputs), device=inputs.device)
+    for _ in range(_MAX_VERIFICATIONS):
+        points = inputs[active] + per_example(length[active], inputs) * direction[active]
+        points = points.clamp(0, 1).to(inputs.dtype)
+        crossed = prediction_changes(model, points, predicted[active])
+        num_forward[active] += 1
+        adv_inputs[active[crossed]] = points[crossed]
+        upper[active[crossed]] = length[active[crossed]]
+        lower[active[~crossed]] = length[active[~crossed]]
+        bracketed = (lower > 0) & upper.isfinite()
+        outside = torch.where(upper.isfinite(), length / (1 + change), length * (1 + change)).clamp(max=longest)
+        change = torch.where(bracketed, change, 2 * change)
+        settled = torch.where(bracketed, upper <= 1.01 * lower, (lower >= longest) | (upper <= shortest))
+        length = torch.where(bracketed, (lower * upper).sqrt(), outside)
+        active = active[~settled[active]]
+        if len(active) == 0:
+            break
+    return adv_inputs, upper.isfinite(), num_forward
 
 
 def per_example(values: Tensor, like: Tensor) -> Tensor:
@@ -91,3 +167,9 @@ def check_positive(**settings: float) -> None:
     for name, value in settings.items():
         if not value > 0:
             raise InputError(expected=f"{name} > 0", got=f"{name}={value}", hint="leaving it at its default")
+
+
+def check_norm_order(norm_order: float) -> None:
+    """Raise InputError unless it is 2 or inf."""
+    if norm_order not in (2, math.inf):
+        raise InputError(expected="norm_order 2 or inf", got=f"norm_order={norm_order}", hint="2")

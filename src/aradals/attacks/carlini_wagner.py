@@ -7,14 +7,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from aradals.attacks.base import AttackResult, attack_result, check_positive, per_example, prediction_changes
+from aradals.attacks.base import AttackResult, check_positive, per_example, prediction_changes, verified_result
 from aradals.attacks.deepfool import deepfool
+from aradals.attacks.estimates import first_order_margin
 from aradals.errors import InputError
 from aradals.margins import (
-    first_order_margin,
+    class_margin,
     gradients_enabled,
     input_gradient,
-    logit_margin,
     model_inputs,
     working_dtype,
 )
@@ -66,7 +66,8 @@ def carlini_wagner(
 
     with gradients_enabled(model):
         inputs = model_inputs(model, inputs)
-        fallback, predicted = first_order_margin(model, inputs)
+        first_order = first_order_margin(model, inputs)
+        fallback, predicted = first_order.score, first_order.predicted
         nearest = deepfool(model, inputs, steps=1)
         num_forward, num_backward = 1 + nearest.num_forward, 1 + nearest.num_backward
 
@@ -92,7 +93,7 @@ def carlini_wagner(
                 leaf = w.detach().clone().requires_grad_()
                 adv = (leaf.tanh() + 1) / 2
                 logits = model(adv.to(inputs.dtype, copy=True)).to(exact.dtype)
-                margin = logit_margin(logits, predicted[active])[0] + min_margin
+                margin = class_margin(logits, predicted[active])[0] + min_margin
                 squared_norm = (adv - original).square().flatten(1).sum(1)
                 loss = squared_norm + const[active] * margin.clamp(min=0)
                 gradient = input_gradient(loss, leaf)
@@ -143,7 +144,7 @@ def carlini_wagner(
             adv_inputs[unseen] = points
             num_forward[unseen] += 1
 
-    return attack_result(
+    return verified_result(
         inputs,
         adv_inputs,
         success,

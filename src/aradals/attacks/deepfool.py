@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from aradals.attacks.base import AttackResult, attack_result, check_positive, per_example, prediction_changes
+from aradals.attacks.base import AttackResult, check_positive, per_example, prediction_changes, verified_result
 from aradals.inference import check_logits
 from aradals.margins import (
     forward_with_graph,
@@ -104,7 +104,7 @@ def deepfool(
             if len(active) == 0:
                 break
 
-    return attack_result(
+    return verified_result(
         inputs,
         adv_inputs,
         success,

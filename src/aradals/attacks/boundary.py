@@ -1,0 +1,178 @@
+"""The nearest boundary, by repeated linearisation: a handful of passes for the ranking that a long search gives."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from aradals.attacks.base import (
+    AttackResult,
+    check_positive,
+    closest_crossing,
+    per_example,
+    perturbation_norm,
+    unit,
+)
+from aradals.errors import InputError
+from aradals.inference import check_logits
+from aradals.margins import (
+    box_diagonal,
+    forward_with_graph,
+    gradients_enabled,
+    input_gradient,
+    linear_distance,
+    margin_and_gradient,
+    model_inputs,
+    project_to_plane,
+    working_dtype,
+)
+
+
+def boundary(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    num_candidates: int = 3,
+    reach: float = 1.1,
+    steps: int = 5,
+    tolerance: float = 0.1,
+    verified: bool = False,
+) -> AttackResult:
+    r"""Distance to the nearest decision boundary, L2, within the box [0, 1], by a few damped linearisations.
+
+    1. Linearise the margins over the strongest rivals at the input, and project the input on each of their planes.
+    2. From the nearest plane on, then from the others within reach: linearise the margin at the current point, and
+       project the *input* on the new plane. Two estimates of the distance come for free, the distance to the plane and
+       the secant through the margins at both ends of the step. The first is too short where the boundary curves
+       away, the second too long while the direction is not yet the best; their geometric mean is the score.
+       The next point lies that far away, midway between the last direction and the plane's.
+    3. An example is done when the two estimates agree.
+
+    Args:
+        model: maps inputs in [0, 1] to logits of shape (N, K).
+        inputs: shape (N, ...), values in [0, 1].
+        num_candidates: how many of the K - 1 other classes, largest logits first, are linearised at the input.
+        reach: further candidates are followed where their plane is nearer than this multiple of the score so far.
+        steps: at most so many linearisations for each class that is followed, the one at the input included.
+        tolerance: of the logarithm of the ratio of the two estimates.
+        verified: search, by a few forward passes along the final direction, a point where the prediction is seen to
+            change; its norm is ``norm``. The score remains the estimate, which ranks better.
+
+    Raises:
+        InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities.
+    """
+    check_positive(num_candidates=num_candidates, steps=steps, tolerance=tolerance)
+    if reach < 1:
+        raise InputError(expected="reach >= 1", got=f"reach={reach}", hint="1.0, to follow the nearest class alone")
+    with gradients_enabled(model):
+        inputs = model_inputs(model, inputs)
+        origin = inputs.to(working_dtype(inputs))
+        points, logits = forward_with_graph(model, inputs)
+        check_logits(logits, len(inputs))
+        predicted = logits.argmax(1)
+        margins = logits.gather(1, predicted[:, None]) - logits
+        # Logits that differ by less than their rounding tie; a tie counts as if it were that wide.
+        rounding = torch.finfo(inputs.dtype).eps * logits.detach().abs().amax(1, keepdim=True)
+        margins_at_input = margins.detach().maximum(rounding).scatter(1, predicted[:, None], math.inf)
+
+        # 1. The planes of the candidates, as they look from the input.
+        num_candidates = min(num_candidates, logits.shape[1] - 1)
+        margin, candidates = margins_at_input.topk(num_candidates, largest=False)
+        distances, deltas = torch.full_like(margin, math.inf), []
+        for k in range(num_candidates):
+            gradient = input_gradient(margins.gather(1, candidates[:, [k]])[:, 0], points, keep_graph=True)
+            if k == 0:
+                fallback = linear_distance(margin[:, 0], gradient)
+            delta, reachable = project_to_plane(origin, gradient, margin[:, k])
+            distance = torch.where(reachable, perturbation_norm(delta), box_diagonal(inputs))
+            distances[:, k] = torch.where(gradient.flatten(1).ne(0).any(1), distance, math.inf)
+            deltas.append(delta)
+        num_forward, num_backward = torch.ones_like(predicted), torch.full_like(predicted, num_candidates)
+        distances, nearest = distances.sort(1)
+
+        # 2. From the nearest plane on, then from the others within reach.
+        best, direction = torch.full_like(fallback, math.inf), torch.zeros_like(origin)
+        for rank in range(num_candidates):
+            rows = (distances[:, rank] < reach * best).nonzero()[:, 0]
+            start = torch.stack(deltas, 1)[rows, nearest[rows, rank]]
+            # The first search may change over to a class that turns out to be nearer; the others hold theirs, or
+            # they would run back to where it has been.
+            rival = None if rank == 0 else candidates[rows, nearest[rows, rank]]
+            distance, delta, num_passes = _follow(
+                model, inputs[rows], start, predicted[rows], rival, margins_at_input[rows], steps, tolerance
+            )
+            num_forward[rows] += num_passes
+            num_backward[rows] += num_passes
+            nearer = distance < best[rows]
+            best[rows] = torch.where(nearer, distance, best[rows])
+            direction[rows[nearer]] = unit(delta[nearer])
+
+        success, adv_inputs = best.isfinite(), inputs
+        if verified:
+            adv_inputs, success, num_checks = closest_crossing(
+                model, inputs, direction, predicted, torch.where(success, best, fallback)
+            )
+            num_forward += num_checks
+    norm = perturbation_norm(adv_inputs.double() - inputs.double()).to(best.dtype)
+    return AttackResult(
+        adv_inputs=adv_inputs,
+        predicted=predicted,
+        score=torch.where(success, torch.where(best.isfinite(), best, norm), fallback),
+        norm=torch.where(success & verified, norm, math.inf),
+        success=success,
+        num_forward=num_forward,
+        num_backward=num_backward,
+    )
+
+
+def _follow(
+    model: nn.Module,
+    inputs: Tensor,
+    delta: Tensor,
+    predicted: Tensor,
+    rival: Tensor | None,
+    margins_at_input: Tensor,
+    steps: int,
+    tolerance: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Steps 2 and 3, from the plane at ``inputs + delta`` on.
+
+    Returns:
+        ``(distance, delta, num_passes)``: the estimate, inf where the last linearisation pointed nowhere, shape (N,);
+        the direction that it was found in, shape (N, ...); passes spent, each forward and backward.
+    """
+    origin, longest = inputs.to(delta.dtype), box_diagonal(inputs)
+    distance, num_passes = perturbation_norm(delta), torch.zeros_like(predicted)
+    # A step shorter than the rounding of the inputs cannot be taken.
+    active = (distance > longest * torch.finfo(inputs.dtype).eps).nonzero()[:, 0]
+    for _ in range(steps - 1):
+        if len(active) == 0:
+            break
+        x = origin[active]
+        points = (x + delta[active]).clamp(0, 1).to(inputs.dtype)
+        step = points.to(x) - x
+        margin, gradient, other = margin_and_gradient(
+            model, points, predicted[active], None if rival is None else rival[active]
+        )
+        num_passes[active] += 1
+
+        offset = margin - (gradient * step).flatten(1).sum(1)  # the linearised margin at the input
+        plane_step, reachable = project_to_plane(x, gradient, offset)
+        plane = torch.where((offset > 0) & reachable, perturbation_norm(plane_step), math.nan)
+        at_input = margins_at_input[active].gather(1, other[:, None])[:, 0]
+        secant = perturbation_norm(step) * at_input / (at_input - margin)
+        secant = torch.where((margin < at_input) & (secant > 0), secant, math.nan)
+        # Where only one of the two makes sense, it has to do.
+        estimate = (torch.where(plane.isnan(), secant, plane) * torch.where(secant.isnan(), plane, secant)).sqrt()
+        estimate = estimate.clamp(max=longest)
+        distance[active] = estimate.nan_to_num(math.inf)
+
+        disagreement = (plane / secant).log().abs()
+        going_on = estimate.isfinite() & ~(disagreement < tolerance)
+        halfway = unit(step) + torch.where(per_example(plane.isnan(), step), 0.0, unit(plane_step))
+        # The last direction stays with an example that leaves.
+        delta[active[going_on]] = (per_example(estimate, step) * unit(halfway))[going_on]
+        active = active[going_on]
+    return distance, delta, num_passes
