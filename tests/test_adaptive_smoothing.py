@@ -187,8 +187,34 @@ class TestAdaptiveSmoothing:
     def test_one_subset_needs_no_subsets_and_several_do(self) -> None:
         logits, labels = torch.randn(8, 10), torch.randint(10, (8,))
         AdaptiveSmoothing(10, 1).update(logits, labels)
-        with pytest.raises(InputError, match="assign_subsets"):
-            AdaptiveSmoothing(10, 4)(logits, labels)
+        criterion = AdaptiveSmoothing(10, 4)
+        with pytest.raises(InputError, match=r"num_subsets=4.*assign_subsets"):
+            criterion.update(logits, labels)
+        assert criterion.history == []
+
+    def test_without_subsets_all_targets_are_one(self) -> None:
+        """To the bit, with a leak too: the mean of ten equal targets is not always equal to them."""
+        single, several = (AdaptiveSmoothing(7, r, update_rate=0.37, leak=0.3) for r in (1, 10))
+        labels = torch.randint(7, (45,))
+        for _ in range(20):
+            logits = 3 * torch.randn(45, 7)
+            assert several(logits, labels).equal(single(logits, labels))
+            assert several.update_as_one(logits, labels).tolist() == single.update(logits, labels).tolist() * 10
+        assert single.target_prob < 1
+        for ours, theirs in zip(several.history, single.history, strict=True):
+            assert ours == {key: values * 10 for key, values in theirs.items()}
+
+    def test_subsets_go_on_from_the_common_target_and_cannot_be_forgotten_again(self) -> None:
+        criterion = AdaptiveSmoothing(3, 2, update_rate=0.5, leak=0.0)
+        logits = torch.stack([logits_with_confidence(0.9, 0, 3)] * 2)
+        labels, subsets = torch.tensor([0, 1]), torch.tensor([1, 0])
+        assert criterion.update_as_one(logits, labels).tolist() == pytest.approx([0.8, 0.8])  # 1 - .5 (.9 - .5)
+        # Subset 1 is right: .8 - .5 (.9 - 1) = .85. Subset 0 is wrong: .8 - .5 (.9 - 0) = .35.
+        assert criterion.update(logits, labels, subsets).tolist() == pytest.approx([0.35, 0.85])
+        for forgotten in (criterion, criterion.update_as_one):
+            with pytest.raises(InputError, match=r"targets differ.*assign_subsets"):
+                forgotten(logits, labels)
+        assert len(criterion.history) == 2
 
     def test_update_rate_zero_is_label_smoothing(self) -> None:
         criterion = AdaptiveSmoothing(10, 1, update_rate=0, initial_target_prob=smoothing_to_target_prob(0.1, 10))

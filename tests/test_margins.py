@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aradals.attacks import first_order_margin
 from aradals.errors import InputError
-from aradals.margins import class_margin, linear_distance
+from aradals.margins import class_margin, linear_distance, project_to_plane
 
 
 @settings(max_examples=50, deadline=None)
@@ -58,6 +58,39 @@ def test_linear_distance_is_finite() -> None:
     gradient = torch.tensor([[0.0, 0.0], [1e-15, 0.0], [0.0, 0.0], [0.0, 6.0]])
     expected = torch.tensor([0.0, 2**0.5, 0.0, 0.5])
     torch.testing.assert_close(linear_distance(margin, gradient), expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 12), st.floats(0.01, 0.99))
+def test_projection_is_the_shortest_step_in_the_box(seed: int, num_features: int, share: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(1, num_features, dtype=torch.float64, generator=generator)
+    x[:, ::3] = x[:, ::3].round()
+    gradient = torch.randn(1, num_features, dtype=torch.float64, generator=generator)
+    corner = torch.where(gradient > 0, -x, 1 - x)  # the step in the box that lowers the margin most
+    margin = -share * (gradient * corner).sum(1)
+    delta, reachable = project_to_plane(x, gradient, margin)
+    if margin.item() > 0:
+        assert reachable.all()
+        torch.testing.assert_close((gradient * delta).sum(1), -margin, rtol=1e-3, atol=0)
+    assert (x + delta).min() >= 0
+    assert (x + delta).max() <= 1
+    # Optimal: no other step in the box that reaches the plane is shorter, whatever the direction.
+    for _ in range(20):
+        other = (torch.rand_like(x) - x) * (torch.rand_like(x) < 0.5)
+        drop = -(gradient * other).sum(1)
+        if drop > margin > 0:
+            assert other.norm() * (margin / drop).item() >= delta.norm() * (1 - 1e-3)
+
+
+def test_projection_says_where_the_box_ends_before_the_plane() -> None:
+    x, gradient = (
+        torch.tensor([[0.25, 0.5], [0.25, 0.5], [0.5, 0.5]]),
+        torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]),
+    )
+    delta, reachable = project_to_plane(x, gradient, torch.tensor([0.2, 0.5, 0.1]))
+    assert reachable.tolist() == [True, False, False]
+    torch.testing.assert_close(delta, torch.tensor([[-0.2, 0.0], [-0.25, 0.0], [0.0, 0.0]]))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,9 @@
+"""Scores of whole data sets: the same whatever the batches, and refused where they would mean nothing."""
+
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,11 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from aradals.attacks import ATTACKS, AttackResult, deepfool, describe_attack, get_attack
+from aradals.adaptive_smoothing import assign_subsets
+from aradals.attacks import ATTACKS, AttackResult, boundary, deepfool, describe_attack, get_attack
+from aradals.data import load_data
 from aradals.errors import InputError
-from aradals.robustness import ScoreTable, score
+from aradals.models import build_model, load_checkpoint
+from aradals.robustness import ScoreTable, score, score_batches
 
 COLUMNS = ("ids", "predicted", "score", "norm", "success", "num_forward", "num_backward")
+BOUNDARY = "boundary(num_candidates=3, reach=1.1, steps=5, tolerance=0.1, verified=False)"
 
 
 @pytest.fixture
@@ -32,13 +40,13 @@ def assert_equal(table: ScoreTable, expected: ScoreTable) -> None:
 
 def test_columns(model: nn.Module, inputs: Tensor) -> None:
     table = score(model, inputs)
-    result = deepfool(model, inputs)
+    result = boundary(model, inputs)
     assert len(table) == 23
     assert table.ids.tolist() == list(range(23))
     assert table.num_failed == 0
-    assert table.attack == "deepfool(steps=50, num_candidates=10, overshoot=0.01)"
+    assert table.attack == BOUNDARY
     for name in COLUMNS[1:]:
-        assert torch.equal(getattr(table, name), getattr(result, name))
+        torch.testing.assert_close(getattr(table, name), getattr(result, name))
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 23, 100])
@@ -93,31 +101,206 @@ def test_bad_batches(model: nn.Module, batches: Any, message: str) -> None:
         score(model, batches)
 
 
-def test_progress_counts_examples(model: nn.Module, inputs: Tensor) -> None:
-    done: list[int] = []
-    score(model, inputs, batch_size=10, progress=done.append)
-    assert done == [10, 20, 23]
+def test_batch_by_batch(model: nn.Module, inputs: Tensor) -> None:
+    tables = list(score_batches(model, inputs, batch_size=10))
+    assert [table.ids.tolist() for table in tables] == [[*range(10)], [*range(10, 20)], [20, 21, 22]]
+    assert torch.equal(torch.cat([table.score for table in tables]), score(model, inputs, batch_size=10).score)
+
+
+def test_a_table_does_not_wait_for_the_next_batch(model: nn.Module, inputs: Tensor) -> None:
+    asked_for: list[int] = []
+
+    def batches() -> Any:
+        for number, batch in enumerate(torch.split(inputs, 5)):
+            asked_for.append(number)
+            yield batch
+
+    tables = score_batches(model, batches())
+    assert asked_for == []
+    next(tables)
+    assert asked_for == [0]
+
+
+def subsets_moved(table: ScoreTable, other: ScoreTable) -> int:
+    return int((assign_subsets(table.score, 10) != assign_subsets(other.score, 10)).sum())
+
+
+def assert_batches_do_not_matter(model: nn.Module, inputs: Tensor, max_moved: int) -> None:
+    whole = score(model, inputs, batch_size=len(inputs))
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(3))
+    other = score(model, [(ids, inputs[ids], ids) for ids in torch.split(order, 17)])
+    assert subsets_moved(whole, other) <= max_moved
+    torch.testing.assert_close(other.score, whole.score, rtol=0.02, atol=0)
+
+
+def test_batches_do_not_matter_in_single_precision() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5)
+    ).eval()
+    inputs = torch.rand(400, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    assert_batches_do_not_matter(model, inputs, max_moved=0)
+
+
+def test_batches_do_not_matter_on_resnet20(shared_data: Path) -> None:
+    model = build_model("resnet20", num_classes=10, in_channels=3)
+    load_checkpoint(model, shared_data / "models" / "cifar10-resnet20.safetensors")
+    images = load_data(str(shared_data / "data" / "cifar10-test.parquet"), limit=200)
+    assert_batches_do_not_matter(model, images.__getitems__(list(range(200)))[1], max_moved=0)
+
+
+class TestVerified:
+    def test_norms_are_seen_to_hold(self, model: nn.Module, inputs: Tensor) -> None:
+        estimates, table = score(model, inputs), score(model, inputs, verified=True)
+        assert estimates.norm.isinf().all()
+        assert table.norm.isfinite().all()
+        torch.testing.assert_close(table.score, estimates.score)
+        assert table.attack == BOUNDARY.replace("False", "True")
+        result = boundary(model, inputs, verified=True)
+        torch.testing.assert_close(table.norm, result.norm)
+
+    def test_attacks_that_always_verify_take_no_setting(self, model: nn.Module, inputs: Tensor) -> None:
+        table = score(model, inputs, "deepfool", verified=True)
+        assert table.attack == describe_attack("deepfool")
+        assert torch.equal(table.norm.isfinite(), table.success)
+
+    @pytest.mark.parametrize("attack", ["logit_margin", "first_order_margin"])
+    def test_estimates_cannot(self, attack: str, model: nn.Module, inputs: Tensor) -> None:
+        with pytest.raises(InputError, match="verified none of 23"):
+            score(model, inputs, attack, verified=True)
+
+    def test_what_holds_for_a_faster_copy_alone_does_not_count(self, model: nn.Module, inputs: Tensor) -> None:
+        """The attack is given a copy in bfloat16; norms and predictions are the model's own."""
+
+        def on_the_boundary_of_the_copy(model: nn.Module, inputs: Tensor) -> AttackResult:
+            result = boundary(model, inputs, verified=True)
+            untrue = result.predicted != 0
+            wrong = torch.where(untrue[:, None], inputs, result.adv_inputs)
+            return dataclasses.replace(result, adv_inputs=wrong, predicted=torch.full_like(result.predicted, 7))
+
+        model = model.float()
+        expected = model(inputs.float()).argmax(1)
+        table = score(model, inputs, on_the_boundary_of_the_copy, bf16=True)
+        assert torch.equal(table.predicted, expected)
+        assert table.norm[expected != 0].isinf().all()
+
+
+def test_bfloat16_ranks_about_the_same(model: nn.Module) -> None:
+    inputs = torch.rand(200, 6, generator=torch.Generator().manual_seed(1))
+    exact, coarse = score(model.float(), inputs), score(model, inputs, bf16=True)
+    assert not torch.equal(exact.score, coarse.score)
+    assert ((assign_subsets(exact.score, 10) - assign_subsets(coarse.score, 10)).abs() <= 1).float().mean() > 0.95
+    assert torch.equal(exact.predicted, coarse.predicted)
+
+
+class TestProgress:
+    def test_a_terminal_has_a_bar(
+        self, model: nn.Module, inputs: Tensor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+        score(model, inputs, batch_size=10, progress=True)
+        assert "0/23 [00:00<?, ?img/s]" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(("pause", "lines"), [(1e9, 0), (1e-9, 3)])
+    def test_a_log_has_a_line_now_and_then(
+        self,
+        pause: float,
+        lines: int,
+        model: nn.Module,
+        inputs: Tensor,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setattr("aradals.robustness._LOG_SECONDS", pause)
+        loader = DataLoader(TensorDataset(inputs), batch_size=10)
+        score(model, loader, progress=True)
+        assert capsys.readouterr().err.count("/23") == lines
+
+    def test_silence_by_default(self, model: nn.Module, inputs: Tensor, capsys: pytest.CaptureFixture[str]) -> None:
+        score(model, inputs)
+        assert capsys.readouterr().err == ""
 
 
 class Detached(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
-        return torch.cat([inputs.detach()[:, :1] * 0 + 1, inputs.detach()[:, 1:2] * 0 - 1], 1)
+        return inputs.detach()[:, :2] * 3 - 1
 
 
-@pytest.mark.parametrize("attack", list(ATTACKS))
-def test_a_model_that_nothing_changes_is_refused(attack: str, inputs: Tensor) -> None:
-    with pytest.raises(InputError, match="23 examples"):
-        score(Detached(), inputs, attack, steps=5)
+class Rounded(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs[:, :2] * 4).round()
+
+
+class Dominated(nn.Module):
+    """Class 1 by a lead that nothing in the box makes up for, with a gradient everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 3)
+        with torch.no_grad():
+            self.linear.bias[1] += 20
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.linear(inputs.to(self.linear.weight.dtype).sin())
+        return logits
+
+
+GRADIENT_ATTACKS = [attack for attack in ATTACKS if attack != "logit_margin"]
+
+
+class TestModelsThatMeanNothing:
+    @pytest.mark.parametrize("attack", GRADIENT_ATTACKS)
+    @pytest.mark.parametrize("broken", [Detached(), Rounded()])
+    def test_without_gradient_no_attack_is_run(
+        self, broken: nn.Module, attack: str, inputs: Tensor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tables = score_batches(broken, inputs, attack)
+        monkeypatch.setattr("aradals.robustness.accelerated", None)  # would be called next
+        with pytest.raises(InputError, match="a gradient with respect to its inputs"):
+            next(tables)
+
+    def test_without_gradient_the_logit_margin_does(self, inputs: Tensor) -> None:
+        table = score(Detached(), inputs.float(), "logit_margin")
+        torch.testing.assert_close(table.score, 3 * (inputs[:, 0] - inputs[:, 1]).abs().float())
+
+    @pytest.mark.parametrize("attack", [a for a in ATTACKS if a not in ("carlini_wagner", "ddn", "fmn")])
+    def test_the_same_class_everywhere_is_no_ranking(self, attack: str, inputs: Tensor) -> None:
+        torch.manual_seed(0)
+        tables = score_batches(Dominated().double(), inputs, attack, batch_size=4)
+        with pytest.raises(InputError, match="all of 23 examples"):
+            list(tables)
+
+    @pytest.mark.parametrize("attack", ["boundary", "logit_margin"])
+    def test_data_of_a_single_class_does(self, attack: str, model: nn.Module, inputs: Tensor) -> None:
+        predicted = model(inputs).argmax(1)
+        alike = inputs[predicted == predicted.mode().values]
+        assert len(alike) > 3
+        assert score(model, alike, attack, batch_size=2).score.isfinite().all()
+
+    def test_other_classes_in_a_late_batch_do(self) -> None:
+        """Nothing changes in front, where a step function has no gradient, but there is another class behind it."""
+
+        class Steps(nn.Module):
+            def forward(self, inputs: Tensor) -> Tensor:
+                return torch.stack([inputs[:, 0].mul(2).floor(), inputs[:, 0] * 1e-3 + 0.4], 1)
+
+        late = torch.cat([torch.full((40, 1), 0.1), torch.full((2, 1), 0.9)])
+        assert score(Steps(), late, "first_order_margin", batch_size=4).predicted.sum() == 40
+
+    def test_probabilities(self, model: nn.Module, inputs: Tensor) -> None:
+        for attack in ATTACKS:
+            with pytest.raises(InputError, match="removing the softmax"):
+                score(nn.Sequential(model, nn.Softmax(1)), inputs, attack)
 
 
 def test_an_attack_may_be_a_function(model: nn.Module, inputs: Tensor) -> None:
     def twice_as_far(model: nn.Module, inputs: Tensor, *, factor: float = 2.0) -> AttackResult:
         result = deepfool(model, inputs)
-        return AttackResult(**{**vars(result), "norm": factor * result.norm})
+        return dataclasses.replace(result, norm=factor * result.norm)
 
     table = score(model, inputs, twice_as_far, factor=3.0)
     assert table.attack == "twice_as_far(factor=3.0)"
-    assert torch.equal(table.norm, 3 * score(model, inputs).norm)
+    assert torch.equal(table.norm, 3 * score(model, inputs, "deepfool").norm)
 
 
 def test_attacks_by_name(model: nn.Module, inputs: Tensor) -> None:
@@ -130,7 +313,7 @@ def test_attacks_by_name(model: nn.Module, inputs: Tensor) -> None:
 
 
 def test_unknown_attacks_and_arguments(model: nn.Module, inputs: Tensor) -> None:
-    with pytest.raises(InputError, match="deepfool or carlini_wagner"):
+    with pytest.raises(InputError, match=r"boundary or .*deepfool or carlini_wagner"):
         get_attack("deep_pool")
     with pytest.raises(InputError, match=r"got step; try steps, num_candidates, overshoot"):
         score(model, inputs, "deepfool", step=3)

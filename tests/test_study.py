@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from aradals import InputError
-from aradals.artifacts import decode_hashes, load_calibrator, load_scores
+from aradals.artifacts import decode_hashes, load_calibrator, load_json, load_scores
 from aradals.config import EvaluationConfig, MethodConfig, ScoringConfig, SplitConfig, StudyConfig, TrainingConfig
 from aradals.data import Examples, overlap
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
@@ -76,6 +76,14 @@ def without_scorer(config: StudyConfig) -> StudyConfig:
     """The same study without a vanilla method that could score."""
     methods = {name: settings for name, settings in config.methods.items() if name != "plain"}
     return dataclasses.replace(config, methods=methods)
+
+
+def self_scoring(**settings: Any) -> StudyConfig:
+    """A study of a vanilla model and one that scores itself, in three epochs."""
+    methods = {"plain": MethodConfig(), "self": MethodConfig(**settings)}
+    training = dataclasses.replace(CONFIG.training, epochs=3)
+    evaluation = dataclasses.replace(CONFIG.evaluation, corruptions=[])
+    return dataclasses.replace(CONFIG, methods=methods, training=training, evaluation=evaluation, seeds=[0])
 
 
 def splits_of(seed: int) -> dict[str, Examples]:
@@ -140,7 +148,9 @@ def test_everything_is_scored_once_by_the_vanilla_method(study: Finished) -> Non
         load_checkpoint(model, study.folder / f"seed-{seed}" / "plain" / "train" / "model.safetensors")
         table, _ = load_scores(study.folder / f"seed-{seed}" / "scores" / "test" / "scores.parquet")
         first = splits_of(seed)["test"].select(range(20))
-        torch.testing.assert_close(table.score[:20], score(model, first.batches(), steps=5).score.double())
+        torch.testing.assert_close(
+            table.score[:20], score(model, first.batches(), steps=5).score.double(), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_subsets_of_a_method_are_those_of_the_scorer(study: Finished) -> None:
@@ -232,6 +242,50 @@ def test_train_one_gives_the_model_of_the_study(study: Finished, tmp_path: Path)
     trained = load_file(checkpoint)
     expected = load_file(study.folder / "seed-7" / "ar_adals" / "train" / "model.safetensors")
     assert all(torch.equal(trained[name], expected[name]) for name in expected)
+
+
+def test_a_method_that_scores_itself_needs_no_other_model(
+    seed_run: Callable[..., tuple[SeedRun, list[str]]], tmp_path: Path
+) -> None:
+    config = self_scoring(num_subsets=3, update_rate=0.5, score_every=1)
+    log: list[str] = []
+    checkpoint = train_one(config, "self", 0, tmp_path / "one", log=log.append)
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {"self"}
+    history = load_json(checkpoint.parent / "history.json")
+    assert history["settings"]["score_every"] == 1
+    assert [scoring["epoch"] for scoring in history["scorings"]] == [1, 2]
+    assert all(scoring["num_forward"] == scoring["num_backward"] == 150 + 60 for scoring in history["scorings"])
+    records = [*history["epochs"], *history["scorings"]]
+    assert history["seconds"] == pytest.approx(sum(record["seconds"] for record in records))
+    assert sum("scored 150 + 60 examples by first_order_margin" in line for line in log) == 2
+
+    run, _ = seed_run(config)
+    record = run.method("self")
+    assert record["training"]["scorings"] == [
+        {**scoring, "seconds": record["training"]["scorings"][i]["seconds"]}
+        for i, scoring in enumerate(history["scorings"])
+    ]
+    assert {path.name for path in (run.folder / "scores").iterdir()} == {"test"}  # evaluation has the fixed scorer
+    assert (run.folder / "plain").exists()
+    trained, expected = load_file(run.folder / "self" / "train" / "model.safetensors"), load_file(checkpoint)
+    assert all(torch.equal(trained[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"score_every": 0}, r"methods\.self\.score_every of at least 1, got 0"),
+        ({"score_every": 1, "num_subsets": 1}, r"methods\.self\.num_subsets above 1.*got 1; try 10"),
+        ({"score_every": 2}, r"methods\.self scored early enough.*score_every=2 and update_every=1 in 3 epochs"),
+        ({"score_every": 3}, "scored early enough"),
+        ({"score_every": 1, "update_every": 3}, "scored early enough"),
+    ],
+)
+def test_a_scoring_that_could_change_nothing_is_refused(settings: dict[str, int], message: str, tmp_path: Path) -> None:
+    config = self_scoring(**{"num_subsets": 3, **settings})
+    with pytest.raises(InputError, match=message):
+        train_one(config, "self", 0, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_course_of_the_targets_is_recorded(study: Finished) -> None:

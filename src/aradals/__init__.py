@@ -14,7 +14,7 @@ from aradals.adaptive_smoothing import (
     target_prob_to_smoothing,
     update_target_prob,
 )
-from aradals.attacks import AttackResult, carlini_wagner, deepfool
+from aradals.attacks import AttackResult, carlini_wagner, ddn, deepfool, fmn, pgd
 from aradals.calibration import TemperatureScaling
 from aradals.errors import InputError
 from aradals.inference import Predictions, predict
@@ -42,11 +42,14 @@ __all__ = [
     "assign_subsets",
     "brier_score",
     "carlini_wagner",
+    "ddn",
     "deepfool",
     "default_update_rate",
     "expected_calibration_error",
+    "fmn",
     "mean_confidence",
     "nll",
+    "pgd",
     "predict",
     "score",
     "smoothing_to_target_prob",

@@ -157,6 +157,10 @@ class AdaptiveSmoothing(nn.Module):
     ``update_rate=0`` is label smoothing with ``initial_target_prob``, plain cross-entropy when that is 1;
     ``num_subsets=1`` is adaptive label smoothing without robustness (AdaLS).
 
+    Where the model in training is itself the scoring model, the first epochs know no subsets. Until the first scoring,
+    call the loss without them and `update_as_one`: all targets then move together, as with one subset, and from there
+    on each goes its own way.
+
     Args:
         num_classes: K.
         num_subsets: R.
@@ -167,7 +171,7 @@ class AdaptiveSmoothing(nn.Module):
     Attributes:
         target_prob: p by subset, float64, shape (R,); a buffer, so that ``state_dict`` resumes exactly.
         history: one dict per update, lists over subsets: ``target_prob`` (before the update), ``confidence``,
-            ``accuracy`` and ``n``, as measured on validation data.
+            ``accuracy`` and ``n``, as measured on validation data; in an update as one, each measured on all of them.
 
     Example:
         >>> criterion = AdaptiveSmoothing(num_classes=2, num_subsets=2, update_rate=0.5, leak=0.0)
@@ -214,46 +218,84 @@ class AdaptiveSmoothing(nn.Module):
         Args:
             logits: shape (N, K).
             labels: int64, shape (N,).
-            subsets: robustness subset of each example, int64, shape (N,); may be left out when R = 1.
+            subsets: robustness subset of each example, int64, shape (N,); may be left out while all targets are equal.
 
         Returns:
             Scalar, in nats.
-        """
-        target_prob = self.target_prob.to(logits.dtype)[self._subsets(subsets, labels)]
-        return soft_cross_entropy(logits, labels, target_prob)
 
-    @torch.no_grad()
+        Raises:
+            InputError: no subsets, where targets differ.
+        """
+        if subsets is None:
+            self._check_as_one()
+            subsets = torch.zeros_like(labels)
+        return soft_cross_entropy(logits, labels, self.target_prob.to(logits.dtype)[subsets])
+
     def update(self, logits: Tensor, labels: Tensor, subsets: Tensor | None = None) -> Tensor:
         """Measure confidence and accuracy per subset on validation data, and step the targets (step 4).
 
         Args:
             logits: of all validation examples, shape (N, K).
             labels: int64, shape (N,).
-            subsets: robustness subset within the validation split, int64, shape (N,).
+            subsets: robustness subset within the validation split, int64, shape (N,); may be left out when R = 1.
 
         Returns:
             The new `target_prob`, shape (R,).
+
+        Raises:
+            InputError: no subsets, where R > 1.
         """
+        if subsets is None and self.num_subsets > 1:
+            # Forgotten subsets would pass for AdaLS, so that this has to be asked for by name.
+            raise InputError(
+                expected=f"the subset of each example (num_subsets={self.num_subsets})",
+                got="none",
+                hint="passing subsets from assign_subsets, or update_as_one until they are known",
+            )
+        if subsets is None:
+            return self.update_as_one(logits, labels)
+        return self._update(logits, labels, subsets, self.num_subsets)
+
+    def update_as_one(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Step all targets by the gap of the whole validation split: R = 1, for as long as no subsets are known.
+
+        Args:
+            logits: of all validation examples, shape (N, K).
+            labels: int64, shape (N,).
+
+        Returns:
+            The new `target_prob`, R equal values, the same to the bit as with ``num_subsets=1``.
+
+        Raises:
+            InputError: targets differ, for subsets were known before.
+        """
+        self._check_as_one()
+        return self._update(logits, labels, torch.zeros_like(labels), 1)
+
+    @torch.no_grad()
+    def _update(self, logits: Tensor, labels: Tensor, subsets: Tensor, num_subsets: int) -> Tensor:
+        """Step 4 on the first ``num_subsets`` targets: on all of them, or on one that the others follow."""
+        target_prob = self.target_prob[:num_subsets]
         max_prob, predicted = logits.to(self.target_prob).softmax(1).max(1)
         correct = (predicted.to(labels.device) == labels).to(self.target_prob)
-        index = self._subsets(subsets, labels).to(self.target_prob.device)
+        index = subsets.to(self.target_prob.device)
 
         def sum_by_subset(values: Tensor) -> Tensor:
-            return torch.zeros_like(self.target_prob).index_add_(0, index, values)
+            return torch.zeros_like(target_prob).index_add_(0, index, values)
 
         count = sum_by_subset(torch.ones_like(max_prob))
         confidence, accuracy = sum_by_subset(max_prob) / count, sum_by_subset(correct) / count
         self.history.append(
             {
                 "target_prob": self.target_prob.tolist(),
-                "confidence": confidence.tolist(),
-                "accuracy": accuracy.tolist(),
-                "n": count.tolist(),
+                "confidence": confidence.expand_as(self.target_prob).tolist(),
+                "accuracy": accuracy.expand_as(self.target_prob).tolist(),
+                "n": count.expand_as(self.target_prob).tolist(),
             }
         )
         self.target_prob.copy_(
             update_target_prob(
-                self.target_prob,
+                target_prob,
                 confidence,
                 accuracy,
                 num_classes=self.num_classes,
@@ -283,13 +325,10 @@ class AdaptiveSmoothing(nn.Module):
             f"update_rate={self.update_rate}, leak={self.leak}"
         )
 
-    def _subsets(self, subsets: Tensor | None, labels: Tensor) -> Tensor:
-        if subsets is not None:
-            return subsets
-        if self.num_subsets == 1:
-            return torch.zeros_like(labels)
-        raise InputError(
-            expected=f"the subset of each example (num_subsets={self.num_subsets})",
-            got="none",
-            hint="passing subsets from assign_subsets, or num_subsets=1",
-        )
+    def _check_as_one(self) -> None:
+        if self.num_subsets > 1 and (self.target_prob != self.target_prob[0]).any():
+            raise InputError(
+                expected=f"the subset of each example (num_subsets={self.num_subsets}), for targets differ",
+                got="none",
+                hint="passing subsets from assign_subsets, or num_subsets=1",
+            )

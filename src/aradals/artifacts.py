@@ -53,7 +53,12 @@ def settings_digest(settings: object) -> str:
 def save_json(path: Path, content: object) -> None:
     """Write JSON, with null for NaN and infinities (which JSON lacks)."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(_finite(content), indent=1) + "\n")
+        temporary.write_text(json_text(content, indent=1) + "\n")
+
+
+def json_text(content: object, indent: int | None = None) -> str:
+    """JSON, with null for NaN and infinities (which JSON lacks)."""
+    return json.dumps(_finite(content), indent=indent)
 
 
 def load_json(path: Path) -> Any:
@@ -121,7 +126,7 @@ def load_scores(path: Path) -> tuple[ScoreTable, dict[str, str]]:
             ids=torch.from_numpy(columns["id"].astype(np.int64)),
             predicted=torch.from_numpy(columns["predicted"].astype(np.int64)),
             score=torch.from_numpy(columns["score"].astype(np.float64)),
-            norm=torch.from_numpy(columns["norm"].astype(np.float64)).nan_to_num(float("inf")),
+            norm=torch.from_numpy(columns["norm"].astype(np.float64)).nan_to_num(math.inf, math.inf),
             success=torch.from_numpy(columns["success"].astype(bool)),
             num_forward=torch.from_numpy(columns["num_forward"].astype(np.int64)),
             num_backward=torch.from_numpy(columns["num_backward"].astype(np.int64)),

@@ -60,6 +60,8 @@ class MethodConfig:
         update_rate: alpha of the adaptive update; 0 = targets stay; auto = 6 / number of updates, at most 0.1.
         leak: lambda of the update, the pull towards the common level; 0 = the paper's rule.
         update_every: epochs between two updates.
+        score_every: epochs between two scorings by the model in training itself (first-order margins; R = 1 before the
+            first); by default the scoring model of the recipe scores once, before training.
     """
 
     num_subsets: int = 1
@@ -67,6 +69,7 @@ class MethodConfig:
     update_rate: float | Literal["auto"] = 0.0
     leak: float = 0.3
     update_every: int = 1
+    score_every: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,12 @@ class ScoringConfig:
     """How robustness is measured.
 
     Args:
-        attack: deepfool or carlini_wagner.
+        attack: boundary, or another that `aradals score --help` names.
         attack_args: its settings.
         checkpoint: a trained model that scores; by default a vanilla model trained by the same recipe and seed.
     """
 
-    attack: str = "deepfool"
+    attack: str = "boundary"
     attack_args: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
 

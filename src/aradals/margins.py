@@ -51,7 +51,7 @@ def linear_distance(margin: Tensor, gradient: Tensor, norm_order: float = 2) -> 
 
 def box_diagonal(inputs: Tensor, norm_order: float = 2) -> float:
     """The norm of the largest perturbation that stays in [0, 1]^D, for inputs of shape (N, ...)."""
-    return 1.0 if norm_order == math.inf else math.sqrt(inputs[0].numel())
+    return 1.0 if norm_order == math.inf else math.sqrt(math.prod(inputs.shape[1:]))
 
 
 def project_to_plane(inputs: Tensor, gradient: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from aradals.adaptive_smoothing import assign_subsets
-from aradals.artifacts import load_scores, save_scores, versions
-from aradals.attacks import describe_attack, get_attack
+from aradals.artifacts import SCHEMA_VERSION, load_scores, save_scores, versions
+from aradals.attacks import describe_attack
 from aradals.data import Examples
 from aradals.errors import InputError
-from aradals.margins import forward_with_graph, gradients_enabled, input_gradient, model_inputs
-from aradals.robustness import score
+from aradals.inference import Batch, model_device_dtype
+from aradals.robustness import (
+    ScoreTable,
+    check_differentiable,
+    choose_attack,
+    merge_tables,
+    score_batches,
+    with_progress,
+)
 from aradals.stages import run_stage
+
+__all__ = [
+    "check_attack",
+    "check_differentiable",
+    "check_num_subsets",
+    "score_examples",
+    "score_stage",
+    "scoring_record",
+    "subsets_of",
+]
+
+_SHARD_SECONDS = 10.0
+_FIRST_BATCH = 8
 
 
 def score_examples(
@@ -30,26 +50,99 @@ def score_examples(
     attack: str,
     attack_args: dict[str, Any],
     model_digest: str,
+    verified: bool = False,
+    bf16: bool = False,
 ) -> None:
-    """Score a split with a progress bar (on a terminal), and write the table with its provenance and cost."""
+    """Score a split with a progress bar, and write the table with its provenance and cost.
+
+    What is done is written to a hidden folder beside the table every 10 to 20 seconds. A call that was killed is made
+    again with the same arguments and goes on from there; the seconds of its parts add up.
+
+    Args:
+        model: maps inputs in [0, 1] to logits of shape (N, K).
+        examples: what to score.
+        path: of the table, ends in .parquet.
+        attack: a name in ``aradals.attacks.ATTACKS``.
+        attack_args: its settings.
+        model_digest: stands for the model's weights.
+        verified: see `aradals.robustness.score`.
+        bf16: see `aradals.robustness.score`.
+
+    Raises:
+        InputError: see `aradals.robustness.score`; a table that cannot be written.
+    """
+    run_attack = choose_attack(attack, attack_args, verified=verified)
+    provenance = {
+        "attack": describe_attack(run_attack),
+        "bf16": str(bf16).lower(),
+        "model_digest": model_digest,
+        "data": examples.name,
+        "data_fingerprint": examples.fingerprint,
+    }
+    shards = path.with_name(f".{path.name}.shards")
+    tables, seconds = _load_shards(shards, provenance)
+    done = torch.cat([table.ids for table in tables]) if tables else torch.tensor([], dtype=torch.int64)
+    rest = examples.select(~torch.isin(examples.ids, done))
+    num_left, num_shards = len(rest), len(tables)
+
+    new: list[ScoreTable] = []
+    # A processor is at its best with smaller batches, which fit its caches, than an accelerator is.
+    largest = max(1, (examples.batches().batch_size or 1) // (4 if model_device_dtype(model)[0].type == "cpu" else 1))
+    batches = _timed_batches(rest, largest, rate=len(done) / seconds if seconds else 0.0)
     started = time.perf_counter()
-    with tqdm(total=len(examples), unit="img", disable=None, leave=False) as bar:
+    scored = score_batches(model, batches, run_attack, verified=verified, bf16=bf16) if num_left else iter(())
+    for table in with_progress(scored, len(examples), len(examples) - num_left):
+        new.append(table)
+        num_left -= len(table)
+        elapsed = time.perf_counter() - started
+        # The last batch is never put aside: what is judged after it is judged again when it is repeated.
+        if elapsed >= _SHARD_SECONDS and num_left:
+            shard = merge_tables(new)
+            save_scores(shards / f"{num_shards:06d}.parquet", shard, {**provenance, "seconds": f"{elapsed:.2f}"})
+            tables, new, seconds, num_shards = [*tables, shard], [], seconds + elapsed, num_shards + 1
+            started = time.perf_counter()
+    seconds += time.perf_counter() - started
+    metadata = {**provenance, "seconds": f"{seconds:.2f}", "versions": json.dumps(versions())}
+    save_scores(path, merge_tables([*tables, *new]), metadata)
+    shutil.rmtree(shards, ignore_errors=True)
 
-        def advance(num_done: int) -> None:
-            bar.update(num_done - bar.n)
 
-        table = score(model, examples.batches(), attack, progress=advance, **attack_args)
-    save_scores(
-        path,
-        table,
-        {
-            "model_digest": model_digest,
-            "data": examples.name,
-            "data_fingerprint": examples.fingerprint,
-            "seconds": f"{time.perf_counter() - started:.2f}",
-            "versions": json.dumps(versions()),
-        },
-    )
+def _load_shards(folder: Path, provenance: Mapping[str, str]) -> tuple[list[ScoreTable], float]:
+    """What an interrupted call with the same provenance has done, and its seconds; the shards of others are removed."""
+    try:
+        loaded = [load_scores(path) for path in sorted(folder.glob("[0-9]*.parquet"))]
+    except InputError:
+        loaded = []
+    expected = {**provenance, "schema": SCHEMA_VERSION}.items()
+    if not loaded or not all(expected <= metadata.items() for _, metadata in loaded):
+        shutil.rmtree(folder, ignore_errors=True)
+        return [], 0.0
+    return [table for table, _ in loaded], sum(float(metadata["seconds"]) for _, metadata in loaded)
+
+
+def _timed_batches(examples: Examples, largest: int, rate: float) -> Iterator[Batch]:
+    """Batches that grow to the ``largest``, but not beyond what is scored in the time between two shards.
+
+    Sizes are powers of 2, so that but for slow models they are the same in every run, and the results to the bit.
+
+    Args:
+        examples: in order.
+        largest: number of examples in a batch.
+        rate: examples per second, where it is known from an interrupted call; else 0.
+    """
+    start, size = 0, _affordable(rate) if rate else _FIRST_BATCH
+    while start < len(examples):
+        batch = examples.__getitems__(list(range(start, min(start + min(size, largest), len(examples)))))
+        started = time.perf_counter()
+        yield batch
+        start += len(batch[0])
+        seconds = time.perf_counter() - started
+        size = min(2 * size, _affordable(len(batch[0]) / max(seconds, 1e-6)))
+
+
+def _affordable(rate: float) -> int:
+    """The largest power of 2 of examples that takes no longer than the time between two shards; at least 1."""
+    return 1 << max(1, int(rate * _SHARD_SECONDS)).bit_length() - 1
 
 
 def score_stage(
@@ -61,16 +154,19 @@ def score_stage(
     attack_args: dict[str, Any],
     model_digest: str,
     log: Callable[[str], None],
+    verified: bool = False,
+    bf16: bool = False,
 ) -> Path:
     """Score a split, unless that was done before from the same inputs; returns the table's path."""
     inputs = {
-        "attack": describe_attack(attack, attack_args),
+        "attack": describe_attack(choose_attack(attack, attack_args, verified=verified)),
+        "bf16": bf16,
         "model": model_digest,
         "data": examples.fingerprint,
     }
 
     def make(folder: Path) -> None:
-        log(f"{len(examples)} examples by {inputs['attack']}")
+        log(f"{len(examples)} examples by {inputs['attack']}{' in bfloat16' if bf16 else ''}")
         score_examples(
             model,
             examples,
@@ -78,6 +174,8 @@ def score_stage(
             attack=attack,
             attack_args=attack_args,
             model_digest=model_digest,
+            verified=verified,
+            bf16=bf16,
         )
 
     run_stage(folder, inputs, make, log)
@@ -109,35 +207,13 @@ def check_attack(attack: str, attack_args: dict[str, Any]) -> None:
     Raises:
         InputError: no such attack or setting, or a value that it cannot have.
     """
-    run_attack = get_attack(attack, **attack_args)
+    run_attack = choose_attack(attack, attack_args)
     try:
         run_attack(nn.Identity(), torch.tensor([[0.9, 0.3]]))
     except (TypeError, RuntimeError) as error:
         raise InputError(
             expected=f"settings that {attack} can use", got=f"{attack_args} ({error})", hint="numbers"
         ) from error
-
-
-def check_differentiable(model: nn.Module, inputs: Tensor) -> None:
-    """Take one gradient of ``model``, before its robustness is measured by thousands.
-
-    Raises:
-        InputError: the model has none.
-    """
-    got = "logits without a gradient"
-    try:
-        with gradients_enabled(model):
-            points, logits = forward_with_graph(model, model_inputs(model, inputs))
-            if logits.requires_grad:
-                input_gradient(logits.amax(1), points)
-                return
-    except RuntimeError as error:
-        got = f"{type(error).__name__}: {error}"
-    raise InputError(
-        expected="a model whose logits have a gradient with respect to its inputs",
-        got=got,
-        hint="a forward without no_grad, inference_mode, detach, numpy or quantised layers",
-    )
 
 
 def check_num_subsets(num_subsets: int, num_examples: int, key: str, split: str) -> None:

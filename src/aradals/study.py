@@ -102,7 +102,7 @@ def run_study(
 def train_one(
     config: StudyConfig, method: str, seed: int, output: Path, *, device: str = "auto", log: Log = print
 ) -> Path:
-    """Train one method of a recipe, with what it needs (a scoring model and scores).
+    """Train one method of a recipe, with what it needs: a scoring model and scores, unless it scores itself.
 
     Returns:
         The checkpoint, ``output/<method>/train/model.safetensors``.
@@ -136,6 +136,11 @@ def check_config(config: StudyConfig) -> None:
         "the number of methods": (len(config.methods), 1),
         "the number of seeds": (len(config.seeds), 1),
         **{f"methods.{name}.update_every": (method.update_every, 1) for name, method in config.methods.items()},
+        **{
+            f"methods.{name}.score_every": (method.score_every, 1)
+            for name, method in config.methods.items()
+            if method.score_every is not None
+        },
     }
     for key, (value, minimum) in sizes.items():
         if value < minimum:
@@ -152,6 +157,27 @@ def check_config(config: StudyConfig) -> None:
                 got=repr(name),
                 hint="letters, digits, dots, dashes and underscores",
             )
+    for name, method in config.methods.items():
+        _check_self_scoring(name, method, config.training.epochs)
+
+
+def _check_self_scoring(name: str, method: MethodConfig, epochs: int) -> None:
+    """A model that scores itself has subsets to cut, and targets that part early enough to be trained with."""
+    if method.score_every is None:
+        return
+    if method.num_subsets == 1:
+        raise InputError(
+            expected=f"methods.{name}.num_subsets above 1, for score_every={method.score_every} cuts subsets",
+            got="1",
+            hint=f"10, or --methods.{name}.score_every=null",
+        )
+    last_update = (epochs - 1) // method.update_every * method.update_every  # the last that an epoch follows
+    if method.score_every >= last_update:
+        raise InputError(
+            expected=f"methods.{name} scored early enough for an update by subsets, and for an epoch after that",
+            got=f"score_every={method.score_every} and update_every={method.update_every} in {epochs} epochs",
+            hint="smaller ones, or more epochs",
+        )
 
 
 def load_study_data(config: StudyConfig) -> tuple[Examples, Examples]:
@@ -287,7 +313,7 @@ class SeedRun:
         settings = self.config.methods.get(method, MethodConfig())
         subsets: dict[str, Tensor] = {}
         score_digests: dict[str, str] = {}
-        if settings.num_subsets > 1:
+        if settings.num_subsets > 1 and settings.score_every is None:
             for split in ("train", "validation"):
                 path = self.scores(split)
                 score_digests[split] = file_digest(path)
@@ -326,8 +352,9 @@ class SeedRun:
                 folder / "history.json",
                 {
                     "settings": {**asdict(settings), "update_rate": trained.update_rate},
-                    "seconds": sum(epoch["seconds"] for epoch in trained.epochs),
+                    "seconds": trained.seconds,
                     "epochs": trained.epochs,
+                    "scorings": trained.scorings,
                     "updates": trained.updates,
                     "target_prob": trained.target_prob,
                     "at_lower_bound": trained.at_lower_bound,

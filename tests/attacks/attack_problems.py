@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import brentq, linprog, minimize
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -92,6 +92,66 @@ def box_problem(num_features: int = 12) -> tuple[nn.Module, Tensor, Tensor]:
         distances.append(np.linalg.norm(solution.x))
         plain = abs(margin) / np.linalg.norm(slope)
         assert distances[-1] > 1.0001 * plain, "the box must matter"
+    return model, inputs, torch.tensor(distances)
+
+
+def linf_problem(num_classes: int, num_features: int = 24) -> tuple[nn.Module, Tensor, Tensor]:
+    """(model, inputs, exact L-inf distances) of a linear classifier; by linear programming, so the box may matter."""
+    generator = torch.Generator().manual_seed(num_classes)
+    model = nn.Linear(num_features, num_classes, dtype=torch.float64)
+    weight = torch.randn(num_classes, num_features, generator=generator, dtype=torch.float64)
+    # Some classes are far from the others in L2 and near in L-inf.
+    weight[::2, 4:] *= 0.1
+    inputs = 0.45 + 0.1 * torch.rand(8, num_features, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        model.weight.copy_(weight)
+        model.bias.copy_(-weight.sum(1) / 2)
+        logits = model(inputs)
+    distances = []
+    for x, scores in zip(inputs.numpy(), logits, strict=True):
+        predicted = int(scores.argmax())
+        reached = []
+        for rival in set(range(num_classes)) - {predicted}:
+            # Minimise t over (delta, t): |delta_i| <= t, and the rival draws level.
+            slope = (weight[predicted] - weight[rival]).numpy()
+            identity, ones = np.eye(num_features), np.ones((num_features, 1))
+            solution = linprog(
+                np.eye(num_features + 1)[-1],
+                A_ub=np.block([[slope, np.zeros(1)], [identity, -ones], [-identity, -ones]]),
+                b_ub=np.concatenate([[float(scores[rival] - scores[predicted])], np.zeros(2 * num_features)]),
+                bounds=[*zip(-x, 1 - x, strict=True), (0, 1)],
+            )
+            reached.append(solution.fun if solution.success else math.inf)
+        distances.append(min(reached))
+    return model, inputs, torch.tensor(distances)
+
+
+class Ellipsoid(nn.Module):
+    """Class 0 inside the ellipsoid sum of a_i (x_i - 0.5)^2 = 1 in six dimensions, class 1 outside."""
+
+    curvature: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("curvature", torch.tensor([6.5, 9.0, 14.0, 20.0, 30.0, 45.0], dtype=torch.float64))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        margin = 1 - (self.curvature * (inputs - 0.5).square()).sum(1)
+        return torch.stack([margin, torch.zeros_like(margin)], 1)
+
+
+def ellipsoid_problem() -> tuple[nn.Module, Tensor, Tensor]:
+    """(model, inputs, exact L2 distances) of points outside an ellipsoid, where the nearest boundary point is unique.
+
+    It is x_i / (1 + t a_i), relative to the centre, at the t > 0 where it lies on the ellipsoid.
+    """
+    inputs = torch.rand(16, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    model = Ellipsoid()
+    inputs, a = inputs[model(inputs).argmax(1) == 1], model.curvature.numpy()
+    distances = []
+    for x in (inputs - 0.5).numpy():
+        t = brentq(lambda t, x=x: (a * (x / (1 + t * a)) ** 2).sum() - 1, 0, 1e3, xtol=1e-14)
+        distances.append(np.linalg.norm(x - x / (1 + t * a)))
     return model, inputs, torch.tensor(distances)
 
 

@@ -6,21 +6,38 @@ from typing import Any
 
 import pytest
 import torch
-from attack_problems import Bowl, Constant, Ring
+from attack_problems import Bowl, Constant, Ring, box_problem, ellipsoid_problem, linear_problem
 from torch import Tensor, nn
 
-from aradals.attacks import ATTACKS, Attack, get_attack
+from aradals.attacks import ATTACKS, Attack, bind_attack
 from aradals.errors import InputError
 
-FAST: dict[str, dict[str, Any]] = {
+ESTIMATES = ["boundary", "boundary_accurate", "first_order_margin", "logit_margin"]
+VERIFIED: dict[str, dict[str, Any]] = {
+    "boundary": {"verified": True},
     "deepfool": {},
-    "carlini_wagner": {"binary_search_steps": 7, "steps": 150, "learning_rate": 0.03},
+    "carlini_wagner": {"binary_search_steps": 6, "steps": 60, "learning_rate": 0.03},
+    "ddn": {"steps": 60},
+    "fmn": {"steps": 60},
 }
 
 
-@pytest.fixture(params=list(ATTACKS))
+def test_every_attack_is_tested() -> None:
+    assert set(ATTACKS) == {*ESTIMATES, *VERIFIED}
+
+
+@pytest.fixture(params=VERIFIED)
 def attack(request: pytest.FixtureRequest) -> Attack:
-    return get_attack(request.param, **FAST[request.param])
+    """Attacks that promise norms."""
+    return bind_attack(request.param, VERIFIED[request.param])
+
+
+@pytest.fixture(params=[*(f"{name} estimate" for name in ESTIMATES), *VERIFIED])
+def scorer(request: pytest.FixtureRequest) -> Attack:
+    """All attacks, also as estimates that verify nothing."""
+    if request.param in VERIFIED:
+        return bind_attack(request.param, VERIFIED[request.param])
+    return bind_attack(request.param.removesuffix(" estimate"), {})
 
 
 def small_net(dtype: torch.dtype = torch.float32) -> nn.Sequential:
@@ -48,11 +65,23 @@ def test_reported_perturbations_change_the_prediction_within_the_box(attack: Att
     assert result.adv_inputs.min() >= 0
     assert result.adv_inputs.max() <= 1
     torch.testing.assert_close(result.norm, (result.adv_inputs - inputs).flatten(1).norm(dim=1))
-    assert torch.equal(result.score, result.norm)
+    assert result.score.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_estimates_claim_no_norm(name: str) -> None:
+    model, inputs = small_net().eval(), small_inputs()
+    result = bind_attack(name, {})(model, inputs)
+    assert result.success.all()
+    assert torch.equal(result.predicted, model(inputs).argmax(1))
+    assert torch.equal(result.adv_inputs, inputs)
+    assert result.norm.isinf().all()
+    assert result.score.isfinite().all()
+    assert (result.score > 0).all()
 
 
 @pytest.mark.parametrize("grad_mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
-def test_model_and_inputs_are_untouched(attack: Attack, grad_mode: Any) -> None:
+def test_model_and_inputs_are_untouched(scorer: Attack, grad_mode: Any) -> None:
     model, inputs = small_net(), small_inputs()
     model.train()
     model[1].eval()
@@ -64,7 +93,7 @@ def test_model_and_inputs_are_untouched(attack: Attack, grad_mode: Any) -> None:
     state = {name: value.clone() for name, value in model.state_dict().items()}
     given = inputs.clone()
     with grad_mode():
-        result = attack(model, inputs)
+        result = scorer(model, inputs)
     assert result.success.all()
     assert not result.adv_inputs.requires_grad
     assert modes == [module.training for module in model.modules()]
@@ -92,15 +121,16 @@ class Counting(nn.Module):
         self.num_backward += len(gradient)
 
 
-def test_passes_are_counted(attack: Attack) -> None:
+def test_passes_are_counted(scorer: Attack) -> None:
     model = Counting(small_net())
-    result = attack(model, small_inputs())
+    result = scorer(model, small_inputs())
     assert int(result.num_forward.sum()) == model.num_forward
     assert int(result.num_backward.sum()) == model.num_backward
 
 
-def test_finished_examples_leave_the_batch(attack: Attack) -> None:
-    result = attack(small_net(), small_inputs())
+@pytest.mark.parametrize("name", ["boundary", "deepfool", "carlini_wagner"])
+def test_finished_examples_leave_the_batch(name: str) -> None:
+    result = bind_attack(name, VERIFIED[name])(small_net(), small_inputs())
     assert result.num_forward.min() < result.num_forward.max()
 
 
@@ -118,12 +148,12 @@ class Shifted(InPlace):
         return self.model(inputs - 0.5)  # type: ignore[no-any-return]
 
 
-def test_a_model_may_write_into_its_input(attack: Attack) -> None:
+def test_a_model_may_write_into_its_input(scorer: Attack) -> None:
     inputs = small_inputs()
     given = inputs.clone()
-    result, expected = attack(InPlace(small_net()), inputs), attack(Shifted(small_net()), inputs)
+    result, expected = scorer(InPlace(small_net()), inputs), scorer(Shifted(small_net()), inputs)
     assert torch.equal(inputs, given)
-    torch.testing.assert_close(result.norm, expected.norm)
+    torch.testing.assert_close(result.score, expected.score)
 
 
 def test_failures_are_flagged_and_keep_the_input(attack: Attack) -> None:
@@ -143,9 +173,9 @@ def test_failures_are_ranked_by_the_first_order_margin(attack: Attack) -> None:
     assert result.score.argsort().tolist() == [2, 1, 0]
 
 
-def test_vanishing_gradient(attack: Attack) -> None:
+def test_vanishing_gradient(scorer: Attack) -> None:
     # At the centre of the ring the gradient is exactly zero; the other example must not suffer.
-    result = attack(Ring(), torch.tensor([[0.5, 0.5], [0.7, 0.5]]))
+    result = scorer(Ring(), torch.tensor([[0.5, 0.5], [0.7, 0.5]]))
     assert result.score.isfinite().all()
     assert result.success[1]
 
@@ -164,38 +194,101 @@ def test_nan_in_the_gradient(attack: Attack) -> None:
     torch.testing.assert_close(result.norm, torch.tensor([0.1, 0.4]), rtol=0.02, atol=0)
 
 
-def test_example_on_the_boundary(attack: Attack) -> None:
+def test_example_on_the_boundary(scorer: Attack) -> None:
     model = nn.Linear(2, 2, bias=False)
     with torch.no_grad():
         model.weight.copy_(-torch.eye(2))
-    result = attack(model, torch.tensor([[0.5, 0.5], [0.25, 0.75]]))
+    result = scorer(model, torch.tensor([[0.5, 0.5], [0.25, 0.75]]))
     assert result.success.all()
-    assert result.norm[0] < 1e-3
+    assert 0 <= result.score[0] < 1e-3
+    assert result.score[1] > 0.3
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_dtype_follows_the_model(attack: Attack, dtype: torch.dtype) -> None:
+def test_dtype_follows_the_model(scorer: Attack, dtype: torch.dtype) -> None:
     inputs = small_inputs()
-    result, single = attack(small_net(dtype), inputs), attack(small_net(), inputs)
+    result, single = scorer(small_net(dtype), inputs), scorer(small_net(), inputs)
     assert result.adv_inputs.dtype == dtype
     assert result.success.all()
-    torch.testing.assert_close(result.norm.float().median(), single.norm.median(), rtol=0.15, atol=0)
+    torch.testing.assert_close(result.score.float().median(), single.score.median(), rtol=0.15, atol=0)
 
 
-def test_one_example_does_not_depend_on_the_others(attack: Attack) -> None:
+def test_one_example_does_not_depend_on_the_others(scorer: Attack) -> None:
     model, inputs = small_net(torch.float64), small_inputs(3)
-    together = attack(model, inputs.flip(0)).norm.flip(0)
-    alone = torch.cat([attack(model, example[None]).norm for example in inputs])
+    together = scorer(model, inputs.flip(0)).score.flip(0)
+    alone = torch.cat([scorer(model, example[None]).score for example in inputs])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=0)
 
 
-def test_inputs_outside_the_box_are_refused(attack: Attack) -> None:
+def test_inputs_outside_the_box_are_refused(scorer: Attack) -> None:
     with pytest.raises(InputError, match="values from -1 to 2"):
-        attack(nn.Linear(2, 2), torch.tensor([[-1.0, 2.0]]))
+        scorer(nn.Linear(2, 2), torch.tensor([[-1.0, 2.0]]))
 
 
-def test_nan_logits_are_refused(attack: Attack) -> None:
+def test_nan_logits_are_refused(scorer: Attack) -> None:
     model = small_net()
     nn.init.constant_(model[5].get_parameter("bias"), torch.nan)
     with pytest.raises(InputError, match="finite logits"):
-        attack(model, small_inputs())
+        scorer(model, small_inputs())
+
+
+@pytest.mark.parametrize("name", ["deepfool", "carlini_wagner", "ddn", "fmn"])
+def test_a_search_is_scored_by_its_norm(name: str) -> None:
+    result = bind_attack(name, VERIFIED[name])(small_net(), small_inputs())
+    assert torch.equal(result.score, result.norm)
+
+
+class WideLogits(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.model(inputs).double()  # type: ignore[no-any-return]
+
+
+def test_logits_may_be_wider_than_the_inputs(scorer: Attack) -> None:
+    result, expected = scorer(WideLogits(small_net()), small_inputs()), scorer(small_net(), small_inputs())
+    assert result.adv_inputs.dtype == torch.float32
+    torch.testing.assert_close(result.score.float(), expected.score, rtol=0.01, atol=0)
+
+
+# Attacks that come within 1 % of known optima. carlini_wagner needs longer searches to come near: see its own tests.
+EXACT: dict[str, dict[str, Any]] = {
+    "boundary": {"steps": 30, "tolerance": 1e-4, "verified": True},
+    "ddn": {},
+    "fmn": {},
+}
+
+
+def excess(attack: Attack, model: nn.Module, inputs: Tensor, distances: Tensor) -> float:
+    """The largest ratio of a norm to the smallest possible."""
+    ratio = attack(model, inputs).norm / distances
+    assert ratio.min() >= 1 - 1e-6
+    return float(ratio.max())
+
+
+@pytest.mark.parametrize("name", [*EXACT, "deepfool"])
+@pytest.mark.parametrize(("shape", "num_classes"), [((8,), 2), ((2, 5), 3), ((3, 4, 4), 10), ((10, 12), 40)])
+def test_linear_optima(name: str, shape: tuple[int, ...], num_classes: int) -> None:
+    attack = bind_attack(name, {"num_candidates": num_classes, **EXACT.get(name, {})})
+    assert excess(attack, *linear_problem(shape, num_classes)) <= 1.0101  # DeepFool oversteps by 1 %
+
+
+@pytest.mark.parametrize("name", [*EXACT, "deepfool"])
+def test_optima_on_the_box(name: str) -> None:
+    assert excess(bind_attack(name, EXACT.get(name, {})), *box_problem()) <= 1.0101
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_circle_from_both_sides(name: str) -> None:
+    inputs = torch.tensor([[0.9, 0.5], [0.1, 0.2], [0.5, 0.85], [0.6, 0.5], [0.45, 0.4]])
+    distances = ((inputs - 0.5).norm(dim=1) - Ring.radius).abs()
+    assert excess(bind_attack(name, EXACT[name]), Ring(), inputs, distances) <= 1.01
+
+
+# The few damped steps of boundary do not converge on this one: the target curves away on all sides.
+@pytest.mark.parametrize(("name", "tolerance"), [("ddn", 1.01), ("fmn", 1.01), ("boundary_accurate", 1.1)])
+def test_ellipsoid_from_outside(name: str, tolerance: float) -> None:
+    settings = {"verified": True} if name == "boundary_accurate" else {}
+    assert excess(bind_attack(name, settings), *ellipsoid_problem()) <= tolerance

@@ -208,6 +208,12 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     "unknown optimizer": (lambda w: w.run("--training.optimizer=lion"), "lion"),
     "unknown precision": (lambda w: w.run("--training.precision=11"), "11"),
     "never updated": (lambda w: w.run("--methods.ar_adals.update_every=0"), "0"),
+    "scored at every no epoch": (lambda w: w.run("--methods.ar_adals.score_every=0"), "0"),
+    "scored too late": (lambda w: w.run("--methods.ar_adals.score_every=5"), "score_every=5"),
+    "scored for one subset": (
+        lambda w: w.run("--methods.ar_adals.score_every=2", "--methods.ar_adals.num_subsets=1"),
+        "score_every=null",
+    ),
     "impossible target": (lambda w: w.run("--methods.vanilla.initial_target_prob=1.5"), "1.5"),
     "unknown calibrator": (lambda w: w.run("--calibrators=[platt]"), "'platt'"),
     "no calibration split": (lambda w: w.run("--splits.calibration=0"), "0"),

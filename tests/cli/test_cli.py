@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import torch
 from command_line import Outcome, Study, aradals, run_once
 from safetensors.torch import load_file
 
-from aradals.artifacts import load_scores
+from aradals.artifacts import load_scores, save_scores
+from aradals.audit import describe_audit
 from aradals.cli.main import COMMANDS
 from aradals.data import Examples, load_data, make_splits
 from aradals.inference import Predictions, predict
@@ -41,6 +43,26 @@ def without_seconds(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_seconds(item) for key, item in value.items() if key != "seconds"}
     return [without_seconds(item) for item in value] if isinstance(value, list) else value
+
+
+def run_and_kill(at_line: str, arguments: list[str]) -> None:
+    """Run a command in a process of its own, which kills itself when it logs that line."""
+    program = f"""
+import os, signal, sys
+from aradals.cli import common
+from aradals.cli.main import main
+
+def log(line):
+    if {at_line!r} in line:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+common.print_log = log
+main(sys.argv[1:])
+"""
+    # Sums in another order would differ in the last bits.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    ran = subprocess.run([sys.executable, "-c", program, *arguments], env=environment, capture_output=True)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr.decode()
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +100,7 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scores(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the test split, by `aradals score`."""
     path = tmp_path_factory.mktemp("scores") / "scores.parquet"
-    ok("score", "--checkpoint", study.checkpoint, "--data", "digits", "--output", path)
+    ok("score", "--checkpoint", study.checkpoint, "--data", "digits", "--verified", "--output", path)
     return path
 
 
@@ -176,24 +198,9 @@ class TestRun:
         assert rows(ran.json, "ar_adals") != rows(study.results, "ar_adals")
 
     def test_killed_in_training_and_started_again_it_ends_the_same(self, study: Study, tmp_path: Path) -> None:
-        killed = """
-import os, signal, sys
-from aradals.cli import common
-from aradals.cli.main import main
-
-def log(line):
-    if "ar_adals: train: epoch 4/6" in line:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-common.print_log = log
-main(sys.argv[1:])
-"""
         folder = tmp_path / "out"
         arguments = ["run", str(study.recipe), "--output", str(folder)]
-        # Sums in another order would differ in the last bits.
-        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-        ran = subprocess.run([sys.executable, "-c", killed, *arguments], env=environment, capture_output=True)
-        assert ran.returncode == -signal.SIGKILL, ran.stderr.decode()
+        run_and_kill("ar_adals: train: epoch 4/6", arguments)
         unfinished = {path.name for path in (folder / "seed-0" / "ar_adals" / "train").iterdir()}
         assert "resume.ckpt" in unfinished
         assert "model.safetensors" not in unfinished
@@ -214,6 +221,24 @@ def test_train_gives_the_checkpoint_of_the_study(study: Study, tmp_path: Path) -
     assert all(torch.equal(trained[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("line", ["epoch 4/6", "scored 200 + 60 examples by first_order_margin"])
+def test_killed_while_it_scores_itself_and_started_again_it_ends_the_same(
+    line: str, study: Study, tmp_path: Path
+) -> None:
+    def arguments(folder: str) -> list[str]:
+        return ["train", str(study.recipe), "--methods.ar_adals.score_every=2", "--output", str(tmp_path / folder)]
+
+    run_and_kill(f"ar_adals: train: {line}", arguments("killed"))
+    for folder in ("killed", "whole"):
+        ok(*arguments(folder))
+        assert [path.name for path in (tmp_path / folder).iterdir()] == ["ar_adals"]  # no second model, no score table
+    killed, whole = (tmp_path / folder / "ar_adals" / "train" for folder in ("killed", "whole"))
+    assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    histories = [json.loads((folder / "history.json").read_text()) for folder in (killed, whole)]
+    assert len(histories[0]["scorings"]) == 2
+    assert without_seconds(histories[0]) == without_seconds(histories[1])
+
+
 def test_train_takes_overrides_and_a_seed(study: Study, tmp_path: Path) -> None:
     ok("train", study.recipe, "--method=vanilla", "--seed=3", "--training.epochs=1", "--output", tmp_path)
     history = json.loads((tmp_path / "vanilla" / "train" / "history.json").read_text())
@@ -231,8 +256,59 @@ def test_score_table_has_its_columns_and_says_where_it_comes_from(
     assert table.score.isfinite().all()
     assert torch.equal(table.norm.isfinite(), table.success)
     assert metadata["data_fingerprint"] == digits_test.fingerprint
-    assert metadata["attack"].startswith("deepfool(steps=50")
+    assert metadata["attack"].startswith("boundary(")
+    assert metadata["attack"].endswith("verified=True)")
     assert {"model_digest", "seconds", "versions"} <= metadata.keys()
+
+
+def test_score_says_what_it_cost_and_is_audited(study: Study, tmp_path: Path) -> None:
+    path = tmp_path / "scores.parquet"
+    arguments = ("--checkpoint", study.checkpoint, "--data", "digits", "--limit", 60, "--bf16", "--output", path)
+    out = ok("score", *arguments, "--audit", 40, "--num-subsets", 4).out
+    table, metadata = load_scores(path)
+    assert f"60 examples scored by {table.attack} in " in out
+    assert "images per second; on average" in out
+    assert f"{table.num_backward.double().mean():.1f} backward passes); 0 with a verified norm" in out
+    assert parquet.read_table(path).column("norm").null_count == 60
+    assert metadata["bf16"] == "true"
+    audit = json.loads(metadata["audit"])
+    assert (audit["num_examples"], audit["num_subsets"]) == (40, 4)
+    assert describe_audit(audit) in out
+
+
+def test_score_killed_and_started_again_it_ends_the_same(study: Study, tmp_path: Path) -> None:
+    """By a signal from outside, as soon as some of the work is on disk."""
+    program = """
+import sys
+from aradals import scoring
+from aradals.cli.main import main
+scoring._SHARD_SECONDS = 0.2
+main(sys.argv[1:])
+"""
+    slow = ("--attack", "carlini_wagner", "--attack-args", '{"binary_search_steps": 2, "steps": 40}')
+    arguments = ["score", "--checkpoint", study.checkpoint, "--data", "digits", "--limit", "150", *slow, "--output"]
+    path = tmp_path / "scores.parquet"
+    shards: list[Path] = []
+    command = [sys.executable, "-c", program, *map(str, arguments), str(path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while process.poll() is None and not shards:
+            shards = list(tmp_path.glob(".scores.parquet.shards/0*.parquet"))
+            time.sleep(0.01)
+        process.kill()
+        _, err = process.communicate()
+    assert process.returncode == -signal.SIGKILL, err.decode()
+    assert not path.exists()
+
+    assert 0 < sum(len(load_scores(shard)[0]) for shard in shards) < 150
+    ok(*arguments, tmp_path / "whole.parquet")
+    ok(*arguments, path)
+    (table, metadata), (whole, whole_metadata) = load_scores(path), load_scores(tmp_path / "whole.parquet")
+    for name in ("ids", "predicted", "success"):
+        assert torch.equal(getattr(table, name), getattr(whole, name))
+    torch.testing.assert_close(table.score, whole.score, rtol=1e-3, atol=1e-5)
+    assert {**metadata, "seconds": ""} == {**whole_metadata, "seconds": ""}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["scores.parquet", "whole.parquet"]
 
 
 def test_evaluate_with_everything(
@@ -280,12 +356,13 @@ def test_evaluate_takes_stored_predictions(study: Study, calibrator: Path, tmp_p
 def test_diagnose_says_the_same_of_a_model_and_of_its_predictions(
     study: Study, scores: Path, predictions: Predictions, tmp_path: Path
 ) -> None:
-    arguments = ("diagnose", "--num-subsets", 4, "--json")
+    arguments = ("diagnose", "--num-subsets", 4, "--audit", 0, "--json")
     of_model = ok(*arguments, "--checkpoint", study.checkpoint, "--data", "digits", "--output", tmp_path / "model")
     path = tmp_path / "predictions.npz"
     np.savez(path, logits=predictions.logits.numpy(), label=predictions.labels.numpy(), id=predictions.ids.numpy())
     of_file = ok(*arguments, "--predictions", path, "--scores", scores, "--output", tmp_path / "file")
     found, again = of_model.json, of_file.json
+    assert found["audit"] is again["audit"] is None
     for row in (found["overall"], *found["subsets"]):
         assert row.keys() >= KEYS
         assert (row["corruption"], row["severity"]) == ("none", 0)
@@ -300,10 +377,35 @@ def test_diagnose_says_the_same_of_a_model_and_of_its_predictions(
     assert found == json.loads((tmp_path / "model" / "diagnosis.json").read_text())
 
 
+def test_diagnose_audits_its_ranking_once(study: Study, scores: Path, tmp_path: Path) -> None:
+    model = ("--checkpoint", study.checkpoint, "--data", "digits", "--num-subsets", 4)
+    few = ("--limit", 40, "--audit", 1000)
+    first = ok("diagnose", *model, *few, "--output", tmp_path)
+    assert "audit: 40 examples by ddn(" in first.err
+    assert "of 40 examples drawn at random" in " ".join(first.out.split())
+    again = ok("diagnose", *model, *few, "--output", tmp_path, "--json")
+    assert "audit: done before" in again.err
+    audit = again.json["audit"]
+    assert audit == json.loads((tmp_path / "audit" / "audit.json").read_text())
+    assert audit["scores_by"] == again.json["attack"]
+    assert audit["n"] + audit["num_failed"] == audit["num_examples"] == 40
+    assert audit["num_subsets"] == 4
+    assert audit["spearman"] > 0.95
+    # Given scores are audited too, unless they are of another model.
+    given = ok("diagnose", *model, "--scores", scores, "--audit", 20, "--json", "--output", tmp_path / "given")
+    assert given.json["audit"]["num_examples"] == 20
+    table, _ = load_scores(scores)
+    save_scores(tmp_path / "foreign.parquet", table, {"model_digest": "another"})
+    foreign = ok("diagnose", *model, "--scores", tmp_path / "foreign.parquet", "--json", "--output", tmp_path / "f")
+    assert foreign.json["audit"] is None
+    assert "another model" in foreign.err
+
+
 def test_diagnose_of_predictions_alone_has_no_subsets(predictions: Predictions, tmp_path: Path) -> None:
     np.savez(tmp_path / "p.npz", logits=predictions.logits.numpy(), labels=predictions.labels.numpy())
     found = ok("diagnose", "--predictions", tmp_path / "p.npz", "--json", "--output", tmp_path / "out").json
     assert found["subsets"] == []
+    assert found["audit"] is None
     assert found["overall"]["n"] == len(predictions)
 
 

@@ -25,3 +25,6 @@ def test_diagnosis_of_a_pretrained_resnet20(shared_data: Path, tmp_path: Path) -
     # The least robust tenth is far less sure, and still less often right.
     assert diagnosis["subsets"][0]["accuracy"] < 0.6 < diagnosis["subsets"][9]["accuracy"]
     assert diagnosis["scoring"]["num_failed"] == 0
+    assert diagnosis["audit"]["n"] == 128
+    assert diagnosis["audit"]["same_subset"] > 0.75
+    assert diagnosis["audit"]["within_one"] > 0.95

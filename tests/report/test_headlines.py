@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from synthetic_results import make_diagnosis, make_row, make_study
+from synthetic_results import make_audit, make_diagnosis, make_row, make_study
 
 from aradals.report import diagnosis_headlines, study_headlines
 from aradals.report.headlines import WARNING, outstanding_classes
@@ -273,7 +273,16 @@ def test_classes_within_chance_do_not_stand_out() -> None:
 
 
 def test_diagnosis_without_subsets() -> None:
-    diagnosis = make_diagnosis() | {"subsets": [], "least_robust_classes": []}
+    diagnosis = make_diagnosis() | {"subsets": [], "least_robust_classes": [], "audit": None}
     sentences = diagnosis_headlines(diagnosis)
     assert not any("robust" in sentence for sentence in sentences)
     assert len([sentence for sentence in sentences if "overconfident" in sentence]) == 1
+
+
+def test_the_audit_of_the_ranking_is_told_last_unless_it_is_poor() -> None:
+    diagnosis = make_diagnosis()
+    good = diagnosis_headlines(diagnosis)
+    assert "96.1 % (95 % interval 91.1 to 98.1) are in the same subset as by ddn" in good[-1]
+    poor = diagnosis_headlines(diagnosis | {"audit": make_audit(0.9, 0.5)})
+    assert poor[0].startswith(f"{WARNING}the ranking by robustness is too coarse for 10 subsets")
+    assert poor[1:] == good[:-1] == diagnosis_headlines(diagnosis | {"audit": None})

@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from synthetic_results import make_bins, make_diagnosis, make_study
+from synthetic_results import make_audit, make_bins, make_diagnosis, make_study
 
 from aradals.errors import InputError
 from aradals.report import write_report
@@ -153,7 +153,8 @@ def test_diagnosis_has_thresholds_and_a_reliability_diagram_of_every_subset(tmp_
 
 
 def test_diagnosis_of_predictions_without_scores(tmp_path: Path) -> None:
-    diagnosis = make_diagnosis() | {"subsets": [], "least_robust_classes": [], "attack": None, "scoring": None}
+    diagnosis = make_diagnosis() | {"subsets": [], "least_robust_classes": [], "attack": None}
+    diagnosis |= {"scoring": None, "audit": None}
     diagnosis["reliability"]["subsets"] = []
     html = report(diagnosis, tmp_path)
     assert re.findall(r"<h2>(.*?)</h2>", html) == ["In numbers", "Reliability", "How to read this", "What was run"]
@@ -229,3 +230,20 @@ def test_caption_says_which_bounds_the_targets_reached(tmp_path: Path) -> None:
     expected = f"{count - len(adaptive)} of {count} targets end at their upper bound"
     assert expected in " ".join(html.split())
     assert f"and {len(adaptive)} ran down to 1/K" in " ".join(html.split())
+
+
+def test_the_audit_is_shown_with_its_intervals(tmp_path: Path) -> None:
+    diagnosis = make_diagnosis()
+    html = report(diagnosis, tmp_path)
+    for text in ("0.961 (95 % interval 0.911 to 0.981)", "ddn(steps=100)", "audit of the robustness scores", "1.15"):
+        assert text in html
+    assert '<li class="warning">' not in html
+    poor = report(diagnosis | {"audit": make_audit(0.9, 0.5)}, tmp_path)
+    assert '<li class="warning">Warning: the ranking by robustness is too coarse' in poor
+    failed = {
+        name: value for name, value in make_audit(0.9, 0.5).items() if not name.startswith(("spear", "same", "wi"))
+    }
+    assert "the ranking by robustness could not be audited: ddn failed on 2 of 130" in report(
+        diagnosis | {"audit": failed}, tmp_path
+    )
+    assert "audit" not in report(diagnosis | {"audit": None}, tmp_path)

@@ -1,10 +1,12 @@
-"""Training: the right loss, resumable to the bit, honest about divergence and bounds."""
+"""Training: the right loss, resumable to the bit, honest about divergence, bounds and what scoring costs."""
 
 from __future__ import annotations
 
+import copy
+import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from aradals.config import MethodConfig, TrainingConfig
 from aradals.data import Examples
 from aradals.training import TrainedModel, fit_classifier
 from aradals.training.module import AdaptiveClassifier, epoch_seed
+from aradals.training.self_scoring import SelfScoring
 
 
 def clusters(num_examples: int, seed: int) -> Examples:
@@ -41,6 +44,7 @@ def network() -> nn.Module:
 TRAIN, VALIDATION = clusters(200, seed=1), noisy(clusters(90, seed=2))
 SETTINGS = TrainingConfig(epochs=6, batch_size=32, learning_rate=0.02, schedule="one_cycle")
 ADAPTIVE = MethodConfig(num_subsets=3, update_rate=0.5)
+SELF_SCORING = replace(ADAPTIVE, score_every=2)
 
 
 def fit(
@@ -48,12 +52,15 @@ def fit(
     training: TrainingConfig = SETTINGS,
     resume: Path | None = None,
     log: list[str] | None = None,
+    model: nn.Module | None = None,
 ) -> TrainedModel:
-    def subsets(examples: Examples) -> Tensor:
+    def subsets(examples: Examples) -> Tensor | None:
+        if method.score_every is not None:
+            return None
         return assign_subsets(examples._inputs[:, 0], method.num_subsets)  # type: ignore[index]
 
     return fit_classifier(
-        network(),
+        model or network(),
         TRAIN,
         VALIDATION,
         method=method,
@@ -71,30 +78,52 @@ def weights(trained: TrainedModel) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in trained.model.parameters()])
 
 
+def fit_until(
+    epoch: int,
+    hook_of: type[AdaptiveClassifier] | type[SelfScoring],
+    monkeypatch: pytest.MonkeyPatch,
+    method: MethodConfig = ADAPTIVE,
+    training: TrainingConfig = SETTINGS,
+    resume: Path | None = None,
+) -> None:
+    """Train, and die as that epoch starts: before it is scored, or after that and before it is trained."""
+    hook = hook_of.on_train_epoch_start
+
+    def die(owner: Any, *arguments: Any) -> None:
+        module = arguments[-1] if arguments else owner
+        if module.current_epoch == epoch:
+            raise RuntimeError("killed")
+        hook(owner, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hook_of, "on_train_epoch_start", die)
+        with pytest.raises(RuntimeError, match="killed"):
+            fit(method, training, resume)
+
+
+def without_seconds(records: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+def assert_same(resumed: TrainedModel, whole: TrainedModel) -> None:
+    """All but the time that they took."""
+    assert weights(resumed).equal(weights(whole))
+    assert resumed.updates == whole.updates
+    assert resumed.target_prob == whole.target_prob
+    assert without_seconds(resumed.epochs) == without_seconds(whole.epochs)
+    assert without_seconds(resumed.scorings) == without_seconds(whole.scorings)
+    assert len(resumed.epochs) == SETTINGS.epochs
+
+
 @pytest.mark.parametrize("schedule", ["one_cycle", "steps"])
 def test_an_interrupted_training_ends_with_the_same_weights_and_targets(
     schedule: Literal["one_cycle", "steps"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = replace(SETTINGS, schedule=schedule, milestones=[3, 4])
-    whole = fit(training=training)
-    interrupt_at = 3
-    on_train_epoch_start = AdaptiveClassifier.on_train_epoch_start
-
-    def die(module: AdaptiveClassifier) -> None:
-        if module.current_epoch == interrupt_at:
-            raise RuntimeError("killed")
-        on_train_epoch_start(module)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AdaptiveClassifier, "on_train_epoch_start", die)
-        with pytest.raises(RuntimeError, match="killed"):
-            fit(training=training, resume=tmp_path / "resume.ckpt")
-    resumed = fit(training=training, resume=tmp_path / "resume.ckpt")
-    assert weights(resumed).equal(weights(whole))
-    assert resumed.updates == whole.updates
-    assert resumed.target_prob == whole.target_prob
-    assert [e["loss"] for e in resumed.epochs] == [e["loss"] for e in whole.epochs]
-    assert len(resumed.epochs) == SETTINGS.epochs
+    resume = tmp_path / "resume.ckpt"
+    fit_until(3, AdaptiveClassifier, monkeypatch, training=training, resume=resume)
+    assert not {"train_subsets", "validation_subsets"} & torch.load(resume, weights_only=True)["state_dict"].keys()
+    assert_same(fit(training=training, resume=resume), fit(training=training))
 
 
 def test_vanilla_is_plain_cross_entropy_in_a_plain_loop() -> None:
@@ -163,3 +192,100 @@ def test_every_optimizer_and_schedule_learns(schedule: str, optimizer: str) -> N
         learning_rate=0.02,
     )
     assert fit(training=training).epochs[-1]["accuracy"] > 0.6
+
+
+class TestSelfScoring:
+    def test_subsets_are_those_of_the_model_of_that_epoch_by_hand(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        scored: list[int] = []
+        hook = SelfScoring.on_train_epoch_start
+
+        def subsets_by_hand(model: nn.Module, examples: Examples) -> Tensor:
+            inputs = examples.__getitems__(list(range(len(examples))))[1].requires_grad_()
+            top_two = model(inputs).topk(2, 1).values
+            margin: Tensor = top_two[:, 0] - top_two[:, 1]
+            (gradient,) = torch.autograd.grad(margin.sum(), inputs)
+            rank: Tensor = (margin / gradient.norm(dim=1)).argsort().argsort()
+            return rank * 3 // len(examples)
+
+        def spy(callback: SelfScoring, trainer: Any, module: AdaptiveClassifier) -> None:
+            before = module.train_subsets.clone()
+            hook(callback, trainer, module)
+            if module.train_subsets.equal(before):
+                return
+            scored.append(module.current_epoch)
+            assert all(part.training for part in module.modules())
+            model = copy.deepcopy(module.model).eval()
+            for subsets, examples in ((module.train_subsets, TRAIN), (module.validation_subsets, VALIDATION)):
+                assert subsets.equal(subsets_by_hand(model, examples))
+
+        monkeypatch.setattr(SelfScoring, "on_train_epoch_start", spy)
+        trained = fit(SELF_SCORING)
+        assert scored == [2, 4]
+        assert [scoring["epoch"] for scoring in trained.scorings] == scored
+
+    def test_it_is_adals_until_the_first_update_by_subsets(self) -> None:
+        """To the bit, though the model is scored in between: scoring disturbs neither weights nor random numbers."""
+        ours, adals = fit(replace(ADAPTIVE, score_every=3)), fit(MethodConfig(update_rate=0.5))
+        for step, alone in zip(ours.updates[:3], adals.updates[:3], strict=True):
+            assert step == {key: values * 3 for key, values in alone.items()}
+        assert ours.updates[3]["target_prob"] == adals.updates[3]["target_prob"] * 3
+        assert ours.updates[3]["n"] == [30, 30, 30]
+        assert len(set(ours.updates[4]["target_prob"])) > 1
+        losses = [[epoch["loss"] for epoch in trained.epochs] for trained in (ours, adals)]
+        assert losses[0][:4] == losses[1][:4]
+        assert losses[0][4] != losses[1][4]
+
+    @pytest.mark.parametrize("hook_of", [AdaptiveClassifier, SelfScoring])
+    @pytest.mark.parametrize("epoch", range(1, SETTINGS.epochs))
+    def test_killed_before_any_epoch_it_ends_the_same(
+        self,
+        epoch: int,
+        hook_of: type[AdaptiveClassifier] | type[SelfScoring],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        resume = tmp_path / "resume.ckpt"
+        fit_until(epoch, hook_of, monkeypatch, SELF_SCORING, resume=resume)
+        assert_same(fit(SELF_SCORING, resume=resume), fit(SELF_SCORING))
+
+    def test_its_cost_is_recorded_and_said(self) -> None:
+        log: list[str] = []
+        trained = fit(SELF_SCORING, log=log)
+        for scoring in trained.scorings:
+            assert scoring["num_forward"] == scoring["num_backward"] == len(TRAIN) + len(VALIDATION)
+            assert scoring["num_failed"] == 0
+            assert scoring["seconds"] > 0
+        (line, _) = (line for line in log if line.startswith("scored"))
+        assert re.fullmatch(
+            r"scored 200 \+ 90 examples by first_order_margin in \d+\.\d s \(\d+\.\d epochs' worth\)", line
+        )
+        seconds = [record["seconds"] for record in (*trained.epochs, *trained.scorings)]
+        assert len(seconds) == SETTINGS.epochs + 2
+        assert trained.seconds == pytest.approx(sum(seconds))
+
+    def test_without_a_gradient_an_example_ranks_lowest_and_is_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Half(nn.Module):
+            """Sees nothing of the left half of the square."""
+
+            def forward(self, inputs: Tensor) -> Tensor:
+                return inputs * (inputs[:, :1] > 0.5)
+
+        modules: list[AdaptiveClassifier] = []
+        monkeypatch.setattr(AdaptiveClassifier, "on_fit_end", lambda module: modules.append(module))
+        log: list[str] = []
+        trained = fit(replace(SELF_SCORING, score_every=4), log=log, model=nn.Sequential(Half(), network()))
+        failed = [examples.__getitems__(list(range(len(examples))))[1][:, 0] <= 0.5 for examples in (TRAIN, VALIDATION)]
+        (scoring,) = trained.scorings
+        assert scoring["num_failed"] == sum(int(part.sum()) for part in failed) > 0
+        assert any(f", {scoring['num_failed']:.0f} without a gradient" in line for line in log)
+        (module,) = modules
+        for subsets, part in zip((module.train_subsets, module.validation_subsets), failed, strict=True):
+            assert subsets[part].max() <= subsets[~part].min()
+
+    def test_in_half_precision(self) -> None:
+        trained = fit(SELF_SCORING, replace(SETTINGS, precision="bf16-mixed"))
+        assert [scoring["num_failed"] for scoring in trained.scorings] == [0, 0]
+
+    def test_fixed_subsets_cannot_be_forgotten(self) -> None:
+        with pytest.raises(InputError, match=r"num_subsets=3.*score_every"):
+            fit_classifier(network(), TRAIN, VALIDATION, method=ADAPTIVE, training=SETTINGS, seed=0, device="cpu")

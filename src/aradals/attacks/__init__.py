@@ -9,8 +9,11 @@ from typing import Any
 from aradals.attacks.base import Attack, AttackResult
 from aradals.attacks.boundary import boundary
 from aradals.attacks.carlini_wagner import carlini_wagner
+from aradals.attacks.ddn import ddn
 from aradals.attacks.deepfool import deepfool
 from aradals.attacks.estimates import first_order_margin, logit_margin
+from aradals.attacks.fmn import fmn
+from aradals.attacks.pgd import pgd
 from aradals.errors import InputError
 
 __all__ = [
@@ -20,19 +23,25 @@ __all__ = [
     "bind_attack",
     "boundary",
     "carlini_wagner",
+    "ddn",
     "deepfool",
     "describe_attack",
     "first_order_margin",
+    "fmn",
     "get_attack",
     "logit_margin",
+    "pgd",
 ]
 
 ATTACKS: dict[str, Attack] = {
     "boundary": boundary,
+    "boundary_accurate": functools.partial(boundary, reach=1.5, steps=8, tolerance=0.02),
     "logit_margin": logit_margin,
     "first_order_margin": first_order_margin,
     "deepfool": deepfool,
     "carlini_wagner": carlini_wagner,
+    "ddn": ddn,
+    "fmn": fmn,
 }
 
 

@@ -169,10 +169,9 @@ def _follow(
         estimate = estimate.clamp(max=longest)
         distance[active] = estimate.nan_to_num(math.inf)
 
-        disagreement = (plane / secant).log().abs()
-        going_on = estimate.isfinite() & ~(disagreement < tolerance)
+        pointed = estimate.isfinite()
         halfway = unit(step) + torch.where(per_example(plane.isnan(), step), 0.0, unit(plane_step))
-        # The last direction stays with an example that leaves.
-        delta[active[going_on]] = (per_example(estimate, step) * unit(halfway))[going_on]
-        active = active[going_on]
+        delta[active[pointed]] = (per_example(estimate, step) * unit(halfway))[pointed]
+        agreed = (plane / secant).log().abs() < tolerance
+        active = active[pointed & ~agreed]
     return distance, delta, num_passes

@@ -187,10 +187,25 @@ def add_data_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--label_column", type=str | None, default=None, help="where it cannot be told by type")
 
 
+ATTACK_HELP = """\
+how robustness is measured (about so many passes forward and backward per image). Estimates, to rank by: logit_margin
+(1, forward only), first_order_margin (1), boundary (5), boundary_accurate (12). Searches, for verified norms: boundary
+--verified (5, and 5 forward), deepfool (10), ddn and fmn (100), carlini_wagner (thousands). One of {}\
+"""
+
+
 def add_attack_arguments(parser: ArgumentParser) -> None:
-    """``--attack`` and its settings."""
-    parser.add_argument("--attack", type=str, default="deepfool", help=f"one of {', '.join(ATTACKS)}")
+    """``--attack``, its settings, ``--verified`` and ``--bf16``."""
+    parser.add_argument("--attack", type=str, default="boundary", help=ATTACK_HELP.format(", ".join(ATTACKS)))
     parser.add_argument("--attack_args", type=dict[str, Any], default={}, help="its settings, as JSON or YAML")
+    parser.add_argument(
+        "--verified",
+        action="store_true",
+        help="also find, for the column norm, a perturbation that is seen to change the prediction",
+    )
+    parser.add_argument(
+        "--bf16", action="store_true", help="attack a copy in bfloat16: faster where the hardware has it, and coarser"
+    )
 
 
 def add_prediction_arguments(parser: ArgumentParser) -> None:

@@ -1,20 +1,22 @@
 """Find out where a trained classifier's confidence is wrong, without training anything.
 
 Accuracy, confidence and ECE with their intervals by robustness subset, reliability diagrams, the classes that the least
-robust subset is made of, and the confidence above which at most 1 % / 5 % of the predictions are wrong.
-Writes OUTPUT/report.html, diagnosis.json, scores/scores.parquet and predictions/. Examples that the model was
-trained on (where its checkpoint says) are refused.
+robust subset is made of, and the confidence above which at most 1 % / 5 % of the predictions are wrong. The ranking by
+robustness is audited: a strong attack is run on a sample, and the agreement reported.
+Writes OUTPUT/report.html, diagnosis.json, scores/scores.parquet, audit/audit.json and predictions/. Examples that the
+model was trained on (where its checkpoint says) are refused.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from aradals.cli.common import (
+    Classifier,
     Source,
     add_attack_arguments,
     add_data_arguments,
@@ -28,6 +30,9 @@ from aradals.cli.common import (
     refuse_training_examples,
 )
 
+if TYPE_CHECKING:
+    from aradals.data import Examples
+
 EXAMPLE = "aradals diagnose --model my_model.py:build --checkpoint weights.pt --data photos/ --output runs/diagnosis"
 
 
@@ -38,7 +43,13 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     add_attack_arguments(parser)
     add_prediction_arguments(parser)
     parser.add_argument("--num_subsets", type=PositiveInt, default=10, help="R; subset 0 is the least robust")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument(
+        "--audit",
+        type=NonNegativeInt,
+        default=128,
+        help="compare the ranking with a strong attack on so many examples (at least R); 0: do not",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and of the audited sample")
     parser.add_argument("--json", action="store_true", help="print diagnosis.json instead of the table")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     return arguments
@@ -51,9 +62,12 @@ def run(
     device: str,
     attack: str,
     attack_args: dict[str, Any],
+    verified: bool,
+    bf16: bool,
     predictions: Path | None,
     scores: Path | None,
     num_subsets: int,
+    audit: int,
     seed: int,
     json: bool,
     output: Path,
@@ -81,6 +95,7 @@ def run(
         "kind": "diagnosis",
         "versions": versions(),
         "attack": None,
+        "audit": None,
     }
     class_names: tuple[str, ...] = ()
     if predictions is not None:
@@ -114,6 +129,8 @@ def run(
             output / "scores",
             attack=attack,
             attack_args=attack_args,
+            verified=verified,
+            bf16=bf16,
             model_digest=classifier.digest,
             log=print_log,
         )
@@ -123,7 +140,59 @@ def run(
         subsets = subsets_of(scores, predicted.ids, num_subsets)
         about["scoring"] = scoring_record(scores, split=about["split"])
         about["attack"] = about["scoring"]["attack"]
+        if predictions is None and audit:
+            num_audited = min(max(audit, num_subsets), len(examples))
+            about["audit"] = _audit_stage(
+                classifier, examples, scores, output / "audit", num_audited, num_subsets, seed
+            )
     names = [*class_names, *map(str, range(len(class_names), predicted.logits.shape[1]))]
     keys = {"method": about["model"], "seed": seed, "data": about["data"], "corruption": "none", "severity": 0}
     found = diagnose(predicted, subsets, tuple(names), keys=keys, seed=seed)
     finish({**about, **found}, output, "diagnosis.json", json)
+
+
+def _audit_stage(
+    classifier: Classifier,
+    examples: Examples,
+    scores: Path,
+    folder: Path,
+    num_examples: int,
+    num_subsets: int,
+    seed: int,
+) -> dict[str, Any] | None:
+    """The record of `audit_scores`, unless it was made before; None for scores of another model."""
+    from aradals.artifacts import file_digest, load_json, load_scores, save_json
+    from aradals.attacks import describe_attack
+    from aradals.audit import audit_scores
+    from aradals.stages import run_stage
+
+    table, metadata = load_scores(scores)
+    if metadata.get("model_digest", classifier.digest) != classifier.digest:
+        print_log(f"audit: none, because {scores} is of another model or of other data")
+        return None
+    inputs = {
+        "attack": describe_attack("ddn"),
+        "num_examples": num_examples,
+        "num_subsets": num_subsets,
+        "seed": seed,
+        "scores": file_digest(scores),
+        "model": classifier.digest,
+        "data": examples.fingerprint,
+    }
+
+    def make(folder: Path) -> None:
+        print_log(f"audit: {num_examples} examples by {inputs['attack']}")
+        record = audit_scores(
+            classifier.model,
+            examples,
+            table,
+            num_examples=num_examples,
+            num_subsets=num_subsets,
+            seed=seed,
+            progress=True,
+        )
+        save_json(folder / "audit.json", record)
+
+    run_stage(folder, inputs, make, lambda line: print_log(f"audit: {line}"))
+    record: dict[str, Any] = load_json(folder / "audit.json")
+    return record

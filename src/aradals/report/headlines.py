@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aradals.audit import describe_audit
 from aradals.calibration.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
 from aradals.report.summary import (
     CLEAN,
@@ -83,12 +84,15 @@ def diagnosis_headlines(diagnosis: Results) -> list[str]:
             else ""
         )
         sentences.append(f"ECE: {_fraction(ece)}{_noise_words(results, model, [CLEAN])}{expected}.")
-    return [
-        *sentences,
+    sentences += [
         *_class_sentence(diagnosis),
         *_threshold_sentence(diagnosis),
         f"In brackets: 95 % intervals, which cover the sampling of the {n:,} examples and nothing else.",
     ]
+    if not (audit := diagnosis.get("audit")):
+        return sentences
+    ranking = describe_audit(audit)
+    return [ranking, *sentences] if ranking.startswith(WARNING) else [*sentences, ranking]
 
 
 def outstanding_classes(diagnosis: Results) -> list[Mapping[str, Any]]:

@@ -40,6 +40,30 @@ READ_RELIABILITY = (
     "overconfident. Vertical lines are 95 % Wilson intervals. The histogram shows where the predictions are; bins with "
     f"fewer than {figures.MIN_COUNT} of them are hollow and pale, and say little."
 )
+SCORING_NAMES = {
+    "attack": "attack",
+    "n": "n",
+    "num_failed": "fallback scores",
+    "mean_forward": "forward passes each",
+    "mean_backward": "backward passes each",
+    "seconds": "seconds",
+}
+AGREEMENT_NAMES = {
+    "same_subset": "share in the same subset",
+    "within_one": "share in the same subset or the next",
+    "spearman": "Spearman's rank correlation",
+}
+AUDIT_NAMES = {
+    "attack": "reference attack",
+    "num_examples": "n",
+    "num_failed": "reference attack failed",
+    "median_ratio": "median of score / reference norm",
+    "num_verified": "scores with a verified norm",
+    "num_norms_reduced": "of these more than 1 % above the reference attack's",
+    "mean_forward": "forward passes each",
+    "mean_backward": "backward passes each",
+    "seconds": "seconds",
+}
 NO_SUBSETS = "no robustness scores were given, so nothing is told by robustness"
 
 
@@ -119,7 +143,8 @@ def _diagnosis_page(diagnosis: Results) -> dict[str, Any]:
         "runs": [
             _table("what was examined", ("", ""), [[name, diagnosis[name]] for name in names if diagnosis.get(name)]),
             _table("versions", ("", ""), list(diagnosis.get("versions", {}).items())),
-            _table("cost of the robustness scores", ("", ""), list((diagnosis.get("scoring") or {}).items())),
+            _table("robustness scores", ("", ""), _named(diagnosis.get("scoring"), SCORING_NAMES)),
+            _table("audit of the robustness scores", ("", ""), _audit_rows(diagnosis.get("audit"))),
             _table(
                 "classes of the least robust subset",
                 ("class", "n", "share %", "share of all %", "accuracy %", "confidence %"),
@@ -276,14 +301,8 @@ def _study_runs(results: Results) -> list[TableBlock]:
         ),
         _table(
             "robustness scores",
-            ("split", "seed", "attack", "n", "not flipped", "forward", "backward", "seconds"),
-            [
-                [
-                    *(row.get(key) for key in ("split", "seed", "attack", "n", "num_failed")),
-                    *(row.get(key) for key in ("mean_forward", "mean_backward", "seconds")),
-                ]
-                for row in results.get("scoring", [])
-            ],
+            ("split", "seed", *SCORING_NAMES.values()),
+            [[row.get(key) for key in ("split", "seed", *SCORING_NAMES)] for row in results.get("scoring", [])],
         ),
         _table("versions", ("", ""), [*results.get("versions", {}).items(), ("device", results.get("device"))]),
     ]
@@ -291,6 +310,19 @@ def _study_runs(results: Results) -> list[TableBlock]:
 
 def _table(title: str, columns: tuple[str, ...], rows: list[Any]) -> TableBlock:
     return TableBlock(title, columns, [[Cell(_text(value)) for value in row] for row in rows])
+
+
+def _named(record: Mapping[str, Any] | None, names: Mapping[str, str]) -> list[list[object]]:
+    return [[name, record[key]] for key, name in names.items() if key in record] if record else []
+
+
+def _audit_rows(audit: Mapping[str, Any] | None) -> list[list[object]]:
+    agreement: list[list[object]] = [
+        [name, f"{audit[key]:.3f} (95 % interval {audit[f'{key}_low']:.3f} to {audit[f'{key}_high']:.3f})"]
+        for key, name in AGREEMENT_NAMES.items()
+        if audit and key in audit
+    ]
+    return [*agreement, *_named(audit, AUDIT_NAMES)]
 
 
 def _text(value: object) -> str:

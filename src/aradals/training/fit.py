@@ -20,7 +20,9 @@ from torch.utils.data import DataLoader
 from aradals.adaptive_smoothing import AdaptiveSmoothing, default_update_rate
 from aradals.config import MethodConfig, TrainingConfig
 from aradals.data import Examples, as_batch
-from aradals.training.module import AdaptiveClassifier, epoch_seed
+from aradals.errors import InputError
+from aradals.training.module import AdaptiveClassifier, by_id, epoch_seed
+from aradals.training.self_scoring import SelfScoring
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,9 @@ class TrainedModel:
 
     Attributes:
         model: on the CPU, in evaluation mode, with the weights of the last epoch.
-        epochs: one record per epoch: loss and accuracy on the training split, seconds.
+        epochs: one record per epoch: loss and accuracy on the training split, seconds of training and validation.
+        scorings: one record per scoring by the model itself: the number of epochs before it, its seconds (in none of
+            those of the epochs), forward and backward passes over all examples, and failures.
         updates: the course of the targets, see `AdaptiveSmoothing.history`.
         target_prob: the targets after the last update, by subset.
         update_rate: the alpha that was used.
@@ -38,10 +42,16 @@ class TrainedModel:
 
     model: nn.Module
     epochs: list[dict[str, float]]
+    scorings: list[dict[str, float]]
     updates: list[dict[str, list[float]]]
     target_prob: list[float]
     update_rate: float
     at_lower_bound: list[int]
+
+    @property
+    def seconds(self) -> float:
+        """Of all epochs and all scorings."""
+        return sum(record["seconds"] for record in (*self.epochs, *self.scorings))
 
 
 def fit_classifier(
@@ -64,18 +74,29 @@ def fit_classifier(
         model: freshly initialised; inputs in [0, 1] to logits.
         train: the training split.
         validation: drives the adaptive update, nothing else.
-        method: targets and their update.
+        method: targets, their update, and whether the model scores itself.
         training: epochs, optimizer, schedule.
         seed: order, augmentation and dropout; the caller has initialised the model.
-        train_subsets: robustness subset of each training example, in the split's order; not needed for R = 1.
+        train_subsets: robustness subset of each training example, in the split's order; not needed for R = 1, nor
+            where the model scores itself.
         validation_subsets: the same for the validation split.
         device: auto, cpu, cuda or a Lightning accelerator name.
         resume: a checkpoint file written after each epoch; where it exists already, training goes on from it.
-        log: called with a line per epoch.
+        log: called with a line per epoch, and per scoring.
 
     Returns:
         The trained model with its history.
+
+    Raises:
+        InputError: no subsets where they are needed; a loss that is not finite any more.
     """
+    scores_itself = method.score_every is not None
+    if method.num_subsets > 1 and not scores_itself and (train_subsets is None or validation_subsets is None):
+        raise InputError(
+            expected=f"the subset of each training and validation example (num_subsets={method.num_subsets})",
+            got="none",
+            hint="subsets from assign_subsets, or score_every",
+        )
     num_updates = max(1, training.epochs // method.update_every)
     criterion = AdaptiveSmoothing(
         train.num_classes,
@@ -87,14 +108,17 @@ def fit_classifier(
     module = AdaptiveClassifier(
         model,
         criterion,
-        _by_id(train.ids, train_subsets),
-        _by_id(validation.ids, validation_subsets),
+        by_id(train.ids, train_subsets),
+        by_id(validation.ids, validation_subsets),
         training,
         seed,
+        scores_itself=scores_itself,
     )
     if len(train.input_shape) == 3:
         module.to(memory_format=torch.channels_last)
     callbacks: list[Callback] = [_EpochLog(training.epochs, log)]
+    if method.score_every is not None:
+        callbacks.append(SelfScoring(train, validation, method.score_every, log))
     if resume is not None:
         callbacks.append(_resume_checkpoint(resume))
     if sys.stderr.isatty():
@@ -123,6 +147,7 @@ def fit_classifier(
     return TrainedModel(
         model=model.cpu().eval(),
         epochs=module.epochs,
+        scorings=module.scorings,
         updates=criterion.history,
         target_prob=criterion.target_prob.tolist(),
         update_rate=criterion.update_rate,
@@ -163,13 +188,6 @@ def _resume_checkpoint(path: Path) -> ModelCheckpoint:
     return ModelCheckpoint(path.parent, path.stem, save_on_train_epoch_end=True, enable_version_counter=False)
 
 
-def _by_id(ids: Tensor, subsets: Tensor | None) -> Tensor:
-    """Subset by example id; every example in subset 0 where there are none."""
-    table = torch.full((int(ids.max()) + 1,), -1, dtype=torch.int64)
-    table[ids] = 0 if subsets is None else subsets
-    return table
-
-
 class _EpochLog(Callback):
     """One line per epoch: validation accuracy and confidence, the span of the targets, the time left."""
 
@@ -189,7 +207,8 @@ class _EpochLog(Callback):
             sum(n * value for n, value in zip(last["n"], last[key], strict=True) if n) / total
             for key in ("confidence", "accuracy")
         )
-        left = (self.num_epochs - pl_module.current_epoch - 1) * pl_module.seconds_in_epoch()
+        scoring = sum(record["seconds"] for record in pl_module.scorings) / (pl_module.current_epoch + 1)
+        left = (self.num_epochs - pl_module.current_epoch - 1) * (pl_module.seconds_in_epoch() + scoring)
         self.log_line(
             f"epoch {pl_module.current_epoch + 1}/{self.num_epochs}  validation accuracy {accuracy:.3f} "
             f"confidence {confidence:.3f}{_course(pl_module.criterion)}  {left / 60:.1f} min left"

@@ -22,16 +22,29 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return seed * 100_003 + epoch
 
 
+def by_id(ids: Tensor, subsets: Tensor | None) -> Tensor:
+    """Subset by example id, -1 where the id is not in the split; every example in subset 0 where there are none."""
+    table = torch.full((int(ids.max()) + 1,), -1, dtype=torch.int64)
+    table[ids] = 0 if subsets is None else subsets
+    return table
+
+
 class AdaptiveClassifier(LightningModule):
     """A classifier whose targets adapt after each pass over the validation split.
 
     Args:
         model: inputs in [0, 1] to logits.
         criterion: the loss and its state; vanilla training and label smoothing are settings of it.
-        train_subsets: subset by example id (-1 where the id is not in the split), shape (largest id + 1,).
+        train_subsets: subset by example id, see `by_id`, shape (largest id + 1,).
         validation_subsets: the same for the validation split.
         config: optimizer, schedule, augmentation.
         seed: of the random numbers of each epoch.
+        scores_itself: the subsets given mean nothing, others are put in their place in the course of training
+            (`SelfScoring`): targets move as one until then, and checkpoints hold the subsets.
+
+    Attributes:
+        epochs: one record per finished epoch; its ``seconds`` hold training and validation, not scoring.
+        scorings: one record per scoring by the model itself.
     """
 
     train_subsets: Tensor
@@ -45,15 +58,19 @@ class AdaptiveClassifier(LightningModule):
         validation_subsets: Tensor,
         config: TrainingConfig,
         seed: int,
+        *,
+        scores_itself: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.criterion = criterion
-        self.register_buffer("train_subsets", train_subsets, persistent=False)
-        self.register_buffer("validation_subsets", validation_subsets, persistent=False)
+        self.register_buffer("train_subsets", train_subsets, persistent=scores_itself)
+        self.register_buffer("validation_subsets", validation_subsets, persistent=scores_itself)
+        self.scores_itself = scores_itself
         self.config = config
         self.seed = seed
         self.epochs: list[dict[str, float]] = []
+        self.scorings: list[dict[str, float]] = []
         self._validation: list[tuple[Tensor, Tensor, Tensor]] = []
         self._reset_epoch()
 
@@ -113,7 +130,10 @@ class AdaptiveClassifier(LightningModule):
         self._validation.clear()
         if self.trainer.sanity_checking:
             return
-        self.criterion.update(logits, labels, self.validation_subsets[ids])
+        if self.scores_itself and not self.scorings:
+            self.criterion.update_as_one(logits, labels)
+        else:
+            self.criterion.update(logits, labels, self.validation_subsets[ids])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer and schedule as the recipe names them."""
@@ -145,9 +165,9 @@ class AdaptiveClassifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the record of finished epochs."""
-        checkpoint["epochs"] = self.epochs
+        """Keep the records of finished epochs and of scorings."""
+        checkpoint["epochs"], checkpoint["scorings"] = self.epochs, self.scorings
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the record of finished epochs."""
-        self.epochs = list(checkpoint["epochs"])
+        """Restore the records of finished epochs and of scorings."""
+        self.epochs, self.scorings = list(checkpoint["epochs"]), list(checkpoint["scorings"])

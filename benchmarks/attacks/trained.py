@@ -1,0 +1,73 @@
+"""The networks of the benchmark beside the given one: trained by the recipes in ``networks/``, once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from torch import nn
+
+from aradals.cli.main import main as aradals
+from aradals.data import Examples, load_data, make_splits
+from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
+
+RECIPES = Path(__file__).parent / "networks"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to train, and the examples that it is attacked on.
+
+    Attributes:
+        recipe: in ``networks/``.
+        method: of that recipe.
+        dataset: cifar10 or tiny_imagenet.
+        memorised: whether it is attacked on its own training examples rather than on the test split.
+    """
+
+    recipe: str
+    method: str = "vanilla"
+    dataset: str = "cifar10"
+    memorised: bool = False
+
+
+NETWORKS = {
+    "ResNet-56": Network("deep"),
+    "ResNet-20 on its 4,000 training images": Network("saturated", memorised=True),
+    "ResNet-20 with label smoothing on its 4,000 training images": Network(
+        "saturated", "label_smoothing", memorised=True
+    ),
+    "small CNN, adversarially trained": Network("adversarial"),
+    "small CNN, Tiny ImageNet (K = 200, 64 px)": Network("tiny_imagenet", dataset="tiny_imagenet"),
+}
+
+
+def train(network: Network, data: str, folder: Path) -> nn.Module:
+    """The trained network, from ``folder`` where it is there already."""
+    recipe, output = RECIPES / f"{network.recipe}.yaml", folder / network.recipe
+    aradals(["train", str(recipe), "--method", network.method, "--data", data, "--output", str(output)])
+    path = output / network.method / "train" / "model.safetensors"
+    description = json.loads(read_checkpoint_metadata(path)["aradals"])
+    model = build_model(
+        description["model"], num_classes=description["num_classes"], in_channels=3, **description["model_args"]
+    )
+    load_checkpoint(model, path)
+    return model.eval()
+
+
+def attacked_examples(network: Network, data: str, num_examples: int) -> Examples:
+    """A random sample of the test split, or the first of the training examples."""
+    if not network.memorised:
+        return load_data(data, "test", limit=num_examples)
+    sizes = yaml.safe_load((RECIPES / f"{network.recipe}.yaml").read_text())["splits"]
+    splits = make_splits(
+        load_data(data, "train"),
+        load_data(data, "test"),
+        validation=sizes["validation"],
+        calibration=sizes["calibration"],
+        train_size=sizes["train"],
+        seed=0,
+    )
+    return splits.train.select(range(num_examples))

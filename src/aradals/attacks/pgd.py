@@ -1,0 +1,150 @@
+"""Projected gradient descent: whether any perturbation within a given radius changes the prediction."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from aradals.attacks.base import (
+    AttackResult,
+    check_norm_order,
+    check_positive,
+    per_example,
+    perturbation_norm,
+    unit,
+    verified_result,
+)
+from aradals.attacks.estimates import first_order_margin
+from aradals.errors import InputError
+from aradals.margins import (
+    class_margin,
+    forward_with_graph,
+    gradients_enabled,
+    input_gradient,
+    model_inputs,
+    working_dtype,
+)
+
+
+def pgd(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    radius: float,
+    norm_order: float = 2,
+    steps: int = 20,
+    step_size: float | None = None,
+    loss: Literal["margin", "cross_entropy", "other_confidence"] = "margin",
+    restarts: int = 1,
+    random_start: bool = False,
+    seed: int = 0,
+) -> AttackResult:
+    """Projected gradient descent (PGD) in a ball of L2 or L-inf, untargeted, on the model's own prediction.
+
+    Robust accuracy within the radius is the share of examples that are predicted right and not a success. The
+    record has the smallest perturbation that was seen to succeed; the score of the others is at least the radius.
+
+    Args:
+        model: maps inputs in [0, 1] to logits of shape (N, K).
+        inputs: shape (N, ...), values in [0, 1].
+        radius: of the ball that the perturbations stay in, up to the rounding of the inputs.
+        norm_order: 2 or inf.
+        steps: gradient steps of each restart.
+        step_size: length of a step in the same norm, by default 2.5 * radius / steps.
+        loss: what the steps increase. ``margin``: the lead of another class over the predicted one, in logits.
+            ``cross_entropy``: of the predicted class, as in the paper; its gradient vanishes where the softmax
+            saturates. ``other_confidence``: the logarithm of the largest probability of another class.
+        restarts: number of starts. The first is the input itself, the others are drawn from the ball.
+        random_start: draw the first start as well.
+        seed: of the draws, which are the same for every example, so that no result depends on the batch.
+
+    Raises:
+        InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities; another norm.
+
+    References:
+        Madry, Makelov, Schmidt, Tsipras and Vladu, Towards deep learning models resistant to adversarial attacks,
+        ICLR 2018, arXiv:1706.06083, section 2.1. Two departures: the default loss, and the default start, which
+        the paper draws at random.
+    """
+    step_size = 2.5 * radius / max(steps, 1) if step_size is None else step_size
+    check_positive(radius=radius, steps=steps, step_size=step_size, restarts=restarts)
+    check_norm_order(norm_order)
+    if loss not in ("margin", "cross_entropy", "other_confidence"):
+        raise InputError(expected="a loss of PGD", got=repr(loss), hint="margin, cross_entropy or other_confidence")
+
+    with gradients_enabled(model):
+        inputs = model_inputs(model, inputs)
+        exact = inputs.to(working_dtype(inputs))
+        first_order = first_order_margin(model, inputs, norm_order=norm_order)
+        predicted = first_order.predicted
+        adv_inputs, best_norm = inputs.clone(), torch.full_like(first_order.score, math.inf)
+        radii = torch.full_like(best_norm, radius)
+        generator = torch.Generator().manual_seed(seed)
+
+        for restart in range(restarts):
+            delta = torch.zeros_like(exact)
+            if restart > 0 or random_start:
+                delta = delta + _draw_from_ball(exact[:1], radius, norm_order, generator)
+
+            for _ in range(steps + 1):  # the last only to look where the last step has led
+                delta = (exact + delta).clamp(0, 1) - exact
+                points = (exact + delta).to(inputs.dtype)
+                leaf, logits = forward_with_graph(model, points)
+                margin, _, _ = class_margin(logits, predicted)
+
+                # Best so far. Logits differ by about 1e-6 of their size between batches; a crossing is wider.
+                crossed = margin < -1e-6 * logits.abs().amax(1)
+                norm = perturbation_norm(points.to(exact) - exact, norm_order)
+                better = crossed & (norm < best_norm)
+                best_norm = torch.where(better, norm, best_norm)
+                adv_inputs = torch.where(per_example(better, points), points, adv_inputs)
+
+                if loss == "margin":
+                    objective = -margin
+                elif loss == "cross_entropy":
+                    objective = -logits.log_softmax(1).gather(1, predicted[:, None])[:, 0]
+                else:
+                    objective = logits.log_softmax(1).scatter(1, predicted[:, None], -math.inf).max(1).values
+                gradient = input_gradient(objective, leaf)
+                direction = gradient.sign() if norm_order == math.inf else unit(gradient)
+                delta = project_to_ball(delta + step_size * direction, radii, norm_order)
+
+    num_passes = 1 + restarts * (steps + 1)
+    return verified_result(
+        inputs,
+        adv_inputs,
+        best_norm.isfinite(),
+        predicted=predicted,
+        fallback=first_order.score.clamp(min=radius),
+        num_forward=torch.full_like(predicted, num_passes),
+        num_backward=torch.full_like(predicted, num_passes),
+        norm_order=norm_order,
+    )
+
+
+def project_to_ball(delta: Tensor, radius: Tensor, norm_order: float = 2) -> Tensor:
+    """The nearest perturbation to each, in L2, whose norm is at most its radius.
+
+    Args:
+        delta: shape (N, ...).
+        radius: shape (N,), >= 0.
+        norm_order: 2 or inf, of the ball.
+    """
+    bound = per_example(radius, delta)
+    if norm_order == math.inf:
+        return delta.clamp(-bound, bound)
+    norm = per_example(perturbation_norm(delta), delta)
+    return torch.where(norm > bound, bound * unit(delta), delta)
+
+
+def _draw_from_ball(like: Tensor, radius: float, norm_order: float, generator: torch.Generator) -> Tensor:
+    """Uniform in the ball, shape of ``like``, (1, ...)."""
+    if norm_order == math.inf:
+        noise = radius * (2 * torch.rand(like.shape, generator=generator) - 1)
+    else:
+        length = radius * torch.rand(1, generator=generator) ** (1 / like.numel())
+        noise = length * unit(torch.randn(like.shape, generator=generator))
+    return noise.to(like)

@@ -1,0 +1,235 @@
+"""Score tables on disk: a call that was interrupted goes on, and ends as if it had not been."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as parquet
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aradals import scoring
+from aradals.artifacts import load_scores, save_scores
+from aradals.data import Examples
+from aradals.errors import InputError
+from aradals.robustness import ScoreTable, merge_tables, score, score_batches
+from aradals.scoring import score_examples, score_stage, scoring_record
+
+COLUMNS = ("ids", "predicted", "score", "norm", "success", "num_forward", "num_backward")
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    linear = nn.Linear(12, 16)
+    linear.weight.data *= 5
+    return nn.Sequential(nn.Flatten(), linear, nn.Tanh(), nn.Linear(16, 3))
+
+
+@pytest.fixture(scope="module")
+def examples() -> Examples:
+    """With ids that are no positions."""
+    generator = torch.Generator().manual_seed(1)
+    inputs, labels = torch.rand(100, 3, 2, 2, generator=generator), torch.arange(100) % 3
+    return Examples(inputs, labels, num_classes=3, ids=7 + 2 * torch.arange(100).flip(0), name="squares")
+
+
+class Interrupted(Exception):
+    """In place of a kill."""
+
+
+class Interrupting(nn.Module):
+    """Does what the model does, until it meets a certain input."""
+
+    def __init__(self, model: nn.Module, at: Tensor | None = None) -> None:
+        super().__init__()
+        self.model, self.at = model, at
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.at is not None and (inputs == self.at).flatten(1).all(1).any():
+            raise Interrupted
+        logits: Tensor = self.model(inputs)
+        return logits
+
+
+def run(model: nn.Module, examples: Examples, path: Path, **settings: Any) -> ScoreTable:
+    arguments = {"attack": "boundary", "attack_args": {}, "model_digest": "m", **settings}
+    score_examples(model, examples, path, **arguments)
+    return load_scores(path)[0]
+
+
+def interrupt(model: nn.Module, examples: Examples, path: Path, position: int, **settings: Any) -> None:
+    stop = Interrupting(model, examples.__getitems__([position])[1])
+    with pytest.raises(Interrupted):
+        run(stop, examples, path, **settings)
+
+
+def assert_equal(table: ScoreTable, expected: ScoreTable) -> None:
+    assert table.attack == expected.attack
+    for name in COLUMNS:
+        assert torch.equal(getattr(table, name), getattr(expected, name)), name
+
+
+@pytest.fixture
+def every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards as often as there are batches, which have their usual size all the same."""
+    monkeypatch.setattr(scoring, "_SHARD_SECONDS", 0.0)
+    monkeypatch.setattr(scoring, "_affordable", lambda rate: 64)
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The ids that were scored, in order."""
+    ids: list[int] = []
+
+    def spy(*arguments: Any, **settings: Any) -> Iterator[ScoreTable]:
+        for table in score_batches(*arguments, **settings):
+            ids.extend(table.ids.tolist())
+            yield table
+
+    monkeypatch.setattr(scoring, "score_batches", spy)
+    return ids
+
+
+def test_table_is_that_of_score(model: nn.Module, examples: Examples, tmp_path: Path) -> None:
+    path = tmp_path / "scores.parquet"
+    table = run(model, examples, path, attack="deepfool", attack_args={"steps": 3})
+    expected = score(model, examples.batches(), "deepfool", steps=3)
+    assert table.attack == expected.attack
+    for name in COLUMNS:
+        torch.testing.assert_close(getattr(table, name), getattr(expected, name), check_dtype=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
+
+
+def test_norms_are_null_where_none_was_verified(model: nn.Module, examples: Examples, tmp_path: Path) -> None:
+    for verified in (False, True):
+        table = run(model, examples, tmp_path / "scores.parquet", verified=verified)
+        stored = parquet.read_table(tmp_path / "scores.parquet").column("norm")
+        assert stored.null_count == (0 if verified else 100)
+        assert str(stored.type) == "double"
+        assert bool(table.norm.isfinite().all()) == verified
+        assert verified or bool(table.norm.isinf().all())
+
+
+@pytest.mark.usefixtures("every_batch")
+class TestInterrupted:
+    def test_it_goes_on_and_ends_the_same(
+        self, model: nn.Module, examples: Examples, tmp_path: Path, scored: list[int]
+    ) -> None:
+        uninterrupted = run(model, examples, tmp_path / "whole.parquet", verified=True)
+        del scored[:]
+        path = tmp_path / "scores.parquet"
+        interrupt(model, examples, path, 60, verified=True)
+        assert not path.exists()
+        assert scored == examples.ids[:56].tolist()  # batches of 8, 16 and 32
+        interrupt(model, examples, path, 99, verified=True)
+        assert scored == examples.ids[:56].tolist()  # one batch of all the others
+        assert_equal(run(model, examples, path, verified=True), uninterrupted)
+        assert scored == examples.ids.tolist()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.parquet", "whole.parquet"]
+
+    def test_seconds_add_up(self, model: nn.Module, examples: Examples, tmp_path: Path) -> None:
+        path = tmp_path / "scores.parquet"
+        interrupt(model, examples, path, 60)
+        shards = sorted((tmp_path / ".scores.parquet.shards").glob("[0-9]*"))
+        assert len(shards) == 3
+        table, metadata = load_scores(shards[1])
+        save_scores(shards[1], table, {**metadata, "seconds": "1000.00"})
+        run(model, examples, path)
+        assert 1000 < scoring_record(path)["seconds"] < 1100
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            {"model_digest": "other"},
+            {"attack": "deepfool"},
+            {"attack_args": {"steps": 2}},
+            {"verified": True},
+            {"bf16": True},
+        ],
+    )
+    def test_what_was_done_otherwise_is_done_anew(
+        self, changed: dict[str, Any], model: nn.Module, examples: Examples, tmp_path: Path, scored: list[int]
+    ) -> None:
+        path = tmp_path / "scores.parquet"
+        interrupt(model, examples, path, 60)
+        del scored[:]
+        run(model, examples, path, **changed)
+        assert scored == examples.ids.tolist()
+
+    def test_so_are_other_data(self, model: nn.Module, examples: Examples, tmp_path: Path, scored: list[int]) -> None:
+        path = tmp_path / "scores.parquet"
+        interrupt(model, examples, path, 60)
+        del scored[:]
+        fewer = examples.select(torch.arange(80))
+        assert run(model, fewer, path).ids.tolist() == sorted(fewer.ids.tolist())
+        assert scored == fewer.ids.tolist()
+
+    @pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing"])
+    def test_and_what_cannot_be_read(
+        self, content: bytes, model: nn.Module, examples: Examples, tmp_path: Path, scored: list[int]
+    ) -> None:
+        path = tmp_path / "scores.parquet"
+        interrupt(model, examples, path, 60)
+        (tmp_path / ".scores.parquet.shards" / "000001.parquet").write_bytes(content)
+        del scored[:]
+        run(model, examples, path)
+        assert scored == examples.ids.tolist()
+
+    def test_a_half_written_shard_is_ignored(
+        self, model: nn.Module, examples: Examples, tmp_path: Path, scored: list[int]
+    ) -> None:
+        path = tmp_path / "scores.parquet"
+        interrupt(model, examples, path, 60)
+        (tmp_path / ".scores.parquet.shards" / ".000003-x1y2.parquet").write_bytes(b"PAR1")
+        run(model, examples, path)
+        assert scored == examples.ids.tolist()
+
+    def test_a_stage_goes_on_too(self, model: nn.Module, examples: Examples, tmp_path: Path, scored: list[int]) -> None:
+        log: list[str] = []
+        arguments: dict[str, Any] = {"attack": "boundary", "attack_args": {}, "model_digest": "m", "log": log.append}
+        stop = Interrupting(model, examples.__getitems__([60])[1])
+        with pytest.raises(Interrupted):
+            score_stage(stop, examples, tmp_path / "stage", **arguments)
+        for _ in range(2):
+            path = score_stage(model, examples, tmp_path / "stage", **arguments)
+        assert scored == examples.ids.tolist()
+        assert log[-2].startswith("100 examples by boundary(")
+        assert log[-1] == "done before, inputs unchanged"
+        assert sorted(file.name for file in path.parent.iterdir()) == ["scores.parquet", "stage.json"]
+
+    def test_a_model_that_means_nothing_is_refused_again(self, examples: Examples, tmp_path: Path) -> None:
+        """Though all but its last batch has been put aside."""
+        torch.manual_seed(0)
+        linear = nn.Linear(12, 3)
+        linear.bias.data[1] += 50
+        dominated = nn.Sequential(nn.Flatten(), linear)
+        for _ in range(2):
+            with pytest.raises(InputError, match="depends on its input"):
+                run(dominated, examples, tmp_path / "scores.parquet")
+        assert not (tmp_path / "scores.parquet").exists()
+
+
+def test_batches_shrink_where_they_take_too_long(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    sizes = []
+    for ids, _, _ in scoring._timed_batches(examples, 64, rate=0.0):
+        sizes.append(len(ids))
+        now += len(ids) * (0.01 if len(sizes) < 3 else 2.0)
+    assert sizes == [8, 16, 32, *[4] * 11]
+    assert [len(ids) for ids, _, _ in scoring._timed_batches(examples, 64, rate=1e6)] == [64, 36]
+    assert next(iter(scoring._timed_batches(examples, 64, rate=1e-6)))[0].tolist() == examples.ids[:1].tolist()
+
+
+def test_merged_tables_are_sorted_and_hold_each_id_once() -> None:
+    def table(ids: list[int], value: float) -> ScoreTable:
+        column = torch.tensor(ids)
+        return ScoreTable(column, column, column + value, column + value, column > 0, column, column, "a()")
+
+    merged = merge_tables([table([5, 1], 0.25), table([3, 5], 0.5)])
+    assert merged.ids.tolist() == [1, 3, 5]
+    assert merged.score.tolist() == [1.25, 3.5, 5.25]
