@@ -122,11 +122,11 @@ def model_inputs(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def forward_with_graph(model: nn.Module, points: Tensor) -> tuple[Tensor, Tensor]:
-    """A leaf copy of ``points`` and the model's logits there, in at least single precision."""
+    """A leaf copy of ``points`` and the model's logits there, in its precision or single precision."""
     leaf = points.detach().clone().requires_grad_()
     # The model gets another copy, because a model that writes into its input must not write into a leaf.
     logits: Tensor = model(leaf.clone())
-    return leaf, logits.to(working_dtype(logits)) if isinstance(logits, Tensor) else logits
+    return leaf, logits.to(working_dtype(points)) if isinstance(logits, Tensor) else logits
 
 
 def input_gradient(values: Tensor, points: Tensor, *, keep_graph: bool = False) -> Tensor:

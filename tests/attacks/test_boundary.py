@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from attack_problems import Bowl, Ring, box_problem, linear_problem, trained_digits
 from torch import Tensor, nn
 
-from aradals.attacks import boundary, get_attack
+from aradals.attacks import boundary, ddn, get_attack
 from aradals.audit import rank_agreement
 from aradals.errors import InputError
 
@@ -124,15 +125,18 @@ def test_ranks_as_a_long_search_does() -> None:
     assert agreement["same_subset"] > 0.9
 
 
-@pytest.mark.parametrize("setting", ["num_candidates", "steps", "tolerance"])
-def test_settings_are_checked(setting: str) -> None:
-    with pytest.raises(InputError, match=f"{setting} > 0"):
-        boundary(nn.Linear(2, 2), torch.rand(1, 2), **{setting: 0})
-
-
-def test_reach_is_at_least_one() -> None:
-    with pytest.raises(InputError, match="reach >= 1"):
-        boundary(nn.Linear(2, 2), torch.rand(1, 2), reach=0.5)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_candidates": 0}, "num_candidates > 0"),
+        ({"steps": 0}, "steps > 0"),
+        ({"tolerance": 0}, "tolerance > 0"),
+        ({"reach": 0.5}, "reach >= 1"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        boundary(nn.Linear(2, 2), torch.rand(1, 2), **settings)
 
 
 def test_accurate_setting_is_an_attack_by_name() -> None:

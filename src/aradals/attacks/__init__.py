@@ -35,7 +35,7 @@ __all__ = [
 
 ATTACKS: dict[str, Attack] = {
     "boundary": boundary,
-    "boundary_accurate": functools.partial(boundary, reach=1.5, steps=8, tolerance=0.02),
+    "boundary_accurate": functools.partial(boundary, reach=1.5, steps=10, tolerance=0.02),
     "logit_margin": logit_margin,
     "first_order_margin": first_order_margin,
     "deepfool": deepfool,

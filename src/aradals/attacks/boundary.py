@@ -36,8 +36,8 @@ def boundary(
     *,
     num_candidates: int = 3,
     reach: float = 1.1,
-    steps: int = 5,
-    tolerance: float = 0.1,
+    steps: int = 6,
+    tolerance: float = 0.05,
     verified: bool = False,
 ) -> AttackResult:
     r"""Distance to the nearest decision boundary, L2, within the box [0, 1], by a few damped linearisations.
@@ -47,7 +47,8 @@ def boundary(
        project the *input* on the new plane. Two estimates of the distance come for free, the distance to the plane and
        the secant through the margins at both ends of the step. The first is too short where the boundary curves
        away, the second too long while the direction is not yet the best; their geometric mean is the score.
-       The next point lies that far away, midway between the last direction and the plane's.
+       The next point lies that far away, in a running mean of the directions so far, the t-th with weight 2 / (t + 1):
+       undamped, they swing to and fro where the boundary curves more than the distance.
     3. An example is done when the two estimates agree.
 
     Args:
@@ -147,7 +148,7 @@ def _follow(
     distance, num_passes = perturbation_norm(delta), torch.zeros_like(predicted)
     # A step shorter than the rounding of the inputs cannot be taken.
     active = (distance > longest * torch.finfo(inputs.dtype).eps).nonzero()[:, 0]
-    for _ in range(steps - 1):
+    for number in range(2, steps + 1):
         if len(active) == 0:
             break
         x = origin[active]
@@ -170,8 +171,9 @@ def _follow(
         distance[active] = estimate.nan_to_num(math.inf)
 
         pointed = estimate.isfinite()
-        halfway = unit(step) + torch.where(per_example(plane.isnan(), step), 0.0, unit(plane_step))
-        delta[active[pointed]] = (per_example(estimate, step) * unit(halfway))[pointed]
+        weight = torch.full_like(plane, 2 / (number + 1)).masked_fill(plane.isnan(), 0.0)
+        direction = torch.lerp(unit(step), unit(plane_step), per_example(weight, step))
+        delta[active[pointed]] = (per_example(estimate, step) * unit(direction))[pointed]
         agreed = (plane / secant).log().abs() < tolerance
         active = active[pointed & ~agreed]
     return distance, delta, num_passes
