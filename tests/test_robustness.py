@@ -19,7 +19,7 @@ from aradals.models import build_model, load_checkpoint
 from aradals.robustness import ScoreTable, score, score_batches
 
 COLUMNS = ("ids", "predicted", "score", "norm", "success", "num_forward", "num_backward")
-BOUNDARY = "boundary(num_candidates=3, reach=1.1, steps=5, tolerance=0.1, verified=False)"
+BOUNDARY = "boundary(num_candidates=3, reach=1.1, steps=6, tolerance=0.05, verified=False)"
 
 
 @pytest.fixture

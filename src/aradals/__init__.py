@@ -14,7 +14,18 @@ from aradals.adaptive_smoothing import (
     target_prob_to_smoothing,
     update_target_prob,
 )
-from aradals.attacks import AttackResult, carlini_wagner, ddn, deepfool, fmn, pgd
+from aradals.attacks import (
+    AttackResult,
+    boundary,
+    carlini_wagner,
+    ddn,
+    deepfool,
+    first_order_margin,
+    fmn,
+    logit_margin,
+    pgd,
+)
+from aradals.audit import audit_scores, describe_audit, rank_agreement
 from aradals.calibration import TemperatureScaling
 from aradals.errors import InputError
 from aradals.inference import Predictions, predict
@@ -27,7 +38,7 @@ from aradals.metrics import (
     subset_calibration_error,
     summarise,
 )
-from aradals.robustness import ScoreTable, score
+from aradals.robustness import ScoreTable, score, score_batches
 
 __version__ = "0.1.0"
 
@@ -40,18 +51,25 @@ __all__ = [
     "TemperatureScaling",
     "accuracy",
     "assign_subsets",
+    "audit_scores",
+    "boundary",
     "brier_score",
     "carlini_wagner",
     "ddn",
     "deepfool",
     "default_update_rate",
+    "describe_audit",
     "expected_calibration_error",
+    "first_order_margin",
     "fmn",
+    "logit_margin",
     "mean_confidence",
     "nll",
     "pgd",
     "predict",
+    "rank_agreement",
     "score",
+    "score_batches",
     "smoothing_to_target_prob",
     "soft_cross_entropy",
     "soft_targets",

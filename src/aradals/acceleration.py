@@ -57,7 +57,7 @@ def accelerated(model: nn.Module, inputs: Tensor, *, bf16: bool = False) -> nn.M
             candidate = _Bfloat16(fast)
             if all(values.isfinite().all() for values in _logits_and_gradient(candidate, sample)):
                 fast = candidate
-    return fast.eval()
+    return fast if fast is model else fast.eval()
 
 
 def _logits_and_gradient(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -218,7 +218,7 @@ def with_progress(tables: Iterable[ScoreTable], total: int | None, num_done: int
     try:
         from tqdm import tqdm
     except ImportError as error:
-        raise MissingExtraError("tqdm", "train") from error
+        raise MissingExtraError("tqdm", "cli") from error
     on_terminal = sys.stderr.isatty()
     pause = 0.1 if on_terminal else _LOG_SECONDS
     bar = tqdm(

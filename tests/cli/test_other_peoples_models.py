@@ -494,6 +494,7 @@ def test_a_network_without_weights_is_called_untrained(folder: Path, capsys: pyt
 
 
 def test_a_folder_that_lacks_a_class_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
     network = build_model("small_cnn", num_classes=3, in_channels=1, width=4)
     description = {"model": "small_cnn", "model_args": {"width": 4}, "num_classes": 3, "class_names": ["a", "b", "c"]}
     save_checkpoint(network, folder / "model.safetensors", {"aradals": json.dumps(description)})

@@ -63,6 +63,11 @@ def boundary(
 
     Raises:
         InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities.
+
+    References:
+        Ours. That the input, not the current point, is projected is from Croce and Hein, Minimally distorted
+        adversarial examples with a fast adaptive boundary attack, ICML 2020, arXiv:1907.02044, section 3; the choice
+        among planes from DeepFool (`aradals.attacks.deepfool`).
     """
     check_positive(num_candidates=num_candidates, steps=steps, tolerance=tolerance)
     if reach < 1:
@@ -92,12 +97,13 @@ def boundary(
             deltas.append(delta)
         num_forward, num_backward = torch.ones_like(predicted), torch.full_like(predicted, num_candidates)
         distances, nearest = distances.sort(1)
+        starts = torch.stack(deltas, 1)
 
         # 2. From the nearest plane on, then from the others within reach.
         best, direction = torch.full_like(fallback, math.inf), torch.zeros_like(origin)
         for rank in range(num_candidates):
             rows = (distances[:, rank] < reach * best).nonzero()[:, 0]
-            start = torch.stack(deltas, 1)[rows, nearest[rows, rank]]
+            start = starts[rows, nearest[rows, rank]]
             # The first search may change over to a class that turns out to be nearer; the others hold theirs, or
             # they would run back to where it has been.
             rival = None if rank == 0 else candidates[rows, nearest[rows, rank]]

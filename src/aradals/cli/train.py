@@ -1,4 +1,5 @@
-"""Train one model of a recipe, with what it needs: AR-AdaLS first trains a vanilla model and scores the data.
+"""Train one model of a recipe, with what it needs: AR-AdaLS first trains a vanilla model and scores
+the data, unless it scores itself (score_every).
 
 The same command continues after an interruption. The checkpoint knows how to build its model, so the other commands
 take it without --model.

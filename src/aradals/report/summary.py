@@ -25,6 +25,7 @@ METHOD_NAMES = {
     "adals": "AdaLS",
     "ar_adals": "AR-AdaLS",
     "ar_adals_plain": "AR-AdaLS, plain",
+    "ar_adals_self": "AR-AdaLS, self-scored",
 }
 NOISE_LIMITS = {"ece": "ece_noise_floor_p95", "subset_calibration_error": "subset_noise_floor"}
 """Key of a calibration error -> key of the most that is put down to noise."""
