@@ -4,7 +4,7 @@
 
 trains the networks of ``networks/``, searches reference norms on each, and runs every attack; what is there already is
 not done again. ``--checkpoint`` and ``--reference`` add a trained ResNet-20 and its best-known norms (a parquet file
-with columns id, row of the test split, and norm); the peers run on it. ``FOLDER/README.md`` is the table,
+with columns id, row of the test split, and norm); the long searches run on it alone. ``FOLDER/README.md`` is the table,
 ``FOLDER/results.jsonl`` its rows.
 
 - Cost: forward and backward passes that the network saw for each example, whoever asked for them, counted by a wrapper
@@ -27,7 +27,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from searches import OURS, PEERS, Outcome, Search, reference_searches
+from searches import LONG, OURS, Outcome, Search, reference_searches
 from table import write_table
 from torch import Tensor, nn
 from trained import NETWORKS, attacked_examples, train
@@ -132,7 +132,7 @@ def benchmark(
     fast = accelerated(model, inputs)
     searches = {name: (search, len(inputs)) for name, search in OURS.items()}
     if given is not None:
-        searches |= PEERS
+        searches |= LONG
     for name, (search, num_examples) in searches.items():
         if (network, name) in done:
             continue
@@ -140,9 +140,9 @@ def benchmark(
         cost, scores = measure(search, fast, inputs[:n])
         row = {"network": network, "attack": name, **cost, "ratio": float((scores / reference[:n]).median())}
         row |= rank_agreement(scores, reference[:n])
-        if given is not None and name in OURS:
+        if given is not None and n == len(given):
             row["given"] = rank_agreement(scores, given)
-        if name in PEERS:
+        if name in LONG:
             default = run_search(OURS["default: boundary"], fast, inputs[:n]).scores
             row["default"] = rank_agreement(default, reference[:n])
         results.parent.mkdir(parents=True, exist_ok=True)

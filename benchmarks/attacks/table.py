@@ -42,7 +42,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             ],
         )
         for key, title in {
-            "default": "Our default on the examples that each peer got:",
+            "default": "Our default on the examples that each of the long searches got:",
             "given": "Against the given reference alone:",
         }.items():
             others = [[row["attack"], str(row["n"]), *_agreement(row[key])] for row in of_network if key in row]
