@@ -9,8 +9,8 @@ with columns id, row of the test split, and norm); the long searches run on it a
 
 - Cost: forward and backward passes that the network saw for each example, whoever asked for them, counted by a wrapper
   around it. 1 f+b = one forward and one backward pass to the input; a forward pass alone counts 0.446.
-- CPU: process time on one thread, over that of one f+b on the same network at the same batch size, measured right
-  before and right after the attack. Every attack gets the same accelerated copy of the network.
+- CPU: process time on one thread, over that of one f+b on the same network, measured right before and right after each
+  batch of the attack. Every attack gets the same accelerated copy of the network.
 - Reference: for each example the smallest norm that any of four long searches (and the given file) has found, verified
   on the network as it was before acceleration. Failed searches of peers rank as least robust.
 """
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -63,45 +62,35 @@ class Counting(nn.Module):
         self.num_backward += len(gradient)
 
 
-def run_search(search: Search, model: nn.Module, inputs: Tensor) -> Outcome:
-    """The search in batches. Predictions are the caller's business, and not counted."""
-    original = model.model if isinstance(model, Counting) else model
-    outcomes = []
+def seconds_of_one_pass(model: nn.Module, inputs: Tensor) -> float:
+    """Process time of one forward and backward pass."""
+    leaf, started = inputs.clone().requires_grad_(), time.process_time()
+    torch.autograd.grad(model(leaf).sum(), leaf)
+    return time.process_time() - started
+
+
+def run_search(search: Search, model: nn.Module, inputs: Tensor) -> tuple[Outcome, dict[str, float]]:
+    """What a search finds, and its cost for each example. The predictions that it starts from are not counted."""
+    counting = Counting(model)
+    outcomes, seconds, unit = [], 0.0, 0.0
     for batch in inputs.split(BATCH_SIZE):
         with torch.no_grad():
-            predicted = original(batch).argmax(1)
-        outcomes.append(search(model, batch, predicted))
-    return Outcome(*map(torch.cat, zip(*outcomes, strict=True)))
-
-
-def seconds_of_one_pass(model: nn.Module, inputs: Tensor) -> float:
-    """Process time of one f+b for one example; the least of three."""
-    times = []
-    for _ in range(3):
-        leaf, started = inputs.clone().requires_grad_(), time.process_time()
-        torch.autograd.grad(model(leaf).sum(), leaf)
-        times.append((time.process_time() - started) / len(inputs))
-    return min(times)
-
-
-def measure(search: Search, model: nn.Module, inputs: Tensor) -> tuple[dict[str, float], Tensor]:
-    """(cost for each example, scores) of a search."""
-    counting = Counting(model)
-    before = seconds_of_one_pass(model, inputs[:BATCH_SIZE])
-    started = time.process_time()
-    outcome = run_search(search, counting, inputs)
-    seconds = (time.process_time() - started) / len(inputs)
-    unit = statistics.mean((before, seconds_of_one_pass(model, inputs[:BATCH_SIZE])))
+            predicted = model(batch).argmax(1)
+        unit += seconds_of_one_pass(model, batch)
+        started = time.process_time()
+        outcomes.append(search(counting, batch, predicted))
+        seconds += time.process_time() - started
+        unit += seconds_of_one_pass(model, batch)
+    outcome = Outcome(*map(torch.cat, zip(*outcomes, strict=True)))
     forward, backward = counting.num_forward / len(inputs), counting.num_backward / len(inputs)
-    cost = {
+    return outcome, {
         "forward": forward,
         "backward": backward,
         "passes": FORWARD_SHARE * forward + (1 - FORWARD_SHARE) * backward,
-        "cpu": seconds / unit,
-        "seconds": seconds,
+        "cpu": seconds / (unit / 2),
+        "seconds": seconds / len(inputs),
         "failed": float((~outcome.success).sum()),
     }
-    return cost, outcome.scores
 
 
 def reference_norms(model: nn.Module, inputs: Tensor, path: Path) -> Tensor:
@@ -112,7 +101,7 @@ def reference_norms(model: nn.Module, inputs: Tensor, path: Path) -> Tensor:
         with torch.no_grad():
             predicted = torch.cat([model(batch).argmax(1) for batch in inputs.split(BATCH_SIZE)])
         for name, search in reference_searches(float(first_order_margin(fast, inputs[:64]).score.median())).items():
-            adv_inputs = run_search(search, fast, inputs).adv_inputs
+            adv_inputs = run_search(search, fast, inputs)[0].adv_inputs
             changed = prediction_changes(model, adv_inputs, predicted)
             best = torch.where(changed, perturbation_norm(adv_inputs - inputs), torch.inf).minimum(best)
             print(
@@ -137,13 +126,14 @@ def benchmark(
         if (network, name) in done:
             continue
         n = min(num_examples, len(inputs))
-        cost, scores = measure(search, fast, inputs[:n])
+        outcome, cost = run_search(search, fast, inputs[:n])
+        scores = outcome.scores
         row = {"network": network, "attack": name, **cost, "ratio": float((scores / reference[:n]).median())}
         row |= rank_agreement(scores, reference[:n])
         if given is not None and n == len(given):
             row["given"] = rank_agreement(scores, given)
         if name in LONG:
-            default = run_search(OURS["default: boundary"], fast, inputs[:n]).scores
+            default = run_search(OURS["default: boundary"], fast, inputs[:n])[0].scores
             row["default"] = rank_agreement(default, reference[:n])
         results.parent.mkdir(parents=True, exist_ok=True)
         with results.open("a") as file:
