@@ -12,7 +12,8 @@ with columns id, row of the test split, and norm); the long searches run on it a
 - CPU: process time on one thread, over that of one f+b on the same network, measured right before and right after each
   batch of the attack. Every attack gets the same accelerated copy of the network.
 - Reference: for each example the smallest norm that any of four long searches (and the given file) has found, verified
-  on the network as it was before acceleration. Failed searches of peers rank as least robust.
+  on the network as it was before acceleration. The other libraries' searches rank by the norm where they ended, also
+  those that failed.
 """
 
 from __future__ import annotations

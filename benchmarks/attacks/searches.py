@@ -85,8 +85,8 @@ def art(attack: type, **settings: Any) -> Search:
 
 
 def _by_norm(inputs: Tensor, adv_inputs: Tensor, success: Tensor) -> Outcome:
-    # A failed search ranks its example as least robust, which does the peer the least harm.
-    return Outcome(torch.where(success, perturbation_norm(adv_inputs - inputs), 0.0), success, adv_inputs)
+    # Also where it failed: a search that stopped right before the boundary ranks well.
+    return Outcome(perturbation_norm(adv_inputs - inputs), success, adv_inputs)
 
 
 OURS: dict[str, Search] = {
