@@ -184,16 +184,17 @@ def test_same_logits_and_gradients(name: str, dtype: torch.dtype) -> None:
     assert (fast is model) or not any(parameter.requires_grad for parameter in fast.parameters())
 
 
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "traced"])
-def test_the_model_is_left_as_it_was(name: str) -> None:
+def test_the_model_is_left_as_it_was(name: str, bf16: bool) -> None:
     model = build(name).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     modules = [(module, module.training, len(module._forward_hooks)) for module in model.modules()]
-    fast = accelerated(model, INPUTS)
+    fast = accelerated(model, INPUTS, bf16=bf16)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert [(module, module.training, len(module._forward_hooks)) for module in model.modules()] == modules
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
-    if fast is not model:
+    if fast is not model and name != "not to be copied":
         fast.get_parameter(next(name for name, _ in fast.named_parameters())).data.zero_()
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
@@ -257,6 +258,20 @@ def test_bfloat16_only_where_asked_for() -> None:
     _, gradient = logits_and_gradient(coarse, INPUTS)
     assert gradient.isfinite().all()
     assert gradient.any()
+
+
+def test_what_bfloat16_cannot_do_is_done_without() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 6)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return torch.lerp(inputs, self.linear(inputs), 0.5)  # refuses two dtypes
+
+    torch.manual_seed(0)
+    model, inputs = Mixed(), torch.rand(4, 6)
+    torch.testing.assert_close(accelerated(model, inputs, bf16=True)(inputs), model(inputs))
 
 
 def test_resnet20(shared_data: Path) -> None:

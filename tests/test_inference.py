@@ -58,6 +58,7 @@ def test_a_model_that_writes_into_its_input_does_no_harm() -> None:
     [
         (torch.full((4, 3), float("nan")), "finite logits.*4 of 4"),
         (torch.rand(4, 3).softmax(1), "got probabilities"),
+        (torch.linspace(0, 4, 8).view(4, 2).bfloat16().softmax(1), "got probabilities"),
         (torch.rand(4), r"shape \(4, K\)"),
         (torch.rand(4, 1), "K >= 2"),
         (torch.rand(3, 5), r"got shape \(3, 5\)"),

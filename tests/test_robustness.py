@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from aradals.adaptive_smoothing import assign_subsets
-from aradals.attacks import ATTACKS, AttackResult, boundary, deepfool, describe_attack, get_attack
+from aradals.attacks import ATTACKS, AttackResult, boundary, deepfool, describe_attack, get_attack, pgd
 from aradals.data import load_data
 from aradals.errors import InputError
 from aradals.models import build_model, load_checkpoint
@@ -90,6 +91,7 @@ def test_shuffling_without_ids_is_refused(model: nn.Module, inputs: Tensor) -> N
         (torch.zeros(2, 6, dtype=torch.uint8), "/ 255"),
         (torch.full((2, 6), 2.0), "values from 2 to 2"),
         (torch.zeros(0, 6), "at least one example"),
+        (torch.zeros(2, 5), r"a model that takes inputs of shape \(2, 5\), got RuntimeError"),
         ([], "at least one example"),
         ([["cat", "dog"]], "list of str, str"),
         ([(torch.rand(2), torch.rand(2, 6), torch.zeros(2))], "integer ids"),
@@ -221,6 +223,11 @@ class TestProgress:
         assert capsys.readouterr().err == ""
 
 
+def test_frozen_scripts_have_no_mode(model: nn.Module, inputs: Tensor) -> None:
+    model, inputs = model.float().eval(), inputs.float()
+    assert_equal(score(torch.jit.freeze(torch.jit.script(model)), inputs), score(model, inputs))
+
+
 class Detached(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         return inputs.detach()[:, :2] * 3 - 1
@@ -258,6 +265,26 @@ class TestModelsThatMeanNothing:
         monkeypatch.setattr("aradals.robustness.accelerated", None)  # would be called next
         with pytest.raises(InputError, match="a gradient with respect to its inputs"):
             next(tables)
+
+    def test_without_gradient_there_is_no_robust_accuracy(self, inputs: Tensor) -> None:
+        with pytest.raises(InputError, match="a gradient with respect to its inputs"):
+            score(Detached(), inputs.float(), functools.partial(pgd, radius=0.1))
+
+    def test_equal_classes_have_a_gradient(self, inputs: Tensor) -> None:
+        """Every class is there twice: the margin over the second is 0 everywhere, the others are still away."""
+
+        class Twice(nn.Linear):
+            def forward(self, inputs: Tensor) -> Tensor:
+                return super().forward(inputs).repeat(1, 2)
+
+        torch.manual_seed(0)
+        model = Twice(6, 4).double()
+        with torch.no_grad():
+            model.bias.sub_(model(inputs)[:, :4].mean(0))
+        once = nn.Linear(6, 4).double()
+        once.load_state_dict(model.state_dict())
+        torch.testing.assert_close(score(model, inputs, "deepfool").norm, score(once, inputs, "deepfool").norm)
+        assert score(model, inputs, verified=True).norm.isfinite().all()
 
     def test_without_gradient_the_logit_margin_does(self, inputs: Tensor) -> None:
         table = score(Detached(), inputs.float(), "logit_margin")

@@ -16,7 +16,7 @@ from aradals.artifacts import load_scores, save_scores
 from aradals.data import Examples
 from aradals.errors import InputError
 from aradals.robustness import ScoreTable, merge_tables, score, score_batches
-from aradals.scoring import score_examples, score_stage, scoring_record
+from aradals.scoring import check_attack, score_examples, score_stage, scoring_record, subsets_of
 
 COLUMNS = ("ids", "predicted", "score", "norm", "success", "num_forward", "num_backward")
 
@@ -223,6 +223,21 @@ def test_batches_shrink_where_they_take_too_long(examples: Examples, monkeypatch
     assert sizes == [8, 16, 32, *[4] * 11]
     assert [len(ids) for ids, _, _ in scoring._timed_batches(examples, 64, rate=1e6)] == [64, 36]
     assert next(iter(scoring._timed_batches(examples, 64, rate=1e-6)))[0].tolist() == examples.ids[:1].tolist()
+
+
+def test_subsets_by_any_ids(tmp_path: Path) -> None:
+    ids = torch.tensor([-3, 10**15, 7, 4 * 10**17])
+    zeros, path = torch.zeros_like(ids), tmp_path / "scores.parquet"
+    save_scores(path, ScoreTable(ids, zeros, ids.double(), ids.double(), zeros == 0, zeros, zeros, "a()"), {})
+    assert subsets_of(path, ids.flip(0), 4).tolist() == [3, 1, 2, 0]
+    with pytest.raises(InputError, match="none for 2 of 3"):
+        subsets_of(path, torch.tensor([7, 8, 5 * 10**17]), 2)
+
+
+@pytest.mark.parametrize("attack", ["boundary", "deepfool", "ddn", "fmn"])
+def test_settings_are_tried_on_many_classes(attack: str) -> None:
+    with pytest.raises(InputError, match=f"settings that {attack} can use"):
+        check_attack(attack, {"num_candidates": 12.5})
 
 
 def test_merged_tables_are_sorted_and_hold_each_id_once() -> None:

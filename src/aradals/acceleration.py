@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def accelerated(model: nn.Module, inputs: Tensor, *, bf16: bool = False) -> nn.M
         model: maps inputs in [0, 1] to logits of shape (N, K). It is left as it was found.
         inputs: shape (N, ...), values in [0, 1]; the first few are used for the checks.
         bf16: compute in bfloat16 where autocast does so, and return float32 logits. They are coarser by far than
-            rounding, and checked for finiteness alone.
+            rounding, and checked for finiteness alone; a model that bfloat16 breaks goes without it.
 
     Returns:
         A model on the same device, for inputs of the same dtype.
@@ -54,10 +55,11 @@ def accelerated(model: nn.Module, inputs: Tensor, *, bf16: bool = False) -> nn.M
             except Exception:  # whatever other people's code raises when it is copied or rearranged
                 continue
         if bf16:
-            candidate = _Bfloat16(fast)
-            if all(values.isfinite().all() for values in _logits_and_gradient(candidate, sample)):
-                fast = candidate
-    return fast if fast is model else fast.eval()
+            with suppress(Exception):  # an operation that bfloat16 lacks
+                candidate = _Bfloat16(fast).eval()
+                if all(values.isfinite().all() for values in _logits_and_gradient(candidate, sample)):
+                    fast = candidate
+    return fast
 
 
 def _logits_and_gradient(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +83,7 @@ def _agree(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> boo
 
 
 def _freeze(model: nn.Module, sample: Tensor) -> nn.Module:
-    return model.eval().requires_grad_(False)
+    return model.requires_grad_(False)
 
 
 def _fold_batch_norm(model: nn.Module, sample: Tensor) -> nn.Module:
@@ -150,7 +152,7 @@ def _nodes(root: Any) -> Iterator[Any]:
 
 def _use_channels_last(model: nn.Module, sample: Tensor) -> nn.Module:
     if sample.ndim == 4 and any(isinstance(module, nn.Conv2d) for module in model.modules()):
-        return _ChannelsLast(model)
+        return _ChannelsLast(model).eval()
     return model
 
 

@@ -74,13 +74,15 @@ def project_to_plane(inputs: Tensor, gradient: Tensor, margin: Tensor) -> tuple[
     length, missing = torch.zeros_like(margin), margin
     for _ in range(_NEWTON_STEPS):
         slope = free.square().sum(1)
-        length = length + torch.where(slope > 0, missing / slope, 0.0)
+        # Each example stops on its own, or its step would depend on the batch that it is in.
+        going_on = (slope > 0) & (missing.abs() > 1e-4 * margin.abs())
+        if not going_on.any():
+            break
+        length = length + torch.where(going_on, missing / slope, 0.0)
         moved = x - length[:, None] * g
         target = moved.clamp(0, 1)
         delta, free = target - x, torch.where(target == moved, g, 0.0)
         missing = margin + (g * delta).sum(1)
-        if (missing.abs() <= 1e-4 * margin.abs()).all() or torch.equal(target, moved):
-            break
     return delta.view_as(inputs), missing.abs() <= 1e-2 * margin.abs()
 
 

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from aradals.acceleration import accelerated
-from aradals.attacks import ATTACKS, Attack, AttackResult, bind_attack, deepfool, describe_attack, logit_margin
+from aradals.attacks import ATTACKS, Attack, AttackResult, bind_attack, deepfool, describe_attack, logit_margin, pgd
 from aradals.attacks.base import prediction_changes
 from aradals.errors import InputError, MissingExtraError
-from aradals.inference import check_logits, evaluation_mode
+from aradals.inference import check_logits, evaluation_mode, try_model
 from aradals.margins import (
     check_inputs,
-    class_margin,
     forward_with_graph,
     gradients_enabled,
     input_gradient,
@@ -246,17 +245,19 @@ def check_differentiable(model: nn.Module, inputs: Tensor) -> None:
         inputs: shape (N, ...), values in [0, 1]; a few are tried, and a few random inputs beside them.
 
     Raises:
-        InputError: the model has no gradient, or one that vanishes at all of these inputs.
+        InputError: the model cannot be called, or has no gradient, or one that vanishes at all of these inputs.
     """
     got, some = "logits without a gradient", inputs[:_NUM_TRIED]
+    try_model(model, some)
     try:
         with gradients_enabled(model):
             for tried in (some, _noise(some)):
                 points, logits = forward_with_graph(model, model_inputs(model, tried))
-                margin, *_ = class_margin(check_logits(logits, len(tried)))
-                if input_gradient(margin, points).any():
+                check_logits(logits, len(tried))
+                lead = logits.amax(1) - logits.mean(1)  # over all: two classes may tie everywhere
+                if input_gradient(lead, points).any():
                     return
-                if margin.requires_grad:
+                if lead.requires_grad:
                     got = f"a gradient of 0 at {len(some)} inputs and at as many random ones"
     except RuntimeError as error:
         got = f"{type(error).__name__}: {error}"
@@ -270,7 +271,7 @@ def check_differentiable(model: nn.Module, inputs: Tensor) -> None:
 def _uses_gradients(run_attack: Attack) -> bool:
     """Whether it is one of ours that does; other people's attacks are not judged beforehand."""
     attack = getattr(run_attack, "func", run_attack)
-    return attack is not logit_margin and any(attack is other for other in ATTACKS.values())
+    return attack is not logit_margin and (attack is pgd or any(attack is other for other in ATTACKS.values()))
 
 
 def _confirm(model: nn.Module, inputs: Tensor, result: AttackResult, bf16: bool) -> AttackResult:

@@ -189,9 +189,9 @@ def subsets_of(scores: Path, ids: Tensor, num_subsets: int) -> Tensor:
         InputError: the table lacks some of them.
     """
     table, _ = load_scores(scores)
-    score_of = torch.full((int(max(table.ids.max(), ids.max())) + 1,), float("nan"), dtype=torch.float64)
-    score_of[table.ids] = table.score.double()
-    found = score_of[ids]
+    known, order = table.ids.sort()
+    row = order[torch.searchsorted(known, ids).clamp(max=len(known) - 1)]
+    found = torch.where(table.ids[row] == ids, table.score[row].double(), torch.nan)
     if found.isnan().any():
         raise InputError(
             expected=f"a score for every example in {scores}",
@@ -202,14 +202,14 @@ def subsets_of(scores: Path, ids: Tensor, num_subsets: int) -> Tensor:
 
 
 def check_attack(attack: str, attack_args: dict[str, Any]) -> None:
-    """Try an attack and its settings on a single two-dimensional input, before they are needed.
+    """Try an attack and its settings on a single input of a hundred classes, before they are needed.
 
     Raises:
         InputError: no such attack or setting, or a value that it cannot have.
     """
     run_attack = choose_attack(attack, attack_args)
     try:
-        run_attack(nn.Identity(), torch.tensor([[0.9, 0.3]]))
+        run_attack(nn.Identity(), torch.linspace(0.9, 0.3, 100)[None])
     except (TypeError, RuntimeError) as error:
         raise InputError(
             expected=f"settings that {attack} can use", got=f"{attack_args} ({error})", hint="numbers"

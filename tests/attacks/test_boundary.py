@@ -95,10 +95,31 @@ def test_verification_leaves_the_score() -> None:
     assert (model(verified.adv_inputs).argmax(1) != verified.predicted).all()
 
 
+def test_two_passes_verify_a_good_estimate() -> None:
+    """Just beyond the boundary and just before it; rounding has no say, or norms would depend on the batch."""
+    model, _, _ = linear_problem((8,), 2)
+    inputs = 0.45 + 0.1 * torch.rand(500, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    num_checks = boundary(model, inputs, verified=True).num_forward - boundary(model, inputs).num_forward
+    assert num_checks.eq(2).all()
+
+
 def test_a_search_that_points_nowhere_is_flagged() -> None:
     result = boundary(Bowl(), torch.tensor([[0.2, 0.9], [0.99, 0.5], [0.2, 0.2]]))
     assert result.success.tolist() == [True, False, True]
     torch.testing.assert_close(result.score[1], torch.tensor(0.0225 / 0.1))
+
+
+class Slope(nn.Module):
+    """Up to 0.5 the margin falls along the second axis, but too little to end within the box; beyond, it is crossed."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        margin = 0.5 - 0.1 * inputs[:, 1] - 8 * (inputs[:, 0] - 0.5).clamp(min=0)
+        return torch.stack([margin, torch.zeros_like(margin)], 1)
+
+
+def test_a_boundary_outside_the_box_is_none() -> None:
+    result = boundary(Slope(), torch.tensor([[0.2, 0.5], [0.51, 0.5]]))
+    assert result.success.tolist() == [False, True]
 
 
 def test_examples_leave_when_the_estimates_agree() -> None:

@@ -298,6 +298,7 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     "unknown argument of the attack": (lambda w: w.diagnose(*w.model, "--attack_args", "{stes: 3}"), "steps"),
     "attack without steps": (lambda w: w.diagnose(*w.model, "--attack_args", "{steps: 0}"), "steps=0"),
     "steps in words": (lambda w: w.recipe("steps: 10", "steps: ten"), "ten"),
+    "folder as a table": (lambda w: ["score", *w.model, "--output", w.folder], "scores.parquet"),
     "attack of score": (lambda w: ["score", *w.model, "--attack", "x", "--output", w.folder / "s.parquet"], "'x'"),
     "unknown corruption": (lambda w: w.evaluate("--corruptions", "fog_noise"), "gaussian_noise"),
     "unknown corruption in a recipe": (lambda w: w.run("--evaluation.corruptions=[mist]"), "'mist'"),

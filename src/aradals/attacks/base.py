@@ -135,7 +135,9 @@ def closest_crossing(
     longest = box_diagonal(inputs)
     shortest = longest * torch.finfo(inputs.dtype).eps
     length = (1.005 * estimate).clamp(shortest, longest)
-    lower, upper, change = torch.zeros_like(length), torch.full_like(length, math.inf), torch.full_like(length, 0.01)
+    lower, upper = torch.zeros_like(length), torch.full_like(length, math.inf)
+    # Clearly less than the precision, so that rounding does not decide whether one bracket is narrow enough.
+    change = torch.full_like(length, 0.009)
     adv_inputs, num_forward = inputs.clone(), torch.zeros_like(predicted)
     active = torch.arange(len(inputs), device=inputs.device)
     for _ in range(_MAX_VERIFICATIONS):

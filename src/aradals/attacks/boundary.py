@@ -116,17 +116,18 @@ def boundary(
             best[rows] = torch.where(nearer, distance, best[rows])
             direction[rows[nearer]] = unit(delta[nearer])
 
-        success, adv_inputs = best.isfinite(), inputs
+        found = best < box_diagonal(inputs)  # what is as far as the box is wide is no boundary in it
+        success, adv_inputs = found, inputs
         if verified:
             adv_inputs, success, num_checks = closest_crossing(
-                model, inputs, direction, predicted, torch.where(success, best, fallback)
+                model, inputs, direction, predicted, torch.where(found, best, fallback)
             )
             num_forward += num_checks
     norm = perturbation_norm(adv_inputs.double() - inputs.double()).to(best.dtype)
     return AttackResult(
         adv_inputs=adv_inputs,
         predicted=predicted,
-        score=torch.where(success, torch.where(best.isfinite(), best, norm), fallback),
+        score=torch.where(success, torch.where(found, best, norm), fallback),
         norm=torch.where(success & verified, norm, math.inf),
         success=success,
         num_forward=num_forward,

@@ -59,10 +59,13 @@ def run(
     """Score the examples."""
     from aradals.artifacts import json_text, load_scores, save_scores
     from aradals.audit import audit_scores, describe_audit
+    from aradals.errors import InputError
     from aradals.files import ensure_writable
     from aradals.scoring import check_attack, check_num_subsets, score_examples, scoring_record
 
     check_attack(attack, attack_args)
+    if output.is_dir():
+        raise InputError(expected="--output FILE.parquet", got=f"folder {output}", hint=str(output / "scores.parquet"))
     ensure_writable(output.parent)
     examples = Source(**source).load()
     if audit:
