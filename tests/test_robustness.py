@@ -309,7 +309,7 @@ class TestModelsThatMeanNothing:
 
         class Steps(nn.Module):
             def forward(self, inputs: Tensor) -> Tensor:
-                return torch.stack([inputs[:, 0].mul(2).floor(), inputs[:, 0] * 1e-3 + 0.4], 1)
+                return torch.stack([inputs[:, 0].mul(2).floor(), inputs[:, 0] * 0.5 + 0.4], 1)
 
         late = torch.cat([torch.full((40, 1), 0.1), torch.full((2, 1), 0.9)])
         assert score(Steps(), late, "first_order_margin", batch_size=4).predicted.sum() == 40

@@ -37,8 +37,8 @@ def class_margin(logits: Tensor, predicted: Tensor | None = None) -> tuple[Tenso
 def linear_distance(margin: Tensor, gradient: Tensor, norm_order: float = 2) -> Tensor:
     """Finite estimate of the distance to a boundary: the margin over the dual norm of its gradient, shape (N,).
 
-    It is at most the diagonal of the box [0, 1]^D, which no perturbation exceeds. Where the gradient vanishes
-    nothing is known; the estimate is then 0, because a failed estimate must never look like robustness.
+    Where the gradient vanishes, or is so small that the distance exceeds the diagonal of the box [0, 1]^D, nothing is
+    known. The estimate is then 0, because a failed estimate must never look like robustness.
 
     Args:
         margin: shape (N,).
@@ -46,7 +46,8 @@ def linear_distance(margin: Tensor, gradient: Tensor, norm_order: float = 2) -> 
         norm_order: 2 or inf, of the distance.
     """
     slope = gradient.flatten(1).norm(p=1 if norm_order == math.inf else 2, dim=1)
-    return torch.where(slope > 0, (margin / slope).clamp(max=box_diagonal(gradient, norm_order)), 0.0)
+    distance = margin / slope
+    return torch.where((slope > 0) & (distance <= box_diagonal(gradient, norm_order)), distance, 0.0)
 
 
 def box_diagonal(inputs: Tensor, norm_order: float = 2) -> float:

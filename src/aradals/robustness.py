@@ -277,19 +277,26 @@ def _uses_gradients(run_attack: Attack) -> bool:
 def _confirm(model: nn.Module, inputs: Tensor, result: AttackResult, bf16: bool) -> AttackResult:
     """What was found on a faster copy, as ``model`` itself sees it: a norm counts where it changes *its* prediction.
 
-    The copies differ by rounding, so predictions are taken over from that copy unless it is the coarse one.
+    Right behind the boundary of the copy, rounding may have the model still before it; such a perturbation is
+    lengthened. Predictions are the copy's, which differ by rounding, unless it is the coarse one.
     """
-    found = result.norm.isfinite()
+    predicted, num_forward = result.predicted, result.num_forward + int(bf16)
+    norm = torch.full_like(result.norm, torch.inf)
     with evaluation_mode(model), torch.no_grad():
-        predicted = result.predicted
+        origin = model_inputs(model, inputs)
         if bf16:
-            predicted = check_logits(model(model_inputs(model, inputs)), len(inputs)).argmax(1)
-        norm = result.norm.clone()
-        if found.any():
-            adv_inputs = model_inputs(model, result.adv_inputs[found])
-            norm[found] = torch.where(prediction_changes(model, adv_inputs, predicted[found]), norm[found], torch.inf)
-    num_forward = result.num_forward + found.long() + int(bf16)
-    return replace(result, predicted=predicted, norm=norm, num_forward=num_forward)
+            predicted = check_logits(model(origin), len(inputs)).argmax(1)
+        for lengthening in (1.0, 1.001, 1.01, 1.1):
+            rows = (result.norm.isfinite() & norm.isinf()).nonzero()[:, 0]
+            if len(rows) == 0:
+                break
+            start = origin[rows]
+            points = (start + lengthening * (model_inputs(model, result.adv_inputs[rows]) - start)).clamp(0, 1)
+            changed = prediction_changes(model, points, predicted[rows])
+            norm[rows[changed]] = lengthening * result.norm[rows[changed]]  # or less, where the box is in the way
+            num_forward[rows] += 1
+    success = result.success & (norm.isfinite() | result.norm.isinf())
+    return replace(result, predicted=predicted, norm=norm, success=success, num_forward=num_forward)
 
 
 def _sample(

@@ -88,19 +88,32 @@ def test_without_verification_no_norm_is_claimed() -> None:
 
 def test_verification_leaves_the_score() -> None:
     model, inputs = trained_digits()
-    result, verified = boundary(model, inputs), boundary(model, inputs, verified=True)
+    result, verified = (
+        boundary(model, inputs, num_candidates=10),
+        boundary(model, inputs, verified=True),
+    )
     torch.testing.assert_close(verified.score, result.score)
     assert (verified.num_forward > result.num_forward).all()
     assert torch.equal(verified.num_backward, result.num_backward)
     assert (model(verified.adv_inputs).argmax(1) != verified.predicted).all()
 
 
-def test_two_passes_verify_a_good_estimate() -> None:
-    """Just beyond the boundary and just before it; rounding has no say, or norms would depend on the batch."""
-    model, _, _ = linear_problem((8,), 2)
-    inputs = 0.45 + 0.1 * torch.rand(500, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    num_checks = boundary(model, inputs, verified=True).num_forward - boundary(model, inputs).num_forward
-    assert num_checks.eq(2).all()
+def test_verified_norms_look_at_more_candidates() -> None:
+    """Half of the classes are far behind in logits, and so steep that theirs is the nearest boundary."""
+    linear = nn.Linear(20, 10, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.tensor([1.0] * 5 + [100.0] * 5, dtype=torch.float64)
+    with torch.no_grad():
+        linear.weight.copy_(scale[:, None] * torch.randn(10, 20, dtype=torch.float64, generator=generator))
+        linear.bias.copy_(-linear.weight.sum(1) / 2 - (scale > 1) * 10.0)
+        linear.bias[0] += 3
+    inputs = 0.49 + 0.02 * torch.rand(50, 20, dtype=torch.float64, generator=generator)
+    logits = linear(inputs).detach()
+    predicted, weight = logits.argmax(1), linear.weight.detach()
+    slopes = (weight[predicted][:, None] - weight).norm(dim=2)
+    distances = ((logits.amax(1, keepdim=True) - logits) / slopes).scatter(1, predicted[:, None], math.inf).amin(1)
+    assert (boundary(linear, inputs).score > 1.01 * distances).any()
+    assert (boundary(linear, inputs, verified=True).norm <= 1.01 * distances).all()
 
 
 def test_a_search_that_points_nowhere_is_flagged() -> None:
@@ -125,7 +138,8 @@ def test_a_boundary_outside_the_box_is_none() -> None:
 def test_examples_leave_when_the_estimates_agree() -> None:
     model, inputs = curved_problem()
     result = boundary(model, inputs, num_candidates=1, steps=6)
-    assert result.num_forward.min() < result.num_forward.max() <= 6
+    num_others = 3  # with logits close to those of the one candidate
+    assert result.num_forward.min() < result.num_forward.max() <= 6 + num_others
     assert torch.equal(result.num_forward, result.num_backward)
     linear, points, _ = linear_problem((8,), 2)
     assert boundary(linear, points).num_forward.eq(2).all()

@@ -29,6 +29,9 @@ from aradals.margins import (
     working_dtype,
 )
 
+_MAX_CANDIDATES = 10
+_STEEPER = 1.15
+
 
 def boundary(
     model: nn.Module,
@@ -54,12 +57,13 @@ def boundary(
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
         inputs: shape (N, ...), values in [0, 1].
-        num_candidates: how many of the K - 1 other classes, largest logits first, are linearised at the input.
+        num_candidates: how many of the K - 1 other classes, largest logits first, are linearised at the input; up to
+            10 where the logits of others are close, and always with ``verified``.
         reach: further candidates are followed where their plane is nearer than this multiple of the score so far.
         steps: at most so many linearisations for each class that is followed, the one at the input included.
         tolerance: of the logarithm of the ratio of the two estimates.
         verified: search, by a few forward passes along the final direction, a point where the prediction is seen to
-            change; its norm is ``norm``. The score remains the estimate, which ranks better.
+            change; its norm is ``norm``. The score remains an estimate.
 
     Raises:
         InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities.
@@ -83,21 +87,34 @@ def boundary(
         rounding = torch.finfo(inputs.dtype).eps * logits.detach().abs().amax(1, keepdim=True)
         margins_at_input = margins.detach().maximum(rounding).scatter(1, predicted[:, None], math.inf)
 
-        # 1. The planes of the candidates, as they look from the input.
-        num_candidates = min(num_candidates, logits.shape[1] - 1)
+        # 1. The planes of the candidates, as they look from the input: of the first few for every example, of others
+        # where they would be the nearest if their gradient were a little steeper than the steepest so far.
+        num_first = min(max(num_candidates, _MAX_CANDIDATES if verified else 1), logits.shape[1] - 1)
+        num_candidates = min(max(num_first, _MAX_CANDIDATES), logits.shape[1] - 1)
         margin, candidates = margins_at_input.topk(num_candidates, largest=False)
-        distances, deltas = torch.full_like(margin, math.inf), []
+        distances, steepest = torch.full_like(margin, math.inf), torch.zeros_like(margin[:, 0])
+        starts = origin.new_zeros(len(inputs), num_candidates, *inputs.shape[1:])
+        num_forward, num_backward = torch.ones_like(predicted), torch.zeros_like(predicted)
         for k in range(num_candidates):
-            gradient = input_gradient(margins.gather(1, candidates[:, [k]])[:, 0], points, keep_graph=True)
+            if k < num_first:
+                rows = torch.arange(len(inputs), device=inputs.device)
+                gradient = input_gradient(margins.gather(1, candidates[:, [k]])[:, 0], points, keep_graph=True)
+            else:
+                rows = (margin[:, k] < _STEEPER * steepest * distances.amin(1)).nonzero()[:, 0]
+                if len(rows) == 0:
+                    break
+                _, gradient, _ = margin_and_gradient(model, inputs[rows], predicted[rows], candidates[rows, k])
+                num_forward[rows] += 1
+            num_backward[rows] += 1
             if k == 0:
                 fallback = linear_distance(margin[:, 0], gradient)
-            delta, reachable = project_to_plane(origin, gradient, margin[:, k])
+            delta, reachable = project_to_plane(origin[rows], gradient, margin[rows, k])
             distance = torch.where(reachable, perturbation_norm(delta), box_diagonal(inputs))
-            distances[:, k] = torch.where(gradient.flatten(1).ne(0).any(1), distance, math.inf)
-            deltas.append(delta)
-        num_forward, num_backward = torch.ones_like(predicted), torch.full_like(predicted, num_candidates)
+            slope = perturbation_norm(gradient)
+            distances[rows, k] = torch.where(slope > 0, distance, math.inf)
+            steepest[rows] = steepest[rows].maximum(slope)
+            starts[rows, k] = delta
         distances, nearest = distances.sort(1)
-        starts = torch.stack(deltas, 1)
 
         # 2. From the nearest plane on, then from the others within reach.
         best, direction = torch.full_like(fallback, math.inf), torch.zeros_like(origin)

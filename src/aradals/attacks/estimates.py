@@ -41,7 +41,7 @@ def first_order_margin(model: nn.Module, inputs: Tensor, *, norm_order: float = 
     """Distance to the linearised boundary with the runner-up: one forward and one backward pass.
 
     The score is the logit margin over the dual norm of its gradient, in input units; 0, flagged as failed, where the
-    gradient vanishes.
+    gradient vanishes or puts the boundary out of the box.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
@@ -62,6 +62,7 @@ def first_order_margin(model: nn.Module, inputs: Tensor, *, norm_order: float = 
         check_logits(logits, len(inputs))
         margin, predicted, _ = class_margin(logits)
         gradient = input_gradient(margin, points)
-    score = linear_distance(margin.detach(), gradient, norm_order)
-    sound = gradient.flatten(1).ne(0).any(1)
+    margin = margin.detach()
+    score = linear_distance(margin, gradient, norm_order)
+    sound = gradient.flatten(1).ne(0).any(1) & ((score > 0) | (margin == 0))
     return estimate_result(inputs, score, predicted=predicted, sound=sound, num_forward=1, num_backward=1)

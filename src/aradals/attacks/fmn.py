@@ -27,6 +27,7 @@ from aradals.margins import (
     input_gradient,
     linear_distance,
     model_inputs,
+    project_to_plane,
     working_dtype,
 )
 
@@ -118,7 +119,7 @@ def fmn(
 def _nearest_plane(
     model: nn.Module, inputs: Tensor, norm_order: float, num_candidates: int
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    """The shortest step across a linearised boundary, disregarding the box.
+    """The shortest step across a linearised boundary; in L-inf disregarding the box.
 
     Returns:
         ``(delta, predicted, fallback, num_gradients)``: the step, 0 where every gradient vanishes, shape (N, ...);
@@ -129,20 +130,26 @@ def _nearest_plane(
     predicted = logits.argmax(1)
     margins = (logits.gather(1, predicted[:, None]) - logits).scatter(1, predicted[:, None], math.inf)
     margin, candidates = margins.topk(min(num_candidates, logits.shape[1] - 1), largest=False)
+    origin = inputs.to(working_dtype(inputs))
     # A step shorter than the rounding of the inputs cannot be taken.
     shortest = box_diagonal(inputs, norm_order) * torch.finfo(inputs.dtype).eps
 
-    delta, nearest = torch.zeros_like(inputs, dtype=working_dtype(inputs)), torch.full_like(margin[:, 0], math.inf)
+    delta, nearest = torch.zeros_like(origin), torch.full_like(margin[:, 0], math.inf)
     for k in range(candidates.shape[1]):
         gradient = input_gradient(margin[:, k], points, keep_graph=True)
-        distance = linear_distance(margin[:, k].detach() + _rounding(logits), gradient, norm_order)
+        to_cross = margin[:, k].detach() + _rounding(logits)
+        distance = linear_distance(to_cross, gradient, norm_order)
         if k == 0:
             fallback = distance
-        nearer = (distance < nearest) & gradient.flatten(1).ne(0).any(1)
-        nearest = torch.where(nearer, distance, nearest)
-        direction = -gradient.sign() if norm_order == math.inf else -unit(gradient)
-        step = per_example((1 + _OVERSHOOT) * distance.clamp(min=shortest), direction) * direction
-        delta = torch.where(per_example(nearer, step), step, delta)
+        if norm_order == math.inf:
+            step = -per_example(distance, gradient) * gradient.sign()
+        else:
+            step, _ = project_to_plane(origin, gradient, to_cross)
+        length = perturbation_norm(step, norm_order)
+        nearer = (distance > 0) & (length < nearest)
+        nearest = torch.where(nearer, length, nearest)
+        stretch = (1 + _OVERSHOOT) * length.clamp(min=shortest) / length
+        delta = torch.where(per_example(nearer, step), per_example(stretch, step) * step, delta)
     return delta, predicted, fallback, candidates.shape[1]
 
 
