@@ -189,8 +189,8 @@ def add_data_arguments(parser: ArgumentParser) -> None:
 
 ATTACK_HELP = """\
 how robustness is measured (about so many passes forward and backward per image). Estimates, to rank by: logit_margin
-(1, forward only), first_order_margin (1), boundary (5), boundary_accurate (12). Searches, for verified norms: boundary
---verified (5, and 5 forward), deepfool (10), ddn and fmn (100), carlini_wagner (thousands). One of {}\
+(1, forward only), first_order_margin (1), boundary (6), boundary_accurate (8 to 19). Searches, for verified norms:
+boundary --verified (10), deepfool (9), ddn and fmn (105), carlini_wagner (thousands). One of {}\
 """
 
 
