@@ -357,7 +357,9 @@ def test_diagnose_says_the_same_of_a_model_and_of_its_predictions(
     study: Study, scores: Path, predictions: Predictions, tmp_path: Path
 ) -> None:
     arguments = ("diagnose", "--num-subsets", 4, "--audit", 0, "--json")
-    of_model = ok(*arguments, "--checkpoint", study.checkpoint, "--data", "digits", "--output", tmp_path / "model")
+    of_model = ok(
+        *arguments, "--verified", "--checkpoint", study.checkpoint, "--data", "digits", "--output", tmp_path / "model"
+    )
     path = tmp_path / "predictions.npz"
     np.savez(path, logits=predictions.logits.numpy(), label=predictions.labels.numpy(), id=predictions.ids.numpy())
     of_file = ok(*arguments, "--predictions", path, "--scores", scores, "--output", tmp_path / "file")
