@@ -120,6 +120,8 @@ def boundary(
         best, direction = torch.full_like(fallback, math.inf), torch.zeros_like(origin)
         for rank in range(num_candidates):
             rows = (distances[:, rank] < reach * best).nonzero()[:, 0]
+            if len(rows) == 0:
+                break  # further candidates are no nearer
             start = starts[rows, nearest[rows, rank]]
             # The first search may change over to a class that turns out to be nearer; the others hold theirs, or
             # they would run back to where it has been.

@@ -22,6 +22,7 @@ from aradals.margins import (
     forward_with_graph,
     gradients_enabled,
     input_gradient,
+    logit_rounding,
     model_inputs,
     working_dtype,
 )
@@ -76,8 +77,8 @@ def ddn(
             margin, _, _ = class_margin(logits, predicted)
             gradient = input_gradient(margin, leaf)
 
-            # Best so far. Logits differ by about 1e-6 of their size between batches; a crossing is wider.
-            crossed = margin < -1e-6 * logits.abs().amax(1)
+            # Best so far.
+            crossed = margin < -logit_rounding(logits)
             norm = perturbation_norm(points.to(exact) - exact)
             better = crossed & (norm < best_norm)
             best_norm = torch.where(better, norm, best_norm)

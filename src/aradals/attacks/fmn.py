@@ -26,6 +26,7 @@ from aradals.margins import (
     gradients_enabled,
     input_gradient,
     linear_distance,
+    logit_rounding,
     model_inputs,
     project_to_plane,
     working_dtype,
@@ -85,7 +86,7 @@ def fmn(
             delta = (exact + delta).clamp(0, 1) - exact
             points = (exact + delta).to(inputs.dtype)
             leaf, logits = forward_with_graph(model, points)
-            margin = class_margin(logits, predicted)[0] + _rounding(logits)
+            margin = class_margin(logits, predicted)[0] + logit_rounding(logits)
             gradient = input_gradient(margin, leaf)
             margin = margin.detach()
 
@@ -137,7 +138,7 @@ def _nearest_plane(
     delta, nearest = torch.zeros_like(origin), torch.full_like(margin[:, 0], math.inf)
     for k in range(candidates.shape[1]):
         gradient = input_gradient(margin[:, k], points, keep_graph=True)
-        to_cross = margin[:, k].detach() + _rounding(logits)
+        to_cross = margin[:, k].detach() + logit_rounding(logits)
         distance = linear_distance(to_cross, gradient, norm_order)
         if k == 0:
             fallback = distance
@@ -151,8 +152,3 @@ def _nearest_plane(
         stretch = (1 + _OVERSHOOT) * length.clamp(min=shortest) / length
         delta = torch.where(per_example(nearer, step), per_example(stretch, step) * step, delta)
     return delta, predicted, fallback, candidates.shape[1]
-
-
-def _rounding(logits: Tensor) -> Tensor:
-    """Logits differ by about 1e-6 of their size between batches; a margin smaller than that is not won."""
-    return 1e-6 * logits.detach().abs().amax(1)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -205,6 +205,16 @@ def add_attack_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--bf16", action="store_true", help="attack a copy in bfloat16: faster where the hardware has it, and coarser"
+    )
+
+
+def add_audit_argument(parser: ArgumentParser, default: int) -> None:
+    """``--audit``."""
+    parser.add_argument(
+        "--audit",
+        type=NonNegativeInt,
+        default=default,
+        help="compare the ranking with a strong attack on so many examples (at least R); 0: do not",
     )
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import PositiveInt
 
 from aradals.cli.common import (
     Classifier,
     Source,
     add_attack_arguments,
+    add_audit_argument,
     add_data_arguments,
     add_model_arguments,
     add_prediction_arguments,
@@ -43,12 +44,7 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     add_attack_arguments(parser)
     add_prediction_arguments(parser)
     parser.add_argument("--num_subsets", type=PositiveInt, default=10, help="R; subset 0 is the least robust")
-    parser.add_argument(
-        "--audit",
-        type=NonNegativeInt,
-        default=128,
-        help="compare the ranking with a strong attack on so many examples (at least R); 0: do not",
-    )
+    add_audit_argument(parser, default=128)
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and of the audited sample")
     parser.add_argument("--json", action="store_true", help="print diagnosis.json instead of the table")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")

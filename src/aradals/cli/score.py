@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import PositiveInt
 
 from aradals.cli.common import (
     Source,
     add_attack_arguments,
+    add_audit_argument,
     add_data_arguments,
     add_model_arguments,
     load_classifier,
@@ -29,12 +30,7 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     add_model_arguments(parser)
     add_data_arguments(parser)
     add_attack_arguments(parser)
-    parser.add_argument(
-        "--audit",
-        type=NonNegativeInt,
-        default=0,
-        help="afterwards, compare the ranking with a strong attack on so many examples (at least R); 0: do not",
-    )
+    add_audit_argument(parser, default=0)
     parser.add_argument("--num_subsets", type=PositiveInt, default=10, help="R, the subsets that the audit compares")
     parser.add_argument("--seed", type=int, default=0, help="of the audited sample")
     parser.add_argument("--output", type=Path, required=True, help="FILE.parquet")
