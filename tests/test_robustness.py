@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from aradals.adaptive_smoothing import assign_subsets
 from aradals.attacks import ATTACKS, AttackResult, boundary, deepfool, describe_attack, get_attack, pgd
 from aradals.data import load_data
 from aradals.errors import InputError
 from aradals.models import build_model, load_checkpoint
 from aradals.robustness import ScoreTable, score, score_batches
+from aradals.subsets import assign_subsets
 
 COLUMNS = ("ids", "predicted", "score", "norm", "success", "num_forward", "num_backward")
 BOUNDARY = "boundary(num_candidates=3, reach=1.1, steps=6, tolerance=0.05, verified=False)"
@@ -166,7 +166,7 @@ class TestVerified:
         assert table.attack == describe_attack("deepfool")
         assert torch.equal(table.norm.isfinite(), table.success)
 
-    @pytest.mark.parametrize("attack", ["logit_margin", "first_order_margin"])
+    @pytest.mark.parametrize("attack", ["logit_margin", "confidence", "first_order_margin"])
     def test_estimates_cannot(self, attack: str, model: nn.Module, inputs: Tensor) -> None:
         with pytest.raises(InputError, match="verified none of 23"):
             score(model, inputs, attack, verified=True)
@@ -252,7 +252,7 @@ class Dominated(nn.Module):
         return logits
 
 
-GRADIENT_ATTACKS = [attack for attack in ATTACKS if attack != "logit_margin"]
+GRADIENT_ATTACKS = [attack for attack in ATTACKS if attack not in ("logit_margin", "confidence")]
 
 
 class TestModelsThatMeanNothing:

@@ -21,6 +21,7 @@ from aradals.data import Examples, overlap
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
 from aradals.robustness import score
 from aradals.study import SeedRun, load_study_data, run_study, train_one
+from aradals.update_rules import UpdateRule
 
 NUM_SUBSETS = 4
 
@@ -29,9 +30,9 @@ CONFIG = StudyConfig(
     model="small_cnn",
     model_args={"width": 4},
     methods={
-        "ada_ls": MethodConfig(update_rate="auto"),
+        "ada_ls": MethodConfig(rule=UpdateRule(rate="auto")),
         "plain": MethodConfig(),
-        "ar_adals": MethodConfig(num_subsets=3, update_rate=0.5),
+        "ar_adals": MethodConfig(num_subsets=3, rule=UpdateRule(rate=0.5)),
         "label_smoothing": MethodConfig(initial_target_prob=0.9),
     },
     splits=SplitConfig(validation=60, calibration=40, train=150),
@@ -160,7 +161,7 @@ def test_subsets_of_a_method_are_those_of_the_scorer(study: Finished) -> None:
     order = np.lexsort((table.ids.numpy(), table.score.numpy()))
     labels = splits_of(7)["test"].labels.numpy()
     for method in CONFIG.methods:
-        stored = parquet.read_table(folder / method / "evaluate" / "predictions-contrast-5.parquet")
+        stored = parquet.read_table(folder / method / "predict" / "predictions-contrast-5.parquet")
         correct = np.stack(stored["logits"].to_numpy()).argmax(1) == labels
         for subset, members in enumerate(np.split(order, NUM_SUBSETS)):
             (row,) = (
@@ -238,7 +239,7 @@ def test_a_given_checkpoint_scores_and_no_other_is_trained(
 
 
 def test_train_one_gives_the_model_of_the_study(study: Finished, tmp_path: Path) -> None:
-    checkpoint = train_one(CONFIG, "ar_adals", 7, tmp_path, log=lambda line: None)
+    [checkpoint] = train_one(CONFIG, "ar_adals", 7, tmp_path, log=lambda line: None)
     trained = load_file(checkpoint)
     expected = load_file(study.folder / "seed-7" / "ar_adals" / "train" / "model.safetensors")
     assert all(torch.equal(trained[name], expected[name]) for name in expected)
@@ -247,9 +248,9 @@ def test_train_one_gives_the_model_of_the_study(study: Finished, tmp_path: Path)
 def test_a_method_that_scores_itself_needs_no_other_model(
     seed_run: Callable[..., tuple[SeedRun, list[str]]], tmp_path: Path
 ) -> None:
-    config = self_scoring(num_subsets=3, update_rate=0.5, score_every=1)
+    config = self_scoring(num_subsets=3, rule=UpdateRule(rate=0.5), score_every=1)
     log: list[str] = []
-    checkpoint = train_one(config, "self", 0, tmp_path / "one", log=log.append)
+    [checkpoint] = train_one(config, "self", 0, tmp_path / "one", log=log.append)
     assert {path.name for path in (tmp_path / "one").iterdir()} == {"self"}
     history = load_json(checkpoint.parent / "history.json")
     assert history["settings"]["score_every"] == 1
@@ -260,10 +261,9 @@ def test_a_method_that_scores_itself_needs_no_other_model(
     assert sum("scored 150 + 60 examples by first_order_margin" in line for line in log) == 2
 
     run, _ = seed_run(config)
-    record = run.method("self")
-    assert record["training"]["scorings"] == [
-        {**scoring, "seconds": record["training"]["scorings"][i]["seconds"]}
-        for i, scoring in enumerate(history["scorings"])
+    [training] = run.record("self")["training"]
+    assert training["scorings"] == [
+        {**scoring, "seconds": training["scorings"][i]["seconds"]} for i, scoring in enumerate(history["scorings"])
     ]
     assert {path.name for path in (run.folder / "scores").iterdir()} == {"test"}  # evaluation has the fixed scorer
     assert (run.folder / "plain").exists()
@@ -275,14 +275,14 @@ def test_a_method_that_scores_itself_needs_no_other_model(
     ("settings", "message"),
     [
         ({"score_every": 0}, r"methods\.self\.score_every of at least 1, got 0"),
-        ({"score_every": 1, "num_subsets": 1}, r"methods\.self\.num_subsets above 1.*got 1; try 10"),
+        ({"score_every": 1, "num_subsets": 1}, r"methods\.self with num_subsets above 1.*got 1; try num_subsets=10"),
         ({"score_every": 2}, r"methods\.self scored early enough.*score_every=2 and update_every=1 in 3 epochs"),
         ({"score_every": 3}, "scored early enough"),
         ({"score_every": 1, "update_every": 3}, "scored early enough"),
     ],
 )
 def test_a_scoring_that_could_change_nothing_is_refused(settings: dict[str, int], message: str, tmp_path: Path) -> None:
-    config = self_scoring(**{"num_subsets": 3, **settings})
+    config = self_scoring(**{"num_subsets": 3, "rule": UpdateRule(), **settings})
     with pytest.raises(InputError, match=message):
         train_one(config, "self", 0, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -293,7 +293,7 @@ def test_the_course_of_the_targets_is_recorded(study: Finished) -> None:
         settings = CONFIG.methods[run["method"]]
         assert len(run["target_prob"]) == settings.num_subsets
         assert [epoch["epoch"] for epoch in run["epochs"]] == [1, 2]
-        if settings.update_rate:
+        if settings.rule:
             assert len(run["updates"]) == 2
         elif settings.initial_target_prob != 1:
             assert run["target_prob"] == pytest.approx([settings.initial_target_prob])
@@ -321,8 +321,7 @@ def test_a_model_file_that_changes_is_trained_anew(
     assert trained == [True, False, True]
 
 
-def test_scores_of_an_earlier_recipe_are_not_reported(seed_run: Callable[..., tuple[SeedRun, list[str]]]) -> None:
-    seed_run()[0].train("ar_adals")
+def test_only_the_scores_that_a_run_used_are_reported(seed_run: Callable[..., tuple[SeedRun, list[str]]]) -> None:
     run, _ = seed_run()
-    run.scores("test")
-    assert [record["split"] for record in run.scoring_records()] == ["test"]
+    splits = {method: [score["split"] for score in run.record(method)["scoring"]] for method in ("ar_adals", "plain")}
+    assert splits == {"ar_adals": ["test", "train", "validation"], "plain": ["test"]}

@@ -6,13 +6,9 @@ and the command line are extras: ``pip install 'ar-adals[all]'``.
 
 from aradals.adaptive_smoothing import (
     AdaptiveSmoothing,
-    assign_subsets,
-    default_update_rate,
     smoothing_to_target_prob,
-    soft_cross_entropy,
     soft_targets,
     target_prob_to_smoothing,
-    update_target_prob,
 )
 from aradals.attacks import (
     AttackResult,
@@ -26,55 +22,91 @@ from aradals.attacks import (
     pgd,
 )
 from aradals.audit import audit_scores, describe_audit, rank_agreement
-from aradals.calibration import TemperatureScaling
+from aradals.calibration import (
+    CalibratedModel,
+    HistogramBinning,
+    IsotonicCalibration,
+    MarginTemperature,
+    RobustnessTemperature,
+    TemperatureScaling,
+    VectorScaling,
+)
+from aradals.ensemble import Ensemble, pool_logits
 from aradals.errors import InputError
 from aradals.inference import Predictions, predict
+from aradals.losses import focal_loss, jensen_shannon, margin_smoothing_loss, soft_cross_entropy
 from aradals.metrics import (
     accuracy,
     brier_score,
+    disagreement,
     expected_calibration_error,
     mean_confidence,
     nll,
+    prediction_variance,
+    stability,
     subset_calibration_error,
     summarise,
 )
+from aradals.objectives import ccat, mixup
 from aradals.robustness import ScoreTable, score, score_batches
+from aradals.subsets import assign_subsets, column_subsets, match_subsets, random_subsets, subset_thresholds
+from aradals.update_rules import UpdateRule, default_update_rate
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveSmoothing",
     "AttackResult",
+    "CalibratedModel",
+    "Ensemble",
+    "HistogramBinning",
     "InputError",
+    "IsotonicCalibration",
+    "MarginTemperature",
     "Predictions",
+    "RobustnessTemperature",
     "ScoreTable",
     "TemperatureScaling",
+    "UpdateRule",
+    "VectorScaling",
     "accuracy",
     "assign_subsets",
     "audit_scores",
     "boundary",
     "brier_score",
     "carlini_wagner",
+    "ccat",
+    "column_subsets",
     "ddn",
     "deepfool",
     "default_update_rate",
     "describe_audit",
+    "disagreement",
     "expected_calibration_error",
     "first_order_margin",
     "fmn",
+    "focal_loss",
+    "jensen_shannon",
     "logit_margin",
+    "margin_smoothing_loss",
+    "match_subsets",
     "mean_confidence",
+    "mixup",
     "nll",
     "pgd",
+    "pool_logits",
     "predict",
+    "prediction_variance",
+    "random_subsets",
     "rank_agreement",
     "score",
     "score_batches",
     "smoothing_to_target_prob",
     "soft_cross_entropy",
     "soft_targets",
+    "stability",
     "subset_calibration_error",
+    "subset_thresholds",
     "summarise",
     "target_prob_to_smoothing",
-    "update_target_prob",
 ]

@@ -4,9 +4,9 @@ Y. Qin, X. Wang, A. Beutel, E. Chi, "Improving Calibration through the Relations
 Robustness", NeurIPS 2021 (arXiv 2006.16375). With K classes and R robustness subsets:
 
 1. score      s_i = the smallest L2 perturbation that changes the model's prediction  (`aradals.robustness`)
-2. subsets    rank the scores within a split and cut into R equal-sized subsets       (`assign_subsets`)
+2. subsets    rank the scores within a split and cut into R equal-sized subsets       (`aradals.subsets`)
 3. targets    true class p_r, every other class (1 - p_r)/(K - 1)                     (`soft_targets`)
-4. update     p_r <- clip(p_r - α (conf(S_r) - acc(S_r)), 1/K, 1) on validation data  (`update_target_prob`)
+4. update     p_r <- clip(p_r - α (conf(S_r) - acc(S_r)), 1/K, 1) on validation data  (`aradals.update_rules`)
 
 `AdaptiveSmoothing` is steps 3 and 4 as a loss with a state, for anyone's training loop.
 """
@@ -15,46 +15,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from aradals.errors import InputError
-
-
-def assign_subsets(scores: Tensor, num_subsets: int, ids: Tensor | None = None) -> Tensor:
-    """Rank examples by robustness and cut the ranking into subsets of equal size (step 2).
-
-    Args:
-        scores: robustness scores, shape (N,), finite; larger = more robust.
-        num_subsets: R, from 1 to N.
-        ids: shape (N,), break ties between equal scores; the position by default.
-
-    Returns:
-        Subset index per example, int64, shape (N,), in the order of ``scores``; 0 = least robust.
-        Sizes differ by at most one.
-
-    Raises:
-        InputError: scores that are not finite, or fewer examples than subsets.
-    """
-    num_examples = len(scores)
-    if not 1 <= num_subsets <= num_examples:
-        raise InputError(
-            expected=f"from 1 to {num_examples} subsets (a split of {num_examples} examples)",
-            got=f"num_subsets={num_subsets}",
-            hint="fewer subsets or a larger split",
-        )
-    if not scores.isfinite().all():
-        raise InputError(
-            expected="finite scores",
-            got=f"{int((~scores.isfinite()).sum())} that are NaN or infinite",
-            hint="the column `score` rather than `norm`, which is infinite where the search failed",
-        )
-    tie_break = np.arange(num_examples) if ids is None else ids.cpu().numpy()
-    order = torch.from_numpy(np.lexsort((tie_break, scores.detach().cpu().double().numpy())))
-    subsets = torch.empty(num_examples, dtype=torch.int64)
-    subsets[order] = torch.arange(num_examples) * num_subsets // num_examples
-    return subsets
+from aradals.losses import soft_cross_entropy
+from aradals.update_rules import (
+    TargetState,
+    UpdateRule,
+    measure,
+    update_target_prob,
+)
 
 
 def smoothing_to_target_prob(smoothing: float, num_classes: int) -> float:
@@ -86,110 +57,55 @@ def soft_targets(labels: Tensor, target_prob: Tensor, num_classes: int) -> Tenso
     return others.expand(-1, num_classes).scatter(1, labels.unsqueeze(1), target_prob.unsqueeze(1))
 
 
-def soft_cross_entropy(logits: Tensor, labels: Tensor, target_prob: Tensor) -> Tensor:
-    """Mean cross-entropy to `soft_targets`, in closed form: no target tensor of K columns is built.
-
-    With ε = (1 - p) K/(K - 1) it is (1 - ε) times the loss of the true class plus ε times the mean loss over classes.
-
-    Args:
-        logits: shape (N, K).
-        labels: int64, shape (N,).
-        target_prob: p per example, shape (N,).
-
-    Returns:
-        Scalar, in nats.
-    """
-    num_classes = logits.shape[1]
-    losses = -logits.log_softmax(1)
-    smoothing = (1 - target_prob) * (num_classes / (num_classes - 1))
-    true_class_loss = losses.gather(1, labels.unsqueeze(1)).squeeze(1)
-    return ((1 - smoothing) * true_class_loss + smoothing * losses.mean(1)).mean()
-
-
-def update_target_prob(
-    target_prob: Tensor,
-    confidence: Tensor,
-    accuracy: Tensor,
-    *,
-    num_classes: int,
-    update_rate: float,
-    leak: float = 0.0,
-) -> Tensor:
-    """The adaptive update (step 4): over-confident subsets get softer labels, under-confident ones get them back.
-
-    ``p_r <- clip(p_r - α (conf_r - acc_r + λ (p_r - mean p)), 1/K, 1)``
-
-    λ = 0 is the paper's rule, an integral controller per subset. A subset's validation gap answers only weakly
-    to its own training target, because subsets share features; so with a brisk α the integrals run to opposite
-    bounds (they wind up). The leak λ > 0 lets a subset's target leave the common level only as far as its
-    own gap justifies: at rest gap_r = -λ (p_r - mean p).
-
-    Args:
-        target_prob: p, shape (R,).
-        confidence: mean confidence of each subset on validation data, shape (R,); NaN for an empty subset,
-            whose target then stays (but for the leak).
-        accuracy: the same for accuracy.
-        num_classes: K.
-        update_rate: α. What counts is α times the number of updates.
-        leak: λ.
-
-    Returns:
-        The new p, shape (R,), in [1/K, 1].
-    """
-    gap = (confidence - accuracy).nan_to_num(0.0)
-    step = gap + leak * (target_prob - target_prob.mean())
-    return (target_prob - update_rate * step).clamp(1 / num_classes, 1.0)
-
-
-def default_update_rate(num_updates: int) -> float:
-    """The α that suits a schedule: 6 / (number of updates), at most 0.1.
-
-    The update integrates, so that α times the number of updates is what counts. But a brisk α follows the first epochs,
-    when a network is over-confident for want of training, and a short schedule does not leave it the time to come back.
-    """
-    return min(0.1, 6 / num_updates)
-
-
 class AdaptiveSmoothing(nn.Module):
     """Cross-entropy whose label smoothing adapts, subset by subset, to the gap seen on validation data.
 
     A loss to call in the training loop and to update after each epoch. Other methods are settings of it:
-    ``update_rate=0`` is label smoothing with ``initial_target_prob``, plain cross-entropy when that is 1;
-    ``num_subsets=1`` is adaptive label smoothing without robustness (AdaLS).
+    ``rule=None`` is label smoothing with ``initial_target_prob``, plain cross-entropy when that is 1;
+    ``num_subsets=1`` is adaptive label smoothing without robustness (AdaLS); ``rule=UpdateRule(leak=0)`` is the
+    rule of the paper.
 
     Where the model in training is itself the scoring model, the first epochs know no subsets. Until the first scoring,
     call the loss without them and `update_as_one`: all targets then move together, as with one subset, and from there
     on each goes its own way.
 
+    Where one set of targets is shared by the members of an ensemble, update with the logarithm of their mean
+    probability for logits.
+
     Args:
         num_classes: K.
         num_subsets: R.
-        update_rate: α, see `default_update_rate`.
+        rule: how targets answer to the gaps; None = they stay.
         initial_target_prob: p at the start, in [1/K, 1].
-        leak: λ of `update_target_prob`; 0 is the paper's rule.
 
     Attributes:
-        target_prob: p by subset, float64, shape (R,); a buffer, so that ``state_dict`` resumes exactly.
+        target_prob: p by subset, float64, shape (R,). A buffer like ``level`` and ``average_gap``, see `TargetState`,
+            so that ``state_dict`` resumes exactly.
         history: one dict per update, lists over subsets: ``target_prob`` (before the update), ``confidence``,
-            ``accuracy`` and ``n``, as measured on validation data; in an update as one, each measured on all of them.
+            ``accuracy``, ``standard_error`` (of their difference) and ``n``, as measured on validation data; in an
+            update as one, each measured on all of them.
+
+    Raises:
+        InputError: an initial target out of its range, or a rule whose rate is still "auto".
 
     Example:
-        >>> criterion = AdaptiveSmoothing(num_classes=2, num_subsets=2, update_rate=0.5, leak=0.0)
+        >>> criterion = AdaptiveSmoothing(num_classes=2, num_subsets=2, rule=UpdateRule(rate=0.5, leak=0))
         >>> logits, labels = torch.tensor([[2.2, 0.0], [0.0, 2.2]]), torch.tensor([1, 1])
         >>> criterion.update(logits, labels, subsets=torch.tensor([0, 1]))
         tensor([0.5499, 1.0000], dtype=torch.float64)
     """
 
     target_prob: Tensor
+    level: Tensor
+    average_gap: Tensor
 
     def __init__(
         self,
         num_classes: int,
         num_subsets: int = 10,
         *,
-        update_rate: float = 0.1,
+        rule: UpdateRule | None = UpdateRule(),  # noqa: B008 (frozen)
         initial_target_prob: float = 1.0,
-        leak: float = 0.3,
     ) -> None:
         super().__init__()
         if not 1 / num_classes <= initial_target_prob <= 1:
@@ -198,19 +114,14 @@ class AdaptiveSmoothing(nn.Module):
                 got=str(initial_target_prob),
                 hint="0.95, or smoothing_to_target_prob(0.1, num_classes)",
             )
-        if update_rate < 0 or leak < 0:
-            raise InputError(
-                expected="update_rate and leak of at least 0",
-                got=f"update_rate={update_rate}, leak={leak}",
-                hint="update_rate=0.1, leak=0.3",
-            )
+        if rule is not None:
+            _ = rule.update_rate  # raises where it is no number yet
         self.num_classes = num_classes
         self.num_subsets = num_subsets
-        self.update_rate = update_rate
-        self.leak = leak
+        self.rule = rule
         self.history: list[dict[str, list[float]]] = []
-        initial = torch.full((num_subsets,), initial_target_prob, dtype=torch.float64)
-        self.register_buffer("target_prob", initial)
+        for name, values in vars(TargetState.initial(num_subsets, initial_target_prob)).items():
+            self.register_buffer(name, values)
 
     def forward(self, logits: Tensor, labels: Tensor, subsets: Tensor | None = None) -> Tensor:
         """The loss of a training batch.
@@ -226,16 +137,31 @@ class AdaptiveSmoothing(nn.Module):
         Raises:
             InputError: no subsets, where targets differ.
         """
+        return soft_cross_entropy(logits, labels, self.target_prob_for(labels, subsets).to(logits.dtype))
+
+    def target_prob_for(self, labels: Tensor, subsets: Tensor | None = None) -> Tensor:
+        """The true-class target probability of each example, for a loss of one's own.
+
+        Args:
+            labels: int64, shape (N,).
+            subsets: robustness subset of each example, int64, shape (N,); may be left out while all targets are equal.
+
+        Returns:
+            p, of the default dtype, shape (N,).
+
+        Raises:
+            InputError: no subsets, where targets differ.
+        """
         if subsets is None:
-            self._check_as_one()
+            self._check_as_one(self.target_prob)
             subsets = torch.zeros_like(labels)
-        return soft_cross_entropy(logits, labels, self.target_prob.to(logits.dtype)[subsets])
+        return self.target_prob.to(torch.get_default_dtype())[subsets]
 
     def update(self, logits: Tensor, labels: Tensor, subsets: Tensor | None = None) -> Tensor:
         """Measure confidence and accuracy per subset on validation data, and step the targets (step 4).
 
         Args:
-            logits: of all validation examples, shape (N, K).
+            logits: of all validation examples, shape (N, K); for an ensemble log mean probabilities.
             labels: int64, shape (N,).
             subsets: robustness subset within the validation split, int64, shape (N,); may be left out when R = 1.
 
@@ -243,7 +169,7 @@ class AdaptiveSmoothing(nn.Module):
             The new `target_prob`, shape (R,).
 
         Raises:
-            InputError: no subsets, where R > 1.
+            InputError: no subsets, where R > 1, or no examples.
         """
         if subsets is None and self.num_subsets > 1:
             # Forgotten subsets would pass for AdaLS, so that this has to be asked for by name.
@@ -267,42 +193,31 @@ class AdaptiveSmoothing(nn.Module):
             The new `target_prob`, R equal values, the same to the bit as with ``num_subsets=1``.
 
         Raises:
-            InputError: targets differ, for subsets were known before.
+            InputError: gaps or targets differ, for subsets were known before; or no examples.
         """
-        self._check_as_one()
+        self._check_as_one(self.target_prob)
+        self._check_as_one(self.average_gap.nan_to_num(0.0))
         return self._update(logits, labels, torch.zeros_like(labels), 1)
 
     @torch.no_grad()
     def _update(self, logits: Tensor, labels: Tensor, subsets: Tensor, num_subsets: int) -> Tensor:
         """Step 4 on the first ``num_subsets`` targets: on all of them, or on one that the others follow."""
-        target_prob = self.target_prob[:num_subsets]
-        max_prob, predicted = logits.to(self.target_prob).softmax(1).max(1)
+        if not len(logits):
+            raise InputError(expected="at least one validation example", got="none", hint="a validation split")
+        confidence, predicted = logits.to(self.target_prob).softmax(1).max(1)
         correct = (predicted.to(labels.device) == labels).to(self.target_prob)
-        index = subsets.to(self.target_prob.device)
-
-        def sum_by_subset(values: Tensor) -> Tensor:
-            return torch.zeros_like(target_prob).index_add_(0, index, values)
-
-        count = sum_by_subset(torch.ones_like(max_prob))
-        confidence, accuracy = sum_by_subset(max_prob) / count, sum_by_subset(correct) / count
+        measurement = measure(confidence, correct, subsets.to(self.target_prob.device), num_subsets)
+        measured = {"n" if name == "count" else name: values for name, values in vars(measurement).items()}
         self.history.append(
             {
-                "target_prob": self.target_prob.tolist(),
-                "confidence": confidence.expand_as(self.target_prob).tolist(),
-                "accuracy": accuracy.expand_as(self.target_prob).tolist(),
-                "n": count.expand_as(self.target_prob).tolist(),
+                name: values.expand_as(self.target_prob).tolist()
+                for name, values in ({"target_prob": self.target_prob} | measured).items()
             }
         )
-        self.target_prob.copy_(
-            update_target_prob(
-                target_prob,
-                confidence,
-                accuracy,
-                num_classes=self.num_classes,
-                update_rate=self.update_rate,
-                leak=self.leak,
-            )
-        )
+        if self.rule is not None:
+            state = TargetState(self.target_prob[:num_subsets], self.level, self.average_gap[:num_subsets])
+            for name, values in vars(update_target_prob(state, measurement, self.rule, self.num_classes)).items():
+                self.get_buffer(name).copy_(values)
         return self.target_prob.clone()
 
     def at_lower_bound(self) -> list[int]:
@@ -320,13 +235,10 @@ class AdaptiveSmoothing(nn.Module):
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
-        return (
-            f"num_classes={self.num_classes}, num_subsets={self.num_subsets}, "
-            f"update_rate={self.update_rate}, leak={self.leak}"
-        )
+        return f"num_classes={self.num_classes}, num_subsets={self.num_subsets}, rule={self.rule}"
 
-    def _check_as_one(self) -> None:
-        if self.num_subsets > 1 and (self.target_prob != self.target_prob[0]).any():
+    def _check_as_one(self, by_subset: Tensor) -> None:
+        if (by_subset != by_subset[0]).any():
             raise InputError(
                 expected=f"the subset of each example (num_subsets={self.num_subsets}), for targets differ",
                 got="none",

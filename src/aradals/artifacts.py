@@ -8,7 +8,7 @@ import json
 import math
 import platform
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -136,8 +136,25 @@ def load_scores(path: Path) -> tuple[ScoreTable, dict[str, str]]:
     )
 
 
+def save_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows as ``path``.parquet and ``path``.csv; a key that a row lacks is null, NaN and infinities stay.
+
+    Args:
+        path: without a suffix.
+        rows: flat records.
+    """
+    pa, _ = _pyarrow()
+    from pyarrow import csv
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = pa.table({name: [row.get(name) for row in rows] for name in names})
+    _write_parquet(path.with_name(f"{path.name}.parquet"), dict(zip(names, table.columns, strict=True)), {})
+    with atomic_path(path.with_name(f"{path.name}.csv")) as temporary:
+        csv.write_csv(table, temporary)
+
+
 def save_predictions(path: Path, predictions: Predictions, provenance: Mapping[str, str]) -> None:
-    """Write ids, labels and logits (a list column) as parquet."""
+    """Write ids, labels, logits (a list column) and, where there are some, scores as parquet."""
     import pyarrow as pa
 
     logits = predictions.logits.numpy()
@@ -147,6 +164,8 @@ def save_predictions(path: Path, predictions: Predictions, provenance: Mapping[s
         "label": predictions.labels.numpy(),
         "logits": pa.FixedSizeListArray.from_arrays(flat, logits.shape[1]),
     }
+    if predictions.scores is not None:
+        columns["score"] = predictions.scores.double().numpy()
     _write_parquet(path, columns, provenance)
 
 
@@ -197,7 +216,8 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
         stacked = np.stack(list(stacked))
     logits = check_logits(torch.from_numpy(np.array(stacked)), len(labels))
     check_labels(labels, logits.shape[1])
-    return Predictions(ids, logits, labels), metadata
+    scores = torch.from_numpy(columns["score"].astype(np.float64)) if "score" in columns else None
+    return Predictions(ids, logits, labels, scores), metadata
 
 
 def save_calibrator(path: Path, calibrator: Calibrator, examples: Examples) -> None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from aradals.adaptive_smoothing import assign_subsets
 from aradals.attacks import Attack
 from aradals.errors import InputError
 from aradals.metrics.functional import wilson_interval
 from aradals.robustness import ScoreTable, score
+from aradals.subsets import assign_subsets
 
 if TYPE_CHECKING:
     from aradals.data import Examples

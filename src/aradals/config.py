@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from aradals.update_rules import UpdateRule
+
+Augment = Literal["none", "flip_crop", "augmix"]
+
 
 @dataclass(frozen=True)
 class SplitConfig:
@@ -34,7 +38,7 @@ class TrainingConfig:
         schedule: constant, one_cycle, cosine, or steps.
         milestones: epochs at which `steps` multiplies the learning rate.
         gamma: by how much it does.
-        augment: none or flip_crop.
+        augment: none, flip_crop or augmix (which flips and crops first).
         precision: 32-true, or half precision where it is safe: bf16-mixed or 16-mixed.
     """
 
@@ -46,30 +50,60 @@ class TrainingConfig:
     schedule: Literal["constant", "one_cycle", "cosine", "steps"] = "constant"
     milestones: list[int] = field(default_factory=list)
     gamma: float = 0.1
-    augment: Literal["none", "flip_crop"] = "none"
+    augment: Augment = "none"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
 
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """A training method: vanilla as it stands, and label smoothing, AdaLS and AR-AdaLS by its settings.
+    """A training method: vanilla as it stands, and every other by its settings.
 
     Args:
+        objective: what a batch is trained on: cross_entropy, mixup, ccat, focal, margin_smoothing, or file.py:function.
+        objective_args: its settings.
+        augment: another augmentation than the recipe's: none, flip_crop or augmix.
+        consistency: weight of AugMix's Jensen-Shannon term between an image and two AugMix views of it (there: 12).
         num_subsets: R; 1 = without robustness.
         initial_target_prob: true-class target probability at the start; 1 = one-hot.
-        update_rate: alpha of the adaptive update; 0 = targets stay; auto = 6 / number of updates, at most 0.1.
-        leak: lambda of the update, the pull towards the common level; 0 = the paper's rule.
+        rule: how the targets adapt ({} = the default rule); without one they stay.
         update_every: epochs between two updates.
+        grouping: what the subsets are cut by: robustness, confidence, random (the control), or column.
+        group_column: the column of the data, where the grouping is column.
+        cross_fit: score each half of the training split by a model that was trained on the other half.
         score_every: epochs between two scorings by the model in training itself (first-order margins; R = 1 before the
             first); by default the scoring model of the recipe scores once, before training.
+        matching: training subsets by rank within the training split, or by the thresholds of the validation subsets.
     """
 
+    objective: str = "cross_entropy"
+    objective_args: dict[str, Any] = field(default_factory=dict)
+    augment: Augment | None = None
+    consistency: float = 0.0
     num_subsets: int = 1
     initial_target_prob: float = 1.0
-    update_rate: float | Literal["auto"] = 0.0
-    leak: float = 0.3
+    rule: UpdateRule | None = None
     update_every: int = 1
+    grouping: Literal["robustness", "confidence", "random", "column"] = "robustness"
+    group_column: str | None = None
+    cross_fit: bool = False
     score_every: int | None = None
+    matching: Literal["rank", "thresholds"] = "rank"
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """Several models of one method, whose probabilities are averaged.
+
+    Args:
+        method: a method of the study; its own model is the first member.
+        num_members: M.
+        in_step: train the members together, with one shared set of targets that the averaged prediction drives
+            (AR-AdaLS of the ensemble); otherwise one after the other, each with its own.
+    """
+
+    method: str
+    num_members: int = 4
+    in_step: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,12 +142,13 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """A study: methods x seeds on one data set.
+    """A study: methods x seeds x data sets.
 
     Args:
-        data: Hugging Face id, file, folder, or built-in name.
+        data: Hugging Face id, file, folder, or built-in name; or several of them.
         model: built-in name, file.py:callable or package.module:callable.
         methods: name -> settings.
+        ensembles: name -> method and number of members.
         splits: division of the training data.
         training: how models are trained.
         description: what the study shows, for the report.
@@ -126,11 +161,12 @@ class StudyConfig:
         seeds: each varies initialisation, order and the splits.
     """
 
-    data: str
+    data: str | list[str]
     model: str
     methods: dict[str, MethodConfig]
     splits: SplitConfig
     training: TrainingConfig
+    ensembles: dict[str, EnsembleConfig] = field(default_factory=dict)
     description: str = ""
     image_column: str | None = None
     label_column: str | None = None

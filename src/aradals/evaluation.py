@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from tqdm import tqdm
 from aradals.artifacts import encode_hashes, load_predictions, save_predictions
 from aradals.calibration import Calibrator
 from aradals.data import Examples, corrupt
+from aradals.ensemble import pool_predictions
 from aradals.errors import InputError
 from aradals.inference import Batch, Predictions, predict
 from aradals.metrics import reliability_diagram, summarise, summarise_by_subset
+from aradals.robustness import score
 
 Condition = tuple[str, int]
 """(corruption, severity); clean data are ("none", 0)."""
@@ -38,11 +40,23 @@ def prediction_paths(folder: Path, conditions: Sequence[Condition]) -> dict[Cond
 
 
 def predict_conditions(
-    model: nn.Module, examples: Examples, paths: Mapping[Condition, Path], *, model_digest: str
+    model: nn.Module,
+    examples: Examples,
+    paths: Mapping[Condition, Path],
+    *,
+    model_digest: str,
+    with_scores: bool = False,
 ) -> None:
     """Write the predictions under every condition, but for those that are there already.
 
     The caller sees to it that what is there is of this model and these examples.
+
+    Args:
+        model: inputs in [0, 1] to logits.
+        examples: to be predicted.
+        paths: where to.
+        model_digest: stands for the model's weights.
+        with_scores: also the model's first-order margins, which some calibrators need.
     """
     provenance = {
         "model_digest": model_digest,
@@ -52,7 +66,11 @@ def predict_conditions(
     }
     for condition, path in tqdm(paths.items(), unit="condition", disable=None, leave=False):
         if not path.exists():
-            save_predictions(path, predict(model, corrupted_batches(examples, condition)), provenance)
+            predictions = predict(model, corrupted_batches(examples, condition))
+            if with_scores:
+                margins = score(model, corrupted_batches(examples, condition), "first_order_margin").score
+                predictions = replace(predictions, scores=margins.cpu())
+            save_predictions(path, predictions, provenance)
 
 
 def conditions(corruptions: Sequence[str], severities: Sequence[int]) -> list[Condition]:
@@ -98,7 +116,7 @@ def evaluate_predictions(
 
 
 def evaluate_conditions(
-    paths: Mapping[Condition, Path],
+    predictions: Iterable[tuple[Condition, Predictions]],
     subsets: Tensor | None,
     calibrators: Mapping[str, Calibrator],
     *,
@@ -106,10 +124,10 @@ def evaluate_conditions(
     num_bins: int = 15,
     num_resamples: int = 1000,
 ) -> tuple[list[Row], list[Row]]:
-    """Rows and reliability diagrams of stored predictions, without and with each calibrator.
+    """Rows and reliability diagrams under several conditions, without and with each calibrator.
 
     Args:
-        paths: predictions by condition, all of the same examples in the same order.
+        predictions: by condition, all of the same examples in the same order.
         subsets: robustness subset of each example, int64, shape (N,), or None.
         calibrators: fitted, by name.
         keys: what was evaluated (method, seed, ...), copied into every row.
@@ -121,10 +139,8 @@ def evaluate_conditions(
     """
     rows: list[Row] = []
     reliability: list[Row] = []
-    for (corruption, severity), path in paths.items():
-        predictions, _ = load_predictions(path)
-        for name, calibrator in {"none": None, **calibrators}.items():
-            calibrated = predictions if calibrator is None else calibrate(predictions, calibrator)
+    for (corruption, severity), plain in predictions:
+        for name, calibrated in calibrated_variants(plain, calibrators):
             row_keys: Row = {**keys, "calibrator": name, "corruption": corruption, "severity": severity}
             rows += evaluate_predictions(
                 calibrated, subsets, keys=row_keys, num_bins=num_bins, num_resamples=num_resamples
@@ -134,9 +150,22 @@ def evaluate_conditions(
     return rows, reliability
 
 
-def calibrate(predictions: Predictions, calibrator: Calibrator) -> Predictions:
-    """The predictions with calibrated logits."""
-    return replace(predictions, logits=calibrator.predict_logits(predictions.logits))
+def stored_predictions(
+    members: Sequence[Mapping[Condition, Path]],
+) -> Iterator[tuple[Condition, Predictions]]:
+    """Predictions from files by condition: of one model, or pooled over the members of an ensemble."""
+    for condition in members[0]:
+        loaded = [load_predictions(paths[condition])[0] for paths in members]
+        yield condition, loaded[0] if len(loaded) == 1 else pool_predictions(loaded)
+
+
+def calibrated_variants(
+    predictions: Predictions, calibrators: Mapping[str, Calibrator]
+) -> Iterator[tuple[str, Predictions]]:
+    """The predictions as they are, by the name ``none``, then with the logits of each calibrator."""
+    yield "none", predictions
+    for name, calibrator in calibrators.items():
+        yield name, replace(predictions, logits=calibrator.predict_logits(predictions.logits, predictions.scores))
 
 
 def reliability_bins(logits: Tensor, labels: Tensor, num_bins: int = 15) -> list[dict[str, float]]:

@@ -23,11 +23,13 @@ class Predictions:
         ids: int64, shape (N,); the row of each example in its split.
         logits: float, shape (N, K).
         labels: int64 in [0, K), shape (N,).
+        scores: the model's first-order margins, shape (N,), where a calibrator needs them.
     """
 
     ids: Tensor
     logits: Tensor
     labels: Tensor
+    scores: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -39,7 +41,8 @@ class Predictions:
 
     def select(self, mask: Tensor) -> Predictions:
         """The examples where ``mask`` (bool or index tensor) says so."""
-        return Predictions(self.ids[mask], self.logits[mask], self.labels[mask])
+        scores = None if self.scores is None else self.scores[mask]
+        return Predictions(self.ids[mask], self.logits[mask], self.labels[mask], scores)
 
 
 @contextmanager

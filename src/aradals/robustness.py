@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from aradals.acceleration import accelerated
-from aradals.attacks import ATTACKS, Attack, AttackResult, bind_attack, deepfool, describe_attack, logit_margin, pgd
+from aradals.attacks import (
+    ATTACKS,
+    Attack,
+    AttackResult,
+    bind_attack,
+    confidence,
+    deepfool,
+    describe_attack,
+    logit_margin,
+    pgd,
+)
 from aradals.attacks.base import prediction_changes
 from aradals.errors import InputError, MissingExtraError
 from aradals.inference import check_logits, evaluation_mode, try_model
@@ -271,7 +281,8 @@ def check_differentiable(model: nn.Module, inputs: Tensor) -> None:
 def _uses_gradients(run_attack: Attack) -> bool:
     """Whether it is one of ours that does; other people's attacks are not judged beforehand."""
     attack = getattr(run_attack, "func", run_attack)
-    return attack is not logit_margin and (attack is pgd or any(attack is other for other in ATTACKS.values()))
+    ours = attack is pgd or any(attack is other for other in ATTACKS.values())
+    return ours and attack not in (logit_margin, confidence)
 
 
 def _confirm(model: nn.Module, inputs: Tensor, result: AttackResult, bf16: bool) -> AttackResult:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aradals.adaptive_smoothing import assign_subsets
 from aradals.artifacts import SCHEMA_VERSION, load_scores, save_scores, versions
 from aradals.attacks import describe_attack
 from aradals.data import Examples
@@ -27,6 +26,7 @@ from aradals.robustness import (
     with_progress,
 )
 from aradals.stages import run_stage
+from aradals.subsets import assign_subsets
 
 __all__ = [
     "check_attack",
@@ -34,6 +34,7 @@ __all__ = [
     "check_num_subsets",
     "score_examples",
     "score_stage",
+    "scores_of",
     "scoring_record",
     "subsets_of",
 ]
@@ -183,7 +184,12 @@ def score_stage(
 
 
 def subsets_of(scores: Path, ids: Tensor, num_subsets: int) -> Tensor:
-    """The robustness subset of each of ``ids``, ranked among them, from a score table.
+    """The robustness subset of each of ``ids``, ranked among them, from a score table. Raises as `scores_of`."""
+    return assign_subsets(scores_of(scores, ids), num_subsets, ids)
+
+
+def scores_of(scores: Path, ids: Tensor) -> Tensor:
+    """The score of each of ``ids``, float64, from a score table.
 
     Raises:
         InputError: the table lacks some of them.
@@ -198,7 +204,7 @@ def subsets_of(scores: Path, ids: Tensor, num_subsets: int) -> Tensor:
             got=f"none for {int(found.isnan().sum())} of {len(ids)}",
             hint="scoring the same split with the same --limit",
         )
-    return assign_subsets(found, num_subsets, ids)
+    return found
 
 
 def check_attack(attack: str, attack_args: dict[str, Any]) -> None:

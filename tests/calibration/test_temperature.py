@@ -110,7 +110,7 @@ def test_float32_and_shifted_logits_give_the_same_temperature() -> None:
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
 def test_all_labels_right_stops_at_the_lower_bound(scale: float) -> None:
     logits, _ = problem(1.0)
-    with pytest.warns(UserWarning, match="no temperature between"):
+    with pytest.warns(UserWarning, match=r"no temperature between.*every label is predicted right.*the bound 0\.01"):
         scaling = TemperatureScaling().fit(scale * logits, logits.argmax(1))
     assert scaling.at_bound
     assert scaling.temperature == 0.01
@@ -119,10 +119,26 @@ def test_all_labels_right_stops_at_the_lower_bound(scale: float) -> None:
 @pytest.mark.parametrize("factor", [0.0, -1.0])
 def test_no_signal_stops_at_the_upper_bound(factor: float) -> None:
     logits, labels = problem(1.0)
-    with pytest.warns(UserWarning, match="no temperature between"):
+    with pytest.warns(UserWarning, match="no better than chance.*the bound 100"):
         scaling = TemperatureScaling().fit(factor * logits, labels)
     assert scaling.at_bound
     assert scaling.temperature == 100
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"), [(1e-5, "differ very little .*the bound 0.01"), (1e5, "are very large .*the bound 100")]
+)
+def test_a_scale_beyond_the_bounds_is_named(factor: float, message: str) -> None:
+    logits, labels = problem(1.0)
+    with pytest.warns(UserWarning, match=message):
+        TemperatureScaling().fit(factor * logits, labels)
+
+
+def test_scores_are_ignored() -> None:
+    logits, labels = problem(2.0)
+    scaling = TemperatureScaling().fit(logits, labels, torch.zeros(3))
+    assert scaling.temperature == TemperatureScaling().fit(logits, labels).temperature
+    assert scaling.predict_proba(logits, torch.zeros(3)).equal(scaling.predict_proba(logits))
 
 
 def test_no_warning_inside_the_bounds() -> None:
@@ -146,7 +162,7 @@ def test_round_trip_through_json() -> None:
     + [{"method": "temperature", "temperature": bad} for bad in (0, -1.0, math.nan, math.inf, True)],
 )
 def test_bad_fields_are_refused(fields: dict[str, object]) -> None:
-    with pytest.raises(InputError, match="positive number"):
+    with pytest.raises(InputError, match="the state of a temperature calibrator"):
         TemperatureScaling.from_dict(fields)
 
 

@@ -185,7 +185,7 @@ class TestRun:
 
     def test_a_changed_method_is_the_only_one_redone(self, study: Study, tmp_path: Path) -> None:
         folder = shutil.copytree(study.folder, tmp_path / "copy")
-        ran = ok("run", "--json", study.recipe, "--output", folder, "--methods.ar_adals.update_rate=0.9")
+        ran = ok("run", "--json", study.recipe, "--output", folder, "--methods.ar_adals.rule.rate=0.9")
         again = [line for line in ran.err.splitlines() if not line.endswith("done before, inputs unchanged")]
         assert again
         assert all(line.startswith("[seed 0] ar_adals: ") for line in again)

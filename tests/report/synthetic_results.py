@@ -153,7 +153,7 @@ def make_training(method: str, seed: int, share: float) -> dict[str, Any]:
         "seconds": 61.5,
         "settings": {
             "num_subsets": num_subsets, "initial_target_prob": 1.0, "update_rate": 0.15 if adaptive else 0.0,
-            "leak": 0.3, "update_every": 1,
+            "rule": {"leak": 0.3} if adaptive else None, "update_every": 1,
         },
         "epochs": [{"epoch": epoch, "loss": 1 / (epoch + 1), "accuracy": 0.9, "seconds": 1.5} for epoch in range(40)],
         "updates": [

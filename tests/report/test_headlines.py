@@ -196,7 +196,7 @@ def test_warnings_come_first_one_for_each_kind() -> None:
     study["calibrators"][0]["temperature"] = 100.0
     first, second, third, *_ = study_headlines(study)
     assert first == (
-        f"{WARNING}targets ran down to their lower bound 1/K (wind-up; try a smaller update_rate or leak > 0): "
+        f"{WARNING}targets ran down to their lower bound 1/K (wind-up; try a smaller rate or leak > 0): "
         "AR-AdaLS, seed 0 (subset 2); AR-AdaLS, seed 1 (subsets 0 and 3)."
     )
     assert second.startswith(f"{WARNING}temperatures at the bound of their search")

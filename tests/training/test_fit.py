@@ -19,6 +19,7 @@ from aradals.data import Examples
 from aradals.training import TrainedModel, fit_classifier
 from aradals.training.module import AdaptiveClassifier, epoch_seed
 from aradals.training.self_scoring import SelfScoring
+from aradals.update_rules import UpdateRule
 
 
 def clusters(num_examples: int, seed: int) -> Examples:
@@ -43,7 +44,7 @@ def network() -> nn.Module:
 
 TRAIN, VALIDATION = clusters(200, seed=1), noisy(clusters(90, seed=2))
 SETTINGS = TrainingConfig(epochs=6, batch_size=32, learning_rate=0.02, schedule="one_cycle")
-ADAPTIVE = MethodConfig(num_subsets=3, update_rate=0.5)
+ADAPTIVE = MethodConfig(num_subsets=3, rule=UpdateRule(rate=0.5))
 SELF_SCORING = replace(ADAPTIVE, score_every=2)
 
 
@@ -154,14 +155,14 @@ def test_targets_move_only_where_they_are_told_to() -> None:
 
 
 def test_updates_every_second_epoch() -> None:
-    trained = fit(MethodConfig(num_subsets=3, update_rate=0.5, update_every=2))
+    trained = fit(MethodConfig(num_subsets=3, rule=UpdateRule(rate=0.5), update_every=2))
     assert len(trained.updates) == SETTINGS.epochs // 2
 
 
 def test_automatic_update_rate_suits_the_number_of_updates() -> None:
     training = TrainingConfig(epochs=80, batch_size=200)
-    assert fit(MethodConfig(update_rate="auto"), training).update_rate == pytest.approx(6 / 80)
-    assert fit(MethodConfig(update_rate="auto", update_every=2), training).update_rate == 0.1
+    assert fit(MethodConfig(rule=UpdateRule(rate="auto")), training).update_rate == pytest.approx(6 / 80)
+    assert fit(MethodConfig(rule=UpdateRule(rate="auto"), update_every=2), training).update_rate == 0.1
 
 
 def test_seeds_differ_and_the_same_seed_does_not() -> None:
@@ -170,7 +171,7 @@ def test_seeds_differ_and_the_same_seed_does_not() -> None:
 
 def test_a_target_that_runs_down_is_said() -> None:
     log: list[str] = []
-    trained = fit(MethodConfig(num_subsets=3, update_rate=300.0, leak=0.0), log=log)
+    trained = fit(MethodConfig(num_subsets=3, rule=UpdateRule(rate=300.0, leak=0.0)), log=log)
     assert trained.at_lower_bound
     assert any("ran down to 1/K" in line for line in log)
 
@@ -225,7 +226,7 @@ class TestSelfScoring:
 
     def test_it_is_adals_until_the_first_update_by_subsets(self) -> None:
         """To the bit, though the model is scored in between: scoring disturbs neither weights nor random numbers."""
-        ours, adals = fit(replace(ADAPTIVE, score_every=3)), fit(MethodConfig(update_rate=0.5))
+        ours, adals = fit(replace(ADAPTIVE, score_every=3)), fit(MethodConfig(rule=UpdateRule(rate=0.5)))
         for step, alone in zip(ours.updates[:3], adals.updates[:3], strict=True):
             assert step == {key: values * 3 for key, values in alone.items()}
         assert ours.updates[3]["target_prob"] == adals.updates[3]["target_prob"] * 3

@@ -11,7 +11,7 @@ from aradals.attacks.boundary import boundary
 from aradals.attacks.carlini_wagner import carlini_wagner
 from aradals.attacks.ddn import ddn
 from aradals.attacks.deepfool import deepfool
-from aradals.attacks.estimates import first_order_margin, logit_margin
+from aradals.attacks.estimates import confidence, first_order_margin, logit_margin
 from aradals.attacks.fmn import fmn
 from aradals.attacks.pgd import pgd
 from aradals.errors import InputError
@@ -23,6 +23,7 @@ __all__ = [
     "bind_attack",
     "boundary",
     "carlini_wagner",
+    "confidence",
     "ddn",
     "deepfool",
     "describe_attack",
@@ -37,6 +38,7 @@ ATTACKS: dict[str, Attack] = {
     "boundary": boundary,
     "boundary_accurate": functools.partial(boundary, reach=1.5, steps=10, tolerance=0.02),
     "logit_margin": logit_margin,
+    "confidence": confidence,
     "first_order_margin": first_order_margin,
     "deepfool": deepfool,
     "carlini_wagner": carlini_wagner,

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, Self
-
-from torch import Tensor
-
+from aradals.calibration.base import Calibrator, LogitMap
+from aradals.calibration.calibrated_model import CalibratedModel, scores_for
+from aradals.calibration.conditional import ConditionalTemperature, MarginTemperature, RobustnessTemperature
+from aradals.calibration.one_versus_rest import HistogramBinning, IsotonicCalibration
 from aradals.calibration.temperature import TemperatureScaling
+from aradals.calibration.vector import VectorScaling
 from aradals.errors import InputError
 
-
-class Calibrator(Protocol):
-    """What every calibrator can do; logits of shape (N, K), labels of shape (N,)."""
-
-    def fit(self, logits: Tensor, labels: Tensor) -> Self:
-        """Fit on the calibration split."""
-        ...
-
-    def predict_logits(self, logits: Tensor) -> Tensor:
-        """Logits whose softmax is calibrated, float64, shape (N, K); logarithms of probabilities would underflow."""
-        ...
-
-    def predict_proba(self, logits: Tensor) -> Tensor:
-        """Calibrated probabilities, float64, shape (N, K)."""
-        ...
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fitted state, ready for JSON; ``method`` is the name in `CALIBRATORS`."""
-        ...
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """Inverse of ``to_dict``."""
-        ...
-
-
-CALIBRATORS: dict[str, type[Calibrator]] = {"temperature": TemperatureScaling}
+CALIBRATORS: dict[str, type[Calibrator]] = {
+    "temperature": TemperatureScaling,
+    "vector": VectorScaling,
+    "isotonic": IsotonicCalibration,
+    "histogram": HistogramBinning,
+    "margin_temperature": MarginTemperature,
+    "robustness_temperature": RobustnessTemperature,
+}
 
 
 def get_calibrator(name: str) -> Calibrator:
@@ -50,4 +31,18 @@ def get_calibrator(name: str) -> Calibrator:
     return CALIBRATORS[name]()
 
 
-__all__ = ["CALIBRATORS", "Calibrator", "TemperatureScaling", "get_calibrator"]
+__all__ = [
+    "CALIBRATORS",
+    "CalibratedModel",
+    "Calibrator",
+    "ConditionalTemperature",
+    "HistogramBinning",
+    "IsotonicCalibration",
+    "LogitMap",
+    "MarginTemperature",
+    "RobustnessTemperature",
+    "TemperatureScaling",
+    "VectorScaling",
+    "get_calibrator",
+    "scores_for",
+]

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor
 
-from aradals.errors import InputError
-from aradals.inference import check_logits
-from aradals.metrics.functional import check_classes
+from aradals.calibration.base import LogitMap, bad_state, check_examples, read_state
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 """Networks need about 0.5 to 5; at these bounds predictions are in effect one-hot or uniform."""
 
 
-class TemperatureScaling:
+class TemperatureScaling(LogitMap):
     """Divide logits by the temperature with the least NLL on the calibration split.
 
     Guo et al. 2017, section 4.2. The order of the classes, and so the accuracy, does not change.
@@ -29,8 +28,8 @@ class TemperatureScaling:
         3.641
     """
 
-    def __init__(self) -> None:
-        self._temperature: float | None = None
+    method: ClassVar[str] = "temperature"
+    _temperature: Tensor
 
     @property
     def temperature(self) -> float:
@@ -39,20 +38,15 @@ class TemperatureScaling:
         Raises:
             InputError: not fitted yet.
         """
-        if self._temperature is None:
-            raise InputError(
-                expected="a fitted temperature",
-                got="none",
-                hint="fit(logits, labels) on the calibration split",
-            )
-        return self._temperature
+        self.check_fitted()
+        return float(self._temperature)
 
     @property
     def at_bound(self) -> bool:
         """Whether the fit stopped at a bound, because the NLL has no minimum between them."""
         return self.temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE)
 
-    def fit(self, logits: Tensor, labels: Tensor) -> Self:
+    def fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:
         """Find the temperature with the least NLL, in [0.01, 100].
 
         There is none inside if every label is predicted right (the colder, the better) or if the logits say
@@ -61,57 +55,23 @@ class TemperatureScaling:
         Args:
             logits: finite floats, shape (N, K).
             labels: integer, shape (N,), in [0, K).
+            scores: ignored.
 
         Raises:
             InputError: no examples, NaN or infinite logits, probabilities in place of logits, wrong labels.
         """
-        if len(logits) == 0:
-            raise InputError(expected="at least one example", got="none", hint="a larger calibration split")
-        check_classes(labels, *check_logits(logits, len(logits)).shape)
-        logits = logits.detach().double()
-        relative = logits - logits.gather(1, labels.long().to(logits.device)[:, None])
-
-        def nll_falls(log_beta: float) -> bool:
-            """Whether the NLL falls with beta = 1 / T: its derivative is E_p[z] - z_label, averaged."""
-            probs = (math.exp(log_beta) * logits).softmax(1)
-            return bool((probs * relative).sum(1).mean() < 0)
-
-        # The NLL is convex in beta, hence its derivative increasing: bisection cannot miss the one zero,
-        # needs no learning rate, and its 40 halvings of log beta leave an error of 1e-11. (When no class
-        # beats a label anywhere, it can underflow to 0 far out, hence the separate test.)
-        low, high = -math.log(MAX_TEMPERATURE), -math.log(MIN_TEMPERATURE)
-        if not nll_falls(low):
-            self._temperature = MAX_TEMPERATURE
-        elif bool((relative <= 0).all()) or nll_falls(high):
-            self._temperature = MIN_TEMPERATURE
-        else:
-            for _ in range(40):
-                middle = (low + high) / 2
-                low, high = (middle, high) if nll_falls(middle) else (low, middle)
-            self._temperature = math.exp(-(low + high) / 2)
-        if self.at_bound:
-            warnings.warn(
-                f"no temperature between {MIN_TEMPERATURE} and {MAX_TEMPERATURE} minimises the NLL "
-                f"of these {len(logits)} examples; keeping {self._temperature}",
-                stacklevel=2,
-            )
+        logits, labels = check_examples(logits, labels)
+        self._keep(best_temperature(logits, labels))
+        warn_at_bound(logits, labels, [self.temperature])
         return self
 
-    def predict_logits(self, logits: Tensor) -> Tensor:
-        """``logits / temperature``, float64, same shape.
-
-        Raises:
-            InputError: not fitted; logits that are NaN, infinite, or probabilities.
-        """
-        return check_logits(logits, len(logits)).double() / self.temperature if len(logits) else logits.double()
-
-    def predict_proba(self, logits: Tensor) -> Tensor:
-        """Calibrated probabilities, float64, shape (N, K). Raises as `predict_logits`."""
-        return self.predict_logits(logits).softmax(1)
+    def forward(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
+        """``logits / temperature``; ``scores`` are ignored."""
+        return logits / self._temperature.to(logits)
 
     def to_dict(self) -> dict[str, Any]:
         """``{"method": "temperature", "temperature": T}``, ready for JSON."""
-        return {"method": "temperature", "temperature": self.temperature}
+        return {"method": self.method, "temperature": self.temperature}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
@@ -120,14 +80,68 @@ class TemperatureScaling:
         Raises:
             InputError: another method, or a temperature that is not a positive number.
         """
-        temperature: Any = fields.get("temperature")
-        is_number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
-        if fields.get("method") != "temperature" or not is_number or not 0 < temperature < math.inf:
-            raise InputError(
-                expected='{"method": "temperature", "temperature": a positive number}',
-                got=str(dict(fields)),
-                hint="the output of to_dict",
-            )
+        (temperature,) = read_state(fields, cls.method, temperature=0)
+        if temperature <= 0:
+            raise bad_state(fields, cls.method, "temperature: a positive number")
         scaling = cls()
-        scaling._temperature = float(temperature)
+        scaling._keep(temperature)
         return scaling
+
+    def _keep(self, temperature: float) -> None:
+        self.register_buffer("_temperature", torch.tensor(temperature, dtype=torch.float64))
+
+
+def best_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature in [0.01, 100] with the least NLL; a bound where there is none between them.
+
+    Args:
+        logits: float64, shape (N, K).
+        labels: int64, shape (N,).
+    """
+    relative = relative_logits(logits, labels)
+
+    def nll_falls(log_beta: float) -> bool:
+        """Whether the NLL falls with beta = 1 / T: its derivative is E_p[z] - z_label, averaged."""
+        probs = (math.exp(log_beta) * logits).softmax(1)
+        return bool((probs * relative).sum(1).mean() < 0)
+
+    # The NLL is convex in beta, hence its derivative increasing: bisection cannot miss the one zero,
+    # needs no learning rate, and its 40 halvings of log beta leave an error of 1e-11. (When no class
+    # beats a label anywhere, it can underflow to 0 far out, hence the separate test.)
+    low, high = -math.log(MAX_TEMPERATURE), -math.log(MIN_TEMPERATURE)
+    if not nll_falls(low):
+        return MAX_TEMPERATURE
+    if bool((relative <= 0).all()) or nll_falls(high):
+        return MIN_TEMPERATURE
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if nll_falls(middle) else (low, middle)
+    return math.exp(-(low + high) / 2)
+
+
+def relative_logits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logits minus that of the label, shape (N, K)."""
+    return logits - logits.gather(1, labels[:, None])
+
+
+def warn_at_bound(logits: Tensor, labels: Tensor, temperatures: Sequence[float]) -> None:
+    """Warn the caller of ``fit`` of temperatures at a bound, and say why the NLL has no minimum before it."""
+    for bound in {MIN_TEMPERATURE, MAX_TEMPERATURE}.intersection(temperatures):
+        warnings.warn(
+            f"no temperature between {MIN_TEMPERATURE} and {MAX_TEMPERATURE} minimises the NLL of these {len(logits)} "
+            f"examples: {_reason(logits, labels, bound, len(temperatures))}; it stops at the bound {bound:g}",
+            stacklevel=3,
+        )
+
+
+def _reason(logits: Tensor, labels: Tensor, bound: float, num_knots: int) -> str:
+    relative = relative_logits(logits, labels)
+    if num_knots > 1:
+        return "at some robustness they are all predicted right, or no better than chance"
+    if bound == MIN_TEMPERATURE:
+        if (relative <= 0).all():
+            return "every label is predicted right, so that the colder, the better"
+        return f"the logits differ very little (by {float((logits.amax(1) - logits.amin(1)).max()):.3g} at most)"
+    if relative.mean() >= 0:
+        return "the logits are no better than chance, so that the warmer, the better"
+    return f"the logits are very large (up to {float(logits.abs().max()):.3g}), or wrong where they are"

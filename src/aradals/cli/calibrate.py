@@ -21,11 +21,18 @@ from aradals.cli.common import (
 EXAMPLE = "aradals calibrate --checkpoint model.safetensors --data held-out.parquet --output temperature.json"
 
 
+METHOD_HELP = """\
+temperature (one number), vector (a factor and an offset per class), isotonic and histogram (a curve, or bins, per
+class), margin_temperature (a temperature by logit margin), robustness_temperature (a temperature by first-order margin,
+which takes a gradient of the model)\
+"""
+
+
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     """Model, data, method, and the file to write."""
     add_model_arguments(parser)
     add_data_arguments(parser)
-    parser.add_argument("--method", type=str, default="temperature", help="temperature")
+    parser.add_argument("--method", type=str, default="temperature", help=METHOD_HELP)
     parser.add_argument("--output", type=Path, required=True, help="FILE.json")
     return arguments
 
@@ -41,7 +48,7 @@ def run(
 ) -> None:
     """Fit and save."""
     from aradals.artifacts import save_calibrator
-    from aradals.calibration import get_calibrator
+    from aradals.calibration import get_calibrator, scores_for
     from aradals.files import ensure_writable
     from aradals.inference import predict
 
@@ -51,10 +58,16 @@ def run(
     classifier = load_classifier(model, checkpoint, model_args, examples, device)
     refuse_training_examples(classifier, examples)
     predictions = predict(classifier.model, examples.batches())
-    calibrator.fit(predictions.logits, predictions.labels)
+    scores = scores_for(calibrator, classifier.model, examples.batches(), predictions.ids)
+    calibrator.fit(predictions.logits, predictions.labels, scores)
     save_calibrator(output, calibrator, examples)
-    fitted = ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else str(value)
-        for name, value in calibrator.to_dict().items()
-    )
-    print(f"{fitted}, fitted on {len(examples)} examples\ncalibrator: {output}")
+    fitted = ", ".join(f"{name} {_in_short(value)}" for name, value in calibrator.to_dict().items() if name != "method")
+    print(f"{method}: {fitted}, fitted on {len(examples)} examples\ncalibrator: {output}")
+
+
+def _in_short(value: object) -> str:
+    if isinstance(value, list) and (len(value) > 10 or isinstance(value[0], list)):
+        return f"({len(value)} of them)"
+    if isinstance(value, list):
+        return " ".join(map(_in_short, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

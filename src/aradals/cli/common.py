@@ -27,7 +27,14 @@ from aradals.evaluation import Condition, predict_conditions, prediction_paths
 from aradals.inference import check_labels, predict, resolve_device, try_model
 from aradals.leakage import refuse_fitted
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
-from aradals.report import diagnosis_headlines, diagnosis_table, study_headlines, study_table, write_report
+from aradals.report import (
+    comparison_table,
+    diagnosis_headlines,
+    diagnosis_table,
+    study_headlines,
+    study_table,
+    write_report,
+)
 from aradals.stages import run_stage
 
 
@@ -189,7 +196,7 @@ def add_data_arguments(parser: ArgumentParser) -> None:
 
 ATTACK_HELP = """\
 how robustness is measured (about so many passes forward and backward per image). Estimates, to rank by: logit_margin
-(1, forward only), first_order_margin (1), boundary (6), boundary_accurate (8 to 19). Searches, for verified norms:
+and confidence (1, forward only), first_order_margin (1), boundary (6), boundary_accurate (8 to 19). Searches, for verified norms:
 boundary --verified (10), deepfool (9), ddn and fmn (105), carlini_wagner (thousands). One of {}\
 """
 
@@ -315,6 +322,8 @@ def finish(results: dict[str, Any], output: Path, file: str, json: bool) -> None
     console = Console()
     is_diagnosis = results["kind"] == "diagnosis"
     console.print(diagnosis_table(results) if is_diagnosis else study_table(results))
+    if results.get("comparisons"):
+        console.print(comparison_table(results))
     for line in diagnosis_headlines(results) if is_diagnosis else study_headlines(results):
         print(textwrap.fill(line, console.width, initial_indent="- ", subsequent_indent="  "))
     print(f"report: {output / 'report.html'}\nresults: {output / file}")

@@ -6,8 +6,10 @@ checkpoint says) or the calibrator was fitted on are refused.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
@@ -25,6 +27,14 @@ from aradals.cli.common import (
     refuse_beside_predictions,
     refuse_training_examples,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from aradals.calibration import Calibrator
+    from aradals.data import Examples
+    from aradals.evaluation import Condition
+    from aradals.inference import Predictions
 
 EXAMPLE = (
     "aradals evaluate --checkpoint model.safetensors --calibrator temperature.json --data cifar10 --split test "
@@ -72,7 +82,7 @@ def run(
         versions,
     )
     from aradals.data import corrupt
-    from aradals.evaluation import CLEAN, Condition, conditions, evaluate_conditions
+    from aradals.evaluation import CLEAN, conditions, evaluate_conditions, stored_predictions
     from aradals.files import ensure_writable
     from aradals.leakage import refuse_fitted, refuse_fitted_hashes
     from aradals.scoring import scoring_record, subsets_of
@@ -84,7 +94,7 @@ def run(
     if calibrator is not None:
         loaded, fitted_hashes = load_calibrator(calibrator)
         fitted = {calibrator.stem: loaded}
-    paths: dict[Condition, Path]
+    evaluated: Iterator[tuple[Condition, Predictions]]
     class_names: tuple[str, ...] = ()
     if predictions is not None:
         stored, metadata = load_predictions(predictions)
@@ -92,7 +102,7 @@ def run(
         evaluated_hashes = decode_hashes(metadata.get("example_hashes", ""))
         refuse_fitted_hashes(fitted_hashes, evaluated_hashes, what="the calibrator", where=data)
         subsets = None if scores is None else subsets_of(scores, stored.ids, num_subsets)
-        paths = {CLEAN: predictions}
+        evaluated = iter([(CLEAN, stored)])
     else:
         examples = Source(**source).load()
         subsets = None if scores is None else subsets_of(scores, examples.ids, num_subsets)
@@ -106,7 +116,11 @@ def run(
         class_names = classifier.class_names or examples.class_names
         paths = prediction_stage(classifier, examples, wanted, output / "predictions")
         stored, _ = load_predictions(paths[CLEAN])
-    rows, reliability = evaluate_conditions(paths, subsets, fitted, keys={"method": name, "seed": 0, "data": data})
+        evaluated = stored_predictions([paths])
+        if calibrator is not None:
+            evaluated = _with_scores(evaluated, loaded, classifier.model, examples)
+    keys = {"method": name, "seed": 0, "data": data}
+    rows, reliability = evaluate_conditions(evaluated, subsets, fitted, keys=keys)
     results = {
         "schema": SCHEMA_VERSION,
         "kind": "evaluation",
@@ -134,3 +148,15 @@ def run(
         "scoring": [scoring_record(scores, split=source.get("split") or "")] if scores is not None else [],
     }
     finish(results, output, "results.json", json)
+
+
+def _with_scores(
+    predictions: Iterator[tuple[Condition, Predictions]], calibrator: Calibrator, model: nn.Module, examples: Examples
+) -> Iterator[tuple[Condition, Predictions]]:
+    """The predictions, under every condition with the robustness scores there, if the calibrator needs some."""
+    from aradals.calibration import scores_for
+    from aradals.evaluation import corrupted_batches
+
+    for condition, plain in predictions:
+        scores = scores_for(calibrator, model, corrupted_batches(examples, condition), plain.ids)
+        yield condition, replace(plain, scores=scores)

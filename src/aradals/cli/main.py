@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "train one model of a recipe",
     "calibrate": "fit a calibrator after training",
     "evaluate": "accuracy, confidence and calibration, clean and under shift",
+    "corrupt": "write corrupted images, as CIFAR-10-C and ImageNet-C have them",
     "run": "a whole study: methods x seeds, from data to report",
     "report": "the HTML report of results on disk",
     "recipes": "list, show and copy recipes",

@@ -1,7 +1,8 @@
 """Run a whole study: train, score, calibrate and evaluate every method at every seed, and write the report.
 
 The same command continues after an interruption, and does again only the stages whose inputs have changed.
-Results are in OUTPUT/results.json, the report in OUTPUT/report.html.
+Results are in OUTPUT/results.json and, as one tidy table, in OUTPUT/table.parquet and table.csv; the report is in
+OUTPUT/report.html. With several data sets (--data '[A, B]') each has a folder of its own below OUTPUT.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ def run(output: Path, device: str, json: bool, **study: Any) -> None:
     """Run the study and report it."""
     from aradals.cli.common import finish, print_log
     from aradals.config import StudyConfig
-    from aradals.study import run_study
+    from aradals.study import folder_name, run_study
 
     results = run_study(StudyConfig(**study), output, name=output.name, device=device, log=print_log)
-    finish(results, output, "results.json", json)
+    if results["kind"] == "study":
+        finish(results, output, "results.json", json)
+        return
+    for study in results["studies"]:
+        finish(study, output / folder_name(study["data"]["name"]), "results.json", json)

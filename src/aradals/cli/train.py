@@ -1,4 +1,4 @@
-"""Train one model of a recipe, with what it needs: AR-AdaLS first trains a vanilla model and scores
+"""Train one model (or ensemble) of a recipe, with what it needs: AR-AdaLS first trains a vanilla model and scores
 the data, unless it scores itself (score_every).
 
 The same command continues after an interruption. The checkpoint knows how to build its model, so the other commands
@@ -20,7 +20,7 @@ EXAMPLE = "aradals train cifar10-small --data uoft-cs/cifar10 --method ar_adals 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     """The keys of the recipe, the method, the seed, and where to write."""
-    parser.add_argument("--method", type=str, default="ar_adals", help="a method of the recipe")
+    parser.add_argument("--method", type=str, default="ar_adals", help="a method or an ensemble of the recipe")
     parser.add_argument("--seed", type=int, default=0, help="of the splits, initialisation and order")
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint and what leads to it")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
@@ -33,5 +33,5 @@ def run(method: str, seed: int, output: Path, device: str, **study: Any) -> None
     from aradals.config import StudyConfig
     from aradals.study import train_one
 
-    checkpoint = train_one(StudyConfig(**study), method, seed, output, device=device, log=print_log)
-    print(f"checkpoint: {checkpoint}")
+    for checkpoint in train_one(StudyConfig(**study), method, seed, output, device=device, log=print_log):
+        print(f"checkpoint: {checkpoint}")

@@ -1,19 +1,28 @@
 """Data: labelled examples with ids, where they come from, and what is done to them."""
 
-from aradals.data.augment import AUGMENTATIONS, random_flip_crop
-from aradals.data.corruptions import CORRUPTIONS, corrupt
+from aradals.data.augment import AUGMENTATIONS, Augmentation, random_flip_crop
+from aradals.data.augmix import augmix
+from aradals.data.corruptions import CORRUPTIONS, GROUPS, PRESETS, choose_preset, corrupt, corruption_names
 from aradals.data.examples import Examples, as_batch, overlap
-from aradals.data.sources import list_splits, load_data
+from aradals.data.sources import list_conditions, list_splits, load_column, load_data
 from aradals.data.splits import Splits, make_splits, splits_hash
 
 __all__ = [
     "AUGMENTATIONS",
     "CORRUPTIONS",
+    "GROUPS",
+    "PRESETS",
+    "Augmentation",
     "Examples",
     "Splits",
     "as_batch",
+    "augmix",
+    "choose_preset",
     "corrupt",
+    "corruption_names",
+    "list_conditions",
     "list_splits",
+    "load_column",
     "load_data",
     "make_splits",
     "overlap",

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aradals.data.augmix import augmix
+
 Augmentation = Callable[[Tensor], Tensor]
 """From a batch of inputs, shape (N, C, H, W), to a batch of the same shape."""
 
@@ -39,4 +41,13 @@ def unchanged(inputs: Tensor) -> Tensor:
     return inputs
 
 
-AUGMENTATIONS: dict[str, Augmentation] = {"none": unchanged, "flip_crop": random_flip_crop}
+def random_flip_crop_augmix(inputs: Tensor) -> Tensor:
+    """`random_flip_crop`, then `augmix`: new images in [0, 1], shape (N, C, H, W)."""
+    return augmix(random_flip_crop(inputs))
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "none": unchanged,
+    "flip_crop": random_flip_crop,
+    "augmix": random_flip_crop_augmix,
+}

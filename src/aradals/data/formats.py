@@ -1,6 +1,6 @@
 """Reading the formats that data comes in: arrays, folders of images, scikit-learn's digits.
 
-Each ``open_...`` function returns one function per split, which reads the labels and the inputs of that split.
+Each ``open_...`` function returns one `Split` per split, which reads its labels and inputs, or one further column.
 """
 
 from __future__ import annotations
@@ -55,8 +55,38 @@ class Rows:
     class_names: tuple[str, ...] | None = None
 
 
-OpenSplits = dict[str, Callable[[Columns], Rows]]
-"""Name of a split -> the function that reads it."""
+@dataclass(frozen=True)
+class Companions:
+    """A table without its images.
+
+    Attributes:
+        schema: Arrow schema of all its columns, with metadata.
+        image: name of the column of images.
+        others: Arrow table of the other columns.
+    """
+
+    schema: Any
+    image: str
+    others: Any
+
+
+@dataclass(frozen=True)
+class Split:
+    """How one split is read.
+
+    Attributes:
+        rows: inputs and labels.
+        column: the values of a column by its name, one for each row.
+        companions: all columns but the images, where the split is a table.
+    """
+
+    rows: Callable[[Columns], Rows]
+    column: Callable[[str], npt.NDArray[Any]]
+    companions: Callable[[Columns], Companions] | None = None
+
+
+OpenSplits = dict[str, Split]
+"""Name of a split -> how it is read."""
 
 
 def split_name(word: str) -> str:
@@ -87,8 +117,8 @@ def open_digits() -> OpenSplits:
     """
     order = np.random.default_rng(0).permutation(1797)
     return {
-        "train": partial(_read_digits, np.sort(order[800:])),
-        "test": partial(_read_digits, np.sort(order[:800])),
+        "train": Split(partial(_read_digits, np.sort(order[800:])), partial(_no_columns, "digits")),
+        "test": Split(partial(_read_digits, np.sort(order[:800])), partial(_no_columns, "digits")),
     }
 
 
@@ -110,9 +140,11 @@ def open_npz(path: Path, split: str) -> OpenSplits:
     """
     with _npz(path) as arrays:
         names = [key.removeprefix("x_") for key in arrays if key.startswith("x_")]
-    if not names:
-        return {split: partial(_read_npz, path, "")}
-    return {split_name(name): partial(_read_npz, path, f"_{name}") for name in names}
+    suffixes = {split_name(name): f"_{name}" for name in names} or {split: ""}
+    return {
+        name: Split(partial(_read_npz, path, suffix), partial(_read_npz_column, path, suffix))
+        for name, suffix in suffixes.items()
+    }
 
 
 def _read_npz(path: Path, suffix: str, columns: Columns) -> Rows:
@@ -131,6 +163,20 @@ def _read_npz(path: Path, suffix: str, columns: Columns) -> Rows:
             hint="class indices, shape (N,)",
         )
     return Rows(_arranged(inputs, path), labels.astype(np.int64), class_names)
+
+
+def _read_npz_column(path: Path, suffix: str, column: str) -> npt.NDArray[Any]:
+    """A 1-D array as long as the labels, named ``column`` or, of a split, ``column_train``."""
+    with _npz(path) as arrays:
+        lengths = [len(arrays[name + suffix]) for name in ("labels", "y") if name + suffix in arrays]
+
+        def is_column(name: str) -> bool:
+            return arrays[name].ndim == 1 and len(arrays[name]) in (lengths[:1] or [len(arrays[name])])
+
+        for name in (column + suffix, column):
+            if name in arrays and is_column(name):
+                return arrays[name]
+        raise no_such_column(column, str(path), [name for name in arrays if is_column(name)])
 
 
 def _arranged(inputs: npt.NDArray[Any], path: Path) -> npt.NDArray[np.uint8 | np.float32]:
@@ -214,15 +260,16 @@ def open_image_folder(folder: Path) -> OpenSplits:
         )
     classes = sorted({path.parts[depth] for path in paths})
     splits = {split_name(path.parts[0]) if has_splits else "all" for path in paths}
-    return {
-        split: partial(
-            _read_image_folder,
-            folder,
-            sorted(path for path in paths if not has_splits or split_name(path.parts[0]) == split),
-            classes,
-            depth,
-        )
+    by_split = {
+        split: sorted(path for path in paths if not has_splits or split_name(path.parts[0]) == split)
         for split in sorted(splits)
+    }
+    return {
+        split: Split(
+            partial(_read_image_folder, folder, members, classes, depth),
+            partial(_no_columns, str(folder)),
+        )
+        for split, members in by_split.items()
     }
 
 
@@ -242,3 +289,19 @@ def _refuse_columns(columns: Columns, name: str) -> None:
             got=name,
             hint="leaving them out",
         )
+
+
+# Columns
+
+
+def no_such_column(column: str, where: str, columns: Sequence[str]) -> InputError:
+    """The error for a column that ``where`` does not have, or that has not one value for each row."""
+    return InputError(
+        expected=f"a column of {where} with one value for each row",
+        got=repr(column),
+        hint=" or ".join(columns) or "a parquet file, an .npz or a Hugging Face data set, which may have columns",
+    )
+
+
+def _no_columns(where: str, column: str) -> npt.NDArray[Any]:
+    raise no_such_column(column, where, [])

@@ -8,16 +8,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from aradals.data.corrupted_sets import open_corrupted_set, parse_condition, split_conditions
 from aradals.data.examples import Examples
 from aradals.data.formats import (
     Columns,
+    Companions,
     OpenSplits,
+    Split,
     find_split,
     open_digits,
     open_image_folder,
@@ -25,7 +29,7 @@ from aradals.data.formats import (
     split_name,
 )
 from aradals.data.images import ImageReader, read_images
-from aradals.data.tables import open_hub, read_parquet
+from aradals.data.tables import open_hub, read_column, read_companions, read_parquet
 from aradals.errors import InputError
 
 _HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
@@ -58,7 +62,9 @@ def load_data(
     - a folder of images, ``split/class/image.png`` or ``class/image.png``;
     - an ``.npz`` of arrays: ``inputs, labels``, or ``x_train, y_train, x_test, y_test``; uint8 images with 1 or
       3 channels, or floats in [0, 1] of any shape;
-    - the id of a Hugging Face data set, e.g. ``uoft-cs/cifar10``, for which ``cifar10`` is short.
+    - the id of a Hugging Face data set, e.g. ``uoft-cs/cifar10``, for which ``cifar10`` is short;
+    - a folder of CIFAR-10-C, CIFAR-100-C (checksums of the published files are verified) or ImageNet-C, whose splits
+      are named ``fog-3``. Tables with the columns ``corruption`` and ``severity`` have such splits, too.
 
     The environment variable ``ARADALS_DATA`` names a folder that is looked in first. Images have to be of one
     size. They are kept in memory as uint8, or decoded on demand where that would take more than 2 GiB.
@@ -80,7 +86,7 @@ def load_data(
     """
     data_set = _find(spec)
     split = _choose_split(data_set, split)
-    rows = data_set.splits[split](Columns(image_column, label_column))
+    rows = data_set.splits[split].rows(Columns(image_column, label_column))
     name = data_set.name if split == "all" else f"{data_set.name}-{split}"
     if not len(rows.labels) or (limit is not None and limit < 1):
         raise InputError(
@@ -102,15 +108,68 @@ def load_data(
     )
 
 
+def load_companions(spec: str, split: str | None, *, image_column: str | None = None) -> Companions | None:
+    """What a parquet file or a Hugging Face data set holds beside the images; None for data in another format.
+
+    Raises:
+        InputError: as `load_data`.
+    """
+    data_set = _find(spec)
+    companions = data_set.splits[_choose_split(data_set, split)].companions
+    return companions(Columns(image_column)) if companions else None
+
+
+def load_column(spec: str, split: str | None, column: str) -> npt.NDArray[Any]:
+    """The values of a column beside images and labels: where a picture was taken, how hard people find it, ...
+
+    Args:
+        spec: a parquet file or a folder of them, an ``.npz``, or a Hugging Face id, as for `load_data`. In an ``.npz``
+            of several splits the array ``column_train`` belongs to train.
+        split: as for `load_data`.
+        column: its name.
+
+    Returns:
+        One value for each row of the split, shape (rows,): numbers, booleans, or strings. Examples of `load_data`, also
+        of a sample or a division of the split, have the values ``values[examples.ids]``.
+
+    Raises:
+        InputError: data that cannot be found or read, an unknown split, no such column, one of other things than single
+            values, or one with missing values.
+        MissingExtraError: a package of the extra ``data`` is missing.
+    """
+    data_set = _find(spec)
+    return data_set.splits[_choose_split(data_set, split)].column(column)
+
+
 def list_splits(spec: str) -> list[str]:
     """The splits of ``spec`` (see :func:`load_data`); a Hugging Face data set is downloaded for it."""
     return list(_find(spec).splits)
 
 
+def list_conditions(spec: str) -> dict[tuple[str, int], str]:
+    """The corruptions and severities of a corrupted data set, and the split of each: ``{("fog", 3): "fog-3", ...}``.
+
+    Raises:
+        InputError: data that cannot be found, or that is not divided by corruption and severity.
+    """
+    splits = _find(spec).splits
+    names = [*splits, *split_conditions(splits)]
+    found = {condition: name for name in names if (condition := parse_condition(name))}
+    if not found:
+        raise InputError(
+            expected="a corrupted data set",
+            got=f"{spec!r}, which has the splits {', '.join(splits)}",
+            hint="a folder of CIFAR-10-C or ImageNet-C, or a table with the columns corruption and severity",
+        )
+    return found
+
+
 def _choose_split(data_set: _DataSet, split: str | None) -> str:
     known = list(data_set.splits)
     wanted = split_name(split) if split else known[0] if len(known) == 1 else "test"
-    if wanted in known:
+    if wanted not in known and parse_condition(wanted):
+        data_set.splits.update(split_conditions(data_set.splits))
+    if wanted in data_set.splits:
         return wanted
     raise InputError(expected=f"a split of {data_set.name}", got=repr(wanted), hint=f"--split {' or '.join(known)}")
 
@@ -160,6 +219,8 @@ def _find_local(path: Path) -> _DataSet | None:
 
 
 def _find_in_folder(folder: Path) -> _DataSet:
+    if corrupted := open_corrupted_set(folder):
+        return _DataSet(folder.resolve().name, corrupted)
     for suffix in _TABLES:
         groups = _group(folder.rglob(f"*{suffix}"), folder)
         if "" in groups:  # train*, test*: they belong to the folder, whatever else lies there
@@ -200,7 +261,9 @@ def _open_files(files: Sequence[Path], folder: Path) -> _DataSet:
     splits: OpenSplits = {}
     for split, parts in by_split.items():
         if parts[0].suffix == ".parquet":
-            splits[split] = partial(read_parquet, parts)
+            splits[split] = Split(
+                partial(read_parquet, parts), partial(read_column, parts), partial(read_companions, parts)
+            )
         elif parts[0].suffix == ".npz" and len(parts) == 1:
             splits |= open_npz(parts[0], split)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aradals.data.extras import load_extra
-from aradals.data.formats import Columns, OpenSplits, Rows, split_name
+from aradals.data.formats import Columns, Companions, OpenSplits, Rows, Split, no_such_column, split_name
 from aradals.data.images import MEMORY_LIMIT, EncodedImage
 from aradals.errors import InputError
 
@@ -49,25 +49,68 @@ def read_parquet(files: Sequence[Path], columns: Columns, *, memory_limit: int =
     Raises:
         InputError: files that are not parquet, or columns that cannot be told.
     """
-    parquet, arrow = load_extra("pyarrow.parquet"), load_extra("pyarrow")
-    where = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-    try:
-        opened = [parquet.ParquetFile(file) for file in files]
+    where = _where(files)
+    with _opened_parquet(files, where) as opened:
         sizes = [file.metadata.row_group(i).total_byte_size for file in opened for i in range(file.num_row_groups)]
         if sum(sizes) > memory_limit:
             with _without_progress_bars():
                 dataset = load_extra("datasets").Dataset.from_parquet([str(file) for file in files])
             return _dataset_rows(dataset, columns, where)
         image, label, class_names = choose_columns(opened[0].schema_arrow, columns, where)
-        table = arrow.concat_tables([file.read([image, label]) for file in opened])
+        table = load_extra("pyarrow").concat_tables([file.read([image, label]) for file in opened])
+    encoded = [_encoded(cell) for chunk in table[image].chunks for cell in chunk.to_pylist()]
+    return Rows(encoded, _labels(table[label], label, where), class_names)
+
+
+def read_column(files: Sequence[Path], column: str) -> npt.NDArray[Any]:
+    """The values of one column, from ``files`` in this order; the others are not read.
+
+    Raises:
+        InputError: files that are not parquet, or no such column of single values.
+    """
+    where = _where(files)
+    with _opened_parquet(files, where) as opened:
+        _check_column(opened[0].schema_arrow, column, where)
+        table = load_extra("pyarrow").concat_tables([file.read([column]) for file in opened])
+    return _values(table[column], column, where)
+
+
+def read_companions(files: Sequence[Path], columns: Columns) -> Companions:
+    """All columns of ``files`` but the images, which are not read.
+
+    Raises:
+        InputError: files that are not parquet, or columns that cannot be told.
+    """
+    where = _where(files)
+    with _opened_parquet(files, where) as opened:
+        schema = opened[0].schema_arrow
+        image, _, _ = choose_columns(schema, columns, where)
+        names = [name for name in schema.names if name != image]
+        return Companions(schema, image, load_extra("pyarrow").concat_tables([file.read(names) for file in opened]))
+
+
+def _dataset_companions(dataset: Any, where: str, columns: Columns) -> Companions:
+    schema = dataset.features.arrow_schema
+    image, _, _ = choose_columns(schema, columns, where)
+    others = dataset.remove_columns([image]).with_format("arrow")
+    return Companions(schema, image, others[:])
+
+
+def _where(files: Sequence[Path]) -> str:
+    return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+
+
+@contextmanager
+def _opened_parquet(files: Sequence[Path], where: str) -> Iterator[list[Any]]:
+    parquet, arrow = load_extra("pyarrow.parquet"), load_extra("pyarrow")
+    try:
+        yield [parquet.ParquetFile(file) for file in files]
     except (arrow.ArrowException, OSError) as error:
         raise InputError(
             expected=f"parquet files with the same columns in {where}",
             got=str(error),
             hint="writing them again",
         ) from error
-    encoded = [_encoded(cell) for chunk in table[image].chunks for cell in chunk.to_pylist()]
-    return Rows(encoded, _labels(table[label], label, where), class_names)
 
 
 def open_hub(repository: str) -> OpenSplits:
@@ -90,7 +133,12 @@ def open_hub(repository: str) -> OpenSplits:
             "or HF_HUB_OFFLINE=1 if it was downloaded before",
         ) from error
     return {
-        split_name(str(split)): partial(_dataset_rows, dataset, where=repository) for split, dataset in splits.items()
+        split_name(str(split)): Split(
+            partial(_dataset_rows, dataset, where=repository),
+            partial(_dataset_column, dataset, repository),
+            partial(_dataset_companions, dataset, repository),
+        )
+        for split, dataset in splits.items()
     }
 
 
@@ -166,15 +214,44 @@ def _dataset_rows(dataset: Any, columns: Columns, where: str) -> Rows:
     return Rows(DatasetImages(images, image), _labels(dataset.data.column(label), label, where), class_names)
 
 
+def _dataset_column(dataset: Any, where: str, column: str) -> npt.NDArray[Any]:
+    _check_column(dataset.features.arrow_schema, column, where)
+    return _values(dataset.data.column(column), column, where)
+
+
 def _labels(column: Any, name: str, where: str) -> npt.NDArray[np.int64]:
+    return np.asarray(_values(column, name, where), dtype=np.int64)
+
+
+def _check_column(schema: Any, column: str, where: str) -> None:
+    """Raise InputError unless ``column`` is one of single values: numbers, booleans, strings or categories."""
+    types = load_extra("pyarrow").types
+    kinds: tuple[Callable[[Any], bool], ...] = (
+        types.is_integer,
+        types.is_floating,
+        types.is_boolean,
+        types.is_string,
+        types.is_large_string,
+        types.is_dictionary,
+    )
+    columns = [field.name for field in schema if any(is_kind(field.type) for is_kind in kinds)]
+    if column not in columns:
+        raise no_such_column(column, where, columns)
+
+
+def _values(column: Any, name: str, where: str) -> npt.NDArray[Any]:
+    """The values of an Arrow column, none of them missing; strings as a numpy array of strings."""
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy())[0])
         raise InputError(
-            expected=f"a label in every row of {where}",
-            got=f"none in row {row} of column {name}",
-            hint="removing unlabelled rows",
+            expected=f"a value in every row of column {name} of {where}",
+            got=f"none in row {row}",
+            hint="removing rows without one",
         )
-    return np.asarray(column.to_numpy(), dtype=np.int64)
+    types = load_extra("pyarrow").types
+    if types.is_integer(column.type) or types.is_floating(column.type):
+        return np.asarray(column.to_numpy())
+    return np.array(column.to_pylist())
 
 
 def _encoded(cell: Any) -> EncodedImage:

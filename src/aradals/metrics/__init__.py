@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aradals.metrics.bootstrap import Estimate, calibration_error_interval, estimate_metrics
+from aradals.metrics.bootstrap import Estimate, calibration_error_interval, estimate_metrics, resampled_metrics
 from aradals.metrics.functional import (
     ConfidenceThreshold,
     Outcomes,
@@ -20,6 +20,7 @@ from aradals.metrics.functional import (
     wilson_interval,
 )
 from aradals.metrics.noise import NoiseFloor, SubsetNoiseFloor, ece_noise_floor, subset_noise_floor
+from aradals.metrics.stability import disagreement, matched_temperatures, prediction_variance, stability
 from aradals.metrics.summary import summarise, summarise_by_subset
 
 __all__ = [
@@ -34,13 +35,18 @@ __all__ = [
     "brier_score",
     "calibration_error_interval",
     "confidence_threshold",
+    "disagreement",
     "ece_noise_floor",
     "estimate_metrics",
     "expected_calibration_error",
+    "matched_temperatures",
     "mean_confidence",
     "nll",
     "outcomes",
+    "prediction_variance",
     "reliability_diagram",
+    "resampled_metrics",
+    "stability",
     "subset_calibration_error",
     "subset_noise_floor",
     "summarise",

@@ -8,7 +8,7 @@ score are means, for which bootstrap percentiles do. Calibration errors need mor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -139,6 +139,66 @@ def estimate_metrics(
             "largest_subset_calibration_error": error_estimate(subset_gaps, subset_deviations, abs_max),
         }
     return estimates
+
+
+def resampled_metrics(
+    labels: Tensor,
+    *,
+    logits: Tensor,
+    subsets: Tensor | None = None,
+    num_bins: int = 15,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    metrics: Collection[str] | None = None,
+) -> dict[str, Tensor]:
+    """The plain metrics on each of many resamples of the examples.
+
+    Two models on the same N examples in the same order see the same resamples (given one seed), so that the
+    difference of their results is the paired bootstrap of the difference. See `compare_methods`.
+
+    Args:
+        labels: integer, shape (N,), in [0, K).
+        logits: finite floats, shape (N, K).
+        subsets: integer >= 0, shape (N,); adds the subset calibration error.
+        num_bins: bins of the ECE.
+        num_resamples: B, the number of resamples.
+        seed: of the resamples.
+        metrics: the keys that are wanted; by default all.
+
+    Returns:
+        Keys ``accuracy, confidence, nll, brier, ece`` and, with subsets, ``subset_calibration_error``; float64,
+        shape (B,). In a resample the subset calibration error is the mean over the subsets that it holds.
+
+    Raises:
+        InputError: see `outcomes`; wrong ``subsets``; a metric that is unknown, or that needs subsets.
+    """
+    examples = outcomes(labels, logits=logits)
+    means = torch.stack([examples.correct, examples.confidence, examples.nll, examples.brier], 1).cpu()
+    gap = examples.gap.cpu()[:, None]
+    bins = membership(assign_bins(examples.confidence.cpu(), num_bins), num_bins)
+    if subsets is None:
+        members = bins[:, :0]
+    else:
+        check_subsets(subsets, len(gap))
+        members = subset_membership(subsets.cpu())
+
+    resampled = resample_means(torch.cat([means, gap * bins, gap * members, members], 1), num_resamples, seed)
+    sizes = (means.shape[1], num_bins, members.shape[1], members.shape[1])
+    means, bin_gaps, subset_gaps, subset_shares = resampled.split(sizes, 1)
+    values = dict(zip(("accuracy", "confidence", "nll", "brier"), means.T.contiguous(), strict=True))
+    values["ece"] = abs_sum(bin_gaps)
+    if subsets is not None:
+        values["subset_calibration_error"] = (subset_gaps / subset_shares).abs().nanmean(1)
+    if metrics is None:
+        return values
+    unknown = [name for name in metrics if name not in values]
+    if unknown:
+        raise InputError(
+            expected="metrics among " + ", ".join(values),
+            got=", ".join(unknown),
+            hint="these, or subsets= for the subset calibration error",
+        )
+    return {name: values[name] for name in metrics}
 
 
 def resample_means(columns: Tensor, num_resamples: int, seed: int) -> Tensor:

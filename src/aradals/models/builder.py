@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import importlib.util
-import inspect
 import re
-import sys
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from operator import attrgetter
-from pathlib import Path
-from types import ModuleType
 
 from torch import nn
 
@@ -24,6 +15,7 @@ from aradals.models.preact_resnet import PreActResNet
 from aradals.models.resnet import ResNet
 from aradals.models.small_cnn import SmallCNN
 from aradals.models.wide_resnet import WideResNet
+from aradals.specs import imported, keyword_arguments, user_code
 
 
 @dataclass(frozen=True)
@@ -94,16 +86,11 @@ def build_model(
     """
     sizes = {"num_classes": num_classes, "in_channels": in_channels}
     optional = {name: value for name, value in sizes.items() if value is not None}
-    source, colon, attribute = spec.rpartition(":")
-    if not colon:
-        with _user_code(spec):
+    if ":" not in spec:
+        with user_code(spec, "build a model"):
             return _call(_find_built_in(spec), spec, optional, model_args)
-    if source.endswith(".py"):
-        path = _find_file(source)
-        with _importable_from(path.parent, forget=True), _user_code(spec):
-            return _call(_find_attribute(_import_file(path), attribute), spec, optional, model_args)
-    with _importable_from(Path.cwd(), forget=False), _user_code(spec):
-        return _call(_find_attribute(importlib.import_module(source), attribute), spec, optional, model_args)
+    with imported(spec, "build a model") as target:
+        return _call(target, spec, optional, model_args)
 
 
 def _find_built_in(spec: str) -> Callable[..., nn.Module]:
@@ -120,40 +107,6 @@ def _find_built_in(spec: str) -> Callable[..., nn.Module]:
     )
 
 
-def _find_file(source: str) -> Path:
-    path = Path(source).expanduser().resolve()
-    if not path.is_file():
-        raise InputError(expected="a Python file", got=f"{source}, which is no file", hint="another path")
-    return path
-
-
-def _import_file(path: Path) -> ModuleType:
-    name = f"aradals_model_{path.stem}_{uuid.uuid4().hex}"
-    module_spec = importlib.util.spec_from_file_location(name, path)
-    assert module_spec is not None  # since the suffix is .py
-    assert module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[name] = module
-    try:
-        module_spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def _find_attribute(module: ModuleType, attribute: str) -> object:
-    try:
-        return attrgetter(attribute)(module)
-    except AttributeError as error:
-        nearest = difflib.get_close_matches(attribute, vars(module), n=1)
-        raise InputError(
-            expected=f"a callable in {module.__file__}",
-            got=f"{attribute!r}, which is not there",
-            hint=nearest[0] if nearest else "the name of a function or class in it",
-        ) from error
-
-
 def _call(target: object, spec: str, optional: dict[str, int], model_args: dict[str, object]) -> nn.Module:
     if isinstance(target, nn.Module):
         return _call(lambda: target, spec, optional, model_args)
@@ -163,7 +116,7 @@ def _call(target: object, spec: str, optional: dict[str, int], model_args: dict[
             got=f"an object of type {type(target).__name__}",
             hint="a function that returns the model",
         )
-    names, takes_any = _accepted_arguments(target)
+    names, takes_any = keyword_arguments(target)
     if not takes_any and (unknown := [name for name in model_args if name not in names]):
         nearest = difflib.get_close_matches(unknown[0], names, n=1)
         raise InputError(
@@ -190,50 +143,3 @@ def _call(target: object, spec: str, optional: dict[str, int], model_args: dict[
             hint="a callable that returns the model itself",
         )
     return model
-
-
-def _accepted_arguments(target: Callable[..., object]) -> tuple[list[str], bool]:
-    """The names that ``target`` takes as keywords, and whether it takes any other name."""
-    try:
-        parameters = inspect.signature(target).parameters.values()
-    except (TypeError, ValueError):  # some callables written in C
-        return [], True
-    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    return names, any(p.kind is p.VAR_KEYWORD for p in parameters)
-
-
-@contextmanager
-def _user_code(spec: str) -> Iterator[None]:
-    """Turn whatever goes wrong in a model's code into one line."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise InputError(
-            expected=f"{spec} to be importable and to build a model",
-            got=f"{type(error).__name__}: {' '.join(str(error).split())}",
-            hint="calling it in Python, where the traceback shows the line",
-        ) from error
-
-
-@contextmanager
-def _importable_from(folder: Path, *, forget: bool) -> Iterator[None]:
-    """Let imports find the modules in ``folder``.
-
-    With ``forget``, modules found there are dropped from ``sys.modules`` afterwards: the files of two models
-    may well import different modules of the same name, such as ``layers``.
-    """
-    known = set(sys.modules)
-    importlib.invalidate_caches()  # the files may be newer than the last look into the folder
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        with suppress(ValueError):
-            sys.path.remove(str(folder))
-        if forget:
-            siblings = {entry.stem for entry in folder.iterdir()} - known
-            for name in sys.modules.keys() - known:
-                if name.partition(".")[0] in siblings:
-                    del sys.modules[name]

@@ -2,9 +2,10 @@
 
 from aradals.report.headlines import diagnosis_headlines, study_headlines
 from aradals.report.html import write_report
-from aradals.report.tables import diagnosis_rows, diagnosis_table, study_table, table_rows
+from aradals.report.tables import comparison_table, diagnosis_rows, diagnosis_table, study_table, table_rows
 
 __all__ = [
+    "comparison_table",
     "diagnosis_headlines",
     "diagnosis_rows",
     "diagnosis_table",

@@ -122,7 +122,7 @@ def _warnings(results: Results) -> list[str]:
     sentences = []
     if targets:
         sentences.append(
-            f"{WARNING}targets ran down to their lower bound 1/K (wind-up; try a smaller update_rate or leak > 0): "
+            f"{WARNING}targets ran down to their lower bound 1/K (wind-up; try a smaller rate or leak > 0): "
             f"{'; '.join(targets)}."
         )
     if temperatures:

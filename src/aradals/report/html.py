@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,11 @@ from aradals.report.summary import (
 from aradals.report.tables import (
     Cell,
     TableBlock,
+    comparison_note,
+    comparison_rows,
     diagnosis_note,
     diagnosis_rows,
+    stability_rows,
     table_note,
     table_rows,
     threshold_rows,
@@ -116,13 +119,17 @@ def _study_page(results: Results) -> dict[str, Any]:
         "description": results.get("description", ""),
         "facts": facts,
         "headlines": study_headlines(results),
-        "blocks": table_rows(results),
-        "table_note": table_note(results),
+        "blocks": [*table_rows(results), *_titled(comparison_rows(results), "difference from vanilla")],
+        "table_note": f"{table_note(results)} {comparison_note(results) if results.get('comparisons') else ''}",
         "has_subsets": num_subsets(results) > 0,
         "figures": _study_figures(results),
         "runs": _study_runs(results),
         "config": json.dumps(results.get("config", {}), indent=2, ensure_ascii=False),
     }
+
+
+def _titled(blocks: list[TableBlock], title: str) -> list[TableBlock]:
+    return [replace(block, title=f"{title}: {block.title}") for block in blocks]
 
 
 def _diagnosis_page(diagnosis: Results) -> dict[str, Any]:
@@ -256,10 +263,20 @@ def _draw_all(draw: Callable[..., str], panels: list[Any], name: str) -> list[st
     return [draw(panel, identifier=f"{name}-{index}") for index, panel in enumerate(panels)]
 
 
+def _rule(rule: Mapping[str, Any]) -> str:
+    """What an update rule is made of, but for its rate: ``leak 0.3, monotone``."""
+    parts = [
+        name.replace("_", " ") + ("" if value is True else f" {value:g}")
+        for name, value in rule.items()
+        if value and name != "rate"
+    ]
+    return ", ".join(parts)
+
+
 def _study_runs(results: Results) -> list[TableBlock]:
     """What was run, as tables."""
     data = results["data"]
-    settings = ("num_subsets", "initial_target_prob", "update_rate", "leak", "update_every")
+    settings = ("objective", "num_subsets", "initial_target_prob", "update_rate", "update_every")
     training = results.get("training", [])
     splits_hash = [[f"splits of seed {seed}", value] for seed, value in data.get("splits_hash", {}).items()]
     shifts = ", ".join(condition_name(shift) for shift in shift_conditions(results)) or "none"
@@ -278,12 +295,21 @@ def _study_runs(results: Results) -> list[TableBlock]:
         ),
         _table(
             "training",
-            ("method", "seed", *(name.replace("_", " ") for name in settings), "epochs", "last loss", "seconds"),
+            (
+                "method",
+                "seed",
+                *(name.replace("_", " ") for name in settings),
+                "rule",
+                "epochs",
+                "last loss",
+                "seconds",
+            ),
             [
                 [
                     Variant(run["method"]).label,
                     run["seed"],
                     *(run.get("settings", {}).get(name) for name in settings),
+                    _rule(run.get("settings", {}).get("rule") or {}),
                     len(run.get("epochs", [])),
                     (run.get("epochs") or [{}])[-1].get("loss"),
                     run.get("seconds"),
@@ -291,6 +317,7 @@ def _study_runs(results: Results) -> list[TableBlock]:
                 for run in training
             ],
         ),
+        stability_rows(results),
         _table(
             "calibrators",
             ("variant", "seed", "temperature"),

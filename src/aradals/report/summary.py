@@ -24,8 +24,11 @@ METHOD_NAMES = {
     "label_smoothing": "label smoothing",
     "adals": "AdaLS",
     "ar_adals": "AR-AdaLS",
-    "ar_adals_plain": "AR-AdaLS, plain",
     "ar_adals_self": "AR-AdaLS, self-scored",
+    "ar_adals_of_ensemble": "AR-AdaLS of the ensemble",
+    "ensemble_of_ar_adals": "ensemble of AR-AdaLS",
+    "augmix": "AugMix",
+    "ccat": "CCAT",
 }
 NOISE_LIMITS = {"ece": "ece_noise_floor_p95", "subset_calibration_error": "subset_noise_floor"}
 """Key of a calibration error -> key of the most that is put down to noise."""
@@ -46,7 +49,7 @@ class Variant:
     @property
     def label(self) -> str:
         """As people write it: ``vanilla + temperature scaling``."""
-        method = METHOD_NAMES.get(self.method, self.method.replace("_", " "))
+        method = METHOD_NAMES.get(self.method) or self.method.replace("ar_adals_", "AR-AdaLS, ").replace("_", " ")
         if self.calibrator == "none":
             return method
         calibrator = "temperature scaling" if self.calibrator == "temperature" else self.calibrator.replace("_", " ")

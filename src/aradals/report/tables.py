@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from aradals.comparison import MIN_SEEDS
 from aradals.report.summary import (
     CLEAN,
     NOISE_LIMITS,
@@ -19,6 +20,7 @@ from aradals.report.summary import (
     measure,
     num_examples,
     num_subsets,
+    row_interval,
     seeds_of,
     shift_conditions,
     subset_name,
@@ -33,7 +35,12 @@ if TYPE_CHECKING:
 
 STUDY_COLUMNS = ("method", "ECE", "noise floor", "subset cal. error", "accuracy %", "confidence %", "NLL")
 DIAGNOSIS_COLUMNS = ("examples", "gap, points", "ECE", "noise floor", "accuracy %", "confidence %", "n")
+COMPARISON_COLUMNS = ("method", "ECE", "subset cal. error", "NLL", "accuracy, points", "cost")
+COMPARISON_METRICS = ("ece", "subset_calibration_error", "nll", "accuracy")
+STABILITY_COLUMNS = ("method", "prediction variance", "at equal confidence", "disagreement %", "models")
 THRESHOLD_COLUMNS = ("error at most", "accept from", "accepted %", "wrong among them %")
+
+MATCHED_VARIANCE = "matched_prediction_variance"
 
 MIN_NAME_WIDTH = 12
 
@@ -123,6 +130,68 @@ def diagnosis_rows(diagnosis: Results) -> TableBlock:
             ]
         )
     return TableBlock("by robustness" if count else "all examples", DIAGNOSIS_COLUMNS, rows)
+
+
+def comparison_rows(results: Results) -> list[TableBlock]:
+    """Every variant minus vanilla training with the same calibrator: clean, then the mean over shifts.
+
+    The note of a cell is the 95 % interval of the difference, and with three seeds or more p of the paired t test
+    over seeds after Holm's correction. The cost is a multiple of vanilla training.
+    """
+    compared = {
+        (row["condition"], row["method"], row["calibrator"], row["metric"]): row
+        for row in results.get("comparisons", [])
+        if row["reference_method"] == "vanilla" and row["reference_calibrator"] == row["calibrator"]
+    }
+    blocks = []
+    for condition, title in (("clean", "clean"), ("all_shifts", "shift (mean over all conditions)")):
+        rows = [
+            [
+                Cell(variant.label.replace(" + temperature scaling", " + T")),
+                *(
+                    _difference(compared.get((condition, variant.method, variant.calibrator, metric)))
+                    for metric in COMPARISON_METRICS
+                ),
+                _cost(results, variant.method),
+            ]
+            for variant in variants(results)
+            if (condition, variant.method, variant.calibrator, "ece") in compared
+        ]
+        if rows:
+            blocks.append(TableBlock(title, COMPARISON_COLUMNS, rows))
+    return blocks
+
+
+def stability_rows(results: Results) -> TableBlock:
+    """How much independently trained models disagree about the same examples."""
+    rows = [
+        [
+            Cell(Variant(row["method"]).label),
+            *(_cell(Measure(*row_interval(row, key)), ".4f") for key in ("prediction_variance", MATCHED_VARIANCE)),
+            percent(Measure(*row_interval(row, "disagreement"))),
+            Cell(f"{row['num_models']} {'seeds' if row['models'] == 'seeds' else 'members'}"),
+        ]
+        for row in results.get("stability", [])
+        if row["subset"] is None
+    ]
+    return TableBlock("stability, clean", STABILITY_COLUMNS, rows)
+
+
+def comparison_table(results: Results) -> TerminalTables:
+    """`comparison_rows` for the terminal."""
+    return TerminalTables("Difference from vanilla training", comparison_rows(results), comparison_note(results))
+
+
+def comparison_note(results: Results) -> str:
+    """What the numbers of `comparison_rows` are."""
+    seeds = len(seeds_of(results))
+    over = "the test examples" if seeds == 1 else f"{seeds} seeds and the test examples"
+    tests = "; p: paired t test over seeds, after Holm's correction" if seeds >= MIN_SEEDS else ""
+    return (
+        f"Variant minus vanilla with the same calibrator; negative = lower. With each its 95 % interval, by bootstrap "
+        f"over {over}{tests}. Intervals of calibration errors allow for their bias, and need not be around the "
+        f"difference. Cost: seconds of training, with models that only score and their scoring, over those of vanilla."
+    )
 
 
 def threshold_rows(diagnosis: Results) -> TableBlock:
@@ -217,6 +286,23 @@ def _row(results: Results, variant: Variant, conditions: Sequence[Condition]) ->
 def _floor(mean: Measure, limit: Measure) -> Cell:
     """Both, since the verdict "more than noise" depends on the second."""
     return Cell(fraction(mean).text, f"≤{limit.value:.3f}" if limit.known else "")
+
+
+def _difference(row: Mapping[str, Any] | None) -> Cell:
+    """A difference with its interval and p; in points for accuracy."""
+    if row is None or row["difference"] is None:
+        return Cell("–")
+    scale, form = (100, "+z.1f") if row["metric"] == "accuracy" else (1, "+z.3f")
+    low, high = (math.nan if row[end] is None else scale * row[end] for end in ("low", "high"))
+    cell = _cell(Measure(scale * row["difference"], low, high), form)
+    return cell if row["p_holm"] is None else Cell(cell.text, f"{cell.note}, p {row['p_holm']:.3f}".lstrip(", "))
+
+
+def _cost(results: Results, method: str) -> Cell:
+    """The mean over seeds, as a multiple of vanilla training."""
+    costs = [row["relative_cost"] for row in results.get("costs", []) if row["method"] == method]
+    known = [cost for cost in costs if cost is not None]
+    return Cell(f"{sum(known) / len(known):.1f}") if known else Cell("–")
 
 
 def _cell(value: Measure, form: str) -> Cell:

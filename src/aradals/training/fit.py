@@ -17,11 +17,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from aradals.adaptive_smoothing import AdaptiveSmoothing, default_update_rate
+from aradals.adaptive_smoothing import AdaptiveSmoothing
 from aradals.config import MethodConfig, TrainingConfig
-from aradals.data import Examples, as_batch
+from aradals.data import AUGMENTATIONS, Examples, as_batch
 from aradals.errors import InputError
-from aradals.training.module import AdaptiveClassifier, by_id, epoch_seed
+from aradals.objectives import choose_objective
+from aradals.training.module import AdaptiveClassifier, by_id, epoch_seed, member_seed
 from aradals.training.self_scoring import SelfScoring
 
 
@@ -36,7 +37,7 @@ class TrainedModel:
             those of the epochs), forward and backward passes over all examples, and failures.
         updates: the course of the targets, see `AdaptiveSmoothing.history`.
         target_prob: the targets after the last update, by subset.
-        update_rate: the alpha that was used.
+        update_rate: the alpha that was used; 0 where targets stay.
         at_lower_bound: subsets whose target has run down to 1/K.
     """
 
@@ -71,10 +72,10 @@ def fit_classifier(
     """Train ``model`` on ``train``, its targets driven by ``validation``.
 
     Args:
-        model: freshly initialised; inputs in [0, 1] to logits.
+        model: freshly initialised; inputs in [0, 1] to logits. An `Ensemble` is trained in step.
         train: the training split.
         validation: drives the adaptive update, nothing else.
-        method: targets, their update, and whether the model scores itself.
+        method: the objective, the targets and their update, and whether the model scores itself.
         training: epochs, optimizer, schedule.
         seed: order, augmentation and dropout; the caller has initialised the model.
         train_subsets: robustness subset of each training example, in the split's order; not needed for R = 1, nor
@@ -97,21 +98,20 @@ def fit_classifier(
             got="none",
             hint="subsets from assign_subsets, or score_every",
         )
-    num_updates = max(1, training.epochs // method.update_every)
+    rule = method.rule and method.rule.for_updates(max(1, training.epochs // method.update_every))
     criterion = AdaptiveSmoothing(
-        train.num_classes,
-        method.num_subsets,
-        update_rate=default_update_rate(num_updates) if method.update_rate == "auto" else method.update_rate,
-        initial_target_prob=method.initial_target_prob,
-        leak=method.leak,
+        train.num_classes, method.num_subsets, rule=rule, initial_target_prob=method.initial_target_prob
     )
     module = AdaptiveClassifier(
         model,
+        choose_objective(method.objective, method.objective_args),
         criterion,
         by_id(train.ids, train_subsets),
         by_id(validation.ids, validation_subsets),
         training,
         seed,
+        augment=AUGMENTATIONS[method.augment or training.augment],
+        consistency=method.consistency,
         scores_itself=scores_itself,
     )
     if len(train.input_shape) == 3:
@@ -140,7 +140,7 @@ def fit_classifier(
         )
         trainer.fit(
             module,
-            datamodule=_Batches(train, validation, training.batch_size, seed),
+            datamodule=_Batches(train, validation, training.batch_size, seed, len(module.members)),
             ckpt_path=str(resume) if resume is not None and resume.exists() else None,
             weights_only=True,
         )
@@ -150,34 +150,45 @@ def fit_classifier(
         scorings=module.scorings,
         updates=criterion.history,
         target_prob=criterion.target_prob.tolist(),
-        update_rate=criterion.update_rate,
-        at_lower_bound=criterion.at_lower_bound() if criterion.update_rate else [],
+        update_rate=float(rule.rate) if rule else 0.0,
+        at_lower_bound=criterion.at_lower_bound() if rule else [],
     )
 
 
-class _Batches(LightningDataModule):
-    """Batches whose order depends on (seed, epoch) alone, so that a resumed run sees what an uninterrupted one sees.
+def member_batches(
+    num_examples: int, batch_size: int, seed: int, epoch: int, num_members: int = 1
+) -> tuple[list[list[int]], torch.Generator]:
+    """The batches of one epoch: positions of the examples, one part for each member of an ensemble after the other.
 
-    A loader is made for each epoch, with its order laid down: Lightning may ask one for several iterators.
+    The order of a member depends on (its seed, epoch) alone: a resumed run sees what an uninterrupted one sees, and a
+    member of an ensemble in step what the same member sees when it is trained alone.
+
+    Returns:
+        The batches, and the generator of the first member's order.
     """
+    generators = [torch.Generator().manual_seed(epoch_seed(member_seed(seed, m), epoch)) for m in range(num_members)]
+    orders = [torch.randperm(num_examples, generator=generator) for generator in generators]
+    parts = zip(*(order.split(batch_size) for order in orders), strict=True)
+    batches = [torch.cat(part).tolist() for part in parts]
+    # A last batch of one example would break batch norm.
+    return batches[: max(1, num_examples // batch_size)], generators[0]
 
-    def __init__(self, train: Examples, validation: Examples, batch_size: int, seed: int) -> None:
+
+class _Batches(LightningDataModule):
+    """A loader is made for each epoch, with its order laid down: Lightning may ask one for several iterators."""
+
+    def __init__(self, train: Examples, validation: Examples, batch_size: int, seed: int, num_members: int) -> None:
         super().__init__()
-        self.train, self.validation, self.batch_size, self.seed = train, validation, batch_size, seed
+        self.train, self.validation, self.batch_size = train, validation, batch_size
+        self.seed, self.num_members = seed, num_members
 
     def train_dataloader(self) -> DataLoader[Any]:
         assert self.trainer is not None
-        # Also the loader's own: without one it draws from the global generator, that of dropout.
-        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.trainer.current_epoch))
-        return DataLoader(
-            self.train,
-            self.batch_size,
-            sampler=torch.randperm(len(self.train), generator=generator).tolist(),
-            generator=generator,
-            collate_fn=as_batch,
-            # A last batch of one example would break batch norm.
-            drop_last=len(self.train) > self.batch_size,
+        batches, generator = member_batches(
+            len(self.train), self.batch_size, self.seed, self.trainer.current_epoch, self.num_members
         )
+        # The generator is also the loader's own: without one it draws from the global one, that of dropout.
+        return DataLoader(self.train, batch_sampler=batches, generator=generator, collate_fn=as_batch)
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self.validation.batches(max(self.batch_size, 256))
@@ -217,7 +228,7 @@ class _EpochLog(Callback):
 
 def _course(criterion: AdaptiveSmoothing) -> str:
     """The span of the targets and the bounds that they have reached; nothing where targets stay."""
-    if not criterion.update_rate:
+    if criterion.rule is None or not criterion.rule.rate:
         return ""
     targets = criterion.target_prob.tolist()
     course = f"  targets {min(targets):.3f} to {max(targets):.3f}"

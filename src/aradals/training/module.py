@@ -12,9 +12,17 @@ from torch import Tensor, nn
 
 from aradals.adaptive_smoothing import AdaptiveSmoothing
 from aradals.config import TrainingConfig
-from aradals.data import AUGMENTATIONS
+from aradals.data import AUGMENTATIONS, Augmentation, augmix
+from aradals.ensemble import Ensemble
 from aradals.errors import InputError
 from aradals.inference import Batch
+from aradals.losses import jensen_shannon
+from aradals.objectives import Objective, takes_target_prob
+
+
+def member_seed(seed: int, member: int) -> int:
+    """Seed of an ensemble's member, from that of its study; the first member is the model of that seed itself."""
+    return seed + 10_000_019 * member
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -30,14 +38,20 @@ def by_id(ids: Tensor, subsets: Tensor | None) -> Tensor:
 
 
 class AdaptiveClassifier(LightningModule):
-    """A classifier whose targets adapt after each pass over the validation split.
+    """A classifier, or an ensemble in step, whose targets adapt after each pass over the validation split.
+
+    The members of an ensemble share the targets, which its averaged prediction drives. Each has its own part of every
+    batch (see `member_batches`), and so the order and the loss that it has when trained alone.
 
     Args:
         model: inputs in [0, 1] to logits.
-        criterion: the loss and its state; vanilla training and label smoothing are settings of it.
+        objective: the loss of a batch.
+        criterion: the targets and their state; those of vanilla training and of label smoothing stay as they are.
         train_subsets: subset by example id, see `by_id`, shape (largest id + 1,).
         validation_subsets: the same for the validation split.
-        config: optimizer, schedule, augmentation.
+        config: optimizer, schedule.
+        augment: random changes to the training inputs.
+        consistency: weight of the Jensen-Shannon term between inputs and two AugMix views of them.
         seed: of the random numbers of each epoch.
         scores_itself: the subsets given mean nothing, others are put in their place in the course of training
             (`SelfScoring`): targets move as one until then, and checkpoints hold the subsets.
@@ -53,16 +67,21 @@ class AdaptiveClassifier(LightningModule):
     def __init__(
         self,
         model: nn.Module,
+        objective: Objective,
         criterion: AdaptiveSmoothing,
         train_subsets: Tensor,
         validation_subsets: Tensor,
         config: TrainingConfig,
         seed: int,
         *,
+        augment: Augmentation = AUGMENTATIONS["none"],
+        consistency: float = 0.0,
         scores_itself: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
+        self.members = list(model.members) if isinstance(model, Ensemble) else [model]  # registered by `model`
+        self.objective, self.augment, self.consistency = objective, augment, consistency
         self.criterion = criterion
         self.register_buffer("train_subsets", train_subsets, persistent=scores_itself)
         self.register_buffer("validation_subsets", validation_subsets, persistent=scores_itself)
@@ -88,10 +107,17 @@ class AdaptiveClassifier(LightningModule):
         self._reset_epoch()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one batch, each example with the target of its robustness subset."""
-        ids, inputs, labels = batch
-        logits = self.model(AUGMENTATIONS[self.config.augment](inputs))
-        loss: Tensor = self.criterion(logits, labels, self.train_subsets[ids])
+        """Loss of one batch, each example with the target of its robustness subset; summed over members."""
+        parts = zip(self.members, *(column.chunk(len(self.members)) for column in batch), strict=True)
+        return torch.stack([self._member_loss(*part) for part in parts]).sum()
+
+    def _member_loss(self, member: nn.Module, ids: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+        target_prob = self.criterion.target_prob_for(labels, self.train_subsets[ids])
+        smoothed = {"target_prob": target_prob} if takes_target_prob(self.objective) else {}
+        views = self.augment(inputs)
+        loss, logits = self.objective(member, views, labels, **smoothed)
+        if self.consistency:
+            loss = loss + self.consistency * jensen_shannon([logits, member(augmix(views)), member(augmix(views))])
         self._loss_sum = self._loss_sum.to(loss.device) + loss.detach() * len(ids)
         self._num_correct = self._num_correct.to(loss.device) + (logits.argmax(1) == labels).sum()
         self._num_seen += len(ids)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from aradals.adaptive_smoothing import assign_subsets
 from aradals.data import Examples
 from aradals.robustness import score
+from aradals.subsets import assign_subsets
 from aradals.training.module import AdaptiveClassifier, by_id
 
 ATTACK = "first_order_margin"

@@ -1,0 +1,183 @@
+"""What calibrators share: the protocol, the checks, and the reading of a saved state."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from aradals.errors import InputError
+from aradals.inference import check_logits
+from aradals.metrics.functional import check_classes
+
+
+class Calibrator(Protocol):
+    """What every calibrator can do; logits of shape (N, K), labels of shape (N,), scores of shape (N,)."""
+
+    score: ClassVar[str | None]
+    """The robustness score that the map depends on, a name in ``aradals.attacks.ATTACKS``; None for none.
+
+    ``logit_margin`` is computed from the logits. Any other has to be given as ``scores``, in fitting and in use; a
+    calibrator that needs none ignores them, so that one call serves every calibrator."""
+
+    def fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:
+        """Fit on the calibration split."""
+        ...
+
+    def predict_logits(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
+        """Logits whose softmax is calibrated, float64, shape (N, K); logarithms of probabilities would underflow."""
+        ...
+
+    def predict_proba(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
+        """Calibrated probabilities, float64, shape (N, K)."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fitted state, ready for JSON; ``method`` is the name in `CALIBRATORS`."""
+        ...
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Inverse of ``to_dict``."""
+        ...
+
+
+class LogitMap(nn.Module, ABC):
+    """Base of the calibrators here: a fitted map of logits, whose numbers are float64 buffers.
+
+    ``forward(logits, scores)`` is the bare map in the precision of ``logits``, without checks, for use within a model
+    (`CalibratedModel`); ``predict_logits`` checks and computes in float64. A subclass sets ``method``, registers its
+    buffers in ``fit`` and ``from_dict``, and none before.
+    """
+
+    method: ClassVar[str]
+    score: ClassVar[str | None] = None
+
+    @abstractmethod
+    def fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:
+        """Fit on the calibration split.
+
+        Args:
+            logits: finite floats, shape (N, K).
+            labels: integer, shape (N,), in [0, K).
+            scores: robustness of each example, shape (N,); ignored unless `score` names one that logits do not give.
+
+        Raises:
+            InputError: no examples, NaN or infinite logits, probabilities in place of logits, wrong labels or scores.
+        """
+
+    @abstractmethod
+    def forward(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
+        """Calibrated logits, shape (N, K)."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """The fitted state, ready for JSON."""
+
+    @classmethod
+    @abstractmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`."""
+
+    @torch.no_grad()
+    def predict_logits(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
+        """Logits whose softmax is calibrated, float64, shape (N, K).
+
+        Args:
+            logits: finite floats, shape (N, K), of the number of classes of the fit.
+            scores: see `fit`.
+
+        Raises:
+            InputError: not fitted; logits that are NaN, infinite, or probabilities; scores missing or not finite.
+        """
+        self.check_fitted()
+        if len(logits) == 0:
+            return logits.double()
+        logits = check_logits(logits, len(logits)).double()
+        calibrated: Tensor = self(logits, self.check_scores(logits, scores))
+        return calibrated
+
+    def predict_proba(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
+        """Calibrated probabilities, float64, shape (N, K). Arguments and errors as in `predict_logits`."""
+        return self.predict_logits(logits, scores).softmax(1)
+
+    def check_fitted(self) -> None:
+        """Raise InputError unless fitted."""
+        if next(self.buffers(), None) is None:
+            raise InputError(
+                expected=f"a fitted {self.method} calibrator",
+                got="none",
+                hint="fit(logits, labels) on the calibration split",
+            )
+
+    def check_scores(self, logits: Tensor, scores: Tensor | None) -> Tensor | None:
+        """The scores to use, float64, on the device of ``logits``; None where the map needs none or finds them itself.
+
+        Raises:
+            InputError: `score` names one that has to be given, and ``scores`` are not N finite numbers.
+        """
+        if self.score in (None, "logit_margin"):
+            return None
+        if scores is None or scores.shape != (len(logits),) or not scores.isfinite().all():
+            kind = "none" if scores is None else f"shape {tuple(scores.shape)}, or NaN or infinite ones"
+            raise InputError(
+                expected=f"scores: the finite {self.score} of each of {len(logits)} examples",
+                got=kind,
+                hint=f'score(model, inputs, "{self.score}").score, in fitting and in use, or margin_temperature, '
+                "which needs logits alone",
+            )
+        return scores.detach().to(logits.device, torch.float64)
+
+
+def check_examples(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """What a calibrator is fitted on: logits as float64 and labels as int64 on their device.
+
+    Raises:
+        InputError: no examples, NaN or infinite logits, probabilities in place of logits, wrong labels.
+    """
+    if len(logits) == 0:
+        raise InputError(expected="at least one example", got="none", hint="a larger calibration split")
+    check_classes(labels, *check_logits(logits, len(logits)).shape)
+    logits = logits.detach().double()
+    return logits, labels.long().to(logits.device)
+
+
+def check_num_classes(logits: Tensor, num_classes: int) -> None:
+    """Raise InputError unless ``logits`` are of the number of classes that the calibrator was fitted on."""
+    if logits.shape[1] != num_classes:
+        raise InputError(
+            expected=f"logits of {num_classes} classes, as in the fit",
+            got=f"{logits.shape[1]}",
+            hint="the model that the calibrator was fitted for",
+        )
+
+
+def read_state(fields: Mapping[str, Any], method: str, **num_dims: int) -> list[Any]:
+    """Values of a saved state: a number where ``num_dims`` says 0, a list of numbers for 1, a list of lists for 2.
+
+    Raises:
+        InputError: another method; a value that is missing, of another kind, or not finite.
+    """
+    if fields.get("method") != method or not all(_is_numeric(fields.get(name), n) for name, n in num_dims.items()):
+        kinds = ("a finite number", "finite numbers", "lists of finite numbers")
+        raise bad_state(fields, method, ", ".join(f"{name}: {kinds[n]}" for name, n in num_dims.items()))
+    return [fields[name] for name in num_dims]
+
+
+def bad_state(fields: Mapping[str, Any], method: str, expected: str) -> InputError:
+    """The error for a saved state that no calibrator of that method has written."""
+    return InputError(
+        expected=f"the state of a {method} calibrator ({expected})",
+        got=f"{dict(fields)}"[:200],
+        hint="the output of to_dict",
+    )
+
+
+def _is_numeric(value: object, num_dims: int) -> bool:
+    if num_dims:
+        return isinstance(value, list) and len(value) > 0 and all(_is_numeric(item, num_dims - 1) for item in value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,82 @@
+"""A model and its calibrator as one module."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from aradals.attacks import first_order_margin
+from aradals.calibration.base import Calibrator, LogitMap
+from aradals.errors import InputError
+from aradals.robustness import InputBatches, score
+
+
+class CalibratedModel(nn.Module):
+    """Inputs in [0, 1] to calibrated probabilities, shape (N, K), in the precision of the model's logits.
+
+    The calibrator's numbers are buffers: they move between devices with the model and are part of ``state_dict``. They
+    are float64, and it computes in their precision; ``float()`` first for a device without it.
+
+    Where the calibrator depends on the first-order margin, the margin is computed with gradients enabled even within
+    ``torch.no_grad()``, at the cost of one more forward and a backward pass; nothing is differentiated through it.
+    With any other calibrator the module is forward only, and ``torch.export`` takes it.
+
+    Args:
+        model: maps inputs in [0, 1] to logits of shape (N, K). It is held, not copied.
+        calibrator: a fitted one of `CALIBRATORS`. It is copied.
+
+    Raises:
+        InputError: a calibrator that is not fitted, or not one of `CALIBRATORS`.
+
+    Example:
+        >>> import torch
+        >>> from aradals.calibration import TemperatureScaling
+        >>> scaling = TemperatureScaling.from_dict({"method": "temperature", "temperature": 2.0})
+        >>> CalibratedModel(torch.nn.Identity(), scaling)(torch.tensor([[0.0, 1.0]]))
+        tensor([[0.3775, 0.6225]])
+    """
+
+    def __init__(self, model: nn.Module, calibrator: LogitMap) -> None:
+        super().__init__()
+        if not isinstance(calibrator, LogitMap):
+            raise InputError(
+                expected="a calibrator of aradals.calibration.CALIBRATORS",
+                got=type(calibrator).__name__,
+                hint="get_calibrator(name).fit(logits, labels)",
+            )
+        calibrator.check_fitted()
+        self.model = model
+        self.calibrator = copy.deepcopy(calibrator)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Calibrated probabilities, shape (N, K).
+
+        Raises:
+            InputError: inputs outside [0, 1], where the first-order margin is needed.
+        """
+        logits: Tensor = self.model(inputs)
+        scores, dtype = None, next(self.calibrator.buffers()).dtype
+        if self.calibrator.score == "first_order_margin":
+            scores = first_order_margin(self.model, inputs).score.to(dtype)
+        calibrated: Tensor = self.calibrator(logits.to(dtype), scores)
+        return calibrated.softmax(1).to(logits.dtype)
+
+
+def scores_for(calibrator: Calibrator, model: nn.Module, batches: InputBatches, ids: Tensor) -> Tensor | None:
+    """The robustness scores that ``calibrator`` has to be given, float, shape (N,); None where it needs none.
+
+    Args:
+        calibrator: fitted or not.
+        model: maps inputs in [0, 1] to logits of shape (N, K).
+        batches: see `aradals.robustness.score`.
+        ids: of the examples in the order of the result, shape (N,); all of them are in ``batches``.
+
+    Raises:
+        InputError: see `aradals.robustness.score`.
+    """
+    if calibrator.score in (None, "logit_margin"):
+        return None
+    table = score(model, batches, calibrator.score)
+    return table.score[torch.searchsorted(table.ids, ids)]

@@ -1,0 +1,299 @@
+"""Temperatures that depend on how robust a prediction is."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from aradals.calibration.base import LogitMap, bad_state, check_examples, read_state
+from aradals.calibration.newton import minimise_convex
+from aradals.calibration.temperature import (
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    best_temperature,
+    relative_logits,
+    warn_at_bound,
+)
+from aradals.errors import InputError
+from aradals.margins import class_margin
+
+MAX_DEGREES = 3
+NUM_FOLDS = 5
+
+_MIN_BETA, _MAX_BETA = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
+_EXAMPLES_PER_KNOT = 25
+_TABLE_SIZE = 101
+
+
+class ConditionalTemperature(LogitMap):
+    r"""Divide logits by a temperature that is a monotone function of a robustness score.
+
+    The score's quantile q among the calibration examples (interpolated in a table of 101 quantiles; ties share their
+    mean; constant outside) gives the inverse temperature
+
+    .. math:: \beta(q) = b + \sum_{j=1}^d w_j h_j(q), \qquad h_j(q) = \mathrm{clip}(d q - j + 1, 0, 1)
+
+    with all :math:`w_j \ge 0` or all :math:`w_j \le 0`, and :math:`1/100 \le \beta \le 100`: piecewise linear between
+    d + 1 equally spaced knots, rising or falling. Logits are multiplied by it, so that the NLL is convex in (b, w) and
+    the fit exact. d = 0 is plain temperature scaling. d is the smallest of 0, 1, 2, 3 whose cross-validated NLL (5
+    folds) is within one standard error of the best. The order of the classes, and so the accuracy, does not change.
+
+    Use one of its subclasses, which say what the score is.
+
+    Args:
+        num_degrees: d, instead of choosing it.
+
+    Raises:
+        InputError: a ``num_degrees`` that is not 0, 1, 2 or 3.
+    """
+
+    _temperatures: Tensor
+    _scores: Tensor
+    _levels: Tensor
+
+    def __init__(self, num_degrees: int | None = None) -> None:
+        super().__init__()
+        if num_degrees not in (None, *range(MAX_DEGREES + 1)):
+            raise InputError(expected="num_degrees from 0 to 3", got=f"{num_degrees}", hint="None, to choose it")
+        self._wanted_degrees = num_degrees
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """The fitted temperatures at the d + 1 knots, the least robust first.
+
+        Raises:
+            InputError: not fitted yet.
+        """
+        self.check_fitted()
+        return tuple(self._temperatures.tolist())
+
+    @property
+    def num_degrees(self) -> int:
+        """d, the number of degrees of freedom beyond one temperature."""
+        return len(self.temperatures) - 1
+
+    def fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:
+        """Choose d by cross-validation, unless it is given, and fit the temperatures.
+
+        Warns where the examples are too few (25 for each knot) or their scores too alike to choose
+        among all d, and where the fit stops at a bound.
+
+        Args:
+            logits: finite floats, shape (N, K).
+            labels: integer, shape (N,), in [0, K).
+            scores: robustness of each example, shape (N,); ignored where it is the logit margin.
+
+        Raises:
+            InputError: no examples, NaN or infinite logits, probabilities in place of logits, wrong labels or scores.
+        """
+        logits, labels = check_examples(logits, labels)
+        scores = self._scores_of(logits, self.check_scores(logits, scores))
+        table = quantile_table(scores)
+        levels = piecewise_linear(scores, *table)
+        num_degrees = self._wanted_degrees
+        if num_degrees is None:
+            limit = min(MAX_DEGREES, max(0, len(logits) // _EXAMPLES_PER_KNOT - 1), len(table[0]) - 1)
+            if limit < MAX_DEGREES:
+                warnings.warn(
+                    f"{len(logits)} calibration examples, with {len(table[0])} distinct quantiles of their scores, are "
+                    f"too few for a temperature of 3 degrees of freedom: choosing among 0 to {limit}",
+                    stacklevel=2,
+                )
+            num_degrees = choose_num_degrees(logits, labels, levels, range(limit + 1))
+        self._keep(fit_temperatures(logits, labels, levels, num_degrees), *table)
+        warn_at_bound(logits, labels, self.temperatures)
+        return self
+
+    def temperature_for(self, scores: Tensor) -> Tensor:
+        """The temperature at each score, float64, shape (N,)."""
+        self.check_fitted()
+        return 1 / self._betas(scores.double())
+
+    def forward(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
+        """``logits / T(score)``."""
+        return self._betas(self._scores_of(logits, scores))[:, None] * logits
+
+    def to_dict(self) -> dict[str, Any]:
+        """``method``, ``temperatures`` at the knots, and the table of quantiles: ``scores`` and their ``levels``."""
+        self.check_fitted()
+        return {
+            "method": self.method,
+            "temperatures": self._temperatures.tolist(),
+            "scores": self._scores.tolist(),
+            "levels": self._levels.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`.
+
+        Raises:
+            InputError: another method, or a state that no fit leaves.
+        """
+        state = read_state(fields, cls.method, temperatures=1, scores=1, levels=1)
+        temperatures, scores, levels = (torch.tensor(values, dtype=torch.float64) for values in state)
+        rising = len(scores) == len(levels) and bool((scores.diff() > 0).all() and (levels.diff() > 0).all())
+        if not rising or not (temperatures > 0).all():
+            raise bad_state(fields, cls.method, "positive temperatures, rising scores and as many rising levels")
+        calibrator = cls()
+        calibrator._keep(temperatures, scores, levels)
+        return calibrator
+
+    def _betas(self, scores: Tensor) -> Tensor:
+        levels = piecewise_linear(scores, self._scores.to(scores), self._levels.to(scores))
+        betas = 1 / self._temperatures.to(scores)
+        return piecewise_linear(levels, _knots(len(betas) - 1).to(scores), betas)
+
+    def _scores_of(self, logits: Tensor, scores: Tensor | None) -> Tensor:
+        return class_margin(logits)[0] if scores is None else scores
+
+    def _keep(self, temperatures: Tensor, scores: Tensor, levels: Tensor) -> None:
+        self.register_buffer("_temperatures", temperatures)
+        self.register_buffer("_scores", scores)
+        self.register_buffer("_levels", levels)
+
+
+class MarginTemperature(ConditionalTemperature):
+    """A temperature that depends on the logit margin; see `ConditionalTemperature`.
+
+    It computes the margins itself, from the logits, and ignores ``scores``: forward only, so that it can be exported.
+    """
+
+    method: ClassVar[str] = "margin_temperature"
+    score: ClassVar[str | None] = "logit_margin"
+
+
+class RobustnessTemperature(ConditionalTemperature):
+    """A temperature that depends on the first-order margin; see `ConditionalTemperature`.
+
+    ``scores`` are required: ``aradals.score(model, inputs, "first_order_margin").score``, of the inputs as they are,
+    corrupted ones included. (Any other score will do, as long as it is the same in the fit and in use.)
+    """
+
+    method: ClassVar[str] = "robustness_temperature"
+    score: ClassVar[str | None] = "first_order_margin"
+
+
+def quantile_table(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Up to 101 distinct quantiles of ``scores``, and their levels in [0, 1]; ties get the mean of theirs."""
+    levels = torch.linspace(0, 1, _TABLE_SIZE).to(scores)
+    distinct, index, count = torch.quantile(scores, levels).unique(return_inverse=True, return_counts=True)
+    return distinct, torch.zeros_like(distinct).index_add(0, index, levels) / count
+
+
+def piecewise_linear(points: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+    """The function through (knots, values), both of shape (M,), at points of shape (N,); constant outside.
+
+    A sum of ramps rather than a search, so that every exporter can write it down.
+    """
+    ramps = ((points[:, None] - knots[:-1]) / knots.diff()).clamp(0, 1)
+    return values[0] + ramps @ values.diff()
+
+
+def choose_num_degrees(logits: Tensor, labels: Tensor, levels: Tensor, candidates: Sequence[int]) -> int:
+    """The smallest d whose cross-validated NLL is within one standard error (of the difference) of the best.
+
+    Args:
+        logits: float64, shape (N, K).
+        labels: int64, shape (N,).
+        levels: quantile of each example's score, float64, shape (N,).
+        candidates: ascending.
+    """
+    if len(candidates) == 1:
+        return candidates[0]
+    folds = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0)).to(logits.device) % NUM_FOLDS
+    losses = logits.new_zeros(len(candidates), len(logits))
+    for row, fold in itertools.product(range(len(candidates)), range(NUM_FOLDS)):
+        fitted, held_out = folds != fold, folds == fold
+        num_degrees = candidates[row]
+        temperatures = fit_temperatures(logits[fitted], labels[fitted], levels[fitted], num_degrees)
+        beta = piecewise_linear(levels[held_out], _knots(num_degrees).to(levels), 1 / temperatures)
+        losses[row, held_out] = (beta[:, None] * relative_logits(logits[held_out], labels[held_out])).logsumexp(1)
+    worse = losses - losses[losses.mean(1).argmin()]
+    good_enough = worse.mean(1) <= worse.std(1) / len(logits) ** 0.5
+    return candidates[int(good_enough.nonzero()[0])]
+
+
+def fit_temperatures(logits: Tensor, labels: Tensor, levels: Tensor, num_degrees: int) -> Tensor:
+    """Temperatures at d + 1 knots, monotone and in [0.01, 100], with the least NLL: the better of rising and falling.
+
+    Args:
+        logits: float64, shape (N, K).
+        labels: int64, shape (N,).
+        levels: quantile of each example's score, float64, shape (N,).
+        num_degrees: d.
+    """
+    plain = torch.tensor([best_temperature(logits, labels)], dtype=torch.float64, device=logits.device)
+    if num_degrees == 0:
+        return plain
+    relative = relative_logits(logits, labels)
+    knots = _knots(num_degrees).to(levels)
+    hats = torch.stack([piecewise_linear(levels, knots, unit) for unit in torch.eye(len(knots)).to(levels)], 1)
+
+    def nll(betas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """With its derivatives: for each example, by its beta, they are E_p[z] - z_label and Var_p[z]."""
+        scaled = (hats @ betas)[:, None] * relative
+        probs = scaled.softmax(1)
+        mean = (probs * relative).sum(1)
+        variance = (probs * (relative - mean[:, None]).square()).sum(1)
+        hessian = (hats * variance[:, None]).T @ hats / len(hats)
+        return scaled.logsumexp(1).mean(), mean @ hats / len(hats), hessian
+
+    def falling_nll(betas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        value, gradient, hessian = nll(betas.flip(0))
+        return value, gradient.flip(0), hessian.flip(0, 1)
+
+    start = (1 / plain).repeat(len(knots))
+    rising = _rising(minimise_convex(nll, start, rising_step))
+    falling = _rising(minimise_convex(falling_nll, start, rising_step)).flip(0)
+    return 1 / min(rising, falling, key=lambda betas: float(nll(betas)[0]))
+
+
+def rising_step(point: Tensor, gradient: Tensor, hessian: Tensor) -> Tensor:
+    """The step to the minimum of a quadratic over 1/100 <= v_0 <= v_1 <= ... <= v_d <= 100, exactly.
+
+    It is the lowest of the minima over the faces of this set, in each of which some neighbours of the chain are tied:
+    d is so small that all can be tried.
+
+    Args:
+        point: v, where the quadratic has this gradient, float64, shape (d + 1,).
+        gradient: shape (d + 1,).
+        hessian: shape (d + 1, d + 1); a tiny multiple of the identity is added, should it be singular.
+    """
+    v, g, h = point.cpu(), gradient.cpu(), hessian.cpu()
+    size = len(v)
+    identity = torch.eye(size, dtype=v.dtype)
+    h = h + (1e-10 * h.diagonal().mean() + 1e-30) * identity
+    # Each link of the chain is a row: differences @ (v + step) + ends >= 0.
+    chain = torch.eye(size + 2, dtype=v.dtype).diff(dim=0)
+    differences, ends = chain[:, 1:-1], chain[:, 0] * _MIN_BETA + chain[:, -1] * _MAX_BETA
+    slack = differences @ v + ends
+    best, lowest = torch.zeros_like(v), 0.0
+    for ties in itertools.product((False, True), repeat=size + 1):
+        num_ties = sum(ties)
+        if num_ties > size:
+            continue
+        tied = differences[list(ties)]
+        # Lagrange: H step + g = tied^T multipliers, tied step = -slack.
+        system = torch.cat([torch.cat([h, -tied.T], 1), torch.cat([tied, tied.new_zeros(num_ties, num_ties)], 1)])
+        step = torch.linalg.solve(system, -torch.cat([g, slack[list(ties)]]))[:size]
+        value = float(g @ step + step @ h @ step / 2)
+        if value < lowest and (slack + differences @ step >= -1e-12).all():
+            best, lowest = step, value
+        if num_ties == 0 and best is step:
+            break  # the minimum without constraints
+    return best.to(point)
+
+
+def _rising(betas: Tensor) -> Tensor:
+    """Without the rounding errors by which a chain may be violated."""
+    return betas.clamp(_MIN_BETA, _MAX_BETA).cummax(0).values
+
+
+def _knots(num_degrees: int) -> Tensor:
+    return torch.linspace(0, 1, num_degrees + 1, dtype=torch.float64)

@@ -1,0 +1,45 @@
+"""Newton's method for the convex losses that calibrators minimise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+Loss = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+"""point (D,) -> (value, gradient (D,), Hessian (D, D))."""
+
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(point, gradient, Hessian) -> the step to the minimum of the quadratic model, over the allowed points."""
+
+
+def minimise_convex(loss: Loss, start: Tensor, step: Step) -> Tensor:
+    """The minimum of a smooth convex function, by Newton's method with backtracking.
+
+    Deterministic and without a learning rate. Stops where the quadratic model promises a gain below 1e-12 (the last
+    step is still taken: it squares the error), or after 200 steps.
+
+    Args:
+        loss: value, gradient and Hessian.
+        start: an allowed point, float64, shape (D,).
+        step: with constraints, where they lead; a part of a step must be allowed, as it is in a convex set.
+
+    References:
+        Boyd and Vandenberghe, Convex Optimization, 2004, algorithm 9.5.
+    """
+    point = start
+    value, gradient, hessian = loss(point)
+    for _ in range(200):
+        move = step(point, gradient, hessian)
+        gain = -float(gradient @ move)
+        if gain < 1e-12:
+            return point + move
+        size = 1.0
+        while True:
+            candidate = loss(point + size * move)
+            if candidate[0] <= value - 0.1 * size * gain or size < 1e-9:
+                break
+            size /= 2
+        point = point + size * move
+        value, gradient, hessian = candidate
+    return point

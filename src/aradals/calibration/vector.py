@@ -1,0 +1,122 @@
+"""Vector scaling: a factor and an offset for the logit of every class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from aradals.calibration.base import LogitMap, bad_state, check_examples, check_num_classes, read_state
+from aradals.calibration.newton import minimise_convex
+from aradals.calibration.temperature import best_temperature
+from aradals.errors import InputError
+
+
+class VectorScaling(LogitMap):
+    r"""Logits :math:`z \mapsto w \odot z + b` with the least NLL on the calibration split, and a pull towards one T.
+
+    Guo et al. 2017, section 4.2. It corrects classes that are predicted too often or too surely; the order of the
+    classes, and so the accuracy, may change. The published method minimises the NLL alone, which has no minimum where a
+    class is absent from the calibration split or separable, and no unique one ever (a constant added to b changes
+    nothing). So, with T the best single temperature and :math:`w = (1 + u) / T`, what is minimised is
+
+    .. math:: \mathrm{NLL}(w, b) + \frac{\mathrm{pull}}{2 N} (|u|^2 + |b|^2),
+
+    a standard normal prior on every u and b where pull = 1: it weighs as much as about one example for each class.
+
+    Args:
+        pull: > 0; the smaller, the closer to the published method.
+
+    Raises:
+        InputError: a ``pull`` that is not positive.
+    """
+
+    method: ClassVar[str] = "vector"
+    _weight: Tensor
+    _bias: Tensor
+
+    def __init__(self, pull: float = 1.0) -> None:
+        super().__init__()
+        if not pull > 0:
+            raise InputError(expected="pull > 0", got=f"{pull}", hint="1, or 1e-6 for next to none")
+        self.pull = pull
+
+    @property
+    def weight(self) -> Tensor:
+        """w, float64, shape (K,)."""
+        self.check_fitted()
+        return self._weight
+
+    @property
+    def bias(self) -> Tensor:
+        """b, float64, shape (K,); sums to 0."""
+        self.check_fitted()
+        return self._bias
+
+    def fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:
+        """Minimise the NLL and the pull, which is convex, by Newton's method.
+
+        Args:
+            logits: finite floats, shape (N, K).
+            labels: integer, shape (N,), in [0, K).
+            scores: ignored.
+
+        Raises:
+            InputError: no examples, NaN or infinite logits, probabilities in place of logits, wrong labels.
+        """
+        logits, labels = check_examples(logits, labels)
+        num_examples, num_classes = logits.shape
+        beta = 1 / best_temperature(logits, labels)
+        scaled = beta * logits
+        one_hot = torch.nn.functional.one_hot(labels, num_classes).to(scaled)
+        strength = self.pull / num_examples
+
+        def loss(point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            weight, bias = 1 + point[:num_classes], point[num_classes:]
+            log_probs = (weight * scaled + bias).log_softmax(1)
+            probs = log_probs.exp()
+            weighted = probs * scaled
+            value = -log_probs.gather(1, labels[:, None]).mean() + strength / 2 * point.square().sum()
+            error = probs - one_hot
+            gradient = torch.cat([(error * scaled).mean(0), error.mean(0)]) + strength * point
+            # The mean of diag(p) - p p^T in blocks, p times z wherever it stands for a weight.
+            both = torch.cat([weighted, probs], 1)
+            hessian = -both.T @ both / num_examples
+            hessian.diagonal().add_(torch.cat([(weighted * scaled).mean(0), probs.mean(0)]) + strength)
+            hessian.diagonal(num_classes).add_(weighted.mean(0))
+            hessian.diagonal(-num_classes).add_(weighted.mean(0))
+            return value, gradient, hessian
+
+        start = torch.zeros(2 * num_classes).to(scaled)
+        best = minimise_convex(loss, start, lambda _, gradient, hessian: -torch.linalg.solve(hessian, gradient))
+        self._keep(beta * (1 + best[:num_classes]), best[num_classes:])
+        return self
+
+    def forward(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
+        """``weight * logits + bias``; ``scores`` are ignored."""
+        check_num_classes(logits, len(self._weight))
+        return self._weight.to(logits) * logits + self._bias.to(logits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"method": "vector", "weight": [...], "bias": [...]}``, ready for JSON."""
+        return {"method": self.method, "weight": self.weight.tolist(), "bias": self.bias.tolist()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`.
+
+        Raises:
+            InputError: another method, or not one weight and one bias for each of K >= 2 classes.
+        """
+        weight, bias = read_state(fields, cls.method, weight=1, bias=1)
+        if len(weight) != len(bias) or len(weight) < 2:
+            raise bad_state(fields, cls.method, "a weight and a bias for each of two or more classes")
+        scaling = cls()
+        scaling._keep(torch.tensor(weight, dtype=torch.float64), torch.tensor(bias, dtype=torch.float64))
+        return scaling
+
+    def _keep(self, weight: Tensor, bias: Tensor) -> None:
+        self.register_buffer("_weight", weight)
+        self.register_buffer("_bias", bias)

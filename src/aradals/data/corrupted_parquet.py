@@ -1,0 +1,76 @@
+"""Writing corrupted images as parquet."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+from torch import Tensor
+
+from aradals.data.corruptions import corrupt
+from aradals.data.examples import Examples
+from aradals.data.extras import load_extra
+from aradals.data.formats import Companions
+from aradals.files import atomic_path
+
+
+def write_corrupted(
+    path: Path,
+    examples: Examples,
+    corruption: str,
+    severity: int,
+    *,
+    preset: str | None = None,
+    companions: Companions | None = None,
+) -> None:
+    """Write examples, corrupted, as lossless PNG in their order.
+
+    Args:
+        path: the parquet file.
+        examples: images; corrupted by their ids, as in an evaluation.
+        corruption: see :func:`corrupt`.
+        severity: likewise.
+        preset: likewise.
+        companions: the table that they come from, row i being example i: the file has its columns. Without it the
+            columns are ``image`` and ``label``.
+
+    Raises:
+        InputError: inputs that cannot be corrupted, or a path that cannot be written.
+    """
+    arrow, parquet = load_extra("pyarrow"), load_extra("pyarrow.parquet")
+    companions = companions or _labels_alone(examples)
+    field = companions.schema.field(companions.image)
+    with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, companions.schema) as writer:
+        for ids, inputs, _ in examples.batches():
+            corrupted = corrupt(inputs, ids, corruption, severity, preset=preset)
+            images = arrow.array([_cell(image, field.type) for image in corrupted], field.type)
+            others = companions.others.take(ids.numpy())
+            columns = [images if name == companions.image else others[name] for name in companions.schema.names]
+            writer.write_table(arrow.table(columns, schema=companions.schema))
+
+
+def _cell(image: Tensor, kind: Any) -> Any:
+    """An image as a table of that Arrow type holds it: bytes alone, or bytes with a path that is left empty."""
+    encoded = encode_png((image.movedim(0, 2) * 255).round().byte().numpy())
+    return {"bytes": encoded} if load_extra("pyarrow").types.is_struct(kind) else encoded
+
+
+def encode_png(pixels: npt.NDArray[Any]) -> bytes:
+    """uint8, shape (H, W, 1 or 3), as a PNG file."""
+    file = io.BytesIO()
+    image = load_extra("PIL.Image", "pillow").fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def _labels_alone(examples: Examples) -> Companions:
+    """Columns ``image`` and ``label``, with the names of the classes, for rows 0 to the largest id."""
+    arrow, datasets = load_extra("pyarrow"), load_extra("datasets")
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(examples.class_names))}
+    )
+    labels = examples.labels.new_zeros(int(examples.ids.max()) + 1)
+    labels[examples.ids] = examples.labels
+    return Companions(features.arrow_schema, "image", arrow.table({"label": labels.numpy()}))

@@ -1,0 +1,211 @@
+"""Losses over logits, as plain functions: soft targets, and the losses of the methods to compare with."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aradals.errors import InputError
+from aradals.margins import working_dtype
+
+
+def soft_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    target_prob: Tensor | None = None,
+    *,
+    other_labels: Tensor | None = None,
+    mix_weight: Tensor | None = None,
+    other_target_prob: Tensor | None = None,
+) -> Tensor:
+    r"""Mean cross-entropy to soft targets of three kinds, which may be combined.
+
+    1. Class indices with a true-class probability p each, of which every other class has an equal share of the rest.
+       In closed form, so that no target of K columns is built: with :math:`\varepsilon = (1 - p) K/(K - 1)` it is
+       :math:`(1 - \varepsilon)` times the loss of the true class plus :math:`\varepsilon` times the mean over classes.
+    2. Pairs of labels (mixup): the first counts :math:`\lambda`, the other :math:`1 - \lambda`.
+    3. A distribution over the K classes for each example.
+
+    Args:
+        logits: shape (N, K).
+        targets: class indices, int64, shape (N,); or distributions, float, shape (N, K), rows that sum to 1.
+        target_prob: p, in [1/K, 1], shape (N,); by default 1. Distributions are mixed with the uniform one
+            by the same :math:`\varepsilon`.
+        other_labels: class indices of the partners, int64, shape (N,).
+        mix_weight: λ, the weight of ``targets`` against ``other_labels``, in [0, 1], shape (N,).
+        other_target_prob: p of the partners, shape (N,); by default ``target_prob``.
+
+    Returns:
+        Scalar, in nats.
+
+    Raises:
+        InputError: shapes that do not fit, distributions that do not sum to 1, partners without weights.
+
+    Warns:
+        UserWarning: targets that are already soft are smoothed once more.
+
+    Example:
+        >>> logits, labels = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0])
+        >>> soft_cross_entropy(logits, labels, target_prob=torch.tensor([0.8]))
+        tensor(0.6395)
+        >>> soft_cross_entropy(logits, torch.tensor([[0.8, 0.1, 0.1]]))
+        tensor(0.6395)
+    """
+    if (other_labels is None) != (mix_weight is None):
+        raise InputError(
+            expected="other_labels and mix_weight together",
+            got="one of them alone",
+            hint="mix_weight of shape (N,): the weight of the first label",
+        )
+    given = {"target_prob": target_prob, "other_labels": other_labels, "mix_weight": mix_weight}
+    for name, values in (given | {"other_target_prob": other_target_prob}).items():
+        if values is not None and values.shape != logits.shape[:1]:
+            raise InputError(
+                expected=f"{name} of shape ({len(logits)},), a value for each row of logits",
+                got=f"shape {tuple(values.shape)}",
+                hint=f"{name}.expand({len(logits)}) for one value for all",
+            )
+    if targets.is_floating_point():
+        _check_distributions(logits, targets, target_prob)
+
+    log_probs = logits.log_softmax(1, dtype=working_dtype(logits))
+    loss = _loss_to(log_probs, targets, target_prob)
+    if other_labels is not None and mix_weight is not None:
+        weight = mix_weight.to(log_probs.dtype)
+        other = _loss_to(log_probs, other_labels, target_prob if other_target_prob is None else other_target_prob)
+        loss = weight * loss + (1 - weight) * other
+    return loss.mean()
+
+
+def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 3.0) -> Tensor:
+    r"""Mean focal loss :math:`-(1 - p_y)^\gamma \log p_y`: examples that are already right with confidence count less.
+
+    Args:
+        logits: shape (N, K), K >= 2.
+        labels: int64, shape (N,).
+        gamma: γ >= 0; 0 is the cross-entropy, 3 is the fixed value of Mukhoti et al.
+
+    Returns:
+        Scalar, in nats.
+
+    Raises:
+        InputError: a negative γ.
+
+    References:
+        Lin, Goyal, Girshick, He and Dollár, Focal loss for dense object detection, ICCV 2017, arXiv:1708.02002,
+        equation 4. For calibration: Mukhoti, Kulharia, Sanyal, Golodetz, Torr and Dokania, Calibrating deep neural
+        networks using focal loss, NeurIPS 2020, arXiv:2002.09437.
+    """
+    _check_at_least_zero(gamma=gamma)
+    # The log-odds m of the label give log p = log σ(m) and log (1 - p) = log σ(-m). No power of 1 - p is taken, whose
+    # gradient would be NaN where it rounds to 0 and γ < 1.
+    logits = logits.to(working_dtype(logits))
+    column = labels.unsqueeze(1)
+    others = logits.scatter(1, column, -math.inf).logsumexp(1)
+    log_odds = logits.gather(1, column).squeeze(1) - others
+    return -((gamma * F.logsigmoid(-log_odds)).exp() * F.logsigmoid(log_odds)).mean()
+
+
+def margin_smoothing_loss(logits: Tensor, labels: Tensor, margin: float = 10.0, weight: float = 0.1) -> Tensor:
+    r"""Cross-entropy plus a linear penalty on logits that are further than a margin below the largest.
+
+    .. math:: CE(l, y) + \lambda \frac{1}{K} \sum_j \max(0, \max_k l_k - l_j - m)
+
+    Mean over the classes, as in the authors' code, to which their λ = 0.1 belongs; the paper writes the sum, whose
+    λ is K times smaller.
+
+    Args:
+        logits: shape (N, K).
+        labels: int64, shape (N,).
+        margin: m >= 0, in logits.
+        weight: λ >= 0.
+
+    Returns:
+        Scalar, mean over the batch.
+
+    Raises:
+        InputError: a negative margin or weight.
+
+    References:
+        Liu, Ben Ayed, Galdran and Dolz, The devil is in the margin: margin-based label smoothing for network
+        calibration, CVPR 2022, arXiv:2111.15430, section 3.
+    """
+    _check_at_least_zero(margin=margin, weight=weight)
+    logits = logits.to(working_dtype(logits))
+    below_largest = logits.amax(1, keepdim=True) - logits
+    return F.cross_entropy(logits, labels) + weight * (below_largest - margin).relu().mean()
+
+
+def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:
+    r"""Mean Jensen-Shannon divergence of several predictions for the same examples, the consistency loss of AugMix.
+
+    :math:`\frac{1}{V} \sum_v KL(p_v \| M)` with :math:`M = \frac{1}{V} \sum_v p_v`; AugMix takes V = 3 views, the
+    image and two augmentations of it, and adds 12 times this to the cross-entropy of the first.
+
+    Args:
+        logits: V >= 2 tensors of shape (N, K), one for each view.
+
+    Returns:
+        Scalar in [0, log V], in nats.
+
+    Raises:
+        InputError: fewer than two views.
+
+    References:
+        Hendrycks, Mu, Cubuk, Zoph, Gilmer and Lakshminarayanan, AugMix: a simple data processing method to improve
+        robustness and uncertainty, ICLR 2020, arXiv:1912.02781, equation 1.
+    """
+    if len(logits) < 2:
+        raise InputError(expected="logits of at least two views", got=str(len(logits)), hint="a list of tensors")
+    log_probs = torch.stack([view.log_softmax(1, dtype=working_dtype(view)) for view in logits])
+    log_mean = log_probs.logsumexp(0) - math.log(len(logits))
+    return (log_probs.exp() * (log_probs - log_mean)).sum(2).mean()
+
+
+def _check_at_least_zero(**settings: float) -> None:
+    for name, value in settings.items():
+        if not 0 <= value < math.inf:
+            raise InputError(expected=f"{name} >= 0", got=f"{name}={value}", hint="leaving it at its default")
+
+
+def _loss_to(log_probs: Tensor, targets: Tensor, target_prob: Tensor | None) -> Tensor:
+    """Cross-entropy of each example, shape (N,), from the logarithms of the probabilities, shape (N, K)."""
+    if targets.is_floating_point():
+        loss = -(targets.to(log_probs.dtype) * log_probs).sum(1)
+    else:
+        loss = -log_probs.gather(1, targets.unsqueeze(1)).squeeze(1)
+    if target_prob is None:
+        return loss
+    num_classes = log_probs.shape[1]
+    smoothing = (1 - target_prob.to(log_probs.dtype)) * (num_classes / (num_classes - 1))
+    return (1 - smoothing) * loss - smoothing * log_probs.mean(1)
+
+
+def _check_distributions(logits: Tensor, targets: Tensor, target_prob: Tensor | None) -> None:
+    if targets.shape != logits.shape:
+        raise InputError(
+            expected=f"float targets of shape {tuple(logits.shape)}, as the logits",
+            got=f"shape {tuple(targets.shape)}",
+            hint="labels.long() for class indices",
+        )
+    # Up to the rounding of probabilities in bfloat16.
+    error = (targets.detach().double().sum(1) - 1).abs()
+    if bool((targets < 0).any()) or not bool((error < 5e-3).all()):
+        raise InputError(
+            expected="targets that are distributions: not negative, with rows that sum to 1",
+            got=f"values from {float(targets.min()):.4g}, rows that are off by up to {float(error.max()):.4g}",
+            hint="targets / targets.sum(1, keepdim=True)",
+        )
+    is_soft = bool((targets.amax(1) < 1).any())
+    if is_soft and target_prob is not None and bool((target_prob < 1).any()):
+        warnings.warn(
+            "the targets are already soft and are smoothed once more by target_prob; "
+            "to smooth once, pass class indices, or leave target_prob out",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,124 @@
+"""Other people's code by name: ``path/to/file.py:callable`` and ``package.module:callable``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from operator import attrgetter
+from pathlib import Path
+from types import ModuleType
+
+from aradals.errors import InputError
+
+
+@contextmanager
+def imported(spec: str, purpose: str) -> Iterator[object]:
+    """Import what ``spec`` names, and run the block that uses it as its author's code.
+
+    Within the block, too, a file can import the modules beside it, a module those in the working directory.
+
+    Args:
+        spec: ``path/to/file.py:name`` or ``package.module:name``; the name may have dots.
+        purpose: what the code should do, after "to": ``build a model``.
+
+    Yields:
+        The object.
+
+    Raises:
+        InputError: no such file or name, or any error in the code, here or in the block, which is chained.
+    """
+    source, _, attribute = spec.rpartition(":")
+    if source.endswith(".py"):
+        path = _find_file(source)
+        with _importable_from(path.parent, forget=True), user_code(spec, purpose):
+            yield _find_attribute(_import_file(path), attribute)
+    else:
+        with _importable_from(Path.cwd(), forget=False), user_code(spec, purpose):
+            yield _find_attribute(importlib.import_module(source), attribute)
+
+
+@contextmanager
+def user_code(spec: str, purpose: str) -> Iterator[None]:
+    """Turn whatever goes wrong in other people's code into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            expected=f"{spec} to be importable and to {purpose}",
+            got=f"{type(error).__name__}: {' '.join(str(error).split())}",
+            hint="calling it in Python, where the traceback shows the line",
+        ) from error
+
+
+def keyword_arguments(target: Callable[..., object]) -> tuple[list[str], bool]:
+    """The names that ``target`` takes as keywords, and whether it takes any other name."""
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):  # some callables written in C
+        return [], True
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return names, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _find_file(source: str) -> Path:
+    path = Path(source).expanduser().resolve()
+    if not path.is_file():
+        raise InputError(expected="a Python file", got=f"{source}, which is no file", hint="another path")
+    return path
+
+
+def _import_file(path: Path) -> ModuleType:
+    name = f"aradals_file_{path.stem}_{uuid.uuid4().hex}"
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    assert module_spec is not None  # since the suffix is .py
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module
+    try:
+        module_spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _find_attribute(module: ModuleType, attribute: str) -> object:
+    try:
+        return attrgetter(attribute)(module)
+    except AttributeError as error:
+        nearest = difflib.get_close_matches(attribute, vars(module), n=1)
+        raise InputError(
+            expected=f"a callable in {module.__file__}",
+            got=f"{attribute!r}, which is not there",
+            hint=nearest[0] if nearest else "the name of a function or class in it",
+        ) from error
+
+
+@contextmanager
+def _importable_from(folder: Path, *, forget: bool) -> Iterator[None]:
+    """Let imports find the modules in ``folder``.
+
+    With ``forget``, modules found there are dropped from ``sys.modules`` afterwards: the files of two models
+    may well import different modules of the same name, such as ``layers``.
+    """
+    known = set(sys.modules)
+    importlib.invalidate_caches()  # the files may be newer than the last look into the folder
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(str(folder))
+        if forget:
+            siblings = {entry.stem for entry in folder.iterdir()} - known
+            for name in sys.modules.keys() - known:
+                if name.partition(".")[0] in siblings:
+                    del sys.modules[name]

@@ -1,0 +1,115 @@
+"""A further column of a data set: one value per row, in the order of the rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from aradals.data import load_column, load_data
+from aradals.errors import InputError
+
+NUM_ROWS = 7
+HABITAT = ["wild", "farm", "wild", "home", "farm", "wild", "home"]
+SIZE = np.linspace(0.5, 2.0, NUM_ROWS)
+
+
+@pytest.fixture(autouse=True)
+def _no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ARADALS_DATA", raising=False)
+
+
+def table(rows: list[int]) -> pa.Table:
+    return pa.table(
+        {
+            "img": [b"" for _ in rows],
+            "label": [row % 3 for row in rows],
+            "habitat": [HABITAT[row] for row in rows],
+            "kind": pa.array([HABITAT[row] for row in rows]).dictionary_encode(),
+            "size": [SIZE[row] for row in rows],
+            "tame": [HABITAT[row] != "wild" for row in rows],
+            "doubtful": [None if row == 2 else row for row in rows],
+            "box": [[0, row] for row in rows],
+        }
+    )
+
+
+def shards(folder: Path) -> Path:
+    for shard, rows in enumerate(([0, 1, 2], [3, 4], [5, 6])):
+        pq.write_table(table(rows), folder / f"train-0000{shard}-of-00003.parquet")
+    pq.write_table(table([6, 0]), folder / "test.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"), [("habitat", HABITAT), ("kind", HABITAT), ("label", [0, 1, 2] * 2 + [0])]
+)
+def test_a_column_has_one_value_for_each_row_of_the_split(tmp_path: Path, column: str, expected: list[object]) -> None:
+    values = load_column(str(shards(tmp_path)), "train", column)
+    assert values.tolist() == expected
+    assert load_column(str(tmp_path), None, column).tolist() == [expected[6], expected[0]]  # the split test
+
+
+def test_types_of_columns(tmp_path: Path) -> None:
+    spec = str(shards(tmp_path))
+    kinds = {name: load_column(spec, "train", name).dtype.kind for name in ("habitat", "kind", "label", "size", "tame")}
+    assert kinds == {"habitat": "U", "kind": "U", "label": "i", "size": "f", "tame": "b"}
+    np.testing.assert_array_equal(load_column(spec, "train", "size"), SIZE)
+
+
+def test_ids_of_examples_find_their_values(tmp_path: Path) -> None:
+    inputs = np.arange(40, dtype=np.float32).reshape(20, 2) / 40
+    np.savez(tmp_path / "toy.npz", inputs=inputs, labels=np.arange(20) % 2, hardness=inputs[:, 0])
+    sample = load_data(str(tmp_path / "toy.npz"), limit=8).select([5, 1, 2])
+    hardness = load_column(str(tmp_path / "toy.npz"), None, "hardness")[sample.ids]
+    np.testing.assert_array_equal(hardness, sample.__getitems__([0, 1, 2])[1][:, 0])
+
+
+def test_arrays_of_splits(tmp_path: Path) -> None:
+    path = str(tmp_path / "toy.npz")
+    arrays: dict[str, Any] = {
+        "x_train": np.zeros((3, 2)), "y_train": np.arange(3), "hardness_train": [0.1, 0.2, 0.3],
+        "x_test": np.zeros((2, 2)), "y_test": np.arange(2), "hardness_test": [0.4, 0.5], "source": ["a", "b"],
+    }  # fmt: skip
+    np.savez(path, **arrays)
+    assert load_column(path, "train", "hardness").tolist() == [0.1, 0.2, 0.3]
+    assert load_column(path, "test", "hardness").tolist() == [0.4, 0.5]
+    assert load_column(path, "test", "source").tolist() == ["a", "b"]
+    for missing in ("hardnes", "source", "x"):  # of another length, of another shape
+        with pytest.raises(
+            InputError, match=f"one value for each row, got '{missing}'; try y_train or hardness_train$"
+        ):
+            load_column(path, "train", missing)
+
+
+def test_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {"train": datasets.Dataset(table([*range(NUM_ROWS)])), "test": datasets.Dataset(table([4]))}
+    monkeypatch.setattr("datasets.load_dataset", lambda name: datasets.DatasetDict(content))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert load_column("someone/animals", "train", "habitat").tolist() == HABITAT
+    with pytest.raises(InputError, match=r"someone/animals with one value.*'img'; try label or habitat"):
+        load_column("someone/animals", "train", "img")
+
+
+@pytest.mark.parametrize("column", ["colour", "box", "img"])
+def test_columns_that_exist_are_named(tmp_path: Path, column: str) -> None:
+    with pytest.raises(InputError, match=f"'{column}'; try label or habitat or kind or size or tame or doubtful$"):
+        load_column(str(shards(tmp_path)), "train", column)
+
+
+def test_missing_values_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a value in every row of column doubtful.*none in row 2"):
+        load_column(str(shards(tmp_path)), "train", "doubtful")
+
+
+def test_data_without_columns(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "1.png").touch()
+    for spec in ("digits", str(tmp_path)):
+        with pytest.raises(InputError, match="'hardness'; try a parquet file"):
+            load_column(spec, None, "hardness")
