@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,21 +33,22 @@ Corrupt = Callable[[str, int, Pixels], Pixels]
 
 @contextmanager
 def shared_random(corruption: str, severity: int, example: int) -> Iterator[None]:
-    """Let ``numpy.random`` give the numbers that this example gets here. Impulse noise and glass blur of the others have their own."""
+    """Let ``numpy.random`` give the numbers that this example gets here.
+
+    Impulse noise and glass blur of the others draw from elsewhere, or in another way.
+    """
     (generator,) = Randomness(corruption, severity, torch.tensor([example]))._generators
 
-    def normal(loc: float = 0, scale: float = 1, size: Any = None) -> Any:
-        return generator.standard_normal(_channels_first(size), dtype=np.float32).astype(float) * scale + loc
+    def normal(loc: float = 0, scale: float = 1, size: tuple[int, ...] = ()) -> Any:
+        shape = (size[2], *size[:2]) if len(size) == 3 else size  # here channels come first
+        values = generator.standard_normal(shape, dtype=np.float32).astype(float) * scale + loc
+        return values.transpose(1, 2, 0) if len(size) == 3 else values
 
     def uniform(low: float = 0, high: float = 1, size: Any = ()) -> Any:
         return generator.random(size, dtype=np.float32).astype(float) * (high - low) + low
 
-    draw_integers = np.random.randint
-
-    def randint(low: int, high: int | None = None, size: Any = None) -> Any:
-        """Of the frost: which texture, ``randint(5)``, and a corner of it, ``randint(0, space)``; else as it was."""
-        if size is not None:
-            return draw_integers(low, high, size)
+    def randint(low: int, high: int | None = None) -> int:
+        """Which texture of frost, ``randint(5)``, and a corner of it, ``randint(0, space)``."""
         if high is None:
             return int(generator.integers(0, low, (), dtype=np.int16))
         return int(float(generator.random(1, dtype=np.float32)[0]) * high)
@@ -54,22 +56,16 @@ def shared_random(corruption: str, severity: int, example: int) -> Iterator[None
     def poisson(rates: Any) -> Any:
         return generator.poisson(rates.astype(np.float32).astype(float).transpose(2, 0, 1)).transpose(1, 2, 0)
 
-    def normal_channels_last(loc: float = 0, scale: float = 1, size: Any = None) -> Any:
-        values = normal(loc, scale, size)
-        return values.transpose(1, 2, 0) if len(size) == 3 else values
-
-    shared = {"normal": normal_channels_last, "uniform": uniform, "poisson": poisson, "randint": randint}
+    shared: dict[str, Any] = {"normal": normal, "uniform": uniform, "poisson": poisson}
+    if corruption == "frost":
+        shared["randint"] = randint
     with mock.patch.multiple(np.random, **shared):
         yield
 
 
-def _channels_first(size: tuple[int, ...]) -> tuple[int, ...]:
-    return (size[2], *size[:2]) if len(size) == 3 else size
-
-
 def package() -> Corrupt:
     """imagecorruptions-imaug."""
-    import imagecorruptions  # type: ignore[import-untyped]
+    imagecorruptions = importlib.import_module("imagecorruptions")
 
     def corrupt(corruption: str, severity: int, image: Pixels) -> Pixels:
         corrupted: Pixels = imagecorruptions.corrupt(image, corruption_name=corruption, severity=severity)
@@ -80,8 +76,7 @@ def package() -> Corrupt:
 
 def published(preset: str, size: int) -> Corrupt:
     """The functions that made the published files, for images of ``size`` pixels."""
-    from skimage.filters import gaussian
-
+    gaussian = importlib.import_module("skimage.filters").gaussian
     textures = _folder("imagecorruptions")
     program = _Adapted(size).visit(ast.parse((_folder("imagenet_c") / "corruptions.py").read_text()))
     numpy = SimpleNamespace(**{name: getattr(np, name) for name in dir(np)})
@@ -94,9 +89,7 @@ def published(preset: str, size: int) -> Corrupt:
     exec(compile(ast.fix_missing_locations(program), "imagenet_c/corruptions.py", "exec"), functions)
 
     def smooth(image: Any, sigma: float, multichannel: bool = False, **options: Any) -> Any:
-        return gaussian(  # type: ignore[no-untyped-call]
-            image, sigma=sigma, channel_axis=-1 if multichannel else None, **options
-        )
+        return gaussian(image, sigma=sigma, channel_axis=-1 if multichannel else None, **options)
 
     scale = PRESETS[preset]["frost"][0][2]
     cv2 = functions["cv2"]
@@ -105,13 +98,13 @@ def published(preset: str, size: int) -> Corrupt:
         functions["cv2"].imread = lambda file: cv2.resize(cv2.imread(file), (0, 0), fx=scale, fy=scale)
     fractal, side = functions["plasma_fractal"], 1 << (size - 1).bit_length()
     functions |= {
-        "np": numpy,
         "gaussian": smooth,
         "plasma_fractal": lambda wibbledecay: fractal(mapsize=side, wibbledecay=wibbledecay),
     }
 
     def corrupt(corruption: str, severity: int, image: Pixels) -> Pixels:
-        return np.uint8(functions[corruption](Image.fromarray(image), severity))  # type: ignore[return-value]
+        corrupted: Pixels = np.asarray(functions[corruption](Image.fromarray(image), severity)).astype(np.uint8)
+        return corrupted
 
     return corrupt
 

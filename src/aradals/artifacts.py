@@ -155,8 +155,7 @@ def save_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 def save_predictions(path: Path, predictions: Predictions, provenance: Mapping[str, str]) -> None:
     """Write ids, labels, logits (a list column) and, where there are some, scores as parquet."""
-    import pyarrow as pa
-
+    pa, _ = _pyarrow()
     logits = predictions.logits.numpy()
     flat = pa.array(logits.reshape(-1))
     columns = {

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from aradals.acceleration import accelerated
 from aradals.artifacts import encode_hashes, load_predictions, save_predictions
 from aradals.calibration import Calibrator
-from aradals.data import Examples, corrupt
+from aradals.data import Examples, corrupt, corruption_names, load_condition
 from aradals.ensemble import pool_predictions
 from aradals.errors import InputError
 from aradals.inference import Batch, Predictions, predict
@@ -28,10 +30,32 @@ Row = dict[str, Any]
 """One row of a table: keys that say what was evaluated, then fractions with their `_low` and `_high`."""
 
 
-def corrupted_batches(examples: Examples, condition: Condition) -> Iterator[Batch]:
-    """Batches of ``examples`` under a corruption, made on the fly."""
+Shift = Callable[[Examples, Condition], Iterable[Batch]]
+"""The examples under a condition, as batches; ids and labels are those of the clean examples."""
+
+
+def corrupted_batches(examples: Examples, condition: Condition, *, preset: str | None = None) -> Iterator[Batch]:
+    """Examples corrupted on the fly: a `Shift`.
+
+    Args:
+        examples: clean images.
+        condition: corruption and severity.
+        preset: whose constants, see `aradals.data.corrupt`; by default those for the size of the images.
+    """
     for ids, inputs, labels in examples.batches():
-        yield ids, corrupt(inputs, ids, *condition) if condition != CLEAN else inputs, labels
+        yield ids, corrupt(inputs, ids, *condition, preset=preset) if condition != CLEAN else inputs, labels
+
+
+def published_batches(examples: Examples, condition: Condition, *, data: str) -> Iterable[Batch]:
+    """The same examples from a corrupted copy that others have made, such as CIFAR-10-C: a `Shift`.
+
+    Args:
+        examples: the clean ones, whose ids are the rows of every part of the copy.
+        condition: corruption and severity, a part of the copy.
+        data: see `aradals.data.load_condition`, which raises where the two do not fit.
+    """
+    clean = condition == CLEAN
+    return (examples if clean else load_condition(data, *condition, examples)).batches()
 
 
 def prediction_paths(folder: Path, conditions: Sequence[Condition]) -> dict[Condition, Path]:
@@ -46,17 +70,20 @@ def predict_conditions(
     *,
     model_digest: str,
     with_scores: bool = False,
+    shift: Shift = corrupted_batches,
 ) -> None:
-    """Write the predictions under every condition, but for those that are there already.
+    """Write the predictions under every condition, but for those that are there already: one pass for each.
 
     The caller sees to it that what is there is of this model and these examples.
 
     Args:
-        model: inputs in [0, 1] to logits.
+        model: inputs in [0, 1] to logits. What predicts is a copy of it with batch norm folded in, which is faster and
+            the same up to rounding.
         examples: to be predicted.
         paths: where to.
         model_digest: stands for the model's weights.
         with_scores: also the model's first-order margins, which some calibrators need.
+        shift: where the corrupted examples come from.
     """
     provenance = {
         "model_digest": model_digest,
@@ -64,25 +91,27 @@ def predict_conditions(
         "data_fingerprint": examples.fingerprint,
         "example_hashes": encode_hashes(examples.hashes),
     }
+    fast = accelerated(model, examples.__getitems__([0])[1])
     for condition, path in tqdm(paths.items(), unit="condition", disable=None, leave=False):
         if not path.exists():
-            predictions = predict(model, corrupted_batches(examples, condition))
+            predictions = predict(fast, shift(examples, condition))
             if with_scores:
-                margins = score(model, corrupted_batches(examples, condition), "first_order_margin").score
-                predictions = replace(predictions, scores=margins.cpu())
+                table = score(model, shift(examples, condition), "first_order_margin")
+                scores = table.score.cpu()[torch.searchsorted(table.ids, predictions.ids)]
+                predictions = replace(predictions, scores=scores)
             save_predictions(path, predictions, provenance)
 
 
 def conditions(corruptions: Sequence[str], severities: Sequence[int]) -> list[Condition]:
-    """Clean data, then every corruption at every severity.
+    """Clean data, then every corruption, or those of every group, at every severity.
 
     Raises:
-        InputError: a severity that is not from 1 to 5.
+        InputError: a severity that is not from 1 to 5; an unknown corruption or group.
     """
     for severity in severities:
         if severity not in range(1, 6):
             raise InputError(expected="severities from 1 to 5", got=str(severity), hint="1 (mild) to 5 (strong)")
-    return [CLEAN, *((name, severity) for name in corruptions for severity in severities)]
+    return [CLEAN, *((name, severity) for name in corruption_names(corruptions) for severity in severities)]
 
 
 def evaluate_predictions(
@@ -166,6 +195,26 @@ def calibrated_variants(
     yield "none", predictions
     for name, calibrator in calibrators.items():
         yield name, replace(predictions, logits=calibrator.predict_logits(predictions.logits, predictions.scores))
+
+
+def ood_rows(
+    inside: Predictions, outside: Predictions, calibrators: Mapping[str, Calibrator], *, data: str, ood: str
+) -> list[Row]:
+    """How well the confidence tells the examples of one data set from those of another, with each calibrator."""
+    from aradals.metrics import ood_auroc
+
+    pairs = zip(calibrated_variants(inside, calibrators), calibrated_variants(outside, calibrators), strict=True)
+    return [
+        {
+            "calibrator": name,
+            "data": data,
+            "ood_data": ood,
+            "n": len(ours),
+            "ood_n": len(others),
+            "ood_auroc": ood_auroc(ours.probs.amax(1), others.probs.amax(1)),
+        }
+        for (name, ours), (_, others) in pairs
+    ]
 
 
 def reliability_bins(logits: Tensor, labels: Tensor, num_bins: int = 15) -> list[dict[str, float]]:

@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with torch.no_grad():
             probs = (model(images.permute(0, 3, 1, 2) / 255) / 4).softmax(1)
         labels = torch.multinomial(probs, 1, generator=generator)[:, 0]
-        np.savez(folder / f"{name}.npz", image=images.numpy(), label=labels.numpy())
+        np.savez(folder / f"{name}.npz", images=images.numpy(), labels=labels.numpy())
     return folder
 
 
@@ -71,7 +71,7 @@ def test_calibrate_and_evaluate(method: str, folder: Path, tmp_path: Path, capsy
         scores = None
         if calibrator.score == "first_order_margin":
             # Of the inputs as they are, corrupted.
-            images = torch.from_numpy(np.load(folder / "evaluation.npz")["image"]).permute(0, 3, 1, 2) / 255
+            images = torch.from_numpy(np.load(folder / "evaluation.npz")["images"]).permute(0, 3, 1, 2) / 255
             inputs = corrupt(images, predictions.ids, corruption, severity) if severity else images
             namespace: dict[str, object] = {}
             exec(MODEL, namespace)

@@ -106,7 +106,7 @@ def test_no_optimiser_finds_a_lower_nll(truth: Map, num_degrees: int) -> None:
         ).fun
         for sign in (1, -1)
     )
-    temperatures = fit_temperatures(logits, labels, levels, num_degrees)
+    temperatures = fit_temperatures(logits, labels, levels, 1.0, num_degrees)
     assert loss((1 / temperatures).numpy()) == pytest.approx(best, abs=1e-8)
     assert loss((1 / temperatures).numpy()) <= best + 1e-10
 

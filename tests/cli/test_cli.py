@@ -346,7 +346,7 @@ def test_evaluate_with_everything(
 
 
 def test_evaluate_takes_stored_predictions(study: Study, calibrator: Path, tmp_path: Path) -> None:
-    stored = study.folder / "seed-0" / "vanilla" / "evaluate" / "predictions-none-0.parquet"
+    stored = study.folder / "seed-0" / "vanilla" / "predict" / "predictions-none-0.parquet"
     ran = ok("evaluate", "--predictions", stored, "--calibrator", calibrator, "--json", "--output", tmp_path)
     assert [row["calibrator"] for row in ran.json["rows"]] == ["none", "temperature"]
     vanilla = next(row for row in study.results["rows"] if row["subset"] is None)

@@ -95,7 +95,7 @@ class ConditionalTemperature(LogitMap):
         scores = self._scores_of(logits, self.check_scores(logits, scores))
         table = quantile_table(scores)
         levels = piecewise_linear(scores, *table)
-        num_degrees = self._wanted_degrees
+        num_degrees, start = self._wanted_degrees, best_temperature(logits, labels)
         if num_degrees is None:
             limit = min(MAX_DEGREES, max(0, len(logits) // _EXAMPLES_PER_KNOT - 1), len(table[0]) - 1)
             if limit < MAX_DEGREES:
@@ -104,8 +104,8 @@ class ConditionalTemperature(LogitMap):
                     f"too few for a temperature of 3 degrees of freedom: choosing among 0 to {limit}",
                     stacklevel=2,
                 )
-            num_degrees = choose_num_degrees(logits, labels, levels, range(limit + 1))
-        self._keep(fit_temperatures(logits, labels, levels, num_degrees), *table)
+            num_degrees = choose_num_degrees(logits, labels, levels, start, range(limit + 1))
+        self._keep(fit_temperatures(logits, labels, levels, start, num_degrees), *table)
         warn_at_bound(logits, labels, self.temperatures)
         return self
 
@@ -195,13 +195,14 @@ def piecewise_linear(points: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     return values[0] + ramps @ values.diff()
 
 
-def choose_num_degrees(logits: Tensor, labels: Tensor, levels: Tensor, candidates: Sequence[int]) -> int:
+def choose_num_degrees(logits: Tensor, labels: Tensor, levels: Tensor, start: float, candidates: Sequence[int]) -> int:
     """The smallest d whose cross-validated NLL is within one standard error (of the difference) of the best.
 
     Args:
         logits: float64, shape (N, K).
         labels: int64, shape (N,).
         levels: quantile of each example's score, float64, shape (N,).
+        start: a temperature to search from; the nearer, the faster.
         candidates: ascending.
     """
     if len(candidates) == 1:
@@ -211,7 +212,7 @@ def choose_num_degrees(logits: Tensor, labels: Tensor, levels: Tensor, candidate
     for row, fold in itertools.product(range(len(candidates)), range(NUM_FOLDS)):
         fitted, held_out = folds != fold, folds == fold
         num_degrees = candidates[row]
-        temperatures = fit_temperatures(logits[fitted], labels[fitted], levels[fitted], num_degrees)
+        temperatures = fit_temperatures(logits[fitted], labels[fitted], levels[fitted], start, num_degrees)
         beta = piecewise_linear(levels[held_out], _knots(num_degrees).to(levels), 1 / temperatures)
         losses[row, held_out] = (beta[:, None] * relative_logits(logits[held_out], labels[held_out])).logsumexp(1)
     worse = losses - losses[losses.mean(1).argmin()]
@@ -219,18 +220,18 @@ def choose_num_degrees(logits: Tensor, labels: Tensor, levels: Tensor, candidate
     return candidates[int(good_enough.nonzero()[0])]
 
 
-def fit_temperatures(logits: Tensor, labels: Tensor, levels: Tensor, num_degrees: int) -> Tensor:
+def fit_temperatures(logits: Tensor, labels: Tensor, levels: Tensor, start: float, num_degrees: int) -> Tensor:
     """Temperatures at d + 1 knots, monotone and in [0.01, 100], with the least NLL: the better of rising and falling.
 
     Args:
         logits: float64, shape (N, K).
         labels: int64, shape (N,).
         levels: quantile of each example's score, float64, shape (N,).
+        start: a temperature to search from; the nearer, the faster.
         num_degrees: d.
     """
-    plain = torch.tensor([best_temperature(logits, labels)], dtype=torch.float64, device=logits.device)
     if num_degrees == 0:
-        return plain
+        return logits.new_tensor([best_temperature(logits, labels)])
     relative = relative_logits(logits, labels)
     knots = _knots(num_degrees).to(levels)
     hats = torch.stack([piecewise_linear(levels, knots, unit) for unit in torch.eye(len(knots)).to(levels)], 1)
@@ -248,9 +249,9 @@ def fit_temperatures(logits: Tensor, labels: Tensor, levels: Tensor, num_degrees
         value, gradient, hessian = nll(betas.flip(0))
         return value, gradient.flip(0), hessian.flip(0, 1)
 
-    start = (1 / plain).repeat(len(knots))
-    rising = _rising(minimise_convex(nll, start, rising_step))
-    falling = _rising(minimise_convex(falling_nll, start, rising_step)).flip(0)
+    flat = torch.full_like(knots, 1 / start)
+    rising = _rising(minimise_convex(nll, flat, rising_step))
+    falling = _rising(minimise_convex(falling_nll, flat, rising_step)).flip(0)
     return 1 / min(rising, falling, key=lambda betas: float(nll(betas)[0]))
 
 
@@ -267,27 +268,23 @@ def rising_step(point: Tensor, gradient: Tensor, hessian: Tensor) -> Tensor:
     """
     v, g, h = point.cpu(), gradient.cpu(), hessian.cpu()
     size = len(v)
-    identity = torch.eye(size, dtype=v.dtype)
-    h = h + (1e-10 * h.diagonal().mean() + 1e-30) * identity
+    h = h + (1e-10 * h.diagonal().mean() + 1e-30) * torch.eye(size, dtype=v.dtype)
     # Each link of the chain is a row: differences @ (v + step) + ends >= 0.
     chain = torch.eye(size + 2, dtype=v.dtype).diff(dim=0)
     differences, ends = chain[:, 1:-1], chain[:, 0] * _MIN_BETA + chain[:, -1] * _MAX_BETA
     slack = differences @ v + ends
-    best, lowest = torch.zeros_like(v), 0.0
-    for ties in itertools.product((False, True), repeat=size + 1):
-        num_ties = sum(ties)
-        if num_ties > size:
-            continue
-        tied = differences[list(ties)]
-        # Lagrange: H step + g = tied^T multipliers, tied step = -slack.
-        system = torch.cat([torch.cat([h, -tied.T], 1), torch.cat([tied, tied.new_zeros(num_ties, num_ties)], 1)])
-        step = torch.linalg.solve(system, -torch.cat([g, slack[list(ties)]]))[:size]
-        value = float(g @ step + step @ h @ step / 2)
-        if value < lowest and (slack + differences @ step >= -1e-12).all():
-            best, lowest = step, value
-        if num_ties == 0 and best is step:
-            break  # the minimum without constraints
-    return best.to(point)
+    # Every face but the one where all are tied, which is empty; 1 = tied. Lagrange: h step + g = tied^T multipliers,
+    # and tied step = -slack, while the multipliers of the links that are not tied are 0.
+    ties = torch.tensor(list(itertools.product((0.0, 1.0), repeat=size + 1))[:-1], dtype=v.dtype)
+    tied = ties[:, :, None] * differences
+    upper = torch.cat([h.expand(len(ties), -1, -1), -tied.mT], 2)
+    lower = torch.cat([tied, (1 - ties).diag_embed()], 2)
+    right_side = -torch.cat([g.expand(len(ties), -1), ties * slack], 1)
+    steps = torch.linalg.solve(torch.cat([upper, lower], 1), right_side)[:, :size]
+    steps = torch.cat([steps, torch.zeros(1, size, dtype=v.dtype)])
+    values = steps @ g + (steps @ h * steps).sum(1) / 2
+    allowed = (slack + steps @ differences.T >= -1e-12).all(1)
+    return steps[torch.where(allowed, values, torch.inf).argmin()].to(point)
 
 
 def _rising(betas: Tensor) -> Tensor:

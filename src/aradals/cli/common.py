@@ -23,7 +23,7 @@ from aradals.artifacts import decode_hashes, save_json
 from aradals.attacks import ATTACKS
 from aradals.data import Examples, load_data
 from aradals.errors import InputError
-from aradals.evaluation import Condition, predict_conditions, prediction_paths
+from aradals.evaluation import Condition, Shift, corrupted_batches, predict_conditions, prediction_paths
 from aradals.inference import check_labels, predict, resolve_device, try_model
 from aradals.leakage import refuse_fitted
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
@@ -196,8 +196,8 @@ def add_data_arguments(parser: ArgumentParser) -> None:
 
 ATTACK_HELP = """\
 how robustness is measured (about so many passes forward and backward per image). Estimates, to rank by: logit_margin
-and confidence (1, forward only), first_order_margin (1), boundary (6), boundary_accurate (8 to 19). Searches, for verified norms:
-boundary --verified (10), deepfool (9), ddn and fmn (105), carlini_wagner (thousands). One of {}\
+and confidence (1, forward only), first_order_margin (1), boundary (6), boundary_accurate (8 to 19). Searches, for
+verified norms: boundary --verified (10), deepfool (9), ddn and fmn (105), carlini_wagner (thousands). One of {}\
 """
 
 
@@ -256,6 +256,11 @@ def names(given: str | list[str]) -> list[str]:
     return [name.strip() for name in given.strip("[]").split(",")] if isinstance(given, str) else given
 
 
+def files(given: str | list[Path]) -> list[Path]:
+    """``a.json,b.json`` or ``[a.json, b.json]`` as a list of paths; a list as it is."""
+    return [Path(name) for name in names(given)] if isinstance(given, str) else given
+
+
 def numbers(given: str | list[int]) -> list[int]:
     """``3,5`` or ``[3, 5]`` as a list; a list as it is."""
     return [int(name) for name in names(given)] if isinstance(given, str) else given
@@ -294,19 +299,45 @@ def print_log(line: str) -> None:
 
 
 def prediction_stage(
-    classifier: Classifier, examples: Examples, conditions: list[Condition], folder: Path
+    classifier: Classifier,
+    examples: Examples,
+    conditions: list[Condition],
+    folder: Path,
+    *,
+    with_scores: bool = False,
+    shift: Shift = corrupted_batches,
+    source: str | None = None,
 ) -> dict[Condition, Path]:
-    """Predictions under every condition, in a stage of their own: an interrupted one goes on where it stopped."""
+    """Predictions under every condition, in a stage of their own: an interrupted one goes on where it stopped.
+
+    Args:
+        classifier: the model.
+        examples: clean.
+        conditions: see `aradals.evaluation.conditions`.
+        folder: of the stage.
+        with_scores: also first-order margins.
+        shift: where the corrupted examples come from.
+        source: stands for ``shift`` in the record of the stage's inputs.
+    """
     paths = prediction_paths(folder, conditions)
     inputs = {
         "model": classifier.digest,
         "spec": classifier.name,
         "data": examples.fingerprint,
         "conditions": conditions,
+        "with_scores": with_scores,
+        "source": source,
     }
 
     def make(_: Path) -> None:
-        predict_conditions(classifier.model, examples, paths, model_digest=classifier.digest)
+        predict_conditions(
+            classifier.model,
+            examples,
+            paths,
+            model_digest=classifier.digest,
+            with_scores=with_scores,
+            shift=shift,
+        )
 
     run_stage(folder, inputs, make, lambda line: print_log(f"predictions: {line}"))
     return paths

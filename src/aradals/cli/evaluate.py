@@ -7,7 +7,7 @@ checkpoint says) or the calibrator was fitted on are refused.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from aradals.cli.common import (
     add_data_arguments,
     add_model_arguments,
     add_prediction_arguments,
+    files,
     finish,
     load_classifier,
     names,
@@ -27,18 +28,17 @@ from aradals.cli.common import (
     refuse_beside_predictions,
     refuse_training_examples,
 )
+from aradals.data import GROUPS, PRESETS, Examples
+from aradals.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from aradals.calibration import Calibrator
-    from aradals.data import Examples
-    from aradals.evaluation import Condition
+    from aradals.cli.common import Classifier
+    from aradals.evaluation import Condition, Shift
     from aradals.inference import Predictions
 
 EXAMPLE = (
     "aradals evaluate --checkpoint model.safetensors --calibrator temperature.json --data cifar10 --split test "
-    "--corruptions gaussian_noise,gaussian_blur --severities 3,5 --output runs/evaluation"
+    "--corruptions noise,blur,fog --output runs/evaluation"
 )
 
 
@@ -48,10 +48,31 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     add_data_arguments(parser)
     add_prediction_arguments(parser)
     parser.add_argument(
-        "--calibrator", type=Path | None, default=None, help="a file that aradals calibrate has written"
+        "--calibrator",
+        type=files,
+        default=[],
+        help="files that aradals calibrate has written, with commas between; reported beside the model as it is",
     )
-    parser.add_argument("--corruptions", type=names, default=[], help="names; clean data are always evaluated")
+    parser.add_argument(
+        "--corruptions",
+        type=names,
+        default=[],
+        help=f"names or groups ({', '.join(GROUPS)}), with commas between; clean data are always evaluated",
+    )
     parser.add_argument("--severities", type=numbers, default=[1, 2, 3, 4, 5], help="1 to 5")
+    parser.add_argument(
+        "--preset", type=str | None, default=None, help=f"constants: {', '.join(PRESETS)}; by default by image size"
+    )
+    parser.add_argument(
+        "--corrupted",
+        type=str | None,
+        default=None,
+        help="a corrupted copy of the same examples, instead of making one: a folder as CIFAR-10-C, CIFAR-100-C or "
+        "ImageNet-C, or data with a column of severities; all of it, unless --corruptions chooses",
+    )
+    parser.add_argument(
+        "--ood", type=str | None, default=None, help="other data, to be told from --data by the confidence (AUROC)"
+    )
     parser.add_argument("--num_subsets", type=PositiveInt, default=10, help="R, where --scores are given")
     parser.add_argument("--json", action="store_true", help="print results.json instead of the table")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
@@ -65,60 +86,70 @@ def run(
     device: str,
     predictions: Path | None,
     scores: Path | None,
-    calibrator: Path | None,
+    calibrator: list[Path],
     corruptions: list[str],
     severities: list[int],
+    preset: str | None,
+    corrupted: str | None,
+    ood: str | None,
     num_subsets: int,
     json: bool,
     output: Path,
     **source: Any,
 ) -> None:
     """Evaluate and report."""
-    from aradals.artifacts import (
-        SCHEMA_VERSION,
-        decode_hashes,
-        load_calibrator,
-        load_predictions,
-        versions,
-    )
-    from aradals.data import corrupt
-    from aradals.evaluation import CLEAN, conditions, evaluate_conditions, stored_predictions
+    from aradals.artifacts import SCHEMA_VERSION, decode_hashes, load_calibrator, load_predictions, versions
+    from aradals.evaluation import CLEAN, evaluate_conditions, ood_rows, stored_predictions
     from aradals.files import ensure_writable
     from aradals.leakage import refuse_fitted, refuse_fitted_hashes
     from aradals.scoring import scoring_record, subsets_of
 
     if predictions is not None:
-        refuse_beside_predictions(model=model, checkpoint=checkpoint, corruptions=corruptions, **source)
+        refuse_beside_predictions(
+            model=model,
+            checkpoint=checkpoint,
+            corruptions=corruptions,
+            preset=preset,
+            corrupted=corrupted,
+            ood=ood,
+            **source,
+        )
     ensure_writable(output)
-    fitted, fitted_hashes = {}, decode_hashes("")
-    if calibrator is not None:
-        loaded, fitted_hashes = load_calibrator(calibrator)
-        fitted = {calibrator.stem: loaded}
+    loaded = {path.stem: load_calibrator(path) for path in calibrator}
+    fitted = {name: each for name, (each, _) in loaded.items()}
     evaluated: Iterator[tuple[Condition, Predictions]]
     class_names: tuple[str, ...] = ()
+    out_of_distribution: list[dict[str, Any]] = []
     if predictions is not None:
         stored, metadata = load_predictions(predictions)
         name, data = predictions.stem, metadata.get("data", predictions.stem)
         evaluated_hashes = decode_hashes(metadata.get("example_hashes", ""))
-        refuse_fitted_hashes(fitted_hashes, evaluated_hashes, what="the calibrator", where=data)
+        for each, (_, hashes) in loaded.items():
+            refuse_fitted_hashes(hashes, evaluated_hashes, what=f"the calibrator {each}", where=data)
         subsets = None if scores is None else subsets_of(scores, stored.ids, num_subsets)
         evaluated = iter([(CLEAN, stored)])
     else:
         examples = Source(**source).load()
         subsets = None if scores is None else subsets_of(scores, examples.ids, num_subsets)
-        wanted = conditions(corruptions, severities)
-        for condition in wanted[1:]:
-            corrupt(examples.__getitems__([0])[1], examples.ids[:1], *condition)
+        wanted, shift = _shift(examples, corruptions, severities, preset, corrupted)
         classifier = load_classifier(model, checkpoint, model_args, examples, device)
         refuse_training_examples(classifier, examples)
-        refuse_fitted(fitted_hashes, examples, what="the calibrator")
+        for each, (_, hashes) in loaded.items():
+            refuse_fitted(hashes, examples, what=f"the calibrator {each}")
         name, data = classifier.name, examples.name
         class_names = classifier.class_names or examples.class_names
-        paths = prediction_stage(classifier, examples, wanted, output / "predictions")
-        stored, _ = load_predictions(paths[CLEAN])
-        evaluated = stored_predictions([paths])
-        if calibrator is not None:
-            evaluated = _with_scores(evaluated, loaded, classifier.model, examples)
+        stage = partial(
+            prediction_stage,
+            classifier,
+            with_scores=any(each.score == "first_order_margin" for each in fitted.values()),
+        )
+        stored_at = stage(examples, wanted, output / "predictions", shift=shift, source=corrupted or preset)
+        stored, _ = load_predictions(stored_at[CLEAN])
+        evaluated = stored_predictions([stored_at])
+        if ood is not None:
+            other = _other_data(ood, examples, classifier)
+            others, _ = load_predictions(stage(other, [CLEAN], output / "ood")[CLEAN])
+            out_of_distribution = ood_rows(stored, others, fitted, data=data, ood=other.name)
     keys = {"method": name, "seed": 0, "data": data}
     rows, reliability = evaluate_conditions(evaluated, subsets, fitted, keys=keys)
     results = {
@@ -129,7 +160,9 @@ def run(
         "config": {
             "model": name,
             "checkpoint": str(checkpoint),
-            "calibrator": str(calibrator),
+            "calibrators": [str(path) for path in calibrator],
+            "corrupted": corrupted,
+            "preset": preset,
             "scores": str(scores),
         },
         "versions": versions(),
@@ -145,18 +178,62 @@ def run(
         "reliability": reliability,
         "training": [],
         "calibrators": [],
+        "out_of_distribution": out_of_distribution,
         "scoring": [scoring_record(scores, split=source.get("split") or "")] if scores is not None else [],
     }
     finish(results, output, "results.json", json)
 
 
-def _with_scores(
-    predictions: Iterator[tuple[Condition, Predictions]], calibrator: Calibrator, model: nn.Module, examples: Examples
-) -> Iterator[tuple[Condition, Predictions]]:
-    """The predictions, under every condition with the robustness scores there, if the calibrator needs some."""
-    from aradals.calibration import scores_for
-    from aradals.evaluation import corrupted_batches
+def _shift(
+    examples: Examples, corruptions: list[str], severities: list[int], preset: str | None, corrupted: str | None
+) -> tuple[list[Condition], Shift]:
+    """The conditions, and where their examples come from; all that can fail is tried on one example."""
+    from aradals.data import corrupt, corruption_names, list_conditions
+    from aradals.evaluation import CLEAN, conditions, corrupted_batches, published_batches
 
-    for condition, plain in predictions:
-        scores = scores_for(calibrator, model, corrupted_batches(examples, condition), plain.ids)
-        yield condition, replace(plain, scores=scores)
+    if corrupted is None:
+        wanted = conditions(corruptions, severities)
+        for condition in wanted[1:]:
+            corrupt(examples.__getitems__([0])[1], examples.ids[:1], *condition, preset=preset)
+        return wanted, partial(corrupted_batches, preset=preset)
+    if preset is not None:
+        raise InputError(expected="--preset or --corrupted", got="both", hint="one of them")
+    found = list_conditions(corrupted)
+    if not found:
+        raise InputError(
+            expected=f"corruptions and severities in {corrupted}",
+            got="none",
+            hint="a folder as CIFAR-10-C is published",
+        )
+    chosen = corruption_names(corruptions) if corruptions else list(dict.fromkeys(name for name, _ in found))
+    wanted = [CLEAN, *((name, severity) for name, severity in found if name in chosen and severity in severities)]
+    if missing := set(chosen) - {name for name, _ in wanted}:
+        raise InputError(
+            expected=f"corruptions of {corrupted}: {', '.join(dict.fromkeys(name for name, _ in found))}",
+            got=", ".join(sorted(missing)),
+            hint="these",
+        )
+    return wanted, partial(published_batches, data=corrupted)
+
+
+def _other_data(spec: str, examples: Examples, classifier: Classifier) -> Examples:
+    """Data of another distribution; their labels mean nothing to the model, and are not looked at."""
+    import torch
+
+    from aradals.data import load_data
+
+    other = load_data(spec)
+    if other.input_shape != examples.input_shape:
+        raise InputError(
+            expected=f"inputs of shape {examples.input_shape} in {other.name}, as in {examples.name}",
+            got=str(other.input_shape),
+            hint="resizing them",
+        )
+    refuse_training_examples(classifier, other)
+    return Examples(
+        lambda rows: other.__getitems__(list(rows))[1],
+        torch.zeros_like(other.labels),
+        num_classes=examples.num_classes,
+        ids=other.ids,
+        name=other.name,
+    )

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-from torch import Tensor
 
 from aradals.data.corruptions import corrupt
 from aradals.data.examples import Examples
@@ -45,15 +44,16 @@ def write_corrupted(
     with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, companions.schema) as writer:
         for ids, inputs, _ in examples.batches():
             corrupted = corrupt(inputs, ids, corruption, severity, preset=preset)
-            images = arrow.array([_cell(image, field.type) for image in corrupted], field.type)
+            levels = (corrupted * 255).round().byte().movedim(1, 3).contiguous().numpy()
+            images = arrow.array([_cell(pixels, field.type) for pixels in levels], field.type)
             others = companions.others.take(ids.numpy())
             columns = [images if name == companions.image else others[name] for name in companions.schema.names]
             writer.write_table(arrow.table(columns, schema=companions.schema))
 
 
-def _cell(image: Tensor, kind: Any) -> Any:
+def _cell(pixels: npt.NDArray[Any], kind: Any) -> Any:
     """An image as a table of that Arrow type holds it: bytes alone, or bytes with a path that is left empty."""
-    encoded = encode_png((image.movedim(0, 2) * 255).round().byte().numpy())
+    encoded = encode_png(pixels)
     return {"bytes": encoded} if load_extra("pyarrow").types.is_struct(kind) else encoded
 
 

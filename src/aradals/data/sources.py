@@ -164,6 +164,40 @@ def list_conditions(spec: str) -> dict[tuple[str, int], str]:
     return found
 
 
+def load_condition(spec: str, corruption: str, severity: int, clean: Examples) -> Examples:
+    """The examples of ``clean`` under a corruption, as a corrupted data set has them.
+
+    Args:
+        spec: a corrupted data set (see `list_conditions`), in the order of the split that ``clean`` is of.
+        corruption: name.
+        severity: 1 to 5.
+        clean: examples whose ids are their rows in that split.
+
+    Returns:
+        As many examples, with the same ids and labels, in the same order.
+
+    Raises:
+        InputError: no such corruption or severity; fewer rows than the split; labels that differ.
+    """
+    known = list_conditions(spec)
+    if (corruption, severity) not in known:
+        raise InputError(
+            expected=f"a corruption and severity of {spec}",
+            got=f"{corruption}-{severity}",
+            hint=", ".join(known.values()),
+        )
+    examples = load_data(spec, known[corruption, severity])
+    fits = not len(clean) or int(clean.ids.max()) < len(examples)
+    chosen = examples.select(clean.ids) if fits else examples
+    if not fits or not torch.equal(chosen.labels, clean.labels):
+        raise InputError(
+            expected=f"the rows of {examples.name} in the order of {clean.name}",
+            got="other labels" if fits else f"{len(examples)} rows",
+            hint="the split that was corrupted, in its published order",
+        )
+    return chosen
+
+
 def _choose_split(data_set: _DataSet, split: str | None) -> str:
     known = list(data_set.splits)
     wanted = split_name(split) if split else known[0] if len(known) == 1 else "test"

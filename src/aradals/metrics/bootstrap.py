@@ -15,14 +15,8 @@ import torch
 from torch import Tensor
 
 from aradals.errors import InputError
-from aradals.metrics.functional import (
-    assign_bins,
-    check_subsets,
-    membership,
-    outcomes,
-    subset_membership,
-    wilson_interval,
-)
+from aradals.metrics.outcomes import assign_bins, check_subsets, membership, outcomes, subset_membership
+from aradals.metrics.scores import wilson_interval
 from aradals.metrics.noise import chunk_sizes
 
 Norm = Callable[[Tensor], Tensor]

@@ -8,13 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aradals.metrics.functional import (
-    assign_bins,
-    check_subsets,
-    log_probabilities,
-    membership,
-    subset_membership,
-)
+from aradals.metrics.outcomes import assign_bins, check_subsets, confidences, membership, subset_membership
 
 CHUNK_ELEMENTS = 2**22
 """Random numbers drawn at a time (32 MB in float64); bounds memory, does not change the distribution."""
@@ -66,9 +60,8 @@ def ece_noise_floor(
     Raises:
         InputError: see `outcomes`.
     """
-    confidence = _confidence(logits, probs)
-    members = membership(assign_bins(confidence, num_bins), num_bins) / len(confidence)
-    return _floor(_calibrated_gaps(confidence, members, num_draws, seed).abs().sum(1))
+    confidence = confidences(logits=logits, probs=probs).cpu()
+    return noise_floors(confidence, num_bins=num_bins, num_draws=num_draws, seed=seed)[0]
 
 
 def subset_noise_floor(
@@ -91,17 +84,34 @@ def subset_noise_floor(
     Raises:
         InputError: see `outcomes`; subsets of another shape, or negative.
     """
-    confidence = _confidence(logits, probs)
+    confidence = confidences(logits=logits, probs=probs).cpu()
     check_subsets(subsets, len(confidence))
-    members = subset_membership(subsets.cpu())
-    errors = _calibrated_gaps(confidence, members / members.sum(0), num_draws, seed).abs()
-    return SubsetNoiseFloor(mean=_floor(errors.mean(1)), largest=_floor(errors.amax(1)))
+    floor = noise_floors(confidence, subsets, num_draws=num_draws, seed=seed)[1]
+    assert floor is not None
+    return floor
 
 
-def _confidence(logits: Tensor | None, probs: Tensor | None) -> Tensor:
-    """On the CPU, so that a seed means the same on every device."""
-    _, probs = log_probabilities(logits=logits, probs=probs)
-    return probs.amax(1).cpu()
+def noise_floors(
+    confidence: Tensor, subsets: Tensor | None = None, *, num_bins: int = 15, num_draws: int = 200, seed: int = 0
+) -> tuple[NoiseFloor, SubsetNoiseFloor | None]:
+    """The floors of the ECE and, with subsets, of the subset calibration errors, from the same draws.
+
+    Args:
+        confidence: float64, shape (N,), on the CPU, so that a seed means the same on every device.
+        subsets: checked.
+        num_bins: of the ECE.
+        num_draws: number of simulated label sets.
+        seed: of the draws.
+    """
+    weights = membership(assign_bins(confidence, num_bins), num_bins) / len(confidence)
+    if subsets is not None:
+        members = subset_membership(subsets.cpu())
+        weights = torch.cat([weights, members / members.sum(0)], 1)
+    errors = _calibrated_gaps(confidence, weights, num_draws, seed).abs()
+    floor, of_subsets = _floor(errors[:, :num_bins].sum(1)), errors[:, num_bins:]
+    if subsets is None:
+        return floor, None
+    return floor, SubsetNoiseFloor(mean=_floor(of_subsets.mean(1)), largest=_floor(of_subsets.amax(1)))
 
 
 def _calibrated_gaps(confidence: Tensor, weights: Tensor, num_draws: int, seed: int) -> Tensor:

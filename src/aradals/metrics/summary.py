@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from aradals.metrics.bootstrap import estimate_metrics
-from aradals.metrics.functional import check_subsets
+from aradals.metrics.outcomes import check_subsets
 from aradals.metrics.noise import ece_noise_floor, subset_noise_floor
 
 

@@ -1,33 +1,24 @@
 """The figures of a report: each panel of `aradals.report.panels` as SVG.
 
-An SVG is a fragment for inline use: it scales with its container, its text stays text, and all its ids start
-with ``identifier``, which must be unique on the page.
+Classes name roles, and the style sheet of the page gives them colours: ``over`` (confidence, overconfidence), ``under``
+(accuracy, underconfidence), ``c0`` to ``c3`` (calibrators and other series), ``grey`` (what chance explains).
 """
 
 from __future__ import annotations
 
-import io
 import math
-import re
-import warnings
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+import statistics
+from collections.abc import Sequence
 
-from aradals.errors import MissingExtraError
-from aradals.report.panels import ClassPanel, ReliabilityPanel, ShiftPanel, SubsetPanel, TargetPanel, Values
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-# Okabe and Ito's palette, told apart with every common kind of colour blindness; its yellow is too pale on white.
-BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, BLACK = (
-    "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7", "#000000",
-)  # fmt: skip
-COLOURS = (VERMILLION, BLUE, GREEN, PURPLE, ORANGE, SKY, BLACK)
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h")
-GREY = "#767676"
+from aradals.report.panels import (
+    BoxPanel,
+    ClassPanel,
+    DotPanel,
+    ReliabilityPanel,
+    SubsetPanel,
+    TargetPanel,
+)
+from aradals.report.svg import CHARACTER, WIDTH, Drawing, Scale, legend_lines
 
 VISIBLE_GAP = 0.005
 """Smaller gaps would name a shade in the legend that nobody can see."""
@@ -35,260 +26,283 @@ VISIBLE_GAP = 0.005
 MIN_COUNT = 10
 """Bins of a reliability diagram with fewer predictions are drawn hollow and pale: they say next to nothing."""
 
+MIN_BOX = 5
+"""Fewer values than these have no quartiles worth a box: they are drawn by themselves."""
 
-SVG = "http://www.w3.org/2000/svg"
-XLINK = "http://www.w3.org/1999/xlink"
+LEFT, RIGHT = 48.0, WIDTH - 12
 
 
-def draw_subsets(panel: SubsetPanel, *, identifier: str, lowest: float = 0.0, highest_ece: float = 1.0) -> str:
+def draw_subsets(panel: SubsetPanel, *, lowest: float = 0.0, highest_ece: float = 1.0) -> str:
     """Accuracy and confidence by subset with the gap shaded, and below it the ECE with its noise floor.
 
     Args:
         panel: what to draw.
-        identifier: prefix of all ids.
         lowest: lower end of the upper axis, the same for panels that are to be compared.
         highest_ece: upper end of the lower axis, likewise.
     """
-
-    def paint(figure: Figure) -> None:
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
-        subsets = list(range(len(panel.accuracy)))
-        gaps = [c - a for c, a in zip(panel.confidence, panel.accuracy, strict=True)]
-        for sign, colour, name in ((1, VERMILLION, "overconfident"), (-1, BLUE, "underconfident")):
-            if any(sign * gap > VISIBLE_GAP for gap in gaps):
-                where = [sign * gap >= 0 for gap in gaps]
-                upper.fill_between(
-                    subsets, panel.confidence, panel.accuracy, where=where, interpolate=True, color=colour, alpha=0.18,
-                    linewidth=0, label=name,
-                )  # fmt: skip
-        _line(
-            upper, subsets, panel.confidence, panel.confidence_low, panel.confidence_high, VERMILLION, "o", "confidence"
+    drawing = Drawing(356)
+    subsets = list(range(len(panel.accuracy)))
+    x = Scale(-0.4, max(len(subsets) - 0.6, 0.4), LEFT, RIGHT)
+    y = Scale(lowest, 1.0, 196, 28)
+    y_ece = Scale(0.0, highest_ece, 300, 216)
+    drawing.title(panel.title)
+    drawing.y_axis(y, LEFT, RIGHT, "fraction")
+    drawing.y_axis(y_ece, LEFT, RIGHT, "ECE", 3)
+    gaps = [c - a for c, a in zip(panel.confidence, panel.accuracy, strict=True)]
+    for left, right in zip(subsets, subsets[1:], strict=False):
+        _shade(drawing, x, y, panel, left, right)
+    entries = [("0", "over", "confidence"), ("1", "under", "accuracy")]
+    entries += [
+        ("area", classes, name)
+        for sign, classes, name in ((1, "over", "overconfident"), (-1, "under", "underconfident"))
+        if any(sign * gap > VISIBLE_GAP for gap in gaps)
+    ]
+    for shape, classes, name in ((0, "over", "confidence"), (1, "under", "accuracy")):
+        values, low, high = (getattr(panel, f"{name}{end}") for end in ("", "_low", "_high"))
+        for subset in subsets:
+            drawing.line(x(subset), _at(y, low[subset]), x(subset), _at(y, high[subset]), f"range {classes}")
+        drawing.polyline([(x(subset), _at(y, values[subset])) for subset in subsets], classes)
+        for subset in subsets:
+            tip = f"subset {subset}: {name} {_estimate(values[subset], low[subset], high[subset])}"
+            tip += f"; gap {100 * gaps[subset]:+.1f} points"
+            drawing.mark(shape, x(subset), _at(y, values[subset]), classes, tip)
+    for subset in subsets:
+        drawing.line(
+            x(subset), _at(y_ece, panel.ece_low[subset]), x(subset), _at(y_ece, panel.ece_high[subset]), "range ink"
         )
-        _line(upper, subsets, panel.accuracy, panel.accuracy_low, panel.accuracy_high, BLUE, "s", "accuracy")
-        upper.set_ylim(lowest, 1 + 0.03 * (1 - lowest))
-        upper.locator_params(axis="y", nbins=6, steps=[1, 2, 5, 10])
-        upper.legend(loc="lower right")
-        upper.set_title(panel.title)
-        _line(lower, subsets, panel.ece, panel.ece_low, panel.ece_high, BLACK, "D", "ECE")
-        single = "_" if len(subsets) == 1 else ""  # a line through one point would not show
-        lower.plot(subsets, panel.noise_floor, color=GREY, linestyle="--", marker=single, label="noise floor")
-        lower.set_ylim(0, highest_ece)
-        lower.locator_params(axis="y", nbins=5, steps=[1, 2, 5, 10])
-        lower.set_ylabel("ECE")
-        lower.legend(loc="upper right")
-        lower.set_xlabel("robustness subset (0 = least robust)")
-        lower.set_xticks(subsets[:: 1 + len(subsets) // 13])
-        lower.set_xlim(-0.4, max(len(subsets) - 0.6, 0.4))
-
-    return _draw(identifier, f"Accuracy, confidence and ECE by robustness subset: {panel.title}", (3.5, 3.7), paint)
+    drawing.polyline([(x(subset), _at(y_ece, panel.ece[subset])) for subset in subsets], "ink")
+    drawing.polyline([(x(subset), _at(y_ece, panel.noise_floor[subset])) for subset in subsets], "grey dashed")
+    for subset in subsets:
+        tip = f"subset {subset}: ECE {_estimate(panel.ece[subset], panel.ece_low[subset], panel.ece_high[subset])}"
+        tip += f", noise floor {_fraction(panel.noise_floor[subset])}"
+        drawing.mark(2, x(subset), _at(y_ece, panel.ece[subset]), "ink", tip, size=2.8)
+        if len(subsets) == 1:  # a line through one point would not show
+            drawing.mark(0, x(subset), _at(y_ece, panel.noise_floor[subset]), "grey", size=2.4)
+        if subset % (1 + len(subsets) // 13) == 0:
+            drawing.text(x(subset), 313, str(subset), "mid")
+    drawing.text((LEFT + RIGHT) / 2, 328, "robustness subset (0 = least robust)", "mid")
+    entries += [("2", "ink", "ECE"), ("line", "grey dashed", "noise floor")]
+    drawing.height = 336 + 15 * legend_lines(entries)
+    drawing.legend(336, entries)
+    return drawing.svg(f"Accuracy, confidence and ECE by robustness subset: {panel.title}")
 
 
-def draw_reliability(panel: ReliabilityPanel, *, identifier: str) -> str:
+def draw_reliability(panel: ReliabilityPanel) -> str:
     """A reliability diagram with Wilson intervals, and below it the histogram of confidence.
 
     Bins of fewer than `MIN_COUNT` predictions are hollow and pale.
     """
-
-    def paint(figure: Figure) -> None:
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
-        upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=0.9, label="calibrated")
-        for confidence, accuracy, low, high, count in zip(
-            panel.confidence, panel.accuracy, panel.accuracy_low, panel.accuracy_high, panel.count, strict=True
-        ):
-            many = count >= MIN_COUNT
-            alpha = 1.0 if many else 0.35
-            if many:
-                upper.vlines(confidence, accuracy, confidence, color=ORANGE, linewidth=4, alpha=0.45)
-            upper.vlines(confidence, low, high, color=BLUE, linewidth=1, alpha=alpha)
-            upper.plot(
-                confidence, accuracy, "s", color=BLUE, markersize=3.5, markerfacecolor=BLUE if many else "white",
-                alpha=alpha,
-            )  # fmt: skip
-        upper.plot([], [], color=ORANGE, linewidth=4, alpha=0.45, label="gap")
-        upper.plot([], [], "s", color=BLUE, markersize=3.5, label="accuracy")
-        upper.set_xlim(-0.02, 1.02)
-        upper.set_ylim(-0.02, 1.02)
-        upper.set_ylabel("accuracy")
-        upper.set_title(panel.title)
-        total = sum(count for count in panel.count if math.isfinite(count)) or 1
-        widths = [high - low for low, high in zip(panel.low, panel.high, strict=True)]
-        shares = [count / total for count in panel.count]
-        lower.bar(panel.low, shares, widths, align="edge", color=SKY, edgecolor="white", linewidth=0.5)
-        lower.set_ylim(0, 1)
-        lower.set_ylabel("share of\nexamples")
-        lower.set_xlabel("confidence")
-        figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-
-    return _draw(identifier, f"Reliability diagram: {panel.title}", (3.5, 4.1), paint)
+    entries = [("line", "grey dashed", "calibrated"), ("line", "gap", "gap"), ("1", "under", "accuracy")]
+    drawing = Drawing(396)
+    x, y, y_share = Scale(-0.02, 1.02, LEFT, RIGHT), Scale(-0.02, 1.02, 250, 28), Scale(0, 1, 340, 270)
+    ticks = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    drawing.title(panel.title)
+    drawing.y_axis(y, LEFT, RIGHT, "accuracy")
+    drawing.y_axis(y_share, LEFT, RIGHT, "share", 2)
+    for tick in ticks:
+        drawing.line(x(tick), 28, x(tick), 250, "grid")
+    drawing.line(x(0), y(0), x(1), y(1), "line grey dashed")
+    total = sum(count for count in panel.count if math.isfinite(count)) or 1
+    for index, (confidence, accuracy, low, high, count) in enumerate(
+        zip(panel.confidence, panel.accuracy, panel.accuracy_low, panel.accuracy_high, panel.count, strict=True)
+    ):
+        pale = "" if count >= MIN_COUNT else " pale"
+        if not pale:
+            drawing.line(x(confidence), _at(y, accuracy), x(confidence), _at(y, confidence), "gap")
+        if math.isfinite(accuracy):
+            drawing.line(x(confidence), _at(y, low), x(confidence), _at(y, high), f"range under{pale}")
+            tip = f"{count:,.0f} predictions: confidence {confidence:.3f}, accuracy {_estimate(accuracy, low, high)}"
+            drawing.mark(1, x(confidence), _at(y, accuracy), f"under{' hollow' if pale else ''}{pale}", tip)
+        if count > 0:
+            left, right, share = x(panel.low[index]), x(panel.high[index]), count / total
+            tip = f"confidence {panel.low[index]:.2f} to {panel.high[index]:.2f}: {count:,.0f} predictions"
+            tip += f", {100 * share:.1f} %"
+            drawing.rectangle(left, y_share(share), right - left - 1, 340 - y_share(share), "bar", tip)
+    drawing.x_axis(x, 270, 340, "confidence", ticks)
+    drawing.legend(378, entries)
+    return drawing.svg(f"Reliability diagram: {panel.title}")
 
 
-def draw_targets(panel: TargetPanel, *, identifier: str) -> str:
-    """The true-class target probability of each subset over the epochs, dark = least robust."""
-
-    def paint(figure: Figure) -> None:
-        from matplotlib import colormaps
-        from matplotlib.cm import ScalarMappable
-        from matplotlib.colors import BoundaryNorm, ListedColormap
-
-        axes = figure.subplots()
-        count = len(panel.target_prob)
-        # The light end of the map is too pale on white.
-        colours = [colormaps["viridis"](0.88 * index / max(count - 1, 1)) for index in range(count)]
-        for course, colour in zip(panel.target_prob, colours, strict=True):
-            axes.plot(panel.epochs, course, color=colour, linewidth=1.3)
-        lowest = min((value for course in panel.target_prob for value in course if math.isfinite(value)), default=0)
-        if lowest < panel.lower_bound + 0.1:
-            axes.axhline(panel.lower_bound, color=VERMILLION, linestyle=":", linewidth=1)
-            axes.text(panel.epochs[0], panel.lower_bound, " lower bound 1/K", color=VERMILLION, va="bottom", fontsize=7)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("target of the true class")
-        axes.set_title(panel.title)
-        axes.margins(x=0.02)
-        axes.locator_params(axis="x", integer=True)
-        axes.locator_params(axis="y", nbins=6, steps=[1, 2, 5, 10])
-        if count > 1:
-            norm = BoundaryNorm([index - 0.5 for index in range(count + 1)], count)
-            bar = figure.colorbar(ScalarMappable(norm, ListedColormap(colours)), ax=axes, ticks=[0, count - 1])
-            bar.set_label("subset (0 = least robust)")
-            bar.ax.tick_params(length=0, which="both")
-
-    return _draw(identifier, f"Targets by robustness subset over the epochs: {panel.title}", (3.5, 2.8), paint)
+def draw_targets(panel: TargetPanel) -> str:
+    """The true-class target probability of each subset over the epochs, from red (least robust) to blue."""
+    drawing = Drawing(270)
+    values = [value for course in panel.target_prob for value in course if math.isfinite(value)]
+    lowest = min(values, default=0.0)
+    near_bound = lowest < panel.lower_bound + 0.1
+    low, high = (0.0 if near_bound else lowest), max(values, default=1.0)
+    padding = max(0.05 * (high - low), 0.005)
+    x = Scale(panel.epochs[0], max(panel.epochs[-1], panel.epochs[0] + 1), LEFT, RIGHT - 14)
+    y = Scale(max(0.0, low - padding), min(1.0, high + padding), 220, 28)
+    drawing.title(panel.title)
+    drawing.y_axis(y, LEFT, RIGHT - 14, "target of the true class")
+    drawing.x_axis(x, 28, 220, "epoch", [tick for tick in x.ticks() if tick == int(tick)])
+    if near_bound:
+        drawing.line(LEFT, y(panel.lower_bound), RIGHT - 14, y(panel.lower_bound), "line over dashed")
+        drawing.text(LEFT + 4, y(panel.lower_bound) - 4, "lower bound 1/K")
+    count = len(panel.target_prob)
+    for subset, course in enumerate(panel.target_prob):
+        shade = f"r{round(9 * subset / max(count - 1, 1))}"
+        points = [(x(epoch), _at(y, value)) for epoch, value in zip(panel.epochs, course, strict=True)]
+        name = f"subset {subset}: " if count > 1 else ""
+        drawing.polyline(points, shade)
+        for epoch, value, (left, top) in zip(panel.epochs, course, points, strict=True):
+            drawing.mark(0, left, top, shade, f"{name}{_fraction(value)} from epoch {epoch} on", size=1.8)
+        if count > 1 and subset in (0, count - 1):
+            drawing.text(RIGHT - 9, points[-1][1] + 4, str(subset))
+    if count > 1:
+        drawing.text((LEFT + RIGHT) / 2, 264, f"red: subset 0, the least robust; blue: subset {count - 1}", "mid")
+    return drawing.svg(f"Targets by robustness subset over the epochs: {panel.title}")
 
 
-def draw_shift(panel: ShiftPanel, *, identifier: str) -> str:
-    """Dots with intervals, one row per condition; a grey tick is the noise floor of the dot beside it."""
-    count, rows = len(panel.series), len(panel.conditions)
-    row_height = max(0.3, 0.1 * count + 0.1)
+def draw_dots(panel: DotPanel, *, limits: tuple[float, float] | None = None) -> str:
+    """One row per method or class, with marks and intervals; a grey tick is the noise floor of the mark beside it.
 
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        for row in range(0, rows, 2):
-            axes.axhspan(row - 0.5, row + 0.5, color="#f3f3f3", linewidth=0)
-        for index, series in enumerate(panel.series):
-            colour = COLOURS[series.method_index % len(COLOURS)]
-            heights = [row + 0.76 * ((index + 0.5) / count - 0.5) for row in range(rows)]
-            axes.hlines(heights, series.low, series.high, color=colour, linewidth=1.1)
-            axes.plot(series.noise_floor, heights, "|", color=GREY, markersize=5)
-            axes.plot(
-                series.values, heights, MARKERS[series.method_index % len(MARKERS)], color=colour, markersize=4.2,
-                markerfacecolor="white" if series.calibrated else colour, label=series.label,
-            )  # fmt: skip
-        axes.plot([], [], "|", color=GREY, markersize=5, linestyle="none", label="noise floor")
-        axes.set_yticks(range(rows), panel.conditions)
-        axes.set_ylim(rows - 0.5, -0.5)
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlim(left=0)
-        axes.locator_params(axis="x", nbins=6, steps=[1, 2, 5, 10])
-        axes.set_xlabel(panel.title)
-        figure.legend(loc="outside upper center", ncols=1 if count > 4 else 2)
+    Args:
+        panel: what to draw.
+        limits: ends of the axis, the same for panels that are to be compared.
+    """
+    entries = [(str(shape), f"c{shape % 4} {_fill(shape)}", each.name) for shape, each in enumerate(panel.series)]
+    if any(math.isfinite(value) for each in panel.series for value in each.noise_floor):
+        entries.append(("tick", "grey", "noise floor"))
+    top = 26.0 + 15 * legend_lines(entries)
+    height = max(18.0, 7.0 * len(panel.series) + 6)
+    bottom = top + height * len(panel.rows) + 4
+    drawing = Drawing(bottom + 34)
+    left = 12 + min(150.0, CHARACTER * max(map(len, panel.rows), default=0))
+    low, high = limits or dot_limits([panel])
+    x = Scale(low, high, left, RIGHT)
+    drawing.title(panel.title)
+    drawing.legend(22, entries)
+    for row in range(1, len(panel.rows), 2):
+        drawing.rectangle(0, top + height * row, WIDTH, height, "stripe")
+    drawing.x_axis(x, top, bottom, f"difference in {panel.quantity}" if panel.signed else panel.quantity)
+    if low <= 0 <= high and panel.signed:
+        drawing.line(x(0), top, x(0), bottom, "axis")
+    for row, name in enumerate(panel.rows):
+        drawing.text(left - 6, top + height * (row + 0.5) + 3.8, name, "end")
+        for shape, series in enumerate(panel.series):
+            value, low_end, high_end, floor = (
+                values[row] for values in (series.values, series.low, series.high, series.noise_floor)
+            )
+            y = top + height * (row + (shape + 1) / (len(panel.series) + 1))
+            classes = f"c{shape % 4} {_fill(shape)}"
+            drawing.line(_at(x, low_end), y, _at(x, high_end), y, f"range c{shape % 4}")
+            if math.isfinite(floor):
+                drawing.line(x(floor), y - 3.5, x(floor), y + 3.5, "grey")
+            sign = "+" if panel.signed else ""
+            tip = f"{name}, {series.name}: {panel.quantity} {_estimate(value, low_end, high_end, sign)}"
+            tip += f", noise floor {_fraction(floor)}" if math.isfinite(floor) else ""
+            drawing.mark(shape, _at(x, value), y, classes, tip)
+    return drawing.svg(f"{panel.title}, by row: {', '.join(panel.rows)}")
 
-    legend_height = 0.16 * (count + 1 if count > 4 else math.ceil((count + 1) / 2))
-    title = f"{panel.title} by condition and method"
-    return _draw(identifier, title, (4.4, 0.7 + legend_height + row_height * rows), paint)
+
+def dot_limits(panels: Sequence[DotPanel]) -> tuple[float, float]:
+    """Ends of an axis that holds all values and intervals of the panels, and zero unless that would waste half of it."""
+    found = [
+        value
+        for panel in panels
+        for each in panel.series
+        for column in (each.values, each.low, each.high)
+        for value in column
+        if math.isfinite(value)
+    ]
+    low, high = min(found, default=0.0), max(found, default=1.0)
+    if low > 0 and (low < 0.5 * high or not found):
+        low = 0.0
+    padding = 0.04 * (high - low) or 0.01
+    return (low - padding if low != 0 else 0.0), high + padding
 
 
-def draw_classes(panel: ClassPanel, *, identifier: str) -> str:
+def draw_boxes(panel: BoxPanel, *, highest: float) -> str:
+    """By severity: box of the quartiles over the corruption types, whiskers to the extremes, the types as points.
+
+    Args:
+        panel: what to draw.
+        highest: upper end of the axis, the same for panels that are to be compared.
+    """
+    drawing = Drawing(252)
+    x, y = Scale(-0.5, len(panel.severities) - 0.5, LEFT, RIGHT), Scale(0, highest, 206, 28)
+    drawing.title(panel.title)
+    drawing.y_axis(y, LEFT, RIGHT, panel.quantity)
+    for index, (severity, names, values) in enumerate(zip(panel.severities, panel.types, panel.values, strict=True)):
+        drawing.text(x(index), 220, "clean" if severity == 0 else str(severity), "mid")
+        if len(values) >= MIN_BOX:
+            low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+            drawing.line(x(index), y(min(values)), x(index), y(max(values)), "range c0")
+            tip = f"severity {severity}: median {_fraction(middle)}, quartiles {_fraction(low)} and {_fraction(high)}"
+            drawing.rectangle(x(index) - 12, y(high), 24, max(1.0, y(low) - y(high)), "box", tip)
+            drawing.line(x(index) - 12, y(middle), x(index) + 12, y(middle), "axis")
+        for position, (name, value) in enumerate(zip(names, values, strict=True)):
+            # Side by side, so that equal values do not hide each other.
+            shift = 16 * ((position + 0.5) / len(values) - 0.5)
+            drawing.mark(0, x(index) + shift, y(value), "c0 pale", f"{name} {severity}: {_fraction(value)}", size=2.2)
+        if len(values) >= 2:
+            mean = statistics.fmean(values)
+            drawing.mark(
+                2, x(index), y(mean), "c1", f"severity {severity}: mean {_fraction(mean)} over {len(values)} types"
+            )
+        elif values:
+            drawing.mark(2, x(index), y(values[0]), "c1", f"{names[0]} {severity}: {_fraction(values[0])}")
+    drawing.text((LEFT + RIGHT) / 2, 236, "severity", "mid")
+    drawing.legend(238, [("2", "c1", "mean over corruption types"), ("0", "c0 pale", "one type")])
+    return drawing.svg(f"{panel.quantity} by severity of corruption: {panel.title}")
+
+
+def draw_classes(panel: ClassPanel) -> str:
     """Bars for the share of the least robust subset, with intervals, and a tick for the share of all examples."""
-
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        heights = list(range(len(panel.names)))
-        axes.barh(heights, [100 * share for share in panel.share], height=0.62, color=SKY, label="share of the subset")
-        axes.hlines(
-            heights, [100 * low for low in panel.share_low], [100 * high for high in panel.share_high], color=BLUE,
-            linewidth=1,
-        )  # fmt: skip
-        axes.plot(
-            [100 * b for b in panel.base_share], heights, "|", color=BLACK, markersize=10, label="share of all examples"
+    top, height = 46.0, 20.0
+    bottom = top + height * len(panel.names) + 4
+    drawing = Drawing(bottom + 34)
+    left = 12 + min(150.0, CHARACTER * max(map(len, panel.names)))
+    x = Scale(0, 1.04 * max(100 * value for value in (*panel.share_high, *panel.base_share, 0.01) if value == value),
+              left, RIGHT)  # fmt: skip
+    drawing.title(panel.title)
+    drawing.legend(22, [("area", "bar", "share of the subset"), ("tick", "axis", "share of all examples")])
+    drawing.x_axis(x, top, bottom, "% of the examples")
+    for row, name in enumerate(panel.names):
+        y = top + height * (row + 0.5) + 2
+        share, low, high, base = (
+            100 * values[row] for values in (panel.share, panel.share_low, panel.share_high, panel.base_share)
         )
-        axes.set_yticks(heights, panel.names)
-        axes.set_ylim(len(heights) - 0.4, -0.6)
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlim(left=0)
-        axes.set_xlabel("% of the examples")
-        figure.legend(*(entry[::-1] for entry in axes.get_legend_handles_labels()), loc="outside upper center", ncols=2)
-
-    return _draw(identifier, panel.title, (4.4, 0.9 + 0.24 * len(panel.names)), paint)
+        drawing.text(left - 6, y + 3.8, name, "end")
+        tip = f"{name}: {share:.1f} % of the subset ({low:.1f} to {high:.1f}), {base:.1f} % of all"
+        drawing.rectangle(left, y - 6, x(share) - left, 12, "bar", tip)
+        drawing.line(_at(x, low), y, _at(x, high), y, "range under")
+        drawing.line(x(base), y - 8, x(base), y + 8, "axis")
+    return drawing.svg(f"{panel.title}: {', '.join(panel.names)}")
 
 
-def _line(axes: Axes, x: list[int], y: Values, low: Values, high: Values, colour: str, marker: str, label: str) -> None:
-    """A line with intervals; not `errorbar`, since an interval may lie beside its estimate."""
-    axes.vlines(x, low, high, color=colour, linewidth=1)
-    axes.plot(x, y, color=colour, marker=marker, markersize=3.5, linewidth=1.2, label=label)
+def _shade(drawing: Drawing, x: Scale, y: Scale, panel: SubsetPanel, left: int, right: int) -> None:
+    """The area between confidence and accuracy from one subset to the next, in two parts where they cross."""
+    values = [(panel.confidence[subset], panel.accuracy[subset]) for subset in (left, right)]
+    if not all(map(math.isfinite, (*values[0], *values[1]))):
+        return
+    first, second = (confidence - accuracy for confidence, accuracy in values)
+    corners = [(x(left), y(values[0][0]), y(values[0][1])), (x(right), y(values[1][0]), y(values[1][1]))]
+    if first * second < 0:
+        share = first / (first - second)
+        crossing = tuple(a + share * (b - a) for a, b in zip(*corners, strict=True))
+        corners.insert(1, (crossing[0], crossing[1], crossing[1]))
+    for (x1, top1, bottom1), (x2, top2, bottom2) in zip(corners, corners[1:], strict=False):
+        classes = "over" if top1 + top2 <= bottom1 + bottom2 else "under"
+        drawing.area([(x1, top1), (x2, top2), (x2, bottom2), (x1, bottom1)], classes)
 
 
-def _draw(identifier: str, title: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
-    try:
-        from matplotlib import rc_context
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "report") from error
-    style: dict[str, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": identifier,
-        "text.parse_math": False,
-        "font.family": ["DejaVu Sans"],
-        "font.size": 8,
-        "axes.titlesize": 8.5,
-        "axes.titleweight": "bold",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": "#555555",
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": "#e4e4e4",
-        "grid.linewidth": 0.6,
-        "legend.frameon": False,
-        "legend.fontsize": 7,
-        "savefig.transparent": True,
-    }
-    buffer = io.StringIO()
-    with rc_context(cast(Any, style)), warnings.catch_warnings():
-        # A glyph that is missing here is the browser's to draw.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasSVG(figure)
-        paint(figure)
-        figure.savefig(buffer, format="svg")
-    return _inline(buffer.getvalue(), identifier, title)
+def _at(scale: Scale, value: float) -> float:
+    """Where a value lies; NaN where it is not known."""
+    return scale(value) if math.isfinite(value) else math.nan
 
 
-def _inline(document: str, identifier: str, title: str) -> str:
-    """An SVG document as an HTML fragment: scalable, named, with ids of its own and without metadata."""
-    root = ElementTree.fromstring(document)
-    for child in list(root):
-        if child.tag == f"{{{SVG}}}metadata":
-            root.remove(child)
-    for definitions in root.findall(f"{{{SVG}}}defs"):
-        # Matplotlib's style sheet would apply to the whole page; its one rule is inherited just as well.
-        for sheet in definitions.findall(f"{{{SVG}}}style"):
-            definitions.remove(sheet)
-    elements = list(root.iter())
-    links = [value for element in elements for value in element.attrib.values() if "#" in value]
-    used = set(re.findall(r"#([\w-]+)", " ".join(links)))
-    for element in elements:
-        for name, value in list(element.attrib.items()):
-            if name == "id" and value not in used:
-                del element.attrib[name]
-            elif name == "id":
-                element.set(name, f"{identifier}-{value}")
-            elif name == f"{{{XLINK}}}href":
-                element.set(name, value.replace("#", f"#{identifier}-", 1))
-            elif "url(#" in value:
-                element.set(name, value.replace("url(#", f"url(#{identifier}-"))
-            elif name == "style":
-                element.set(name, value.replace("'DejaVu Sans'", "'DejaVu Sans', sans-serif"))
-    for name in ("width", "height", "version"):
-        root.attrib.pop(name, None)
-    root.attrib |= {
-        "role": "img",
-        "aria-label": title,
-        "style": "width: 100%; max-width: 100%; height: auto; stroke-linejoin: round; stroke-linecap: butt",
-    }
-    heading = ElementTree.Element(f"{{{SVG}}}title")
-    heading.text = title
-    root.insert(0, heading)
-    ElementTree.register_namespace("", SVG)
-    ElementTree.register_namespace("xlink", XLINK)
-    return re.sub(r">\s+<", "><", ElementTree.tostring(root, encoding="unicode"))
+def _fill(shape: int) -> str:
+    """The first series is filled, the calibrated ones are hollow."""
+    return "hollow" if shape else ""
+
+
+def _estimate(value: float, low: float, high: float, sign: str = "") -> str:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return f"{value:{sign}.3f}"
+    return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+
+def _fraction(value: float) -> str:
+    return f"{value:.3f}"

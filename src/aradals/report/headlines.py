@@ -1,7 +1,8 @@
-"""What the numbers say, in a few sentences; each claim with its uncertainty.
+"""What the numbers say, in a dozen sentences at most; each claim with its uncertainty.
 
-The rule, in one place (`aradals.report.summary.compare`): a method is called lower, higher or better only where the
-95 % intervals do not overlap; all else "cannot be told apart". A calibration error is more than noise only where it
+The rule: a method is called lower or higher only where the 95 % interval of the paired difference excludes zero
+(`aradals.report.summary.difference`), or, where results hold no such difference, where the two 95 % intervals do not
+overlap (`aradals.report.summary.compare`); all else "cannot be told apart". A calibration error is more than noise only where it
 exceeds the 95th percentile of its noise floor, what a perfectly calibrated model would show on as many examples, and
 its interval excludes zero; two methods within noise are not told apart, whatever their intervals. A gap is called
 over- or underconfidence only where its interval excludes zero. Classes are tested together (Bonferroni).
@@ -24,7 +25,11 @@ from aradals.report.summary import (
     Variant,
     compare,
     diagnosis_results,
+    difference,
+    indexed,
+    join,
     least_robust,
+    main_methods,
     main_variants,
     measure,
     most_robust,
@@ -32,9 +37,11 @@ from aradals.report.summary import (
     num_subsets,
     number,
     reference,
+    row_interval,
     seeds_of,
     share_interval,
     shift_conditions,
+    shift_name,
     threshold_text,
     variants,
 )
@@ -45,17 +52,28 @@ WARNING = "Warning: "
 MAX_CLASSES = 4
 """How many classes a sentence names at most; the figure has the rest."""
 
+MAX_NAMED = 3
+"""How many methods a sentence names of a kind where there are more than `FEW`; the tables have the rest."""
+
+FEW = 4
+
+ERRORS = {"ece": "ECE", "subset_calibration_error": "subset calibration error"}
+
 
 def study_headlines(results: Results) -> list[str]:
     """The findings of a study or an evaluation, warnings first. The rule of comparison is the module's."""
     if not results["rows"]:
         return ["There are no results yet."]
+    results = indexed(results)
     return [
         *_warnings(results),
         *_gap_sentences(results),
-        *(sentence for where, conditions in _places(results).items() for sentence in _ece(results, where, conditions)),
+        *(sentence for where in _places(results) for sentence in _error_sentence(results, "ece", where)),
+        *_error_sentence(results, "subset_calibration_error", "on clean data"),
         *_rival_sentence(results),
         *_accuracy_sentence(results),
+        *_stability_sentence(results),
+        *_cost_sentence(results),
         _scope(results),
     ]
 
@@ -110,7 +128,7 @@ def _warnings(results: Results) -> list[str]:
     """One sentence per kind of trouble."""
     targets = [
         f"{Variant(run['method']).label}, seed {run['seed']} (subset{'s' if len(bound) > 1 else ''} "
-        f"{_join([str(subset) for subset in bound])})"
+        f"{join([str(subset) for subset in bound])})"
         for run in results.get("training", [])
         if (bound := run.get("at_lower_bound"))
     ]
@@ -123,12 +141,12 @@ def _warnings(results: Results) -> list[str]:
     if targets:
         sentences.append(
             f"{WARNING}targets ran down to their lower bound 1/K (wind-up; try a smaller rate or leak > 0): "
-            f"{'; '.join(targets)}."
+            f"{_first(targets, '; ')}."
         )
     if temperatures:
         sentences.append(
             f"{WARNING}temperatures at the bound of their search (try a larger calibration split, and see whether the "
-            f"model is right everywhere there or no better than chance): {'; '.join(temperatures)}."
+            f"model is right everywhere there or no better than chance): {_first(temperatures, '; ')}."
         )
     return sentences
 
@@ -151,6 +169,8 @@ def _other_gaps(where: str, first: Variant, before: Measure, gaps: Mapping[Varia
     """The gaps of the others where that of the reference was just told."""
     if not gaps:
         return []
+    if len(gaps) > FEW:
+        return _many_gaps(where, gaps)
     groups: dict[str, list[str]] = {}
     clear: list[str] = []
     unclear: list[str] = []
@@ -160,7 +180,7 @@ def _other_gaps(where: str, first: Variant, before: Measure, gaps: Mapping[Varia
         (unclear if compare(gap, before) == "unclear" else clear).append(variant.label)
     fewer, verb = (clear, "can") if len(clear) <= len(unclear) else (unclear, "cannot")
     if fewer:
-        verdict = f"only {_join(fewer)} {verb}"
+        verdict = f"only {join(fewer)} {verb}"
     elif len(gaps) == 1:
         verdict = "it can" if clear else "it cannot"
     else:
@@ -169,26 +189,55 @@ def _other_gaps(where: str, first: Variant, before: Measure, gaps: Mapping[Varia
     return [f"Others on {where} – {'; '.join(words)}; {verdict} be told apart from {first.label}."]
 
 
-def _ece(results: Results, where: str, conditions: Sequence[Condition]) -> list[str]:
-    """ECE of the reference, then that of the others by how it compares."""
-    first = reference(results)
-    before = measure(results, first, "ece", conditions=conditions)
+def _many_gaps(where: str, gaps: Mapping[Variant, Measure]) -> list[str]:
+    """How many of the others are over- and underconfident, the ends of each group, and where AR-AdaLS is."""
+    groups: dict[str, list[Variant]] = {}
+    for variant, gap in sorted(gaps.items(), key=lambda item: abs(item[1].value)):
+        groups.setdefault(_gap(gap)[0], []).append(variant)
+    parts = []
+    for word in ("overconfident", "underconfident"):
+        if found := groups.get(word):
+            ends = found if len(found) < 3 else [found[0], found[-1]]
+            named = " to ".join(f"{variant.label} {_gap(gaps[variant])[1]}" for variant in ends)
+            parts.append(f"{len(found)} {word}{', from' if len(ends) > 1 else ':'} {named}")
+    if found := groups.get(""):
+        parts.append(f"{len(found)} not told apart from zero: {_first([variant.label for variant in found])}")
+    ours = Variant("ar_adals")
+    own = f"; {_gap_words(ours.label, gaps[ours])}" if ours in gaps else ""
+    return [f"Of {len(gaps)} others on {where}, {'; '.join(parts)}{own}."]
+
+
+def _error_sentence(results: Results, key: str, where: str) -> list[str]:
+    """A calibration error of the reference, then that of the others by how it compares."""
+    first, conditions = reference(results), _places(results)[where]
+    before = measure(results, first, key, conditions=conditions)
     if not before.known:
         return []
-    mean = f" (mean over {len(conditions)} conditions)" if len(conditions) > 1 else ""
-    groups: dict[str, list[str]] = {"lower": [], "higher": [], "unclear": []}
+    mean = f" (mean over {shift_name(results)})" if len(conditions) > 1 else ""
+    groups: dict[str, list[tuple[float, str]]] = {"lower": [], "higher": [], "unclear": []}
     for variant in main_variants(results):
-        after = measure(results, variant, "ece", conditions=conditions)
+        after = measure(results, variant, key, conditions=conditions)
         if variant == first or not after.known:
             continue
-        relation = _relation(results, variant, first, "ece", conditions)
-        value = f"{after.value:.3f}" if relation == "unclear" else _fraction(after)
-        noise = ", within noise" if relation == "lower" and _within_noise(results, variant, "ece", conditions) else ""
-        groups[relation].append(f"{variant.label} {value}{noise}")
+        relation = _relation(results, variant, first, key, conditions)
+        paired = difference(results, variant, first, key, conditions)
+        if relation == "unclear":
+            value = f"{after.value:.3f}"
+        elif paired:
+            value = _size(paired)
+        else:
+            value = _fraction(after)
+        noise = ", within noise" if relation == "lower" and _within_noise(results, variant, key, conditions) else ""
+        groups[relation].append((-abs(after.value - before.value), f"{variant.label} {value}{noise}"))
     names = {"lower": "lower", "higher": "higher", "unclear": f"not told apart from {first.label}"}
-    parts = [f"{names[relation]}: {', '.join(group)}" for relation, group in groups.items() if group]
-    own = f"{first.label} {_fraction(before)}{_noise_words(results, first, conditions)}"
-    return [f"{'; '.join([f'ECE {where}{mean}: {own}', *parts])}."]
+    many = sum(map(len, groups.values())) > FEW
+    parts = [
+        f"{names[relation]}: {_first([text for _, text in (sorted(group) if many else group)], all_of=not many)}"
+        for relation, group in groups.items()
+        if group
+    ]
+    own = f"{first.label} {_fraction(before)}{_noise_words(results, first, conditions, key)}"
+    return [f"{'; '.join([f'{ERRORS[key]} {where}{mean}: {own}', *parts])}."]
 
 
 def _rival_sentence(results: Results) -> list[str]:
@@ -197,22 +246,25 @@ def _rival_sentence(results: Results) -> list[str]:
     if ours not in variants(results) or rival not in variants(results):
         return []
     found: dict[tuple[str, str], list[str]] = {}
-    for key, name in (("ece", "ECE"), ("subset_calibration_error", "subset calibration error")):
+    for key, name in ERRORS.items():
         places: dict[str, list[str]] = {}
         for where, conditions in _places(results).items():
             if all(measure(results, v, key, conditions=conditions).known for v in (ours, rival)):
-                places.setdefault(_relation(results, ours, rival, key, conditions), []).append(where)
+                relation = _relation(results, ours, rival, key, conditions)
+                paired = difference(results, ours, rival, key, conditions)
+                size = f" {_size(paired)}" if paired and relation != "unclear" else ""
+                places.setdefault(relation, []).append(f"{where}{size}")
         for relation, where_found in places.items():
-            found.setdefault((relation, _join(where_found)), []).append(name)
+            found.setdefault((relation, join(where_found)), []).append(name)
     words = {"lower": "lower in", "higher": "higher in", "unclear": "not told apart in"}
-    parts = [f"{words[relation]} {_join(names)} {where}" for (relation, where), names in found.items()]
+    parts = [f"{words[relation]} {join(names)} {where}" for (relation, where), names in found.items()]
     return [f"{ours.label} against {rival.label}: {'; '.join(parts)}."] if parts else []
 
 
 def _accuracy_sentence(results: Results) -> list[str]:
     """Calibration must not be bought with accuracy unnoticed."""
     first = reference(results)
-    others = [v for v in variants(results) if v.calibrator == "none" and v != first]
+    others = [v for v in main_variants(results) if v.calibrator == "none" and v != first]
     own, clear = [], []
     for where, conditions in _places(results).items():
         before = measure(results, first, "accuracy", conditions=conditions)
@@ -221,28 +273,77 @@ def _accuracy_sentence(results: Results) -> list[str]:
         own.append(f"{_percent(before)} {where}")
         for variant in others:
             after = measure(results, variant, "accuracy", conditions=conditions)
-            if (relation := compare(after, before)) != "unclear":
-                clear.append(f"{variant.label} is {relation} {where}, {_percent(after)}")
+            relation = _relation(results, variant, first, "accuracy", conditions)
+            if relation != "unclear":
+                paired = difference(results, variant, first, "accuracy", conditions)
+                value = f" by {_points(paired)}" if paired else f", {_percent(after)}"
+                clear.append((-abs(after.value - before.value), f"{variant.label} is {relation} {where}{value}"))
     if not own:
         return []
-    parts = [f"Accuracy: {first.label} {' and '.join(own)}", *clear]
+    named = [text for _, text in (sorted(clear) if len(clear) > FEW else clear)]
+    parts = [f"Accuracy: {first.label} {' and '.join(own)}", *named[: MAX_NAMED if len(named) > FEW else FEW]]
+    if more := len(named) - (len(parts) - 1):
+        parts.append(f"{more} more differences from {first.label} are smaller")
     if len(clear) < len(others) * len(own):
         parts.append(f"{'nothing else' if clear else 'no method'} can be told apart from {first.label}")
     return [f"{'; '.join(parts)}."]
 
 
+def _stability_sentence(results: Results) -> list[str]:
+    """Do independently trained models agree? At equal mean confidence, since soft predictions vary less for free."""
+    first, methods = reference(results).method, set(main_methods(results))
+    rows = [row for row in results.get("stability", []) if row["subset"] is None and row["method"] in methods]
+    for models, over in (("seeds", "seeds"), ("members", "ensemble members")):
+        found: dict[str, Measure] = {}
+        for row in rows:
+            if row["models"] == models:
+                found.setdefault(row["method"], Measure(*row_interval(row, "matched_prediction_variance")))
+        if first in found and len(found) > 1:
+            before = found.pop(first)
+            groups: dict[str, list[str]] = {"lower": [], "higher": [], "unclear": []}
+            for method, after in found.items():
+                groups[compare(after, before)].append(f"{Variant(method).label} {_fraction(after, 4)}")
+            names = {"lower": "lower", "higher": "higher", "unclear": "not told apart from it"}
+            parts = [f"{names[relation]}: {_first(group)}" for relation, group in groups.items() if group]
+            own = f"{Variant(first).label} {_fraction(before, 4)}"
+            start = f"Stability, the prediction variance over {over} at equal mean confidence: {own}"
+            return [f"{'; '.join([start, *parts])}."]
+    return []
+
+
+def _cost_sentence(results: Results) -> list[str]:
+    """What training differently costs."""
+    found: dict[str, list[float]] = {}
+    for row in results.get("costs", []):
+        if row.get("relative_cost") is not None and row["method"] in main_methods(results):
+            found.setdefault(row["method"], []).append(row["relative_cost"])
+    costs = {method: sum(values) / len(values) for method, values in found.items()}
+    costs.pop(reference(results).method, None)
+    if not costs:
+        return []
+    least, most = min(costs, key=lambda method: costs[method]), max(costs, key=lambda method: costs[method])
+    named = dict.fromkeys(method for method in ("ar_adals", least, most) if method in costs)
+    parts = [f"{costs[method]:.1f} for {Variant(method).label}" for method in named]
+    ends = f", the cheapest and the dearest of {len(costs)} methods" if len(costs) > 3 else ""
+    return [f"Cost of training, as a multiple of {reference(results).label}: {join(parts)}{ends} (one machine)."]
+
+
 def _scope(results: Results) -> str:
     seeds, size = len(seeds_of(results)), f"{num_examples(results):,} test examples"
+    paired = " Differences are paired; each has its own 95 % interval, not widened for their number." if (
+        results.get("comparisons")
+    ) else ""
     if results.get("kind") == "evaluation":
         size = size.replace("test ", "")
         return f"In brackets: 95 % intervals, which cover the sampling of the {size} and nothing else."
     if seeds == 1:
         return (
             f"In brackets: 95 % intervals, which cover the sampling of the {size} but, with one seed, not the "
-            "randomness of training; other seeds may rank the methods differently."
+            f"randomness of training; other seeds may rank the methods differently.{paired}"
         )
     return (
         f"Means over {seeds} seeds; in brackets 95 % intervals, which cover the sampling of the {size} and the seeds."
+        f"{paired}"
     )
 
 
@@ -257,7 +358,7 @@ def _class_sentence(diagnosis: Results) -> list[str]:
         for row in found[:MAX_CLASSES]
     ]
     more = [f"{len(found) - MAX_CLASSES} more"] if len(found) > MAX_CLASSES else []
-    return [f"Over-represented in the {part} beyond chance: {_join([*named, *more])}."]
+    return [f"Over-represented in the {part} beyond chance: {join([*named, *more])}."]
 
 
 def _threshold_sentence(diagnosis: Results) -> list[str]:
@@ -287,9 +388,11 @@ def _places(results: Results) -> dict[str, list[Condition]]:
 
 
 def _relation(results: Results, first: Variant, second: Variant, key: str, conditions: Sequence[Condition]) -> str:
-    """`compare`, but "unclear" where both values are within noise."""
-    if all(_within_noise(results, variant, key, conditions) for variant in (first, second)):
+    """The rule of the module: lower, higher or unclear."""
+    if key in NOISE_LIMITS and all(_within_noise(results, variant, key, conditions) for variant in (first, second)):
         return "unclear"
+    if paired := difference(results, first, second, key, conditions):
+        return compare(paired, Measure(0.0, 0.0, 0.0))
     return compare(*(measure(results, variant, key, conditions=conditions) for variant in (first, second)))
 
 
@@ -299,9 +402,27 @@ def _within_noise(results: Results, variant: Variant, key: str, conditions: Sequ
     return error.value <= limit.value or error.low <= 0 if limit.known else None
 
 
-def _noise_words(results: Results, variant: Variant, conditions: Sequence[Condition]) -> str:
+def _noise_words(results: Results, variant: Variant, conditions: Sequence[Condition], key: str = "ece") -> str:
     words = {True: ", within noise at this size", False: ", more than noise", None: ""}
-    return words[_within_noise(results, variant, "ece", conditions)]
+    return words[_within_noise(results, variant, key, conditions)]
+
+
+def _first(names: Sequence[str], separator: str = ", ", *, all_of: bool = False) -> str:
+    """The first names, and how many more there are."""
+    if all_of or len(names) <= FEW:
+        return separator.join(names)
+    return f"{separator.join(names[:MAX_NAMED])} and {len(names) - MAX_NAMED} more"
+
+
+def _size(paired: Measure) -> str:
+    """``by 0.020 (0.012 to 0.028)``, without the sign."""
+    low, high = sorted((abs(paired.low), abs(paired.high)))
+    return f"by {abs(paired.value):.3f} {_interval(low, high, 1, 3)}"
+
+
+def _points(paired: Measure) -> str:
+    low, high = sorted((abs(paired.low), abs(paired.high)))
+    return f"{100 * abs(paired.value):.1f} points {_interval(low, high, 100, 1)}"
 
 
 def _gap(gap: Measure, *, name: bool = False) -> tuple[str, str]:
@@ -325,8 +446,8 @@ def _percent(value: Measure) -> str:
     return f"{100 * value.value:.1f} % {_interval(value.low, value.high, 100, 1)}"
 
 
-def _fraction(value: Measure) -> str:
-    return f"{value.value:.3f} {_interval(value.low, value.high, 1, 3)}"
+def _fraction(value: Measure, digits: int = 3) -> str:
+    return f"{value.value:.{digits}f} {_interval(value.low, value.high, 1, digits)}"
 
 
 def _interval(low: float, high: float, scale: float, digits: int, *, name: bool = False) -> str:
@@ -337,7 +458,3 @@ def _interval(low: float, high: float, scale: float, digits: int, *, name: bool 
 
 def _start(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _join(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from aradals.errors import InputError, MissingExtraError
 from aradals.files import atomic_path
@@ -19,19 +22,32 @@ from aradals.report.summary import (
     Results,
     Variant,
     condition_name,
+    data_name,
+    indexed,
+    main_methods,
+    main_variants,
+    methods_of,
     num_examples,
     num_subsets,
+    reference,
     seeds_of,
     shift_conditions,
+    shift_name,
+    shown_variants,
     variants,
 )
 from aradals.report.tables import (
     Cell,
     TableBlock,
+    class_rows_table,
     comparison_note,
     comparison_rows,
+    corruption_rows,
     diagnosis_note,
     diagnosis_rows,
+    gap_rows,
+    metric_rows,
+    severity_rows,
     stability_rows,
     table_note,
     table_rows,
@@ -43,6 +59,8 @@ READ_RELIABILITY = (
     "overconfident. Vertical lines are 95 % Wilson intervals. The histogram shows where the predictions are; bins with "
     f"fewer than {figures.MIN_COUNT} of them are hollow and pale, and say little."
 )
+READ_SHADES = "Red cells are overconfident, blue ones underconfident, in full colour from 20 points on."
+READ_ERROR_SHADES = "The redder a cell, the larger the error; full colour from 0.2 on."
 SCORING_NAMES = {
     "attack": "attack",
     "n": "n",
@@ -67,17 +85,66 @@ AUDIT_NAMES = {
     "mean_backward": "backward passes each",
     "seconds": "seconds",
 }
+EXAMPLE_KINDS = {
+    "least_robust": "Least robust",
+    "most_wrongly_confident": "Most wrongly confident",
+}
 NO_SUBSETS = "no robustness scores were given, so nothing is told by robustness"
 
 
 @dataclass(frozen=True)
-class ReportFigure:
-    """Panels of one kind, and how to read them."""
+class Drawing:
+    """A panel as SVG, the name of its files, and its values as CSV."""
+
+    name: str
+    svg: str
+    csv: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A test image in base64, what it is and what the model said."""
+
+    png: str
+    alt: str
+    lines: list[str]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Drawings, tables and pictures with a note on how to read them; with a name in ``fold``, behind that name."""
+
+    drawings: Sequence[Drawing] = ()
+    tables: Sequence[TableBlock] = ()
+    pictures: Sequence[Picture] = ()
+    note: str = ""
+    fold: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.drawings or self.pictures or any(table.rows for table in self.tables))
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what is below it."""
 
     title: str
-    caption: str
-    panels: list[str]
-    wide: bool = False
+    parts: Sequence[Part]
+
+    @property
+    def anchor(self) -> str:
+        """For links to it."""
+        return _slug(self.title)
+
+
+class Panel(Protocol):
+    """What all panels have."""
+
+    @property
+    def title(self) -> str: ...  # noqa: D102
+
+    @property
+    def columns(self) -> prepared.Columns: ...  # noqa: D102
 
 
 def write_report(results: Results, path: Path) -> None:
@@ -89,7 +156,7 @@ def write_report(results: Results, path: Path) -> None:
 
     Raises:
         InputError: results of another kind, or without any rows.
-        MissingExtraError: without Jinja2 or matplotlib.
+        MissingExtraError: without Jinja2.
     """
     kinds: dict[str, Callable[[Results], dict[str, Any]]] = {
         "study": _study_page,
@@ -103,33 +170,41 @@ def write_report(results: Results, path: Path) -> None:
             got=f"kind {kind!r}" if kind not in kinds else "no rows",
             hint="results.json or diagnosis.json as `aradals run`, `evaluate` and `diagnose` write them",
         )
-    html = _render("report.html.j2", warning=WARNING, **kinds[kind](results))
+    page = kinds[kind](results)
+    page["sections"] = [
+        replace(section, parts=parts) for section in page["sections"] if (parts := list(filter(None, section.parts)))
+    ]
+    html = _render("report.html.j2", warning=WARNING, **page)
     with atomic_path(path) as temporary:
         # Names are other people's and may hold half of a surrogate pair, which no encoding can write.
         temporary.write_bytes(html.encode("utf-8", errors="replace"))
 
 
 def _study_page(results: Results) -> dict[str, Any]:
+    results = indexed(results)
     data, is_study = results["data"], results["kind"] == "study"
-    facts = [data["name"], f"{num_examples(results):,} examples", f"{data['num_classes']} classes"]
-    facts += [_seeds(seeds_of(results))] if is_study else []
+    facts = [data_name(results), f"{num_examples(results):,} examples", f"{data['num_classes']} classes"]
+    facts += [f"{len(methods_of(results))} methods", _seeds(seeds_of(results))] if is_study else []
     kind = "Calibration study" if is_study else "Evaluation"
     return {
-        "title": f"{kind}: {results.get('name') or data['name']}",
+        "title": f"{kind}: {results.get('name') or data_name(results)}",
         "description": results.get("description", ""),
         "facts": facts,
         "headlines": study_headlines(results),
-        "blocks": [*table_rows(results), *_titled(comparison_rows(results), "difference from vanilla")],
-        "table_note": f"{table_note(results)} {comparison_note(results) if results.get('comparisons') else ''}",
         "has_subsets": num_subsets(results) > 0,
-        "figures": _study_figures(results),
+        "sections": [
+            Section("Methods side by side" if len(variants(results)) > 1 else "In numbers", _method_parts(results)),
+            Section("By robustness subset", _subset_parts(results)),
+            Section("Under shift", _shift_parts(results)),
+            Section("Reliability", _reliability_parts(results)),
+            Section("By class", _class_parts(results)),
+            Section("Stability", _stability_parts(results)),
+            Section("Course of the targets", _target_parts(results)),
+            Section("Test images", _image_parts(results)),
+        ],
         "runs": _study_runs(results),
         "config": json.dumps(results.get("config", {}), indent=2, ensure_ascii=False),
     }
-
-
-def _titled(blocks: list[TableBlock], title: str) -> list[TableBlock]:
-    return [replace(block, title=f"{title}: {block.title}") for block in blocks]
 
 
 def _diagnosis_page(diagnosis: Results) -> dict[str, Any]:
@@ -143,60 +218,336 @@ def _diagnosis_page(diagnosis: Results) -> dict[str, Any]:
         "description": "",
         "facts": [*facts, f"{diagnosis['num_classes']} classes", *([] if diagnosis["subsets"] else [NO_SUBSETS])],
         "headlines": diagnosis_headlines(diagnosis),
-        "blocks": [block for block in (diagnosis_rows(diagnosis), threshold_rows(diagnosis)) if block.rows],
-        "table_note": diagnosis_note(diagnosis),
         "has_subsets": bool(diagnosis["subsets"]),
-        "figures": _diagnosis_figures(diagnosis),
+        "sections": _diagnosis_sections(diagnosis),
         "runs": [
             _table("what was examined", ("", ""), [[name, diagnosis[name]] for name in names if diagnosis.get(name)]),
             _table("versions", ("", ""), list(diagnosis.get("versions", {}).items())),
             _table("robustness scores", ("", ""), _named(diagnosis.get("scoring"), SCORING_NAMES)),
             _table("audit of the robustness scores", ("", ""), _audit_rows(diagnosis.get("audit"))),
-            _table(
-                "classes of the least robust subset",
-                ("class", "n", "share %", "share of all %", "accuracy %", "confidence %"),
-                [
-                    [
-                        row["name"],
-                        row["n"],
-                        *(_percent(row[key]) for key in ("share", "base_share", "accuracy", "confidence")),
-                    ]
-                    for row in diagnosis.get("least_robust_classes", [])
-                ],
-            ),
         ],
         "config": "",
     }
 
 
-def _study_figures(results: Results) -> list[ReportFigure]:
-    seeds = seeds_of(results)
-    first_seed = f" Seed {seeds[0]} is shown." if len(seeds) > 1 else ""
-    uncertainty = "95 % intervals" if len(seeds) == 1 else f"95 % intervals over test set and {len(seeds)} seeds"
-    found = [
-        _subset_figure(prepared.prepare_subsets(results), uncertainty),
-        ReportFigure(
-            "Reliability",
-            f"{READ_RELIABILITY}{first_seed}",
-            _draw_all(figures.draw_reliability, prepared.prepare_reliability(results), "reliability"),
+def _method_parts(results: Results) -> list[Part]:
+    """The main methods in figures and tables; paired differences, the other variants and all metrics folded."""
+    several = len(methods_of(results)) > 1
+    shown, all_variants = shown_variants(results), variants(results)
+    panels = prepared.prepare_methods(results) if several else []
+    differences = prepared.prepare_differences(results) if several else []
+    compared = [
+        replace(block, title=f"difference from {reference(results).label}: {block.title}")
+        for block in comparison_rows(results)
+    ]
+    rest = [variant for variant in all_variants if variant not in shown]
+    return [
+        Part(
+            _draw(_dot_drawer(panels), panels, "methods"),
+            note=f"Left is better, but for the accuracy. Lines are {_uncertainty(results)}; of two methods on the same "
+            "examples they may overlap where the paired difference is clear. Hollow marks are calibrated after "
+            "training. A grey tick is the noise floor of the mark beside it: what a perfectly calibrated model would "
+            "show.",
         ),
-        ReportFigure(
-            "Course of the targets",
-            "The probability that the training targets put on the true class, by robustness subset. Overconfidence on "
-            f"the validation split pushes it down, underconfidence up; a level course has settled.{first_seed} "
-            f"{_bounds_reached(results)}",
-            _draw_all(figures.draw_targets, prepared.prepare_targets(results), "targets"),
+        Part(tables=table_rows(results, shown), note=table_note(results)),
+        Part(
+            _draw(_dot_drawer(differences), differences, "differences"),
+            compared,
+            note=f"{comparison_note(results)} In the figures, intervals that do not touch the line at zero tell the "
+            "methods apart.",
+            fold=f"Paired differences from {reference(results).label}",
         ),
-        ReportFigure(
-            "Under shift",
-            f"Left is better. Lines are {uncertainty}: where they overlap, the methods cannot be told apart. Hollow "
-            "marks are with temperature scaling or another calibrator. A grey tick is the noise floor of the mark "
-            "beside it: what a perfectly calibrated model would show. The number after a corruption is its severity.",
-            _draw_all(figures.draw_shift, prepared.prepare_shift(results), "shift"),
-            wide=True,
+        Part(
+            tables=table_rows(results, all_variants) if rest else [],
+            note=table_note(results),
+            fold=f"All {len(all_variants)} variants in numbers",
+        ),
+        Part(
+            tables=metric_rows(results, all_variants),
+            note="Every metric that was computed; intervals of the main ones are in the tables above.",
+            fold="All metrics",
         ),
     ]
-    return [figure for figure in found if figure.panels]
+
+
+def _subset_parts(results: Results) -> list[Part]:
+    shown, rest = _shown_and_rest(results)
+    panels = [prepared.prepare_subsets(results, group) for group in (shown, rest)]
+    draw = _subset_drawer([panel for group in panels for panel in group])
+    note = _read_subsets(_uncertainty(results))
+    tables = [gap_rows(results, shown_variants(results))] if num_subsets(results) else []
+    return [
+        Part(tables=tables, note=READ_SHADES),
+        Part(_draw(draw, panels[0], "subsets"), note=note),
+        Part(_draw(draw, panels[1], "subsets"), note=note, fold=f"{len(panels[1])} more variants"),
+        Part(
+            tables=[gap_rows(results, variants(results))] if num_subsets(results) and rest else [],
+            note=READ_SHADES,
+            fold="Gaps of all variants",
+        ),
+    ]
+
+
+def _shift_parts(results: Results) -> list[Part]:
+    if not (shifts := shift_conditions(results)):
+        return []
+    shown, rest = _shown_and_rest(results)
+    panels = [prepared.prepare_boxes(results, group) for group in (shown, rest)]
+    highest = max((value for group in panels for panel in group for each in panel.values for value in each), default=1)
+    draw = partial(figures.draw_boxes, highest=1.05 * highest or 1.0)
+    note = (
+        f"Shifts: {shift_name(results)}. Boxes, where there are {figures.MIN_BOX} types or more, hold the middle half "
+        "of them; the diamond is their mean, which the tables and sentences of this report use."
+    )
+    tables = severity_rows(results, variants(results))
+    names = {name.replace("_", " ") for name, _ in shifts}
+    return [
+        Part(tables=[corruption_rows(results, shown_variants(results))], note=READ_ERROR_SHADES),
+        Part(_draw(draw, panels[0], "severity"), note=note),
+        Part(_draw(draw, panels[1], "severity"), note=note, fold=f"Severities of {len(panels[1])} more variants"),
+        Part(
+            tables=[corruption_rows(results, variants(results))] if rest else [],
+            note=READ_ERROR_SHADES,
+            fold="Corruptions of all variants",
+        ),
+        *(
+            Part(tables=[table], note=READ_ERROR_SHADES, fold=f"Corruption: {table.title}")
+            for table in tables
+            if table.title in names
+        ),
+    ]
+
+
+def _reliability_parts(results: Results) -> list[Part]:
+    shown, rest = _shown_and_rest(results)
+    note = f"{READ_RELIABILITY}{_first_seed(results)}"
+    panels = [prepared.prepare_reliability(results, group) for group in (shown, rest)]
+    return [
+        Part(_draw(figures.draw_reliability, panels[0], "reliability"), note=note),
+        Part(
+            _draw(figures.draw_reliability, panels[1], "reliability"),
+            note=note,
+            fold=f"{len(panels[1])} more variants",
+        ),
+    ]
+
+
+def _stability_parts(results: Results) -> list[Part]:
+    panels = prepared.prepare_stability(results)
+    return [
+        Part(
+            _draw(figures.draw_dots, panels, "stability"),
+            [stability_rows(results)],
+            note="Prediction variance: how much the predicted probabilities of independently trained models differ, on "
+            "clean data. Soft predictions differ less for free, so it is given again with all models brought to one "
+            "mean confidence by a temperature. Lines are 95 % intervals over the examples. Disagreement: share of "
+            "examples on which two models predict different classes.",
+        )
+    ]
+
+
+def _target_parts(results: Results) -> list[Part]:
+    panels = prepared.prepare_targets(results)
+    main = [panel for method, panel in panels.items() if method in main_methods(results)]
+    rest = [panel for method, panel in panels.items() if method not in main_methods(results)]
+    note = (
+        "The probability that the training targets put on the true class, by robustness subset. Overconfidence on "
+        "the validation split pushes it down, underconfidence up; a level course has settled."
+        f"{_first_seed(results)} {_bounds_reached(results)}"
+    )
+    return [
+        Part(_draw(figures.draw_targets, main, "targets"), note=note),
+        Part(_draw(figures.draw_targets, rest, "targets"), note=note, fold=f"{len(rest)} more methods"),
+    ]
+
+
+def _class_parts(results: Results) -> list[Part]:
+    """From the optional ``classes``: rows of `aradals.report.examples.class_rows`, with method and calibrator if any."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in results.get("classes") or []:
+        label = Variant(row["method"], row.get("calibrator", "none")).label if "method" in row else "by class"
+        groups.setdefault(label, []).append(row)
+    parts = []
+    for label, rows in groups.items():
+        panel = prepared.prepare_by_class(rows)
+        named = [replace(panel, title=prepared.shorten(label, prepared.MAX_TITLE))] if panel else []
+        more = f" Shown are the {prepared.MAX_CLASSES} largest gaps." if len(rows) > prepared.MAX_CLASSES else ""
+        parts.append(
+            Part(
+                _draw(figures.draw_dots, named, "classes"),
+                [class_rows_table(rows, label)],
+                note=f"Classes are the true ones. Where the confidence lies right of the accuracy, the model is "
+                f"overconfident on that class. Lines are 95 % intervals of each class by itself.{more}",
+                fold="" if len(parts) < 2 else label,
+            )
+        )
+    return parts
+
+
+def _image_parts(results: Results) -> list[Part]:
+    """From the optional ``examples``, as `aradals.report.examples.example_images` gives them."""
+    parts = []
+    for kind, title in EXAMPLE_KINDS.items():
+        pictures = []
+        for row in (results.get("examples") or {}).get(kind) or []:
+            right = row["label"] == row["predicted"]
+            verdict = f"{row['predicted']}, right" if right else f"{row['predicted']}, but is {row['label']}"
+            lines = [f"{verdict}", f"confidence {100 * row['confidence']:.1f} %"]
+            lines += [] if row.get("score") is None else [f"score {row['score']:.3g}"]
+            pictures.append(Picture(row["png"], f"{title} image {row['id']}: {verdict}", [*lines, f"id {row['id']}"]))
+        parts.append(Part(pictures=pictures, note=f"{title}: {_read_pictures(kind)}"))
+    return parts
+
+
+def _read_pictures(kind: str) -> str:
+    if kind == "least_robust":
+        return "the smallest change of the input flips these predictions. The score estimates its size."
+    return "wrong predictions of the highest confidence, first the worst. Look for wrong labels among them, too."
+
+
+def _diagnosis_sections(diagnosis: Results) -> list[Section]:
+    classes = prepared.prepare_classes(diagnosis)
+    cancel = (
+        " Opposite gaps of different subsets cancel in the diagram of all examples." if diagnosis["subsets"] else ""
+    )
+    more = len(diagnosis.get("least_robust_classes", [])) > prepared.MAX_CLASSES
+    subsets, reliability = (
+        prepared.prepare_diagnosis_subsets(diagnosis),
+        prepared.prepare_diagnosis_reliability(diagnosis),
+    )
+    first = [reliability[0], *({id(panel): panel for panel in (*reliability[1:2], *reliability[-1:])}.values())]
+    first = list({id(panel): panel for panel in first}.values())
+    rest = [panel for panel in reliability if panel not in first]
+    class_table = _table(
+        "classes of the least robust subset",
+        ("class", "n", "share %", "share of all %", "accuracy %", "confidence %"),
+        [
+            [row["name"], row["n"], *(_percent(row[key]) for key in ("share", "base_share", "accuracy", "confidence"))]
+            for row in diagnosis.get("least_robust_classes", [])
+        ],
+    )
+    return [
+        Section("In numbers", [Part(tables=[diagnosis_rows(diagnosis)], note=diagnosis_note(diagnosis))]),
+        Section(
+            "By robustness subset",
+            [Part(_draw(_subset_drawer(subsets), subsets, "subsets"), note=_read_subsets("95 % intervals"))],
+        ),
+        Section(
+            "Classes of the least robust subset",
+            [
+                Part(
+                    _draw(figures.draw_classes, [classes] if classes else [], "least-robust-classes"),
+                    note="Bars that reach beyond their tick are classes with more than their share of the least robust "
+                    "examples. Lines are 95 % Wilson intervals of each class by itself."
+                    f"{f' Shown are the first {prepared.MAX_CLASSES} classes.' if more else ''}",
+                ),
+                Part(tables=[class_table], fold="Table"),
+            ],
+        ),
+        Section("By class", _class_parts(diagnosis)),
+        Section(
+            "Reliability",
+            [
+                Part(
+                    _draw(figures.draw_reliability, first, "reliability"),
+                    note=f"{READ_RELIABILITY}{cancel}",
+                ),
+                Part(
+                    _draw(figures.draw_reliability, rest, "reliability"),
+                    note=READ_RELIABILITY,
+                    fold=f"{len(rest)} more subsets",
+                ),
+            ],
+        ),
+        Section(
+            "Which predictions to accept",
+            [
+                Part(
+                    tables=[threshold_rows(diagnosis)],
+                    note="Predictions of at least this confidence are accepted. A threshold that was chosen on some "
+                    "examples looks better on them than it is: check it on others.",
+                )
+            ],
+        ),
+        Section("Test images", _image_parts(diagnosis)),
+    ]
+
+
+def _shown_and_rest(results: Results) -> tuple[list[Variant], list[Variant]]:
+    """Variants with figures, and those with folded ones: in a large study methods as trained, and main ones calibrated.
+
+    Numbers of all others are in the tables.
+    """
+    shown, main = shown_variants(results), main_methods(results)
+    rest = [v for v in variants(results) if v not in shown and (v.calibrator == "none" or v.method in main)]
+    return shown, rest
+
+
+def _read_subsets(uncertainty: str) -> str:
+    return (
+        "Subsets of equal size, from the inputs that the smallest perturbation flips (left) to the most robust. The "
+        "shaded gap between confidence and accuracy is the miscalibration; an ECE at its dashed noise floor is no more "
+        f"than chance explains. Vertical lines are {uncertainty}."
+    )
+
+
+def _uncertainty(results: Results) -> str:
+    seeds = len(seeds_of(results))
+    return "95 % intervals" if seeds == 1 else f"95 % intervals over test set and {seeds} seeds"
+
+
+def _first_seed(results: Results) -> str:
+    seeds = seeds_of(results)
+    return f" Seed {seeds[0]} is shown." if len(seeds) > 1 else ""
+
+
+def _subset_drawer(panels: Sequence[prepared.SubsetPanel]) -> Callable[[prepared.SubsetPanel], str]:
+    """All on the same axes, so that they compare."""
+    levels = [
+        x for panel in panels for x in (*panel.accuracy_low, *panel.accuracy, *panel.confidence) if math.isfinite(x)
+    ]
+    errors = [x for panel in panels for x in (*panel.ece_high, *panel.ece, *panel.noise_floor) if math.isfinite(x)]
+    return partial(
+        figures.draw_subsets,
+        lowest=math.floor(10 * min(levels, default=0)) / 10,
+        highest_ece=max(0.02, 1.08 * max(errors, default=0)),
+    )
+
+
+def _dot_drawer(panels: Sequence[prepared.DotPanel]) -> Callable[[prepared.DotPanel], str]:
+    """Panels of one quantity on the same axis."""
+    limits = {
+        panel.quantity: figures.dot_limits([other for other in panels if other.quantity == panel.quantity])
+        for panel in panels
+    }
+    return lambda panel: figures.draw_dots(panel, limits=limits[panel.quantity])
+
+
+def _draw(draw: Callable[[Any], str], panels: Sequence[Panel], name: str) -> list[Drawing]:
+    return [
+        Drawing(f"{name}-{_slug(panel.title)}", draw(panel), _csv(panel.columns)) for panel in panels
+    ]
+
+
+def _csv(columns: prepared.Columns) -> str:
+    """A table as CSV; nothing where a value is not known."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow([_csv_value(value) for value in row])
+    return buffer.getvalue()
+
+
+def _csv_value(value: object) -> object:
+    if not isinstance(value, float):
+        return value
+    return f"{value:.6g}" if math.isfinite(value) else ""
+
+
+def _slug(text: str) -> str:
+    """For file names and anchors."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "figure"
 
 
 def _bounds_reached(results: Results) -> str:
@@ -212,55 +563,6 @@ def _bounds_reached(results: Results) -> str:
 
 def _adaptive(results: Results) -> list[Mapping[str, Any]]:
     return [run for run in results.get("training", []) if run["settings"]["update_rate"] > 0]
-
-
-def _diagnosis_figures(diagnosis: Results) -> list[ReportFigure]:
-    classes = prepared.prepare_classes(diagnosis)
-    cancel = (
-        " Opposite gaps of different subsets cancel in the diagram of all examples." if diagnosis["subsets"] else ""
-    )
-    more = len(diagnosis.get("least_robust_classes", [])) > prepared.MAX_CLASSES
-    found = [
-        _subset_figure(prepared.prepare_diagnosis_subsets(diagnosis), "95 % intervals"),
-        ReportFigure(
-            "Classes of the least robust subset",
-            "Bars that reach beyond their tick are classes with more than their share of the least robust "
-            "examples. Lines are 95 % Wilson intervals of each class by itself."
-            f"{f' Shown are the first {prepared.MAX_CLASSES} classes.' if more else ''}",
-            _draw_all(figures.draw_classes, [classes] if classes else [], "classes"),
-            wide=True,
-        ),
-        ReportFigure(
-            "Reliability",
-            f"{READ_RELIABILITY}{cancel}",
-            _draw_all(figures.draw_reliability, prepared.prepare_diagnosis_reliability(diagnosis), "reliability"),
-        ),
-    ]
-    return [figure for figure in found if figure.panels]
-
-
-def _subset_figure(panels: list[prepared.SubsetPanel], uncertainty: str) -> ReportFigure:
-    """All panels on the same axes, so that they compare."""
-    levels = [
-        x for panel in panels for x in (*panel.accuracy_low, *panel.accuracy, *panel.confidence) if math.isfinite(x)
-    ]
-    errors = [x for panel in panels for x in (*panel.ece_high, *panel.ece, *panel.noise_floor) if math.isfinite(x)]
-    draw = partial(
-        figures.draw_subsets,
-        lowest=math.floor(10 * min(levels, default=0)) / 10,
-        highest_ece=max(0.02, 1.08 * max(errors, default=0)),
-    )
-    return ReportFigure(
-        "By robustness subset",
-        "Subsets of equal size, from the inputs that the smallest perturbation flips (left) to the most robust. The "
-        "shaded gap between confidence and accuracy is the miscalibration; an ECE at its dashed noise floor is no more "
-        f"than chance explains. Vertical lines are {uncertainty}.",
-        _draw_all(draw, panels, "subsets"),
-    )
-
-
-def _draw_all(draw: Callable[..., str], panels: list[Any], name: str) -> list[str]:
-    return [draw(panel, identifier=f"{name}-{index}") for index, panel in enumerate(panels)]
 
 
 def _rule(rule: Mapping[str, Any]) -> str:
@@ -317,7 +619,6 @@ def _study_runs(results: Results) -> list[TableBlock]:
                 for run in training
             ],
         ),
-        stability_rows(results),
         _table(
             "calibrators",
             ("variant", "seed", "temperature"),

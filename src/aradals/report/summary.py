@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,17 +22,27 @@ Condition = tuple[str, int]
 CLEAN: Condition = ("none", 0)
 
 METHOD_NAMES = {
-    "label_smoothing": "label smoothing",
     "adals": "AdaLS",
     "ar_adals": "AR-AdaLS",
-    "ar_adals_self": "AR-AdaLS, self-scored",
+    "ar_adals_augmix": "AR-AdaLS, AugMix",
+    "ar_adals_cross_fit": "AR-AdaLS, cross-fitted",
     "ar_adals_of_ensemble": "AR-AdaLS of the ensemble",
-    "ensemble_of_ar_adals": "ensemble of AR-AdaLS",
+    "ar_adals_self": "AR-AdaLS, self-scored",
     "augmix": "AugMix",
     "ccat": "CCAT",
+    "ensemble_of_ar_adals": "ensemble of AR-AdaLS",
+    "focal": "focal loss",
 }
+"""Others read as they are written, with spaces."""
+
+MAX_SHOWN = 10
+"""With more variants than these, main ones are shown and the rest is folded away."""
+
 NOISE_LIMITS = {"ece": "ece_noise_floor_p95", "subset_calibration_error": "subset_noise_floor"}
 """Key of a calibration error -> key of the most that is put down to noise."""
+
+NOISE_FLOORS = {"ece": "ece_noise_floor", "subset_calibration_error": "subset_noise_floor"}
+"""Key of a calibration error -> key of what chance leads one to expect."""
 
 FRACTIONS = {2: "half", 3: "third", 4: "quarter", 5: "fifth", 10: "tenth"}
 
@@ -50,10 +61,18 @@ class Variant:
     def label(self) -> str:
         """As people write it: ``vanilla + temperature scaling``."""
         method = METHOD_NAMES.get(self.method) or self.method.replace("ar_adals_", "AR-AdaLS, ").replace("_", " ")
-        if self.calibrator == "none":
-            return method
-        calibrator = "temperature scaling" if self.calibrator == "temperature" else self.calibrator.replace("_", " ")
-        return f"{method} + {calibrator}"
+        return method if self.calibrator == "none" else f"{method} + {self.treatment}"
+
+    @property
+    def treatment(self) -> str:
+        """The calibrator: ``temperature scaling``; ``as trained`` without one."""
+        names = {"none": "as trained", "temperature": "temperature scaling"}
+        return names.get(self.calibrator) or self.calibrator.replace("_", " ")
+
+    @property
+    def short(self) -> str:
+        """For narrow places: ``vanilla + T``."""
+        return self.label.replace(" + temperature scaling", " + T")
 
 
 @dataclass(frozen=True)
@@ -94,6 +113,28 @@ def compare(first: Measure, second: Measure) -> Literal["lower", "higher", "uncl
     return "unclear"
 
 
+class IndexedResults(dict[str, Any]):
+    """Results that find their rows without a search: what `indexed` makes."""
+
+    def __init__(self, results: Results) -> None:
+        super().__init__(results)
+        self.found: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+        for row in results["rows"]:
+            self.found.setdefault(tuple(row.get(key) for key in _ROW_KEYS), []).append(row)
+        self.compared = {
+            tuple(row[key] for key in _COMPARISON_KEYS): row for row in results.get("comparisons") or [] if row
+        }
+
+
+_ROW_KEYS = ("method", "calibrator", "corruption", "severity", "subset")
+_COMPARISON_KEYS = ("method", "calibrator", "reference_method", "reference_calibrator", "condition", "metric")
+
+
+def indexed(results: Results) -> IndexedResults:
+    """The results with an index of their rows, which must not change afterwards."""
+    return results if isinstance(results, IndexedResults) else IndexedResults(results)
+
+
 def measure(
     results: Results,
     variant: Variant,
@@ -116,11 +157,9 @@ def measure(
         subset: of robustness; None for all examples.
     """
     by_seed: dict[int, list[tuple[float, float, float]]] = {}
-    for row in results["rows"]:
-        if (
-            (row.get("method"), row.get("calibrator")) == (variant.method, variant.calibrator)
-            and (row.get("corruption"), row.get("severity")) in conditions
-            and row.get("subset") == subset
+    for corruption, severity in conditions:
+        for row in indexed(results).found.get(
+            (variant.method, variant.calibrator, corruption, severity, subset), []
         ):
             found = gap_interval(row) if key == "gap" else row_interval(row, key)
             if math.isfinite(found[0]):
@@ -142,6 +181,23 @@ def measure(
     if key in ("accuracy", "confidence") and high > 1:
         high = 1.0
     return Measure(value, low, high, spread, len(seeds))
+
+
+def difference(
+    results: Results, first: Variant, second: Variant, key: str, conditions: Sequence[Condition]
+) -> Measure | None:
+    """``first`` minus ``second`` on the same examples and seeds, with its 95 % interval; None where it was not made.
+
+    Paired, hence narrower than what follows from the intervals of the two. For calibration errors the interval allows
+    for their bias, and need not lie around the difference.
+    """
+    where = "clean" if list(conditions) == [CLEAN] else "all_shifts"
+    if where == "all_shifts" and set(conditions) != set(shift_conditions(results)):
+        return None
+    pair = (first.method, first.calibrator, second.method, second.calibrator)
+    row = indexed(results).compared.get((*pair, where, key))
+    found = Measure(*(number(row[name]) for name in ("difference", "low", "high"))) if row else None
+    return found if found and math.isfinite(found.low + found.high) else None
 
 
 def row_interval(row: Mapping[str, Any], key: str) -> tuple[float, float, float]:
@@ -181,16 +237,71 @@ def reference(results: Results) -> Variant:
     return next((variant for variant in found if variant == Variant("vanilla")), found[0])
 
 
+def methods_of(results: Results) -> list[str]:
+    """All methods, in the order of the rows."""
+    return list(dict.fromkeys(row["method"] for row in results["rows"]))
+
+
+def main_methods(results: Results) -> list[str]:
+    """Methods but for variations of another: with ``ar_adals`` there, ``ar_adals_plain`` is one.
+
+    An ensemble is a method of its own, whatever its name.
+    """
+    methods, config = methods_of(results), results.get("config") or {}
+    ensembles = set(config.get("ensembles") or {}) | {name for name in methods if name.endswith("_of_ensemble")}
+    return [
+        name
+        for name in methods
+        if name in ensembles or not any(name.startswith(f"{other}_") for other in methods if other != name)
+    ]
+
+
 def main_variants(results: Results) -> list[Variant]:
-    """Every method as trained, and the reference's calibrated forms: the rivals of training differently."""
-    first = reference(results)
-    return [v for v in variants(results) if v.calibrator == "none" or v.method == first.method]
+    """Main methods as trained, and the reference's calibrated forms: the rivals of training differently."""
+    first, methods = reference(results), set(main_methods(results))
+    return [
+        v for v in variants(results) if v.method in methods and (v.calibrator == "none" or v.method == first.method)
+    ]
+
+
+def shown_variants(results: Results) -> list[Variant]:
+    """All variants of a small study, the main ones of a large one."""
+    found = variants(results)
+    return found if len(found) <= MAX_SHOWN else main_variants(results)
 
 
 def shift_conditions(results: Results) -> list[Condition]:
     """All conditions but the clean one, in the order of the rows."""
     found = dict.fromkeys((row["corruption"], row["severity"]) for row in results["rows"])
     return [condition for condition in found if condition != CLEAN]
+
+
+def shift_name(results: Results) -> str:
+    """What the mean under shift is taken over: ``4 corruption types, severities 1, 3 and 5``."""
+    shifts = shift_conditions(results)
+    if len(shifts) <= 2:
+        return ", ".join(map(condition_name, shifts))
+    types, severities = (list(dict.fromkeys(column)) for column in zip(*shifts, strict=True))
+    if len(types) == 1:
+        return f"{types[0].replace('_', ' ')}, {_severities(severities)}"
+    full = len(shifts) == len(types) * len(severities)
+    how_many = "" if full else f", {len(shifts)} conditions"
+    return f"{len(types)} corruption types, {_severities(severities)}{how_many}"
+
+
+def _severities(severities: Sequence[int]) -> str:
+    return f"{'severity' if len(severities) == 1 else 'severities'} {join([str(s) for s in sorted(severities)])}"
+
+
+def join(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def data_name(results: Results) -> str:
+    """The data set: as it was given, or the last part of a path."""
+    name = str((results.get("data") or {}).get("name") or "")
+    return Path(name).name if name.startswith((".", "/", "~")) else name
 
 
 def condition_name(condition: Condition) -> str:

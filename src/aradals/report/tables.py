@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aradals.comparison import MIN_SEEDS
@@ -15,14 +15,19 @@ from aradals.report.summary import (
     Measure,
     Results,
     Variant,
-    condition_name,
     diagnosis_results,
+    gap_interval,
+    indexed,
     measure,
     num_examples,
     num_subsets,
+    number,
+    reference,
     row_interval,
     seeds_of,
     shift_conditions,
+    shift_name,
+    shown_variants,
     subset_name,
     threshold_interval,
     threshold_text,
@@ -40,6 +45,36 @@ COMPARISON_METRICS = ("ece", "subset_calibration_error", "nll", "accuracy")
 STABILITY_COLUMNS = ("method", "prediction variance", "at equal confidence", "disagreement %", "models")
 THRESHOLD_COLUMNS = ("error at most", "accept from", "accepted %", "wrong among them %")
 
+CLASS_COLUMNS = ("class", "gap, points", "ECE", "noise floor", "accuracy %", "confidence %", "n")
+
+METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "confidence": "confidence",
+    "nll": "NLL",
+    "brier": "Brier score",
+    "ece": "ECE",
+    "ece_noise_floor": "ECE: noise floor",
+    "ece_noise_floor_p95": "ECE: 95th percentile of noise",
+    "adaptive_ece": "adaptive ECE",
+    "classwise_ece": "classwise ECE",
+    "class_wise_ece": "classwise ECE",
+    "debiased_ece": "debiased ECE",
+    "smooth_ece": "smooth ECE",
+    "max_calibration_error": "largest bin error",
+    "aurc": "AURC",
+    "eaurc": "excess AURC",
+    "auroc": "AUROC of confidence",
+    "fpr95": "false positives at 95 % recall",
+    "subset_calibration_error": "subset calibration error",
+    "subset_noise_floor": "subset calibration error: noise floor",
+    "largest_subset_calibration_error": "largest subset gap",
+    "largest_subset_noise_floor": "largest subset gap: noise floor",
+}
+"""Names of metrics for people; others read as they are written, with spaces."""
+
+FULL_SHADE = 0.2
+"""The gap or calibration error that is coloured in full."""
+
 MATCHED_VARIANCE = "matched_prediction_variance"
 
 MIN_NAME_WIDTH = 12
@@ -47,10 +82,11 @@ MIN_NAME_WIDTH = 12
 
 @dataclass(frozen=True)
 class Cell:
-    """A value as text, and with it its uncertainty."""
+    """A value as text, and with it its uncertainty; ``shade`` in [-1, 1] colours it as under- or overconfident."""
 
     text: str
     note: str = ""
+    shade: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -91,19 +127,110 @@ class TerminalTables:
         yield Text(f"\n{self.note}", style="dim")
 
 
-def table_rows(results: Results) -> list[TableBlock]:
-    """Every variant on clean data, then its mean over all shifted conditions.
+def table_rows(results: Results, shown: Sequence[Variant] | None = None) -> list[TableBlock]:
+    """Every variant (or those ``shown``) on clean data, then its mean over all shifted conditions.
 
     Accuracy and confidence in percent, the rest as fractions (NLL in nats). The note of a cell is the 95 % interval
     for one seed, the standard deviation over seeds for several; of a noise floor, its 95th percentile.
     """
-    blocks = [_block(results, f"clean, n = {num_examples(results):,}", [CLEAN])]
+    results, shown = indexed(results), variants(results) if shown is None else shown
+    blocks = [_block(results, f"clean, n = {num_examples(results):,}", [CLEAN], shown)]
     if shifts := shift_conditions(results):
-        names = (
-            ", ".join(condition_name(shift) for shift in shifts) if len(shifts) <= 3 else f"{len(shifts)} conditions"
-        )
-        blocks.append(_block(results, f"shift (mean over {names})", shifts))
+        blocks.append(_block(results, f"shift (mean over {shift_name(results)})", shifts, shown))
     return blocks
+
+
+def gap_rows(results: Results, shown: Sequence[Variant]) -> TableBlock:
+    """Confidence minus accuracy in points by robustness subset, on clean data."""
+    columns = ["method", *(str(subset) for subset in range(num_subsets(results))), "all"]
+    rows = []
+    for variant in shown:
+        gaps = [measure(results, variant, "gap", subset=subset) for subset in range(num_subsets(results))]
+        gaps.append(measure(results, variant, "gap"))
+        rows.append([Cell(variant.short), *(_shaded(percent(gap, signed=True), gap.value) for gap in gaps)])
+    return TableBlock("gap by robustness subset, points (0 = least robust)", tuple(columns), rows)
+
+
+def corruption_rows(results: Results, shown: Sequence[Variant]) -> TableBlock:
+    """ECE by corruption type, each the mean over its severities; then over all."""
+    shifts = shift_conditions(results)
+    groups = {name: [shift for shift in shifts if shift[0] == name] for name, _ in shifts}
+    columns = ("method", "clean", *(name.replace("_", " ") for name in groups), "all types")
+    rows = []
+    for variant in shown:
+        errors = [measure(results, variant, "ece", conditions=group) for group in ([CLEAN], *groups.values(), shifts)]
+        rows.append([Cell(variant.short), *(_shaded(fraction(error), error.value) for error in errors)])
+    return TableBlock("ECE by corruption, mean over severities", columns, rows)
+
+
+def severity_rows(results: Results, shown: Sequence[Variant]) -> list[TableBlock]:
+    """A table per corruption type: ECE at each severity, then the means over them of ECE, subset error and accuracy."""
+    shifts = shift_conditions(results)
+    blocks = []
+    for corruption in dict.fromkeys(name for name, _ in shifts):
+        conditions = sorted(shift for shift in shifts if shift[0] == corruption)
+        rows = []
+        for variant in shown:
+            errors = [measure(results, variant, "ece", conditions=[condition]) for condition in conditions]
+            means = [
+                measure(results, variant, key, conditions=conditions)
+                for key in ("ece", "subset_calibration_error", "accuracy")
+            ]
+            cells = [_shaded(fraction(error), error.value) for error in errors]
+            rows.append([Cell(variant.short), *cells, fraction(means[0]), fraction(means[1]), percent(means[2])])
+        columns = ("method", *(f"ECE at {severity}" for _, severity in conditions))
+        columns += ("mean ECE", "subset cal. error", "accuracy %")
+        blocks.append(TableBlock(corruption.replace("_", " "), columns, rows))
+    return blocks
+
+
+def metric_rows(results: Results, shown: Sequence[Variant]) -> list[TableBlock]:
+    """Every metric that the rows have, clean and as the mean over shifts; a metric per column, in three digits."""
+    overall = [row for row in results["rows"] if row.get("subset") is None]
+    skipped = {"method", "calibrator", "seed", "data", "corruption", "severity", "subset", "n"}
+    keys = dict.fromkeys(
+        key
+        for row in overall
+        for key, value in row.items()
+        if key not in skipped and not key.endswith(("_low", "_high")) and math.isfinite(number(value))
+    )
+    columns = ("method", *(METRIC_NAMES.get(key) or key.replace("_", " ") for key in keys))
+    places = {"all metrics, clean": [CLEAN], "all metrics, mean under shift": shift_conditions(results)}
+    return [
+        TableBlock(
+            title,
+            columns,
+            [
+                [Cell(variant.short), *(fraction(measure(results, variant, key, conditions=group)) for key in keys)]
+                for variant in shown
+            ],
+        )
+        for title, group in places.items()
+        if group
+    ]
+
+
+def class_rows_table(rows: Sequence[Mapping[str, Any]], title: str) -> TableBlock:
+    """Classes with the gap between confidence and accuracy, as `aradals.report.examples.class_rows` gives them."""
+    table = []
+    for row in rows:
+        gap = Measure(*gap_interval(row))
+        accuracy, confidence, ece, floor, limit = (
+            Measure(*row_interval(row, key))
+            for key in ("accuracy", "confidence", "ece", "ece_noise_floor", "ece_noise_floor_p95")
+        )
+        table.append(
+            [
+                Cell(str(row["name"])),
+                _shaded(percent(gap, signed=True), gap.value),
+                fraction(ece),
+                _floor(floor, limit),
+                percent(accuracy),
+                percent(confidence),
+                Cell(f"{row['n']:,}"),
+            ]
+        )
+    return TableBlock(title, CLASS_COLUMNS, table)
 
 
 def diagnosis_rows(diagnosis: Results) -> TableBlock:
@@ -132,29 +259,30 @@ def diagnosis_rows(diagnosis: Results) -> TableBlock:
     return TableBlock("by robustness" if count else "all examples", DIAGNOSIS_COLUMNS, rows)
 
 
-def comparison_rows(results: Results) -> list[TableBlock]:
-    """Every variant minus vanilla training with the same calibrator: clean, then the mean over shifts.
+def comparison_rows(results: Results, shown: Sequence[Variant] | None = None) -> list[TableBlock]:
+    """Every variant (or those ``shown``) minus the reference with the same calibrator: clean, then the mean over shifts.
 
     The note of a cell is the 95 % interval of the difference, and with three seeds or more p of the paired t test
     over seeds after Holm's correction. The cost is a multiple of vanilla training.
     """
+    first = reference(results).method
     compared = {
         (row["condition"], row["method"], row["calibrator"], row["metric"]): row
         for row in results.get("comparisons", [])
-        if row["reference_method"] == "vanilla" and row["reference_calibrator"] == row["calibrator"]
+        if row["reference_method"] == first and row["reference_calibrator"] == row["calibrator"]
     }
     blocks = []
-    for condition, title in (("clean", "clean"), ("all_shifts", "shift (mean over all conditions)")):
+    for condition, title in (("clean", "clean"), ("all_shifts", f"shift (mean over {shift_name(results)})")):
         rows = [
             [
-                Cell(variant.label.replace(" + temperature scaling", " + T")),
+                Cell(variant.short),
                 *(
                     _difference(compared.get((condition, variant.method, variant.calibrator, metric)))
                     for metric in COMPARISON_METRICS
                 ),
                 _cost(results, variant.method),
             ]
-            for variant in variants(results)
+            for variant in (variants(results) if shown is None else shown)
             if (condition, variant.method, variant.calibrator, "ece") in compared
         ]
         if rows:
@@ -179,7 +307,9 @@ def stability_rows(results: Results) -> TableBlock:
 
 def comparison_table(results: Results) -> TerminalTables:
     """`comparison_rows` for the terminal."""
-    return TerminalTables("Difference from vanilla training", comparison_rows(results), comparison_note(results))
+    note = f"{comparison_note(results)}{_more(results)}"
+    first = reference(results).label
+    return TerminalTables(f"Difference from {first}", comparison_rows(results, shown_variants(results)), note)
 
 
 def comparison_note(results: Results) -> str:
@@ -188,7 +318,7 @@ def comparison_note(results: Results) -> str:
     over = "the test examples" if seeds == 1 else f"{seeds} seeds and the test examples"
     tests = "; p: paired t test over seeds, after Holm's correction" if seeds >= MIN_SEEDS else ""
     return (
-        f"Variant minus vanilla with the same calibrator; negative = lower. With each its 95 % interval, by bootstrap "
+        f"Variant minus {reference(results).label} with the same calibrator; negative = lower. With each its 95 % interval, by bootstrap "
         f"over {over}{tests}. Intervals of calibration errors allow for their bias, and need not be around the "
         f"difference. Cost: seconds of training, with models that only score and their scoring, over those of vanilla."
     )
@@ -235,7 +365,9 @@ def diagnosis_note(diagnosis: Results) -> str:
 def study_table(results: Results) -> TerminalTables:
     """`table_rows` for the terminal, from 80 columns on; for rich's ``Console.print``."""
     title = f"{results.get('name', '')}: {results.get('data', {}).get('name', '')}".strip(": ")
-    return TerminalTables(title, table_rows(results), table_note(results))
+    results = indexed(results)
+    note = f"{table_note(results)}{_more(results)}"
+    return TerminalTables(title, table_rows(results, shown_variants(results)), note)
 
 
 def diagnosis_table(diagnosis: Results) -> TerminalTables:
@@ -255,8 +387,18 @@ def fraction(value: Measure) -> Cell:
     return _cell(value, ".3f")
 
 
-def _block(results: Results, title: str, conditions: Sequence[Condition]) -> TableBlock:
-    return TableBlock(title, STUDY_COLUMNS, [_row(results, v, conditions) for v in variants(results)])
+def _more(results: Results) -> str:
+    """What the terminal leaves out."""
+    rest = len(variants(results)) - len(shown_variants(results))
+    return f" {rest} more variants are in the report." if rest else ""
+
+
+def _shaded(cell: Cell, value: float) -> Cell:
+    return replace(cell, shade=max(-1.0, min(1.0, value / FULL_SHADE)) if math.isfinite(value) else 0.0)
+
+
+def _block(results: Results, title: str, conditions: Sequence[Condition], shown: Sequence[Variant]) -> TableBlock:
+    return TableBlock(title, STUDY_COLUMNS, [_row(results, variant, conditions) for variant in shown])
 
 
 def _row(results: Results, variant: Variant, conditions: Sequence[Condition]) -> list[Cell]:
@@ -273,7 +415,7 @@ def _row(results: Results, variant: Variant, conditions: Sequence[Condition]) ->
         )
     }
     return [
-        Cell(variant.label.replace(" + temperature scaling", " + T")),
+        Cell(variant.short),
         fraction(get["ece"]),
         _floor(get["ece_noise_floor"], get[NOISE_LIMITS["ece"]]),
         fraction(get["subset_calibration_error"]),

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+from torch import nn
 
 from aradals.adaptive_smoothing import AdaptiveSmoothing
 from aradals.calibration import get_calibrator
-from aradals.config import MethodConfig, StudyConfig
+from aradals.config import MethodConfig, StudyConfig, TrainingConfig
 from aradals.errors import InputError
+from aradals.inference import Batch, check_logits, evaluation_mode
 from aradals.objectives import choose_objective, takes_target_prob
+from aradals.specs import user_code
+from aradals.update_rules import UpdateRule
 
 OTHER_FOLDERS = ("scores", "scorer", "runs")
 
@@ -33,12 +39,21 @@ def check_config(config: StudyConfig) -> None:
     for key, (value, minimum) in sizes.items():
         if value < minimum:
             raise InputError(expected=f"{key} of at least {minimum}", got=str(value), hint="a larger number")
-    if not config.training.learning_rate > 0:
-        got = str(config.training.learning_rate)
-        raise InputError(expected="training.learning_rate above 0", got=got, hint="0.001")
-    for what, given in (("seed", config.seeds), ("data set", data_sets(config))):
+    _check_training(config.training)
+    lists: dict[str, Sequence[object]] = {
+        "seed": config.seeds,
+        "data set": data_sets(config),
+        "calibrator": config.calibrators,
+        "corruption": config.evaluation.corruptions,
+        "severity": config.evaluation.severities,
+    }
+    for what, given in lists.items():
         if len(set(given)) < len(given):
-            raise InputError(expected=f"every {what} once", got=str(given), hint=f"other {what}s")
+            raise InputError(expected=f"every {what} once", got=str(given), hint="leaving out what is there twice")
+    if min(config.seeds) < 0:
+        raise InputError(expected="seeds of at least 0", got=str(config.seeds), hint="0, 1, 2")
+    if config.evaluation.corruptions and not config.evaluation.severities:
+        raise InputError(expected="severities of the corruptions", got="none", hint="severities=[1, 3, 5]")
     for calibrator in config.calibrators:
         get_calibrator(calibrator)
     for name in (*config.methods, *config.ensembles):
@@ -49,8 +64,28 @@ def check_config(config: StudyConfig) -> None:
                 hint="letters, digits, dots, dashes and underscores",
             )
     for name, method in config.methods.items():
-        _check_method(name, method, config.training.epochs)
+        _check_method(name, method, config.training)
     _check_ensembles(config)
+
+
+def try_method(name: str, method: MethodConfig, training: TrainingConfig, model: nn.Module, batch: Batch) -> None:
+    """One step of a method on a few examples, to fail before the work rather than in it; adds to gradients.
+
+    Raises:
+        InputError: targets, views or an objective that do not suit the model or the inputs.
+    """
+    _, inputs, labels = batch
+    augment = "augmix" if method.consistency else method.augment or training.augment
+    if augment != "none" and inputs.ndim != 4:
+        _refuse(
+            name, f"on images, for {augment} changes them", f"inputs of shape {tuple(inputs.shape)}", "augment=none"
+        )
+    objective = choose_objective(method.objective, method.objective_args)
+    with user_code(method.objective, "return (loss, logits)"), evaluation_mode(model):
+        loss, logits = objective(model, inputs, labels)
+        loss.backward()
+    num_classes = check_logits(logits, len(inputs)).shape[1]
+    AdaptiveSmoothing(num_classes, rule=None, initial_target_prob=method.initial_target_prob)  # checks the range
 
 
 def data_sets(config: StudyConfig) -> list[str]:
@@ -75,68 +110,114 @@ def _sizes(method: MethodConfig) -> Iterator[tuple[str, tuple[int, int]]]:
         yield "score_every", (method.score_every, 1)
 
 
-def _check_method(name: str, method: MethodConfig, epochs: int) -> None:
+def _check_training(training: TrainingConfig) -> None:
+    if not training.learning_rate > 0:
+        got = str(training.learning_rate)
+        raise InputError(expected="training.learning_rate above 0", got=got, hint="0.001")
+    if not training.weight_decay >= 0:
+        raise InputError(expected="training.weight_decay of at least 0", got=str(training.weight_decay), hint="0")
+    if (training.schedule == "steps") != bool(training.milestones):
+        raise InputError(
+            expected="training.schedule=steps and training.milestones, or neither",
+            got=f"schedule={training.schedule}, milestones={training.milestones}",
+            hint="both, or another schedule and milestones=[]",
+        )
+    if training.schedule != "steps" and training.gamma != TrainingConfig.gamma:
+        raise InputError(
+            expected="training.gamma with schedule=steps only",
+            got=f"schedule={training.schedule}",
+            hint="without gamma",
+        )
+
+
+def _check_method(name: str, method: MethodConfig, training: TrainingConfig) -> None:
     """Settings that fit each other, so that none is silently without effect."""
+    _check_objective(name, method, training)
+    _check_targets(name, method, training)
+    _check_subsets(name, method)
+    if method.score_every is not None:
+        _check_self_scoring(name, method, method.score_every, training.epochs)
+
+
+def _check_objective(name: str, method: MethodConfig, training: TrainingConfig) -> None:
+    """An objective that can have the targets and the views that the method gives it."""
     objective = choose_objective(method.objective, method.objective_args)
-    AdaptiveSmoothing(
-        1000,
-        method.num_subsets,
-        rule=method.rule and method.rule.for_updates(1),
-        initial_target_prob=method.initial_target_prob,
-    )
-    smooths = method.rule is not None or method.initial_target_prob < 1
-
-    def refuse(expected: str, got: str, hint: str) -> None:
-        raise InputError(expected=f"methods.{name} {expected}", got=got, hint=hint)
-
-    if smooths and not takes_target_prob(objective):
-        refuse(
+    if (method.rule or method.initial_target_prob < 1) and not takes_target_prob(objective):
+        _refuse(
+            name,
             "with one-hot targets, for its objective knows no others",
             f"objective={method.objective} with " + ("a rule" if method.rule else "initial_target_prob below 1"),
             "objective=cross_entropy, or neither rule nor initial_target_prob",
         )
-    if method.num_subsets > 1 and method.rule is None:
-        refuse("with a rule, for subsets differ by it alone", f"num_subsets={method.num_subsets}", "rule={}")
     if not method.consistency >= 0:
-        refuse("with a consistency of at least 0", str(method.consistency), "12")
+        _refuse(name, "with a consistency of at least 0", str(method.consistency), "12")
     if method.consistency and method.objective in ("mixup", "ccat"):
-        refuse(
-            "with an objective that leaves images as they are, for its consistency", method.objective, "augment=augmix"
+        _refuse(
+            name,
+            "with an objective that leaves images as they are, for its consistency",
+            method.objective,
+            "augment=augmix",
         )
+    if method.consistency and (method.augment or training.augment) == "augmix":
+        _refuse(
+            name, "with images that are not AugMix views already, for its consistency", "augment=augmix", "flip_crop"
+        )
+
+
+def _check_targets(name: str, method: MethodConfig, training: TrainingConfig) -> None:
+    """A rule wherever there is something for it to do, and updates that can change something."""
+    if method.num_subsets > 1 and method.rule is None:
+        _refuse(name, "with a rule, for subsets differ by it alone", f"num_subsets={method.num_subsets}", "rule={}")
+    if method.update_every > 1 and (method.rule is None or method.update_every >= training.epochs):
+        got = f"{training.epochs} epochs" if method.rule else "no rule"
+        _refuse(name, f"with updates every {method.update_every} epochs that an epoch follows", got, "update_every=1")
+    rule, unused = method.rule or UpdateRule(), UpdateRule()
+    for key in ("shape_rate", "shrink", "monotone"):
+        if method.num_subsets == 1 and getattr(rule, key) != getattr(unused, key):
+            _refuse(name, f"with num_subsets above 1, for rule.{key} is about subsets", "1", "num_subsets=10")
+    if rule.monotone and method.grouping == "random":
+        _refuse(name, "with subsets that have an order, for rule.monotone", "grouping=random", "monotone=false")
+
+
+def _check_subsets(name: str, method: MethodConfig) -> None:
+    """Settings of the subsets only where there are some that they can be about."""
     if (method.grouping == "column") != (method.group_column is not None):
-        refuse(
+        _refuse(
+            name,
             "with grouping=column and a group_column, or neither",
             f"grouping={method.grouping}, group_column={method.group_column}",
             "both",
         )
-    if method.num_subsets == 1:
-        unused = MethodConfig()
-        for key in ("grouping", "cross_fit", "score_every", "matching"):
-            if getattr(method, key) != getattr(unused, key):
-                refuse(f"with num_subsets above 1, for {key} is about subsets", "1", "num_subsets=10")
-    if not needs_scores(method):
-        for key in ("cross_fit", "matching"):
-            if getattr(method, key) != getattr(MethodConfig(), key):
-                refuse(f"scored by another model, for its {key}", f"{key}={getattr(method, key)}", f"without {key}")
-    if method.score_every is not None:
-        _check_self_scoring(name, method, method.score_every, epochs)
+    unused = MethodConfig()
+    for key in ("grouping", "cross_fit", "score_every", "matching"):
+        if method.num_subsets == 1 and getattr(method, key) != getattr(unused, key):
+            _refuse(name, f"with num_subsets above 1, for {key} is about subsets", "1", "num_subsets=10")
+    for key in ("cross_fit", "matching"):
+        if not needs_scores(method) and getattr(method, key) != getattr(unused, key):
+            _refuse(name, f"scored by another model, for its {key}", f"{key}={getattr(method, key)}", f"without {key}")
 
 
 def _check_self_scoring(name: str, method: MethodConfig, score_every: int, epochs: int) -> None:
     """A model that scores itself has targets that part early enough to be trained with."""
     if method.grouping != "robustness":
-        raise InputError(
-            expected=f"methods.{name} grouped by robustness, which is what a model in training scores",
-            got=f"score_every={score_every} and grouping={method.grouping}",
-            hint="without score_every",
+        _refuse(
+            name,
+            "grouped by robustness, which is what a model in training scores",
+            f"score_every={score_every} and grouping={method.grouping}",
+            "without score_every",
         )
     last_update = (epochs - 1) // method.update_every * method.update_every  # the last that an epoch follows
     if score_every >= last_update:
-        raise InputError(
-            expected=f"methods.{name} scored early enough for an update by subsets, and for an epoch after that",
-            got=f"score_every={score_every} and update_every={method.update_every} in {epochs} epochs",
-            hint="smaller ones, or more epochs",
+        _refuse(
+            name,
+            "scored early enough for an update by subsets, and for an epoch after that",
+            f"score_every={score_every} and update_every={method.update_every} in {epochs} epochs",
+            "smaller ones, or more epochs",
         )
+
+
+def _refuse(name: str, expected: str, got: str, hint: str) -> NoReturn:
+    raise InputError(expected=f"methods.{name} {expected}", got=got, hint=hint)
 
 
 def _check_ensembles(config: StudyConfig) -> None:
@@ -148,4 +229,10 @@ def _check_ensembles(config: StudyConfig) -> None:
                 expected=f"ensembles.{name} of a method of the recipe: {', '.join(config.methods)}",
                 got=repr(ensemble.method),
                 hint="one of these",
+            )
+        if ensemble.in_step and config.methods[ensemble.method].rule is None:
+            raise InputError(
+                expected=f"ensembles.{name} in step of a method with a rule, for only targets that adapt can be shared",
+                got=f"{ensemble.method}, which has none",
+                hint="in_step=false",
             )

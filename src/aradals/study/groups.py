@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from aradals.artifacts import file_digest
+from aradals.artifacts import settings_digest
 from aradals.config import MethodConfig
 from aradals.data import load_column
 from aradals.errors import InputError
@@ -46,9 +46,9 @@ class TrainingSubsets:
     scorers: list[Path] = field(default_factory=list)
 
     @property
-    def digests(self) -> list[str]:
-        """Of the tables."""
-        return [file_digest(path) for path in self.tables]
+    def digest(self) -> str:
+        """Of which example is in which subset."""
+        return settings_digest([self.train.tolist(), self.validation.tolist()])
 
 
 def training_subsets(run: SeedRun, settings: MethodConfig) -> TrainingSubsets:
@@ -114,19 +114,19 @@ def _cross_fitted(run: SeedRun, settings: MethodConfig) -> TrainingSubsets:
 def _by_column(run: SeedRun, settings: MethodConfig) -> TrainingSubsets:
     """One subset for each value of a column of categories, or the ranks of a column of numbers with a fraction."""
     assert settings.group_column is not None
-    train, validation = run.splits.train, run.splits.validation
+    train, validation, count = run.splits.train, run.splits.validation, settings.num_subsets
     values = load_column(data_sets(run.config)[0], "train", settings.group_column)
     if values.dtype.kind == "f":
         scores = torch.from_numpy(values)
         return TrainingSubsets(
-            _matched(scores[train.ids], train.ids, scores[validation.ids], settings),
-            assign_subsets(scores[validation.ids], settings.num_subsets, validation.ids),
+            assign_subsets(scores[train.ids], count, train.ids),
+            assign_subsets(scores[validation.ids], count, validation.ids),
         )
     subsets, names = column_subsets(values)
-    if len(names) != settings.num_subsets:
+    if len(names) != count:
         raise InputError(
             expected=f"num_subsets={len(names)}, one for each value of the column {settings.group_column}",
-            got=str(settings.num_subsets),
+            got=str(count),
             hint=f"num_subsets={len(names)}",
         )
     return TrainingSubsets(subsets[train.ids], subsets[validation.ids])

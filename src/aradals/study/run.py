@@ -32,6 +32,7 @@ from aradals.inference import resolve_device
 from aradals.metrics import stability
 from aradals.study.arrays import RunArrays
 from aradals.study.checks import check_config, data_sets
+from aradals.study.groups import training_subsets
 from aradals.study.seed import Log, SeedRun, code_digest
 
 Row = dict[str, Any]
@@ -64,8 +65,12 @@ def run_study(
         return _run_one(config, output, name, device, log)
     studies = [replace(config, data=data) for data in config.data]
     folders = [output / folder_name(data) for data in config.data]
-    for study in studies:  # all of them, before the first is trained for hours
-        _seed_runs(study, output, device, log)[0].check()
+    # All of them are looked at before the first is trained for hours.
+    names = [_checked_runs(study, output, device, log)[0].splits.test.name for study in studies]
+    if len(set(names)) < len(names) or len(set(folders)) < len(folders):
+        raise InputError(
+            expected="data sets with names of their own", got=", ".join(map(str, config.data)), hint="renaming one"
+        )
     results = [_run_one(*pair, f"{name}: {pair[0].data}", device, log) for pair in zip(studies, folders, strict=True)]
     together = {"schema": SCHEMA_VERSION, "kind": "studies", "name": name, "studies": results}
     save_json(output / "results.json", together)
@@ -89,7 +94,7 @@ def train_one(
         raise InputError(expected=f"a method of the recipe: {', '.join(names)}", got=repr(method), hint="one of these")
     if len(data_sets(config)) > 1:
         raise InputError(expected="one data set", got=str(config.data), hint=f"--data {data_sets(config)[0]}")
-    check_config(config)
+    check_config(replace(config, seeds=[seed]))
     ensure_writable(output)
     run = SeedRun(config, *load_study_data(config), seed, output, device, log)
     run.check()
@@ -115,15 +120,17 @@ def table_rows(results: dict[str, Any]) -> list[Row]:
     return [{**row, **{key: costs[row["method"], row["seed"]][key] for key in added}} for row in results["rows"]]
 
 
-def _seed_runs(config: StudyConfig, output: Path, device: str, log: Log) -> list[SeedRun]:
+def _checked_runs(config: StudyConfig, output: Path, device: str, log: Log) -> list[SeedRun]:
     data = load_study_data(config)
-    return [SeedRun(config, *data, seed, output / f"seed-{seed}", device, log) for seed in config.seeds]
+    runs = [SeedRun(config, *data, seed, output / f"seed-{seed}", device, log) for seed in config.seeds]
+    for run in runs:  # each has other splits
+        run.check()
+    return runs
 
 
 def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log) -> dict[str, Any]:
     """A study of one data set."""
-    runs = _seed_runs(config, output, device, log)
-    runs[0].check()
+    runs = _checked_runs(config, output, device, log)
     names = [*config.methods, *config.ensembles]
     records = []
     for position, (run, method) in enumerate((run, method) for run in runs for method in names):
@@ -170,8 +177,8 @@ def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log
 def finished_run(run: SeedRun, name: str, folder: Path) -> dict[str, Any]:
     """The record of a method or ensemble at a seed: from its file where it was run before, else made now."""
     path = folder / f"{run_digest(run, name)}.json"
-    if not path.exists():
-        arrays = path.with_suffix(".npz")
+    arrays = path.with_suffix(".npz")
+    if not (path.exists() and arrays.exists()):
         made = {"method": name, "seed": run.seed, **run.record(name), "arrays": arrays.name}
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run.arrays(name), arrays)
@@ -200,6 +207,8 @@ def run_digest(run: SeedRun, name: str) -> str:
             "splits": {split: examples.fingerprint for split, examples in run.splits.items()},
             "code": {**code_digest(config.model), **code_digest(settings.objective)},
             "scorer": file_digest(Path(checkpoint)) if checkpoint else None,
+            # Of other groupings what is said above decides.
+            **({"column": training_subsets(run, settings).digest} if settings.grouping == "column" else {}),
         }
     )
 
@@ -219,13 +228,14 @@ def study_stability(config: StudyConfig, arrays: Mapping[tuple[str, int], RunArr
 
     Members in step share their targets, and so are not independent: they are left out. Soft predictions vary less for
     free; so the variance is given a second time with every model's mean confidence brought to one number by a
-    temperature: the mean accuracy of the first method.
+    temperature: the mean accuracy of the first method, where that is better than chance and not perfect.
     """
     first = [arrays[next(iter(config.methods)), seed] for seed in config.seeds]
     accuracy = torch.stack([(run.logits[0].argmax(1) == run.labels).double().mean() for run in first]).mean().item()
+    common = accuracy if 1 / first[0].logits.shape[2] < accuracy < 1 else None
 
     def rows(method: str, models: str, seed: int | None, logits: Tensor, subsets: Tensor) -> list[Row]:
-        found = stability(logits, subsets, accuracy, num_resamples=config.evaluation.num_resamples)
+        found = stability(logits, subsets, common, num_resamples=config.evaluation.num_resamples)
         return [{"method": method, "models": models, "seed": seed, **row} for row in found]
 
     found: list[Row] = []
@@ -242,5 +252,5 @@ def study_stability(config: StudyConfig, arrays: Mapping[tuple[str, int], RunArr
 
 
 def _distinct(rows: list[Row]) -> list[Row]:
-    """Each once, in order: several methods use one score table."""
-    return list({settings_digest(row): row for row in rows}.values())
+    """Each table once, in order: several methods use it, and a later run may have made it again."""
+    return list({(row["seed"], row["split"]): row for row in rows}.values())

@@ -50,13 +50,16 @@ from aradals.scoring import (
 )
 from aradals.stages import run_stage
 from aradals.study.arrays import RunArrays, resample
-from aradals.study.checks import needs_subsets
+from aradals.study.checks import needs_subsets, try_method
 from aradals.study.groups import TrainingSubsets, training_subsets
 from aradals.subsets import fold_of
 
 T = TypeVar("T")
 
 Log = Callable[[str], None]
+
+SCORER = "scorer"
+"""The folder of vanilla models that only score."""
 
 FIRST_ORDER = "first_order_margin"
 CALIBRATION_FILE, ARRAYS_FILE = "calibration.parquet", "arrays.npz"
@@ -119,11 +122,6 @@ class SeedRun:
             where="the test split",
         )
         check_attack(config.scoring.attack, config.scoring.attack_args)
-        smallest = min(len(splits.train), len(splits.validation))
-        for method, settings in config.methods.items():
-            check_num_subsets(settings.num_subsets, smallest, f"methods.{method}.num_subsets", "splits.validation")
-            if needs_subsets(settings) and settings.grouping in ("random", "column"):
-                training_subsets(self, settings)
         check_num_subsets(config.evaluation.num_subsets, len(splits.test), "evaluation.num_subsets", "the test split")
         ids, inputs, _ = splits.train.__getitems__([0, 1])
         for condition in self.conditions:
@@ -134,6 +132,12 @@ class SeedRun:
         check_differentiable(model, inputs)
         for _, examples in splits.items():
             check_labels(examples.labels, num_classes)
+        for name, settings in config.methods.items():
+            smallest = min(len(splits.train) // (2 if settings.cross_fit else 1), len(splits.validation))
+            check_num_subsets(settings.num_subsets, smallest, f"methods.{name}.num_subsets", "splits.validation")
+            try_method(name, settings, config.training, model, splits.train.__getitems__([0, 1]))
+            if needs_subsets(settings) and settings.grouping in ("random", "column"):
+                training_subsets(self, settings)
 
     # What each method comes to.
 
@@ -181,7 +185,7 @@ class SeedRun:
     def train(self, method: str, member: int = 0) -> Path:
         """The checkpoint of a method; further members of an ensemble differ in initialisation and order."""
         folder = self.folder / method / (f"member-{member}" if member else "") / "train"
-        settings = self.config.methods.get(method, MethodConfig())
+        settings = MethodConfig() if method == SCORER else self.config.methods[method]
         return self._once(folder, lambda: self._train(folder, settings, method, members=[member])[0])
 
     def train_in_step(self, ensemble: str) -> list[Path]:
@@ -196,13 +200,13 @@ class SeedRun:
         if self.config.scoring.checkpoint:
             return Path(self.config.scoring.checkpoint)
         vanilla = (name for name, settings in self.config.methods.items() if settings == MethodConfig())
-        return self.train(next(vanilla, "scorer"))
+        return self.train(next(vanilla, SCORER))
 
     def fold_scorer(self, fold: int) -> Path:
         """A vanilla model that was trained on the other half of the training split."""
         train = self.splits.train
         others = train.select(fold_of(train.ids, self.seed) != fold)
-        folder = self.folder / "scorer" / f"without-fold-{fold}"
+        folder = self.folder / SCORER / f"without-fold-{fold}"
         return self._once(
             folder, lambda: self._train(folder, MethodConfig(), f"scorer of fold {fold}", members=[0], train=others)[0]
         )
@@ -256,8 +260,7 @@ class SeedRun:
             "method": {**asdict(settings), **code_digest(settings.objective)},
             "train": train.fingerprint,
             "validation": self.splits.validation.fingerprint,
-            "scores": groups.digests if groups else [],
-            "subsets": _subsets_digest(groups),
+            "subsets": groups.digest if groups else None,
             "seed": self.seed,
             "members": members,
         }
@@ -328,7 +331,8 @@ class SeedRun:
     def _predict(self, checkpoint: Path, folder: Path) -> Path:
         """One model's predictions of the calibration split, and of the test split under every condition."""
         model_digest = file_digest(checkpoint)
-        with_scores = any(CALIBRATORS[calibrator].score == FIRST_ORDER for calibrator in self.config.calibrators)
+        is_member = folder.parent.parent != self.folder
+        with_scores = not is_member and any(CALIBRATORS[each].score == FIRST_ORDER for each in self.config.calibrators)
         inputs = {
             "model": model_digest,
             "calibration": self.splits.calibration.fingerprint,
@@ -350,9 +354,14 @@ class SeedRun:
 
     def calibrate(self, name: str) -> dict[str, Path]:
         """Fit every calibrator on the calibration split; those of an ensemble on its averaged prediction."""
+        return self._once(self.folder / name / "calibrate", partial(self._calibrate, name))
+
+    def _calibrate(self, name: str) -> dict[str, Path]:
         folder = self.folder / name / "calibrate"
         examples, calibrators = self.splits.calibration, self._calibrators(name)
-        paths = [predictions / CALIBRATION_FILE for predictions in self.predictions(name)] if calibrators else []
+        if not calibrators:
+            return {}
+        paths = [predictions / CALIBRATION_FILE for predictions in self.predictions(name)]
         inputs = {
             "predictions": [file_digest(path) for path in paths],
             "data": examples.fingerprint,
@@ -360,18 +369,13 @@ class SeedRun:
         }
 
         def make(folder: Path) -> None:
-            if calibrators:
-                [(_, fitted_on)] = stored_predictions([{CLEAN: path} for path in paths])
+            [(_, fitted_on)] = stored_predictions([{CLEAN: path} for path in paths])
             for calibrator in calibrators:
                 fitted = get_calibrator(calibrator).fit(fitted_on.logits, fitted_on.labels, fitted_on.scores)
                 save_calibrator(folder / f"{calibrator}.json", fitted, examples)
 
-        def stage() -> dict[str, Path]:
-            if calibrators:
-                run_stage(folder, inputs, make, self._log(f"{name}: calibrate"))
-            return {calibrator: folder / f"{calibrator}.json" for calibrator in calibrators}
-
-        return self._once(folder, stage)
+        run_stage(folder, inputs, make, self._log(f"{name}: calibrate"))
+        return {calibrator: folder / f"{calibrator}.json" for calibrator in calibrators}
 
     def evaluate(self, name: str) -> Path:
         """The rows of a method or ensemble, and its bootstrap."""
@@ -486,8 +490,3 @@ def code_digest(spec: str) -> dict[str, str]:
 
 def _training_seconds(folder: Path) -> float:
     return float(load_json(folder / "history.json")["seconds"])
-
-
-def _subsets_digest(groups: TrainingSubsets | None) -> str:
-    """Of which example is in which subset."""
-    return settings_digest(None if groups is None else [groups.train.tolist(), groups.validation.tolist()])

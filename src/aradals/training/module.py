@@ -154,8 +154,6 @@ class AdaptiveClassifier(LightningModule):
         """The adaptive update: measure the gap per subset, and step the targets."""
         ids, logits, labels = (torch.cat(parts) for parts in zip(*self._validation, strict=True))
         self._validation.clear()
-        if self.trainer.sanity_checking:
-            return
         if self.scores_itself and not self.scorings:
             self.criterion.update_as_one(logits, labels)
         else:

@@ -5,7 +5,8 @@ Hendrycks and Dietterich, *Benchmarking Neural Network Robustness to Common Corr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -108,10 +109,23 @@ def corrupt(inputs: Tensor, ids: Tensor, corruption: str, severity: int, *, pres
     constants = PRESETS[preset or choose_preset(height, width)][corruption][severity - 1]
     size = max(1, _CHUNK // inputs[0].numel())
     chunks = zip(inputs.split(size), ids.split(size), strict=True)
-    parts = [
-        _corrupt_chunk(images, constants, corruption, Randomness(corruption, severity, some)) for images, some in chunks
-    ]
+    with _one_thread():
+        parts = [
+            _corrupt_chunk(images, constants, corruption, Randomness(corruption, severity, some))
+            for images, some in chunks
+        ]
     return torch.cat(parts).to(inputs)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Steps on a chunk are so short that threads would mostly wait for each other, for long on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _corrupt_chunk(inputs: Tensor, constants: Sequence[float], corruption: str, random: Randomness) -> Tensor:

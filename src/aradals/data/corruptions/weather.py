@@ -207,7 +207,7 @@ def _edges(levels: Tensor, *, weak: float, strong: float) -> Tensor:
     ridge = torch.where(steep, (size > neighbour(-1, 0)) & (size >= neighbour(1, 0)), ridge)
     ridge = torch.where(level, (size > neighbour(0, -1)) & (size >= neighbour(0, 1)), ridge)
     ridge &= size > weak
-    edges = ridge & (size > strong)
+    edges: Tensor = ridge & (size > strong)
     while not torch.equal(edges, grown := ridge & (F.max_pool2d(edges.float(), 3, 1, 1) > 0)):
         edges = grown
     return edges

@@ -1,0 +1,280 @@
+"""What the metrics need to know of predictions: one pass over the logits or probabilities, shared by all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from aradals.errors import InputError
+from aradals.inference import check_labels, check_logits
+
+CHUNK_ELEMENTS = 2**18
+"""Probabilities that are held at a time (2 MB in float64): what fits a cache is several times faster."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What the metrics need to know of each example; float64, shape (N,) each.
+
+    Attributes:
+        confidence: the largest predicted probability.
+        correct: 1 where the most probable class is the label, else 0.
+        nll: negative log-probability of the label, in nats; inf where that probability is 0.
+        brier: squared distance between the probabilities and the one-hot label, in [0, 2].
+    """
+
+    confidence: Tensor
+    correct: Tensor
+    nll: Tensor
+    brier: Tensor
+
+    @property
+    def gap(self) -> Tensor:
+        """Confidence minus correctness; its mean over a group of examples is the group's calibration gap."""
+        return self.confidence - self.correct
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """The examples by increasing confidence, sorted once for all metrics that need ranks."""
+        return rank(self.confidence, self.correct)
+
+    def cpu(self) -> Outcomes:
+        """The same on the CPU, so that a seed means the same on every device."""
+        return Outcomes(*(getattr(self, field.name).cpu() for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Examples by increasing confidence; shape (N,) each.
+
+    Metrics of ranks take ``mean_correct`` where the order of equal confidences would matter: what they give is then
+    their mean over all orders.
+
+    Attributes:
+        order: indices of the examples, int64.
+        confidence: sorted.
+        correct: 1 or 0, in that order.
+        mean_correct: the share of right predictions among the examples of the same confidence.
+        first: rank (from 0) of the first example of the same confidence, int64.
+    """
+
+    order: Tensor
+    confidence: Tensor
+    correct: Tensor
+    mean_correct: Tensor
+    first: Tensor
+
+    @property
+    def gap(self) -> Tensor:
+        """Confidence minus mean correctness."""
+        return self.confidence - self.mean_correct
+
+
+@dataclass(frozen=True)
+class ClassGaps:
+    """One-versus-rest calibration: the probabilities of every class in equal-width bins; float64, shape (K, num_bins).
+
+    Attributes:
+        count: number of examples.
+        gap: sum of the probability of the class, less the number of examples of the class.
+    """
+
+    count: Tensor
+    gap: Tensor
+
+
+def rank(confidence: Tensor, correct: Tensor) -> Ranking:
+    """Sort confidences, shape (N,), and what is known of them."""
+    confidence, order = confidence.sort()
+    correct = correct[order]
+    starts = torch.ones_like(order)
+    starts[1:] = confidence[1:] > confidence[:-1]
+    tie = starts.cumsum(0) - 1
+    count = torch.bincount(tie)
+    mean_correct = torch.zeros_like(count, dtype=correct.dtype).index_add_(0, tie, correct) / count
+    return Ranking(order, confidence, correct, mean_correct[tie], (count.cumsum(0) - count)[tie])
+
+
+def check_probs(probs: Tensor) -> Tensor:
+    """Return ``probs`` if its rows are distributions over K >= 2 classes, up to 1e-3 in the sum.
+
+    Raises:
+        InputError: otherwise, NaN included.
+    """
+    if probs.ndim != 2 or probs.shape[1] < 2 or not probs.is_floating_point():
+        raise InputError(
+            expected="floating-point probabilities of shape (N, K) with K >= 2",
+            got=f"{probs.dtype} of shape {tuple(probs.shape)}",
+            hint="one row per example with the probability of every class",
+        )
+    low, high = probs.aminmax(dim=1)
+    # Written so that NaN fails.
+    valid = (low >= 0) & (high <= 1) & ((probs.sum(1, dtype=torch.float64) - 1).abs() <= 1e-3)
+    if not valid.all():
+        raise InputError(
+            expected="probabilities in [0, 1] that sum to 1 in every row",
+            got=f"{int((~valid).sum())} of {len(valid)} rows that are not",
+            hint="logits= if these are logits",
+        )
+    return probs
+
+
+def check_predictions(*, logits: Tensor | None = None, probs: Tensor | None = None) -> Tensor:
+    """The one argument that is given.
+
+    Raises:
+        InputError: none or both are given, no rows, or values that cannot be what the argument says.
+    """
+    given = logits if probs is None else probs
+    if given is None or (logits is not None and probs is not None):
+        raise InputError(
+            expected="exactly one of logits= and probs=",
+            got="neither" if given is None else "both",
+            hint="logits=, which keeps more digits than saturated probabilities",
+        )
+    if len(given) == 0:
+        raise InputError(expected="at least one example", got="none", hint="another split or subset")
+    return (check_logits(given, len(given)) if probs is None else check_probs(given)).detach()
+
+
+def check_classes(labels: Tensor, num_examples: int, num_classes: int) -> None:
+    """Raise InputError unless ``labels`` are ``num_examples`` integers in [0, ``num_classes``)."""
+    if labels.shape != (num_examples,) or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise InputError(
+            expected=f"integer labels of shape ({num_examples},)",
+            got=f"{labels.dtype} of shape {tuple(labels.shape)}",
+            hint="class indices, one per row of logits or probabilities",
+        )
+    check_labels(labels, num_classes)
+
+
+def check_subsets(subsets: Tensor, num_examples: int) -> None:
+    """Raise InputError unless ``subsets`` are ``num_examples`` integers >= 0."""
+    wrong_kind = subsets.shape != (num_examples,) or subsets.is_floating_point() or subsets.dtype == torch.bool
+    if wrong_kind or int(subsets.min()) < 0:
+        raise InputError(
+            expected=f"subset indices: integers >= 0 of shape ({num_examples},)",
+            got=f"{subsets.dtype} of shape {tuple(subsets.shape)}"
+            + ("" if wrong_kind else f" from {int(subsets.min())}"),
+            hint="one robustness subset per example",
+        )
+
+
+def outcomes(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> Outcomes:
+    """Confidence, correctness, NLL and Brier score of every example.
+
+    Args:
+        labels: integer, shape (N,), in [0, K).
+        logits: finite floats, shape (N, K); or
+        probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
+
+    Raises:
+        InputError: not exactly one of ``logits`` and ``probs``; values out of range; NaN; no examples.
+    """
+    return _join(part for part, _, _ in _chunks(labels, logits, probs))
+
+
+def outcomes_and_class_gaps(
+    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+) -> tuple[Outcomes, ClassGaps]:
+    """`outcomes`, and the gaps of every class in equal-width bins of its probability, from one softmax."""
+    scores = check_predictions(logits=logits, probs=probs)
+    edges, num_classes = bin_edges(num_bins).to(scores.device), scores.shape[1]
+    first_cell = num_bins * torch.arange(num_classes, device=scores.device)
+    count, gap = torch.zeros(2, num_classes * num_bins, dtype=torch.float64, device=scores.device)
+    parts = []
+    for part, class_probs, chunk_labels in _chunks(labels, logits, probs):
+        parts.append(part)
+        cells = torch.bucketize(class_probs, edges[1:-1]).add_(first_cell).view(-1)
+        gaps = class_probs.scatter_add(1, chunk_labels[:, None], class_probs.new_full((len(chunk_labels), 1), -1))
+        count += torch.bincount(cells, minlength=len(count))
+        gap += torch.bincount(cells, gaps.view(-1), minlength=len(gap))
+    return _join(parts), ClassGaps(count.view(num_classes, num_bins), gap.view(num_classes, num_bins))
+
+
+def confidences(*, logits: Tensor | None = None, probs: Tensor | None = None) -> Tensor:
+    """The largest predicted probability of each example, float64, shape (N,); it needs no labels."""
+    scores = check_predictions(logits=logits, probs=probs)
+    return outcomes(scores.new_zeros(len(scores), dtype=torch.long), logits=logits, probs=probs).confidence
+
+
+def _chunks(
+    labels: Tensor, logits: Tensor | None, probs: Tensor | None
+) -> Iterator[tuple[Outcomes, Tensor, Tensor]]:
+    """Outcomes, probabilities (float64) and labels of a few examples at a time."""
+    scores = check_predictions(logits=logits, probs=probs)
+    check_classes(labels, *scores.shape)
+    labels = labels.long().to(scores.device)
+    for rows in torch.arange(len(labels)).split(max(1, CHUNK_ELEMENTS // scores.shape[1])):
+        chunk = slice(int(rows[0]), int(rows[-1]) + 1)
+        yield _chunk_outcomes(scores[chunk], labels[chunk], from_logits=probs is None)
+
+
+def _chunk_outcomes(scores: Tensor, labels: Tensor, *, from_logits: bool) -> tuple[Outcomes, Tensor, Tensor]:
+    # The most probable class (the first of several) is read off the argument itself: distinct logits can round to
+    # equal probabilities.
+    top, predicted = scores.max(1)
+    probs, column = scores.double(), labels[:, None]
+    if from_logits:
+        relative = probs - top.double()[:, None]
+        exponentials = relative.exp()
+        total = exponentials.sum(1)
+        probs = exponentials / total[:, None]
+        nll = total.log() - relative.gather(1, column)[:, 0]
+    else:
+        nll = -probs.gather(1, column)[:, 0].log()
+    true_prob = probs.gather(1, column)[:, 0]
+    part = Outcomes(
+        confidence=probs.amax(1),
+        correct=(predicted == labels).double(),
+        nll=nll,
+        # Rounding may leave a little less than nothing of the other classes.
+        brier=(probs.square().sum(1) - true_prob.square()).clamp(min=0) + (1 - true_prob).square(),
+    )
+    return part, probs, labels
+
+
+def _join(parts: Iterator[Outcomes] | list[Outcomes]) -> Outcomes:
+    columns = zip(*((part.confidence, part.correct, part.nll, part.brier) for part in parts), strict=True)
+    return Outcomes(*(torch.cat(column) for column in columns))
+
+
+def bin_edges(num_bins: int) -> Tensor:
+    """The num_bins + 1 edges of equal-width bins of [0, 1], float64."""
+    if num_bins < 1:
+        raise InputError(expected="num_bins >= 1", got=str(num_bins), hint="15, the usual number")
+    return torch.linspace(0, 1, num_bins + 1, dtype=torch.float64)
+
+
+def assign_bins(confidence: Tensor, num_bins: int) -> Tensor:
+    """The bin (low, high] of each confidence, int64 in [0, num_bins); confidence 0 is in the first bin."""
+    return torch.bucketize(confidence, bin_edges(num_bins)[1:-1].to(confidence.device))
+
+
+def equal_mass_bins(ranking: Ranking, num_bins: int) -> Tensor:
+    """The bin of each example in order of confidence, int64, shape (N,).
+
+    The ranks are cut into ``num_bins`` parts that differ by one at most, the first ones larger; equal confidences stay
+    together, in the bin of the first of them.
+    """
+    num_examples = len(ranking.order)
+    bin_edges(num_bins)  # checks
+    size, rest = divmod(num_examples, num_bins)
+    sizes = torch.full((num_bins,), size, device=ranking.order.device)
+    sizes[:rest] += 1
+    return torch.arange(num_bins, device=sizes.device).repeat_interleave(sizes)[ranking.first]
+
+
+def membership(groups: Tensor, num_groups: int) -> Tensor:
+    """Indicator matrix of shape (N, num_groups), float64."""
+    return torch.nn.functional.one_hot(groups, num_groups).double()
+
+
+def subset_membership(subsets: Tensor) -> Tensor:
+    """Indicator matrix of the non-empty subsets in increasing order, float64, shape (N, R)."""
+    present, groups = torch.unique(subsets, return_inverse=True)
+    return membership(groups, len(present))

@@ -1,0 +1,194 @@
+"""How well the confidence tells right from wrong predictions, and known from unknown inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aradals.errors import InputError
+from aradals.metrics.outcomes import Ranking, check_predictions, outcomes, rank
+
+
+@dataclass(frozen=True)
+class ConfidenceThreshold:
+    """Predictions with confidence >= ``threshold`` can be trusted to the error that was asked for.
+
+    Attributes:
+        threshold: a confidence that occurs in the data.
+        coverage: the share of all predictions that reach it, in (0, 1].
+        n: their number.
+        error: the share of them that is wrong.
+    """
+
+    threshold: float
+    coverage: float
+    n: int
+    error: float
+
+
+def selective_risk(ranking: Ranking) -> Tensor:
+    """Share of wrong predictions among each example and all that are more confident, shape (N,), in ranking order."""
+    wrong = (1 - ranking.mean_correct).flip(0).cumsum(0)
+    return (wrong / torch.arange(1, len(wrong) + 1, device=wrong.device)).flip(0)
+
+
+def ranked_auroc(ranking: Ranking) -> float:
+    """Probability that a right example ranks above a wrong one, by the sum of ranks (Mann and Whitney)."""
+    right = float(ranking.correct.sum())
+    wrong = len(ranking.correct) - right
+    if right == 0 or wrong == 0:
+        return math.nan
+    ranks = torch.arange(1, len(ranking.correct) + 1, dtype=torch.float64, device=ranking.correct.device)
+    return (float(ranks @ ranking.mean_correct) - right * (right + 1) / 2) / (right * wrong)
+
+
+def most_confident(ranking: Ranking, coverage: float) -> Tensor:
+    """Mean correctness of the ceil(coverage · N) most confident examples, in ranking order.
+
+    Raises:
+        InputError: a coverage outside (0, 1].
+    """
+    if not 0 < coverage <= 1:
+        raise InputError(expected="coverage in (0, 1]", got=str(coverage), hint="0.9 for 90 %")
+    # Rounded before, so that 0.07 · 100 = 7.000000000000001 is 7.
+    count = max(1, math.ceil(round(coverage * len(ranking.order), 6)))
+    return ranking.mean_correct[-count:]
+
+
+def aurc(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
+    """Area under the risk-coverage curve (Geifman et al. 2019), in [0, 1]; lower = better.
+
+    The mean over n = 1 .. N of the error among the n most confident predictions. Equal confidences count as in the
+    mean over all their orders.
+
+    Example: confidences 0.9, 0.8, 0.7, of which only the second is wrong: (0 + 1/2 + 1/3) / 3.
+
+    Arguments and errors as in `outcomes`.
+    """
+    return float(selective_risk(outcomes(labels, logits=logits, probs=probs).ranking).mean())
+
+
+def accuracy_at_coverage(
+    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, coverage: float = 0.9
+) -> float:
+    """Accuracy of the ceil(coverage · N) most confident predictions, in [0, 1].
+
+    Of equal confidences at the limit the mean over all choices is taken.
+
+    Args:
+        labels: integer, shape (N,), in [0, K).
+        logits: finite floats, shape (N, K); or
+        probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
+        coverage: share of the predictions that is kept, in (0, 1].
+
+    Raises:
+        InputError: see `outcomes`; a coverage outside (0, 1].
+    """
+    return float(most_confident(outcomes(labels, logits=logits, probs=probs).ranking, coverage).mean())
+
+
+def error_auroc(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
+    """AUROC of the confidence for error detection, in [0, 1]; 1/2 = chance (Hendrycks and Gimpel 2017).
+
+    The probability that a right prediction is more confident than a wrong one, equal confidences counting half. NaN
+    where all predictions are right, or all wrong.
+
+    Arguments and errors as in `outcomes`.
+    """
+    return ranked_auroc(outcomes(labels, logits=logits, probs=probs).ranking)
+
+
+def ood_auroc(in_distribution: Tensor, out_of_distribution: Tensor) -> float:
+    """AUROC of a score for out-of-distribution detection, in [0, 1]; 1/2 = chance.
+
+    The probability that an example of the first data set scores higher than one of the second, ties counting half.
+
+    Args:
+        in_distribution: scores of N examples, larger = more surely in the distribution: see `ood_scores`; shape (N,).
+        out_of_distribution: the same score of examples of another data set, shape (M,).
+
+    Raises:
+        InputError: no examples, NaN, or another shape.
+    """
+    for scores in (in_distribution, out_of_distribution):
+        if scores.ndim != 1 or len(scores) == 0 or not scores.is_floating_point() or scores.isnan().any():
+            raise InputError(
+                expected="one score per example, not NaN, for at least one example",
+                got=f"{scores.dtype} of shape {tuple(scores.shape)}"
+                + (" with NaN" if scores.is_floating_point() and scores.isnan().any() else ""),
+                hint="ood_scores(logits)",
+            )
+    scores = torch.cat([in_distribution.detach().double(), out_of_distribution.detach().double()])
+    known = torch.zeros_like(scores)
+    known[: len(in_distribution)] = 1
+    return ranked_auroc(rank(scores, known))
+
+
+OOD_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "confidence": lambda logits: logits.softmax(1).amax(1),
+    "max_logit": lambda logits: logits.amax(1),
+    "energy": lambda logits: logits.logsumexp(1),
+}
+"""Scores of logits, shape (N, K), that are larger for inputs like those of training."""
+
+
+def ood_scores(logits: Tensor, score: str = "confidence") -> Tensor:
+    """A score by which `ood_auroc` tells data sets apart, float64, shape (N,).
+
+    Args:
+        logits: finite floats, shape (N, K).
+        score: ``confidence``, the largest probability (Hendrycks and Gimpel 2017); ``max_logit`` (Hendrycks et al.
+            2022); or ``energy``, the logsumexp of the logits, which is the negative free energy at temperature 1 (Liu
+            et al. 2020).
+
+    Raises:
+        InputError: another score; logits that cannot be.
+    """
+    if score not in OOD_SCORES:
+        raise InputError(expected="a score among " + ", ".join(OOD_SCORES), got=score, hint="confidence")
+    return OOD_SCORES[score](check_predictions(logits=logits).double())
+
+
+def confidence_threshold(
+    labels: Tensor, max_error: float, *, logits: Tensor | None = None, probs: Tensor | None = None
+) -> ConfidenceThreshold | None:
+    """The smallest observed confidence above which at most ``max_error`` of the predictions are wrong.
+
+    Equal confidences are taken together. The error is that of these examples; on new ones it will vary.
+
+    Example: confidences 0.9, 0.8, 0.7, of which only the second is wrong, and max_error 0.4: threshold 0.7
+        (one of three is wrong), although one of two is wrong at 0.8.
+
+    Args:
+        labels: integer, shape (N,), in [0, K).
+        max_error: fraction in [0, 1].
+        logits: finite floats, shape (N, K); or
+        probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
+
+    Returns:
+        The threshold with its coverage, or None if even the most confident predictions are wrong too often.
+
+    Raises:
+        InputError: see `outcomes`; ``max_error`` outside [0, 1].
+    """
+    if not 0 <= max_error <= 1:
+        raise InputError(expected="max_error in [0, 1]", got=str(max_error), hint="0.01 for one error in 100")
+    ranking = outcomes(labels, logits=logits, probs=probs).ranking
+    # Of all that are at least as confident, in whole numbers.
+    wrong = (1 - ranking.correct).flip(0).cumsum(0).flip(0)[ranking.first]
+    kept = len(ranking.order) - ranking.first
+    error = wrong / kept
+    (allowed,) = torch.nonzero(error <= max_error, as_tuple=True)
+    if len(allowed) == 0:
+        return None
+    least = allowed[0]
+    return ConfidenceThreshold(
+        threshold=float(ranking.confidence[least]),
+        coverage=int(kept[least]) / len(kept),
+        n=int(kept[least]),
+        error=float(error[least]),
+    )

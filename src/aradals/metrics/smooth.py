@@ -1,0 +1,78 @@
+"""Smooth calibration error: gaps smoothed over confidence by a kernel instead of bins."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from aradals.metrics.outcomes import outcomes
+
+GRID_CELLS = 4096
+"""Cells of the grid on [0, 1]: for bandwidths from 0.01 the error of the grid is below 1e-4 of the value."""
+
+
+def smooth_calibration_error(
+    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None
+) -> float:
+    """Smooth ECE (Błasiok and Nakkiran 2023) of the confidence of the predicted class, in [0, 1].
+
+    smECE_σ = ∫ |(1 / N) Σ_i (confidence_i - correct_i) k_σ(t, confidence_i)| dt over [0, 1], where k_σ is the Gaussian
+    kernel of width σ reflected at 0 and 1. It falls with σ; the smooth ECE is the one value with smECE_σ = σ. It has no
+    bins to choose, and is continuous in the confidences. Noise inflates it as it does the ECE.
+
+    Args:
+        labels: integer, shape (N,), in [0, K).
+        logits: finite floats, shape (N, K); or
+        probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
+
+    Raises:
+        InputError: see `outcomes`.
+    """
+    examples = outcomes(labels, logits=logits, probs=probs)
+    return smooth_error(grid_gaps(examples.confidence, examples.gap) / len(labels))
+
+
+def grid_gaps(confidence: Tensor, gap: Tensor, num_cells: int = GRID_CELLS) -> Tensor:
+    """Sums of gaps at the points of a grid on [0, 1]; shapes (N,), (N,) -> (num_cells + 1,).
+
+    Each gap is shared by the two points beside its confidence so that the mean confidence stays the same.
+    """
+    left, share = grid_position(confidence, num_cells)
+    sums = gap.new_zeros(num_cells + 1)
+    return sums.index_add_(0, left, gap * (1 - share)).index_add_(0, left + 1, gap * share)
+
+
+def grid_position(confidence: Tensor, num_cells: int) -> tuple[Tensor, Tensor]:
+    """The grid point to the left, int64, and the share in [0, 1] that belongs to the one on the right."""
+    position = confidence.clamp(0, 1) * num_cells
+    left = position.long().clamp(max=num_cells - 1)
+    return left, position - left
+
+
+def smooth_error(gaps: Tensor) -> float:
+    """The fixed point smECE_σ = σ, for mean gaps at the points of a grid, shape (G + 1,)."""
+    low, high = 0.0, 1.0
+    for _ in range(30):  # 2^-30, far below the error of the grid
+        sigma = (low + high) / 2
+        if float(smoothed_gaps(gaps, sigma).abs().sum()) > sigma:
+            low = sigma
+        else:
+            high = sigma
+    return high
+
+
+def smoothed_gaps(gaps: Tensor, sigma: float) -> Tensor:
+    """Mean gaps at the points of a grid after smoothing; shape (..., G + 1). The sum of |.| is smECE_σ.
+
+    The kernel reflected at both ends is a plain Gaussian on the even extension of period 2, and a Gaussian of
+    wave number ω is exp(-(ωσ)² / 2).
+    """
+    num_cells = gaps.shape[-1] - 1
+    ends = torch.ones(num_cells + 1, dtype=gaps.dtype, device=gaps.device)
+    ends[[0, -1]] = 2  # a mass on the mirror coincides with its image
+    period = torch.cat([gaps * ends, gaps[..., 1:-1].flip(-1)], -1)
+    wave_number = math.pi * torch.arange(num_cells + 1, dtype=gaps.dtype, device=gaps.device)
+    spectrum = torch.fft.rfft(period) * (-(wave_number * sigma).square() / 2).exp()
+    return torch.fft.irfft(spectrum, 2 * num_cells)[..., : num_cells + 1] / ends
