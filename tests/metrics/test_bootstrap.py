@@ -10,17 +10,25 @@ import torch
 from aradals.errors import InputError
 from aradals.metrics import (
     accuracy,
+    all_metrics,
+    aurc,
+    bootstrap,
     brier_score,
     calibration_error_interval,
+    error_auroc,
     estimate_metrics,
     expected_calibration_error,
     mean_confidence,
     nll,
+    outcomes,
+    resampled_metrics,
     subset_calibration_error,
     summarise,
     summarise_by_subset,
 )
-from aradals.metrics.bootstrap import abs_max, abs_sum, resample_means
+from aradals.metrics.bootstrap import resample_means
+from aradals.metrics.intervals import abs_max, abs_sum
+from aradals.metrics.selective import aurc_terms, auroc_terms
 
 
 @pytest.fixture
@@ -47,6 +55,8 @@ def test_values_equal_the_point_metrics(problem: Problem) -> None:
         "subset_calibration_error": errors.mean,
         "largest_subset_calibration_error": errors.largest,
     }
+    family = all_metrics(labels, logits=logits)
+    expected |= {name: family[name] for name in (*METRICS[5:], *OVERALL_METRICS)}
     assert {name: estimate.value for name, estimate in estimates.items()} == pytest.approx(expected, abs=1e-12)
 
 
@@ -123,16 +133,60 @@ def test_infinite_nll_has_an_infinite_interval() -> None:
 
 def test_perfect_accuracy_does_not_have_a_point_interval() -> None:
     logits = torch.tensor([[5.0, 0.0]]).repeat(100, 1)
-    estimate = estimate_metrics(torch.zeros(100, dtype=torch.long), logits=logits, num_resamples=20)["accuracy"]
-    assert estimate.value == estimate.high == 1
-    assert 0.95 < estimate.low < 0.97
+    estimates = estimate_metrics(torch.zeros(100, dtype=torch.long), logits=logits, num_resamples=20)
+    for name, least in (("accuracy", 0.95), ("accuracy_at_coverage_90", 0.94)):
+        assert estimates[name].value == estimates[name].high == 1
+        assert least < estimates[name].low < least + 0.02
+    assert estimates["aurc"].value == 0
+    assert all(math.isnan(estimates[name].low) for name in ("aurc", "error_auroc"))
 
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_tiny_samples_give_finite_numbers(n: int) -> None:
     logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.5, 1.0]])[:n]
     row = summarise(logits, torch.tensor([0, 2])[:n], subsets=torch.arange(n), num_resamples=50)
-    assert all(math.isfinite(value) for value in row.values())
+    undefined = {name for name, value in row.items() if value is None}
+    # The first is right, the second wrong and less confident.
+    no_interval = {"error_auroc_low", "error_auroc_high"}
+    assert undefined == (no_interval | {"error_auroc", "aurc_low", "aurc_high"} if n == 1 else no_interval)
+    assert all(math.isfinite(value) for value in row.values() if value is not None)
+
+
+def test_terms_move_as_the_metrics_do(problem: Problem) -> None:
+    """Their means are the metrics, and leaving one example out moves both alike, to first order."""
+    logits, labels, _ = problem
+    logits, labels = logits[:400], labels[:400]
+    ranking = outcomes(labels, logits=logits).ranking
+    for metric, terms in (
+        (aurc, aurc_terms(ranking)),
+        (error_auroc, auroc_terms(ranking, error_auroc(labels, logits=logits))),
+    ):
+        whole = metric(labels, logits=logits)
+        assert float(terms.mean()) == pytest.approx(whole, abs=1e-12)
+        for i in range(0, 400, 37):
+            others = torch.arange(400) != i
+            moved = metric(labels[others], logits=logits[others]) - whole
+            assert moved == pytest.approx(float(terms[others].mean()) - whole, abs=3e-5)
+
+
+def test_resampled_auroc_and_aurc_are_those_of_the_resample(problem: Problem) -> None:
+    logits, labels, _ = problem
+    found = resampled_metrics(labels, logits=logits, num_resamples=20, metrics=["aurc", "error_auroc"])
+    counts = (resample_means(torch.eye(1500, dtype=torch.float64), 20, 0) * 1500).round().long()
+    for b in range(20):
+        drawn = torch.arange(1500).repeat_interleave(counts[b])
+        assert float(found["aurc"][b]) == pytest.approx(aurc(labels[drawn], logits=logits[drawn]), abs=2e-3)
+        assert float(found["error_auroc"][b]) == pytest.approx(
+            error_auroc(labels[drawn], logits=logits[drawn]), abs=2e-3
+        )
+    assert float(found["error_auroc"].std()) > 0.01
+
+
+def test_counts_that_are_kept_are_those_that_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = torch.arange(600, dtype=torch.float64)[:, None]
+    kept = resample_means(columns, 30, 5)
+    monkeypatch.setattr(bootstrap, "KEPT_COUNTS", 0)
+    assert torch.equal(resample_means(columns, 30, 5), kept)
 
 
 def test_settings_are_checked(problem: Problem) -> None:
@@ -144,8 +198,13 @@ def test_settings_are_checked(problem: Problem) -> None:
         estimate_metrics(labels, logits=logits, subsets=subsets[:5])
 
 
-METRICS = ("accuracy", "confidence", "nll", "brier", "ece")
+METRICS = (
+    *("accuracy", "confidence", "nll", "brier", "ece"),
+    *("adaptive_ece", "debiased_l2_ece", "ks_error", "aurc", "error_auroc", "accuracy_at_coverage_90"),
+)
+OVERALL_METRICS = ("smooth_ece",)
 SUBSET_METRICS = ("subset_calibration_error", "largest_subset_calibration_error")
+POINT_METRICS = ("classwise_ece", "mce", "brier_calibration", "brier_refinement")
 
 
 def keys(*metrics: str) -> set[str]:
@@ -155,11 +214,19 @@ def keys(*metrics: str) -> set[str]:
 def test_summary_keys(problem: Problem) -> None:
     logits, labels, subsets = problem
     row = summarise(logits, labels, num_resamples=50)
-    assert set(row) == {"n", "ece_noise_floor", "ece_noise_floor_p95"} | keys(*METRICS)
+    assert set(row) == {"n", "ece_noise_floor", "ece_noise_floor_p95", *POINT_METRICS} | keys(
+        *METRICS, *OVERALL_METRICS
+    )
     with_subsets = summarise(logits, labels, subsets=subsets, num_resamples=50)
-    floors = {"subset_noise_floor", "largest_subset_noise_floor"}
+    floors = {name + end for name in ("subset_noise_floor", "largest_subset_noise_floor") for end in ("", "_p95")}
     assert set(with_subsets) == set(row) | keys(*SUBSET_METRICS) | floors
-    assert all(row[f"{name}_low"] <= row[name] <= row[f"{name}_high"] for name in METRICS if name != "ece")
+    values = {name: value for name, value in with_subsets.items() if value is not None}
+    assert len(values) == len(with_subsets)
+    inflated = ("ece", "adaptive_ece", "debiased_l2_ece", "ks_error")
+    assert all(
+        values[f"{name}_low"] <= values[name] <= values[f"{name}_high"] for name in METRICS if name not in inflated
+    )
+    assert values["subset_noise_floor"] < values["subset_noise_floor_p95"] < values["largest_subset_noise_floor_p95"]
     assert row["n"] == 1500
 
 
@@ -167,6 +234,9 @@ def test_summary_by_subset_is_the_summary_of_each(problem: Problem) -> None:
     logits, labels, subsets = problem
     rows = summarise_by_subset(logits, labels, 2 * subsets, num_resamples=50)
     assert [row["subset"] for row in rows] == [0, 2, 4]
-    assert sum(row["n"] for row in rows) == 1500
+    assert sum(row["n"] or 0 for row in rows) == 1500
     members = subsets == 1
-    assert rows[1] == {"subset": 2} | summarise(logits[members], labels[members], num_resamples=50)
+    expected = summarise(logits[members], labels[members], num_resamples=50)
+    assert rows[1] == {"subset": 2} | {
+        key: expected[key] for key in expected if key not in ("smooth_ece_low", "smooth_ece_high")
+    }

@@ -142,6 +142,33 @@ def make_study(
     }  # fmt: skip
 
 
+def make_comparisons(
+    study: dict[str, Any], half_width: float = 0.005, references: Sequence[str] = ("none", "temperature")
+) -> list[dict[str, Any]]:
+    """Every variant of a study of one seed against vanilla with some calibrators; intervals of one width."""
+    values: dict[tuple[str, str, str, str], list[float]] = {}
+    for row in study["rows"]:
+        if row["subset"] is None:
+            place = "clean" if row["severity"] == 0 else "all_shifts"
+            for metric in ("ece", "subset_calibration_error", "nll", "accuracy"):
+                values.setdefault((row["method"], row["calibrator"], place, metric), []).append(row[metric])
+    means = {key: sum(found) / len(found) for key, found in values.items()}
+    return [
+        {
+            "method": method, "calibrator": calibrator, "reference_method": "vanilla",
+            "reference_calibrator": against, "condition": place, "metric": metric, "num_seeds": 1, "value": value,
+            "reference_value": means["vanilla", against, place, metric],
+            "difference": value - means["vanilla", against, place, metric],
+            "low": value - means["vanilla", against, place, metric] - half_width,
+            "high": value - means["vanilla", against, place, metric] + half_width,
+            "p": None, "p_holm": None,
+        }
+        for (method, calibrator, place, metric), value in means.items()
+        for against in references
+        if (method, calibrator) != ("vanilla", against) and ("vanilla", against, place, metric) in means
+    ]  # fmt: skip
+
+
 def make_training(method: str, seed: int, share: float) -> dict[str, Any]:
     """A training record; AdaLS and AR-AdaLS adapt their targets."""
     num_subsets = {"adals": 1, "ar_adals": 10}.get(method, 1)

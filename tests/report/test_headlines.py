@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from synthetic_results import make_audit, make_diagnosis, make_row, make_study
+from synthetic_results import make_audit, make_comparisons, make_diagnosis, make_row, make_study
 
 from aradals.report import diagnosis_headlines, study_headlines
 from aradals.report.headlines import WARNING, outstanding_classes
@@ -49,7 +49,7 @@ def test_a_clear_improvement_is_said_and_so_is_what_is_left() -> None:
     sentences = study_headlines(two_methods((0.045, 0.035, 0.055), (0.012, 0.0, 0.02)))
     assert sentence_with(sentences, "ECE") == (
         "ECE on clean data: vanilla 0.045 (0.035 to 0.055), more than noise; "
-        "lower: AR-AdaLS 0.012 (0.000 to 0.020), within noise."
+        "lower: AR-AdaLS 0.012 (0.000 to 0.020; within noise)."
     )
 
 
@@ -85,8 +85,79 @@ def test_no_claim_without_evidence(vanilla: tuple[float, float, float], other: t
     assert not any(word in " ".join(sentences) for word in ("lower", "higher"))
 
 
-def test_at_most_seven_sentences_where_nothing_is_wrong() -> None:
-    assert len(study_headlines(make_study(seeds=(0, 1, 2)))) == 7
+def make_large_study() -> dict[str, Any]:
+    """Many methods, with all the optional parts and both kinds of trouble."""
+    methods = {"vanilla": 1.0, "ar_adals": 0.2, **{f"method_number_{index}": 0.1 * index for index in range(1, 16)}}
+    study = make_study(methods=methods)
+    study["comparisons"] = make_comparisons(study)
+    study["training"][1]["at_lower_bound"] = [0]
+    study["calibrators"][0]["temperature"] = 100.0
+    study["costs"] = [
+        {"method": method, "seed": 0, "relative_cost": 1.0 + index} for index, method in enumerate(methods)
+    ]
+    study["stability"] = [
+        {
+            "method": method, "models": "seeds", "seed": None, "subset": None, "matched_prediction_variance": value,
+            "matched_prediction_variance_low": value - 0.001, "matched_prediction_variance_high": value + 0.001,
+        }
+        for method, value in (("vanilla", 0.03), ("ar_adals", 0.02), ("method_number_1", 0.0305))
+    ]  # fmt: skip
+    return study
+
+
+def test_a_dozen_sentences_at_most_and_none_of_them_long() -> None:
+    sentences = study_headlines(make_large_study())
+    assert len(sentences) == 12
+    assert max(map(len, sentences)) < 600
+    for words in (
+        "Of 17 others on the least robust tenth, ",
+        "; AR-AdaLS is overconfident by 5.6 points (95 % interval ",
+    ):
+        sentence_with(sentences, words)
+
+
+def test_paired_differences_decide_where_there_are_some() -> None:
+    study = two_methods((0.05, 0.03, 0.07), (0.03, 0.01, 0.05))
+    assert "not told apart from vanilla: AR-AdaLS" in sentence_with(study_headlines(study), "ECE on clean")
+    row: dict[str, Any] = {"method": "ar_adals", "calibrator": "none"}
+    row |= {"reference_method": "vanilla", "reference_calibrator": "none"}
+    row |= {"condition": "clean", "metric": "ece", "difference": -0.02, "low": -0.031, "high": -0.009}
+    sentences = study_headlines(study | {"comparisons": [row]})
+    assert "; lower: AR-AdaLS by 0.020 (0.009 to 0.031)." in sentence_with(sentences, "ECE on clean")
+    assert sentences[-1].endswith(
+        "Differences are paired; each has its own 95 % interval, not widened for their number."
+    )
+    clear = two_methods((0.05, 0.04, 0.055), (0.03, 0.02, 0.035)) | {"comparisons": [row | {"high": 0.001}]}
+    assert "not told apart from vanilla: AR-AdaLS" in sentence_with(study_headlines(clear), "ECE on clean")
+    unknown = two_methods((0.05, 0.04, 0.055), (0.03, 0.02, 0.035)) | {"comparisons": [row | {"high": None}]}
+    assert "; lower: AR-AdaLS 0.030 (" in sentence_with(study_headlines(unknown), "ECE on clean")
+
+
+def test_accuracy_lost_is_told_as_a_paired_difference() -> None:
+    study = make_study(methods={"vanilla": 1.0, "ar_adals": 0.1}, calibrators=("none",), shifts=())
+    study["rows"][11]["accuracy"] -= 0.02
+    study["comparisons"] = make_comparisons(study)
+    expected = "; AR-AdaLS is lower on clean data by 2.0 points (1.5 to 2.5)."
+    assert expected in sentence_with(study_headlines(study), "Accuracy: vanilla")
+
+
+def test_stability_and_cost() -> None:
+    sentences = study_headlines(make_large_study())
+    assert sentence_with(sentences, "Stability").endswith(
+        "over seeds at equal mean confidence: vanilla 0.0300 (0.0290 to 0.0310); lower: AR-AdaLS 0.0200 (0.0190 to "
+        "0.0210); not told apart from it: method number 1 0.0305 (0.0295 to 0.0315)."
+    )
+    expected = "as a multiple of vanilla: 2.0 for AR-AdaLS and 17.0 for method number 15, the cheapest and the dearest"
+    assert expected in sentence_with(sentences, "Cost")
+
+
+@pytest.mark.parametrize(("limit", "words"), [(0.02, "within noise at this size"), (0.014, "more than noise")])
+def test_noise_of_the_subset_calibration_error_is_its_95th_percentile(limit: float, words: str) -> None:
+    study = make_study(methods={"vanilla": 0.15, "mixup": 1.0}, calibrators=("none",), shifts=())
+    for row in study["rows"]:
+        row |= {"subset_noise_floor": 0.001, "subset_noise_floor_p95": limit}
+    start = "Subset calibration error on clean data: vanilla 0.018"
+    assert f"{words};" in sentence_with(study_headlines(study), start)
 
 
 def test_gap_of_vanilla_is_stated_with_its_interval() -> None:
@@ -174,7 +245,7 @@ def test_the_rival_is_temperature_scaling() -> None:
 def test_shift_is_told_beside_clean_data() -> None:
     sentences = study_headlines(make_study(methods={"vanilla": 0.5, "ar_adals": 0.48}, calibrators=("none",)))
     assert "; not told apart from vanilla: AR-AdaLS 0." in sentence_with(
-        sentences, "ECE under shift (mean over 4 conditions): vanilla 0."
+        sentences, "ECE under shift (mean over 3 corruption types, 4 conditions): vanilla 0."
     )
     assert not any("under shift" in sentence for sentence in study_headlines(make_study(shifts=())))
 

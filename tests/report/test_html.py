@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,12 +9,20 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from synthetic_results import make_audit, make_bins, make_diagnosis, make_study
+from synthetic_results import make_audit, make_bins, make_diagnosis, make_row, make_study
 
 from aradals.errors import InputError
 from aradals.report import write_report
 from aradals.report.figures import draw_reliability, draw_subsets
-from aradals.report.panels import prepare_shift, prepare_subsets, prepare_targets, reliability_panel
+from aradals.report.panels import (
+    prepare_boxes,
+    prepare_methods,
+    prepare_stability,
+    prepare_subsets,
+    prepare_targets,
+    reliability_panel,
+)
+from aradals.report.summary import Variant, indexed, key_variants, main_methods, main_variants, variants
 
 SMALL: dict[str, Any] = {
     "methods": {"vanilla": 1.0, "ar_adals": 0.1},
@@ -46,6 +56,19 @@ def study_html(tmp_path_factory: pytest.TempPathFactory) -> str:
     return report(make_study(**SMALL), tmp_path_factory.mktemp("study"))
 
 
+MANY = {
+    **dict.fromkeys(("vanilla", "label_smoothing", "mixup", "ccat", "adals", "ar_adals", "ensemble"), 0.5),
+    **{f"ar_adals_{index}": 0.3 for index in range(14)},
+    "ar_adals_of_ensemble": 0.2,
+}
+
+
+@pytest.fixture(scope="module")
+def many_html(tmp_path_factory: pytest.TempPathFactory) -> str:
+    shifts = [(name, severity) for name in ("fog", "snow", "frost", "contrast", "spatter") for severity in (1, 3, 5)]
+    return report(make_study(methods=MANY, shifts=shifts), tmp_path_factory.mktemp("many"))
+
+
 @pytest.fixture(scope="module")
 def hostile_html(tmp_path_factory: pytest.TempPathFactory) -> str:
     names = ["<script>alert(1)</script>", "$\\frac$", "a & b", 'quo"te', "nul\x00 \ud800", "名前"]
@@ -58,49 +81,64 @@ def hostile_html(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_study_report_has_its_parts_in_order(study_html: str) -> None:
     headings = re.findall(r"<h2>(.*?)</h2>", study_html)
     assert headings == [
-        "In numbers",
+        "Methods side by side",
         "By robustness subset",
+        "Under shift",
         "Reliability",
         "Course of the targets",
-        "Under shift",
         "How to read this",
         "What was run",
     ]
-    assert study_html.index('class="headlines"') < study_html.index("In numbers")
+    assert study_html.index('class="headlines"') < study_html.index("<h2>Methods side by side")
     for text in ("AR-AdaLS", "2.13.0", "ab12cd34", "deepfool(steps=50, overshoot=0.02)", "31.5"):
         assert text in study_html
 
 
-def test_every_figure_has_a_caption_and_a_name(study_html: str) -> None:
+def test_every_figure_has_a_name_and_its_values(study_html: str) -> None:
     page = Page(study_html)
-    assert page.tags.count("figure") == page.tags.count("figcaption") == 4
-    assert all(caption.strip() for caption in re.findall(r"<figcaption>(.*?)</figcaption>", study_html, re.DOTALL))
-    assert page.tags.count("svg") == page.attributes.count(("role", "img")) == 7
-    assert len([name for name, value in page.attributes if name == "aria-label" and value]) >= 7
+    # 6 for methods, 2 by subset, 2 reliability diagrams, 1 course of the targets.
+    assert page.tags.count("figure") == page.tags.count("svg") == 11
+    assert page.attributes.count(("role", "img")) == page.attributes.count(("class", "csv")) == 11
+    names = [value for name, value in page.attributes if name == "data-name"]
+    assert len(set(names)) == 11
+    assert {"subsets-ar-adals", "reliability-vanilla", "methods-ece-under-shift"} <= set(names)
 
 
-def test_report_loads_nothing_and_runs_nothing(study_html: str, hostile_html: str) -> None:
+def test_values_of_a_figure_are_those_of_the_rows(study_html: str) -> None:
+    text = study_html[study_html.index('data-name="subsets-vanilla"') :]
+    found = re.search(r'<pre class="csv" hidden>(.*?)</pre>', text, re.DOTALL)
+    assert found
+    table = list(csv.DictReader(io.StringIO(found[1])))
+    rows = [row for row in make_study(**SMALL)["rows"] if row["severity"] == 0 and row["subset"] is not None]
+    assert [int(line["subset"]) for line in table] == list(range(10))
+    for line, row in zip(table, rows, strict=False):
+        for key in ("accuracy", "confidence_low", "ece_high"):
+            assert float(line[key]) == pytest.approx(row[key], rel=1e-5)
+
+
+def test_report_loads_nothing_and_runs_only_its_own_script(study_html: str, hostile_html: str) -> None:
     for html in (study_html, hostile_html):
         page = Page(html)
-        assert not {"script", "link", "img", "iframe", "image"} & set(page.tags)
+        assert page.tags.count("script") == 1
+        assert not {"iframe", "image", "object", "form"} & set(page.tags)
         references = [value for name, value in page.attributes if name in ("src", "href", "xlink:href")]
-        assert references
-        assert all(value.startswith("#") for value in references)
-        assert all(target.startswith("#") for target in re.findall(r"url\((.*?)\)", html))
+        assert all(value.startswith(("#", "data:")) for value in references)
+        assert "url(" not in html
         assert "@import" not in html
+        assert "default-src 'none'" in html
 
 
-def test_ids_are_unique_and_references_resolve(study_html: str) -> None:
+def test_ids_are_unique_and_links_resolve(study_html: str) -> None:
     page = Page(study_html)
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids)) > 0
-    targets = {value[1:] for name, value in page.attributes if name == "xlink:href"}
-    targets |= set(re.findall(r"url\(#(.*?)\)", study_html))
-    assert targets <= set(ids)
+    links = {value[1:] for name, value in page.attributes if name == "href" and value.startswith("#")}
+    assert len(links) == 7
+    assert links <= set(ids)
 
 
 def test_other_peoples_text_is_escaped(hostile_html: str) -> None:
-    assert "<script" not in hostile_html
+    assert hostile_html.count("<script") == 1
     assert "<img" not in hostile_html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in hostile_html
     assert "$\\frac$" in hostile_html
@@ -108,7 +146,18 @@ def test_other_peoples_text_is_escaped(hostile_html: str) -> None:
 
 
 def test_report_stays_small(study_html: str, hostile_html: str) -> None:
-    assert max(len(study_html), len(hostile_html)) < 400_000
+    assert max(len(study_html), len(hostile_html)) < 150_000
+    templates = Path(write_report.__code__.co_filename).parent / "templates"
+    assert (templates / "report.js").stat().st_size < 10_000
+
+
+def test_a_study_of_many_methods_folds_all_but_a_few(many_html: str) -> None:
+    assert len(many_html) < 1_500_000
+    front = re.sub(r"<details>.*?</details>", "", many_html, flags=re.DOTALL)
+    assert front.count('data-name="subsets-') == front.count('data-name="reliability-') == 6
+    assert many_html.count('data-name="subsets-') > 20
+    for fold in ("All 44 variants in numbers", "All metrics", "A table for each corruption"):
+        assert f"<summary>{fold}</summary>" in many_html
 
 
 def test_report_is_reproducible(tmp_path: Path) -> None:
@@ -157,9 +206,10 @@ def test_diagnosis_of_predictions_without_scores(tmp_path: Path) -> None:
     diagnosis |= {"scoring": None, "audit": None}
     diagnosis["reliability"]["subsets"] = []
     html = report(diagnosis, tmp_path)
-    assert re.findall(r"<h2>(.*?)</h2>", html) == ["In numbers", "Reliability", "How to read this", "What was run"]
+    headings = ["In numbers", "Reliability", "Which predictions to accept", "How to read this", "What was run"]
+    assert re.findall(r"<h2>(.*?)</h2>", html) == headings
     assert "no robustness scores were given" in html
-    assert "subset" not in re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
+    assert "subset" not in re.sub(r"<(style|script)>.*?</\1>", "", html, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("results", [{"kind": "poem"}, {}, {"kind": "study", "rows": []}])
@@ -170,14 +220,13 @@ def test_other_results_are_refused(results: dict[str, Any], tmp_path: Path) -> N
 
 
 def test_svg_is_a_scalable_fragment_with_text() -> None:
-    svg = draw_reliability(reliability_panel("a < b", make_bins(0.1)), identifier="r1")
+    svg = draw_reliability(reliability_panel("a < b", make_bins(0.1)))
     root = ElementTree.fromstring(svg)
     assert root.tag.endswith("svg")
     assert "viewBox" in root.attrib
     assert not {"width", "height"} & set(root.attrib)
-    assert "".join(root.itertext()).count("a < b") == 2  # the accessible title and the drawn one
-    assert "metadata" not in svg
-    assert "<style" not in svg
+    assert "".join(root.itertext()).count("a < b") == 1
+    assert root.attrib["aria-label"] == "Reliability diagram: a < b"
 
 
 def test_subset_panel_draws_one_subset_and_an_interval_beside_its_estimate() -> None:
@@ -185,7 +234,7 @@ def test_subset_panel_draws_one_subset_and_an_interval_beside_its_estimate() -> 
     study["rows"][1] |= {"ece": 0.2, "ece_low": 0.0, "ece_high": 0.1}
     (panel,) = prepare_subsets(study)
     assert (panel.ece, panel.ece_low, panel.ece_high) == ([0.2], [0.0], [0.1])
-    assert "<svg" in draw_subsets(panel, identifier="s")
+    assert "<svg" in draw_subsets(panel)
 
 
 def test_prepared_values_are_those_of_the_rows() -> None:
@@ -194,28 +243,106 @@ def test_prepared_values_are_those_of_the_rows() -> None:
     assert [vanilla.title, ours.title] == ["vanilla", "AR-AdaLS"]
     gaps = [confidence - accuracy for confidence, accuracy in zip(vanilla.confidence, vanilla.accuracy, strict=True)]
     assert gaps == pytest.approx([0.28, 0.31, 0.25, 0.15, 0.10, 0.06, 0.03, 0.02, 0.01, 0.0])
-    ece, subset_error = prepare_shift(study)
-    assert ece.conditions == ["clean", "fog 3"]
-    clean = next(row for row in study["rows"] if row["subset"] is None)
-    assert (ece.series[0].values[0], subset_error.series[0].values[0]) == (
-        clean["ece"],
-        clean["subset_calibration_error"],
-    )
+    panels = {panel.title: panel for panel in prepare_methods(study)}
+    assert list(panels) == [
+        f"{quantity}, {place}"
+        for quantity in ("ECE", "subset calibration error", "accuracy")
+        for place in ("clean", "under shift")
+    ]
+    clean, fog = (row for row in study["rows"][:22] if row["subset"] is None)
+    assert panels["ECE, clean"].rows == ["vanilla", "AR-AdaLS"]
+    assert panels["ECE, clean"].series[0].values[0] == clean["ece"]
+    assert panels["subset calibration error, under shift"].series[0].high[0] == fog["subset_calibration_error_high"]
+    assert panels["ECE, clean"].series[0].noise_floor[0] == clean["ece_noise_floor"]
 
 
 def test_course_of_the_targets_starts_before_the_first_update() -> None:
     study = make_study(**SMALL)
     study["training"][1]["settings"]["update_every"] = 2
-    (panel,) = prepare_targets(study)
+    (panel,) = prepare_targets(study).values()
     assert panel.epochs[:3] == [0, 2, 4]
     assert [course[0] for course in panel.target_prob] == [1.0] * 10
     assert [course[-1] for course in panel.target_prob] == study["training"][1]["target_prob"]
 
 
-def test_many_conditions_are_grouped_by_corruption() -> None:
+def test_boxes_are_over_the_corruption_types_of_a_severity() -> None:
     shifts = [(f"corruption_{index}", severity) for index in range(8) for severity in (1, 3, 5)]
     study = make_study(methods={"vanilla": 1.0}, calibrators=("none",), shifts=shifts, num_subsets=1)
-    assert prepare_shift(study)[0].conditions == ["clean", *(f"corruption {index}" for index in range(8))]
+    for row in study["rows"]:
+        if row["corruption"] == "corruption_7" and row["severity"] == 3:
+            row["ece"] = 0.5
+    (panel,) = prepare_boxes(study, variants(study))
+    assert panel.severities == [0, 1, 3, 5]
+    assert [len(values) for values in panel.values] == [1, 8, 8, 8]
+    assert dict(zip(panel.types[2], panel.values[2], strict=True))["corruption 7"] == 0.5
+    assert panel.columns["ECE"] == [value for values in panel.values for value in values]
+
+
+def test_variations_and_ensembles_are_told_apart() -> None:
+    study = make_study(methods=MANY, shifts=())
+    main = ["vanilla", "label_smoothing", "mixup", "ccat", "adals", "ar_adals", "ensemble", "ar_adals_of_ensemble"]
+    assert main_methods(study) == main
+    assert main_variants(study) == [Variant("vanilla"), Variant("vanilla", "temperature"), *map(Variant, main[1:])]
+    keys = key_variants(study)
+    assert keys[:4] == [Variant(name, how) for name in ("vanilla", "ar_adals") for how in ("none", "temperature")]
+    assert Variant("ensemble") in keys
+    assert len(keys) == 6
+
+
+def test_stability_shows_seeds_where_there_are_several_and_members_of_ensembles() -> None:
+    row: dict[str, Any] = {"subset": None, "n": 800, "num_models": 3, "disagreement": 0.1}
+    for key in ("prediction_variance", "matched_prediction_variance"):
+        row |= {key: 0.02, f"{key}_low": 0.01, f"{key}_high": 0.03}
+    rows = [row | {"method": "vanilla", "models": "members", "seed": seed} for seed in (0, 1)]
+    rows[1] = rows[1] | {"prediction_variance": 0.04}
+    rows += [row | {"method": method, "models": "seeds", "seed": None} for method in ("vanilla", "ar_adals")]
+    rows += [row | {"method": "vanilla", "models": "seeds", "seed": None, "subset": 0, "prediction_variance": 9.0}]
+    seeds, members = prepare_stability({"stability": rows})
+    assert (seeds.rows, members.rows) == (["vanilla", "AR-AdaLS"], ["vanilla"])
+    assert seeds.series[0].values == [0.02, 0.02]
+    assert members.series[0].values == pytest.approx([0.03])
+
+
+def test_an_index_finds_the_rows_of_a_variant() -> None:
+    study = make_study(**SMALL)
+    assert indexed(indexed(study)) is not study
+    found = indexed(study).found["ar_adals", "none", "fog", 3, 4]
+    assert found == [
+        row
+        for row in study["rows"]
+        if (row["method"], row["corruption"], row["severity"], row["subset"]) == ("ar_adals", "fog", 3, 4)
+    ]
+
+
+def test_optional_parts_are_shown_where_they_are_there(tmp_path: Path) -> None:
+    study = make_study(**SMALL)
+    picture = {"id": 7, "label": "cat", "predicted": "dog <b>", "confidence": 0.987, "score": 0.0123, "png": "iVBORw"}
+    study["examples"] = {"least_robust": [picture | {"predicted": "cat"}], "most_wrongly_confident": [picture]}
+    row = make_row(0.6, 0.9, 100, ece=0.3)
+    study["classes"] = [
+        {"method": "vanilla", "calibrator": "none", "class": k, "name": name, **row} for k, name in enumerate("ab")
+    ]
+    study["out_of_distribution"] = [
+        {"calibrator": "none", "data": "demo", "ood_data": "svhn", "n": 9, "ood_n": 10, "ood_auroc": 0.912}
+    ]
+    html = report(study, tmp_path)
+    assert html.count('<img src="data:image/png;base64,iVBORw"') == 2
+    assert 'alt="Most wrongly confident image 7: dog &lt;b&gt;, but is cat"' in html
+    for text in ("cat, right", "confidence 98.7\xa0%", "score 0.0123", "svhn", "0.912", '"classes-vanilla"', "+30.0"):
+        assert text in html or text.replace("\xa0", " ") in html
+
+
+def test_every_metric_of_the_rows_is_in_the_table_of_all(tmp_path: Path) -> None:
+    study = make_study(**SMALL)
+    for row in study["rows"]:
+        row |= {"smooth_ece": 0.1234, "smooth_ece_low": 0.1, "a_new_metric": 0.4321, "undefined": None}
+    html = report(study, tmp_path)
+    table = html[html.index("<caption>all metrics, clean") :]
+    header = re.findall(r'<th scope="col">(.*?)</th>', table[: table.index("</thead>")])
+    assert {"accuracy", "NLL", "Brier score", "ECE", "smooth ECE", "a new metric"} <= set(header)
+    assert not {"undefined", "smooth ece low", "n", "severity"} & set(header)
+    assert "0.123" in table
+    assert "0.432" in table
 
 
 def test_caption_says_which_bounds_the_targets_reached(tmp_path: Path) -> None:

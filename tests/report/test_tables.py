@@ -4,11 +4,11 @@ import io
 
 import pytest
 from rich.console import Console
-from synthetic_results import METHODS, make_diagnosis, make_study
+from synthetic_results import METHODS, make_comparisons, make_diagnosis, make_study
 
-from aradals.report import diagnosis_rows, diagnosis_table, study_table, table_rows
-from aradals.report.summary import Variant
-from aradals.report.tables import TerminalTables
+from aradals.report import comparison_table, diagnosis_rows, diagnosis_table, study_table, table_rows
+from aradals.report.summary import Variant, shift_name, variants
+from aradals.report.tables import TerminalTables, corruption_rows, gap_rows, severity_rows
 
 
 def printed(table: TerminalTables, width: int) -> str:
@@ -24,6 +24,9 @@ def printed(table: TerminalTables, width: int) -> str:
         (Variant("vanilla", "temperature"), "vanilla + temperature scaling"),
         (Variant("ar_adals"), "AR-AdaLS"),
         (Variant("adals", "post_hoc"), "AdaLS + post hoc"),
+        (Variant("ar_adals_hybrid"), "AR-AdaLS, hybrid"),
+        (Variant("ensemble_of_ar_adals", "margin_temperature"), "ensemble of AR-AdaLS + margin temperature"),
+        (Variant("margin_smoothing"), "margin smoothing"),
         (Variant("random_subsets"), "random subsets"),
     ],
 )
@@ -35,7 +38,7 @@ def test_percent_and_fractions_with_intervals_for_one_seed() -> None:
     study = make_study(n=800)
     row = study["rows"][0]
     clean, shift = table_rows(study)
-    assert (clean.title, shift.title) == ("clean, n = 800", "shift (mean over 4 conditions)")
+    assert (clean.title, shift.title) == ("clean, n = 800", "shift (mean over 3 corruption types, 4 conditions)")
     assert len(clean.rows) == len(shift.rows) == 2 * len(METHODS)
     method, ece, floor, subset_error, accuracy, confidence, nll = clean.rows[0]
     assert method.text == "vanilla"
@@ -108,3 +111,54 @@ def test_long_names_wrap() -> None:
 def test_names_are_not_markup() -> None:
     study = make_study(methods={"[red]bold": 1.0}, calibrators=("none",), shifts=())
     assert "[red]bold" in printed(study_table(study), 100)
+
+
+def test_a_study_of_many_methods_fits_the_terminal() -> None:
+    methods = dict.fromkeys(("vanilla", "mixup", "ar_adals", "ensemble", *(f"ar_adals_{k}" for k in range(18))), 0.5)
+    study = make_study(n=800, methods=methods)
+    study["comparisons"] = make_comparisons(study)
+    text = printed(study_table(study), 80) + printed(comparison_table(study), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert len(text.splitlines()) < 80
+    assert "AR-AdaLS, 3" not in text
+    assert "39 more variants are in the report." in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("shifts", "name"),
+    [
+        ([("fog", 3)], "fog 3"),
+        ([("fog", 3), ("snow", 3)], "fog 3, snow 3"),
+        ([("fog", 1), ("fog", 3), ("fog", 5)], "fog, severities 1, 3 and 5"),
+        ([(name, s) for name in ("fog", "snow") for s in (5, 4, 3, 2, 1)], "2 corruption types, severities 1 to 5"),
+        ([("fog", 1), ("fog", 2), ("snow", 1)], "2 corruption types, 3 conditions"),
+    ],
+)
+def test_what_the_mean_under_shift_is_over(shifts: list[tuple[str, int]], name: str) -> None:
+    study = make_study(methods={"vanilla": 1.0}, calibrators=("none",), shifts=shifts, num_subsets=1)
+    assert shift_name(study) == name
+
+
+def test_gaps_by_subset_are_shaded_by_their_sign_and_size() -> None:
+    study = make_study(methods={"vanilla": 1.0}, calibrators=("none",), shifts=())
+    study["rows"][1] |= {"accuracy": 0.9, "confidence": 0.8}
+    (row,) = gap_rows(study, variants(study)).rows
+    assert [cell.text for cell in row[2:4]] == ["-10.0", "+31.0"]
+    assert [cell.shade for cell in row[2:4]] == pytest.approx([-0.5, 1.0])
+
+
+def test_tables_by_corruption_are_means_over_its_severities() -> None:
+    study = make_study(methods={"vanilla": 1.0}, calibrators=("none",), shifts=[("fog", 1), ("fog", 5), ("snow", 1)])
+    errors = {row["corruption"] + str(row["severity"]): row["ece"] for row in study["rows"] if row["subset"] is None}
+    block = corruption_rows(study, variants(study))
+    assert block.columns == ("method", "clean", "all types", "fog", "snow")
+    fog = (errors["fog1"] + errors["fog5"]) / 2
+    mean = (errors["fog1"] + errors["fog5"] + errors["snow1"]) / 3
+    expected = [f"{value:.3f}" for value in (errors["none0"], mean, fog, errors["snow1"])]
+    assert [cell.text for cell in block.rows[0][1:]] == expected
+    by_severity, snow = severity_rows(study, variants(study))
+    assert by_severity.columns[:4] == ("method", "ECE at 1", "ECE at 5", "mean ECE")
+    assert [cell.text for cell in by_severity.rows[0][1:4]] == [
+        f"{value:.3f}" for value in (errors["fog1"], errors["fog5"], fog)
+    ]
+    assert snow.title == "snow"

@@ -19,16 +19,17 @@ from torch import Tensor
 from aradals import InputError
 from aradals.artifacts import decode_hashes, load_json, load_scores
 from aradals.config import MethodConfig
-from aradals.data import load_data, overlap
+from aradals.data import Examples, load_data, overlap
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
 from aradals.robustness import score
-from aradals.study.groups import training_subsets
+from aradals.study import SeedRun
+from aradals.study.groups import TrainingSubsets, training_subsets
 from aradals.subsets import random_subsets
 
-GROUPED = MethodConfig(num_subsets=4, rule=ADAPTIVE)
+GROUPED = MethodConfig(num_subsets=5, rule=ADAPTIVE)
 
 
-def by_rank(scores: Tensor, num_subsets: int = 4) -> Tensor:
+def by_rank(scores: Tensor, num_subsets: int = 5) -> Tensor:
     """Subsets of equal size, written once more."""
     subsets = torch.empty(len(scores), dtype=torch.int64)
     for subset, members in enumerate(np.array_split(np.argsort(scores.numpy(), kind="stable"), num_subsets)):
@@ -36,11 +37,11 @@ def by_rank(scores: Tensor, num_subsets: int = 4) -> Tensor:
     return subsets
 
 
-def margins(checkpoint: Path, examples: object) -> Tensor:
+def margins(checkpoint: Path, examples: Examples) -> Tensor:
     """First-order margins of a model that is loaded and called by hand."""
     model = build_model("small_cnn", num_classes=10, in_channels=1, width=4)
     load_checkpoint(model, checkpoint)
-    return score(model, examples.batches(), "first_order_margin").score.double()  # type: ignore[attr-defined]
+    return score(model, examples.batches(), "first_order_margin").score.double()
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +50,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_digits(tmp_path_factory.mktemp("data") / "digits.npz")
 
 
+Trained = tuple[SeedRun, list[str], TrainingSubsets]
+
+
+@pytest.fixture(scope="module")
+def cross_fitted(data: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    settings = replace(GROUPED, cross_fit=True)
+    run, log = seed_run(small_config(data, {"fitted": settings}), tmp_path_factory.mktemp("cross-fit"))
+    run.train("fitted")
+    return run, log, training_subsets(run, settings)
+
+
 class TestCrossFit:
-    @pytest.fixture(scope="class")
-    def settings(self) -> MethodConfig:
-        return replace(GROUPED, cross_fit=True)
-
-    @pytest.fixture(scope="class")
-    def trained(self, data: str, settings: MethodConfig, tmp_path_factory: pytest.TempPathFactory) -> object:
-        run, log = seed_run(small_config(data, {"fitted": settings}), tmp_path_factory.mktemp("cross-fit"))
-        run.train("fitted")
-        return run, log, training_subsets(run, settings)
-
-    def test_each_half_is_scored_by_the_model_that_has_not_seen_it(self, trained: tuple) -> None:  # type: ignore[type-arg]
-        run, _, groups = trained
+    def test_each_half_is_scored_by_the_model_that_has_not_seen_it(self, cross_fitted: Trained) -> None:
+        run, _, groups = cross_fitted
         train = run.splits.train
         scored: list[int] = []
         for fold in (0, 1):
@@ -79,8 +81,8 @@ class TestCrossFit:
         assert sorted(scored) == sorted(train.ids.tolist())
         assert [path.parent.name for path in groups.scorers] == ["without-fold-0", "without-fold-1"]
 
-    def test_subsets_are_ranks_within_the_half(self, trained: tuple) -> None:  # type: ignore[type-arg]
-        run, _, groups = trained
+    def test_subsets_are_ranks_within_the_half(self, cross_fitted: Trained) -> None:
+        run, _, groups = cross_fitted
         train, validation = run.splits.train, run.splits.validation
         quantiles = torch.zeros(len(validation))
         for fold in (0, 1):
@@ -91,8 +93,8 @@ class TestCrossFit:
             quantiles += table.score.argsort().argsort()
         assert torch.equal(groups.validation, by_rank(quantiles))
 
-    def test_it_trains_with_these_and_counts_what_they_cost(self, trained: tuple) -> None:  # type: ignore[type-arg]
-        run, log, groups = trained
+    def test_it_trains_with_these_and_counts_what_they_cost(self, cross_fitted: Trained) -> None:
+        run, log, groups = cross_fitted
         assert not (run.folder / "scorer" / "train").exists()
         assert len(groups.tables) == 4
         halves = [load_json(path.parent / "history.json")["seconds"] for path in groups.scorers]
@@ -102,7 +104,7 @@ class TestCrossFit:
         assert cost["scoring_seconds"] == pytest.approx(sum(scoring))
         assert sum("scorer of fold" in line and "epoch 2/2" in line for line in log) == 2
         [history] = run.record("fitted")["training"]
-        assert history["updates"][0]["n"] == [10, 10, 10, 10]
+        assert history["updates"][0]["n"] == [8] * 5
 
 
 def test_thresholds_cut_the_training_split_where_the_validation_subsets_begin(data: str, tmp_path: Path) -> None:
@@ -111,7 +113,7 @@ def test_thresholds_cut_the_training_split_where_the_validation_subsets_begin(da
     groups = training_subsets(run, settings)
     scores = {split: load_scores(run.scores(split))[0].score.double() for split in ("train", "validation")}
     assert torch.equal(groups.validation, by_rank(scores["validation"]))
-    lowest = [scores["validation"][groups.validation == subset].min() for subset in range(1, 4)]
+    lowest = [scores["validation"][groups.validation == subset].min() for subset in range(1, 5)]
     assert torch.equal(groups.train, sum((scores["train"] >= cut).long() for cut in lowest))
     assert not torch.equal(groups.train, by_rank(scores["train"]))
 
@@ -137,36 +139,38 @@ def test_random_subsets_need_no_scores_and_do_not_follow_any(data: str, tmp_path
     run.train("control")
     assert {path.name for path in tmp_path.iterdir()} == {"control"}
     groups = training_subsets(run, settings)
-    assert torch.equal(groups.train, random_subsets(run.splits.train.ids, 4, 0))
-    assert groups.train.bincount().tolist() == [25] * 4
+    assert torch.equal(groups.train, random_subsets(run.splits.train.ids, 5, 0))
+    assert groups.train.bincount().tolist() == [20] * 5
     assert run.cost("control")["seconds"] == run.cost("control")["training_seconds"]
     robust = by_rank(load_scores(run.scores("train"))[0].score)
-    shared = sum(int(((groups.train == r) & (robust == r)).sum()) for r in range(4))
-    assert shared < 45  # 25 by chance, 100 where they follow the scores
+    shared = sum(int(((groups.train == r) & (robust == r)).sum()) for r in range(5))
+    assert shared < 40  # 20 by chance, 100 where they follow the scores
     other, _ = seed_run(small_config(data, {"control": settings}), tmp_path / "other", seed=1)
     assert not torch.equal(training_subsets(other, settings).train, groups.train)
 
 
+WRITERS = ("ann", "bob", "eve")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parquet")
+    for split, num in (("train", 200), ("test", 60)):
+        _, inputs, labels = load_data("digits", split).__getitems__(list(range(num)))
+        encoded = []
+        for image in (inputs * 255).round().byte().numpy():
+            buffer = io.BytesIO()
+            Image.fromarray(image[0]).save(buffer, "png")
+            encoded.append({"bytes": buffer.getvalue(), "path": None})
+        writer = [WRITERS[row % 3] for row in range(num)]
+        size = [(row * 37 % num) / num for row in range(num)]
+        table = pa.table({"image": encoded, "label": labels.tolist(), "writer": writer, "size": size})
+        parquet.write_table(table, folder / f"{split}.parquet")
+    return folder
+
+
 class TestColumn:
     """A parquet file of encoded images, in which a column says who wrote them and another how large they are."""
-
-    WRITERS = ("ann", "bob", "eve")
-
-    @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        folder = tmp_path_factory.mktemp("parquet")
-        for split, num in (("train", 200), ("test", 60)):
-            _, inputs, labels = load_data("digits", split).__getitems__(list(range(num)))
-            encoded = []
-            for image in (inputs * 255).round().byte().numpy():
-                buffer = io.BytesIO()
-                Image.fromarray(image[0]).save(buffer, "png")
-                encoded.append({"bytes": buffer.getvalue(), "path": None})
-            writer = [self.WRITERS[row % 3] for row in range(num)]
-            size = [(row * 37 % num) / num for row in range(num)]
-            table = pa.table({"image": encoded, "label": labels.tolist(), "writer": writer, "size": size})
-            parquet.write_table(table, folder / f"{split}.parquet")
-        return folder
 
     def test_each_value_of_a_category_is_a_subset(self, folder: Path, tmp_path: Path) -> None:
         settings = MethodConfig(num_subsets=3, rule=ADAPTIVE, grouping="column", group_column="writer")
@@ -180,7 +184,7 @@ class TestColumn:
         assert {path.name for path in tmp_path.iterdir()} == {"by_writer"}
 
     def test_measurements_are_ranked(self, folder: Path, tmp_path: Path) -> None:
-        settings = MethodConfig(num_subsets=4, rule=ADAPTIVE, grouping="column", group_column="size")
+        settings = replace(GROUPED, grouping="column", group_column="size")
         run, _ = seed_run(small_config(str(folder), {"by_size": settings}), tmp_path)
         groups = training_subsets(run, settings)
         assert torch.equal(groups.train, by_rank(run.splits.train.ids * 37 % 200))
@@ -188,7 +192,7 @@ class TestColumn:
 
     @pytest.mark.parametrize(
         ("column", "message"),
-        [("writer", r"num_subsets=3, one for each value of the column writer, got 4"), ("weight", "'weight'")],
+        [("writer", r"num_subsets=3, one for each value of the column writer, got 5"), ("weight", "'weight'")],
     )
     def test_a_wrong_number_of_subsets_or_column_is_refused_before_training(
         self, folder: Path, tmp_path: Path, column: str, message: str

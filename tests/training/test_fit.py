@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from training_tools import assert_same, dying, weights
 
 from aradals import InputError, assign_subsets
 from aradals.config import MethodConfig, TrainingConfig
@@ -52,8 +55,9 @@ def fit(
     method: MethodConfig = ADAPTIVE,
     training: TrainingConfig = SETTINGS,
     resume: Path | None = None,
-    log: list[str] | None = None,
+    log: Callable[[str], None] = lambda line: None,
     model: nn.Module | None = None,
+    seed: int = 5,
 ) -> TrainedModel:
     def subsets(examples: Examples) -> Tensor | None:
         if method.score_every is not None:
@@ -66,54 +70,13 @@ def fit(
         VALIDATION,
         method=method,
         training=training,
-        seed=5,
+        seed=seed,
         train_subsets=subsets(TRAIN),
         validation_subsets=subsets(VALIDATION),
         device="cpu",
         resume=resume,
-        log=(log if log is not None else []).append,
+        log=log,
     )
-
-
-def weights(trained: TrainedModel) -> Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in trained.model.parameters()])
-
-
-def fit_until(
-    epoch: int,
-    hook_of: type[AdaptiveClassifier] | type[SelfScoring],
-    monkeypatch: pytest.MonkeyPatch,
-    method: MethodConfig = ADAPTIVE,
-    training: TrainingConfig = SETTINGS,
-    resume: Path | None = None,
-) -> None:
-    """Train, and die as that epoch starts: before it is scored, or after that and before it is trained."""
-    hook = hook_of.on_train_epoch_start
-
-    def die(owner: Any, *arguments: Any) -> None:
-        module = arguments[-1] if arguments else owner
-        if module.current_epoch == epoch:
-            raise RuntimeError("killed")
-        hook(owner, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(hook_of, "on_train_epoch_start", die)
-        with pytest.raises(RuntimeError, match="killed"):
-            fit(method, training, resume)
-
-
-def without_seconds(records: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
-
-
-def assert_same(resumed: TrainedModel, whole: TrainedModel) -> None:
-    """All but the time that they took."""
-    assert weights(resumed).equal(weights(whole))
-    assert resumed.updates == whole.updates
-    assert resumed.target_prob == whole.target_prob
-    assert without_seconds(resumed.epochs) == without_seconds(whole.epochs)
-    assert without_seconds(resumed.scorings) == without_seconds(whole.scorings)
-    assert len(resumed.epochs) == SETTINGS.epochs
 
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "steps"])
@@ -122,7 +85,8 @@ def test_an_interrupted_training_ends_with_the_same_weights_and_targets(
 ) -> None:
     training = replace(SETTINGS, schedule=schedule, milestones=[3, 4])
     resume = tmp_path / "resume.ckpt"
-    fit_until(3, AdaptiveClassifier, monkeypatch, training=training, resume=resume)
+    with dying(3, monkeypatch):
+        fit(training=training, resume=resume)
     assert not {"train_subsets", "validation_subsets"} & torch.load(resume, weights_only=True)["state_dict"].keys()
     assert_same(fit(training=training, resume=resume), fit(training=training))
 
@@ -141,8 +105,7 @@ def test_vanilla_is_plain_cross_entropy_in_a_plain_loop() -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    expected = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-    assert torch.allclose(weights(trained), expected, atol=1e-5)
+    assert torch.allclose(weights(trained.model), weights(model), atol=1e-5)
 
 
 def test_targets_move_only_where_they_are_told_to() -> None:
@@ -160,18 +123,20 @@ def test_updates_every_second_epoch() -> None:
 
 
 def test_automatic_update_rate_suits_the_number_of_updates() -> None:
-    training = TrainingConfig(epochs=80, batch_size=200)
-    assert fit(MethodConfig(rule=UpdateRule(rate="auto")), training).update_rate == pytest.approx(6 / 80)
+    training = TrainingConfig(epochs=62, batch_size=200)
+    assert fit(MethodConfig(rule=UpdateRule(rate="auto")), training).update_rate == pytest.approx(6 / 62)
     assert fit(MethodConfig(rule=UpdateRule(rate="auto"), update_every=2), training).update_rate == 0.1
 
 
 def test_seeds_differ_and_the_same_seed_does_not() -> None:
-    assert weights(fit()).equal(weights(fit()))
+    same, other = fit(), fit(seed=6)
+    assert weights(fit().model).equal(weights(same.model))
+    assert not weights(other.model).equal(weights(same.model))
 
 
 def test_a_target_that_runs_down_is_said() -> None:
     log: list[str] = []
-    trained = fit(MethodConfig(num_subsets=3, rule=UpdateRule(rate=300.0, leak=0.0)), log=log)
+    trained = fit(MethodConfig(num_subsets=3, rule=UpdateRule(rate=300.0, leak=0.0)), log=log.append)
     assert trained.at_lower_bound
     assert any("ran down to 1/K" in line for line in log)
 
@@ -179,6 +144,20 @@ def test_a_target_that_runs_down_is_said() -> None:
 def test_divergence_is_an_error_in_one_line() -> None:
     with pytest.raises(InputError, match=r"finite training loss.*learning_rate"):
         fit(training=TrainingConfig(epochs=3, batch_size=32, optimizer="sgd", learning_rate=1e30))
+
+
+def test_an_interrupt_is_an_interrupt(tmp_path: Path) -> None:
+    """Lightning would leave the process and ignore the signal from then on."""
+    handler = signal.getsignal(signal.SIGINT)
+
+    def log(line: str) -> None:
+        if "epoch 2/" in line:
+            raise KeyboardInterrupt("in epoch 2")
+
+    with pytest.raises(KeyboardInterrupt, match="in epoch 2"):
+        fit(MethodConfig(), resume=tmp_path / "resume.ckpt", log=log)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert_same(fit(MethodConfig(), resume=tmp_path / "resume.ckpt"), fit(MethodConfig()))
 
 
 @pytest.mark.parametrize("schedule", ["constant", "one_cycle", "cosine", "steps"])
@@ -246,12 +225,13 @@ class TestSelfScoring:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         resume = tmp_path / "resume.ckpt"
-        fit_until(epoch, hook_of, monkeypatch, SELF_SCORING, resume=resume)
+        with dying(epoch, monkeypatch, hook_of):
+            fit(SELF_SCORING, resume=resume)
         assert_same(fit(SELF_SCORING, resume=resume), fit(SELF_SCORING))
 
     def test_its_cost_is_recorded_and_said(self) -> None:
         log: list[str] = []
-        trained = fit(SELF_SCORING, log=log)
+        trained = fit(SELF_SCORING, log=log.append)
         for scoring in trained.scorings:
             assert scoring["num_forward"] == scoring["num_backward"] == len(TRAIN) + len(VALIDATION)
             assert scoring["num_failed"] == 0
@@ -274,7 +254,7 @@ class TestSelfScoring:
         modules: list[AdaptiveClassifier] = []
         monkeypatch.setattr(AdaptiveClassifier, "on_fit_end", lambda module: modules.append(module))
         log: list[str] = []
-        trained = fit(replace(SELF_SCORING, score_every=4), log=log, model=nn.Sequential(Half(), network()))
+        trained = fit(replace(SELF_SCORING, score_every=4), log=log.append, model=nn.Sequential(Half(), network()))
         failed = [examples.__getitems__(list(range(len(examples))))[1][:, 0] <= 0.5 for examples in (TRAIN, VALIDATION)]
         (scoring,) = trained.scorings
         assert scoring["num_failed"] == sum(int(part.sum()) for part in failed) > 0

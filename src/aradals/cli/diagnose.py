@@ -74,11 +74,13 @@ def run(
     from aradals.diagnosis import diagnose
     from aradals.evaluation import CLEAN
     from aradals.files import ensure_writable
+    from aradals.report.examples import class_rows, example_images
     from aradals.scoring import (
         check_attack,
         check_differentiable,
         check_num_subsets,
         score_stage,
+        scores_of,
         scoring_record,
         subsets_of,
     )
@@ -144,6 +146,10 @@ def run(
     names = [*class_names, *map(str, range(len(class_names), predicted.logits.shape[1]))]
     keys = {"method": about["model"], "seed": seed, "data": about["data"], "corruption": "none", "severity": 0}
     found = diagnose(predicted, subsets, tuple(names), keys=keys, seed=seed)
+    about["classes"] = class_rows(predicted, names)
+    if predictions is None:
+        ranking = None if scores is None else scores_of(scores, predicted.ids)
+        about["examples"] = example_images(examples, predicted, ranking)
     finish({**about, **found}, output, "diagnosis.json", json)
 
 

@@ -102,7 +102,8 @@ def run(
     from aradals.evaluation import CLEAN, evaluate_conditions, ood_rows, stored_predictions
     from aradals.files import ensure_writable
     from aradals.leakage import refuse_fitted, refuse_fitted_hashes
-    from aradals.scoring import scoring_record, subsets_of
+    from aradals.report.examples import class_rows, example_images
+    from aradals.scoring import scores_of, scoring_record, subsets_of
 
     if predictions is not None:
         refuse_beside_predictions(
@@ -178,9 +179,13 @@ def run(
         "reliability": reliability,
         "training": [],
         "calibrators": [],
+        "classes": [{"method": name, "calibrator": "none", **row} for row in class_rows(stored, class_names)],
         "out_of_distribution": out_of_distribution,
         "scoring": [scoring_record(scores, split=source.get("split") or "")] if scores is not None else [],
     }
+    if predictions is None:
+        ranking = None if scores is None else scores_of(scores, stored.ids)
+        results["examples"] = example_images(examples, stored, ranking)
     finish(results, output, "results.json", json)
 
 

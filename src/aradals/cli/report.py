@@ -1,4 +1,7 @@
-"""Write the HTML report of a folder with results.json or diagnosis.json; no model is needed."""
+"""Write the HTML report of a folder with results.json or diagnosis.json; no model is needed.
+
+Of a study of several data sets, a report is written into the folder of each.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,12 @@ EXAMPLE = "aradals report runs/demo"
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     """The folder, and where to write."""
     parser.add_argument("folder", type=Path, help="holds results.json or diagnosis.json")
-    parser.add_argument("--output", type=Path | None, default=None, help="FOLDER/report.html by default")
+    parser.add_argument(
+        "--output",
+        type=Path | None,
+        default=None,
+        help="FOLDER/report.html by default; of several data sets, the folder to write below",
+    )
     return arguments
 
 
@@ -31,9 +39,15 @@ def run(folder: Path, output: Path | None) -> None:
             got="neither",
             hint="the --output folder of aradals run, evaluate or diagnose",
         )
-    target = output or folder / "report.html"
     results = load_json(found[0])
     if not isinstance(results, dict):
         raise InputError(expected=f"keys and values in {found[0]}", got=type(results).__name__, hint="another folder")
-    write_report(results, target)
-    print(f"report: {target}")
+    targets = [(results, output or folder / "report.html")]
+    if results.get("kind") == "studies":
+        from aradals.study import folder_name
+
+        below = output or folder
+        targets = [(study, below / folder_name(study["data"]["name"]) / "report.html") for study in results["studies"]]
+    for content, target in targets:
+        write_report(content, target)
+        print(f"report: {target}")

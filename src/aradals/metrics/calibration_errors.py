@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aradals.metrics.outcomes import (
+from aradals.metrics.per_example import (
     ClassGaps,
     Ranking,
     assign_bins,

@@ -13,7 +13,7 @@ from aradals.metrics.calibration_errors import (
     mean_abs_gap,
     mean_class_gap,
 )
-from aradals.metrics.outcomes import ClassGaps, Outcomes, outcomes_and_class_gaps
+from aradals.metrics.per_example import ClassGaps, Outcomes, outcomes_and_class_gaps
 from aradals.metrics.scores import brier_calibration_part, brier_refinement_part
 from aradals.metrics.selective import most_confident, ranked_auroc, selective_risk
 from aradals.metrics.smooth import grid_gaps, smooth_error

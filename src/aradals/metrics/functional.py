@@ -19,7 +19,7 @@ from aradals.metrics.calibration_errors import (
     subset_calibration_error,
 )
 from aradals.metrics.family import all_metrics
-from aradals.metrics.outcomes import Outcomes, check_classes, outcomes
+from aradals.metrics.per_example import Outcomes, check_classes, outcomes
 from aradals.metrics.scores import (
     accuracy,
     brier_calibration,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aradals.metrics.outcomes import assign_bins, check_subsets, confidences, membership, subset_membership
+from aradals.metrics.per_example import assign_bins, check_subsets, confidences, membership, subset_membership
 
 CHUNK_ELEMENTS = 2**22
 """Random numbers drawn at a time (32 MB in float64); bounds memory, does not change the distribution."""

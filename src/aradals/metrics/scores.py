@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aradals.metrics.outcomes import ClassGaps, Outcomes, outcomes, outcomes_and_class_gaps
+from aradals.metrics.per_example import ClassGaps, Outcomes, outcomes, outcomes_and_class_gaps
 
 
 def accuracy(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aradals.errors import InputError
-from aradals.metrics.outcomes import Ranking, check_predictions, outcomes, rank
+from aradals.metrics.per_example import Ranking, check_predictions, outcomes, rank
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,61 @@ def most_confident(ranking: Ranking, coverage: float) -> Tensor:
     # Rounded before, so that 0.07 · 100 = 7.000000000000001 is 7.
     count = max(1, math.ceil(round(coverage * len(ranking.order), 6)))
     return ranking.mean_correct[-count:]
+
+
+def aurc_terms(ranking: Ranking) -> Tensor:
+    """Numbers whose mean is the AURC and whose spread is its sampling error (its influence function), by example.
+
+    AURC = mean_j r_j with the risk r_j = (errors from rank j on) / k_j, k_j = examples from rank j on. An example at
+    rank i adds its own r_i, and moves every risk r_j with j <= i by (error_i - r_j) / k_j.
+    """
+    risk = selective_risk(ranking)
+    kept = torch.arange(len(risk), 0, -1, dtype=risk.dtype)
+    terms = risk + (1 - ranking.correct) * (1 / kept).cumsum(0) - (risk / kept).cumsum(0)
+    return torch.empty_like(terms).scatter_(0, ranking.order, terms)
+
+
+def auroc_terms(ranking: Ranking, auroc: float) -> Tensor:
+    """The same of `ranked_auroc`: its projection on single examples (DeLong et al. 1988).
+
+    A right example shows the share of wrong ones below it, a wrong one the share of right ones above it.
+    """
+    n, right = len(ranking.order), float(ranking.correct.sum())
+    if not 0 < auroc < 1:
+        return torch.full((n,), auroc, dtype=torch.float64)
+    wrong_share, right_share = ((n - right) / n, right / n)
+    count = torch.bincount(ranking.first, minlength=n)[ranking.first]
+
+    def share_below(events: Tensor) -> Tensor:
+        """Share of examples that are less confident, or half of those as confident, and of this kind."""
+        before = (events.cumsum(0) - events)[ranking.first]
+        return (before + events * count / 2) / n  # of one confidence all have the same mean number of events
+
+    wrong_below = share_below(1 - ranking.mean_correct) / wrong_share
+    right_above = 1 - share_below(ranking.mean_correct) / right_share
+    terms = (
+        auroc
+        + ranking.correct * (wrong_below - auroc) / right_share
+        + (1 - ranking.correct) * (right_above - auroc) / wrong_share
+    )
+    return torch.empty_like(terms).scatter_(0, ranking.order, terms)
+
+
+def effective_sample(ranking: Ranking, coverage: float) -> tuple[Tensor, Tensor]:
+    """The accuracy A at a coverage c as successes of independent examples, of as many as have its sampling error.
+
+    The limit of confidence is a quantile of the sample. With accuracy a near the limit, the variance is
+    [A (1 - A) + (1 - c) (A - a)²] / (c N): the first part is that of a fixed limit.
+    """
+    kept = most_confident(ranking, coverage)
+    n, width = len(ranking.order), math.isqrt(len(ranking.order))
+    limit = n - len(kept)
+    near = ranking.mean_correct[max(0, limit - width) : limit + width + 1].mean()
+    accuracy = kept.mean().clamp(0, 1)
+    variance = accuracy * (1 - accuracy)
+    inflation = 1 + (1 - coverage) * (accuracy - near).square() / variance
+    count = len(kept) / (inflation if variance > 0 else torch.ones_like(variance))
+    return accuracy * count, count
 
 
 def aurc(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from aradals.metrics.outcomes import outcomes
+from aradals.metrics.per_example import outcomes
 
-GRID_CELLS = 4096
-"""Cells of the grid on [0, 1]: for bandwidths from 0.01 the error of the grid is below 1e-4 of the value."""
+GRID_CELLS = 2048
+"""Cells of the grid on [0, 1]. Placing gaps on it widens a kernel of width 0.01 by a factor of 1.0002."""
 
 
-def smooth_calibration_error(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None
-) -> float:
+def smooth_calibration_error(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
     """Smooth ECE (Błasiok and Nakkiran 2023) of the confidence of the predicted class, in [0, 1].
 
     smECE_σ = ∫ |(1 / N) Σ_i (confidence_i - correct_i) k_σ(t, confidence_i)| dt over [0, 1], where k_σ is the Gaussian
@@ -53,26 +52,32 @@ def grid_position(confidence: Tensor, num_cells: int) -> tuple[Tensor, Tensor]:
 
 def smooth_error(gaps: Tensor) -> float:
     """The fixed point smECE_σ = σ, for mean gaps at the points of a grid, shape (G + 1,)."""
+    smoothed = smoother(gaps)
     low, high = 0.0, 1.0
-    for _ in range(30):  # 2^-30, far below the error of the grid
+    for _ in range(20):  # to 1e-6, far below the error of the grid
         sigma = (low + high) / 2
-        if float(smoothed_gaps(gaps, sigma).abs().sum()) > sigma:
+        if float(smoothed(sigma).abs().sum()) > sigma:
             low = sigma
         else:
             high = sigma
     return high
 
 
-def smoothed_gaps(gaps: Tensor, sigma: float) -> Tensor:
-    """Mean gaps at the points of a grid after smoothing; shape (..., G + 1). The sum of |.| is smECE_σ.
+def smoother(gaps: Tensor) -> Callable[[float], Tensor]:
+    """A function from σ to smoothed gaps at the points of a grid, shape (..., G + 1); the sum of |.| is smECE_σ.
 
-    The kernel reflected at both ends is a plain Gaussian on the even extension of period 2, and a Gaussian of
-    wave number ω is exp(-(ωσ)² / 2).
+    The kernel reflected at both ends is a plain Gaussian on the even extension of period 2, and there a product: with
+    exp(-(ωσ)² / 2) at wave number ω.
     """
     num_cells = gaps.shape[-1] - 1
     ends = torch.ones(num_cells + 1, dtype=gaps.dtype, device=gaps.device)
-    ends[[0, -1]] = 2  # a mass on the mirror coincides with its image
-    period = torch.cat([gaps * ends, gaps[..., 1:-1].flip(-1)], -1)
+    ends[[0, -1]] = 2  # a gap on the mirror coincides with its image
+    spectrum = torch.fft.rfft(torch.cat([gaps * ends, gaps[..., 1:-1].flip(-1)], -1))
     wave_number = math.pi * torch.arange(num_cells + 1, dtype=gaps.dtype, device=gaps.device)
-    spectrum = torch.fft.rfft(period) * (-(wave_number * sigma).square() / 2).exp()
-    return torch.fft.irfft(spectrum, 2 * num_cells)[..., : num_cells + 1] / ends
+
+    def smoothed(sigma: float) -> Tensor:
+        kernel = (-(wave_number * sigma).square() / 2).exp()
+        period: Tensor = torch.fft.irfft(spectrum * kernel, 2 * num_cells)
+        return period[..., : num_cells + 1] / ends
+
+    return smoothed

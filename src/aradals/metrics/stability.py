@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aradals.errors import InputError
 from aradals.metrics.bootstrap import resample_means
-from aradals.metrics.outcomes import check_subsets
+from aradals.metrics.per_example import check_subsets
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-4, 1e4
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from aradals.metrics.bootstrap import estimate_metrics
-from aradals.metrics.outcomes import check_subsets
-from aradals.metrics.noise import ece_noise_floor, subset_noise_floor
+from aradals.metrics.estimates import estimate_outcomes
+from aradals.metrics.family import family
+from aradals.metrics.noise import noise_floors
+from aradals.metrics.per_example import check_subsets, outcomes_and_class_gaps
+
+MetricRow = dict[str, float | None]
 
 
 def summarise(
@@ -18,7 +23,8 @@ def summarise(
     num_bins: int = 15,
     num_resamples: int = 1000,
     seed: int = 0,
-) -> dict[str, float]:
+    smooth: bool = True,
+) -> MetricRow:
     """Metrics, 95 % intervals (``_low``, ``_high``) and noise floors; fractions, not percent.
 
     The calibration errors are the usual estimates, inflated by finite samples; their intervals are for the
@@ -29,34 +35,43 @@ def summarise(
         logits: finite floats, shape (N, K).
         labels: integer, shape (N,), in [0, K).
         subsets: robustness subset of each example, integer >= 0, shape (N,).
-        num_bins: bins of the ECE.
+        num_bins: bins of all binned metrics.
         num_resamples: bootstrap resamples.
         seed: of the resamples and of the noise floors.
+        smooth: also the interval of the smooth ECE, which costs as much as all others together.
 
     Returns:
-        ``n``; ``accuracy, confidence, nll, brier, ece``, each also with ``_low`` and ``_high``;
-        ``ece_noise_floor`` (the mean) and ``ece_noise_floor_p95``. With subsets also
+        ``n``; the metrics of `all_metrics`, and ``_low`` and ``_high`` of those that `estimate_metrics` has an interval
+        for; ``ece_noise_floor`` (the mean) and ``ece_noise_floor_p95``. With subsets also
         ``subset_calibration_error`` and ``largest_subset_calibration_error``, each with ``_low`` and
-        ``_high``, and ``subset_noise_floor`` and ``largest_subset_noise_floor`` (means).
+        ``_high``, and ``subset_noise_floor`` and ``largest_subset_noise_floor`` (means), each with ``_p95``. None is
+        what is not defined, see `estimate_metrics`.
 
     Raises:
         InputError: see `outcomes`; subsets of another shape, or negative.
     """
-    estimates = estimate_metrics(
-        labels, logits=logits, subsets=subsets, num_bins=num_bins, num_resamples=num_resamples, seed=seed
-    )
-    row: dict[str, float] = {"n": len(labels)}
-    for name, estimate in estimates.items():
-        row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-    floor = ece_noise_floor(logits=logits, num_bins=num_bins, seed=seed)
-    row |= {"ece_noise_floor": floor.mean, "ece_noise_floor_p95": floor.p95}
+    examples, class_gaps = outcomes_and_class_gaps(labels, logits=logits, num_bins=num_bins)
     if subsets is not None:
-        subset_floor = subset_noise_floor(subsets, logits=logits, seed=seed)
+        check_subsets(subsets, len(labels))
+    estimates = estimate_outcomes(
+        examples, subsets, num_bins=num_bins, num_resamples=num_resamples, seed=seed, smooth=smooth
+    )
+    metrics = family(examples, class_gaps) | {name: estimate.value for name, estimate in estimates.items()}
+    row: MetricRow = {"n": len(labels)}
+    for name, value in metrics.items():
+        row[name] = value
+        if name in estimates:
+            row |= {f"{name}_low": estimates[name].low, f"{name}_high": estimates[name].high}
+    floor, subset_floor = noise_floors(examples.confidence.cpu(), subsets, num_bins=num_bins, seed=seed)
+    row |= {"ece_noise_floor": floor.mean, "ece_noise_floor_p95": floor.p95}
+    if subset_floor is not None:
         row |= {
             "subset_noise_floor": subset_floor.mean.mean,
+            "subset_noise_floor_p95": subset_floor.mean.p95,
             "largest_subset_noise_floor": subset_floor.largest.mean,
+            "largest_subset_noise_floor_p95": subset_floor.largest.p95,
         }
-    return row
+    return {name: None if value is None or math.isnan(value) else value for name, value in row.items()}
 
 
 def summarise_by_subset(
@@ -67,8 +82,11 @@ def summarise_by_subset(
     num_bins: int = 15,
     num_resamples: int = 1000,
     seed: int = 0,
-) -> list[dict[str, float]]:
-    """`summarise` for each robustness subset that holds examples, in order; the key ``subset`` says which."""
+) -> list[MetricRow]:
+    """`summarise` for each robustness subset that holds examples, in order, without the interval of the smooth ECE.
+
+    The key ``subset`` says which.
+    """
     check_subsets(subsets, len(labels))
     return [
         {"subset": int(subset)}
@@ -78,6 +96,7 @@ def summarise_by_subset(
             num_bins=num_bins,
             num_resamples=num_resamples,
             seed=seed,
+            smooth=False,
         )
         for subset in torch.unique(subsets)
     ]

@@ -56,7 +56,7 @@ def example_images(
         chosen = {"least_robust": scores.argsort(stable=True)[:count], **chosen}
     position = {example: place for place, example in enumerate(examples.ids.tolist())}
     names = [*examples.class_names, *map(str, range(examples.num_classes, predictions.logits.shape[1]))]
-    found = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for kind, index in chosen.items():
         if not len(index):
             found[kind] = []

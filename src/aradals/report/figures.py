@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from itertools import pairwise
 
 from aradals.report.panels import (
     BoxPanel,
@@ -32,24 +33,25 @@ MIN_BOX = 5
 LEFT, RIGHT = 48.0, WIDTH - 12
 
 
-def draw_subsets(panel: SubsetPanel, *, lowest: float = 0.0, highest_ece: float = 1.0) -> str:
+def draw_subsets(panel: SubsetPanel, *, lowest: float = 0.0, highest: float = 1.0, highest_ece: float = 1.0) -> str:
     """Accuracy and confidence by subset with the gap shaded, and below it the ECE with its noise floor.
 
     Args:
         panel: what to draw.
         lowest: lower end of the upper axis, the same for panels that are to be compared.
+        highest: its upper end, likewise.
         highest_ece: upper end of the lower axis, likewise.
     """
     drawing = Drawing(356)
     subsets = list(range(len(panel.accuracy)))
     x = Scale(-0.4, max(len(subsets) - 0.6, 0.4), LEFT, RIGHT)
-    y = Scale(lowest, 1.0, 196, 28)
+    y = Scale(lowest, highest, 196, 28)
     y_ece = Scale(0.0, highest_ece, 300, 216)
     drawing.title(panel.title)
     drawing.y_axis(y, LEFT, RIGHT, "fraction")
     drawing.y_axis(y_ece, LEFT, RIGHT, "ECE", 3)
     gaps = [c - a for c, a in zip(panel.confidence, panel.accuracy, strict=True)]
-    for left, right in zip(subsets, subsets[1:], strict=False):
+    for left, right in pairwise(subsets):
         _shade(drawing, x, y, panel, left, right)
     entries = [("0", "over", "confidence"), ("1", "under", "accuracy")]
     entries += [
@@ -97,7 +99,7 @@ def draw_reliability(panel: ReliabilityPanel) -> str:
     x, y, y_share = Scale(-0.02, 1.02, LEFT, RIGHT), Scale(-0.02, 1.02, 250, 28), Scale(0, 1, 340, 270)
     ticks = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     drawing.title(panel.title)
-    drawing.y_axis(y, LEFT, RIGHT, "accuracy")
+    drawing.y_axis(y, LEFT, RIGHT, "accuracy", 6)
     drawing.y_axis(y_share, LEFT, RIGHT, "share", 2)
     for tick in ticks:
         drawing.line(x(tick), 28, x(tick), 250, "grid")
@@ -197,7 +199,7 @@ def draw_dots(panel: DotPanel, *, limits: tuple[float, float] | None = None) -> 
 
 
 def dot_limits(panels: Sequence[DotPanel]) -> tuple[float, float]:
-    """Ends of an axis that holds all values and intervals of the panels, and zero unless that would waste half of it."""
+    """Ends of an axis for all values and intervals; errors start at zero unless that would waste half of it."""
     found = [
         value
         for panel in panels
@@ -207,7 +209,7 @@ def dot_limits(panels: Sequence[DotPanel]) -> tuple[float, float]:
         if math.isfinite(value)
     ]
     low, high = min(found, default=0.0), max(found, default=1.0)
-    if low > 0 and (low < 0.5 * high or not found):
+    if 0 < low < 0.5 * high and all(panel.quantity != "accuracy" for panel in panels):
         low = 0.0
     padding = 0.04 * (high - low) or 0.01
     return (low - padding if low != 0 else 0.0), high + padding
@@ -283,7 +285,7 @@ def _shade(drawing: Drawing, x: Scale, y: Scale, panel: SubsetPanel, left: int, 
         share = first / (first - second)
         crossing = tuple(a + share * (b - a) for a, b in zip(*corners, strict=True))
         corners.insert(1, (crossing[0], crossing[1], crossing[1]))
-    for (x1, top1, bottom1), (x2, top2, bottom2) in zip(corners, corners[1:], strict=False):
+    for (x1, top1, bottom1), (x2, top2, bottom2) in pairwise(corners):
         classes = "over" if top1 + top2 <= bottom1 + bottom2 else "under"
         drawing.area([(x1, top1), (x2, top2), (x2, bottom2), (x1, bottom1)], classes)
 

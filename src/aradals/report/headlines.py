@@ -2,10 +2,10 @@
 
 The rule: a method is called lower or higher only where the 95 % interval of the paired difference excludes zero
 (`aradals.report.summary.difference`), or, where results hold no such difference, where the two 95 % intervals do not
-overlap (`aradals.report.summary.compare`); all else "cannot be told apart". A calibration error is more than noise only where it
-exceeds the 95th percentile of its noise floor, what a perfectly calibrated model would show on as many examples, and
-its interval excludes zero; two methods within noise are not told apart, whatever their intervals. A gap is called
-over- or underconfidence only where its interval excludes zero. Classes are tested together (Bonferroni).
+overlap (`aradals.report.summary.compare`); all else "cannot be told apart". A calibration error is more than noise only
+where it exceeds the 95th percentile of its noise floor, what a perfectly calibrated model would show on as many
+examples, and its interval excludes zero; two methods within noise are not told apart, whatever their intervals. A gap
+is called over- or underconfidence only where its interval excludes zero. Classes are tested together (Bonferroni).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from aradals.audit import describe_audit
 from aradals.calibration.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
 from aradals.report.summary import (
     CLEAN,
+    NOISE_FLOORS,
     NOISE_LIMITS,
     Condition,
     Measure,
@@ -52,7 +53,7 @@ WARNING = "Warning: "
 MAX_CLASSES = 4
 """How many classes a sentence names at most; the figure has the rest."""
 
-MAX_NAMED = 3
+MAX_NAMED = 2
 """How many methods a sentence names of a kind where there are more than `FEW`; the tables have the rest."""
 
 FEW = 4
@@ -199,9 +200,11 @@ def _many_gaps(where: str, gaps: Mapping[Variant, Measure]) -> list[str]:
         if found := groups.get(word):
             ends = found if len(found) < 3 else [found[0], found[-1]]
             named = " to ".join(f"{variant.label} {_gap(gaps[variant])[1]}" for variant in ends)
-            parts.append(f"{len(found)} {word}{', from' if len(ends) > 1 else ':'} {named}")
+            parts.append(f"{len(found)} {_are(found)} {word}{', from' if len(ends) > 1 else ':'} {named}")
     if found := groups.get(""):
-        parts.append(f"{len(found)} not told apart from zero: {_first([variant.label for variant in found])}")
+        parts.append(
+            f"{len(found)} {_are(found)} not told apart from zero: {_first([variant.label for variant in found])}"
+        )
     ours = Variant("ar_adals")
     own = f"; {_gap_words(ours.label, gaps[ours])}" if ours in gaps else ""
     return [f"Of {len(gaps)} others on {where}, {'; '.join(parts)}{own}."]
@@ -213,7 +216,8 @@ def _error_sentence(results: Results, key: str, where: str) -> list[str]:
     before = measure(results, first, key, conditions=conditions)
     if not before.known:
         return []
-    mean = f" (mean over {shift_name(results)})" if len(conditions) > 1 else ""
+    what = shift_name(results) if len(conditions) == 1 else f"mean over {shift_name(results)}"
+    mean = "" if conditions == [CLEAN] else f" ({what})"
     groups: dict[str, list[tuple[float, str]]] = {"lower": [], "higher": [], "unclear": []}
     for variant in main_variants(results):
         after = measure(results, variant, key, conditions=conditions)
@@ -227,8 +231,9 @@ def _error_sentence(results: Results, key: str, where: str) -> list[str]:
             value = _size(paired)
         else:
             value = _fraction(after)
-        noise = ", within noise" if relation == "lower" and _within_noise(results, variant, key, conditions) else ""
-        groups[relation].append((-abs(after.value - before.value), f"{variant.label} {value}{noise}"))
+        if relation == "lower" and _within_noise(results, variant, key, conditions):
+            value = f"{value.removesuffix(')')}; within noise)"
+        groups[relation].append((-abs(after.value - before.value), f"{variant.label} {value}"))
     names = {"lower": "lower", "higher": "higher", "unclear": f"not told apart from {first.label}"}
     many = sum(map(len, groups.values())) > FEW
     parts = [
@@ -237,7 +242,7 @@ def _error_sentence(results: Results, key: str, where: str) -> list[str]:
         if group
     ]
     own = f"{first.label} {_fraction(before)}{_noise_words(results, first, conditions, key)}"
-    return [f"{'; '.join([f'{ERRORS[key]} {where}{mean}: {own}', *parts])}."]
+    return [f"{'; '.join([f'{_start(ERRORS[key])} {where}{mean}: {own}', *parts])}."]
 
 
 def _rival_sentence(results: Results) -> list[str]:
@@ -281,7 +286,7 @@ def _accuracy_sentence(results: Results) -> list[str]:
     if not own:
         return []
     named = [text for _, text in (sorted(clear) if len(clear) > FEW else clear)]
-    parts = [f"Accuracy: {first.label} {' and '.join(own)}", *named[: MAX_NAMED if len(named) > FEW else FEW]]
+    parts = [f"Accuracy: {first.label} {' and '.join(own)}", *(named if len(named) <= FEW else named[:MAX_NAMED])]
     if more := len(named) - (len(parts) - 1):
         parts.append(f"{more} more differences from {first.label} are smaller")
     if len(clear) < len(others) * len(own):
@@ -330,9 +335,11 @@ def _cost_sentence(results: Results) -> list[str]:
 
 def _scope(results: Results) -> str:
     seeds, size = len(seeds_of(results)), f"{num_examples(results):,} test examples"
-    paired = " Differences are paired; each has its own 95 % interval, not widened for their number." if (
-        results.get("comparisons")
-    ) else ""
+    paired = (
+        " Differences are paired; each has its own 95 % interval, not widened for their number."
+        if (results.get("comparisons"))
+        else ""
+    )
     if results.get("kind") == "evaluation":
         size = size.replace("test ", "")
         return f"In brackets: 95 % intervals, which cover the sampling of the {size} and nothing else."
@@ -398,7 +405,9 @@ def _relation(results: Results, first: Variant, second: Variant, key: str, condi
 
 def _within_noise(results: Results, variant: Variant, key: str, conditions: Sequence[Condition]) -> bool | None:
     """Whether chance explains a calibration error; None where its noise floor is not known."""
-    error, limit = (measure(results, variant, name, conditions=conditions) for name in (key, NOISE_LIMITS[key]))
+    names = (key, NOISE_LIMITS[key], NOISE_FLOORS[key])
+    error, limit, floor = (measure(results, variant, name, conditions=conditions) for name in names)
+    limit = limit if limit.known else floor
     return error.value <= limit.value or error.low <= 0 if limit.known else None
 
 
@@ -409,9 +418,13 @@ def _noise_words(results: Results, variant: Variant, conditions: Sequence[Condit
 
 def _first(names: Sequence[str], separator: str = ", ", *, all_of: bool = False) -> str:
     """The first names, and how many more there are."""
-    if all_of or len(names) <= FEW:
+    if all_of or len(names) <= MAX_NAMED + 1:
         return separator.join(names)
     return f"{separator.join(names[:MAX_NAMED])} and {len(names) - MAX_NAMED} more"
+
+
+def _are(found: Sequence[object]) -> str:
+    return "is" if len(found) == 1 else "are"
 
 
 def _size(paired: Measure) -> str:

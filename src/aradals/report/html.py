@@ -7,7 +7,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,8 @@ from aradals.report.summary import (
     condition_name,
     data_name,
     indexed,
+    key_variants,
     main_methods,
-    main_variants,
     methods_of,
     num_examples,
     num_subsets,
@@ -47,6 +47,7 @@ from aradals.report.tables import (
     diagnosis_rows,
     gap_rows,
     metric_rows,
+    ood_table,
     severity_rows,
     stability_rows,
     table_note,
@@ -86,8 +87,14 @@ AUDIT_NAMES = {
     "seconds": "seconds",
 }
 EXAMPLE_KINDS = {
-    "least_robust": "Least robust",
-    "most_wrongly_confident": "Most wrongly confident",
+    "least_robust": (
+        "Least robust",
+        "The smallest changes of the input flip these predictions. The score estimates how small.",
+    ),
+    "most_wrongly_confident": (
+        "Most wrongly confident",
+        "The wrong predictions of the highest confidence, first the worst. Some labels may be wrong, too.",
+    ),
 }
 NO_SUBSETS = "no robustness scores were given, so nothing is told by robustness"
 
@@ -112,11 +119,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Part:
-    """Drawings, tables and pictures with a note on how to read them; with a name in ``fold``, behind that name."""
+    """Drawings, tables or titled pictures, and how to read them; with a name in ``fold``, behind that name."""
 
     drawings: Sequence[Drawing] = ()
     tables: Sequence[TableBlock] = ()
     pictures: Sequence[Picture] = ()
+    title: str = ""
     note: str = ""
     fold: str = ""
 
@@ -263,6 +271,10 @@ def _method_parts(results: Results) -> list[Part]:
             fold=f"All {len(all_variants)} variants in numbers",
         ),
         Part(
+            tables=[ood_table(results)],
+            note="AUROC: the chance that an example of these data is given a higher confidence than one of the others.",
+        ),
+        Part(
             tables=metric_rows(results, all_variants),
             note="Every metric that was computed; intervals of the main ones are in the tables above.",
             fold="All metrics",
@@ -273,13 +285,12 @@ def _method_parts(results: Results) -> list[Part]:
 def _subset_parts(results: Results) -> list[Part]:
     shown, rest = _shown_and_rest(results)
     panels = [prepared.prepare_subsets(results, group) for group in (shown, rest)]
-    draw = _subset_drawer([panel for group in panels for panel in group])
     note = _read_subsets(_uncertainty(results))
     tables = [gap_rows(results, shown_variants(results))] if num_subsets(results) else []
     return [
         Part(tables=tables, note=READ_SHADES),
-        Part(_draw(draw, panels[0], "subsets"), note=note),
-        Part(_draw(draw, panels[1], "subsets"), note=note, fold=f"{len(panels[1])} more variants"),
+        Part(_draw(_subset_drawer(panels[0]), panels[0], "subsets"), note=note),
+        Part(_draw(_subset_drawer(panels[1]), panels[1], "subsets"), note=note, fold=f"{len(panels[1])} more variants"),
         Part(
             tables=[gap_rows(results, variants(results))] if num_subsets(results) and rest else [],
             note=READ_SHADES,
@@ -289,31 +300,29 @@ def _subset_parts(results: Results) -> list[Part]:
 
 
 def _shift_parts(results: Results) -> list[Part]:
-    if not (shifts := shift_conditions(results)):
+    if not shift_conditions(results):
         return []
     shown, rest = _shown_and_rest(results)
     panels = [prepared.prepare_boxes(results, group) for group in (shown, rest)]
-    highest = max((value for group in panels for panel in group for each in panel.values for value in each), default=1)
-    draw = partial(figures.draw_boxes, highest=1.05 * highest or 1.0)
     note = (
         f"Shifts: {shift_name(results)}. Boxes, where there are {figures.MIN_BOX} types or more, hold the middle half "
         "of them; the diamond is their mean, which the tables and sentences of this report use."
     )
-    tables = severity_rows(results, variants(results))
-    names = {name.replace("_", " ") for name, _ in shifts}
     return [
         Part(tables=[corruption_rows(results, shown_variants(results))], note=READ_ERROR_SHADES),
-        Part(_draw(draw, panels[0], "severity"), note=note),
-        Part(_draw(draw, panels[1], "severity"), note=note, fold=f"Severities of {len(panels[1])} more variants"),
+        Part(_draw(_box_drawer(panels[0]), panels[0], "severity"), note=note),
+        Part(
+            _draw(_box_drawer(panels[1]), panels[1], "severity"),
+            note=note,
+            fold=f"Severities of {len(panels[1])} more variants",
+        ),
         Part(
             tables=[corruption_rows(results, variants(results))] if rest else [],
             note=READ_ERROR_SHADES,
             fold="Corruptions of all variants",
         ),
-        *(
-            Part(tables=[table], note=READ_ERROR_SHADES, fold=f"Corruption: {table.title}")
-            for table in tables
-            if table.title in names
+        Part(
+            tables=severity_rows(results, [*shown, *rest]), note=READ_ERROR_SHADES, fold="A table for each corruption"
         ),
     ]
 
@@ -362,12 +371,12 @@ def _target_parts(results: Results) -> list[Part]:
 
 
 def _class_parts(results: Results) -> list[Part]:
-    """From the optional ``classes``: rows of `aradals.report.examples.class_rows`, with method and calibrator if any."""
+    """From the optional ``classes``, as `aradals.report.examples.class_rows` gives them, with method and calibrator."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in results.get("classes") or []:
         label = Variant(row["method"], row.get("calibrator", "none")).label if "method" in row else "by class"
         groups.setdefault(label, []).append(row)
-    parts = []
+    parts: list[Part] = []
     for label, rows in groups.items():
         panel = prepared.prepare_by_class(rows)
         named = [replace(panel, title=prepared.shorten(label, prepared.MAX_TITLE))] if panel else []
@@ -387,7 +396,7 @@ def _class_parts(results: Results) -> list[Part]:
 def _image_parts(results: Results) -> list[Part]:
     """From the optional ``examples``, as `aradals.report.examples.example_images` gives them."""
     parts = []
-    for kind, title in EXAMPLE_KINDS.items():
+    for kind, (title, note) in EXAMPLE_KINDS.items():
         pictures = []
         for row in (results.get("examples") or {}).get(kind) or []:
             right = row["label"] == row["predicted"]
@@ -395,14 +404,8 @@ def _image_parts(results: Results) -> list[Part]:
             lines = [f"{verdict}", f"confidence {100 * row['confidence']:.1f} %"]
             lines += [] if row.get("score") is None else [f"score {row['score']:.3g}"]
             pictures.append(Picture(row["png"], f"{title} image {row['id']}: {verdict}", [*lines, f"id {row['id']}"]))
-        parts.append(Part(pictures=pictures, note=f"{title}: {_read_pictures(kind)}"))
+        parts.append(Part(pictures=pictures, title=title, note=note))
     return parts
-
-
-def _read_pictures(kind: str) -> str:
-    if kind == "least_robust":
-        return "the smallest change of the input flips these predictions. The score estimates its size."
-    return "wrong predictions of the highest confidence, first the worst. Look for wrong labels among them, too."
 
 
 def _diagnosis_sections(diagnosis: Results) -> list[Section]:
@@ -415,9 +418,9 @@ def _diagnosis_sections(diagnosis: Results) -> list[Section]:
         prepared.prepare_diagnosis_subsets(diagnosis),
         prepared.prepare_diagnosis_reliability(diagnosis),
     )
-    first = [reliability[0], *({id(panel): panel for panel in (*reliability[1:2], *reliability[-1:])}.values())]
-    first = list({id(panel): panel for panel in first}.values())
-    rest = [panel for panel in reliability if panel not in first]
+    # All examples, and the two ends.
+    ends = [reliability[index] for index in sorted({0, min(1, len(reliability) - 1), len(reliability) - 1})]
+    between = reliability[2:-1]
     class_table = _table(
         "classes of the least robust subset",
         ("class", "n", "share %", "share of all %", "accuracy %", "confidence %"),
@@ -449,13 +452,13 @@ def _diagnosis_sections(diagnosis: Results) -> list[Section]:
             "Reliability",
             [
                 Part(
-                    _draw(figures.draw_reliability, first, "reliability"),
+                    _draw(figures.draw_reliability, ends, "reliability"),
                     note=f"{READ_RELIABILITY}{cancel}",
                 ),
                 Part(
-                    _draw(figures.draw_reliability, rest, "reliability"),
+                    _draw(figures.draw_reliability, between, "reliability"),
                     note=READ_RELIABILITY,
-                    fold=f"{len(rest)} more subsets",
+                    fold=f"{len(between)} more subsets",
                 ),
             ],
         ),
@@ -474,11 +477,11 @@ def _diagnosis_sections(diagnosis: Results) -> list[Section]:
 
 
 def _shown_and_rest(results: Results) -> tuple[list[Variant], list[Variant]]:
-    """Variants with figures, and those with folded ones: in a large study methods as trained, and main ones calibrated.
+    """Variants with a figure, and with a folded one: in a large study key ones, then main ones and all as trained.
 
-    Numbers of all others are in the tables.
+    Numbers of the others are in the tables.
     """
-    shown, main = shown_variants(results), main_methods(results)
+    shown, main = key_variants(results), main_methods(results)
     rest = [v for v in variants(results) if v not in shown and (v.calibrator == "none" or v.method in main)]
     return shown, rest
 
@@ -504,14 +507,24 @@ def _first_seed(results: Results) -> str:
 def _subset_drawer(panels: Sequence[prepared.SubsetPanel]) -> Callable[[prepared.SubsetPanel], str]:
     """All on the same axes, so that they compare."""
     levels = [
-        x for panel in panels for x in (*panel.accuracy_low, *panel.accuracy, *panel.confidence) if math.isfinite(x)
+        x
+        for panel in panels
+        for x in (*panel.accuracy_low, *panel.accuracy_high, *panel.confidence)
+        if math.isfinite(x)
     ]
     errors = [x for panel in panels for x in (*panel.ece_high, *panel.ece, *panel.noise_floor) if math.isfinite(x)]
     return partial(
         figures.draw_subsets,
         lowest=math.floor(10 * min(levels, default=0)) / 10,
+        highest=math.ceil(10 * max(levels, default=1)) / 10,
         highest_ece=max(0.02, 1.08 * max(errors, default=0)),
     )
+
+
+def _box_drawer(panels: Sequence[prepared.BoxPanel]) -> Callable[[prepared.BoxPanel], str]:
+    """All on the same axis."""
+    highest = max((value for panel in panels for values in panel.values for value in values), default=0)
+    return partial(figures.draw_boxes, highest=1.05 * highest or 1.0)
 
 
 def _dot_drawer(panels: Sequence[prepared.DotPanel]) -> Callable[[prepared.DotPanel], str]:
@@ -524,9 +537,7 @@ def _dot_drawer(panels: Sequence[prepared.DotPanel]) -> Callable[[prepared.DotPa
 
 
 def _draw(draw: Callable[[Any], str], panels: Sequence[Panel], name: str) -> list[Drawing]:
-    return [
-        Drawing(f"{name}-{_slug(panel.title)}", draw(panel), _csv(panel.columns)) for panel in panels
-    ]
+    return [Drawing(f"{name}-{_slug(panel.title)}", draw(panel), _csv(panel.columns)) for panel in panels]
 
 
 def _csv(columns: prepared.Columns) -> str:

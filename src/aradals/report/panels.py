@@ -133,9 +133,7 @@ class DotPanel:
         marks = [
             (name, series.name, *values)
             for series in self.series
-            for name, *values in zip(
-                self.rows, series.values, series.low, series.high, series.noise_floor, strict=True
-            )
+            for name, *values in zip(self.rows, series.values, series.low, series.high, series.noise_floor, strict=True)
             if math.isfinite(values[0])
         ]
         names = ("row", "mark", self.quantity, "low", "high", "noise floor")
@@ -263,9 +261,7 @@ def prepare_methods(results: Results, methods: Sequence[str] | None = None) -> l
                 shown = [Variant(method, calibrator) for method in rows]
                 values = [measure(results, variant, key, conditions=conditions) for variant in shown]
                 floor = NOISE_FLOORS.get(key)
-                floors = [
-                    measure(results, v, floor, conditions=conditions).value if floor else math.nan for v in shown
-                ]
+                floors = [measure(results, v, floor, conditions=conditions).value if floor else math.nan for v in shown]
                 series.append(_series(Variant("", calibrator).treatment, values, floors))
             panels.append(_dots(f"{name}, {place}", name, rows, series))
     return [panel for panel in panels if panel.rows]
@@ -308,11 +304,11 @@ def prepare_stability(results: Results) -> list[DotPanel]:
 
 
 def prepare_boxes(results: Results, shown: Iterable[Variant]) -> list[BoxPanel]:
-    """ECE by severity over the corruption types, severity 0 being clean data; one panel per variant."""
+    """ECE by severity over the corruption types, severity 0 being clean data; one panel per variant, if any."""
     shifts = shift_conditions(results)
     severities = sorted({severity for _, severity in shifts})
     panels = []
-    for variant in shown if shifts else []:
+    for variant in shown if len(shifts) > 1 else []:
         types: list[list[str]] = []
         values: list[Values] = []
         for severity in [0, *severities]:
@@ -393,7 +389,8 @@ def _dots(
 
 def _mean(intervals: Sequence[tuple[float, float, float]]) -> Measure:
     """Of several seeds of one ensemble, with the mean of their intervals."""
-    return Measure(*map(statistics.fmean, zip(*intervals, strict=True)))
+    value, low, high = map(statistics.fmean, zip(*intervals, strict=True))
+    return Measure(value, low, high)
 
 
 def _lists(panel: object) -> Columns:

@@ -38,7 +38,9 @@ METHOD_NAMES = {
 MAX_SHOWN = 10
 """With more variants than these, main ones are shown and the rest is folded away."""
 
-NOISE_LIMITS = {"ece": "ece_noise_floor_p95", "subset_calibration_error": "subset_noise_floor"}
+NUM_KEY = 6
+
+NOISE_LIMITS = {"ece": "ece_noise_floor_p95", "subset_calibration_error": "subset_noise_floor_p95"}
 """Key of a calibration error -> key of the most that is put down to noise."""
 
 NOISE_FLOORS = {"ece": "ece_noise_floor", "subset_calibration_error": "subset_noise_floor"}
@@ -158,9 +160,7 @@ def measure(
     """
     by_seed: dict[int, list[tuple[float, float, float]]] = {}
     for corruption, severity in conditions:
-        for row in indexed(results).found.get(
-            (variant.method, variant.calibrator, corruption, severity, subset), []
-        ):
+        for row in indexed(results).found.get((variant.method, variant.calibrator, corruption, severity, subset), []):
             found = gap_interval(row) if key == "gap" else row_interval(row, key)
             if math.isfinite(found[0]):
                 by_seed.setdefault(row.get("seed", 0), []).append(found)
@@ -196,8 +196,10 @@ def difference(
         return None
     pair = (first.method, first.calibrator, second.method, second.calibrator)
     row = indexed(results).compared.get((*pair, where, key))
-    found = Measure(*(number(row[name]) for name in ("difference", "low", "high"))) if row else None
-    return found if found and math.isfinite(found.low + found.high) else None
+    if row is None:
+        return None
+    value, low, high = (number(row[name]) for name in ("difference", "low", "high"))
+    return Measure(value, low, high) if math.isfinite(value + low + high) else None
 
 
 def row_interval(row: Mapping[str, Any], key: str) -> tuple[float, float, float]:
@@ -270,6 +272,17 @@ def shown_variants(results: Results) -> list[Variant]:
     return found if len(found) <= MAX_SHOWN else main_variants(results)
 
 
+def key_variants(results: Results) -> list[Variant]:
+    """All variants of a small study; of a large one the `NUM_KEY` to see first: the reference, AR-AdaLS, ensembles."""
+    found = variants(results)
+    if len(found) <= MAX_SHOWN:
+        return found
+    first = reference(results).method
+    wanted = [Variant(method, treatment) for method in (first, "ar_adals") for treatment in ("none", "temperature")]
+    wanted += [Variant(method) for method in ("ensemble", "ensemble_of_ar_adals")]
+    return list(dict.fromkeys([*(v for v in wanted if v in found), *main_variants(results)]))[:NUM_KEY]
+
+
 def shift_conditions(results: Results) -> list[Condition]:
     """All conditions but the clean one, in the order of the rows."""
     found = dict.fromkeys((row["corruption"], row["severity"]) for row in results["rows"])
@@ -285,12 +298,14 @@ def shift_name(results: Results) -> str:
     if len(types) == 1:
         return f"{types[0].replace('_', ' ')}, {_severities(severities)}"
     full = len(shifts) == len(types) * len(severities)
-    how_many = "" if full else f", {len(shifts)} conditions"
-    return f"{len(types)} corruption types, {_severities(severities)}{how_many}"
+    return f"{len(types)} corruption types, {_severities(severities) if full else f'{len(shifts)} conditions'}"
 
 
 def _severities(severities: Sequence[int]) -> str:
-    return f"{'severity' if len(severities) == 1 else 'severities'} {join([str(s) for s in sorted(severities)])}"
+    ordered = sorted(severities)
+    if len(ordered) > 2 and ordered[-1] - ordered[0] == len(ordered) - 1:
+        return f"severities {ordered[0]} to {ordered[-1]}"
+    return f"{'severity' if len(ordered) == 1 else 'severities'} {join([str(severity) for severity in ordered])}"
 
 
 def join(names: Sequence[str]) -> str:

@@ -38,8 +38,9 @@ class Scale:
         rough = (self.high - self.low) / count
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+        # Adding 0.0 turns -0.0 into 0.0.
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [round(index * step, 12) for index in range(first, last + 1)]
+        return [round(index * step, 12) + 0.0 for index in range(first, last + 1)]
 
 
 class Drawing:

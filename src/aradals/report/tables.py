@@ -48,27 +48,26 @@ THRESHOLD_COLUMNS = ("error at most", "accept from", "accepted %", "wrong among 
 CLASS_COLUMNS = ("class", "gap, points", "ECE", "noise floor", "accuracy %", "confidence %", "n")
 
 METRIC_NAMES = {
-    "accuracy": "accuracy",
-    "confidence": "confidence",
     "nll": "NLL",
     "brier": "Brier score",
+    "brier_calibration": "Brier: calibration",
+    "brier_refinement": "Brier: refinement",
     "ece": "ECE",
     "ece_noise_floor": "ECE: noise floor",
-    "ece_noise_floor_p95": "ECE: 95th percentile of noise",
+    "ece_noise_floor_p95": "ECE: 95 % of noise",
     "adaptive_ece": "adaptive ECE",
     "classwise_ece": "classwise ECE",
-    "class_wise_ece": "classwise ECE",
-    "debiased_ece": "debiased ECE",
+    "mce": "largest bin error",
     "smooth_ece": "smooth ECE",
-    "max_calibration_error": "largest bin error",
+    "debiased_l2_ece": "debiased L2 ECE",
+    "ks_error": "KS error",
     "aurc": "AURC",
-    "eaurc": "excess AURC",
-    "auroc": "AUROC of confidence",
-    "fpr95": "false positives at 95 % recall",
-    "subset_calibration_error": "subset calibration error",
-    "subset_noise_floor": "subset calibration error: noise floor",
+    "error_auroc": "AUROC of errors",
+    "subset_noise_floor": "subset error: noise floor",
+    "subset_noise_floor_p95": "subset error: 95 % of noise",
     "largest_subset_calibration_error": "largest subset gap",
     "largest_subset_noise_floor": "largest subset gap: noise floor",
+    "largest_subset_noise_floor_p95": "largest subset gap: 95 % of noise",
 }
 """Names of metrics for people; others read as they are written, with spaces."""
 
@@ -142,23 +141,22 @@ def table_rows(results: Results, shown: Sequence[Variant] | None = None) -> list
 
 def gap_rows(results: Results, shown: Sequence[Variant]) -> TableBlock:
     """Confidence minus accuracy in points by robustness subset, on clean data."""
-    columns = ["method", *(str(subset) for subset in range(num_subsets(results))), "all"]
+    columns = ("method", "all", *(str(subset) for subset in range(num_subsets(results))))
     rows = []
     for variant in shown:
-        gaps = [measure(results, variant, "gap", subset=subset) for subset in range(num_subsets(results))]
-        gaps.append(measure(results, variant, "gap"))
+        gaps = [measure(results, variant, "gap", subset=subset) for subset in (None, *range(num_subsets(results)))]
         rows.append([Cell(variant.short), *(_shaded(percent(gap, signed=True), gap.value) for gap in gaps)])
-    return TableBlock("gap by robustness subset, points (0 = least robust)", tuple(columns), rows)
+    return TableBlock("gap by robustness subset, points (0 = least robust)", columns, rows)
 
 
 def corruption_rows(results: Results, shown: Sequence[Variant]) -> TableBlock:
-    """ECE by corruption type, each the mean over its severities; then over all."""
+    """ECE by corruption type, each the mean over its severities, beside clean data and the mean over all."""
     shifts = shift_conditions(results)
     groups = {name: [shift for shift in shifts if shift[0] == name] for name, _ in shifts}
-    columns = ("method", "clean", *(name.replace("_", " ") for name in groups), "all types")
+    columns = ("method", "clean", "all types", *(name.replace("_", " ") for name in groups))
     rows = []
     for variant in shown:
-        errors = [measure(results, variant, "ece", conditions=group) for group in ([CLEAN], *groups.values(), shifts)]
+        errors = [measure(results, variant, "ece", conditions=group) for group in ([CLEAN], shifts, *groups.values())]
         rows.append([Cell(variant.short), *(_shaded(fraction(error), error.value) for error in errors)])
     return TableBlock("ECE by corruption, mean over severities", columns, rows)
 
@@ -208,6 +206,20 @@ def metric_rows(results: Results, shown: Sequence[Variant]) -> list[TableBlock]:
         for title, group in places.items()
         if group
     ]
+
+
+def ood_table(results: Results) -> TableBlock:
+    """From the optional ``out_of_distribution``: how well the confidence tells other data from these."""
+    rows = [
+        [
+            Cell(Variant(row.get("method", ""), row["calibrator"]).treatment),
+            Cell(str(row["ood_data"])),
+            fraction(Measure(number(row["ood_auroc"]))),
+            Cell(f"{row['ood_n']:,}"),
+        ]
+        for row in results.get("out_of_distribution") or []
+    ]
+    return TableBlock("confidence on other data", ("calibrator", "other data", "AUROC", "n"), rows)
 
 
 def class_rows_table(rows: Sequence[Mapping[str, Any]], title: str) -> TableBlock:
@@ -260,7 +272,7 @@ def diagnosis_rows(diagnosis: Results) -> TableBlock:
 
 
 def comparison_rows(results: Results, shown: Sequence[Variant] | None = None) -> list[TableBlock]:
-    """Every variant (or those ``shown``) minus the reference with the same calibrator: clean, then the mean over shifts.
+    """Every variant (or those ``shown``) minus the reference, calibrated alike: clean, then the mean over shifts.
 
     The note of a cell is the 95 % interval of the difference, and with three seeds or more p of the paired t test
     over seeds after Holm's correction. The cost is a multiple of vanilla training.
@@ -318,9 +330,10 @@ def comparison_note(results: Results) -> str:
     over = "the test examples" if seeds == 1 else f"{seeds} seeds and the test examples"
     tests = "; p: paired t test over seeds, after Holm's correction" if seeds >= MIN_SEEDS else ""
     return (
-        f"Variant minus {reference(results).label} with the same calibrator; negative = lower. With each its 95 % interval, by bootstrap "
-        f"over {over}{tests}. Intervals of calibration errors allow for their bias, and need not be around the "
-        f"difference. Cost: seconds of training, with models that only score and their scoring, over those of vanilla."
+        f"Variant minus {reference(results).label} with the same calibrator; negative = lower. With each its 95 % "
+        f"interval, by bootstrap over {over}{tests}. Intervals of calibration errors allow for their bias, and need "
+        "not be around the difference. Cost: seconds of training, with models that only score and their scoring, over "
+        "those of vanilla."
     )
 
 

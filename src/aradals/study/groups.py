@@ -20,7 +20,6 @@ from aradals.subsets import (
     column_subsets,
     fold_of,
     match_subsets,
-    merge_folds,
     random_subsets,
     subset_thresholds,
 )
@@ -88,24 +87,24 @@ def _cross_fitted(run: SeedRun, settings: MethodConfig) -> TrainingSubsets:
     """Each half of the training split scored by a model that was trained on the other half.
 
     Two models' scores are not on one scale, so training examples are grouped within their half. Validation examples,
-    which both models score, are grouped by the mean of their two quantiles.
+    which both models score, are grouped by the mean of their two ranks.
     """
     train, validation = run.splits.train, run.splits.validation
     attack = attack_of(settings)
     folds = fold_of(train.ids, run.seed)
     subsets = torch.empty(len(train), dtype=torch.int64)
-    quantiles = torch.zeros(len(validation), dtype=torch.float64)
+    ranks = torch.zeros_like(validation.ids)
     tables: list[Path] = []
     for fold in (0, 1):
         half = train.ids[folds == fold]
         own = [run.scores(split, attack=attack, fold=fold) for split in ("train", "validation")]
         validation_scores = scores_of(own[1], validation.ids)
         subsets[folds == fold] = _matched(scores_of(own[0], half), half, validation_scores, settings)
-        quantiles += merge_folds(validation_scores, torch.zeros_like(validation.ids), validation.ids)
+        ranks += assign_subsets(validation_scores, len(validation), validation.ids)  # each a subset of its own
         tables += own
     return TrainingSubsets(
         subsets,
-        assign_subsets(quantiles, settings.num_subsets, validation.ids),
+        assign_subsets(ranks, settings.num_subsets, validation.ids),
         tables,
         [run.fold_scorer(fold) for fold in (0, 1)],
     )
@@ -117,7 +116,7 @@ def _by_column(run: SeedRun, settings: MethodConfig) -> TrainingSubsets:
     train, validation, count = run.splits.train, run.splits.validation, settings.num_subsets
     values = load_column(data_sets(run.config)[0], "train", settings.group_column)
     if values.dtype.kind == "f":
-        scores = torch.from_numpy(values)
+        scores = torch.tensor(values)
         return TrainingSubsets(
             assign_subsets(scores[train.ids], count, train.ids),
             assign_subsets(scores[validation.ids], count, validation.ids),

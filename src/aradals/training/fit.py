@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -123,7 +124,7 @@ def fit_classifier(
         callbacks.append(_resume_checkpoint(resume))
     if sys.stderr.isatty():
         callbacks.append(TQDMProgressBar(leave=False))
-    with _quiet_lightning():
+    with _quiet_lightning(), _interruptible():
         trainer = Trainer(
             accelerator="gpu" if device == "cuda" else device,
             devices=1,
@@ -253,3 +254,16 @@ def _quiet_lightning() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Without Lightning's answer to Ctrl-C: to leave the process, and to ignore the signal from then on."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, handler)
+            raise error.__context__ from None
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -12,7 +13,7 @@ from torch import Tensor
 from aradals.errors import InputError
 from aradals.inference import check_labels, check_logits
 
-CHUNK_ELEMENTS = 2**18
+CHUNK_ELEMENTS = 2**17
 """Probabilities that are held at a time (2 MB in float64): what fits a cache is several times faster."""
 
 
@@ -138,7 +139,18 @@ def check_predictions(*, logits: Tensor | None = None, probs: Tensor | None = No
         )
     if len(given) == 0:
         raise InputError(expected="at least one example", got="none", hint="another split or subset")
-    return (check_logits(given, len(given)) if probs is None else check_probs(given)).detach()
+    given = given.detach()
+    if probs is not None:
+        return check_probs(given)
+    return given if _plain_logits(given) else check_logits(given, len(given))
+
+
+def _plain_logits(values: Tensor) -> bool:
+    """Whether one pass shows that these are logits; else `check_logits` tells, which takes several."""
+    if values.ndim != 2 or values.shape[1] < 2 or not values.is_floating_point():
+        return False
+    low, high = values.aminmax()  # NaN if any value is
+    return -math.inf < float(low) < 0 and float(high) < math.inf
 
 
 def check_classes(labels: Tensor, num_examples: int, num_classes: int) -> None:
@@ -175,25 +187,41 @@ def outcomes(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | No
     Raises:
         InputError: not exactly one of ``logits`` and ``probs``; values out of range; NaN; no examples.
     """
-    return _join(part for part, _, _ in _chunks(labels, logits, probs))
+    labels, scores = _check(labels, logits, probs)
+    return _join([_normalise(chunk, target, probs is None)[0] for chunk, target in _chunks(scores, labels)])
 
 
 def outcomes_and_class_gaps(
     labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
 ) -> tuple[Outcomes, ClassGaps]:
     """`outcomes`, and the gaps of every class in equal-width bins of its probability, from one softmax."""
-    scores = check_predictions(logits=logits, probs=probs)
-    edges, num_classes = bin_edges(num_bins).to(scores.device), scores.shape[1]
-    first_cell = num_bins * torch.arange(num_classes, device=scores.device)
-    count, gap = torch.zeros(2, num_classes * num_bins, dtype=torch.float64, device=scores.device)
+    labels, scores = _check(labels, logits, probs)
+    num_classes = scores.shape[1]
+    edges = bin_edges(num_bins).to(scores.device)
+
+    def cells(values: Tensor, classes: Tensor) -> Tensor:
+        return torch.bucketize(values, edges[1:-1]) + num_bins * classes
+
+    def sums(index: Tensor, weights: Tensor | None = None) -> Tensor:
+        return torch.bincount(index, weights, num_classes * num_bins).double().view(num_classes, num_bins)
+
     parts = []
-    for part, class_probs, chunk_labels in _chunks(labels, logits, probs):
+    count, total, label_count = torch.zeros(3, num_classes, num_bins, dtype=torch.float64, device=scores.device)
+    for chunk, target in _chunks(scores, labels):
+        part, weights, weight_sum = _normalise(chunk, target, probs is None)
         parts.append(part)
-        cells = torch.bucketize(class_probs, edges[1:-1]).add_(first_cell).view(-1)
-        gaps = class_probs.scatter_add(1, chunk_labels[:, None], class_probs.new_full((len(chunk_labels), 1), -1))
-        count += torch.bincount(cells, minlength=len(count))
-        gap += torch.bincount(cells, gaps.view(-1), minlength=len(gap))
-    return _join(parts), ClassGaps(count.view(num_classes, num_bins), gap.view(num_classes, num_bins))
+        class_probs = weights / weight_sum[:, None]
+        # Probabilities sum to 1, so that few of many classes are beyond the first bin, which gets what is left.
+        beyond = class_probs > edges[1]
+        values, index = class_probs[beyond], beyond.nonzero()[:, 1]
+        index = cells(values, index)
+        count += sums(index)
+        total += sums(index, values)
+        total[:, 0] += class_probs.sum(0)
+        label_count += sums(cells(class_probs.gather(1, target[:, None])[:, 0], target))
+    count[:, 0] = len(labels) - count[:, 1:].sum(1)
+    total[:, 0] -= total[:, 1:].sum(1)
+    return _join(parts), ClassGaps(count, total - label_count)
 
 
 def confidences(*, logits: Tensor | None = None, probs: Tensor | None = None) -> Tensor:
@@ -202,43 +230,45 @@ def confidences(*, logits: Tensor | None = None, probs: Tensor | None = None) ->
     return outcomes(scores.new_zeros(len(scores), dtype=torch.long), logits=logits, probs=probs).confidence
 
 
-def _chunks(
-    labels: Tensor, logits: Tensor | None, probs: Tensor | None
-) -> Iterator[tuple[Outcomes, Tensor, Tensor]]:
-    """Outcomes, probabilities (float64) and labels of a few examples at a time."""
+def _check(labels: Tensor, logits: Tensor | None, probs: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Labels and scores (the one of logits and probabilities that is given), on one device."""
     scores = check_predictions(logits=logits, probs=probs)
     check_classes(labels, *scores.shape)
-    labels = labels.long().to(scores.device)
-    for rows in torch.arange(len(labels)).split(max(1, CHUNK_ELEMENTS // scores.shape[1])):
-        chunk = slice(int(rows[0]), int(rows[-1]) + 1)
-        yield _chunk_outcomes(scores[chunk], labels[chunk], from_logits=probs is None)
+    return labels.long().to(scores.device), scores
 
 
-def _chunk_outcomes(scores: Tensor, labels: Tensor, *, from_logits: bool) -> tuple[Outcomes, Tensor, Tensor]:
+def _chunks(scores: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Scores and labels of a few examples at a time."""
+    rows = max(1, CHUNK_ELEMENTS // scores.shape[1])
+    return zip(scores.split(rows), labels.split(rows), strict=True)
+
+
+def _normalise(scores: Tensor, labels: Tensor, from_logits: bool) -> tuple[Outcomes, Tensor, Tensor]:
+    """Outcomes, and weights in proportion to the probabilities, with their sums; float64."""
     # The most probable class (the first of several) is read off the argument itself: distinct logits can round to
     # equal probabilities.
     top, predicted = scores.max(1)
-    probs, column = scores.double(), labels[:, None]
+    top, target = top.double(), scores.gather(1, labels[:, None])[:, 0].double()
+    weights = scores.double()
     if from_logits:
-        relative = probs - top.double()[:, None]
-        exponentials = relative.exp()
-        total = exponentials.sum(1)
-        probs = exponentials / total[:, None]
-        nll = total.log() - relative.gather(1, column)[:, 0]
+        weights = (weights - top[:, None]).exp_()
+        total = weights.sum(1)
+        confidence, true_prob, nll = 1 / total, (target - top).exp() / total, total.log() - (target - top)
     else:
-        nll = -probs.gather(1, column)[:, 0].log()
-    true_prob = probs.gather(1, column)[:, 0]
+        total = torch.ones_like(top)
+        confidence, true_prob, nll = top, target, -target.log()
+    squares = torch.linalg.vecdot(weights, weights) / total.square()
     part = Outcomes(
-        confidence=probs.amax(1),
+        confidence=confidence,
         correct=(predicted == labels).double(),
         nll=nll,
         # Rounding may leave a little less than nothing of the other classes.
-        brier=(probs.square().sum(1) - true_prob.square()).clamp(min=0) + (1 - true_prob).square(),
+        brier=(squares - true_prob.square()).clamp(min=0) + (1 - true_prob).square(),
     )
-    return part, probs, labels
+    return part, weights, total
 
 
-def _join(parts: Iterator[Outcomes] | list[Outcomes]) -> Outcomes:
+def _join(parts: list[Outcomes]) -> Outcomes:
     columns = zip(*((part.confidence, part.correct, part.nll, part.brier) for part in parts), strict=True)
     return Outcomes(*(torch.cat(column) for column in columns))
 
