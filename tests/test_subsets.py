@@ -16,7 +16,6 @@ from aradals.subsets import (
     column_subsets,
     fold_of,
     match_subsets,
-    merge_folds,
     random_subsets,
     subset_thresholds,
 )
@@ -131,32 +130,6 @@ class TestFolds:
         """Else the control would group the examples by the model that scored them."""
         agreement = (fold_of(IDS, seed=0) == random_subsets(IDS, 2, seed=0)).float().mean()
         assert 0.44 < agreement < 0.56
-
-    def test_merged_by_rank_by_hand(self) -> None:
-        folds = torch.tensor([0, 1, 0, 1, 0])
-        scores = torch.tensor([0.3, 30.0, 0.1, 10.0, 0.2])
-        expected = [2.5 / 3, 1.5 / 2, 0.5 / 3, 0.5 / 2, 1.5 / 3]
-        assert merge_folds(scores, folds).tolist() == pytest.approx(expected)
-
-    @given(st.integers(1, 20))
-    def test_each_fold_has_its_share_of_every_subset(self, num_subsets: int) -> None:
-        folds = fold_of(IDS, seed=0)
-        scores = torch.rand(1000, dtype=torch.float64) * (1 + 9 * folds)  # of two models, on scales of their own
-        subsets = assign_subsets(merge_folds(scores, folds, IDS), num_subsets, IDS)
-        sizes = torch.stack([torch.bincount(subsets[folds == fold], minlength=num_subsets) for fold in (0, 1)])
-        assert sizes.sum(0).max() - sizes.sum(0).min() <= 1
-        assert (sizes[0] - sizes[1]).abs().max() <= (0 if 500 % num_subsets == 0 else 2)
-        for fold in (0, 1):
-            alone = assign_subsets(scores[folds == fold], num_subsets)
-            assert (subsets[folds == fold] - alone).abs().max() <= (0 if 500 % num_subsets == 0 else 1)
-
-    def test_equal_scores_are_ranked_by_id(self) -> None:
-        ids, order = torch.arange(50), torch.randperm(50)
-        scores, folds = (ids % 3).float(), fold_of(ids, seed=0)
-        merged = merge_folds(scores, folds, ids)
-        assert merge_folds(scores[order], folds[order], ids[order]).equal(merged[order])
-        with pytest.raises(InputError, match="finite scores"):
-            merge_folds(scores / 0, folds)
 
 
 class TestColumns:

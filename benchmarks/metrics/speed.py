@@ -129,7 +129,7 @@ def main() -> None:
         [
             "# Speed of the metrics",
             f"By `benchmarks/metrics/speed.py`, whose docstring says what is measured. {platform.machine()}, "
-            f"{torch.get_num_threads()} thread(s), python {platform.python_version()}, {packages}. {options.note}".strip(),
+            f"{torch.get_num_threads()} thread(s), python {platform.python_version()}, {packages}. {options.note}",
             f"Medians and ranges of n = {options.rounds} rounds. A ratio above 1: the other one takes longer.",
             *(table(*size, options.rounds) for size in SIZES),
         ]

@@ -23,7 +23,7 @@ from aradals.files import atomic_path
 from aradals.inference import Predictions, check_labels, check_logits
 from aradals.robustness import ScoreTable
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 """Changes when the meaning of a file changes; part of every stage's inputs, so old outputs are made anew."""
 
 

@@ -127,8 +127,10 @@ class EvaluationConfig:
 
     Args:
         num_subsets: robustness subsets of the report, the same for all methods.
-        corruptions: names; clean data are always evaluated.
+        corruptions: names or groups (noise, blur, weather, digital, standard, extra, all); clean data are always there.
         severities: 1 to 5.
+        preset: whose constants: cifar, tiny or imagenet; by default by the size of the images.
+        corrupted: a corrupted copy of the test split instead, such as a CIFAR-10-C folder.
         num_bins: bins of the ECE.
         num_resamples: bootstrap resamples for intervals.
     """
@@ -136,6 +138,8 @@ class EvaluationConfig:
     num_subsets: int = 10
     corruptions: list[str] = field(default_factory=list)
     severities: list[int] = field(default_factory=lambda: [1, 3, 5])
+    preset: str | None = None
+    corrupted: str | None = None
     num_bins: int = 15
     num_resamples: int = 1000
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from tqdm import tqdm
 from aradals.acceleration import accelerated
 from aradals.artifacts import encode_hashes, load_predictions, save_predictions
 from aradals.calibration import Calibrator
-from aradals.data import Examples, corrupt, corruption_names, load_condition
+from aradals.data import Examples, corrupt, corruption_names, list_conditions, load_condition
 from aradals.ensemble import pool_predictions
 from aradals.errors import InputError
 from aradals.inference import Batch, Predictions, predict
-from aradals.metrics import reliability_diagram, summarise, summarise_by_subset
+from aradals.metrics import ood_auroc, reliability_diagram, summarise, summarise_by_subset
 from aradals.robustness import score
 
 Condition = tuple[str, int]
@@ -114,6 +115,51 @@ def conditions(corruptions: Sequence[str], severities: Sequence[int]) -> list[Co
     return [CLEAN, *((name, severity) for name in corruption_names(corruptions) for severity in severities)]
 
 
+def choose_shift(
+    examples: Examples,
+    corruptions: Sequence[str],
+    severities: Sequence[int],
+    *,
+    preset: str | None = None,
+    corrupted: str | None = None,
+) -> tuple[list[Condition], Shift]:
+    """The conditions to evaluate under, and where their examples come from; what can fail is tried on one example.
+
+    Args:
+        examples: clean.
+        corruptions: names or groups; of a corrupted copy, all that it has where none are named.
+        severities: 1 to 5.
+        preset: of the constants, see `aradals.data.corrupt`.
+        corrupted: a corrupted copy of the examples, see `published_batches`.
+
+    Raises:
+        InputError: unknown names; a preset beside a corrupted copy; a copy without what is asked of it.
+    """
+    if corrupted is None:
+        wanted = conditions(corruptions, severities)
+        ids, inputs, _ = examples.__getitems__([0])
+        for condition in wanted[1:]:
+            corrupt(inputs, ids, *condition, preset=preset)
+        return wanted, partial(corrupted_batches, preset=preset)
+    if preset is not None:
+        raise InputError(
+            expected="a preset or a corrupted copy", got=f"both ({preset}, {corrupted})", hint="one of them"
+        )
+    found = list_conditions(corrupted)
+    if not found:
+        raise InputError(
+            expected=f"corruptions and severities in {corrupted}", got="none", hint="a folder laid out as CIFAR-10-C"
+        )
+    known = list(dict.fromkeys(name for name, _ in found))
+    chosen = corruption_names(corruptions) if corruptions else known
+    wanted = [CLEAN, *((name, severity) for name, severity in found if name in chosen and severity in severities)]
+    if missing := set(chosen) - {name for name, _ in wanted}:
+        raise InputError(
+            expected=f"corruptions of {corrupted}: {', '.join(known)}", got=", ".join(sorted(missing)), hint="these"
+        )
+    return wanted, partial(published_batches, data=corrupted)
+
+
 def evaluate_predictions(
     predictions: Predictions,
     subsets: Tensor | None = None,
@@ -201,8 +247,6 @@ def ood_rows(
     inside: Predictions, outside: Predictions, calibrators: Mapping[str, Calibrator], *, data: str, ood: str
 ) -> list[Row]:
     """How well the confidence tells the examples of one data set from those of another, with each calibrator."""
-    from aradals.metrics import ood_auroc
-
     pairs = zip(calibrated_variants(inside, calibrators), calibrated_variants(outside, calibrators), strict=True)
     return [
         {

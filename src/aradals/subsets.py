@@ -81,33 +81,6 @@ def match_subsets(scores: Tensor, thresholds: Tensor) -> Tensor:
     return torch.searchsorted(cuts, _finite(scores), right=True)
 
 
-def merge_folds(scores: Tensor, folds: Tensor, ids: Tensor | None = None) -> Tensor:
-    """One ranking of examples that different models have scored, as in cross-fitting.
-
-    A model's scores mean nothing beside another's, and are larger on its own training data. In cross-fitting the model
-    trained on one fold scores the other, and each example counts by its rank within its fold.
-
-    Args:
-        scores: shape (N,), finite; larger = more robust.
-        folds: int64, shape (N,): which fold each example is in (see `fold_of`), so which model has scored it.
-        ids: shape (N,), break ties between equal scores; the position by default.
-
-    Returns:
-        Quantile within the fold, (rank + 1/2) / size, float64 in (0, 1), shape (N,): scores to give to
-        `assign_subsets`, together with ``ids``.
-
-    Raises:
-        InputError: scores that are not finite.
-    """
-    scores, folds = _finite(scores), folds.cpu()
-    quantile = torch.empty_like(scores)
-    for fold in folds.unique().tolist():
-        mask = folds == fold
-        rank = _rank(scores[mask], None if ids is None else ids.cpu()[mask])
-        quantile[mask] = (rank.double() + 0.5) / len(rank)
-    return quantile
-
-
 def fold_of(ids: Tensor, seed: int) -> Tensor:
     """Which half each example is in, 0 or 1, int64, shape (N,): at random, the same in any order of ``ids``.
 

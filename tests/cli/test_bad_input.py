@@ -184,7 +184,7 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     "misspelt key": (lambda w: w.recipe("epochs:", "epoch:"), "try 'training.epochs'"),
     "misspelt group": (lambda w: w.recipe("methods:", "method:"), "try 'methods'"),
     "key that is nothing like any": (lambda w: w.recipe("data:", "zzz: 1\ndata:"), "'zzz'"),
-    "misspelt setting of a method": (lambda w: w.recipe("rate:", "rates:"), "try 'rate'"),
+    "misspelt setting of a method": (lambda w: w.recipe("rule: {rate:", "rule: {rates:"), "try 'rate'"),
     "misspelt override": (lambda w: w.run("--training.epoch=3"), "try '--training.epochs'"),
     "misspelt override of a method": (lambda w: w.run("--methods.ar_adals.num_subset=2"), "try 'num_subsets'"),
     "override of a misspelt method": (lambda w: w.run("--methods.ar_adal.num_subsets=2"), "--methods.ar_adals"),
@@ -212,7 +212,7 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     "scored too late": (lambda w: w.run("--methods.ar_adals.score_every=5"), "score_every=5"),
     "scored for one subset": (
         lambda w: w.run("--methods.ar_adals.score_every=2", "--methods.ar_adals.num_subsets=1"),
-        "score_every=null",
+        "num_subsets=10",
     ),
     "impossible target": (lambda w: w.run("--methods.vanilla.initial_target_prob=1.5"), "1.5"),
     "unknown calibrator": (lambda w: w.run("--calibrators=[platt]"), "'platt'"),
@@ -341,7 +341,7 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     ),
     "scores of too few": (lambda w: w.evaluate("--scores", w.scores("train")), "none for"),
     "predictions in place of scores": (
-        lambda w: w.evaluate("--scores", w.study.folder / "seed-0/vanilla/evaluate/predictions-none-0.parquet"),
+        lambda w: w.evaluate("--scores", w.study.folder / "seed-0/vanilla/predict/predictions-none-0.parquet"),
         "'logits'",
     ),
     "missing calibrator": (lambda w: w.evaluate("--calibrator", "nosuch.json"), "No such file"),
@@ -440,7 +440,7 @@ def test_someone_elses_model_is_not_judged_on_what_its_calibrator_saw_in_another
 
 def test_stored_predictions_remember_their_examples(world: World) -> None:
     calibrator = world.calibrator()
-    stored = world.study.folder / "seed-0/vanilla/evaluate/predictions-none-0.parquet"
+    stored = world.study.folder / "seed-0/vanilla/predict/predictions-none-0.parquet"
     refused(
         ["evaluate", "--predictions", stored, "--calibrator", calibrator, "--output", world.out], "100 of whose 800"
     )
@@ -450,5 +450,7 @@ def test_other_peoples_files_are_left_alone(world: World) -> None:
     thesis = world.out / "seed-0" / "vanilla" / "train" / "thesis.tex"
     thesis.parent.mkdir(parents=True)
     thesis.write_text("years of work")
-    refused(world.run(), "files")
+    ran = aradals(*world.run())
+    assert ran.code == 2
+    assert ran.err.splitlines()[-1].startswith("error: expected an empty folder")
     assert thesis.read_text() == "years of work"

@@ -41,7 +41,8 @@ def ok(*arguments: object) -> Outcome:
 def without_seconds(value: Any) -> Any:
     """Results but for the times that they took."""
     if isinstance(value, dict):
-        return {key: without_seconds(item) for key, item in value.items() if key != "seconds"}
+        timed = {"relative_cost", *(key for key in value if key.endswith("seconds"))}
+        return {key: without_seconds(item) for key, item in value.items() if key not in timed}
     return [without_seconds(item) for item in value] if isinstance(value, list) else value
 
 
@@ -179,14 +180,16 @@ class TestRun:
         folder = shutil.copytree(study.folder, tmp_path / "copy")
         before = {path: path.read_bytes() for path in (folder / "seed-0").glob("**/*") if path.is_file()}
         ran = ok("run", study.recipe, "--output", folder, "--json")
-        assert all(line.endswith("done before, inputs unchanged") for line in ran.err.splitlines())
+        assert [line for line in ran.err.splitlines() if not line.startswith("run ")] == [
+            f"[seed 0] {method}: done before, settings unchanged" for method in ("vanilla", "ar_adals")
+        ]
         assert {**ran.json, "name": "out"} == study.results
         assert {path: path.read_bytes() for path in before} == before
 
     def test_a_changed_method_is_the_only_one_redone(self, study: Study, tmp_path: Path) -> None:
         folder = shutil.copytree(study.folder, tmp_path / "copy")
         ran = ok("run", "--json", study.recipe, "--output", folder, "--methods.ar_adals.rule.rate=0.9")
-        again = [line for line in ran.err.splitlines() if not line.endswith("done before, inputs unchanged")]
+        again = [line for line in ran.err.splitlines() if "done before" not in line and not line.startswith("run ")]
         assert again
         assert all(line.startswith("[seed 0] ar_adals: ") for line in again)
         assert sum(": epoch " in line for line in again) == 6
@@ -374,7 +377,9 @@ def test_diagnose_says_the_same_of_a_model_and_of_its_predictions(
     for key in (*METRICS, "subset_calibration_error"):
         assert found["overall"][key] == pytest.approx(again["overall"][key])
     for key in METRICS:
-        assert [row[key] for row in found["subsets"]] == pytest.approx([row[key] for row in again["subsets"]])
+        # A file holds predictions of a copy with batch norm folded in, which are the same up to rounding.
+        subset_values = [[row[key] for row in diagnosis["subsets"]] for diagnosis in (found, again)]
+        assert subset_values[0] == pytest.approx(subset_values[1], rel=1e-4)
     assert (tmp_path / "model" / "report.html").exists()
     assert found == json.loads((tmp_path / "model" / "diagnosis.json").read_text())
 

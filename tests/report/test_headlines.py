@@ -109,6 +109,7 @@ def test_a_dozen_sentences_at_most_and_none_of_them_long() -> None:
     sentences = study_headlines(make_large_study())
     assert len(sentences) == 12
     assert max(map(len, sentences)) < 600
+    assert "; lower: AR-AdaLS by " in sentence_with(sentences, "ECE on clean data")
     for words in (
         "Of 17 others on the least robust tenth, ",
         "; AR-AdaLS is overconfident by 5.6 points (95 % interval ",
@@ -147,8 +148,12 @@ def test_stability_and_cost() -> None:
         "over seeds at equal mean confidence: vanilla 0.0300 (0.0290 to 0.0310); lower: AR-AdaLS 0.0200 (0.0190 to "
         "0.0210); not told apart from it: method number 1 0.0305 (0.0295 to 0.0315)."
     )
-    expected = "as a multiple of vanilla: 2.0 for AR-AdaLS and 17.0 for method number 15, the cheapest and the dearest"
+    expected = "as a multiple of vanilla: from 2.0 (AR-AdaLS) to 17.0 (method number 15); on one machine."
     assert expected in sentence_with(sentences, "Cost")
+    dearer = make_large_study()
+    dearer["costs"][1]["relative_cost"] = 5.0
+    expected = "from 3.0 (method number 1) to 17.0 (method number 15); 5.0 (AR-AdaLS); on one machine."
+    assert expected in sentence_with(study_headlines(dearer), "Cost")
 
 
 @pytest.mark.parametrize(("limit", "words"), [(0.02, "within noise at this size"), (0.014, "more than noise")])

@@ -365,7 +365,7 @@ class TestOverSeeds:
     def test_predictions_without_an_error_break_nothing(self, study: Finished) -> None:
         """No temperature has a mean confidence of 1, so that there is nothing to match."""
         labels = torch.arange(20) % 10
-        perfect = RunArrays({}, 9.0 * torch.eye(10)[labels][None].double(), labels, labels % 2)
+        perfect = RunArrays({}, 9.0 * torch.eye(10)[labels][None].double(), labels, labels.double(), labels % 2)
         config = replace(study.config, methods={"vanilla": VANILLA}, ensembles={}, seeds=[0, 1])
         rows = study_stability(config, {("vanilla", 0): perfect, ("vanilla", 1): perfect})
         assert [row["prediction_variance"] for row in rows] == [0, 0, 0]
@@ -400,7 +400,9 @@ class TestDoneOnce:
         shutil.rmtree(copied.folder / "seed-0")
         again, log = run_logged(copied.config, copied.folder)
         assert log == [
-            f"run {i} of 4: {name}, seed 0" for i, name in enumerate(("vanilla", "ada_ls", "ar_adals", "pair"), 1)
+            line
+            for i, name in enumerate(("vanilla", "ada_ls", "ar_adals", "pair"), 1)
+            for line in (f"run {i} of 4: {name}, seed 0", f"[seed 0] {name}: done before, settings unchanged")
         ]
         assert again == copied.results
         assert not (copied.folder / "seed-0").exists()
@@ -411,7 +413,7 @@ class TestDoneOnce:
         second, log = run_logged(replace(config, methods=changed), copied.folder)
         assert trainings(log) == ["[seed 0] ada_ls: train"]
         others = [line for line in log if line.startswith("[seed 0]") and " ada_ls:" not in line]
-        assert all(line.endswith("done before, inputs unchanged") for line in others)
+        assert all("done before" in line for line in others)
         for part in ("rows", "costs", "training"):
             ours, theirs = ([row for row in results[part] if row["method"] != "ada_ls"] for results in (first, second))
             assert ours == theirs

@@ -33,7 +33,7 @@ from aradals.errors import InputError
 
 if TYPE_CHECKING:
     from aradals.cli.common import Classifier
-    from aradals.evaluation import Condition, Shift
+    from aradals.evaluation import Condition
     from aradals.inference import Predictions
 
 EXAMPLE = (
@@ -99,7 +99,7 @@ def run(
 ) -> None:
     """Evaluate and report."""
     from aradals.artifacts import SCHEMA_VERSION, decode_hashes, load_calibrator, load_predictions, versions
-    from aradals.evaluation import CLEAN, evaluate_conditions, ood_rows, stored_predictions
+    from aradals.evaluation import CLEAN, choose_shift, evaluate_conditions, ood_rows, stored_predictions
     from aradals.files import ensure_writable
     from aradals.leakage import refuse_fitted, refuse_fitted_hashes
     from aradals.report.examples import class_rows, example_images
@@ -132,7 +132,7 @@ def run(
     else:
         examples = Source(**source).load()
         subsets = None if scores is None else subsets_of(scores, examples.ids, num_subsets)
-        wanted, shift = _shift(examples, corruptions, severities, preset, corrupted)
+        wanted, shift = choose_shift(examples, corruptions, severities, preset=preset, corrupted=corrupted)
         classifier = load_classifier(model, checkpoint, model_args, examples, device)
         refuse_training_examples(classifier, examples)
         for each, (_, hashes) in loaded.items():
@@ -187,38 +187,6 @@ def run(
         ranking = None if scores is None else scores_of(scores, stored.ids)
         results["examples"] = example_images(examples, stored, ranking)
     finish(results, output, "results.json", json)
-
-
-def _shift(
-    examples: Examples, corruptions: list[str], severities: list[int], preset: str | None, corrupted: str | None
-) -> tuple[list[Condition], Shift]:
-    """The conditions, and where their examples come from; all that can fail is tried on one example."""
-    from aradals.data import corrupt, corruption_names, list_conditions
-    from aradals.evaluation import CLEAN, conditions, corrupted_batches, published_batches
-
-    if corrupted is None:
-        wanted = conditions(corruptions, severities)
-        for condition in wanted[1:]:
-            corrupt(examples.__getitems__([0])[1], examples.ids[:1], *condition, preset=preset)
-        return wanted, partial(corrupted_batches, preset=preset)
-    if preset is not None:
-        raise InputError(expected="--preset or --corrupted", got="both", hint="one of them")
-    found = list_conditions(corrupted)
-    if not found:
-        raise InputError(
-            expected=f"corruptions and severities in {corrupted}",
-            got="none",
-            hint="a folder as CIFAR-10-C is published",
-        )
-    chosen = corruption_names(corruptions) if corruptions else list(dict.fromkeys(name for name, _ in found))
-    wanted = [CLEAN, *((name, severity) for name, severity in found if name in chosen and severity in severities)]
-    if missing := set(chosen) - {name for name, _ in wanted}:
-        raise InputError(
-            expected=f"corruptions of {corrupted}: {', '.join(dict.fromkeys(name for name, _ in found))}",
-            got=", ".join(sorted(missing)),
-            hint="these",
-        )
-    return wanted, partial(published_batches, data=corrupted)
 
 
 def _other_data(spec: str, examples: Examples, classifier: Classifier) -> Examples:

@@ -7,8 +7,9 @@ import re
 from argparse import ArgumentParser
 from dataclasses import fields
 
-from aradals.config import MethodConfig
+from aradals.config import EnsembleConfig, MethodConfig
 from aradals.errors import InputError
+from aradals.update_rules import UpdateRule
 
 _KINDS = {
     "int": "a whole number",
@@ -20,6 +21,8 @@ _KINDS = {
     "PositiveInt": "a whole number from 1",
     "NoneType": "nothing",
     "MethodConfig": "settings of a method ({} for the vanilla one)",
+    "EnsembleConfig": "settings of an ensemble ({method: vanilla})",
+    "UpdateRule": "settings of an update rule ({} for the default one)",
 }
 _UNKNOWN = (
     re.compile(r"unrecognized arguments: (?P<name>\S+)"),
@@ -72,7 +75,8 @@ def _unknown_name(found: dict[str, str], parser: ArgumentParser) -> InputError:
     first = name.partition(".")[0]
     if "." in name and first not in {option.partition(".")[0] for option in options}:
         name, options = first, [option.partition(".")[0] for option in options]
-    settings = [field.name for field in fields(MethodConfig)]  # methods have names of their own, so no options
+    # Methods and ensembles have names of their own, so that their settings are no options.
+    settings = [field.name for kind in (MethodConfig, UpdateRule, EnsembleConfig) for field in fields(kind)]
     nearest = difflib.get_close_matches(name, [*options, *settings], n=1)
     return InputError(
         expected=f"an option or key that {parser.prog} knows",

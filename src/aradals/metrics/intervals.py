@@ -80,6 +80,8 @@ def calibration_error_interval(
     10,000   0.940, 0.958  0.930, 0.960              0.920, 0.963
     =======  ============  ========================  ================================
 
+    ``docs/metrics.md`` has the other metrics.
+
     At a true ECE of 0, bootstrap percentiles cover it never, the basic interval (clipped at 0) in 47 to 70 %
     of samples, and percentiles shifted down by twice the bootstrap's bias in 37 to 61 %.
 

@@ -14,7 +14,7 @@ from aradals.errors import InputError
 from aradals.inference import check_labels, check_logits
 
 CHUNK_ELEMENTS = 2**17
-"""Probabilities that are held at a time (2 MB in float64): what fits a cache is several times faster."""
+"""Probabilities that are held at a time (1 MB in float64): what fits a cache is several times faster."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,15 @@ def check_classes(labels: Tensor, num_examples: int, num_classes: int) -> None:
     check_labels(labels, num_classes)
 
 
+def check_examples(
+    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Labels and scores (the one of logits and probabilities that is given), checked and on one device."""
+    scores = check_predictions(logits=logits, probs=probs)
+    check_classes(labels, *scores.shape)
+    return labels.long().to(scores.device), scores
+
+
 def check_subsets(subsets: Tensor, num_examples: int) -> None:
     """Raise InputError unless ``subsets`` are ``num_examples`` integers >= 0."""
     wrong_kind = subsets.shape != (num_examples,) or subsets.is_floating_point() or subsets.dtype == torch.bool
@@ -187,7 +196,7 @@ def outcomes(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | No
     Raises:
         InputError: not exactly one of ``logits`` and ``probs``; values out of range; NaN; no examples.
     """
-    labels, scores = _check(labels, logits, probs)
+    labels, scores = check_examples(labels, logits=logits, probs=probs)
     return _join([_normalise(chunk, target, probs is None)[0] for chunk, target in _chunks(scores, labels)])
 
 
@@ -195,7 +204,7 @@ def outcomes_and_class_gaps(
     labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
 ) -> tuple[Outcomes, ClassGaps]:
     """`outcomes`, and the gaps of every class in equal-width bins of its probability, from one softmax."""
-    labels, scores = _check(labels, logits, probs)
+    labels, scores = check_examples(labels, logits=logits, probs=probs)
     num_classes = scores.shape[1]
     edges = bin_edges(num_bins).to(scores.device)
 
@@ -228,13 +237,6 @@ def confidences(*, logits: Tensor | None = None, probs: Tensor | None = None) ->
     """The largest predicted probability of each example, float64, shape (N,); it needs no labels."""
     scores = check_predictions(logits=logits, probs=probs)
     return outcomes(scores.new_zeros(len(scores), dtype=torch.long), logits=logits, probs=probs).confidence
-
-
-def _check(labels: Tensor, logits: Tensor | None, probs: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Labels and scores (the one of logits and probabilities that is given), on one device."""
-    scores = check_predictions(logits=logits, probs=probs)
-    check_classes(labels, *scores.shape)
-    return labels.long().to(scores.device), scores
 
 
 def _chunks(scores: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

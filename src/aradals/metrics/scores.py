@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aradals.metrics.per_example import ClassGaps, Outcomes, outcomes, outcomes_and_class_gaps
+from aradals.metrics.per_example import ClassGaps, Outcomes, check_examples, outcomes, outcomes_and_class_gaps
 
 
 def accuracy(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
     """Share of examples whose most probable class (the first of several) is the label. See `outcomes`."""
-    return float(outcomes(labels, logits=logits, probs=probs).correct.mean())
+    labels, scores = check_examples(labels, logits=logits, probs=probs)
+    return float((scores.argmax(1) == labels).double().mean())
 
 
 def mean_confidence(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:

@@ -42,7 +42,7 @@ from aradals.report.summary import (
     seeds_of,
     share_interval,
     shift_conditions,
-    shift_name,
+    shift_mean,
     threshold_text,
     variants,
 )
@@ -216,8 +216,7 @@ def _error_sentence(results: Results, key: str, where: str) -> list[str]:
     before = measure(results, first, key, conditions=conditions)
     if not before.known:
         return []
-    what = shift_name(results) if len(conditions) == 1 else f"mean over {shift_name(results)}"
-    mean = "" if conditions == [CLEAN] else f" ({what})"
+    mean = "" if conditions == [CLEAN] else f" ({shift_mean(results)})"
     groups: dict[str, list[tuple[float, str]]] = {"lower": [], "higher": [], "unclear": []}
     for variant in main_variants(results):
         after = measure(results, variant, key, conditions=conditions)
@@ -233,7 +232,9 @@ def _error_sentence(results: Results, key: str, where: str) -> list[str]:
             value = _fraction(after)
         if relation == "lower" and _within_noise(results, variant, key, conditions):
             value = f"{value.removesuffix(')')}; within noise)"
-        groups[relation].append((-abs(after.value - before.value), f"{variant.label} {value}"))
+        # AR-AdaLS is named whatever else is.
+        order = -math.inf if variant.method == "ar_adals" else -abs(after.value - before.value)
+        groups[relation].append((order, f"{variant.label} {value}"))
     names = {"lower": "lower", "higher": "higher", "unclear": f"not told apart from {first.label}"}
     many = sum(map(len, groups.values())) > FEW
     parts = [
@@ -326,11 +327,11 @@ def _cost_sentence(results: Results) -> list[str]:
     costs.pop(reference(results).method, None)
     if not costs:
         return []
-    least, most = min(costs, key=lambda method: costs[method]), max(costs, key=lambda method: costs[method])
-    named = dict.fromkeys(method for method in ("ar_adals", least, most) if method in costs)
-    parts = [f"{costs[method]:.1f} for {Variant(method).label}" for method in named]
-    ends = f", the cheapest and the dearest of {len(costs)} methods" if len(costs) > 3 else ""
-    return [f"Cost of training, as a multiple of {reference(results).label}: {join(parts)}{ends} (one machine)."]
+    ours, *ends = ("ar_adals", min(costs, key=costs.__getitem__), max(costs, key=costs.__getitem__))
+    named = [f"{costs[method]:.1f} ({Variant(method).label})" for method in dict.fromkeys(ends)]
+    words = f"from {named[0]} to {named[1]}" if len(named) == 2 else named[0]
+    own = f"; {costs[ours]:.1f} ({Variant(ours).label})" if ours in costs and ours not in ends else ""
+    return [f"Cost of training, as a multiple of {reference(results).label}: {words}{own}; on one machine."]
 
 
 def _scope(results: Results) -> str:

@@ -279,8 +279,8 @@ def key_variants(results: Results) -> list[Variant]:
         return found
     first = reference(results).method
     wanted = [Variant(method, treatment) for method in (first, "ar_adals") for treatment in ("none", "temperature")]
-    wanted += [Variant(method) for method in ("ensemble", "ensemble_of_ar_adals")]
-    return list(dict.fromkeys([*(v for v in wanted if v in found), *main_variants(results)]))[:NUM_KEY]
+    wanted += [Variant(method) for method in ("ensemble", "ensemble_of_ar_adals", *main_methods(results))]
+    return [variant for variant in dict.fromkeys(wanted) if variant in found][:NUM_KEY]
 
 
 def shift_conditions(results: Results) -> list[Condition]:
@@ -299,6 +299,11 @@ def shift_name(results: Results) -> str:
         return f"{types[0].replace('_', ' ')}, {_severities(severities)}"
     full = len(shifts) == len(types) * len(severities)
     return f"{len(types)} corruption types, {_severities(severities) if full else f'{len(shifts)} conditions'}"
+
+
+def shift_mean(results: Results) -> str:
+    """``mean over 4 corruption types, severities 1 to 5``, or the one condition there is."""
+    return shift_name(results) if len(shift_conditions(results)) == 1 else f"mean over {shift_name(results)}"
 
 
 def _severities(severities: Sequence[int]) -> str:

@@ -15,6 +15,7 @@ from aradals.report.summary import (
     Measure,
     Results,
     Variant,
+    data_name,
     diagnosis_results,
     gap_interval,
     indexed,
@@ -26,7 +27,7 @@ from aradals.report.summary import (
     row_interval,
     seeds_of,
     shift_conditions,
-    shift_name,
+    shift_mean,
     shown_variants,
     subset_name,
     threshold_interval,
@@ -40,8 +41,12 @@ if TYPE_CHECKING:
 
 STUDY_COLUMNS = ("method", "ECE", "noise floor", "subset cal. error", "accuracy %", "confidence %", "NLL")
 DIAGNOSIS_COLUMNS = ("examples", "gap, points", "ECE", "noise floor", "accuracy %", "confidence %", "n")
-COMPARISON_COLUMNS = ("method", "ECE", "subset cal. error", "NLL", "accuracy, points", "cost")
-COMPARISON_METRICS = ("ece", "subset_calibration_error", "nll", "accuracy")
+COMPARISONS = {
+    "ece": "ECE",
+    "subset_calibration_error": "subset cal. error",
+    "accuracy": "accuracy, points",
+    "nll": "NLL",
+}
 STABILITY_COLUMNS = ("method", "prediction variance", "at equal confidence", "disagreement %", "models")
 THRESHOLD_COLUMNS = ("error at most", "accept from", "accepted %", "wrong among them %")
 
@@ -135,7 +140,7 @@ def table_rows(results: Results, shown: Sequence[Variant] | None = None) -> list
     results, shown = indexed(results), variants(results) if shown is None else shown
     blocks = [_block(results, f"clean, n = {num_examples(results):,}", [CLEAN], shown)]
     if shifts := shift_conditions(results):
-        blocks.append(_block(results, f"shift (mean over {shift_name(results)})", shifts, shown))
+        blocks.append(_block(results, f"shift ({shift_mean(results)})", shifts, shown))
     return blocks
 
 
@@ -271,7 +276,9 @@ def diagnosis_rows(diagnosis: Results) -> TableBlock:
     return TableBlock("by robustness" if count else "all examples", DIAGNOSIS_COLUMNS, rows)
 
 
-def comparison_rows(results: Results, shown: Sequence[Variant] | None = None) -> list[TableBlock]:
+def comparison_rows(
+    results: Results, shown: Sequence[Variant] | None = None, metrics: Sequence[str] = tuple(COMPARISONS)
+) -> list[TableBlock]:
     """Every variant (or those ``shown``) minus the reference, calibrated alike: clean, then the mean over shifts.
 
     The note of a cell is the 95 % interval of the difference, and with three seeds or more p of the paired t test
@@ -284,13 +291,13 @@ def comparison_rows(results: Results, shown: Sequence[Variant] | None = None) ->
         if row["reference_method"] == first and row["reference_calibrator"] == row["calibrator"]
     }
     blocks = []
-    for condition, title in (("clean", "clean"), ("all_shifts", f"shift (mean over {shift_name(results)})")):
+    for condition, title in (("clean", "clean"), ("all_shifts", f"shift ({shift_mean(results)})")):
         rows = [
             [
                 Cell(variant.short),
                 *(
                     _difference(compared.get((condition, variant.method, variant.calibrator, metric)))
-                    for metric in COMPARISON_METRICS
+                    for metric in metrics
                 ),
                 _cost(results, variant.method),
             ]
@@ -298,7 +305,7 @@ def comparison_rows(results: Results, shown: Sequence[Variant] | None = None) ->
             if (condition, variant.method, variant.calibrator, "ece") in compared
         ]
         if rows:
-            blocks.append(TableBlock(title, COMPARISON_COLUMNS, rows))
+            blocks.append(TableBlock(title, ("method", *(COMPARISONS[metric] for metric in metrics), "cost"), rows))
     return blocks
 
 
@@ -318,10 +325,10 @@ def stability_rows(results: Results) -> TableBlock:
 
 
 def comparison_table(results: Results) -> TerminalTables:
-    """`comparison_rows` for the terminal."""
+    """`comparison_rows` for the terminal, in 80 columns: without the NLL."""
     note = f"{comparison_note(results)}{_more(results)}"
-    first = reference(results).label
-    return TerminalTables(f"Difference from {first}", comparison_rows(results, shown_variants(results)), note)
+    rows = comparison_rows(results, shown_variants(results), [metric for metric in COMPARISONS if metric != "nll"])
+    return TerminalTables(f"Difference from {reference(results).label}", rows, note)
 
 
 def comparison_note(results: Results) -> str:
@@ -377,7 +384,7 @@ def diagnosis_note(diagnosis: Results) -> str:
 
 def study_table(results: Results) -> TerminalTables:
     """`table_rows` for the terminal, from 80 columns on; for rich's ``Console.print``."""
-    title = f"{results.get('name', '')}: {results.get('data', {}).get('name', '')}".strip(": ")
+    title = f"{results.get('name', '')}: {data_name(results)}".strip(": ")
     results = indexed(results)
     note = f"{table_note(results)}{_more(results)}"
     return TerminalTables(title, table_rows(results, shown_variants(results)), note)

@@ -30,12 +30,14 @@ class RunArrays:
         replicates: metrics on resamples of the examples, the same resamples for all methods.
         logits: of each member on clean data, shape (M, N, K); M = 1 for a method.
         labels: int64, shape (N,).
+        scores: robustness of each example, float64, shape (N,).
         subsets: robustness subset of each example, int64, shape (N,).
     """
 
     replicates: Replicates
     logits: Tensor
     labels: Tensor
+    scores: Tensor
     subsets: Tensor
 
     def save(self, path: Path) -> None:
@@ -47,7 +49,7 @@ class RunArrays:
         }
         limit = torch.finfo(torch.float16).max
         arrays["logits"] = self.logits.clamp(-limit, limit).half().numpy()
-        arrays |= {"labels": self.labels.numpy(), "subsets": self.subsets.numpy()}
+        arrays |= {name: getattr(self, name).numpy() for name in ("labels", "scores", "subsets")}
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
@@ -61,8 +63,9 @@ class RunArrays:
                     _, calibrator, condition, metric = key.split("/")
                     values = torch.from_numpy(arrays[key]).double()
                     replicates.setdefault((calibrator, condition), {})[metric] = values
-            logits, labels, subsets = (torch.from_numpy(arrays[key]) for key in ("logits", "labels", "subsets"))
-        return cls(replicates, logits.double(), labels, subsets)
+            names = ("logits", "labels", "scores", "subsets")
+            logits, labels, scores, subsets = (torch.from_numpy(arrays[name]) for name in names)
+        return cls(replicates, logits.double(), labels, scores, subsets)
 
 
 def resample(

@@ -28,8 +28,9 @@ from aradals.data import Examples, load_data, splits_hash
 from aradals.ensemble import pool_logits
 from aradals.errors import InputError
 from aradals.files import ensure_writable
-from aradals.inference import resolve_device
+from aradals.inference import Predictions, resolve_device
 from aradals.metrics import stability
+from aradals.report.examples import class_rows, example_images
 from aradals.study.arrays import RunArrays
 from aradals.study.checks import check_config, data_sets
 from aradals.study.groups import training_subsets
@@ -169,6 +170,7 @@ def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log
     }
     results["comparisons"] = compare_methods([row for row in results["rows"] if row["subset"] is None], replicates)
     results["stability"] = study_stability(config, arrays)
+    results |= _shown_examples(runs[0], arrays)
     save_json(output / "results.json", results)
     save_table(output / "table", table_rows(results))
     return results
@@ -183,6 +185,8 @@ def finished_run(run: SeedRun, name: str, folder: Path) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run.arrays(name), arrays)
         save_json(path, made)  # last: it says that all is there
+    else:
+        run.log(f"[seed {run.seed}] {name}: done before, settings unchanged")
     record: dict[str, Any] = load_json(path)
     return record
 
@@ -221,6 +225,23 @@ def relative_costs(config: StudyConfig, costs: list[Row]) -> list[Row]:
         {**cost, "relative_cost": cost["seconds"] / seconds[cost["seed"]] if cost["seed"] in seconds else None}
         for cost in costs
     ]
+
+
+def _shown_examples(run: SeedRun, arrays: Mapping[tuple[str, int], RunArrays]) -> dict[str, Any]:
+    """For the report: images of the first method at the first seed, and the classes of the main methods."""
+    test, first = run.splits.test, next(iter(run.config.methods))
+    main = [name for name in dict.fromkeys((first, "ar_adals")) if name in run.config.methods]
+    predictions = {
+        name: Predictions(test.ids, arrays[name, run.seed].logits[0], arrays[name, run.seed].labels) for name in main
+    }
+    return {
+        "examples": example_images(test, predictions[first], arrays[first, run.seed].scores),
+        "classes": [
+            {"method": name, "calibrator": "none", **row}
+            for name in main
+            for row in class_rows(predictions[name], test.class_names)
+        ],
+    }
 
 
 def study_stability(config: StudyConfig, arrays: Mapping[tuple[str, int], RunArrays]) -> list[Row]:

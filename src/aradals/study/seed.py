@@ -26,12 +26,13 @@ from aradals.artifacts import (
 )
 from aradals.calibration import CALIBRATORS, get_calibrator
 from aradals.config import MethodConfig, StudyConfig
-from aradals.data import Examples, Splits, corrupt, make_splits
+from aradals.data import Examples, Splits, make_splits
 from aradals.ensemble import Ensemble
 from aradals.evaluation import (
     CLEAN,
     Condition,
-    conditions,
+    Shift,
+    choose_shift,
     evaluate_conditions,
     predict_conditions,
     prediction_paths,
@@ -45,6 +46,7 @@ from aradals.scoring import (
     check_differentiable,
     check_num_subsets,
     score_stage,
+    scores_of,
     scoring_record,
     subsets_of,
 )
@@ -103,9 +105,17 @@ class SeedRun:
         )
 
     @cached_property
+    def shift(self) -> tuple[list[Condition], Shift]:
+        """What the test split is evaluated under, and where its corrupted images come from."""
+        given = self.config.evaluation
+        return choose_shift(
+            self.splits.test, given.corruptions, given.severities, preset=given.preset, corrupted=given.corrupted
+        )
+
+    @property
     def conditions(self) -> list[Condition]:
         """What the test split is evaluated under."""
-        return conditions(self.config.evaluation.corruptions, self.config.evaluation.severities)
+        return self.shift[0]
 
     def check(self) -> None:
         """Try everything that can fail, on two examples, before hours of work depend on it.
@@ -123,10 +133,8 @@ class SeedRun:
         )
         check_attack(config.scoring.attack, config.scoring.attack_args)
         check_num_subsets(config.evaluation.num_subsets, len(splits.test), "evaluation.num_subsets", "the test split")
-        ids, inputs, _ = splits.train.__getitems__([0, 1])
-        for condition in self.conditions:
-            if condition != CLEAN:
-                corrupt(inputs, ids, *condition)
+        _, inputs, _ = splits.train.__getitems__([0, 1])
+        _ = self.shift
         model = self._load(Path(config.scoring.checkpoint)).cpu() if config.scoring.checkpoint else self._build()
         num_classes = try_model(model, inputs)
         check_differentiable(model, inputs)
@@ -338,6 +346,8 @@ class SeedRun:
             "calibration": self.splits.calibration.fingerprint,
             "test": self.splits.test.fingerprint,
             "conditions": self.conditions,
+            "preset": self.config.evaluation.preset,
+            "corrupted": self.config.evaluation.corrupted,
             "with_scores": with_scores,
         }
 
@@ -347,7 +357,14 @@ class SeedRun:
             test = prediction_paths(folder, self.conditions)
             for examples, paths in ((self.splits.calibration, calibration), (self.splits.test, test)):
                 if len(examples):
-                    predict_conditions(model, examples, paths, model_digest=model_digest, with_scores=with_scores)
+                    predict_conditions(
+                        model,
+                        examples,
+                        paths,
+                        model_digest=model_digest,
+                        with_scores=with_scores,
+                        shift=self.shift[1],
+                    )
 
         run_stage(folder, inputs, make, self._log(f"{folder.parent.relative_to(self.folder)}: predict"))
         return folder
@@ -413,7 +430,8 @@ class SeedRun:
                 num_resamples=settings.num_resamples,
             )
             clean_logits = torch.stack([load_predictions(paths[CLEAN])[0].logits for paths in predictions])
-            RunArrays(replicates, clean_logits, examples.labels, subsets).save(folder / ARRAYS_FILE)
+            ranking = scores_of(scores, examples.ids)
+            RunArrays(replicates, clean_logits, examples.labels, ranking, subsets).save(folder / ARRAYS_FILE)
             clean = next(row for row in rows if row["corruption"] == "none" and row["subset"] is None)
             log(f"accuracy {clean['accuracy']:.4f}  confidence {clean['confidence']:.4f}  ECE {clean['ece']:.4f}")
             save_json(folder / "rows.json", {"rows": rows, "reliability": reliability})
