@@ -239,7 +239,7 @@ class TestWithData:
     )
     def test_images_are_needed_to_change_images(self, method: MethodConfig, tmp_path: Path) -> None:
         rng = np.random.default_rng(0)
-        arrays = {
+        arrays: dict[str, Any] = {
             f"{name}_{split}": values
             for split, num in (("train", 200), ("test", 50))
             for name, values in (("x", rng.random((num, 6), dtype=np.float32)), ("y", np.arange(num) % 3))

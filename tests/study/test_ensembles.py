@@ -41,7 +41,8 @@ class Finished:
 
     def row(self, **keys: object) -> dict[str, Any]:
         """The one row of these keys."""
-        [row] = [row for row in self.results["rows"] if keys.items() <= row.items()]
+        found: list[dict[str, Any]] = [row for row in self.results["rows"] if keys.items() <= row.items()]
+        [row] = found
         return row
 
     def predictions(self, owner: str, file: str) -> Predictions:
@@ -170,6 +171,7 @@ def test_robustness_temperature_is_fitted_and_used_with_the_models_own_margins(f
         assert row["confidence"] == pytest.approx(confidence)
     shifted = finished.predictions("adaptive", "predictions-contrast-5").scores
     assert shifted is not None
+    assert test.scores is not None
     assert not torch.equal(shifted, test.scores)
 
 

@@ -114,7 +114,7 @@ def test_thresholds_cut_the_training_split_where_the_validation_subsets_begin(da
     scores = {split: load_scores(run.scores(split))[0].score.double() for split in ("train", "validation")}
     assert torch.equal(groups.validation, by_rank(scores["validation"]))
     lowest = [scores["validation"][groups.validation == subset].min() for subset in range(1, 5)]
-    assert torch.equal(groups.train, sum((scores["train"] >= cut).long() for cut in lowest))
+    assert torch.equal(groups.train, torch.stack([scores["train"] >= cut for cut in lowest]).sum(0))
     assert not torch.equal(groups.train, by_rank(scores["train"]))
 
 

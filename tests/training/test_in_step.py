@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def members_of(trained: TrainedModel) -> list[torch.nn.Module]:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_with_fixed_targets_members_are_to_the_bit_those_trained_alone(optimizer: str) -> None:
+def test_with_fixed_targets_members_are_to_the_bit_those_trained_alone(optimizer: Literal["adam", "sgd"]) -> None:
     training = replace(TRAINING, optimizer=optimizer, weight_decay=1e-3)
     method = MethodConfig(initial_target_prob=0.8)
     together = fit([0, 1, 2], method, training)

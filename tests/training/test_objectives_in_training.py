@@ -95,7 +95,8 @@ def first_step(loss_of: Any) -> nn.Module:
     loss_of(model, inputs, labels).backward()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter -= 0.1 * (1 + 0.9) * parameter.grad  # type: ignore[operator]  # Nesterov momentum from rest
+            assert parameter.grad is not None
+            parameter.sub_(0.1 * (1 + 0.9) * parameter.grad)  # Nesterov momentum from rest
     return model
 
 
@@ -104,9 +105,9 @@ def test_consistency_adds_the_jensen_shannon_term_of_an_image_and_two_views() ->
 
     def loss_of(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         logits = model(inputs)
-        probs = [logits.softmax(1), model(augmix(inputs)).softmax(1), model(augmix(inputs)).softmax(1)]
-        mean = sum(probs) / 3
-        divergence = sum((p * (p / mean).log()).sum(1).mean() for p in probs) / 3
+        views = [logits, model(augmix(inputs)), model(augmix(inputs))]
+        probs = torch.stack([view.softmax(1) for view in views])
+        divergence = (probs * (probs / probs.mean(0)).log()).sum(2).mean()
         return F.cross_entropy(logits, labels) + 12 * divergence
 
     trained = fit(MethodConfig(consistency=12.0), training)

@@ -7,7 +7,7 @@ import re
 from argparse import ArgumentParser
 from dataclasses import fields
 
-from aradals.config import EnsembleConfig, MethodConfig
+from aradals.config import MethodConfig
 from aradals.errors import InputError
 from aradals.update_rules import UpdateRule
 
@@ -75,8 +75,8 @@ def _unknown_name(found: dict[str, str], parser: ArgumentParser) -> InputError:
     first = name.partition(".")[0]
     if "." in name and first not in {option.partition(".")[0] for option in options}:
         name, options = first, [option.partition(".")[0] for option in options]
-    # Methods and ensembles have names of their own, so that their settings are no options.
-    settings = [field.name for kind in (MethodConfig, UpdateRule, EnsembleConfig) for field in fields(kind)]
+    # Methods have names of their own, so that their settings are no options.
+    settings = [field.name for kind in (MethodConfig, UpdateRule) for field in fields(kind)]
     nearest = difflib.get_close_matches(name, [*options, *settings], n=1)
     return InputError(
         expected=f"an option or key that {parser.prog} knows",

@@ -1,6 +1,6 @@
 """Time of the metrics on large sets of predictions, beside torchmetrics and netcal in the same process.
 
-    OMP_NUM_THREADS=1 python benchmarks/metrics/speed.py --output results/metrics/README.md
+    OMP_NUM_THREADS=1 python benchmarks/metrics/metrics_speed.py --output results/metrics/README.md
 
 Everything starts from the same float32 logits and ends with numbers, softmax included. Ours are computed in float64 by
 `all_metrics` (the whole family at once) and by the single functions; torchmetrics by its functional interface in
@@ -128,7 +128,7 @@ def main() -> None:
     text = "\n\n".join(
         [
             "# Speed of the metrics",
-            f"By `benchmarks/metrics/speed.py`, whose docstring says what is measured. {platform.machine()}, "
+            f"By `benchmarks/metrics/metrics_speed.py`, whose docstring says what is measured. {platform.machine()}, "
             f"{torch.get_num_threads()} thread(s), python {platform.python_version()}, {packages}. {options.note}",
             f"Medians and ranges of n = {options.rounds} rounds. A ratio above 1: the other one takes longer.",
             *(table(*size, options.rounds) for size in SIZES),
