@@ -137,6 +137,7 @@ def run(
         refuse_training_examples(classifier, examples)
         for each, (_, hashes) in loaded.items():
             refuse_fitted(hashes, examples, what=f"the calibrator {each}")
+        other = None if ood is None else _other_data(ood, examples, classifier)
         name, data = classifier.name, examples.name
         class_names = classifier.class_names or examples.class_names
         stage = partial(
@@ -147,8 +148,7 @@ def run(
         stored_at = stage(examples, wanted, output / "predictions", shift=shift, source=corrupted or preset)
         stored, _ = load_predictions(stored_at[CLEAN])
         evaluated = stored_predictions([stored_at])
-        if ood is not None:
-            other = _other_data(ood, examples, classifier)
+        if other is not None:
             others, _ = load_predictions(stage(other, [CLEAN], output / "ood")[CLEAN])
             out_of_distribution = ood_rows(stored, others, fitted, data=data, ood=other.name)
     keys = {"method": name, "seed": 0, "data": data}
