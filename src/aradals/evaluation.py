@@ -146,10 +146,6 @@ def choose_shift(
             expected="a preset or a corrupted copy", got=f"both ({preset}, {corrupted})", hint="one of them"
         )
     found = list_conditions(corrupted)
-    if not found:
-        raise InputError(
-            expected=f"corruptions and severities in {corrupted}", got="none", hint="a folder laid out as CIFAR-10-C"
-        )
     known = list(dict.fromkeys(name for name, _ in found))
     chosen = corruption_names(corruptions) if corruptions else known
     wanted = [CLEAN, *((name, severity) for name, severity in found if name in chosen and severity in severities)]
