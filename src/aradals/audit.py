@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from aradals.attacks import Attack
 from aradals.errors import InputError
-from aradals.metrics.functional import wilson_interval
+from aradals.metrics import wilson_interval
 from aradals.robustness import ScoreTable, score
 from aradals.subsets import assign_subsets
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from aradals.errors import InputError
 from aradals.inference import check_logits
-from aradals.metrics.functional import check_classes
+from aradals.metrics.per_example import check_classes
 
 
 class Calibrator(Protocol):

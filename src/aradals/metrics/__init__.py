@@ -1,41 +1,48 @@
-"""Accuracy, calibration, their intervals and noise floors."""
+"""Accuracy, calibration, their intervals and noise floors: tensors in, numbers out.
+
+Every metric takes the labels and exactly one of ``logits=`` and ``probs=``; which of the two a tensor is, is never
+guessed from its values. All are fractions (not percent), computed in float64.
+"""
 
 from __future__ import annotations
 
 from aradals.metrics.bootstrap import resampled_metrics
-from aradals.metrics.estimates import Estimate, estimate_metrics
-from aradals.metrics.functional import (
-    ConfidenceThreshold,
-    Outcomes,
+from aradals.metrics.calibration_errors import (
     ReliabilityDiagram,
     SubsetCalibrationError,
-    accuracy,
-    accuracy_at_coverage,
     adaptive_calibration_error,
-    all_metrics,
-    aurc,
-    brier_calibration,
-    brier_refinement,
-    brier_score,
     classwise_calibration_error,
-    confidence_threshold,
     debiased_l2_calibration_error,
-    error_auroc,
     expected_calibration_error,
     ks_calibration_error,
     max_calibration_error,
-    mean_confidence,
-    nll,
-    ood_auroc,
-    ood_scores,
-    outcomes,
     reliability_diagram,
-    smooth_calibration_error,
     subset_calibration_error,
-    wilson_interval,
 )
+from aradals.metrics.estimates import Estimate, estimate_metrics
+from aradals.metrics.family import all_metrics
 from aradals.metrics.intervals import calibration_error_interval
 from aradals.metrics.noise import NoiseFloor, SubsetNoiseFloor, ece_noise_floor, subset_noise_floor
+from aradals.metrics.per_example import Outcomes, outcomes
+from aradals.metrics.scores import (
+    accuracy,
+    brier_calibration,
+    brier_refinement,
+    brier_score,
+    mean_confidence,
+    nll,
+    wilson_interval,
+)
+from aradals.metrics.selective import (
+    ConfidenceThreshold,
+    accuracy_at_coverage,
+    aurc,
+    confidence_threshold,
+    error_auroc,
+    ood_auroc,
+    ood_scores,
+)
+from aradals.metrics.smooth import smooth_calibration_error
 from aradals.metrics.stability import disagreement, matched_temperatures, prediction_variance, stability
 from aradals.metrics.summary import summarise, summarise_by_subset
 

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from aradals.errors import MissingExtraError
 from aradals.inference import Predictions
-from aradals.metrics import expected_calibration_error
-from aradals.metrics.functional import wilson_interval
+from aradals.metrics import expected_calibration_error, wilson_interval
 from aradals.metrics.noise import ece_noise_floor
 
 if TYPE_CHECKING:

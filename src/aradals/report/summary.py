@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from aradals.metrics.functional import wilson_interval
+from aradals.metrics import wilson_interval
 
 Results = Mapping[str, Any]
 """The content of ``results.json``."""
