@@ -31,11 +31,8 @@ def logit_margin(model: nn.Module, inputs: Tensor) -> AttackResult:
     Raises:
         InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities.
     """
-    with gradients_enabled(model), torch.no_grad():
-        inputs = model_inputs(model, inputs)
-        _, logits = forward_with_graph(model, inputs)
-        check_logits(logits, len(inputs))
-        margin, predicted, _ = class_margin(logits)
+    inputs, logits = _forward(model, inputs)
+    margin, predicted, _ = class_margin(logits)
     return estimate_result(inputs, margin, predicted=predicted, sound=margin.isfinite(), num_forward=1, num_backward=0)
 
 
@@ -53,13 +50,10 @@ def confidence(model: nn.Module, inputs: Tensor) -> AttackResult:
     Raises:
         InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities.
     """
-    with gradients_enabled(model), torch.no_grad():
-        inputs = model_inputs(model, inputs)
-        _, logits = forward_with_graph(model, inputs)
-        check_logits(logits, len(inputs))
-        largest, predicted = logits.max(1)
-        others = logits.scatter(1, predicted[:, None], -math.inf)
-        log_odds = largest - others.logsumexp(1)
+    inputs, logits = _forward(model, inputs)
+    largest, predicted = logits.max(1)
+    others = logits.scatter(1, predicted[:, None], -math.inf)
+    log_odds = largest - others.logsumexp(1)
     sound = log_odds.isfinite()
     return estimate_result(inputs, log_odds, predicted=predicted, sound=sound, num_forward=1, num_backward=0)
 
@@ -93,3 +87,11 @@ def first_order_margin(model: nn.Module, inputs: Tensor, *, norm_order: float = 
     score = linear_distance(margin, gradient, norm_order)
     sound = gradient.flatten(1).ne(0).any(1) & ((score > 0) | (margin == 0))
     return estimate_result(inputs, score, predicted=predicted, sound=sound, num_forward=1, num_backward=1)
+
+
+def _forward(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The inputs as the model takes them, and its logits."""
+    with gradients_enabled(model), torch.no_grad():
+        inputs = model_inputs(model, inputs)
+        _, logits = forward_with_graph(model, inputs)
+    return inputs, check_logits(logits, len(inputs))
