@@ -457,7 +457,8 @@ def _difference(row: Mapping[str, Any] | None) -> Cell:
     scale, form = (100, "+z.1f") if row["metric"] == "accuracy" else (1, "+z.3f")
     low, high = (math.nan if row[end] is None else scale * row[end] for end in ("low", "high"))
     cell = _cell(Measure(scale * row["difference"], low, high), form)
-    return cell if row["p_holm"] is None else Cell(cell.text, f"{cell.note}, p {row['p_holm']:.3f}".lstrip(", "))
+    # On a line of its own, for the terminal is narrow.
+    return cell if row["p_holm"] is None else Cell(cell.text, f"{cell.note}\np = {row['p_holm']:.3f}".lstrip())
 
 
 def _cost(results: Results, method: str) -> Cell:
