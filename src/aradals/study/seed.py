@@ -153,7 +153,7 @@ class SeedRun:
         """Train, calibrate and evaluate one method or ensemble: its part of the results."""
         evaluated = load_json(self.evaluate(name) / "rows.json")
         keys = {"method": name, "seed": self.seed}
-        groups = self._groups_of(name)
+        groups = self._groups(self._settings_of(name))
         tables = [self.scores("test"), *(groups.tables if groups else [])]
         return {
             **evaluated,
@@ -176,7 +176,7 @@ class SeedRun:
 
     def cost(self, name: str) -> dict[str, float]:
         """Seconds before a method can predict: its own training, and models that are trained and score only for it."""
-        groups = self._groups_of(name)
+        groups = self._groups(self._settings_of(name))
         seconds = {
             "training_seconds": sum(_training_seconds(folder) for folder in self._training_folders(name)),
             "scorer_seconds": sum(_training_seconds(path.parent) for path in groups.scorers) if groups else 0.0,
@@ -259,7 +259,7 @@ class SeedRun:
         from aradals.training import fit_classifier, member_seed
 
         train = train or self.splits.train
-        groups = training_subsets(self, settings) if needs_subsets(settings) else None
+        groups = self._groups(settings)
         inputs = {
             "model": self.config.model,
             **code_digest(self.config.model),
@@ -327,13 +327,14 @@ class SeedRun:
 
     def predictions(self, name: str) -> list[Path]:
         """The folders of the predictions of a method, one, or of an ensemble's members."""
+        checkpoints = self.checkpoints(name)
         if name in self.config.ensembles and self.config.ensembles[name].in_step:
-            owners = [self.folder / name / f"member-{m}" for m in range(self.config.ensembles[name].num_members)]
+            owners = [self.folder / name / f"member-{member}" for member in range(len(checkpoints))]
         else:  # members that are models of a method share its predictions
-            owners = [checkpoint.parent.parent for checkpoint in self.checkpoints(name)]
+            owners = [checkpoint.parent.parent for checkpoint in checkpoints]
         return [
             self._once(owner / "predict", partial(self._predict, checkpoint, owner / "predict"))
-            for checkpoint, owner in zip(self.checkpoints(name), owners, strict=True)
+            for checkpoint, owner in zip(checkpoints, owners, strict=True)
         ]
 
     def _predict(self, checkpoint: Path, folder: Path) -> Path:
@@ -458,8 +459,8 @@ class SeedRun:
         ensemble = self.config.ensembles.get(name)
         return self.config.methods[ensemble.method if ensemble else name]
 
-    def _groups_of(self, name: str) -> TrainingSubsets | None:
-        settings = self._settings_of(name)
+    def _groups(self, settings: MethodConfig) -> TrainingSubsets | None:
+        """The subsets that a model with these settings is trained with from the start; None without any."""
         return training_subsets(self, settings) if needs_subsets(settings) else None
 
     def _build(self) -> nn.Module:
