@@ -15,32 +15,47 @@ from torch import Tensor
 
 from aradals.artifacts import (
     SCHEMA_VERSION,
-    file_digest,
     load_json,
     save_json,
+    save_sealed,
     save_table,
     settings_digest,
     versions,
 )
 from aradals.comparison import aggregate_seeds, compare_methods
 from aradals.config import MethodConfig, StudyConfig
-from aradals.data import Examples, load_data, splits_hash
+from aradals.data import Examples, data_paths, load_data, splits_hash
 from aradals.ensemble import pool_logits
 from aradals.errors import InputError
-from aradals.files import ensure_writable
+from aradals.files import file_digest
 from aradals.inference import Predictions, resolve_device
 from aradals.metrics import stability
+from aradals.outputs import output_folder
 from aradals.report.examples import class_rows, example_images
+from aradals.specs import code_digest
 from aradals.study.arrays import RunArrays
 from aradals.study.checks import check_config, data_sets
 from aradals.study.groups import training_subsets
-from aradals.study.seed import Log, SeedRun, code_digest
+from aradals.study.seed import Log, SeedRun
 
 Row = dict[str, Any]
 
 
+OUTPUTS = ("results.json", "table.parquet", "table.csv")
+"""What a study writes into its folder, beside the folders of its stages."""
+
+
+def files_of(config: StudyConfig) -> list[Path]:
+    """The files and folders on this machine that a study reads."""
+    evaluation, scoring = config.evaluation, config.scoring
+    named = [*data_sets(config), *filter(None, (evaluation.corrupted, scoring.checkpoint))]
+    code = [config.model, *(method.objective for method in config.methods.values())]
+    sources = [Path(spec.rpartition(":")[0]) for spec in code if ".py:" in spec]
+    return [*(path for spec in named for path in data_paths(spec)), *sources]
+
+
 def run_study(
-    config: StudyConfig, output: Path, *, name: str, device: str = "auto", log: Log = print
+    config: StudyConfig, output: Path, *, name: str, device: str = "auto", log: Log = print, overwrite: bool = False
 ) -> dict[str, Any]:
     """Train, calibrate and evaluate every method at every seed; what is done is not done again.
 
@@ -53,6 +68,7 @@ def run_study(
         name: of the study, for the report.
         device: auto, cpu or cuda.
         log: called with each line of progress.
+        overwrite: replace files of other people that lie where results are written.
 
     Returns:
         What ``results.json`` holds; with several data sets the results of each under ``studies``.
@@ -61,7 +77,12 @@ def run_study(
         InputError: anything in the recipe or the data that cannot work, before training starts.
     """
     check_config(config)
-    ensure_writable(output)
+    with output_folder(output, OUTPUTS, inputs=files_of(config), overwrite=overwrite):
+        return _run_all(config, output, name, device, log)
+
+
+def _run_all(config: StudyConfig, output: Path, name: str, device: str, log: Log) -> dict[str, Any]:
+    """A study of one data set, or of several."""
     if isinstance(config.data, str):
         return _run_one(config, output, name, device, log)
     studies = [replace(config, data=data) for data in config.data]
@@ -74,7 +95,7 @@ def run_study(
         )
     results = [_run_one(*pair, f"{name}: {pair[0].data}", device, log) for pair in zip(studies, folders, strict=True)]
     together = {"schema": SCHEMA_VERSION, "kind": "studies", "name": name, "studies": results}
-    save_json(output / "results.json", together)
+    save_sealed(output / "results.json", together)
     save_table(output / "table", [row for result in results for row in table_rows(result)])
     return together
 
@@ -96,10 +117,10 @@ def train_one(
     if len(data_sets(config)) > 1:
         raise InputError(expected="one data set", got=str(config.data), hint=f"--data {data_sets(config)[0]}")
     check_config(replace(config, seeds=[seed]))
-    ensure_writable(output)
-    run = SeedRun(config, *load_study_data(config), seed, output, device, log)
-    run.check()
-    return run.checkpoints(method)
+    with output_folder(output, inputs=files_of(config)):
+        run = SeedRun(config, *load_study_data(config), seed, output, device, log)
+        run.check()
+        return run.checkpoints(method)
 
 
 def load_study_data(config: StudyConfig) -> tuple[Examples, Examples]:
@@ -171,7 +192,7 @@ def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log
     results["comparisons"] = compare_methods([row for row in results["rows"] if row["subset"] is None], replicates)
     results["stability"] = study_stability(config, arrays)
     results |= _shown_examples(runs[0], arrays)
-    save_json(output / "results.json", results)
+    save_sealed(output / "results.json", results)
     save_table(output / "table", table_rows(results))
     return results
 
@@ -209,7 +230,7 @@ def run_digest(run: SeedRun, name: str) -> str:
             "ensemble": ensemble and asdict(ensemble),
             "seed": run.seed,
             "splits": {split: examples.fingerprint for split, examples in run.splits.items()},
-            "code": {**code_digest(config.model), **code_digest(settings.objective)},
+            "code": [code_digest(config.model), code_digest(settings.objective)],
             "scorer": file_digest(Path(checkpoint)) if checkpoint else None,
             # Of other groupings what is said above decides.
             **({"column": training_subsets(run, settings).digest} if settings.grouping == "column" else {}),
