@@ -69,10 +69,15 @@ def load_sealed(path: Path, *, required: bool = True) -> dict[str, Any]:
         InputError: the file is missing, was changed, or is not one of these.
     """
     content = load_json(path)
-    if isinstance(content, dict):
-        digest = content.pop(_SEAL, None)
-        if digest == settings_digest(content) or (digest is None and not required):
-            return content
+    if not isinstance(content, dict):
+        raise InputError(
+            expected=f"keys and values in {path}",
+            got=type(content).__name__,
+            hint="a file of this program",
+        )
+    digest = content.pop(_SEAL, None)
+    if digest == settings_digest(content) or (digest is None and not required):
+        return content
     raise InputError(
         expected=f"the content of {path} as it was written",
         got="a file that was changed or damaged",

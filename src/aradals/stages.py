@@ -135,8 +135,8 @@ def locked(path: Path, *, is_folder: bool = True) -> Iterator[None]:
         remove_partial_files(path)
         yield
     finally:
-        if not is_folder and lock.lock_counter == 1:
-            where.unlink(missing_ok=True)  # beside a single file it would look like litter
+        if lock.lock_counter == 1:
+            where.unlink(missing_ok=True)  # while it is held, so that nobody holds a file without a name
         lock.release()
 
 

@@ -19,7 +19,7 @@ from scipy import stats
 from small_study import ADAPTIVE, VANILLA, save_digits, seed_run, small_config, trainings
 
 from aradals import InputError
-from aradals.artifacts import decode_hashes, load_calibrator, load_json, load_predictions, load_scores
+from aradals.artifacts import decode_hashes, load_calibrator, load_json, load_predictions, load_scores, load_sealed
 from aradals.config import EnsembleConfig, EvaluationConfig, MethodConfig, StudyConfig, TrainingConfig
 from aradals.data import Examples, overlap
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
@@ -482,7 +482,7 @@ class TestSeveralDataSets:
         table = parquet.read_table(out / "table.parquet").to_pylist()
         assert len(table) == sum(len(study["rows"]) for study in together["studies"])
         assert {row["data"] for row in table} == {"digits-test", "few-test"}
-        assert load_json(out / "results.json") == json.loads(json.dumps(together))
+        assert load_sealed(out / "results.json") == json.loads(json.dumps(together))
         alone = run_study(replace(config, data=other), tmp_path / "alone", name="alone", log=lambda line: None)
         assert alone["rows"] == together["studies"][1]["rows"]
 

@@ -114,10 +114,10 @@ def run(
             save_scores(output, table, {**metadata, "audit": json_text(record)})
             print(describe_audit(record))
         shutil.rmtree(work, ignore_errors=True)
-    took = f" in {seconds:.1f} s ({len(table) / max(seconds, 0.01):.1f} images per second)" if seconds else ""
+    speed = f" in {seconds:.1f} s ({len(table) / max(seconds, 0.01):.1f} images per second; " if seconds else " ("
     forward, backward = (passes.double().mean().item() for passes in (table.num_forward, table.num_backward))
     print(
-        f"{len(table)} examples scored by {table.attack}{took}; on average {forward:.1f} forward and {backward:.1f} "
-        f"backward passes; {int(table.norm.isfinite().sum())} with a verified norm, {table.num_failed} with a fallback "
-        f"for a score; median score {table.score.median():.4f}\nscores: {output}"
+        f"{len(table)} examples scored by {table.attack}{speed}on average {forward:.1f} forward and {backward:.1f} "
+        f"backward passes); {int(table.norm.isfinite().sum())} with a verified norm, {table.num_failed} with a "
+        f"fallback for a score; median score {table.score.median():.4f}\nscores: {output}"
     )
