@@ -178,7 +178,7 @@ class TestInterrupted:
         shard = tmp_path / ".scores.parquet.shards" / "000001.parquet"
         content = bytearray(shard.read_bytes())
         content[40] ^= 1
-        shard.write_bytes({"empty": b"", "cut": content[:-1], "flipped": bytes(content)}[damage])
+        shard.write_bytes({"empty": b"", "cut": bytes(content[:-1]), "flipped": bytes(content)}[damage])
         del scored[:]
         assert_equal(run(model, examples, path), uninterrupted)
         assert scored == [*examples.ids[8:16].tolist(), *examples.ids[56:].tolist()]
