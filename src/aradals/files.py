@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from aradals.errors import InputError
+from aradals.errors import OutputError
 
 
 @contextmanager
@@ -16,7 +16,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place on success: a reader never sees half a file.
 
     Raises:
-        InputError: the folder cannot be made or written to.
+        OutputError: the folder cannot be made or written to.
     """
     temporary: Path | None = None
     try:
@@ -41,9 +41,9 @@ def _umask() -> int:
     return current
 
 
-def unwritable(path: Path, error: OSError) -> InputError:
+def unwritable(path: Path, error: OSError) -> OutputError:
     """The error for an output that cannot be written."""
-    return InputError(
+    return OutputError(
         expected=f"a writable output {path}",
         got=error.strerror or type(error).__name__,
         hint="another --output",
@@ -54,7 +54,7 @@ def ensure_writable(folder: Path) -> None:
     """Make ``folder`` and write a file into it, to fail before hours of work rather than after.
 
     Raises:
-        InputError: that is not possible.
+        OutputError: that is not possible.
     """
     with atomic_path(folder / ".writable") as probe:
         probe.write_text("")
