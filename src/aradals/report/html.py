@@ -45,6 +45,7 @@ from aradals.report.tables import (
     corruption_rows,
     diagnosis_note,
     diagnosis_rows,
+    failed_rows,
     gap_rows,
     metric_rows,
     ood_table,
@@ -201,6 +202,7 @@ def _study_page(results: Results) -> dict[str, Any]:
         "headlines": study_headlines(results),
         "has_subsets": num_subsets(results) > 0,
         "sections": [
+            Section("Failed runs", _failed_parts(results)),
             Section("Methods side by side" if len(variants(results)) > 1 else "In numbers", _method_parts(results)),
             Section("By robustness subset", _subset_parts(results)),
             Section("Under shift", _shift_parts(results)),
@@ -236,6 +238,16 @@ def _diagnosis_page(diagnosis: Results) -> dict[str, Any]:
         ],
         "config": "",
     }
+
+
+def _failed_parts(results: Results) -> list[Part]:
+    return [
+        Part(
+            tables=[failed_rows(results)],
+            note="These runs have no results: they are in no other table, no figure and no mean. The same command tries "
+            "them again.",
+        )
+    ]
 
 
 def _method_parts(results: Results) -> list[Part]:
