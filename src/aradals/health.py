@@ -46,9 +46,7 @@ def check_depends_on_parameters(loss: Tensor) -> None:
         )
 
 
-def check_finite(
-    loss: float, weights: set[str], logits: Tensor | None, *, epoch: int, learning_rate: float
-) -> None:
+def check_finite(loss: float, weights: set[str], logits: Tensor | None, *, epoch: int, learning_rate: float) -> None:
     """Raise TrainingFailed where a training has diverged.
 
     Args:

@@ -51,6 +51,11 @@ def run_stage(
         )
     save_json(record, {"digest": digest, "inputs": inputs, "outputs": []})
     make(folder)
-    outputs = sorted(path.name for path in folder.iterdir() if path != record and not path.name.startswith("."))
+    # A state of a training that was set aside is no output: it may be thrown away.
+    outputs = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path != record and not path.name.startswith(".") and ".unreadable" not in path.name
+    )
     save_json(record, {"digest": digest, "inputs": inputs, "outputs": outputs})
     return True

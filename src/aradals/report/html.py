@@ -23,6 +23,7 @@ from aradals.report.summary import (
     Variant,
     condition_name,
     data_name,
+    failed_runs,
     indexed,
     key_variants,
     main_methods,
@@ -513,7 +514,8 @@ def _uncertainty(results: Results) -> str:
 
 def _first_seed(results: Results) -> str:
     seeds = seeds_of(results)
-    return f" Seed {seeds[0]} is shown." if len(seeds) > 1 else ""
+    other = ", and another one where a title names it" if failed_runs(results) else ""
+    return f" Seed {seeds[0]} is shown{other}." if len(seeds) > 1 else ""
 
 
 def _subset_drawer(panels: Sequence[prepared.SubsetPanel]) -> Callable[[prepared.SubsetPanel], str]:

@@ -70,9 +70,9 @@ def run_study(
     check_config(config)
     ensure_writable(output)
     if isinstance(config.data, str):
-        results = _run_one(config, output, name, device, log)
-        _refuse_without_rows([results])
-        return results
+        alone = _run_one(config, output, name, device, log)
+        _refuse_without_rows([alone])
+        return alone
     studies = [replace(config, data=data) for data in config.data]
     folders = [output / folder_name(data) for data in config.data]
     # All of them are looked at before the first is trained for hours.

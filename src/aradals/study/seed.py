@@ -224,7 +224,8 @@ class SeedRun:
         others = train.select(fold_of(train.ids, self.seed) != fold)
         folder = self.folder / SCORER / f"without-fold-{fold}"
         return self._once(
-            folder, lambda: self._train(folder, MethodConfig(), f"{SCORER} of fold {fold}", members=[0], train=others)[0]
+            folder,
+            lambda: self._train(folder, MethodConfig(), f"{SCORER} of fold {fold}", members=[0], train=others)[0],
         )
 
     def scores(self, split: str, *, attack: str | None = None, fold: int | None = None) -> Path:
