@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from small_study import ADAPTIVE, VANILLA, save_digits, small_config, trainings
+from small_study import ADAPTIVE, VANILLA, save_digits, seed_run, small_config, trainings
 
 from aradals.artifacts import load_json
 from aradals.config import EnsembleConfig, MethodConfig, StudyConfig
@@ -329,11 +329,13 @@ def test_what_no_training_can_change_is_said_before_anything_is_trained(folder: 
     config = small_config(str(folder / "digits.npz"), {"vanilla": VANILLA}, model=f"{model}:build", model_args={})
     with pytest.raises(TrainingFailed, match="no trainable parameters"):
         run_study(config, tmp_path / "frozen", name="test")
-    ones = tmp_path / "ones.npz"
-    with np.load(folder / "digits.npz") as digits:
-        np.savez(ones, **{name: array if name.startswith("x") else array // 100 for name, array in digits.items()})
-    with pytest.raises(TrainingFailed, match="all 100 training examples are of class 0"):
-        run_study(small_config(str(ones), {"vanilla": VANILLA}), tmp_path / "ones", name="test")
+    digits = small_config(str(folder / "digits.npz"), {"vanilla": VANILLA})
+    labels = np.ones(200, np.int64)
+    labels[seed_run(digits, tmp_path)[0].splits.validation.ids] = 0
+    with np.load(folder / "digits.npz") as arrays:
+        np.savez(tmp_path / "ones.npz", **{**arrays, "y_train": labels, "y_test": arrays["y_test"] % 2})
+    with pytest.raises(TrainingFailed, match="all 100 training examples are of class 1"):
+        run_study(replace(digits, data=str(tmp_path / "ones.npz")), tmp_path / "ones", name="test")
     assert not list(tmp_path.rglob("stage.json"))
 
 

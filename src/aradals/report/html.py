@@ -245,8 +245,8 @@ def _failed_parts(results: Results) -> list[Part]:
     return [
         Part(
             tables=[failed_rows(results)],
-            note="These runs have no results: they are in no other table, no figure and no mean. The same command tries "
-            "them again.",
+            note="These runs have no results: they are in no other table, in no figure and in no mean. The same "
+            "command tries them again.",
         )
     ]
 

@@ -111,7 +111,8 @@ def has_state(path: Path, state_io: StateIO, module: LightningModule, log: Calla
     except UnusableState as error:
         aside = _set_aside(path)
         log(
-            f"the state of an earlier call in {path} cannot be used ({error}): it is kept as {aside.name}, and training starts anew"
+            f"the state of an earlier call in {path} cannot be used ({error}): it is kept as {aside.name}, "
+            "and training starts anew"
         )
         return False
     return True
