@@ -1,4 +1,4 @@
-"""The one kind of error that bad input raises."""
+"""The errors that callers are expected to handle; bad input raises `InputError`."""
 
 
 class InputError(ValueError):
@@ -10,6 +10,27 @@ class InputError(ValueError):
 
     def __init__(self, *, expected: str, got: str, hint: str) -> None:
         super().__init__(f"expected {expected}, got {got}; try {hint}")
+
+
+class OutputError(InputError):
+    """A file or folder cannot be written: nothing that follows could be kept, so all work stops."""
+
+
+class TrainingFailed(InputError):
+    """A training went wrong, or cannot go well: its model is of no use, but other models are not concerned.
+
+    Attributes:
+        reason: what went wrong, and what to try, in one line.
+        model: the name of the model that was trained; empty where the caller has not named it.
+    """
+
+    def __init__(self, reason: str, model: str = "") -> None:
+        ValueError.__init__(self, f"{model}: {reason}" if model else reason)
+        self.reason, self.model = reason, model
+
+
+class RunsFailed(Exception):
+    """Some runs of a study failed; the results of all others are written. The command line exits with code 1."""
 
 
 class MissingExtraError(ImportError):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from aradals.errors import InputError
+from aradals.errors import OutputError
 
 _PARTIAL = ".partial"
 _MAX_PREFIX = 100
@@ -25,7 +25,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     the file that it points to is replaced. A file that exists keeps its mode.
 
     Raises:
-        InputError: ``path`` is something else than a file, or cannot be written.
+        OutputError: ``path`` is something else than a file, or cannot be written.
     """
     temporary: Path | None = None
     try:
@@ -83,9 +83,9 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def unwritable(path: Path, error: OSError) -> InputError:
+def unwritable(path: Path, error: OSError) -> OutputError:
     """The error for an output that cannot be written."""
-    return InputError(
+    return OutputError(
         expected=f"a writable output {path}",
         got=error.strerror or type(error).__name__,
         hint="another --output",
@@ -96,7 +96,7 @@ def ensure_writable(folder: Path) -> None:
     """Make ``folder`` and write a file into it, to fail before hours of work rather than after.
 
     Raises:
-        InputError: that is not possible.
+        OutputError: that is not possible.
     """
     with atomic_path(folder / ".writable") as probe:
         probe.write_bytes(b"")
@@ -111,7 +111,7 @@ def check_target(path: Path) -> None:
     """Check that a file can be written at ``path``.
 
     Raises:
-        InputError: a folder, a device, a pipe or a socket is there, or a file that must not be written.
+        OutputError: a folder, a device, a pipe or a socket is there, or a file that must not be written.
     """
     try:
         mode = path.stat().st_mode
@@ -121,13 +121,13 @@ def check_target(path: Path) -> None:
         raise unwritable(path, error) from error
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-        raise InputError(
+        raise OutputError(
             expected=f"a file, or nothing, at {path}",
             got=kinds.get(stat.S_IFMT(mode), "a device"),
             hint="another --output",
         )
     if not os.access(path, os.W_OK):
-        raise InputError(expected=f"a writable output {path}", got="a read-only file", hint="another --output")
+        raise OutputError(expected=f"a writable output {path}", got="a read-only file", hint="another --output")
 
 
 def _umask() -> int:

@@ -187,7 +187,7 @@ def _score_batches(
         raise InputError(
             expected="a model whose prediction depends on its input",
             got=f"the same class, or no gradient, for all of {num_done} examples and whatever they are changed to",
-            hint="a trained model whose forward does not detach, round or threshold",
+            hint="a model whose training has not collapsed, and whose forward does not detach, round or threshold",
         )
 
 

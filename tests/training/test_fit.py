@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training_tools import assert_same, dying, weights
+from training_tools import assert_same, dying, read_state, weights
 
 from aradals import InputError, assign_subsets
 from aradals.config import MethodConfig, TrainingConfig
 from aradals.data import Examples
+from aradals.errors import TrainingFailed
 from aradals.training import TrainedModel, fit_classifier
 from aradals.training.module import AdaptiveClassifier, epoch_seed
 from aradals.training.self_scoring import SelfScoring
@@ -87,7 +88,7 @@ def test_an_interrupted_training_ends_with_the_same_weights_and_targets(
     resume = tmp_path / "resume.ckpt"
     with dying(3, monkeypatch):
         fit(training=training, resume=resume)
-    assert not {"train_subsets", "validation_subsets"} & torch.load(resume, weights_only=True)["state_dict"].keys()
+    assert not {"train_subsets", "validation_subsets"} & read_state(resume)["state_dict"].keys()
     assert_same(fit(training=training, resume=resume), fit(training=training))
 
 
@@ -141,9 +142,118 @@ def test_a_target_that_runs_down_is_said() -> None:
     assert any("ran down to 1/K" in line for line in log)
 
 
-def test_divergence_is_an_error_in_one_line() -> None:
-    with pytest.raises(InputError, match=r"finite training loss.*learning_rate"):
-        fit(training=TrainingConfig(epochs=3, batch_size=32, optimizer="sgd", learning_rate=1e30))
+class Exploding(nn.Module):
+    """The last step of an epoch writes an infinite number into the network: its loss was finite, and stays so."""
+
+    def __init__(self, place: str, epoch: int) -> None:
+        super().__init__()
+        self.network, self.place = network(), place
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))  # on purpose, as for attention
+        self.calls_left = epoch * (len(TRAIN) // SETTINGS.batch_size)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.network(inputs)
+        if self.training:
+            self.calls_left -= 1
+            if self.calls_left == 0:
+                dict([*self.named_parameters(), *self.named_buffers()])[self.place].data.view(-1)[0] = torch.inf
+        return logits
+
+
+class TestGoneWrong:
+    """A training that has gone wrong says so, and the state of the last epoch that went well stays."""
+
+    @pytest.mark.parametrize("rate", [1e30, 1e3])
+    def test_a_learning_rate_that_is_too_high(self, rate: float, tmp_path: Path) -> None:
+        training = replace(SETTINGS, optimizer="sgd", learning_rate=rate)
+        with pytest.raises(
+            TrainingFailed, match=r"^training diverged in epoch \d .*; try a learning rate below 1.*learning"
+        ):
+            fit(training=training, resume=tmp_path / "resume.ckpt")
+
+    @pytest.mark.parametrize("place", ["network.4.bias", "network.1.running_mean"])
+    @pytest.mark.parametrize("method", [MethodConfig(), replace(ADAPTIVE, update_every=2), SELF_SCORING])
+    def test_in_the_last_step_of_the_third_epoch(self, method: MethodConfig, place: str, tmp_path: Path) -> None:
+        resume = tmp_path / "resume.ckpt"
+        for _ in range(2):  # the second time from the state after the second epoch, or the first where that exploded
+            with pytest.raises(TrainingFailed, match=r"in epoch \d \(not finite: (training loss, )?weights"):
+                fit(method, model=Exploding(place, epoch=3), resume=resume)
+            state = read_state(resume)
+            assert len(state["epochs"]) >= 2
+            tensors = [tensor for name, tensor in state["state_dict"].items() if name.startswith("model.network")]
+            assert len(tensors) == len(network().state_dict())
+            assert all(tensor.isfinite().all() for tensor in tensors)
+
+    def test_an_infinite_buffer_that_belongs_to_the_model_is_no_harm(self) -> None:
+        model = fit(MethodConfig(), model=Exploding("mask", epoch=100)).model
+        assert dict(model.named_buffers())["mask"].tolist() == [0, -torch.inf]
+
+    def test_nothing_to_train(self, tmp_path: Path) -> None:
+        with pytest.raises(TrainingFailed, match="no trainable parameters"):
+            fit(model=network().requires_grad_(False), resume=tmp_path / "resume.ckpt")
+
+    @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+    def test_a_learning_rate_without_effect(self, optimizer: Literal["adam", "sgd"], tmp_path: Path) -> None:
+        training = replace(SETTINGS, optimizer=optimizer, learning_rate=1e-30)
+        with pytest.raises(TrainingFailed, match=r"no parameter has changed .* in the first epoch"):
+            fit(training=training, resume=tmp_path / "resume.ckpt")
+        assert not (tmp_path / "resume.ckpt").exists()
+
+    def test_part_of_the_network_may_be_frozen(self) -> None:
+        model = network()
+        assert isinstance(model, nn.Sequential)
+        model[0].requires_grad_(False)
+        trained = fit(MethodConfig(), model=model).model
+        assert isinstance(trained, nn.Sequential)
+        assert trained.get_parameter("0.weight").equal(network().get_parameter("0.weight"))
+        assert not trained.get_parameter("4.weight").equal(network().get_parameter("4.weight"))
+
+    def test_one_class(self) -> None:
+        ones = TRAIN.select(TRAIN.labels == 1)
+        with pytest.raises(TrainingFailed, match=r"all \d+ training examples are of class 1"):
+            fit_classifier(network(), ones, VALIDATION, method=MethodConfig(), training=SETTINGS, seed=0, device="cpu")
+
+    def test_a_network_that_has_died(self) -> None:
+        """Each of its hidden units is off for every input."""
+
+        class Dead(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first, self.last = nn.Linear(2, 8), nn.Linear(8, 3)
+                self.first.bias.data.fill_(-100.0)
+
+            def forward(self, inputs: Tensor) -> Tensor:
+                logits: Tensor = self.last(self.first(inputs).relu())
+                return logits
+
+        with pytest.raises(TrainingFailed, match=r"the same for all of 290 examples \(class \d, confidence 0\.\d+\)"):
+            fit(MethodConfig(), model=Dead())
+
+    def test_a_model_that_cannot_score_itself(self) -> None:
+        class Steps(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.network = network()
+
+            def forward(self, inputs: Tensor) -> Tensor:
+                logits: Tensor = self.network((inputs * 10).round() / 10)
+                return logits
+
+        with pytest.raises(TrainingFailed, match=r"cannot score itself after epoch 2: .* gradient"):
+            fit(SELF_SCORING, model=Steps())
+
+    def test_a_loss_without_a_gradient(self) -> None:
+        class Detached(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.network = network()
+
+            def forward(self, inputs: Tensor) -> Tensor:
+                logits: Tensor = self.network(inputs)
+                return logits.detach()
+
+        with pytest.raises(TrainingFailed, match="the loss does not depend on any trainable parameter"):
+            fit(MethodConfig(), model=Detached())
 
 
 def test_an_interrupt_is_an_interrupt(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +55,14 @@ def dying(
         patch.setattr(hook_of, "on_train_epoch_start", die)
         with pytest.raises(RuntimeError, match="killed"):
             yield
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The state of a training, whatever its inputs."""
+    line, _, content = path.read_bytes().partition(b"\n")
+    assert line == b"ar-adals training state, sha256 " + hashlib.sha256(content).hexdigest().encode()
+    state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+    return state
 
 
 def assert_same(resumed: TrainedModel, whole: TrainedModel) -> None:

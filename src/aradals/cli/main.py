@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aradals.cli.messages import explain
-from aradals.errors import InputError, MissingExtraError
+from aradals.errors import InputError, MissingExtraError, RunsFailed
 
 COMMANDS = {
     "score": "measure each example's robustness",
@@ -27,7 +27,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, or 2 for bad input."""
+    """Run the command line; returns the exit code: 0, 1 for a study some runs of which failed, or 2 for bad input."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     try:
@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(expected=f"a command: {', '.join(COMMANDS)}", got=repr(name), hint="aradals --help")
     except (InputError, MissingExtraError) as error:
         return _fail(str(error))
+    except RunsFailed as error:
+        print(error, file=sys.stderr)
+        return 1
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "aradals":
             raise

@@ -49,7 +49,11 @@ def run(folder: Path, output: Path | None, overwrite: bool) -> None:
         from aradals.study import folder_name
 
         below = output or folder
-        targets = [(study, below / folder_name(study["data"]["name"]) / "report.html") for study in results["studies"]]
+        targets = [
+            (study, below / folder_name(study["data"]["name"]) / "report.html")
+            for study in results["studies"]
+            if study["rows"]  # none where all runs failed
+        ]
     for content, target in targets:
         with output_file(target, ".html", "report", inputs=found, overwrite=overwrite):
             write_report(content, target)

@@ -3,6 +3,9 @@
 The same command continues after an interruption, and does again only the stages whose inputs have changed.
 Results are in OUTPUT/results.json and, as one tidy table, in OUTPUT/table.parquet and table.csv; the report is in
 OUTPUT/report.html. With several data sets (--data '[A, B]') each has a folder of its own below OUTPUT.
+
+A run that fails by itself, because its training diverged for example, costs nothing but itself: the results and the
+report name it with the reason, and the exit code is 1. The next call tries it again.
 """
 
 from __future__ import annotations
@@ -33,14 +36,20 @@ def run(output: Path, device: str, overwrite: bool, json: bool, **study: Any) ->
     """Run the study and report it."""
     from aradals.cli.common import finish, print_log
     from aradals.config import StudyConfig
+    from aradals.errors import RunsFailed
     from aradals.outputs import output_folder
+    from aradals.report.summary import describe_failed
     from aradals.study import OUTPUTS, files_of, folder_name, run_study
 
     config = StudyConfig(**study)
     with output_folder(output, [*OUTPUTS, "report.html"], inputs=files_of(config), overwrite=overwrite):
         results = run_study(config, output, name=output.name, device=device, log=print_log, overwrite=overwrite)
         if results["kind"] == "study":
-            finish(results, output, "results.json", json)
-            return
-        for each in results["studies"]:
-            finish(each, output / folder_name(each["data"]["name"]), "results.json", json)
+            studies = {output: results}
+        else:
+            studies = {output / folder_name(each["data"]["name"]): each for each in results["studies"]}
+        for folder, each in studies.items():
+            if each["rows"]:
+                finish(each, folder, "results.json", json)
+    if failed := describe_failed(*studies.values()):
+        raise RunsFailed(failed)

@@ -25,6 +25,7 @@ from aradals.report.summary import (
     Results,
     Variant,
     compare,
+    describe_failed,
     diagnosis_results,
     difference,
     indexed,
@@ -139,6 +140,8 @@ def _warnings(results: Results) -> list[str]:
         if row.get("temperature") in (MIN_TEMPERATURE, MAX_TEMPERATURE)
     ]
     sentences = []
+    if failed := describe_failed(results):
+        sentences.append(f"{WARNING}{failed}. Nothing is said of these runs; means are over the seeds that are left.")
     if targets:
         sentences.append(
             f"{WARNING}targets ran down to their lower bound 1/K (wind-up; try a smaller rate or leak > 0): "

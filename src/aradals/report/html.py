@@ -23,6 +23,7 @@ from aradals.report.summary import (
     Variant,
     condition_name,
     data_name,
+    failed_runs,
     indexed,
     key_variants,
     main_methods,
@@ -45,6 +46,7 @@ from aradals.report.tables import (
     corruption_rows,
     diagnosis_note,
     diagnosis_rows,
+    failed_rows,
     gap_rows,
     metric_rows,
     ood_table,
@@ -201,6 +203,7 @@ def _study_page(results: Results) -> dict[str, Any]:
         "headlines": study_headlines(results),
         "has_subsets": num_subsets(results) > 0,
         "sections": [
+            Section("Failed runs", _failed_parts(results)),
             Section("Methods side by side" if len(variants(results)) > 1 else "In numbers", _method_parts(results)),
             Section("By robustness subset", _subset_parts(results)),
             Section("Under shift", _shift_parts(results)),
@@ -236,6 +239,16 @@ def _diagnosis_page(diagnosis: Results) -> dict[str, Any]:
         ],
         "config": "",
     }
+
+
+def _failed_parts(results: Results) -> list[Part]:
+    return [
+        Part(
+            tables=[failed_rows(results)],
+            note="These runs have no results: they are in no other table, in no figure and in no mean. The same "
+            "command tries them again.",
+        )
+    ]
 
 
 def _method_parts(results: Results) -> list[Part]:
@@ -501,7 +514,8 @@ def _uncertainty(results: Results) -> str:
 
 def _first_seed(results: Results) -> str:
     seeds = seeds_of(results)
-    return f" Seed {seeds[0]} is shown." if len(seeds) > 1 else ""
+    other = ", and another one where a title names it" if failed_runs(results) else ""
+    return f" Seed {seeds[0]} is shown{other}." if len(seeds) > 1 else ""
 
 
 def _subset_drawer(panels: Sequence[prepared.SubsetPanel]) -> Callable[[prepared.SubsetPanel], str]:

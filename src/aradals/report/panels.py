@@ -197,18 +197,21 @@ def prepare_subsets(results: Results, shown: Iterable[Variant] | None = None) ->
 
 
 def prepare_reliability(results: Results, shown: Iterable[Variant] | None = None) -> list[ReliabilityPanel]:
-    """One panel per variant, on clean data, of the first seed (bins of several seeds share their examples)."""
-    seeds = seeds_of(results)[:1]
+    """One panel per variant, on clean data, of its first seed (bins of several seeds share their examples)."""
     panels = []
     for variant in shown if shown is not None else variants(results):
-        for entry in results.get("reliability", []):
-            if (
-                (entry["method"], entry["calibrator"]) == (variant.method, variant.calibrator)
-                and (entry["corruption"], entry["severity"]) == CLEAN
-                and entry["seed"] in seeds
-                and entry.get("subset") is None
-            ):
-                panels.append(reliability_panel(variant.label, entry["bins"]))
+        own = [
+            entry
+            for entry in results.get("reliability", [])
+            if (entry["method"], entry["calibrator"]) == (variant.method, variant.calibrator)
+            and (entry["corruption"], entry["severity"]) == CLEAN
+            and entry.get("subset") is None
+        ]
+        panels += [
+            reliability_panel(f"{variant.label}{_other_seed(results, entry['seed'])}", entry["bins"])
+            for entry in own
+            if entry["seed"] == own[0]["seed"]
+        ]
     return panels
 
 
@@ -241,7 +244,7 @@ def prepare_targets(results: Results) -> dict[str, TargetPanel]:
         every = settings.get("update_every") or 1
         course = [update["target_prob"] for update in updates] + [training["target_prob"]]
         panels[method] = TargetPanel(
-            title=shorten(Variant(method).label, MAX_TITLE),
+            title=shorten(f"{Variant(method).label}{_other_seed(results, training['seed'])}", MAX_TITLE),
             epochs=[index * every for index in range(len(course))],
             target_prob=[[number(value) for value in subset] for subset in zip(*course, strict=True)],
             lower_bound=lower_bound,
@@ -361,6 +364,11 @@ def shorten(text: str, limit: int = MAX_LABEL) -> str:
     """Text for a figure: shortened in the middle, since names often differ at the end; no characters XML forbids."""
     text = "".join(character if character.isprintable() else " " for character in text)
     return text if len(text) <= limit else f"{text[: limit - limit // 2 - 1]}…{text[-(limit // 2) :]}"
+
+
+def _other_seed(results: Results, seed: int) -> str:
+    """Named in a title where it is not the first of the study: a run at that one failed."""
+    return "" if seed in seeds_of(results)[:1] else f", seed {seed}"
 
 
 def _series(name: str, values: Sequence[Measure], floors: Sequence[float] = ()) -> DotSeries:

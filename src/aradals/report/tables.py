@@ -17,6 +17,7 @@ from aradals.report.summary import (
     Variant,
     data_name,
     diagnosis_results,
+    failed_runs,
     gap_interval,
     indexed,
     measure,
@@ -324,6 +325,15 @@ def stability_rows(results: Results) -> TableBlock:
     return TableBlock("stability, clean", STABILITY_COLUMNS, rows)
 
 
+def failed_rows(results: Results) -> TableBlock:
+    """The runs of a study that have no results, and why."""
+    rows = [
+        [Cell(Variant(run["method"]).label), Cell(str(run["seed"])), Cell(str(run["reason"]))]
+        for run in failed_runs(results)
+    ]
+    return TableBlock("failed runs", ("method", "seed", "reason"), rows)
+
+
 def comparison_table(results: Results) -> TerminalTables:
     """`comparison_rows` for the terminal, in 80 columns: without the NLL."""
     note = f"{comparison_note(results)}{_more(results)}"
@@ -386,7 +396,7 @@ def study_table(results: Results) -> TerminalTables:
     """`table_rows` for the terminal, from 80 columns on; for rich's ``Console.print``."""
     title = f"{results.get('name', '')}: {data_name(results)}".strip(": ")
     results = indexed(results)
-    note = f"{table_note(results)}{_more(results)}"
+    note = f"{table_note(results)}{_more(results)}{_failed(results)}"
     return TerminalTables(title, table_rows(results, shown_variants(results)), note)
 
 
@@ -411,6 +421,12 @@ def _more(results: Results) -> str:
     """What the terminal leaves out."""
     rest = len(variants(results)) - len(shown_variants(results))
     return f" {rest} more variants are in the report." if rest else ""
+
+
+def _failed(results: Results) -> str:
+    """Which runs are not in the table."""
+    named = [f"{Variant(run['method']).label} (seed {run['seed']})" for run in failed_runs(results)]
+    return f" Failed, and not in the table: {', '.join(named)}." if named else ""
 
 
 def _shaded(cell: Cell, value: float) -> Cell:

@@ -26,12 +26,13 @@ from aradals.comparison import aggregate_seeds, compare_methods
 from aradals.config import MethodConfig, StudyConfig
 from aradals.data import Examples, data_paths, load_data, splits_hash
 from aradals.ensemble import pool_logits
-from aradals.errors import InputError
+from aradals.errors import InputError, OutputError, TrainingFailed
 from aradals.files import file_digest
 from aradals.inference import Predictions, resolve_device
 from aradals.metrics import stability
 from aradals.outputs import output_folder
 from aradals.report.examples import class_rows, example_images
+from aradals.report.summary import describe_failed
 from aradals.specs import code_digest
 from aradals.study.arrays import RunArrays
 from aradals.study.checks import check_config, data_sets
@@ -62,6 +63,9 @@ def run_study(
     Every finished run (a method or an ensemble, and a seed) is a file ``runs/<hash of its settings>.json``, and
     its stages are folders under ``seed-<seed>/``. With several data sets each has a folder of its own.
 
+    A run that fails by itself, because its training diverged for example, costs nothing but itself: the results name
+    it under ``failed`` with the reason, and hold everything that the other runs give. The next call tries it again.
+
     Args:
         config: the recipe.
         output: folder of the study; ``results.json``, ``table.parquet`` and ``table.csv`` are written there.
@@ -71,10 +75,13 @@ def run_study(
         overwrite: replace files of other people that lie where results are written.
 
     Returns:
-        What ``results.json`` holds; with several data sets the results of each under ``studies``.
+        What ``results.json`` holds; with several data sets the results of each under ``studies``, without rows where
+        all runs on one of them failed.
 
     Raises:
         InputError: anything in the recipe or the data that cannot work, before training starts.
+        TrainingFailed: all runs failed; no results are written.
+        OutputError: something cannot be written.
     """
     check_config(config)
     with output_folder(output, OUTPUTS, inputs=files_of(config), overwrite=overwrite):
@@ -84,7 +91,9 @@ def run_study(
 def _run_all(config: StudyConfig, output: Path, name: str, device: str, log: Log) -> dict[str, Any]:
     """A study of one data set, or of several."""
     if isinstance(config.data, str):
-        return _run_one(config, output, name, device, log)
+        alone = _run_one(config, output, name, device, log)
+        _refuse_without_rows([alone])
+        return alone
     studies = [replace(config, data=data) for data in config.data]
     folders = [output / folder_name(data) for data in config.data]
     # All of them are looked at before the first is trained for hours.
@@ -94,10 +103,17 @@ def _run_all(config: StudyConfig, output: Path, name: str, device: str, log: Log
             expected="data sets with names of their own", got=", ".join(map(str, config.data)), hint="renaming one"
         )
     results = [_run_one(*pair, f"{name}: {pair[0].data}", device, log) for pair in zip(studies, folders, strict=True)]
+    _refuse_without_rows(results)
     together = {"schema": SCHEMA_VERSION, "kind": "studies", "name": name, "studies": results}
     save_sealed(output / "results.json", together)
     save_table(output / "table", [row for result in results for row in table_rows(result)])
     return together
+
+
+def _refuse_without_rows(studies: list[dict[str, Any]]) -> None:
+    """Raise TrainingFailed where not a single run has succeeded."""
+    if not any(study["rows"] for study in studies):
+        raise TrainingFailed(describe_failed(*studies))
 
 
 def train_one(
@@ -110,6 +126,7 @@ def train_one(
 
     Raises:
         InputError: as in `run_study`; an unknown method; several data sets.
+        TrainingFailed: this training failed, or one that it needs; no checkpoint of it is written.
     """
     names = [*config.methods, *config.ensembles]
     if method not in names:
@@ -151,13 +168,20 @@ def _checked_runs(config: StudyConfig, output: Path, device: str, log: Log) -> l
 
 
 def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log) -> dict[str, Any]:
-    """A study of one data set."""
+    """A study of one data set; nothing is written where all its runs fail."""
     runs = _checked_runs(config, output, device, log)
     names = [*config.methods, *config.ensembles]
-    records = []
+    records, failed = [], []
     for position, (run, method) in enumerate((run, method) for run in runs for method in names):
         log(f"run {position + 1} of {len(runs) * len(names)}: {method}, seed {run.seed}")
-        records.append(finished_run(run, method, output / "runs"))
+        try:
+            records.append(finished_run(run, method, output / "runs"))
+        except OutputError:
+            raise
+        except InputError as error:
+            reason = _reason(error, method)
+            log(f"[seed {run.seed}] {method}: FAILED: {reason}")
+            failed.append({"method": method, "seed": run.seed, "reason": reason})
     results: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
         "kind": "study",
@@ -178,6 +202,7 @@ def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log
             for part in ("rows", "reliability", "training", "calibrators", "costs")
         },
         "scoring": _distinct([row for record in records for row in record["scoring"]]),
+        "failed": failed,
     }
     results["costs"] = relative_costs(config, results["costs"])
     results["seeds"] = aggregate_seeds(results["rows"])
@@ -191,10 +216,19 @@ def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log
     }
     results["comparisons"] = compare_methods([row for row in results["rows"] if row["subset"] is None], replicates)
     results["stability"] = study_stability(config, arrays)
-    results |= _shown_examples(runs[0], arrays)
-    save_sealed(output / "results.json", results)
-    save_table(output / "table", table_rows(results))
+    results |= _shown_examples(runs, arrays)
+    if records:
+        save_sealed(output / "results.json", results)
+        save_table(output / "table", table_rows(results))
     return results
+
+
+def _reason(error: InputError, method: str) -> str:
+    """Why a run of ``method`` failed, in one line that names another model where that one is to blame."""
+    reason = error.reason if isinstance(error, TrainingFailed) else str(error)
+    if isinstance(error, TrainingFailed) and error.model not in ("", method):
+        reason = f"{error.model}, which it needs, failed: {reason}"
+    return " ".join(reason.split())
 
 
 def finished_run(run: SeedRun, name: str, folder: Path) -> dict[str, Any]:
@@ -248,15 +282,21 @@ def relative_costs(config: StudyConfig, costs: list[Row]) -> list[Row]:
     ]
 
 
-def _shown_examples(run: SeedRun, arrays: Mapping[tuple[str, int], RunArrays]) -> dict[str, Any]:
-    """For the report: images of the first method at the first seed, and the classes of the main methods."""
-    test, first = run.splits.test, next(iter(run.config.methods))
-    main = [name for name in dict.fromkeys((first, "ar_adals")) if name in run.config.methods]
-    predictions = {
-        name: Predictions(test.ids, arrays[name, run.seed].logits[0], arrays[name, run.seed].labels) for name in main
+def _shown_examples(runs: list[SeedRun], arrays: Mapping[tuple[str, int], RunArrays]) -> dict[str, Any]:
+    """For the report: images of the first method, and the classes of the main methods, each at its first seed."""
+    test = runs[0].splits.test  # the same at all seeds
+    own = {
+        name: next(arrays[name, run.seed] for run in runs if (name, run.seed) in arrays)
+        for name in runs[0].config.methods
+        if any(method == name for method, _ in arrays)
     }
+    if not own:
+        return {}
+    first = next(iter(own))
+    main = [name for name in dict.fromkeys((first, "ar_adals")) if name in own]
+    predictions = {name: Predictions(test.ids, own[name].logits[0], own[name].labels) for name in main}
     return {
-        "examples": example_images(test, predictions[first], arrays[first, run.seed].scores),
+        "examples": example_images(test, predictions[first], own[first].scores),
         "classes": [
             {"method": name, "calibrator": "none", **row}
             for name in main
@@ -270,9 +310,16 @@ def study_stability(config: StudyConfig, arrays: Mapping[tuple[str, int], RunArr
 
     Members in step share their targets, and so are not independent: they are left out. Soft predictions vary less for
     free; so the variance is given a second time with every model's mean confidence brought to one number by a
-    temperature: the mean accuracy of the first method, where that is better than chance and not perfect.
+    temperature: the mean accuracy of the first method, where that is better than chance and not perfect. Runs that
+    are not there are left out.
     """
-    first = [arrays[next(iter(config.methods)), seed] for seed in config.seeds]
+    found_runs = {
+        name: {seed: arrays[name, seed] for seed in config.seeds if (name, seed) in arrays}
+        for name in (*config.methods, *config.ensembles)
+    }
+    first = next((list(runs.values()) for runs in found_runs.values() if runs), [])
+    if not first:
+        return []
     accuracy = torch.stack([(run.logits[0].argmax(1) == run.labels).double().mean() for run in first]).mean().item()
     common = accuracy if 1 / first[0].logits.shape[2] < accuracy < 1 else None
 
@@ -281,14 +328,13 @@ def study_stability(config: StudyConfig, arrays: Mapping[tuple[str, int], RunArr
         return [{"method": method, "models": models, "seed": seed, **row} for row in found]
 
     found: list[Row] = []
-    for name in (*config.methods, *config.ensembles):
-        runs = [arrays[name, seed] for seed in config.seeds]
+    for name, runs in found_runs.items():
         if len(runs) > 1:
-            pooled = torch.stack([pool_logits(run.logits) for run in runs])
+            pooled = torch.stack([pool_logits(run.logits) for run in runs.values()])
             # Each seed has a scoring model of its own; the subsets are those of the first.
-            found += rows(name, "seeds", None, pooled, runs[0].subsets)
+            found += rows(name, "seeds", None, pooled, next(iter(runs.values())).subsets)
         if name in config.ensembles and not config.ensembles[name].in_step:
-            for seed, run in zip(config.seeds, runs, strict=True):
+            for seed, run in runs.items():
                 found += rows(config.ensembles[name].method, "members", seed, run.logits, run.subsets)
     return found
 

@@ -27,6 +27,7 @@ from aradals.calibration import CALIBRATORS, get_calibrator
 from aradals.config import MethodConfig, StudyConfig
 from aradals.data import Examples, Splits, make_splits
 from aradals.ensemble import Ensemble
+from aradals.errors import InputError, OutputError, TrainingFailed
 from aradals.evaluation import (
     CLEAN,
     Condition,
@@ -38,6 +39,7 @@ from aradals.evaluation import (
     stored_predictions,
 )
 from aradals.files import file_digest
+from aradals.health import check_trainable
 from aradals.inference import check_labels, resolve_device, try_model
 from aradals.leakage import refuse_fitted_hashes
 from aradals.models import build_model, load_checkpoint, save_checkpoint
@@ -140,6 +142,7 @@ class SeedRun:
         model = self._load(Path(config.scoring.checkpoint)).cpu() if config.scoring.checkpoint else self._build()
         num_classes = try_model(model, inputs)
         check_differentiable(model, inputs)
+        check_trainable(model, splits.train.labels)
         for _, examples in splits.items():
             check_labels(examples.labels, num_classes)
         for name, settings in config.methods.items():
@@ -209,8 +212,13 @@ class SeedRun:
         """The checkpoint of the one scoring model of this seed: given, or the recipe's vanilla model, trained once."""
         if self.config.scoring.checkpoint:
             return Path(self.config.scoring.checkpoint)
+        return self.train(self.scorer_name)
+
+    @property
+    def scorer_name(self) -> str:
+        """The method whose model scores: the recipe's vanilla one, or one that only scores."""
         vanilla = (name for name, settings in self.config.methods.items() if settings == MethodConfig())
-        return self.train(next(vanilla, SCORER))
+        return next(vanilla, SCORER)
 
     def fold_scorer(self, fold: int) -> Path:
         """A vanilla model that was trained on the other half of the training split."""
@@ -218,7 +226,8 @@ class SeedRun:
         others = train.select(fold_of(train.ids, self.seed) != fold)
         folder = self.folder / SCORER / f"without-fold-{fold}"
         return self._once(
-            folder, lambda: self._train(folder, MethodConfig(), f"scorer of fold {fold}", members=[0], train=others)[0]
+            folder,
+            lambda: self._train(folder, MethodConfig(), f"{SCORER} of fold {fold}", members=[0], train=others)[0],
         )
 
     def scores(self, split: str, *, attack: str | None = None, fold: int | None = None) -> Path:
@@ -228,6 +237,9 @@ class SeedRun:
             split: train, validation or test.
             attack: another measure than the recipe's.
             fold: by the model that has not seen this half of the training split, of which only this half is scored.
+
+        Raises:
+            TrainingFailed: of the study's own scoring model, or because that cannot be used to score.
         """
         examples: Examples = getattr(self.splits, split)
         if fold is not None and split == "train":
@@ -237,15 +249,23 @@ class SeedRun:
 
         def make() -> Path:
             checkpoint = self.scorer() if fold is None else self.fold_scorer(fold)
-            return score_stage(
-                self._load(checkpoint),
-                examples,
-                folder,
-                attack=attack or self.config.scoring.attack,
-                attack_args={} if attack else self.config.scoring.attack_args,
-                model_digest=self._model_digest(checkpoint),
-                log=self._log(f"scores: {name}"),
-            )
+            try:
+                return score_stage(
+                    self._load(checkpoint),
+                    examples,
+                    folder,
+                    attack=attack or self.config.scoring.attack,
+                    attack_args={} if attack else self.config.scoring.attack_args,
+                    model_digest=self._model_digest(checkpoint),
+                    log=self._log(f"scores: {name}"),
+                )
+            except OutputError:
+                raise
+            except InputError as error:
+                if fold is None and self.config.scoring.checkpoint:
+                    raise
+                scorer = self.scorer_name if fold is None else f"{SCORER} of fold {fold}"
+                raise TrainingFailed(f"it cannot be used to score examples: {error}", scorer) from error
 
         return self._once(folder, make)
 
@@ -295,6 +315,7 @@ class SeedRun:
                 validation_subsets=groups.validation if groups else None,
                 device=str(resolve_device(self.device)),
                 resume=resume,
+                inputs_digest=settings_digest(inputs),
                 log=log,
             )
             save_json(
@@ -313,7 +334,11 @@ class SeedRun:
                 save_checkpoint(model, path, self._model_metadata(name, inputs, train))
             resume.unlink(missing_ok=True)
 
-        run_stage(folder, inputs, [HISTORY_FILE, *(path.name for path in checkpoints)], make, log)
+        outputs = [HISTORY_FILE, *(path.name for path in checkpoints)]
+        try:
+            run_stage(folder, inputs, outputs, make, log)
+        except TrainingFailed as error:
+            raise TrainingFailed(error.reason, name + (f" member {members[0]}" if members[0] else "")) from error
         return checkpoints
 
     # From checkpoints to rows.
@@ -412,7 +437,7 @@ class SeedRun:
         inputs = {
             "predictions": [file_digest(path) for paths in predictions for path in paths.values()],
             "calibrators": {calibrator: file_digest(path) for calibrator, path in calibrators.items()},
-            "scores": file_digest(scores),
+            "scores": settings_digest(scores_of(scores, examples.ids).tolist()),  # the file also holds seconds
             "evaluation": asdict(settings),
         }
         log = self._log(f"{name}: evaluate")
@@ -448,10 +473,16 @@ class SeedRun:
     # Helpers.
 
     def _once(self, folder: Path, make: Callable[[], T]) -> T:
-        """The result of a stage, which is looked at but once in a run."""
+        """The result of a stage, which is looked at but once in a run; a training that failed fails but once."""
         if folder not in self._done:
-            self._done[folder] = make()
-        result: T = self._done[folder]
+            try:
+                self._done[folder] = make()
+            except TrainingFailed as error:
+                # Another one, for the traceback holds the model.
+                self._done[folder] = TrainingFailed(error.reason, error.model)
+        result: T | TrainingFailed = self._done[folder]
+        if isinstance(result, TrainingFailed):
+            raise result
         return result
 
     def _calibrators(self, name: str) -> list[str]:

@@ -9,12 +9,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -22,9 +23,11 @@ from aradals.adaptive_smoothing import AdaptiveSmoothing
 from aradals.config import MethodConfig, TrainingConfig
 from aradals.data import AUGMENTATIONS, Examples, as_batch
 from aradals.errors import InputError
+from aradals.health import check_output_varies, check_trainable
 from aradals.objectives import choose_objective
 from aradals.training.module import AdaptiveClassifier, by_id, epoch_seed, member_seed
 from aradals.training.self_scoring import SelfScoring
+from aradals.training.state import SaveState, StateIO, has_state
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def fit_classifier(
     validation_subsets: Tensor | None = None,
     device: str = "auto",
     resume: Path | None = None,
+    inputs_digest: str = "",
     log: Callable[[str], None] = lambda line: None,
 ) -> TrainedModel:
     """Train ``model`` on ``train``, its targets driven by ``validation``.
@@ -83,15 +87,24 @@ def fit_classifier(
             where the model scores itself.
         validation_subsets: the same for the validation split.
         device: auto, cpu, cuda or a Lightning accelerator name.
-        resume: a checkpoint file written after each epoch; where it exists already, training goes on from it.
+        resume: a file for the state after each epoch; where it exists already, training goes on from it. A file that
+            is not the state of this training is set aside, and training starts anew.
+        inputs_digest: stands for what else decides the course of the training, such as the data: the state of a
+            training with another digest, method, seed or other settings is not gone on from.
         log: called with a line per epoch, and per scoring.
 
     Returns:
         The trained model with its history.
 
     Raises:
-        InputError: no subsets where they are needed; a loss that is not finite any more.
+        InputError: no subsets where they are needed.
+        TrainingFailed: nothing can be learned, for the model has no trainable parameters or the training split has one
+            class; the loss, the weights or the validation logits are not finite any more; nothing has changed in the
+            first epoch; the trained model says the same of every example. The state in ``resume`` is then that of the
+            last epoch that went well.
+        OutputError: the state cannot be written; the one before stays.
     """
+    check_trainable(model, train.labels)
     scores_itself = method.score_every is not None
     if method.num_subsets > 1 and not scores_itself and (train_subsets is None or validation_subsets is None):
         raise InputError(
@@ -120,8 +133,10 @@ def fit_classifier(
     callbacks: list[Callback] = [_EpochLog(training.epochs, log)]
     if method.score_every is not None:
         callbacks.append(SelfScoring(train, validation, method.score_every, log))
+    state_io, goes_on = StateIO(f"{inputs_digest} {method} {training} seed {seed}"), False
     if resume is not None:
-        callbacks.append(_resume_checkpoint(resume))
+        callbacks.append(SaveState(resume))
+        goes_on = has_state(resume, state_io, module, log)
     if sys.stderr.isatty():
         callbacks.append(TQDMProgressBar(leave=False))
     with _quiet_lightning(), _interruptible():
@@ -133,6 +148,7 @@ def fit_classifier(
             check_val_every_n_epoch=method.update_every,
             num_sanity_val_steps=0,
             callbacks=callbacks,
+            plugins=[state_io],
             enable_checkpointing=resume is not None,
             enable_progress_bar=sys.stderr.isatty(),
             enable_model_summary=False,
@@ -142,11 +158,15 @@ def fit_classifier(
         trainer.fit(
             module,
             datamodule=_Batches(train, validation, training.batch_size, seed, len(module.members)),
-            ckpt_path=str(resume) if resume is not None and resume.exists() else None,
+            ckpt_path=resume if goes_on else None,
             weights_only=True,
         )
+    model.cpu().eval()
+    for member in module.members:
+        # Of all models but those that have collapsed, this looks at one small batch.
+        check_output_varies(member, chain(validation.batches(32), train.batches(32)))
     return TrainedModel(
-        model=model.cpu().eval(),
+        model=model,
         epochs=module.epochs,
         scorings=module.scorings,
         updates=criterion.history,
@@ -193,11 +213,6 @@ class _Batches(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self.validation.batches(max(self.batch_size, 256))
-
-
-def _resume_checkpoint(path: Path) -> ModelCheckpoint:
-    """Saves the whole state after each epoch."""
-    return ModelCheckpoint(path.parent, path.stem, save_on_train_epoch_end=True, enable_version_counter=False)
 
 
 class _EpochLog(Callback):

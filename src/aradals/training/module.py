@@ -14,7 +14,7 @@ from aradals.adaptive_smoothing import AdaptiveSmoothing
 from aradals.config import TrainingConfig
 from aradals.data import AUGMENTATIONS, Augmentation, augmix
 from aradals.ensemble import Ensemble
-from aradals.errors import InputError
+from aradals.health import check_changed, check_depends_on_parameters, check_finite, not_finite
 from aradals.inference import Batch
 from aradals.losses import jensen_shannon
 from aradals.objectives import Objective, takes_target_prob
@@ -91,6 +91,9 @@ class AdaptiveClassifier(LightningModule):
         self.epochs: list[dict[str, float]] = []
         self.scorings: list[dict[str, float]] = []
         self._validation: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._before: list[Tensor] | None = None
+        # Some models keep infinite values in a buffer on purpose, such as an attention mask.
+        self._not_finite_at_first = not_finite(model) - {name for name, _ in model.named_parameters()}
         self._reset_epoch()
 
     def _reset_epoch(self) -> None:
@@ -105,11 +108,16 @@ class AdaptiveClassifier(LightningModule):
         """Seed the epoch, so that a resumed run draws the augmentations and masks of an uninterrupted one."""
         torch.manual_seed(epoch_seed(self.seed, self.current_epoch))
         self._reset_epoch()
+        # With 16-mixed, the first steps may be left out until the scale of the loss fits.
+        if self.current_epoch == 0 and self.config.precision != "16-mixed":
+            self._before = [parameter.clone() for parameter in self._trainable()]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch, each example with the target of its robustness subset; summed over members."""
         parts = zip(self.members, *(column.chunk(len(self.members)) for column in batch), strict=True)
-        return torch.stack([self._member_loss(*part) for part in parts]).sum()
+        loss = torch.stack([self._member_loss(*part) for part in parts]).sum()
+        check_depends_on_parameters(loss)
+        return loss
 
     def _member_loss(self, member: nn.Module, ids: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
         target_prob = self.criterion.target_prob_for(labels, self.train_subsets[ids])
@@ -124,25 +132,37 @@ class AdaptiveClassifier(LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Record the epoch.
+        """Record the epoch, which went well: its state is saved after this hook.
 
         Raises:
-            InputError: the loss is not finite any more.
+            TrainingFailed: the loss or the weights are not finite any more, or nothing has changed.
         """
-        loss = self._loss_sum.item() / self._num_seen
-        if not loss < float("inf"):
-            raise InputError(
-                expected="a finite training loss",
-                got=f"{loss} in epoch {self.current_epoch + 1}",
-                hint=f"a learning rate below {self.config.learning_rate} (--training.learning_rate)",
-            )
+        self._check_finite()
+        if self._before is not None:
+            check_changed(self._before, self._trainable(), self.config.learning_rate)
+            self._before = None
         self.epochs.append(
             {
                 "epoch": self.current_epoch + 1,
-                "loss": loss,
+                "loss": self._mean_loss(),
                 "accuracy": self._num_correct.item() / self._num_seen,
                 "seconds": self.seconds_in_epoch(),
             }
+        )
+
+    def _trainable(self) -> list[Tensor]:
+        return [parameter.detach() for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def _mean_loss(self) -> float:
+        return self._loss_sum.item() / self._num_seen
+
+    def _check_finite(self, logits: Tensor | None = None) -> None:
+        check_finite(
+            self._mean_loss(),
+            not_finite(self.model) - self._not_finite_at_first,
+            logits,
+            epoch=self.current_epoch + 1,
+            learning_rate=self.config.learning_rate,
         )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -151,9 +171,14 @@ class AdaptiveClassifier(LightningModule):
         self._validation.append((ids, self.model(inputs), labels))
 
     def on_validation_epoch_end(self) -> None:
-        """The adaptive update: measure the gap per subset, and step the targets."""
+        """The adaptive update: measure the gap per subset, and step the targets.
+
+        Raises:
+            TrainingFailed: the loss, the weights or the logits are not finite any more.
+        """
         ids, logits, labels = (torch.cat(parts) for parts in zip(*self._validation, strict=True))
         self._validation.clear()
+        self._check_finite(logits)
         if self.scores_itself and not self.scorings:
             self.criterion.update_as_one(logits, labels)
         else:

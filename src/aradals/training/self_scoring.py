@@ -8,6 +8,7 @@ from collections.abc import Callable
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from aradals.data import Examples
+from aradals.errors import InputError, TrainingFailed
 from aradals.robustness import score
 from aradals.subsets import assign_subsets
 from aradals.training.module import AdaptiveClassifier, by_id
@@ -35,15 +36,22 @@ class SelfScoring(Callback):
         self.log_line = log
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score where it is due, and note what it cost."""
+        """Score where it is due, and note what it cost.
+
+        Raises:
+            TrainingFailed: the model cannot be scored, for it says the same of every input.
+        """
         assert isinstance(pl_module, AdaptiveClassifier)
         epoch = pl_module.current_epoch
         if epoch == 0 or epoch % self.every:
             return
         started = time.perf_counter()
         num_subsets = pl_module.criterion.num_subsets
-        with trainer.precision_plugin.forward_context():
-            tables = [score(pl_module.model, split.batches(), ATTACK) for split in (self.train, self.validation)]
+        try:
+            with trainer.precision_plugin.forward_context():
+                tables = [score(pl_module.model, split.batches(), ATTACK) for split in (self.train, self.validation)]
+        except InputError as error:
+            raise TrainingFailed(f"the model cannot score itself after epoch {epoch}: {error}") from error
         for subsets, table in zip((pl_module.train_subsets, pl_module.validation_subsets), tables, strict=True):
             subsets.copy_(by_id(table.ids, assign_subsets(table.score, num_subsets, table.ids)))
         scoring = {
