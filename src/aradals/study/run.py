@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -15,11 +14,8 @@ from torch import Tensor
 
 from aradals.artifacts import (
     SCHEMA_VERSION,
-    load_json,
-    save_json,
     save_sealed,
     save_table,
-    settings_digest,
     versions,
 )
 from aradals.comparison import aggregate_seeds, compare_methods
@@ -27,16 +23,13 @@ from aradals.config import MethodConfig, StudyConfig
 from aradals.data import Examples, data_paths, load_data, splits_hash
 from aradals.ensemble import pool_logits
 from aradals.errors import InputError, OutputError, TrainingFailed
-from aradals.files import file_digest
 from aradals.inference import Predictions, resolve_device
 from aradals.metrics import stability
 from aradals.outputs import output_folder
 from aradals.report.examples import class_rows, example_images
 from aradals.report.summary import describe_failed
-from aradals.specs import code_digest
 from aradals.study.arrays import RunArrays
 from aradals.study.checks import check_config, data_sets
-from aradals.study.groups import training_subsets
 from aradals.study.seed import Log, SeedRun
 
 Row = dict[str, Any]
@@ -60,8 +53,8 @@ def run_study(
 ) -> dict[str, Any]:
     """Train, calibrate and evaluate every method at every seed; what is done is not done again.
 
-    Every finished run (a method or an ensemble, and a seed) is a file ``runs/<hash of its settings>.json``, and
-    its stages are folders under ``seed-<seed>/``. With several data sets each has a folder of its own.
+    The stages of a run (a method or an ensemble, at a seed) are folders under ``seed-<seed>/``, see `run_stage`. With
+    several data sets each has a folder of its own.
 
     A run that fails by itself, because its training diverged for example, costs nothing but itself: the results name
     it under ``failed`` with the reason, and hold everything that the other runs give. The next call tries it again.
@@ -175,7 +168,7 @@ def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log
     for position, (run, method) in enumerate((run, method) for run in runs for method in names):
         log(f"run {position + 1} of {len(runs) * len(names)}: {method}, seed {run.seed}")
         try:
-            records.append(finished_run(run, method, output / "runs"))
+            records.append({"method": method, "seed": run.seed, **run.record(method)})
         except OutputError:
             raise
         except InputError as error:
@@ -206,8 +199,12 @@ def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log
     }
     results["costs"] = relative_costs(config, results["costs"])
     results["seeds"] = aggregate_seeds(results["rows"])
+    done = {(record["method"], record["seed"]) for record in records}
     arrays = {
-        (record["method"], record["seed"]): RunArrays.load(output / "runs" / record["arrays"]) for record in records
+        (method, run.seed): RunArrays.load(run.arrays(method))
+        for run in runs
+        for method in names
+        if (method, run.seed) in done
     }
     replicates = {
         (method, calibrator, seed, condition): metrics
@@ -229,47 +226,6 @@ def _reason(error: InputError, method: str) -> str:
     if isinstance(error, TrainingFailed) and error.model not in ("", method):
         reason = f"{error.model}, which it needs, failed: {reason}"
     return " ".join(reason.split())
-
-
-def finished_run(run: SeedRun, name: str, folder: Path) -> dict[str, Any]:
-    """The record of a method or ensemble at a seed: from its file where it was run before, else made now."""
-    path = folder / f"{run_digest(run, name)}.json"
-    arrays = path.with_suffix(".npz")
-    if not (path.exists() and arrays.exists()):
-        made = {"method": name, "seed": run.seed, **run.record(name), "arrays": arrays.name}
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(run.arrays(name), arrays)
-        save_json(path, made)  # last: it says that all is there
-    else:
-        run.log(f"[seed {run.seed}] {name}: done before, settings unchanged")
-    record: dict[str, Any] = load_json(path)
-    return record
-
-
-def run_digest(run: SeedRun, name: str) -> str:
-    """Stands for everything that decides a run's numbers: settings, splits, and files that the settings name."""
-    config = run.config
-    ensemble = config.ensembles.get(name)
-    settings = config.methods[ensemble.method if ensemble else name]
-    shared = asdict(config)
-    for key in ("description", "methods", "ensembles", "seeds", "data"):
-        del shared[key]
-    checkpoint = config.scoring.checkpoint
-    return settings_digest(
-        {
-            "schema": SCHEMA_VERSION,
-            "study": shared,
-            "name": name,
-            "method": asdict(settings),
-            "ensemble": ensemble and asdict(ensemble),
-            "seed": run.seed,
-            "splits": {split: examples.fingerprint for split, examples in run.splits.items()},
-            "code": [code_digest(config.model), code_digest(settings.objective)],
-            "scorer": file_digest(Path(checkpoint)) if checkpoint else None,
-            # Of other groupings what is said above decides.
-            **({"column": training_subsets(run, settings).digest} if settings.grouping == "column" else {}),
-        }
-    )
 
 
 def relative_costs(config: StudyConfig, costs: list[Row]) -> list[Row]:
