@@ -73,7 +73,7 @@ def load_json(path: Path) -> Any:
         raise InputError(
             expected=f"a readable file {path}", got=error.strerror or "an error", hint="another path"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             expected=f"JSON in {path}",
             got=str(error),
@@ -238,13 +238,14 @@ def load_calibrator(path: Path) -> tuple[Calibrator, np.ndarray]:
     """
     content = load_json(path)
     method = content.get("method") if isinstance(content, dict) else None
-    if method not in CALIBRATORS or "fitted_on" not in content:
+    fitted_on = content.get("fitted_on") if isinstance(content, dict) else None
+    if not isinstance(method, str) or method not in CALIBRATORS or not isinstance(fitted_on, dict):
         raise InputError(
-            expected=f"a calibrator in {path} ({', '.join(CALIBRATORS)})",
-            got=f"method {method!r}",
+            expected=f"a calibrator in {path} ({', '.join(CALIBRATORS)}), and what it was fitted on",
+            got=f"method {method!r:.80}",
             hint="a file written by `aradals calibrate`",
         )
-    return CALIBRATORS[method].from_dict(content), decode_hashes(content["fitted_on"]["example_hashes"])
+    return CALIBRATORS[method].from_dict(content), decode_hashes(fitted_on.get("example_hashes"), path)
 
 
 def _write_parquet(path: Path, columns: Mapping[str, object], metadata: Mapping[str, str]) -> None:
@@ -296,6 +297,17 @@ def encode_hashes(hashes: np.ndarray) -> str:
     return base64.b64encode(np.sort(hashes.astype("<u8")).tobytes()).decode()
 
 
-def decode_hashes(text: str) -> np.ndarray:
-    """The inverse of `encode_hashes`."""
-    return np.frombuffer(base64.b64decode(text), dtype="<u8")
+def decode_hashes(text: object, path: Path | None = None) -> np.ndarray:
+    """The inverse of `encode_hashes`; ``path`` is the file that the text is from.
+
+    Raises:
+        InputError: anything that `encode_hashes` has not written.
+    """
+    try:
+        return np.frombuffer(base64.b64decode(text, validate=True), dtype="<u8")  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            expected=f"content hashes of examples, in base64{f', in {path}' if path else ''}",
+            got=f"{text!r:.80}" if isinstance(text, str) else type(text).__name__,
+            hint="the file as `aradals` has written it",
+        ) from error
