@@ -239,7 +239,7 @@ def open_image_folder(folder: Path) -> OpenSplits:
     """
     paths = [
         Path(root, file).relative_to(folder)
-        for root, _, files in os.walk(folder, followlinks=True)
+        for root, files in _walk(folder)
         for file in files
         if Path(file).suffix.lower() in IMAGE_SUFFIXES and not file.startswith(".")
     ]
@@ -271,6 +271,21 @@ def open_image_folder(folder: Path) -> OpenSplits:
         )
         for split, members in by_split.items()
     }
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder below ``folder`` with the names of its files; links are followed, which could go on for ever."""
+    seen: dict[str, str] = {}
+    for root, _, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            raise InputError(
+                expected=f"every folder below {folder} once",
+                got=f"{root}, which is {seen[real]} again by a symbolic link",
+                hint="removing the link",
+            )
+        seen[real] = root
+        yield root, files
 
 
 def _read_image_folder(
