@@ -19,7 +19,7 @@ import torch
 from aradals.calibration import CALIBRATORS, Calibrator
 from aradals.data import Examples
 from aradals.errors import InputError, MissingExtraError
-from aradals.files import atomic_path
+from aradals.files import atomic_path, csv_text
 from aradals.inference import Predictions, check_labels, check_logits
 from aradals.robustness import ScoreTable
 
@@ -150,7 +150,19 @@ def save_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     table = pa.table({name: [row.get(name) for row in rows] for name in names})
     _write_parquet(path.with_name(f"{path.name}.parquet"), dict(zip(names, table.columns, strict=True)), {})
     with atomic_path(path.with_name(f"{path.name}.csv")) as temporary:
-        csv.write_csv(table, temporary)
+        csv.write_csv(_as_csv(table), temporary)
+
+
+def _as_csv(table: Any) -> Any:
+    """An Arrow table with its text, also that of the titles, as `csv_text` has it."""
+    pa, _ = _pyarrow()
+
+    def written(column: Any) -> Any:
+        if not pa.types.is_string(column.type):
+            return column
+        return pa.array([None if value is None else csv_text(value) for value in column.to_pylist()], pa.string())
+
+    return pa.Table.from_arrays(list(map(written, table.columns)), names=list(map(csv_text, table.column_names)))
 
 
 def save_predictions(path: Path, predictions: Predictions, provenance: Mapping[str, str]) -> None:

@@ -22,7 +22,7 @@ from torch.nn.parameter import is_lazy
 from aradals.artifacts import decode_hashes, save_json
 from aradals.attacks import ATTACKS
 from aradals.data import Examples, load_data
-from aradals.errors import InputError
+from aradals.errors import InputError, printable
 from aradals.evaluation import Condition, Shift, corrupted_batches, predict_conditions, prediction_paths
 from aradals.inference import check_labels, predict, resolve_device, try_model
 from aradals.leakage import refuse_fitted
@@ -303,7 +303,7 @@ class Source:
 
 def print_log(line: str) -> None:
     """Progress goes to stderr, results to stdout."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def prediction_stage(
@@ -364,5 +364,5 @@ def finish(results: dict[str, Any], output: Path, file: str, json: bool) -> None
     if results.get("comparisons"):
         console.print(comparison_table(results))
     for line in diagnosis_headlines(results) if is_diagnosis else study_headlines(results):
-        print(textwrap.fill(line, console.width, initial_indent="- ", subsequent_indent="  "))
+        print(textwrap.fill(printable(line), console.width, initial_indent="- ", subsequent_indent="  "))
     print(f"report: {output / 'report.html'}\nresults: {output / file}")

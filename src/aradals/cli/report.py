@@ -44,10 +44,10 @@ def run(folder: Path, output: Path | None) -> None:
         raise InputError(expected=f"keys and values in {found[0]}", got=type(results).__name__, hint="another folder")
     targets = [(results, output or folder / "report.html")]
     if results.get("kind") == "studies":
-        from aradals.study import folder_name
+        from aradals.files import file_name
 
         below = output or folder
-        targets = [(study, below / folder_name(study["data"]["name"]) / "report.html") for study in results["studies"]]
+        targets = [(study, below / file_name(study["data"]["name"]) / "report.html") for study in results["studies"]]
     for content, target in targets:
         write_report(content, target)
         print(f"report: {target}")

@@ -30,11 +30,12 @@ def run(output: Path, device: str, json: bool, **study: Any) -> None:
     """Run the study and report it."""
     from aradals.cli.common import finish, print_log
     from aradals.config import StudyConfig
-    from aradals.study import folder_name, run_study
+    from aradals.files import file_name
+    from aradals.study import run_study
 
     results = run_study(StudyConfig(**study), output, name=output.name, device=device, log=print_log)
     if results["kind"] == "study":
         finish(results, output, "results.json", json)
         return
     for study in results["studies"]:
-        finish(study, output / folder_name(study["data"]["name"]), "results.json", json)
+        finish(study, output / file_name(study["data"]["name"]), "results.json", json)

@@ -46,7 +46,7 @@ MAX_PIXELS = 89_478_485
 """Of one image, the number from which on Pillow warns: a file of kilobytes may hold an image of gigabytes."""
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""Of image files. Pillow knows others that other programs decode: EPS, a programming language, is run by Ghostscript."""
+"""Of image files. Pillow hands some others to other programs: EPS, a programming language, is run by Ghostscript."""
 
 _SAMPLE = 256
 
