@@ -18,6 +18,8 @@ import torch
 
 from aradals.calibration import CALIBRATORS, Calibrator
 from aradals.data import Examples
+from aradals.data.formats import refuse_packed
+from aradals.data.tables import read_columns
 from aradals.errors import InputError, MissingExtraError
 from aradals.files import atomic_path, csv_text
 from aradals.inference import Predictions, check_labels, check_logits
@@ -118,16 +120,23 @@ def load_scores(path: Path) -> tuple[ScoreTable, dict[str, str]]:
     Raises:
         InputError: the file is missing, not parquet, or lacks a column.
     """
-    columns, metadata = _read_parquet(
-        path, ["id", "predicted", "score", "norm", "success", "num_forward", "num_backward"]
-    )
+    kinds = {"id": "iu", "predicted": "iu", "score": "f", "norm": "f", "success": "b"}
+    kinds |= {"num_forward": "iu", "num_backward": "iu"}
+    columns, metadata = _read_parquet(path, list(kinds))
+    for name, kind in kinds.items():
+        if columns[name].dtype.kind not in kind or columns[name].ndim != 1:
+            raise InputError(
+                expected=f"a column {name!r} of {'numbers' if kind != 'b' else 'booleans'} in every row of {path}",
+                got=f"{columns[name].dtype} of shape {columns[name].shape}",
+                hint="a file written by `aradals score`",
+            )
     return (
         ScoreTable(
             ids=torch.from_numpy(columns["id"].astype(np.int64)),
             predicted=torch.from_numpy(columns["predicted"].astype(np.int64)),
             score=torch.from_numpy(columns["score"].astype(np.float64)),
             norm=torch.from_numpy(columns["norm"].astype(np.float64)).nan_to_num(math.inf, math.inf),
-            success=torch.from_numpy(columns["success"].astype(bool)),
+            success=torch.from_numpy(columns["success"]),
             num_forward=torch.from_numpy(columns["num_forward"].astype(np.int64)),
             num_backward=torch.from_numpy(columns["num_backward"].astype(np.int64)),
             attack=metadata.get("attack", "unknown"),
@@ -188,9 +197,12 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
     """
     if path.suffix == ".npz":
         try:
+            refuse_packed(path)
             with np.load(path, allow_pickle=False) as arrays:
                 columns = {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except InputError:
+            raise
+        except (OSError, ValueError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             got = "another kind of file, or pickled objects" if path.exists() else "no such file"
             raise InputError(expected=f"a readable .npz file of arrays {path}", got=got, hint="numpy.savez") from error
         metadata: dict[str, str] = {}
@@ -198,10 +210,10 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
         columns, metadata = _read_parquet(path, None)
     columns = {{"labels": "label", "ids": "id"}.get(name, name): values for name, values in columns.items()}
     for name in ("label", "logits"):
-        if name not in columns:
+        if name not in columns or not columns[name].ndim:
             raise InputError(
                 expected=f"a column {name!r} in {path}",
-                got=f"columns {', '.join(map(repr, columns))}",
+                got=f"columns {', '.join(map(repr, columns))}" if name not in columns else "a single value",
                 hint="columns label, logits and, where rows were left out, id",
             )
     stacked = columns["logits"]
@@ -217,17 +229,27 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
     if len(ids.unique()) < len(ids):
         raise InputError(expected=f"every id once in {path}", got="some of them again", hint="one row per example")
     if stacked.dtype == object:
-        lengths = {len(row) for row in stacked}
-        if len(lengths) != 1:
+        lengths = {len(row) if isinstance(row, np.ndarray) else 0 for row in stacked}
+        if len(lengths) != 1 or 0 in lengths:
             raise InputError(
                 expected="logits of one length",
                 got=f"lengths {sorted(lengths)}",
                 hint="one row of K logits each",
             )
         stacked = np.stack(list(stacked))
+    if stacked.dtype.kind not in "fiu" or stacked.dtype.itemsize > 8:
+        raise InputError(expected=f"logits in {path} as numbers", got=str(stacked.dtype), hint="float32")
     logits = check_logits(torch.from_numpy(np.array(stacked)), len(labels))
     check_labels(labels, logits.shape[1])
-    scores = torch.from_numpy(columns["score"].astype(np.float64)) if "score" in columns else None
+    scores = None
+    if "score" in columns:
+        if columns["score"].dtype.kind not in "fiu" or columns["score"].shape != (len(labels),):
+            raise InputError(
+                expected=f"one number in the column 'score' for each of {len(labels)} rows in {path}",
+                got=f"{columns['score'].dtype} of shape {columns['score'].shape}",
+                hint="leaving the column out",
+            )
+        scores = torch.from_numpy(columns["score"].astype(np.float64))
     return Predictions(ids, logits, labels, scores), metadata
 
 
@@ -270,8 +292,9 @@ def _write_parquet(path: Path, columns: Mapping[str, object], metadata: Mapping[
 def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     pa, parquet = _pyarrow()
     try:
-        table = parquet.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+        with parquet.ParquetFile(path) as file:
+            table = read_columns(file, path, file.schema_arrow.names)
+    except (OSError, pa.ArrowException) as error:
         raise InputError(
             expected=f"a readable parquet file {path}",
             got=str(error).splitlines()[0] if path.exists() else "no such file",
@@ -287,12 +310,12 @@ def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.
     columns: dict[str, np.ndarray] = {}
     for name in table.column_names:
         column = table.column(name).combine_chunks()
-        if pa.types.is_fixed_size_list(column.type):
+        if pa.types.is_fixed_size_list(column.type) and column.type.list_size:
             columns[name] = column.flatten().to_numpy().reshape(-1, column.type.list_size).copy()
         else:
             columns[name] = column.to_numpy(zero_copy_only=False).copy()
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    return columns, metadata
+    metadata = table.schema.metadata or {}
+    return columns, {key.decode(errors="replace"): value.decode(errors="replace") for key, value in metadata.items()}
 
 
 def _pyarrow() -> tuple[Any, Any]:

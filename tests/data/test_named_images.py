@@ -206,7 +206,7 @@ def test_a_feature_of_another_kind_is_no_label(tmp_path: Path, feature: object) 
     metadata = json.dumps({"info": {"features": {"label": feature}}})
     rows = pa.table({"image": [image()] * 2, "label": [0, 1]}).replace_schema_metadata({"huggingface": metadata})
     pq.write_table(rows, tmp_path / "toy.parquet")
-    with pytest.raises(InputError, match="one column of integer labels in .*toy"):
+    with pytest.raises(InputError, match=r"one column of integer labels in .*toy"):
         load_data(str(tmp_path / "toy.parquet"))
 
 

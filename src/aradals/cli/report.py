@@ -30,6 +30,7 @@ def run(folder: Path, output: Path | None) -> None:
     """Write the report."""
     from aradals.artifacts import load_json
     from aradals.errors import InputError
+    from aradals.files import file_name
     from aradals.report import write_report
 
     found = [folder / name for name in ("results.json", "diagnosis.json") if (folder / name).exists()]
@@ -42,12 +43,20 @@ def run(folder: Path, output: Path | None) -> None:
     results = load_json(found[0])
     if not isinstance(results, dict):
         raise InputError(expected=f"keys and values in {found[0]}", got=type(results).__name__, hint="another folder")
-    targets = [(results, output or folder / "report.html")]
-    if results.get("kind") == "studies":
-        from aradals.files import file_name
-
-        below = output or folder
-        targets = [(study, below / file_name(study["data"]["name"]) / "report.html") for study in results["studies"]]
-    for content, target in targets:
-        write_report(content, target)
-        print(f"report: {target}")
+    try:
+        targets = [(results, output or folder / "report.html")]
+        if results.get("kind") == "studies":
+            below = output or folder
+            targets = [(each, below / file_name(each["data"]["name"]) / "report.html") for each in results["studies"]]
+        for content, target in targets:
+            write_report(content, target)
+            print(f"report: {target}")
+    except InputError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
+        # The file is somebody's, and may hold anything anywhere.
+        raise InputError(
+            expected=f"results in {found[0]} as `aradals run`, `evaluate` or `diagnose` write them",
+            got=f"{type(error).__name__}: {error}",
+            hint="making them again",
+        ) from error

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aradals.data.extras import load_extra
-from aradals.data.images import EncodedImage
+from aradals.data.images import MEMORY_LIMIT, EncodedImage
 from aradals.errors import InputError
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -48,11 +48,13 @@ class Rows:
         inputs: uint8 (N, C, H, W) or float32 (N, ...), or N encoded images.
         labels: int64, shape (N,).
         class_names: names of the classes where the source has them.
+        label_column: what the source calls the labels.
     """
 
     inputs: npt.NDArray[np.uint8 | np.float32] | Sequence[EncodedImage]
     labels: npt.NDArray[np.int64]
     class_names: tuple[str, ...] | None = None
+    label_column: str = "labels"
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,9 @@ def _read_npz(path: Path, suffix: str, columns: Columns) -> Rows:
     input_names = [columns.image] if columns.image else [name + suffix for name in ("inputs", "images", "x")]
     label_names = [columns.label] if columns.label else [name + suffix for name in ("labels", "y")]
     with _npz(path) as arrays:
-        inputs = _first_array(arrays, path, input_names, "--image-column")
-        labels = _first_array(arrays, path, label_names, "--label-column")
+        inputs = arrays[_first_name(arrays, path, input_names, "--image-column")]
+        label = _first_name(arrays, path, label_names, "--label-column")
+        labels = arrays[label]
         class_names = tuple(map(str, arrays["class_names"])) if "class_names" in arrays else None
     if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras stores CIFAR
         labels = labels[:, 0]
@@ -162,7 +165,7 @@ def _read_npz(path: Path, suffix: str, columns: Columns) -> Rows:
             got=f"inputs of shape {inputs.shape}, labels of shape {labels.shape} and type {labels.dtype}",
             hint="class indices, shape (N,)",
         )
-    return Rows(_arranged(inputs, path), labels.astype(np.int64), class_names)
+    return Rows(_arranged(inputs, path), labels.astype(np.int64), class_names, label)
 
 
 def _read_npz_column(path: Path, suffix: str, column: str) -> npt.NDArray[Any]:
@@ -197,12 +200,10 @@ def _arranged(inputs: npt.NDArray[Any], path: Path) -> npt.NDArray[np.uint8 | np
     )
 
 
-def _first_array(
-    arrays: Mapping[str, npt.NDArray[Any]], path: Path, names: Sequence[str], option: str
-) -> npt.NDArray[Any]:
+def _first_name(arrays: Mapping[str, npt.NDArray[Any]], path: Path, names: Sequence[str], option: str) -> str:
     for name in names:
         if name in arrays:
-            return arrays[name]
+            return name
     raise InputError(
         expected=f"an array {' or '.join(names)} in {path}",
         got=", ".join(arrays) or "no arrays",
@@ -213,16 +214,43 @@ def _first_array(
 @contextmanager
 def _npz(path: Path) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
     try:
-        with np.load(path) as arrays:
+        refuse_packed(path)
+        with np.load(path, allow_pickle=False) as arrays:
             yield arrays
     except InputError:
         raise
-    except (ValueError, EOFError, OSError, TypeError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, OSError, TypeError, MemoryError, zipfile.BadZipFile) as error:
         raise InputError(
             expected=f"an .npz file of numeric arrays in {path}",
             got=str(error) or type(error).__name__,
             hint="numpy.savez(path, inputs=..., labels=...)",
         ) from error
+
+
+MAX_PACKING = 100
+"""How many times its size a large file may unpack to."""
+
+
+def refuse_packed(path: Path) -> None:
+    """Refuse an ``.npz`` that would fill the memory: one of more than 2 GiB that takes next to nothing on disk.
+
+    Raises:
+        InputError: it unpacks to more than `MEMORY_LIMIT`, and to more than `MAX_PACKING` times its size.
+        OSError, zipfile.BadZipFile: it is no zip file.
+    """
+    with zipfile.ZipFile(path) as file:
+        unpacked = sum(entry.file_size for entry in file.infolist())
+    if unpacked > max(MEMORY_LIMIT, MAX_PACKING * path.stat().st_size):
+        raise too_packed(path, unpacked)
+
+
+def too_packed(path: Path, unpacked: int) -> InputError:
+    """The error for a file that would fill the memory."""
+    return InputError(
+        expected=f"a file that unpacks to at most {MAX_PACKING} times its size in {path}",
+        got=f"{path.stat().st_size:,} bytes that unpack to {unpacked:,} or more",
+        hint="fewer rows, if the file is yours",
+    )
 
 
 # Folders of images

@@ -14,7 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from aradals.data.extras import load_extra
-from aradals.data.formats import Columns, Companions, OpenSplits, Rows, Split, no_such_column, split_name
+from aradals.data.formats import (
+    MAX_PACKING,
+    Columns,
+    Companions,
+    OpenSplits,
+    Rows,
+    Split,
+    no_such_column,
+    split_name,
+    too_packed,
+)
 from aradals.data.images import MEMORY_LIMIT, EncodedImage, NamedImage
 from aradals.errors import InputError
 
@@ -66,7 +76,7 @@ def read_parquet(files: Sequence[Path], columns: Columns, *, memory_limit: int =
             dataset = _dataset(files, where)
             ends = np.cumsum([file.metadata.num_rows for file in opened]).tolist()
             return _dataset_rows(dataset, columns, where, tuple(zip(ends, map(_folders, files), strict=True)))
-        tables = [file.read([image, label]) for file in opened]
+        tables = [read_columns(*each, [image, label]) for each in zip(opened, files, strict=True)]
     encoded = [
         _encoded(cell, _folders(file))
         for file, table in zip(files, tables, strict=True)
@@ -74,7 +84,7 @@ def read_parquet(files: Sequence[Path], columns: Columns, *, memory_limit: int =
         for cell in chunk.to_pylist()
     ]
     labels = load_extra("pyarrow").concat_tables([table.select([label]) for table in tables])[label]
-    return Rows(encoded, _labels(labels, label, where), class_names)
+    return Rows(encoded, _labels(labels, label, where), class_names, label)
 
 
 def _dataset(files: Sequence[Path], where: str) -> Any:
@@ -105,7 +115,8 @@ def read_column(files: Sequence[Path], column: str) -> npt.NDArray[Any]:
     where = _where(files)
     with _opened_parquet(files, where) as opened:
         _check_column(opened[0].schema_arrow, column, where)
-        table = load_extra("pyarrow").concat_tables([file.read([column]) for file in opened])
+        tables = [read_columns(*each, [column]) for each in zip(opened, files, strict=True)]
+        table = load_extra("pyarrow").concat_tables(tables)
     return _values(table[column], column, where)
 
 
@@ -120,7 +131,8 @@ def read_companions(files: Sequence[Path], columns: Columns) -> Companions:
         schema = opened[0].schema_arrow
         image, _, _ = choose_columns(schema, columns, where)
         names = [name for name in schema.names if name != image]
-        return Companions(schema, image, load_extra("pyarrow").concat_tables([file.read(names) for file in opened]))
+        tables = [read_columns(*each, names) for each in zip(opened, files, strict=True)]
+        return Companions(schema, image, load_extra("pyarrow").concat_tables(tables))
 
 
 def _dataset_companions(dataset: Any, where: str, columns: Columns) -> Companions:
@@ -145,6 +157,23 @@ def _opened_parquet(files: Sequence[Path], where: str) -> Iterator[list[Any]]:
             got=str(error),
             hint="writing them again",
         ) from error
+
+
+def read_columns(file: Any, path: Path, names: list[str]) -> Any:
+    """Some columns of an opened parquet file, as an Arrow table.
+
+    Raises:
+        InputError: they would fill the memory, as a value does that is stored once and repeated in millions of rows.
+    """
+    arrow = load_extra("pyarrow")
+    limit, size, batches = max(MEMORY_LIMIT, MAX_PACKING * path.stat().st_size), 0, []
+    for batch in file.iter_batches(batch_size=1024, columns=names):
+        size += batch.nbytes
+        if size > limit:
+            raise too_packed(path, size)
+        batches.append(batch)
+    schema = arrow.schema([file.schema_arrow.field(name) for name in names], file.schema_arrow.metadata)
+    return arrow.Table.from_batches(batches, schema).select(names) if batches else schema.empty_table()
 
 
 def open_hub(repository: str) -> OpenSplits:
@@ -272,7 +301,7 @@ def _dataset_rows(
     encoded = load_extra("datasets").Image(decode=False)
     images = dataset.select_columns([image]).cast_column(image, encoded)
     labels = _labels(dataset.data.column(label), label, where)
-    return Rows(DatasetImages(images, image, folders), labels, class_names)
+    return Rows(DatasetImages(images, image, folders), labels, class_names, label)
 
 
 def _dataset_column(dataset: Any, where: str, column: str) -> npt.NDArray[Any]:
@@ -312,7 +341,15 @@ def _values(column: Any, name: str, where: str) -> npt.NDArray[Any]:
     types = load_extra("pyarrow").types
     if types.is_integer(column.type) or types.is_floating(column.type):
         return np.asarray(column.to_numpy())
-    return np.array(column.to_pylist())
+    values = column.to_pylist()
+    longest = max((len(value) for value in values if isinstance(value, str)), default=0)
+    if 4 * longest * len(values) > MEMORY_LIMIT:  # an array of strings gives all of them the room of the longest
+        raise InputError(
+            expected=f"short text in column {name} of {where}",
+            got=f"{longest:,} characters in one row, and {len(values):,} rows",
+            hint="another column",
+        )
+    return np.array(values)
 
 
 def _encoded(cell: Any, folders: tuple[Path, ...]) -> EncodedImage:

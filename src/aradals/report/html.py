@@ -181,6 +181,7 @@ def write_report(results: Results, path: Path) -> None:
             got=f"kind {kind!r}" if kind not in kinds else "no rows",
             hint="results.json or diagnosis.json as `aradals run`, `evaluate` and `diagnose` write them",
         )
+    _check_subsets(results)
     page = kinds[kind](results)
     page["sections"] = [
         replace(section, parts=parts) for section in page["sections"] if (parts := list(filter(None, section.parts)))
@@ -189,6 +190,18 @@ def write_report(results: Results, path: Path) -> None:
     with atomic_path(path) as temporary:
         # Names are other people's and may hold half of a surrogate pair, which no encoding can write.
         temporary.write_bytes(_UNSEEN.sub("\N{REPLACEMENT CHARACTER}", html).encode("utf-8", errors="replace"))
+
+
+def _check_subsets(results: Results) -> None:
+    """Refuse a number of a subset that is none: tables have a column for each number up to the largest."""
+    for row in results.get("rows") or []:
+        subset = row.get("subset")
+        if subset is not None and subset not in range(len(results["rows"])):
+            raise InputError(
+                expected=f"rows whose subsets are numbered from 0, or null ({len(results['rows'])} rows)",
+                got=f"subset {subset!r:.40}",
+                hint="results.json as `aradals run` and `evaluate` write it",
+            )
 
 
 def _study_page(results: Results) -> dict[str, Any]:
