@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import platform
-import zipfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 
 from aradals.calibration import CALIBRATORS, Calibrator
 from aradals.data import Examples
-from aradals.data.formats import refuse_packed
+from aradals.data.formats import NPZ_ERRORS, check_npz
 from aradals.data.tables import read_columns
 from aradals.errors import InputError, MissingExtraError
 from aradals.files import atomic_path, csv_text
@@ -197,12 +196,12 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
     """
     if path.suffix == ".npz":
         try:
-            refuse_packed(path)
+            check_npz(path)
             with np.load(path, allow_pickle=False) as arrays:
                 columns = {name: arrays[name] for name in arrays.files}
         except InputError:
             raise
-        except (OSError, ValueError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        except NPZ_ERRORS as error:
             got = "another kind of file, or pickled objects" if path.exists() else "no such file"
             raise InputError(expected=f"a readable .npz file of arrays {path}", got=got, hint="numpy.savez") from error
         metadata: dict[str, str] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -214,12 +215,12 @@ def _first_name(arrays: Mapping[str, npt.NDArray[Any]], path: Path, names: Seque
 @contextmanager
 def _npz(path: Path) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
     try:
-        refuse_packed(path)
+        check_npz(path)
         with np.load(path, allow_pickle=False) as arrays:
             yield arrays
     except InputError:
         raise
-    except (ValueError, EOFError, OSError, TypeError, MemoryError, zipfile.BadZipFile) as error:
+    except NPZ_ERRORS as error:
         raise InputError(
             expected=f"an .npz file of numeric arrays in {path}",
             got=str(error) or type(error).__name__,
@@ -231,14 +232,23 @@ MAX_PACKING = 100
 """How many times its size a large file may unpack to."""
 
 
-def refuse_packed(path: Path) -> None:
+NPZ_ERRORS = (ValueError, EOFError, OSError, TypeError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What reading an ``.npz`` raises that is damaged, or that another program has made."""
+
+
+def check_npz(path: Path) -> None:
     """Refuse an ``.npz`` that would fill the memory: one of more than 2 GiB that takes next to nothing on disk.
 
     Raises:
         InputError: it unpacks to more than `MEMORY_LIMIT`, and to more than `MAX_PACKING` times its size.
-        OSError, zipfile.BadZipFile: it is no zip file.
+        ValueError: something in it is no array, of which numpy would return the bytes.
+        Exception: others of `NPZ_ERRORS` for what is no zip file, or a damaged one.
     """
     with zipfile.ZipFile(path) as file:
+        for entry in file.infolist():
+            with file.open(entry) as member:
+                if member.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
+                    raise ValueError(f"{entry.filename!r}, which is no array")
         unpacked = sum(entry.file_size for entry in file.infolist())
     if unpacked > max(MEMORY_LIMIT, MAX_PACKING * path.stat().st_size):
         raise too_packed(path, unpacked)
