@@ -9,7 +9,6 @@ import ast
 import base64
 import json
 import pickle
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,9 +22,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).parent / "cli"))
-from command_line import aradals
-
+from aradals.cli.main import main
 from aradals.models import build_model, save_checkpoint
 
 SOURCE = Path(__file__).parents[1] / "src" / "aradals"
@@ -376,13 +373,16 @@ HOSTILE: dict[str, Commands] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_file_is_one_line_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_hostile_file_is_one_line_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     torch.set_num_threads(1)
     world = World(tmp_path)
     monkeypatch.chdir(tmp_path)  # where modules would be found
-    ran = aradals(*HOSTILE[name](world))
+    code = main(list(map(str, HOSTILE[name](world))))
+    ran = capsys.readouterr()
     assert not world.marker.exists()
-    assert (ran.code, ran.out) == (2, ""), ran.err
+    assert (code, ran.out) == (2, ""), ran.err
     (line,) = ran.err.splitlines()
     assert line.startswith("error: expected ")
     assert len(line) < 4000
@@ -392,8 +392,35 @@ def test_a_hostile_file_is_one_line_and_no_more(tmp_path: Path, monkeypatch: pyt
 def test_the_payloads_work(tmp_path: Path) -> None:
     """Where the user names the code it runs, and a pickle that is read does too."""
     world = World(tmp_path)
-    aradals(*world.diagnose("--model", f"{world.module}:build"))
+    main(list(map(str, world.diagnose("--model", f"{world.module}:build"))))
     assert world.marker.exists()
     world.marker.unlink()
     pickle.loads(world.pickled())
     assert world.marker.exists()
+
+
+def test_code_that_the_user_names_takes_the_numbers_of_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.set_num_threads(1)
+    world = World(tmp_path)
+    source = "from aradals.models import SmallCNN\n\n"
+    source += "def build(width, scale=1, **sizes):\n    return SmallCNN(width=int(width), **sizes)\n"
+    named = f"{world.file('net.py', source)}:build"
+    path = world.folder / "model.safetensors"
+    network = build_model("small_cnn", num_classes=10, in_channels=1, width=4)
+
+    def run(model_args: dict[str, object], *options: str) -> int:
+        description = {"model": named, "num_classes": 10, "model_args": model_args}
+        save_checkpoint(network, path, {"aradals": json.dumps(description)})
+        output = str(world.folder / "s.parquet")
+        data = ["--data", "digits", "--limit", "20", "--attack", "logit_margin", "--output", output]
+        return main(["score", "--checkpoint", str(path), *data, *options])
+
+    assert run({"width": 4}, "--model", named) == 0
+    assert run({"width": "4"}, "--model", named, "--model-args", "{width: 4}") == 0
+    capsys.readouterr()
+    assert run({"width": "4"}, "--model", named) == 2
+    assert "got width: '4'; try --model-args" in capsys.readouterr().err
+    assert run({"width": 4}) == 2
+    assert "what a file names is not run" in capsys.readouterr().err

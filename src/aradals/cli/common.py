@@ -172,7 +172,7 @@ def add_model_arguments(parser: ArgumentParser) -> None:
         type=str | None,
         default=None,
         help="built-in name (resnet20, small_cnn, ...), file.py:callable or package.module:callable that returns an "
-        "nn.Module from inputs in [0, 1] to logits; not needed where the checkpoint says",
+        "nn.Module from inputs in [0, 1] to logits; not needed where the checkpoint names a built-in model",
     )
     parser.add_argument(
         "--checkpoint", type=Path | None, default=None, help=".safetensors, or a torch file of weights alone"

@@ -172,8 +172,9 @@ def read_columns(file: Any, path: Path, names: list[str]) -> Any:
         if size > limit:
             raise too_packed(path, size)
         batches.append(batch)
-    schema = arrow.schema([file.schema_arrow.field(name) for name in names], file.schema_arrow.metadata)
-    return arrow.Table.from_batches(batches, schema).select(names) if batches else schema.empty_table()
+    if not batches:
+        return arrow.schema([file.schema_arrow.field(name) for name in names]).empty_table()
+    return arrow.Table.from_batches(batches).select(names)
 
 
 def open_hub(repository: str) -> OpenSplits:
