@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from aradals.artifacts import SCHEMA_VERSION, load_sealed, save_sealed, settings_digest
-from aradals.errors import InputError
+from aradals.errors import InputError, OutputError
 from aradals.files import ensure_writable, file_digest, remove_partial_files, set_aside
 
 _RECORD = "stage.json"
@@ -53,7 +53,7 @@ def run_stage(
         Whether ``make`` was called.
 
     Raises:
-        InputError: the folder holds other people's files.
+        OutputError: the folder holds other people's files.
     """
     digest = settings_digest({**inputs, "schema": SCHEMA_VERSION})
     record = _own_record(folder, outputs, log)
@@ -118,7 +118,7 @@ def locked(path: Path, *, is_folder: bool = True) -> Iterator[None]:
         is_folder: which of the two.
 
     Raises:
-        InputError: another run holds the lock, or the folder cannot be written to.
+        OutputError: another run holds the lock, or the folder cannot be written to.
     """
     where = path / _LOCK if is_folder else path.with_name(f".{path.name}{_LOCK}")
     ensure_writable(where.parent)
@@ -126,7 +126,7 @@ def locked(path: Path, *, is_folder: bool = True) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise InputError(
+        raise OutputError(
             expected=f"no other run that writes to {path}",
             got="one that is at work there now",
             hint="waiting until it is done, or another --output",
@@ -159,7 +159,7 @@ def _own_record(folder: Path, outputs: Sequence[str], log: Callable[[str], None]
         aside = set_aside(folder, "damaged")
         log(f"{_RECORD} is gone; the files are kept in {aside.name}, and made anew")
     elif found:
-        raise InputError(
+        raise OutputError(
             expected=f"an empty folder {folder}, or one that an earlier run has made",
             got="other people's files",
             hint="another --output",
