@@ -18,6 +18,7 @@ from aradals.models import (
     load_checkpoint,
     read_description,
     save_checkpoint,
+    seal_description,
 )
 
 pytest.importorskip("safetensors")
@@ -302,3 +303,28 @@ def test_a_packed_torch_file_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "bomb.pt").stat().st_size < 20_000
     with pytest.raises(InputError, match=r"without compression.* bytes that unpack to 4\d{6}"):
         load_checkpoint(small_cnn(), tmp_path / "bomb.pt")
+
+
+def test_every_flipped_bit_of_a_file_of_ours_is_noticed(tmp_path: Path) -> None:
+    """In the weights, the shapes, and what the file says of itself."""
+    path, model = tmp_path / "model.safetensors", small_cnn()
+    save_checkpoint(model, path, seal_description(model, {"model": "small_cnn", "class_names": ["ant", "bee"]}))
+    load_checkpoint(small_cnn(), path)
+    content = path.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    step = (len(content) - header) // 50
+    for position in (*range(0, header, 7), *range(header, len(content), step)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 7
+        path.write_bytes(damaged)
+        loaded = small_cnn()
+        try:
+            load_checkpoint(loaded, path)
+            description = read_description(path)
+        except InputError:
+            continue
+        # White space, or a name that safetensors does not need.
+        assert all(
+            torch.equal(*pair) for pair in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True)
+        )
+        assert (description.model, description.class_names) == ("small_cnn", ("ant", "bee"))

@@ -26,7 +26,7 @@ from aradals.training import fit_classifier
 from aradals.training.state import StateIO, UnusableState
 
 METHOD = MethodConfig()
-KEPT_AS = "resume.ckpt.unreadable"
+KEPT_AS = "resume.ckpt.unreadable-1"
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import textwrap
 from contextlib import redirect_stdout
@@ -33,6 +32,7 @@ from aradals.models import (
     is_built_in,
     load_checkpoint,
     read_description,
+    weights_digest,
 )
 from aradals.report import (
     comparison_table,
@@ -164,12 +164,7 @@ class NeverAlone(nn.Module):
 def _digest(model: nn.Module, spec: str, arguments: dict[str, Any]) -> str:
     """Hash the weights of a model, its code and its settings: the same on every machine."""
     settings = {"model": spec, "arguments": arguments, "code": code_digest(spec)}
-    digest = hashlib.sha256(settings_digest(settings).encode())
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized:
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return settings_digest([settings, weights_digest(model.state_dict())])
 
 
 def add_model_arguments(parser: ArgumentParser) -> None:

@@ -10,6 +10,8 @@ from aradals.models.checkpoint import (
     read_checkpoint_metadata,
     read_description,
     save_checkpoint,
+    seal_description,
+    weights_digest,
 )
 from aradals.models.layers import Normalize
 from aradals.models.preact_resnet import PreActResNet
@@ -32,4 +34,6 @@ __all__ = [
     "read_checkpoint_metadata",
     "read_description",
     "save_checkpoint",
+    "seal_description",
+    "weights_digest",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -147,10 +148,13 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> dict[str,
         The metadata of a safetensors file; empty for other files.
 
     Raises:
-        InputError: no such file, a file that cannot be read or could run code, or weights that do not fit.
+        InputError: no such file, a file that cannot be read or could run code, one of ours that has changed since it
+            was written, or weights that do not fit.
         MissingExtraError: a safetensors file, but safetensors is not installed.
     """
-    state, metadata = _read_fitting(model, _existing(path))
+    path = _existing(path)
+    state, metadata = _read_fitting(model, path)
+    _check_seal(state, metadata, path)
     model.load_state_dict(state, strict=False)
     return metadata
 
@@ -199,6 +203,50 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], metadata: di
     }
     with atomic_path(Path(path)) as temporary:
         temporary.write_bytes(save(state, metadata))
+
+
+def seal_description(model: nn.Module, description: Mapping[str, object]) -> dict[str, str]:
+    """The metadata of a checkpoint: a description, and a digest of it and of the weights.
+
+    `load_checkpoint` refuses a file whose digest is wrong; safetensors itself does not notice a flipped bit.
+
+    Args:
+        model: whose weights are saved.
+        description: JSON-able, see `CheckpointDescription`.
+    """
+    # One entry: safetensors writes several in random order, and equal models should be equal files.
+    return {"aradals": json.dumps({**description, "sha256": _seal(model.state_dict(), description)})}
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names, types, shapes and values of weights, the first 16 hex digits."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} ".encode())
+        if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized:
+            digest.update(f"{value.dtype} {tuple(value.shape)} ".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _seal(state: Mapping[str, Tensor], description: Mapping[str, object]) -> str:
+    text = json.dumps(description, sort_keys=True)
+    return hashlib.sha256(f"{weights_digest(state)} {text}".encode()).hexdigest()
+
+
+def _check_seal(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:
+    """Raise InputError for a file of ours that is not as it was written; other files have no digest."""
+    try:
+        description = json.loads(metadata.get("aradals", "{}"))
+    except (ValueError, RecursionError):
+        return  # no description of ours, as `read_description` says
+    seal = description.pop("sha256", None) if isinstance(description, dict) else None
+    if seal is not None and seal != _seal(state, description):
+        raise InputError(
+            expected=f"the weights in {path} as they were written",
+            got="a file that was changed or damaged",
+            hint="an intact copy, or training again",
+        )
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
