@@ -105,7 +105,7 @@ class TableBlock:
 
 @dataclass(frozen=True)
 class TerminalTables:
-    """Blocks of the same columns, as rich prints them.
+    """Blocks of the same columns, as rich prints them; nothing without any.
 
     Intervals stand beside their values where the terminal is wide enough, else below them; if even that is too wide,
     the names in the first column wrap.
@@ -119,6 +119,8 @@ class TerminalTables:
         """Rich's protocol."""
         from rich.text import Text
 
+        if not self.blocks:
+            return
         # Text objects throughout: names are other people's and may look like markup.
         yield Text(self.title, style="bold")
         for separator, gap in ((" ", 2), ("\n", 2), ("\n", 1)):
