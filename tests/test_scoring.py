@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from aradals.artifacts import load_scores, save_scores
 from aradals.data import Examples
 from aradals.errors import InputError
 from aradals.robustness import ScoreTable, merge_tables, score, score_batches
-from aradals.scoring import check_attack, score_examples, score_stage, scoring_record, subsets_of
+from aradals.scoring import check_attack, score_examples, score_stage, scores_digest, scoring_record, subsets_of
 
 COLUMNS = ("ids", "predicted", "score", "norm", "success", "num_forward", "num_backward")
 
@@ -248,3 +249,20 @@ def test_merged_tables_are_sorted_and_hold_each_id_once() -> None:
     merged = merge_tables([table([5, 1], 0.25), table([3, 5], 0.5)])
     assert merged.ids.tolist() == [1, 3, 5]
     assert merged.score.tolist() == [1.25, 3.5, 5.25]
+
+
+def test_the_digest_of_a_table_is_that_of_its_values_and_not_of_the_time_that_it_took(
+    model: nn.Module, examples: Examples, tmp_path: Path
+) -> None:
+    path = tmp_path / "scores.parquet"
+    table = run(model, examples, path)
+    digest = scores_digest(path)
+    save_scores(path, table, {**load_scores(path)[1], "seconds": "12345.00"})
+    assert scores_digest(path) == digest
+    for column in COLUMNS:
+        values = getattr(table, column).clone()
+        values[3] = not values[3] if values.dtype == torch.bool else 1234
+        save_scores(path, replace(table, **{column: values}), {})
+        assert scores_digest(path) != digest, column
+    save_scores(path, replace(table, attack="another"), {})
+    assert scores_digest(path) != digest

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aradals.artifacts import SCHEMA_VERSION, load_scores, save_scores, versions
+from aradals.artifacts import SCHEMA_VERSION, load_scores, save_scores, settings_digest, versions
 from aradals.attacks import describe_attack
 from aradals.data import Examples
 from aradals.errors import InputError
@@ -34,6 +34,7 @@ __all__ = [
     "check_num_subsets",
     "score_examples",
     "score_stage",
+    "scores_digest",
     "scores_of",
     "scoring_record",
     "subsets_of",
@@ -205,6 +206,13 @@ def scores_of(scores: Path, ids: Tensor) -> Tensor:
             hint="scoring the same split with the same --limit",
         )
     return found
+
+
+def scores_digest(scores: Path) -> str:
+    """Stands for what a score table says; the file also holds the seconds that it took, which do not count."""
+    table, _ = load_scores(scores)
+    values = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in vars(table).items()}
+    return settings_digest(values)
 
 
 def check_attack(attack: str, attack_args: dict[str, Any]) -> None:

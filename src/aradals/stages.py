@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from aradals.artifacts import SCHEMA_VERSION, load_json, save_json, settings_digest
-from aradals.errors import InputError
+from aradals.errors import OutputError
 
 _RECORD = "stage.json"
 
@@ -44,7 +44,7 @@ def run_stage(
     elif before is not None:
         shutil.rmtree(folder)
     elif folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise InputError(
+        raise OutputError(
             expected=f"an empty folder {folder}, or one that an earlier run has made",
             got="other people's files",
             hint="another --output",

@@ -163,9 +163,10 @@ def _audit_stage(
     seed: int,
 ) -> dict[str, Any] | None:
     """The record of `audit_scores`, unless it was made before; None for scores of another model."""
-    from aradals.artifacts import file_digest, load_json, load_scores, save_json
+    from aradals.artifacts import load_json, load_scores, save_json
     from aradals.attacks import describe_attack
     from aradals.audit import audit_scores
+    from aradals.scoring import scores_digest
     from aradals.stages import run_stage
 
     table, metadata = load_scores(scores)
@@ -177,7 +178,7 @@ def _audit_stage(
         "num_examples": num_examples,
         "num_subsets": num_subsets,
         "seed": seed,
-        "scores": file_digest(scores),
+        "scores": scores_digest(scores),
         "model": classifier.digest,
         "data": examples.fingerprint,
     }

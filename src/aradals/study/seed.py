@@ -48,6 +48,7 @@ from aradals.scoring import (
     check_differentiable,
     check_num_subsets,
     score_stage,
+    scores_digest,
     scores_of,
     scoring_record,
     subsets_of,
@@ -431,7 +432,7 @@ class SeedRun:
         inputs = {
             "predictions": [file_digest(path) for paths in predictions for path in paths.values()],
             "calibrators": {calibrator: file_digest(path) for calibrator, path in calibrators.items()},
-            "scores": settings_digest(scores_of(scores, examples.ids).tolist()),  # the file also holds seconds
+            "scores": scores_digest(scores),
             "evaluation": asdict(settings),
         }
         log = self._log(f"{name}: evaluate")
