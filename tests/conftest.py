@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+# One thread each, here and in the processes that tests start: tests run in parallel, on tensors so small that threads
+# would only wait for each other. Set before torch is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 _BESIDE = Path(__file__).parents[2] / "shared"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from aradals.artifacts import load_scores, save_scores
 from aradals.data import Examples
 from aradals.errors import InputError
 from aradals.robustness import ScoreTable, merge_tables, score, score_batches
-from aradals.scoring import check_attack, score_examples, score_stage, scores_digest, scoring_record, subsets_of
+from aradals.scoring import check_attack, choose_batch_size, score_examples, score_stage, subsets_of
 
 COLUMNS = ("ids", "predicted", "score", "norm", "success", "num_forward", "num_backward")
 
@@ -76,9 +75,9 @@ def assert_equal(table: ScoreTable, expected: ScoreTable) -> None:
 
 @pytest.fixture
 def every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards as often as there are batches, which have their usual size all the same."""
+    """Shards as often as there are batches, of 8 examples each."""
     monkeypatch.setattr(scoring, "_SHARD_SECONDS", 0.0)
-    monkeypatch.setattr(scoring, "_affordable", lambda rate: 64)
+    monkeypatch.setattr(scoring, "choose_batch_size", lambda model, examples: 8)
 
 
 @pytest.fixture
@@ -125,9 +124,9 @@ class TestInterrupted:
         path = tmp_path / "scores.parquet"
         interrupt(model, examples, path, 60, verified=True)
         assert not path.exists()
-        assert scored == examples.ids[:56].tolist()  # batches of 8, 16 and 32
+        assert scored == examples.ids[:56].tolist()
         interrupt(model, examples, path, 99, verified=True)
-        assert scored == examples.ids[:56].tolist()  # one batch of all the others
+        assert scored == examples.ids[:96].tolist()
         assert_equal(run(model, examples, path, verified=True), uninterrupted)
         assert scored == examples.ids.tolist()
         assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.parquet", "whole.parquet"]
@@ -136,11 +135,11 @@ class TestInterrupted:
         path = tmp_path / "scores.parquet"
         interrupt(model, examples, path, 60)
         shards = sorted((tmp_path / ".scores.parquet.shards").glob("[0-9]*"))
-        assert len(shards) == 3
+        assert len(shards) == 7
         table, metadata = load_scores(shards[1])
         save_scores(shards[1], table, {**metadata, "seconds": "1000.00"})
-        run(model, examples, path)
-        assert 1000 < scoring_record(path)["seconds"] < 1100
+        seconds = score_examples(model, examples, path, attack="boundary", attack_args={}, model_digest="m")
+        assert 1000 < seconds < 1100
 
     @pytest.mark.parametrize(
         "changed",
@@ -169,23 +168,27 @@ class TestInterrupted:
         assert run(model, fewer, path).ids.tolist() == sorted(fewer.ids.tolist())
         assert scored == fewer.ids.tolist()
 
-    @pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing"])
-    def test_and_what_cannot_be_read(
-        self, content: bytes, model: nn.Module, examples: Examples, tmp_path: Path, scored: list[int]
+    @pytest.mark.parametrize("damage", ["empty", "cut", "flipped"])
+    def test_a_damaged_shard_costs_its_own_examples(
+        self, damage: str, model: nn.Module, examples: Examples, tmp_path: Path, scored: list[int]
     ) -> None:
+        uninterrupted = run(model, examples, tmp_path / "whole.parquet")
         path = tmp_path / "scores.parquet"
         interrupt(model, examples, path, 60)
-        (tmp_path / ".scores.parquet.shards" / "000001.parquet").write_bytes(content)
+        shard = tmp_path / ".scores.parquet.shards" / "000001.parquet"
+        content = bytearray(shard.read_bytes())
+        content[40] ^= 1
+        shard.write_bytes({"empty": b"", "cut": bytes(content[:-1]), "flipped": bytes(content)}[damage])
         del scored[:]
-        run(model, examples, path)
-        assert scored == examples.ids.tolist()
+        assert_equal(run(model, examples, path), uninterrupted)
+        assert scored == [*examples.ids[8:16].tolist(), *examples.ids[56:].tolist()]
 
     def test_a_half_written_shard_is_ignored(
         self, model: nn.Module, examples: Examples, tmp_path: Path, scored: list[int]
     ) -> None:
         path = tmp_path / "scores.parquet"
         interrupt(model, examples, path, 60)
-        (tmp_path / ".scores.parquet.shards" / ".000003-x1y2.parquet").write_bytes(b"PAR1")
+        (tmp_path / ".scores.parquet.shards" / ".000007.parquet.x1y2.partial").write_bytes(b"PAR1")
         run(model, examples, path)
         assert scored == examples.ids.tolist()
 
@@ -200,7 +203,7 @@ class TestInterrupted:
         assert scored == examples.ids.tolist()
         assert log[-2].startswith("100 examples by boundary(")
         assert log[-1] == "done before, inputs unchanged"
-        assert sorted(file.name for file in path.parent.iterdir()) == ["scores.parquet", "stage.json"]
+        assert sorted(file.name for file in path.parent.iterdir()) == ["cost.json", "scores.parquet", "stage.json"]
 
     def test_a_model_that_means_nothing_is_refused_again(self, examples: Examples, tmp_path: Path) -> None:
         """Though all but its last batch has been put aside."""
@@ -214,16 +217,30 @@ class TestInterrupted:
         assert not (tmp_path / "scores.parquet").exists()
 
 
-def test_batches_shrink_where_they_take_too_long(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr("time.perf_counter", lambda: now)
-    sizes = []
-    for ids, _, _ in scoring._timed_batches(examples, 64, rate=0.0):
-        sizes.append(len(ids))
-        now += len(ids) * (0.01 if len(sizes) < 3 else 2.0)
-    assert sizes == [8, 16, 32, *[4] * 11]
-    assert [len(ids) for ids, _, _ in scoring._timed_batches(examples, 64, rate=1e6)] == [64, 36]
-    assert next(iter(scoring._timed_batches(examples, 64, rate=1e-6)))[0].tolist() == examples.ids[:1].tolist()
+class Slow(nn.Module):
+    """As many operations as are asked for, in one product of matrices."""
+
+    def __init__(self, flops: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(12, int(flops / 24)))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs.flatten(1) @ self.weight)[:, :3]
+
+
+def test_the_size_of_a_batch_follows_from_model_and_data(model: nn.Module, examples: Examples) -> None:
+    assert choose_batch_size(model, examples) == 64
+    assert choose_batch_size(Slow(2.0**28), examples) == 32
+    assert choose_batch_size(Slow(2.0**28), examples.select(torch.arange(3))) == 32
+    assert choose_batch_size(Slow(1.1 * 2.0**28), examples) == 16
+    assert choose_batch_size(nn.Bilinear(2, 2, 2), examples) == 64  # cannot be called like this
+
+
+def test_equal_runs_write_equal_files(model: nn.Module, examples: Examples, tmp_path: Path) -> None:
+    """No clock stands in them."""
+    for name in ("one.parquet", "other.parquet"):
+        run(model, examples, tmp_path / name)
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "other.parquet").read_bytes()
 
 
 def test_subsets_by_any_ids(tmp_path: Path) -> None:
@@ -249,20 +266,3 @@ def test_merged_tables_are_sorted_and_hold_each_id_once() -> None:
     merged = merge_tables([table([5, 1], 0.25), table([3, 5], 0.5)])
     assert merged.ids.tolist() == [1, 3, 5]
     assert merged.score.tolist() == [1.25, 3.5, 5.25]
-
-
-def test_the_digest_of_a_table_is_that_of_its_values_and_not_of_the_time_that_it_took(
-    model: nn.Module, examples: Examples, tmp_path: Path
-) -> None:
-    path = tmp_path / "scores.parquet"
-    table = run(model, examples, path)
-    digest = scores_digest(path)
-    save_scores(path, table, {**load_scores(path)[1], "seconds": "12345.00"})
-    assert scores_digest(path) == digest
-    for column in COLUMNS:
-        values = getattr(table, column).clone()
-        values[3] = not values[3] if values.dtype == torch.bool else 1234
-        save_scores(path, replace(table, **{column: values}), {})
-        assert scores_digest(path) != digest, column
-    save_scores(path, replace(table, attack="another"), {})
-    assert scores_digest(path) != digest

@@ -23,8 +23,10 @@ from aradals.files import atomic_path
 from aradals.inference import Predictions, check_labels, check_logits
 from aradals.robustness import ScoreTable
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 """Changes when the meaning of a file changes; part of every stage's inputs, so old outputs are made anew."""
+
+_SEAL = "sha256"
 
 
 def versions() -> dict[str, str]:
@@ -38,12 +40,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, the first 16 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
 def settings_digest(settings: object) -> str:
     """SHA-256 of JSON-able settings, the first 16 hex digits; independent of key order."""
     text = json.dumps(settings, sort_keys=True, default=str)
@@ -54,6 +50,39 @@ def save_json(path: Path, content: object) -> None:
     """Write JSON, with null for NaN and infinities (which JSON lacks)."""
     with atomic_path(path) as temporary:
         temporary.write_text(json_text(content, indent=1) + "\n")
+
+
+def save_sealed(path: Path, content: Mapping[str, object]) -> None:
+    """Write a JSON object with the digest of its content, so that `load_sealed` sees any change."""
+    plain = json.loads(json_text(content))
+    save_json(path, {**plain, _SEAL: settings_digest(plain)})
+
+
+def load_sealed(path: Path, *, required: bool = True) -> dict[str, Any]:
+    """Read a JSON object that `save_sealed` has written, without its digest.
+
+    Args:
+        path: of the file.
+        required: refuse objects without a digest, too.
+
+    Raises:
+        InputError: the file is missing, was changed, or is not one of these.
+    """
+    content = load_json(path)
+    if not isinstance(content, dict):
+        raise InputError(
+            expected=f"keys and values in {path}",
+            got=type(content).__name__,
+            hint="a file of this program",
+        )
+    digest = content.pop(_SEAL, None)
+    if digest == settings_digest(content) or (digest is None and not required):
+        return content
+    raise InputError(
+        expected=f"the content of {path} as it was written",
+        got="a file that was changed or damaged",
+        hint="the command that wrote it, which makes it anew",
+    )
 
 
 def json_text(content: object, indent: int | None = None) -> str:
@@ -73,7 +102,7 @@ def load_json(path: Path) -> Any:
         raise InputError(
             expected=f"a readable file {path}", got=error.strerror or "an error", hint="another path"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             expected=f"JSON in {path}",
             got=str(error),
@@ -109,7 +138,7 @@ def save_scores(path: Path, scores: ScoreTable, provenance: Mapping[str, str]) -
         "num_forward": scores.num_forward.numpy(),
         "num_backward": scores.num_backward.numpy(),
     }
-    _write_parquet(path, columns, {"attack": scores.attack, **provenance})
+    _write_parquet(path, "scores", columns, {"attack": scores.attack, **provenance})
 
 
 def load_scores(path: Path) -> tuple[ScoreTable, dict[str, str]]:
@@ -148,7 +177,7 @@ def save_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = pa.table({name: [row.get(name) for row in rows] for name in names})
-    _write_parquet(path.with_name(f"{path.name}.parquet"), dict(zip(names, table.columns, strict=True)), {})
+    _write_parquet(path.with_name(f"{path.name}.parquet"), "table", dict(zip(names, table.columns, strict=True)), {})
     with atomic_path(path.with_name(f"{path.name}.csv")) as temporary:
         csv.write_csv(table, temporary)
 
@@ -165,7 +194,7 @@ def save_predictions(path: Path, predictions: Predictions, provenance: Mapping[s
     }
     if predictions.scores is not None:
         columns["score"] = predictions.scores.double().numpy()
-    _write_parquet(path, columns, provenance)
+    _write_parquet(path, "predictions", columns, provenance)
 
 
 def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
@@ -219,15 +248,23 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
     return Predictions(ids, logits, labels, scores), metadata
 
 
-def save_calibrator(path: Path, calibrator: Calibrator, examples: Examples) -> None:
-    """Write a fitted calibrator as JSON, with the content hashes of the examples that it was fitted on."""
+def save_calibrator(path: Path, calibrator: Calibrator, examples: Examples, *, request: str | None = None) -> None:
+    """Write a fitted calibrator as JSON, with the content hashes of the examples that it was fitted on.
+
+    Args:
+        path: of the file.
+        calibrator: fitted.
+        examples: that it was fitted on.
+        request: digest of everything that decides the fit.
+    """
     fitted_on = {
         "data": examples.name,
         "n": len(examples),
         "fingerprint": examples.fingerprint,
         "example_hashes": encode_hashes(examples.hashes),
+        "request": request,
     }
-    save_json(path, {**calibrator.to_dict(), "fitted_on": fitted_on})
+    save_sealed(path, {**calibrator.to_dict(), "fitted_on": fitted_on})
 
 
 def load_calibrator(path: Path) -> tuple[Calibrator, np.ndarray]:
@@ -236,8 +273,8 @@ def load_calibrator(path: Path) -> tuple[Calibrator, np.ndarray]:
     Raises:
         InputError: the file is missing, or not one that `save_calibrator` has written.
     """
-    content = load_json(path)
-    method = content.get("method") if isinstance(content, dict) else None
+    content = load_sealed(path, required=False)
+    method = content.get("method")
     if method not in CALIBRATORS or "fitted_on" not in content:
         raise InputError(
             expected=f"a calibrator in {path} ({', '.join(CALIBRATORS)})",
@@ -247,18 +284,35 @@ def load_calibrator(path: Path) -> tuple[Calibrator, np.ndarray]:
     return CALIBRATORS[method].from_dict(content), decode_hashes(content["fitted_on"]["example_hashes"])
 
 
-def _write_parquet(path: Path, columns: Mapping[str, object], metadata: Mapping[str, str]) -> None:
+def _write_parquet(path: Path, kind: str, columns: Mapping[str, object], metadata: Mapping[str, str]) -> None:
+    """Write a table that proves on reading that it is whole: every page has a checksum, and all of it a digest.
+
+    Args:
+        path: of the file.
+        kind: of the table, for `aradals.outputs.describe_file`.
+        columns: by name.
+        metadata: by name; ``request`` also stands in the description.
+    """
     pa, parquet = _pyarrow()
-    table = pa.table(dict(columns)).replace_schema_metadata({**metadata, "schema": SCHEMA_VERSION})
+    description = {"kind": kind, **({"request": metadata["request"]} if "request" in metadata else {})}
+    metadata = {**metadata, "schema": SCHEMA_VERSION, "aradals": json.dumps(description)}
+    table = pa.table(dict(columns))
+    table = table.replace_schema_metadata({**metadata, _SEAL: _table_digest(_as_arrays(table), metadata)})
     with atomic_path(path) as temporary:
-        parquet.write_table(table, temporary)
+        parquet.write_table(table, temporary, write_page_checksum=True)
 
 
 def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The columns and the metadata of a table; a table of ours without its digest.
+
+    Raises:
+        InputError: the file is missing, not parquet, damaged, or lacks a column.
+    """
     pa, parquet = _pyarrow()
     try:
-        table = parquet.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+        table = parquet.read_table(path, page_checksum_verification=True)
+        metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(
             expected=f"a readable parquet file {path}",
             got=str(error).splitlines()[0] if path.exists() else "no such file",
@@ -271,6 +325,20 @@ def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.
                 got=f"columns {', '.join(map(repr, table.column_names))}",
                 hint="a file written by `aradals score`",
             )
+    columns = _as_arrays(table)
+    digest = metadata.pop(_SEAL, None)
+    if digest is not None and digest != _table_digest(columns, metadata):
+        raise InputError(
+            expected=f"the content of {path} as it was written",
+            got="a file that was changed or damaged",
+            hint="the command that wrote it, which makes it anew",
+        )
+    return columns, metadata
+
+
+def _as_arrays(table: Any) -> dict[str, np.ndarray]:
+    """The columns of an Arrow table as arrays of its own; lists of one length as shape (N, length)."""
+    pa, _ = _pyarrow()
     columns: dict[str, np.ndarray] = {}
     for name in table.column_names:
         column = table.column(name).combine_chunks()
@@ -278,8 +346,15 @@ def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.
             columns[name] = column.flatten().to_numpy().reshape(-1, column.type.list_size).copy()
         else:
             columns[name] = column.to_numpy(zero_copy_only=False).copy()
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    return columns, metadata
+    return columns
+
+
+def _table_digest(columns: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json_text(dict(sorted(metadata.items()))).encode())
+    for name, values in columns.items():
+        content = json_text(values.tolist()).encode() if values.dtype == object else values.tobytes()
+        digest.update(f"{name} {values.dtype} {values.shape} ".encode() + content)
+    return digest.hexdigest()
 
 
 def _pyarrow() -> tuple[Any, Any]:

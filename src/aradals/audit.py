@@ -74,9 +74,6 @@ def audit_scores(
 ) -> dict[str, Any]:
     """Compare scores with the norms that a strong attack verifies, on a random sample.
 
-    The reference is the smaller of the two verified norms where the scores come with norms of their own. Examples on
-    which the strong attack fails are counted and left out.
-
     Args:
         model: the one that was scored.
         examples: what was scored.
@@ -89,16 +86,25 @@ def audit_scores(
         progress: whether to show a progress bar on stderr.
 
     Returns:
-        The figures of `rank_agreement` (absent where the attack left fewer than ``num_subsets`` examples);
-        ``scores_by`` and ``attack``, both attacks described; ``num_examples`` in the sample;
-        ``num_failed``, ``mean_forward``, ``mean_backward`` (per example) and ``seconds`` of the strong attack;
-        ``median_ratio`` of score to reference, which means something only for scores that estimate an L2 norm;
-        ``num_verified``, how many of the compared scores come with a verified L2 norm; ``num_norms_reduced``, for how
-        many of these the strong attack found one smaller by more than 1 %; ``num_reference_from_table``, for how many
-        it found none smaller.
+        The figures of `compare_with_attack`, and ``seconds`` of the strong attack.
 
     Raises:
         InputError: no attack of that name, or one that verifies no norms; a sample smaller than ``num_subsets``.
+    """
+    sample = audit_sample(examples, table, num_examples=num_examples, num_subsets=num_subsets, seed=seed)
+    started = time.perf_counter()
+    strong = score(model, sample.batches(), attack, verified=True, progress=progress, **(attack_args or {}))
+    seconds = time.perf_counter() - started
+    return {**compare_with_attack(table, strong, num_subsets), "seconds": seconds}
+
+
+def audit_sample(
+    examples: Examples, table: ScoreTable, *, num_examples: int, num_subsets: int, seed: int = 0
+) -> Examples:
+    """Draw the examples that an audit attacks, at random from those that were scored.
+
+    Raises:
+        InputError: fewer than ``num_subsets`` of them.
     """
     scored = torch.isin(examples.ids, table.ids).nonzero()[:, 0]
     num_examples = min(num_examples, len(scored))
@@ -109,13 +115,29 @@ def audit_scores(
             hint="more examples or fewer subsets",
         )
     generator = torch.Generator().manual_seed(seed)
-    sample = scored[torch.randperm(len(scored), generator=generator)[:num_examples]]
+    return examples.select(scored[torch.randperm(len(scored), generator=generator)[:num_examples]])
 
-    started = time.perf_counter()
-    batches = examples.select(sample).batches()
-    strong = score(model, batches, attack, verified=True, progress=progress, **(attack_args or {}))
-    seconds = time.perf_counter() - started
 
+def compare_with_attack(table: ScoreTable, strong: ScoreTable, num_subsets: int = 10) -> dict[str, Any]:
+    """Compare scores with the norms of a strong attack on some of the same examples.
+
+    The reference is the smaller of the two verified norms where the scores come with norms of their own. Examples on
+    which the strong attack fails are counted and left out.
+
+    Args:
+        table: the scores.
+        strong: what the strong attack found; its ids are among those of ``table``.
+        num_subsets: R.
+
+    Returns:
+        The figures of `rank_agreement` (absent where the attack left fewer than ``num_subsets`` examples);
+        ``scores_by`` and ``attack``, both attacks described; ``num_examples`` in the sample;
+        ``num_failed``, ``mean_forward`` and ``mean_backward`` (per example) of the strong attack;
+        ``median_ratio`` of score to reference, which means something only for scores that estimate an L2 norm;
+        ``num_verified``, how many of the compared scores come with a verified L2 norm; ``num_norms_reduced``, for how
+        many of these the strong attack found one smaller by more than 1 %; ``num_reference_from_table``, for how many
+        it found none smaller.
+    """
     found = strong.norm.isfinite()
     order = table.ids.argsort()
     rows = order[torch.searchsorted(table.ids[order], strong.ids[found])]
@@ -126,7 +148,7 @@ def audit_scores(
     return {
         "scores_by": table.attack,
         "attack": strong.attack,
-        "num_examples": num_examples,
+        "num_examples": len(strong),
         "num_failed": int((~found).sum()),
         "num_subsets": num_subsets,
         **(rank_agreement(scores, reference, num_subsets) if len(scores) >= num_subsets else {}),
@@ -136,7 +158,6 @@ def audit_scores(
         "num_reference_from_table": int((own_norm <= norm).sum()),
         "mean_forward": strong.num_forward.double().mean().item(),
         "mean_backward": strong.num_backward.double().mean().item(),
-        "seconds": seconds,
     }
 
 

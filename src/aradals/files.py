@@ -1,33 +1,47 @@
-"""Writing files so that a reader never sees half of one."""
+"""Write files so that a reader never sees half of one, and a crash loses nothing that was there before."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from aradals.errors import OutputError
 
+_PARTIAL = ".partial"
+_MAX_PREFIX = 100
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place on success: a reader never sees half a file.
+    """Yield a temporary path that takes the place of ``path`` when the block succeeds.
+
+    The temporary file lies in the same folder, so that it is on the same file system, and is written to the disk
+    before it is renamed: a crash at any moment leaves the old file or the new one. A symbolic link stays a link, and
+    the file that it points to is replaced. A file that exists keeps its mode.
 
     Raises:
-        OutputError: the folder cannot be made or written to.
+        OutputError: ``path`` is something else than a file, or cannot be written.
     """
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        target = Path(os.path.realpath(path))
+        check_target(target)
+        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=_partial_prefix(target), suffix=_PARTIAL)
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        # mkstemp makes files for the owner alone; results are to be shared like any other file.
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        temporary.chmod(mode)
+        _sync(temporary)
+        os.replace(temporary, target)
+        with suppress(OSError):  # some file systems cannot sync a folder
+            _sync(target.parent)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
@@ -35,10 +49,38 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def remove_partial_files(path: Path) -> None:
+    """Remove what killed writes have left of a file, or of all files in a folder.
+
+    The caller holds the lock of ``path``, so that nobody is writing there.
+    """
+    if path.is_dir():
+        found = list(path.rglob(f".*{_PARTIAL}"))
+    else:
+        found = [each for each in path.parent.glob(f".*{_PARTIAL}") if each.name.startswith(_partial_prefix(path))]
+    for each in found:
+        with suppress(OSError):
+            each.unlink()
+
+
+def set_aside(path: Path, why: str) -> Path:
+    """Rename a file or folder of ours that cannot be used, and return its new path: nothing is lost.
+
+    Args:
+        path: exists.
+        why: one word for the new name, such as ``damaged``.
+    """
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{why}-{number}")).exists():
+        number += 1
+    os.rename(path, aside)
+    return aside
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, the first 16 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def unwritable(path: Path, error: OSError) -> OutputError:
@@ -57,5 +99,47 @@ def ensure_writable(folder: Path) -> None:
         OutputError: that is not possible.
     """
     with atomic_path(folder / ".writable") as probe:
-        probe.write_text("")
-    (folder / ".writable").unlink()
+        probe.write_bytes(b"")
+    (folder / ".writable").unlink(missing_ok=True)
+
+
+def _partial_prefix(path: Path) -> str:
+    return f".{path.name[:_MAX_PREFIX]}."
+
+
+def check_target(path: Path) -> None:
+    """Check that a file can be written at ``path``.
+
+    Raises:
+        OutputError: a folder, a device, a pipe or a socket is there, or a file that must not be written.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise unwritable(path, error) from error
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise OutputError(
+            expected=f"a file, or nothing, at {path}",
+            got=kinds.get(stat.S_IFMT(mode), "a device"),
+            hint="another --output",
+        )
+    if not os.access(path, os.W_OK):
+        raise OutputError(expected=f"a writable output {path}", got="a read-only file", hint="another --output")
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _sync(path: Path) -> None:
+    """Have the operating system write a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

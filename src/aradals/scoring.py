@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,12 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from aradals.artifacts import SCHEMA_VERSION, load_scores, save_scores, settings_digest, versions
+from aradals.artifacts import SCHEMA_VERSION, load_json, load_scores, save_json, save_scores, versions
 from aradals.attacks import describe_attack
+from aradals.audit import audit_sample, compare_with_attack
 from aradals.data import Examples
 from aradals.errors import InputError
-from aradals.inference import Batch, model_device_dtype
+from aradals.inference import Batch, evaluation_mode, model_device_dtype
+from aradals.margins import model_inputs
 from aradals.robustness import (
     ScoreTable,
     check_differentiable,
@@ -29,19 +33,26 @@ from aradals.stages import run_stage
 from aradals.subsets import assign_subsets
 
 __all__ = [
+    "SCORES",
+    "audit_stage",
     "check_attack",
     "check_differentiable",
     "check_num_subsets",
     "score_examples",
     "score_stage",
-    "scores_digest",
     "scores_of",
     "scoring_record",
     "subsets_of",
 ]
 
+SCORES, _COST = "scores.parquet", "cost.json"
+"""What a scoring stage writes: the table, and the seconds that it took."""
+
 _SHARD_SECONDS = 10.0
-_FIRST_BATCH = 8
+_FLOPS_PER_BATCH = {"cpu": 2.0**33}
+"""Floating-point operations of a forward pass over one batch: a search of some 20 passes forward and backward takes a
+few seconds then, on 2 cores. What an accelerator does in that time fills its memory first, but for large models."""
+_FLOPS_PER_BATCH_ELSEWHERE = 2.0**40
 
 
 def score_examples(
@@ -54,11 +65,12 @@ def score_examples(
     model_digest: str,
     verified: bool = False,
     bf16: bool = False,
-) -> None:
-    """Score a split with a progress bar, and write the table with its provenance and cost.
+) -> float:
+    """Score a split with a progress bar, and write the table with its provenance.
 
-    What is done is written to a hidden folder beside the table every 10 to 20 seconds. A call that was killed is made
-    again with the same arguments and goes on from there; the seconds of its parts add up.
+    Finished batches are written to a hidden folder beside the table every 10 to 20 seconds. After an interruption, a
+    call with the same arguments goes on from there. The size of a batch follows from the model and the data alone, so
+    that every run has the same batches, and the same scores to the last bit on the same kind of machine.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
@@ -66,9 +78,12 @@ def score_examples(
         path: of the table, ends in .parquet.
         attack: a name in ``aradals.attacks.ATTACKS``.
         attack_args: its settings.
-        model_digest: stands for the model's weights.
+        model_digest: stands for the model's weights and code.
         verified: see `aradals.robustness.score`.
         bf16: see `aradals.robustness.score`.
+
+    Returns:
+        The seconds that it took, those of interrupted calls included.
 
     Raises:
         InputError: see `aradals.robustness.score`; a table that cannot be written.
@@ -88,9 +103,7 @@ def score_examples(
     num_left, num_shards = len(rest), len(tables)
 
     new: list[ScoreTable] = []
-    # A processor is at its best with smaller batches, which fit its caches, than an accelerator is.
-    largest = max(1, (examples.batches().batch_size or 1) // (4 if model_device_dtype(model)[0].type == "cpu" else 1))
-    batches = _timed_batches(rest, largest, rate=len(done) / seconds if seconds else 0.0)
+    batches = _batches(rest, choose_batch_size(model, examples)) if num_left else iter(())
     started = time.perf_counter()
     scored = score_batches(model, batches, run_attack, verified=verified, bf16=bf16) if num_left else iter(())
     for table in with_progress(scored, len(examples), len(examples) - num_left):
@@ -104,47 +117,57 @@ def score_examples(
             tables, new, seconds, num_shards = [*tables, shard], [], seconds + elapsed, num_shards + 1
             started = time.perf_counter()
     seconds += time.perf_counter() - started
-    metadata = {**provenance, "seconds": f"{seconds:.2f}", "versions": json.dumps(versions())}
-    save_scores(path, merge_tables([*tables, *new]), metadata)
+    save_scores(path, merge_tables([*tables, *new]), {**provenance, "versions": json.dumps(versions())})
     shutil.rmtree(shards, ignore_errors=True)
+    return seconds
+
+
+def choose_batch_size(model: nn.Module, examples: Examples) -> int:
+    """Choose how many examples are scored at a time: a power of 2 that depends on the model and the data alone.
+
+    A processor is at its best with smaller batches, which fit its caches, than an accelerator is. Models that take
+    seconds for a pass get smaller ones still, so that an interruption costs little.
+    """
+    device = model_device_dtype(model)[0].type
+    largest = max(1, (examples.batches().batch_size or 1) // (4 if device == "cpu" else 1))
+    budget = _FLOPS_PER_BATCH.get(device, _FLOPS_PER_BATCH_ELSEWHERE)
+    affordable = max(1, int(budget / max(1, _count_flops(model, examples.__getitems__([0])[1]))))
+    return min(largest, 1 << affordable.bit_length() - 1)
+
+
+def _count_flops(model: nn.Module, inputs: Tensor) -> int:
+    """Floating-point operations of one forward pass; 0 for a model in which they cannot be counted."""
+    try:
+        counter = FlopCounterMode(display=False)
+        with evaluation_mode(model), torch.no_grad(), counter:
+            model(model_inputs(model, inputs))
+    except Exception:  # other people's models raise anything, also where they work otherwise
+        return 0
+    return int(counter.get_total_flops())
+
+
+def _batches(examples: Examples, size: int) -> Iterator[Batch]:
+    for start in range(0, len(examples), size):
+        yield examples.__getitems__(list(range(start, min(start + size, len(examples)))))
 
 
 def _load_shards(folder: Path, provenance: Mapping[str, str]) -> tuple[list[ScoreTable], float]:
-    """What an interrupted call with the same provenance has done, and its seconds; the shards of others are removed."""
-    try:
-        loaded = [load_scores(path) for path in sorted(folder.glob("[0-9]*.parquet"))]
-    except InputError:
-        loaded = []
+    """What an interrupted call with the same provenance has done, and its seconds; all other shards are removed."""
     expected = {**provenance, "schema": SCHEMA_VERSION}.items()
-    if not loaded or not all(expected <= metadata.items() for _, metadata in loaded):
-        shutil.rmtree(folder, ignore_errors=True)
-        return [], 0.0
-    return [table for table, _ in loaded], sum(float(metadata["seconds"]) for _, metadata in loaded)
-
-
-def _timed_batches(examples: Examples, largest: int, rate: float) -> Iterator[Batch]:
-    """Batches that grow to the ``largest``, but not beyond what is scored in the time between two shards.
-
-    Sizes are powers of 2, so that but for slow models they are the same in every run, and the results to the bit.
-
-    Args:
-        examples: in order.
-        largest: number of examples in a batch.
-        rate: examples per second, where it is known from an interrupted call; else 0.
-    """
-    start, size = 0, _affordable(rate) if rate else _FIRST_BATCH
-    while start < len(examples):
-        batch = examples.__getitems__(list(range(start, min(start + min(size, largest), len(examples)))))
-        started = time.perf_counter()
-        yield batch
-        start += len(batch[0])
-        seconds = time.perf_counter() - started
-        size = min(2 * size, _affordable(len(batch[0]) / max(seconds, 1e-6)))
-
-
-def _affordable(rate: float) -> int:
-    """The largest power of 2 of examples that takes no longer than the time between two shards; at least 1."""
-    return 1 << max(1, int(rate * _SHARD_SECONDS)).bit_length() - 1
+    tables: list[ScoreTable] = []
+    seconds = 0.0
+    for path in sorted(folder.glob("[0-9]*.parquet")):
+        try:
+            table, metadata = load_scores(path)
+        except InputError:
+            metadata = {}
+        if expected <= metadata.items():
+            path = path.rename(folder / f"{len(tables):06d}.parquet")  # names without gaps
+            tables.append(table)
+            seconds += float(metadata["seconds"])
+        else:
+            path.unlink()
+    return tables, seconds
 
 
 def score_stage(
@@ -158,8 +181,12 @@ def score_stage(
     log: Callable[[str], None],
     verified: bool = False,
     bf16: bool = False,
+    probe: Tensor | None = None,
 ) -> Path:
-    """Score a split, unless that was done before from the same inputs; returns the table's path."""
+    """Score a split, unless that was done before from the same inputs; returns the table's path.
+
+    Arguments as in `score_examples` and `run_stage`.
+    """
     inputs = {
         "attack": describe_attack(choose_attack(attack, attack_args, verified=verified)),
         "bf16": bf16,
@@ -169,19 +196,50 @@ def score_stage(
 
     def make(folder: Path) -> None:
         log(f"{len(examples)} examples by {inputs['attack']}{' in bfloat16' if bf16 else ''}")
-        score_examples(
+        seconds = score_examples(
             model,
             examples,
-            folder / "scores.parquet",
+            folder / SCORES,
             attack=attack,
             attack_args=attack_args,
             model_digest=model_digest,
             verified=verified,
             bf16=bf16,
         )
+        save_json(folder / _COST, {"seconds": seconds})
 
-    run_stage(folder, inputs, make, log)
-    return folder / "scores.parquet"
+    run_stage(folder, inputs, [SCORES, _COST], make, log, probe=probe)
+    return folder / SCORES
+
+
+def audit_stage(
+    model: nn.Module,
+    examples: Examples,
+    scores: Path,
+    folder: Path,
+    *,
+    num_examples: int,
+    num_subsets: int,
+    seed: int,
+    model_digest: str,
+    log: Callable[[str], None],
+    probe: Tensor | None = None,
+) -> dict[str, Any]:
+    """Compare a score table with DDN on a sample, see `aradals.audit.audit_scores`; goes on after an interruption."""
+    table, _ = load_scores(scores)
+    sample = audit_sample(examples, table, num_examples=num_examples, num_subsets=num_subsets, seed=seed)
+    strong = score_stage(
+        model,
+        sample,
+        folder,
+        attack="ddn",
+        attack_args={},
+        model_digest=model_digest,
+        verified=True,
+        probe=probe,
+        log=log,
+    )
+    return {**compare_with_attack(table, load_scores(strong)[0], num_subsets), "seconds": scoring_seconds(strong)}
 
 
 def subsets_of(scores: Path, ids: Tensor, num_subsets: int) -> Tensor:
@@ -206,13 +264,6 @@ def scores_of(scores: Path, ids: Tensor) -> Tensor:
             hint="scoring the same split with the same --limit",
         )
     return found
-
-
-def scores_digest(scores: Path) -> str:
-    """Stands for what a score table says; the file also holds the seconds that it took, which do not count."""
-    table, _ = load_scores(scores)
-    values = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in vars(table).items()}
-    return settings_digest(values)
 
 
 def check_attack(attack: str, attack_args: dict[str, Any]) -> None:
@@ -242,7 +293,7 @@ def check_num_subsets(num_subsets: int, num_examples: int, key: str, split: str)
 
 def scoring_record(scores: Path, **keys: object) -> dict[str, Any]:
     """Attack, size, failures and cost of a score table, for reports."""
-    table, metadata = load_scores(scores)
+    table, _ = load_scores(scores)
     return {
         **keys,
         "attack": table.attack,
@@ -250,5 +301,14 @@ def scoring_record(scores: Path, **keys: object) -> dict[str, Any]:
         "num_failed": table.num_failed,
         "mean_forward": table.num_forward.double().mean().item(),
         "mean_backward": table.num_backward.double().mean().item(),
-        "seconds": float(metadata.get("seconds", "nan")),
+        "seconds": scoring_seconds(scores),
     }
+
+
+def scoring_seconds(scores: Path) -> float:
+    """Seconds that the scoring stage of a table took; NaN for a table that lies elsewhere.
+
+    They are in a file of their own, so that tables of equal scores are equal files.
+    """
+    cost = scores.with_name(_COST)
+    return float(load_json(cost)["seconds"]) if cost.exists() else math.nan

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -15,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from aradals.errors import InputError
+from aradals.files import file_digest
 
 
 @contextmanager
@@ -66,6 +69,77 @@ def keyword_arguments(target: Callable[..., object]) -> tuple[list[str], bool]:
         return [], True
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     return names, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def code_digest(spec: str) -> str | None:
+    """Hash the source code behind ``spec``, so that changed code is another model or objective.
+
+    The code is the file that ``spec`` names and, followed through their imports, the files beside it or in the same
+    package. Nothing is run, except that the packages around ``package.module`` are imported.
+
+    Args:
+        spec: as for `imported`; built-in names have no code of their own.
+
+    Returns:
+        16 hex digits; None for built-in names and for code whose source cannot be found.
+    """
+    source, _, _ = spec.rpartition(":")
+    if not source:
+        return None
+    if source.endswith(".py"):
+        first = Path(source).expanduser().resolve()
+        root = first.parent
+    else:
+        with _importable_from(Path.cwd(), forget=False):
+            try:
+                found = importlib.util.find_spec(source)
+            except Exception:  # the package around it may raise anything; importing it says so better
+                return None
+        if found is None or not found.origin or not found.origin.endswith(".py"):
+            return None
+        first = Path(found.origin).resolve()
+        depth = source.count(".") + (1 if first.stem == "__init__" else 0)
+        root = first.parents[depth]
+    if not first.is_file():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(_reachable(first, root)):
+        digest.update(f"{file.relative_to(root).as_posix()} {file_digest(file)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _reachable(first: Path, root: Path) -> set[Path]:
+    """The Python files below ``root`` that ``first`` imports, those that these import, and so on."""
+    files, waiting = {first}, [first]
+    while waiting:
+        new = set(_imported_files(waiting.pop(), root)) - files
+        files |= new
+        waiting += new
+    return files
+
+
+def _imported_files(file: Path, root: Path) -> Iterator[Path]:
+    """The files below ``root`` that the import statements of ``file`` name."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [(root, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = file.parents[node.level - 1] if 0 < node.level <= len(file.parents) else root
+            module = node.module or ""
+            names = [(base, module), *((base, f"{module}.{alias.name}".strip(".")) for alias in node.names)]
+        else:
+            continue
+        for base, name in names:
+            path = base
+            for part in filter(None, name.split(".")):  # the packages on the way are imported as well
+                path = path / part
+                for candidate in (path.with_name(f"{part}.py"), path / "__init__.py"):
+                    if candidate.is_file() and candidate.is_relative_to(root):
+                        yield candidate.resolve()
 
 
 def _find_file(source: str) -> Path:

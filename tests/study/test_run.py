@@ -19,7 +19,7 @@ from scipy import stats
 from small_study import ADAPTIVE, VANILLA, save_digits, seed_run, small_config, trainings
 
 from aradals import InputError
-from aradals.artifacts import decode_hashes, load_calibrator, load_json, load_predictions, load_scores
+from aradals.artifacts import decode_hashes, load_calibrator, load_json, load_predictions, load_scores, load_sealed
 from aradals.config import EnsembleConfig, EvaluationConfig, MethodConfig, StudyConfig, TrainingConfig
 from aradals.data import Examples, overlap
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
@@ -392,20 +392,45 @@ def copied(small: Finished, tmp_path: Path) -> Finished:
 
 
 class TestDoneOnce:
-    """A finished run is a file, and whatever it was made of may be thrown away."""
+    """What is done is not done again, unless it is not as it was made."""
 
-    def test_a_finished_run_is_not_done_again_without_its_folder(self, copied: Finished) -> None:
+    def test_a_second_call_does_nothing(self, copied: Finished) -> None:
         assert len(trainings(copied.log)) == 4
-        assert len(list((copied.folder / "runs").glob("*.json"))) == 4
-        shutil.rmtree(copied.folder / "seed-0")
+        before = {path: path.read_bytes() for path in (copied.folder / "seed-0").rglob("*") if path.is_file()}
         again, log = run_logged(copied.config, copied.folder)
-        assert log == [
-            line
-            for i, name in enumerate(("vanilla", "ada_ls", "ar_adals", "pair"), 1)
-            for line in (f"run {i} of 4: {name}, seed 0", f"[seed 0] {name}: done before, settings unchanged")
-        ]
+        stages = [line for line in log if not line.startswith("run ")]
+        assert stages
+        assert all(line.endswith("done before, inputs unchanged") for line in stages)
         assert again == copied.results
-        assert not (copied.folder / "seed-0").exists()
+        assert {path: path.read_bytes() for path in before} == before
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "vanilla/train/model.safetensors",
+            "ada_ls/evaluate/rows.json",
+            "ar_adals/evaluate/arrays.npz",
+            "vanilla/predict/predictions-none-0.parquet",
+            "scores/test/scores.parquet",
+            "ar_adals/calibrate/temperature.json",
+            "ada_ls/train/history.json",
+        ],
+    )
+    @pytest.mark.parametrize("damage", ["changed", "cut", "deleted"])
+    def test_a_file_that_is_not_as_it_was_made_is_made_anew(self, name: str, damage: str, copied: Finished) -> None:
+        path = copied.folder / "seed-0" / name
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 4
+        if damage == "deleted":
+            path.unlink()
+        else:
+            path.write_bytes(content if damage == "changed" else content[:-1])
+        again, log = run_logged(copied.config, copied.folder)
+        said = f"{path.name} was {'deleted' if damage == 'deleted' else 'changed or damaged'}"
+        assert any(said in line for line in log)
+        for part in ("rows", "comparisons", "calibrators", "stability"):
+            assert again[part] == copied.results[part]
+        assert path.exists()
 
     def test_other_settings_of_a_method_are_run_for_it_alone(self, copied: Finished) -> None:
         first, config = copied.results, copied.config
@@ -423,13 +448,6 @@ class TestDoneOnce:
         back, log = run_logged(config, copied.folder)
         assert trainings(log) == []
         assert back["rows"] == first["rows"]
-
-    def test_a_run_whose_arrays_are_lost_is_completed(self, copied: Finished) -> None:
-        for path in (copied.folder / "runs").glob("*.npz"):
-            path.unlink()
-        again, log = run_logged(copied.config, copied.folder)
-        assert trainings(log) == []
-        assert again["comparisons"] == copied.results["comparisons"]
 
     def test_scores_that_were_made_twice_are_reported_once(self, copied: Finished) -> None:
         """A method that is added later needs them, and takes other seconds to make them."""
@@ -457,7 +475,6 @@ class TestDoneOnce:
 
 def test_scores_that_are_made_again_in_another_time_change_nothing_that_follows(copied: Finished) -> None:
     shutil.rmtree(copied.folder / "seed-0" / "scores")
-    shutil.rmtree(copied.folder / "runs")
     again, log = run_logged(copied.config, copied.folder)
     assert sum("examples by" in line for line in log) == 3
     for name in ("vanilla", "ada_ls", "ar_adals", "pair"):
@@ -493,7 +510,7 @@ class TestSeveralDataSets:
         table = parquet.read_table(out / "table.parquet").to_pylist()
         assert len(table) == sum(len(study["rows"]) for study in together["studies"])
         assert {row["data"] for row in table} == {"digits-test", "few-test"}
-        assert load_json(out / "results.json") == json.loads(json.dumps(together))
+        assert load_sealed(out / "results.json") == json.loads(json.dumps(together))
         alone = run_study(replace(config, data=other), tmp_path / "alone", name="alone", log=lambda line: None)
         assert alone["rows"] == together["studies"][1]["rows"]
 

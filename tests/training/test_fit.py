@@ -208,6 +208,10 @@ class TestGoneWrong:
         assert trained.get_parameter("0.weight").equal(network().get_parameter("0.weight"))
         assert not trained.get_parameter("4.weight").equal(network().get_parameter("4.weight"))
 
+    def test_lazy_layers_are_made_before_they_are_looked_at(self) -> None:
+        model = nn.Sequential(nn.LazyLinear(32), nn.LazyBatchNorm1d(), nn.ReLU(), nn.Linear(32, 3))
+        assert fit(MethodConfig(), model=model).epochs[-1]["accuracy"] > 0.6
+
     def test_one_class(self) -> None:
         ones = TRAIN.select(TRAIN.labels == 1)
         with pytest.raises(TrainingFailed, match=r"all \d+ training examples are of class 1"):

@@ -14,6 +14,7 @@ from aradals.cli.common import (
     Source,
     add_data_arguments,
     add_model_arguments,
+    add_overwrite_argument,
     load_classifier,
     refuse_training_examples,
 )
@@ -34,6 +35,7 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     add_data_arguments(parser)
     parser.add_argument("--method", type=str, default="temperature", help=METHOD_HELP)
     parser.add_argument("--output", type=Path, required=True, help="FILE.json")
+    add_overwrite_argument(parser)
     return arguments
 
 
@@ -44,23 +46,27 @@ def run(
     device: str,
     method: str,
     output: Path,
+    overwrite: bool,
     **source: Any,
 ) -> None:
     """Fit and save."""
-    from aradals.artifacts import save_calibrator
+    from aradals.artifacts import save_calibrator, settings_digest
     from aradals.calibration import get_calibrator, scores_for
-    from aradals.files import ensure_writable
     from aradals.inference import predict
+    from aradals.outputs import output_file, refuse_other_request
 
     calibrator = get_calibrator(method)
-    ensure_writable(output.parent)
-    examples = Source(**source).load()
-    classifier = load_classifier(model, checkpoint, model_args, examples, device)
-    refuse_training_examples(classifier, examples)
-    predictions = predict(classifier.model, examples.batches())
-    scores = scores_for(calibrator, classifier.model, examples.batches(), predictions.ids)
-    calibrator.fit(predictions.logits, predictions.labels, scores)
-    save_calibrator(output, calibrator, examples)
+    read = Source(**source)
+    with output_file(output, ".json", "calibrator", inputs=read.paths(checkpoint, model), overwrite=overwrite):
+        examples = read.load()
+        classifier = load_classifier(model, checkpoint, model_args, examples, device)
+        refuse_training_examples(classifier, examples)
+        request = settings_digest([method, classifier.digest, examples.fingerprint])
+        refuse_other_request(output, request, overwrite=overwrite)
+        predictions = predict(classifier.model, examples.batches())
+        scores = scores_for(calibrator, classifier.model, examples.batches(), predictions.ids)
+        calibrator.fit(predictions.logits, predictions.labels, scores)
+        save_calibrator(output, calibrator, examples, request=request)
     fitted = ", ".join(f"{name} {_in_short(value)}" for name, value in calibrator.to_dict().items() if name != "method")
     print(f"{method}: {fitted}, fitted on {len(examples)} examples\ncalibrator: {output}")
 

@@ -19,9 +19,9 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from aradals.artifacts import decode_hashes, save_json
+from aradals.artifacts import decode_hashes, save_sealed, settings_digest
 from aradals.attacks import ATTACKS
-from aradals.data import Examples, load_data
+from aradals.data import Examples, data_paths, load_data
 from aradals.errors import InputError
 from aradals.evaluation import Condition, Shift, corrupted_batches, predict_conditions, prediction_paths
 from aradals.inference import check_labels, predict, resolve_device, try_model
@@ -35,7 +35,10 @@ from aradals.report import (
     study_table,
     write_report,
 )
+from aradals.specs import code_digest
 from aradals.stages import run_stage
+
+_NUM_PROBED = 8
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Classifier:
         model: on its device, in evaluation mode.
         name: its spec, for reports.
         checkpoint: path, or "none".
-        digest: stands for its weights and what it computes from them.
+        digest: stands for its weights, its code and its settings.
+        probe: its logits of a few examples, shape (n, K); see `aradals.stages.run_stage`.
         fitted_examples: content hashes of what it was trained on, where the checkpoint says; else empty.
         class_names: as the checkpoint names them; else empty.
     """
@@ -55,6 +59,7 @@ class Classifier:
     name: str
     checkpoint: str
     digest: str
+    probe: Tensor
     fitted_examples: np.ndarray
     class_names: tuple[str, ...]
 
@@ -79,16 +84,14 @@ def load_classifier(
             hint="--model resnet20",
         )
     shape = examples.input_shape
+    arguments = {
+        "num_classes": description.get("num_classes", examples.num_classes),
+        "in_channels": shape[0] if len(shape) == 3 else None,
+        **(description.get("model_args", {}) if spec == description.get("model") else {}),
+        **model_args,
+    }
     with redirect_stdout(sys.stderr):  # stdout is for results, and other people's code likes to print
-        network = build_model(
-            spec,
-            **{
-                "num_classes": description.get("num_classes", examples.num_classes),
-                "in_channels": shape[0] if len(shape) == 3 else None,
-                **(description.get("model_args", {}) if spec == description.get("model") else {}),
-                **model_args,
-            },
-        )
+        network = build_model(spec, **arguments)
     batch = next(iter(examples.batches()))
     inputs = batch[1]
     if any(map(is_lazy, network.parameters())):
@@ -109,7 +112,8 @@ def load_classifier(
         model=network,
         name=spec,
         checkpoint=str(checkpoint) if checkpoint else "none",
-        digest=_digest(network, predict(network, [batch]).logits),
+        digest=_digest(network, spec, arguments),
+        probe=predict(network, [batch]).logits[:_NUM_PROBED],
         fitted_examples=decode_hashes(description.get("fitted_examples", "")),
         class_names=class_names,
     )
@@ -147,9 +151,10 @@ class NeverAlone(nn.Module):
         return logits[: len(inputs)]
 
 
-def _digest(model: nn.Module, logits: Tensor) -> str:
-    """Of the weights, and of the logits of a batch: code that has changed shows there."""
-    digest = hashlib.sha256(logits.numpy().tobytes())
+def _digest(model: nn.Module, spec: str, arguments: dict[str, Any]) -> str:
+    """Hash the weights of a model, its code and its settings: the same on every machine."""
+    settings = {"model": spec, "arguments": arguments, "code": code_digest(spec)}
+    digest = hashlib.sha256(settings_digest(settings).encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode())
         if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized:
@@ -176,6 +181,15 @@ def add_model_arguments(parser: ArgumentParser) -> None:
         help="further arguments of the builder, as JSON or YAML",
     )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+
+
+def add_overwrite_argument(parser: ArgumentParser) -> None:
+    """``--overwrite``."""
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace files at --output that others have made, or this command from other inputs",
+    )
 
 
 def add_data_arguments(parser: ArgumentParser) -> None:
@@ -276,6 +290,20 @@ class Source:
     image_column: str | None = None
     label_column: str | None = None
 
+    def paths(self, *others: Path | str | None) -> list[Path]:
+        """The files and folders that are read.
+
+        Args:
+            *others: further paths, data sets, and ``file.py:callable``.
+        """
+        found: list[Path] = []
+        for each in (self.data, *others):
+            if isinstance(each, Path):
+                found.append(each)
+            elif each is not None:
+                found += data_paths(each.rpartition(":")[0] if ".py:" in each else each)
+        return found
+
     def load(self) -> Examples:
         """The examples.
 
@@ -339,13 +367,14 @@ def prediction_stage(
             shift=shift,
         )
 
-    run_stage(folder, inputs, make, lambda line: print_log(f"predictions: {line}"))
+    outputs = [path.name for path in paths.values()]
+    run_stage(folder, inputs, outputs, make, lambda line: print_log(f"predictions: {line}"), probe=classifier.probe)
     return paths
 
 
 def finish(results: dict[str, Any], output: Path, file: str, json: bool) -> None:
     """Write the results and the report, and print the table or the JSON."""
-    save_json(output / file, results)
+    save_sealed(output / file, results)
     write_report(results, output / "report.html")
     if json:
         print((output / file).read_text(), end="")

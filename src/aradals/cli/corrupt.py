@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from aradals.cli.common import Source, add_data_arguments
+from aradals.cli.common import Source, add_data_arguments, add_overwrite_argument
 from aradals.data.corruptions import CORRUPTIONS, PRESETS
 
 EXAMPLE = "aradals corrupt --data cifar10 --split test --corruption fog --severity 3 --output fog-3.parquet"
@@ -29,26 +29,29 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
         help=f"whose constants: {', '.join(PRESETS)} (made for 32, 64 and 224 pixels); by default the nearest in size",
     )
     parser.add_argument("--output", type=Path, required=True, help="FILE.parquet")
+    add_overwrite_argument(parser)
     return arguments
 
 
-def run(corruption: str, severity: int, preset: str | None, output: Path, **source: Any) -> None:
+def run(corruption: str, severity: int, preset: str | None, output: Path, overwrite: bool, **source: Any) -> None:
     """Corrupt and write."""
+    from aradals.artifacts import settings_digest
     from aradals.data.corrupted_parquet import write_corrupted
     from aradals.data.corruptions import choose_preset, corrupt
     from aradals.data.sources import load_companions
     from aradals.errors import InputError
-    from aradals.files import ensure_writable
+    from aradals.outputs import output_file, refuse_other_request
 
     if severity not in range(1, 6):
         raise InputError(expected="a severity from 1 to 5", got=str(severity), hint="1 (mild) to 5 (strong)")
-    if output.is_dir() or output.suffix != ".parquet":
-        raise InputError(expected="--output FILE.parquet", got=str(output), hint=str(output / f"{corruption}.parquet"))
-    examples = Source(**source).load()
-    corrupt(examples.__getitems__([0])[1], examples.ids[:1], corruption, severity, preset=preset)
-    ensure_writable(output.parent)
-    companions = load_companions(source["data"], source["split"], image_column=source["image_column"])
-    write_corrupted(output, examples, corruption, severity, preset=preset, companions=companions)
-    preset = preset or choose_preset(*examples.input_shape[1:])
+    read = Source(**source)
+    with output_file(output, ".parquet", "corrupted", inputs=read.paths(), overwrite=overwrite):
+        examples = read.load()
+        corrupt(examples.__getitems__([0])[1], examples.ids[:1], corruption, severity, preset=preset)
+        preset = preset or choose_preset(*examples.input_shape[1:])
+        request = settings_digest([corruption, severity, preset, examples.fingerprint])
+        refuse_other_request(output, request, overwrite=overwrite)
+        companions = load_companions(source["data"], source["split"], image_column=source["image_column"])
+        write_corrupted(output, examples, corruption, severity, preset=preset, companions=companions, request=request)
     print(f"{len(examples)} images of {examples.name}: {corruption}, severity {severity}, preset {preset}")
     print(f"images: {output}")

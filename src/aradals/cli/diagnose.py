@@ -3,7 +3,7 @@
 Accuracy, confidence and ECE with their intervals by robustness subset, reliability diagrams, the classes that the least
 robust subset is made of, and the confidence above which at most 1 % / 5 % of the predictions are wrong. The ranking by
 robustness is audited: a strong attack is run on a sample, and the agreement reported.
-Writes OUTPUT/report.html, diagnosis.json, scores/scores.parquet, audit/audit.json and predictions/. Examples that the
+Writes OUTPUT/report.html, diagnosis.json, scores/scores.parquet, predictions/ and audit/. Examples that the
 model was trained on (where its checkpoint says) are refused.
 """
 
@@ -22,6 +22,7 @@ from aradals.cli.common import (
     add_audit_argument,
     add_data_arguments,
     add_model_arguments,
+    add_overwrite_argument,
     add_prediction_arguments,
     finish,
     load_classifier,
@@ -48,10 +49,22 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and of the audited sample")
     parser.add_argument("--json", action="store_true", help="print diagnosis.json instead of the table")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    add_overwrite_argument(parser)
     return arguments
 
 
-def run(
+def run(output: Path, overwrite: bool, **arguments: Any) -> None:
+    """Diagnose and report."""
+    from aradals.outputs import output_folder
+
+    read = Source(arguments["data"]).paths(
+        *(arguments[name] for name in ("model", "checkpoint", "predictions", "scores"))
+    )
+    with output_folder(output, ["diagnosis.json", "report.html"], inputs=read, overwrite=overwrite):
+        _diagnose(output=output, **arguments)
+
+
+def _diagnose(
     model: str | None,
     checkpoint: Path | None,
     model_args: dict[str, Any],
@@ -73,7 +86,6 @@ def run(
     from aradals.artifacts import SCHEMA_VERSION, load_predictions, versions
     from aradals.diagnosis import diagnose
     from aradals.evaluation import CLEAN
-    from aradals.files import ensure_writable
     from aradals.report.examples import class_rows, example_images
     from aradals.scoring import (
         check_attack,
@@ -87,7 +99,6 @@ def run(
 
     if predictions is not None:
         refuse_beside_predictions(model=model, checkpoint=checkpoint, **source)
-    ensure_writable(output)
     about: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
         "kind": "diagnosis",
@@ -130,6 +141,7 @@ def run(
             verified=verified,
             bf16=bf16,
             model_digest=classifier.digest,
+            probe=classifier.probe,
             log=print_log,
         )
     subsets = None
@@ -140,9 +152,7 @@ def run(
         about["attack"] = about["scoring"]["attack"]
         if predictions is None and audit:
             num_audited = min(max(audit, num_subsets), len(examples))
-            about["audit"] = _audit_stage(
-                classifier, examples, scores, output / "audit", num_audited, num_subsets, seed
-            )
+            about["audit"] = _audit(classifier, examples, scores, output / "audit", num_audited, num_subsets, seed)
     names = [*class_names, *map(str, range(len(class_names), predicted.logits.shape[1]))]
     keys = {"method": about["model"], "seed": seed, "data": about["data"], "corruption": "none", "severity": 0}
     found = diagnose(predicted, subsets, tuple(names), keys=keys, seed=seed)
@@ -153,7 +163,7 @@ def run(
     finish({**about, **found}, output, "diagnosis.json", json)
 
 
-def _audit_stage(
+def _audit(
     classifier: Classifier,
     examples: Examples,
     scores: Path,
@@ -162,40 +172,23 @@ def _audit_stage(
     num_subsets: int,
     seed: int,
 ) -> dict[str, Any] | None:
-    """The record of `audit_scores`, unless it was made before; None for scores of another model."""
-    from aradals.artifacts import load_json, load_scores, save_json
-    from aradals.attacks import describe_attack
-    from aradals.audit import audit_scores
-    from aradals.scoring import scores_digest
-    from aradals.stages import run_stage
+    """The record of `aradals.scoring.audit_stage`; None for scores of another model."""
+    from aradals.artifacts import load_scores
+    from aradals.scoring import audit_stage
 
-    table, metadata = load_scores(scores)
+    _, metadata = load_scores(scores)
     if metadata.get("model_digest", classifier.digest) != classifier.digest:
         print_log(f"audit: none, because {scores} is of another model or of other data")
         return None
-    inputs = {
-        "attack": describe_attack("ddn"),
-        "num_examples": num_examples,
-        "num_subsets": num_subsets,
-        "seed": seed,
-        "scores": scores_digest(scores),
-        "model": classifier.digest,
-        "data": examples.fingerprint,
-    }
-
-    def make(folder: Path) -> None:
-        print_log(f"audit: {num_examples} examples by {inputs['attack']}")
-        record = audit_scores(
-            classifier.model,
-            examples,
-            table,
-            num_examples=num_examples,
-            num_subsets=num_subsets,
-            seed=seed,
-            progress=True,
-        )
-        save_json(folder / "audit.json", record)
-
-    run_stage(folder, inputs, make, lambda line: print_log(f"audit: {line}"))
-    record: dict[str, Any] = load_json(folder / "audit.json")
-    return record
+    return audit_stage(
+        classifier.model,
+        examples,
+        scores,
+        folder,
+        num_examples=num_examples,
+        num_subsets=num_subsets,
+        seed=seed,
+        model_digest=classifier.digest,
+        probe=classifier.probe,
+        log=lambda line: print_log(f"audit: {line}"),
+    )

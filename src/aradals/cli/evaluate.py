@@ -18,6 +18,7 @@ from aradals.cli.common import (
     Source,
     add_data_arguments,
     add_model_arguments,
+    add_overwrite_argument,
     add_prediction_arguments,
     files,
     finish,
@@ -76,10 +77,23 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     parser.add_argument("--num_subsets", type=PositiveInt, default=10, help="R, where --scores are given")
     parser.add_argument("--json", action="store_true", help="print results.json instead of the table")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    add_overwrite_argument(parser)
     return arguments
 
 
-def run(
+def run(output: Path, overwrite: bool, **arguments: Any) -> None:
+    """Evaluate and report."""
+    from aradals.outputs import output_folder
+
+    read = Source(arguments["data"]).paths(
+        *(arguments[name] for name in ("model", "checkpoint", "predictions", "scores", "corrupted", "ood")),
+        *arguments["calibrator"],
+    )
+    with output_folder(output, ["results.json", "report.html"], inputs=read, overwrite=overwrite):
+        _evaluate(output=output, **arguments)
+
+
+def _evaluate(
     model: str | None,
     checkpoint: Path | None,
     model_args: dict[str, Any],
@@ -100,7 +114,6 @@ def run(
     """Evaluate and report."""
     from aradals.artifacts import SCHEMA_VERSION, decode_hashes, load_calibrator, load_predictions, versions
     from aradals.evaluation import CLEAN, choose_shift, evaluate_conditions, ood_rows, stored_predictions
-    from aradals.files import ensure_writable
     from aradals.leakage import refuse_fitted, refuse_fitted_hashes
     from aradals.report.examples import class_rows, example_images
     from aradals.scoring import scores_of, scoring_record, subsets_of
@@ -115,7 +128,6 @@ def run(
             ood=ood,
             **source,
         )
-    ensure_writable(output)
     loaded = {path.stem: load_calibrator(path) for path in calibrator}
     fitted = {name: each for name, (each, _) in loaded.items()}
     evaluated: Iterator[tuple[Condition, Predictions]]

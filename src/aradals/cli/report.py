@@ -16,6 +16,8 @@ EXAMPLE = "aradals report runs/demo"
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     """The folder, and where to write."""
+    from aradals.cli.common import add_overwrite_argument
+
     parser.add_argument("folder", type=Path, help="holds results.json or diagnosis.json")
     parser.add_argument(
         "--output",
@@ -23,13 +25,15 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
         default=None,
         help="FOLDER/report.html by default; of several data sets, the folder to write below",
     )
+    add_overwrite_argument(parser)
     return arguments
 
 
-def run(folder: Path, output: Path | None) -> None:
+def run(folder: Path, output: Path | None, overwrite: bool) -> None:
     """Write the report."""
-    from aradals.artifacts import load_json
+    from aradals.artifacts import load_sealed
     from aradals.errors import InputError
+    from aradals.outputs import output_file
     from aradals.report import write_report
 
     found = [folder / name for name in ("results.json", "diagnosis.json") if (folder / name).exists()]
@@ -39,9 +43,7 @@ def run(folder: Path, output: Path | None) -> None:
             got="neither",
             hint="the --output folder of aradals run, evaluate or diagnose",
         )
-    results = load_json(found[0])
-    if not isinstance(results, dict):
-        raise InputError(expected=f"keys and values in {found[0]}", got=type(results).__name__, hint="another folder")
+    results = load_sealed(found[0], required=False)
     targets = [(results, output or folder / "report.html")]
     if results.get("kind") == "studies":
         from aradals.study import folder_name
@@ -53,5 +55,6 @@ def run(folder: Path, output: Path | None) -> None:
             if study["rows"]  # none where all runs failed
         ]
     for content, target in targets:
-        write_report(content, target)
+        with output_file(target, ".html", "report", inputs=found, overwrite=overwrite):
+            write_report(content, target)
         print(f"report: {target}")

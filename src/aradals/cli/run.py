@@ -23,27 +23,33 @@ EXAMPLE = "aradals run demo --output runs/demo --training.epochs=20 --methods.ar
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     """The keys of the recipe, and where to write."""
+    from aradals.cli.common import add_overwrite_argument
+
     parser.add_argument("--output", type=Path, required=True, help="folder of the study")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+    add_overwrite_argument(parser)
     parser.add_argument("--json", action="store_true", help="print results.json instead of the table")
     return add_recipe_arguments(parser, arguments)
 
 
-def run(output: Path, device: str, json: bool, **study: Any) -> None:
+def run(output: Path, device: str, overwrite: bool, json: bool, **study: Any) -> None:
     """Run the study and report it."""
     from aradals.cli.common import finish, print_log
     from aradals.config import StudyConfig
     from aradals.errors import RunsFailed
+    from aradals.outputs import output_folder
     from aradals.report.summary import describe_failed
-    from aradals.study import folder_name, run_study
+    from aradals.study import OUTPUTS, files_of, folder_name, run_study
 
-    results = run_study(StudyConfig(**study), output, name=output.name, device=device, log=print_log)
-    if results["kind"] == "study":
-        studies = {output: results}
-    else:
-        studies = {output / folder_name(study["data"]["name"]): study for study in results["studies"]}
-    for folder, study in studies.items():
-        if study["rows"]:
-            finish(study, folder, "results.json", json)
+    config = StudyConfig(**study)
+    with output_folder(output, [*OUTPUTS, "report.html"], inputs=files_of(config), overwrite=overwrite):
+        results = run_study(config, output, name=output.name, device=device, log=print_log, overwrite=overwrite)
+        if results["kind"] == "study":
+            studies = {output: results}
+        else:
+            studies = {output / folder_name(each["data"]["name"]): each for each in results["studies"]}
+        for folder, each in studies.items():
+            if each["rows"]:
+                finish(each, folder, "results.json", json)
     if failed := describe_failed(*studies.values()):
         raise RunsFailed(failed)

@@ -2,11 +2,13 @@
 
 Writes a parquet table: id (row in the split), predicted, score (finite, larger = more robust), norm (verified, null
 where none was; see --verified), success, num_forward, num_backward. A command that was killed goes on where it stopped
-when it is given again.
+when it is given again, and one that is done is not done again.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from aradals.cli.common import (
     add_audit_argument,
     add_data_arguments,
     add_model_arguments,
+    add_overwrite_argument,
     load_classifier,
+    print_log,
 )
 
 EXAMPLE = "aradals score --model resnet20 --checkpoint weights.pt --data cifar10 --split test --output scores.parquet"
@@ -34,6 +38,7 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     parser.add_argument("--num_subsets", type=PositiveInt, default=10, help="R, the subsets that the audit compares")
     parser.add_argument("--seed", type=int, default=0, help="of the audited sample")
     parser.add_argument("--output", type=Path, required=True, help="FILE.parquet")
+    add_overwrite_argument(parser)
     return arguments
 
 
@@ -50,45 +55,69 @@ def run(
     num_subsets: int,
     seed: int,
     output: Path,
+    overwrite: bool,
     **source: Any,
 ) -> None:
     """Score the examples."""
-    from aradals.artifacts import json_text, load_scores, save_scores
-    from aradals.audit import audit_scores, describe_audit
-    from aradals.errors import InputError
-    from aradals.files import ensure_writable
-    from aradals.scoring import check_attack, check_num_subsets, score_examples, scoring_record
+    from aradals.artifacts import json_text, load_scores, save_scores, settings_digest
+    from aradals.attacks import describe_attack
+    from aradals.audit import describe_audit
+    from aradals.outputs import output_file, refuse_other_request
+    from aradals.robustness import choose_attack
+    from aradals.scoring import audit_stage, check_attack, check_num_subsets, score_stage, scoring_seconds
+    from aradals.stages import same_outputs
 
     check_attack(attack, attack_args)
-    if output.is_dir():
-        raise InputError(expected="--output FILE.parquet", got=f"folder {output}", hint=str(output / "scores.parquet"))
-    ensure_writable(output.parent)
-    examples = Source(**source).load()
-    if audit:
-        check_num_subsets(num_subsets, min(audit, len(examples)), "--num-subsets", "the audit")
-    classifier = load_classifier(model, checkpoint, model_args, examples, device)
-    score_examples(
-        classifier.model,
-        examples,
-        output,
-        attack=attack,
-        attack_args=attack_args,
-        model_digest=classifier.digest,
-        verified=verified,
-        bf16=bf16,
-    )
-    table, metadata = load_scores(output)
-    if audit:
-        record = audit_scores(
-            classifier.model, examples, table, num_examples=audit, num_subsets=num_subsets, seed=seed, progress=True
-        )
-        save_scores(output, table, {**metadata, "audit": json_text(record)})
-        print(describe_audit(record))
-    cost = scoring_record(output)
-    seconds, rate = cost["seconds"], len(table) / max(cost["seconds"], 0.01)
+    read = Source(**source)
+    with output_file(output, ".parquet", "scores", inputs=read.paths(checkpoint, model), overwrite=overwrite):
+        examples = read.load()
+        if audit:
+            check_num_subsets(num_subsets, min(audit, len(examples)), "--num-subsets", "the audit")
+        classifier = load_classifier(model, checkpoint, model_args, examples, device)
+        bound = describe_attack(choose_attack(attack, attack_args, verified=verified))
+        request = settings_digest([classifier.digest, examples.fingerprint, bound, bf16])
+        work = output.with_name(f".{output.name}.work")
+        seconds = None
+        done = refuse_other_request(output, request, overwrite=overwrite)
+        if done and same_outputs(json.loads(load_scores(output)[1]["probe"]), classifier.probe):
+            print_log(f"scores: {output} is of this model, data and attack already")
+        else:
+            made = score_stage(
+                classifier.model,
+                examples,
+                work / "scores",
+                attack=attack,
+                attack_args=attack_args,
+                model_digest=classifier.digest,
+                verified=verified,
+                bf16=bf16,
+                probe=classifier.probe,
+                log=lambda line: print_log(f"scores: {line}"),
+            )
+            seconds = scoring_seconds(made)
+            table, metadata = load_scores(made)
+            save_scores(output, table, {**metadata, "request": request, "probe": json_text(classifier.probe.tolist())})
+        table, metadata = load_scores(output)
+        if audit:
+            record = audit_stage(
+                classifier.model,
+                examples,
+                output,
+                work / "audit",
+                num_examples=audit,
+                num_subsets=num_subsets,
+                seed=seed,
+                model_digest=classifier.digest,
+                probe=classifier.probe,
+                log=lambda line: print_log(f"audit: {line}"),
+            )
+            save_scores(output, table, {**metadata, "audit": json_text(record)})
+            print(describe_audit(record))
+        shutil.rmtree(work, ignore_errors=True)
+    speed = f" in {seconds:.1f} s ({len(table) / max(seconds, 0.01):.1f} images per second; " if seconds else " ("
+    forward, backward = (passes.double().mean().item() for passes in (table.num_forward, table.num_backward))
     print(
-        f"{len(table)} examples scored by {table.attack} in {seconds:.1f} s ({rate:.1f} images per second; on average "
-        f"{cost['mean_forward']:.1f} forward and {cost['mean_backward']:.1f} backward passes); "
-        f"{int(table.norm.isfinite().sum())} with a verified norm, {table.num_failed} with a fallback for a score; "
-        f"median score {table.score.median():.4f}\nscores: {output}"
+        f"{len(table)} examples scored by {table.attack}{speed}on average {forward:.1f} forward and {backward:.1f} "
+        f"backward passes); {int(table.norm.isfinite().sum())} with a verified norm, {table.num_failed} with a "
+        f"fallback for a score; median score {table.score.median():.4f}\nscores: {output}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def write_corrupted(
     *,
     preset: str | None = None,
     companions: Companions | None = None,
+    request: str | None = None,
 ) -> None:
     """Write examples, corrupted, as lossless PNG in their order.
 
@@ -34,6 +36,7 @@ def write_corrupted(
         preset: likewise.
         companions: the table that they come from, row i being example i: the file has its columns. Without it the
             columns are ``image`` and ``label``.
+        request: digest of everything that decides the content, for the metadata of the file.
 
     Raises:
         InputError: inputs that cannot be corrupted, or a path that cannot be written.
@@ -41,14 +44,19 @@ def write_corrupted(
     arrow, parquet = load_extra("pyarrow"), load_extra("pyarrow.parquet")
     companions = companions or _labels_alone(examples)
     field = companions.schema.field(companions.image)
-    with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, companions.schema) as writer:
+    description = json.dumps({"kind": "corrupted", "request": request})
+    schema = companions.schema.with_metadata({**(companions.schema.metadata or {}), b"aradals": description.encode()})
+    with (
+        atomic_path(path) as temporary,
+        parquet.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
+    ):
         for ids, inputs, _ in examples.batches():
             corrupted = corrupt(inputs, ids, corruption, severity, preset=preset)
             levels = (corrupted * 255).round().byte().movedim(1, 3).contiguous().numpy()
             images = arrow.array([_cell(pixels, field.type) for pixels in levels], field.type)
             others = companions.others.take(ids.numpy())
             columns = [images if name == companions.image else others[name] for name in companions.schema.names]
-            writer.write_table(arrow.table(columns, schema=companions.schema))
+            writer.write_table(arrow.table(columns, schema=schema))
 
 
 def _cell(pixels: npt.NDArray[Any], kind: Any) -> Any:

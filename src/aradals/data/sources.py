@@ -141,6 +141,19 @@ def load_column(spec: str, split: str | None, column: str) -> npt.NDArray[Any]:
     return data_set.splits[_choose_split(data_set, split)].column(column)
 
 
+def data_paths(spec: str) -> list[Path]:
+    """The file, the folder, or the group of files that ``spec`` names on this machine; none for other data."""
+    folder = os.environ.get("ARADALS_DATA")
+    found: list[Path] = []
+    for path in (Path(folder).expanduser() / spec, Path(spec).expanduser()) if folder else (Path(spec).expanduser(),):
+        if path.exists():
+            found.append(path)
+        elif path.parent.is_dir():
+            beside = (each for each in path.parent.iterdir() if each.suffix in _TABLES)
+            found += [each for each in beside if each.name.startswith(path.name)]
+    return found
+
+
 def list_splits(spec: str) -> list[str]:
     """The splits of ``spec`` (see :func:`load_data`); a Hugging Face data set is downloaded for it."""
     return list(_find(spec).splits)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -15,38 +14,47 @@ from torch import Tensor
 
 from aradals.artifacts import (
     SCHEMA_VERSION,
-    file_digest,
-    load_json,
-    save_json,
+    save_sealed,
     save_table,
-    settings_digest,
     versions,
 )
 from aradals.comparison import aggregate_seeds, compare_methods
 from aradals.config import MethodConfig, StudyConfig
-from aradals.data import Examples, load_data, splits_hash
+from aradals.data import Examples, data_paths, load_data, splits_hash
 from aradals.ensemble import pool_logits
 from aradals.errors import InputError, OutputError, TrainingFailed
-from aradals.files import ensure_writable
 from aradals.inference import Predictions, resolve_device
 from aradals.metrics import stability
+from aradals.outputs import output_folder
 from aradals.report.examples import class_rows, example_images
 from aradals.report.summary import describe_failed
 from aradals.study.arrays import RunArrays
 from aradals.study.checks import check_config, data_sets
-from aradals.study.groups import training_subsets
-from aradals.study.seed import Log, SeedRun, code_digest
+from aradals.study.seed import Log, SeedRun
 
 Row = dict[str, Any]
 
 
+OUTPUTS = ("results.json", "table.parquet", "table.csv")
+"""What a study writes into its folder, beside the folders of its stages."""
+
+
+def files_of(config: StudyConfig) -> list[Path]:
+    """The files and folders on this machine that a study reads."""
+    evaluation, scoring = config.evaluation, config.scoring
+    named = [*data_sets(config), *filter(None, (evaluation.corrupted, scoring.checkpoint))]
+    code = [config.model, *(method.objective for method in config.methods.values())]
+    sources = [Path(spec.rpartition(":")[0]) for spec in code if ".py:" in spec]
+    return [*(path for spec in named for path in data_paths(spec)), *sources]
+
+
 def run_study(
-    config: StudyConfig, output: Path, *, name: str, device: str = "auto", log: Log = print
+    config: StudyConfig, output: Path, *, name: str, device: str = "auto", log: Log = print, overwrite: bool = False
 ) -> dict[str, Any]:
     """Train, calibrate and evaluate every method at every seed; what is done is not done again.
 
-    Every finished run (a method or an ensemble, and a seed) is a file ``runs/<hash of its settings>.json``, and
-    its stages are folders under ``seed-<seed>/``. With several data sets each has a folder of its own.
+    The stages of a run (a method or an ensemble, at a seed) are folders under ``seed-<seed>/``, see `run_stage`. With
+    several data sets each has a folder of its own.
 
     A run that fails by itself, because its training diverged for example, costs nothing but itself: the results name
     it under ``failed`` with the reason, and hold everything that the other runs give. The next call tries it again.
@@ -57,6 +65,7 @@ def run_study(
         name: of the study, for the report.
         device: auto, cpu or cuda.
         log: called with each line of progress.
+        overwrite: replace files of other people that lie where results are written.
 
     Returns:
         What ``results.json`` holds; with several data sets the results of each under ``studies``, without rows where
@@ -68,7 +77,12 @@ def run_study(
         OutputError: something cannot be written.
     """
     check_config(config)
-    ensure_writable(output)
+    with output_folder(output, OUTPUTS, inputs=files_of(config), overwrite=overwrite):
+        return _run_all(config, output, name, device, log)
+
+
+def _run_all(config: StudyConfig, output: Path, name: str, device: str, log: Log) -> dict[str, Any]:
+    """A study of one data set, or of several."""
     if isinstance(config.data, str):
         alone = _run_one(config, output, name, device, log)
         _refuse_without_rows([alone])
@@ -84,7 +98,7 @@ def run_study(
     results = [_run_one(*pair, f"{name}: {pair[0].data}", device, log) for pair in zip(studies, folders, strict=True)]
     _refuse_without_rows(results)
     together = {"schema": SCHEMA_VERSION, "kind": "studies", "name": name, "studies": results}
-    save_json(output / "results.json", together)
+    save_sealed(output / "results.json", together)
     save_table(output / "table", [row for result in results for row in table_rows(result)])
     return together
 
@@ -113,10 +127,10 @@ def train_one(
     if len(data_sets(config)) > 1:
         raise InputError(expected="one data set", got=str(config.data), hint=f"--data {data_sets(config)[0]}")
     check_config(replace(config, seeds=[seed]))
-    ensure_writable(output)
-    run = SeedRun(config, *load_study_data(config), seed, output, device, log)
-    run.check()
-    return run.checkpoints(method)
+    with output_folder(output, inputs=files_of(config)):
+        run = SeedRun(config, *load_study_data(config), seed, output, device, log)
+        run.check()
+        return run.checkpoints(method)
 
 
 def load_study_data(config: StudyConfig) -> tuple[Examples, Examples]:
@@ -154,7 +168,7 @@ def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log
     for position, (run, method) in enumerate((run, method) for run in runs for method in names):
         log(f"run {position + 1} of {len(runs) * len(names)}: {method}, seed {run.seed}")
         try:
-            records.append(finished_run(run, method, output / "runs"))
+            records.append({"method": method, "seed": run.seed, **run.record(method)})
         except OutputError:
             raise
         except InputError as error:
@@ -185,8 +199,12 @@ def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log
     }
     results["costs"] = relative_costs(config, results["costs"])
     results["seeds"] = aggregate_seeds(results["rows"])
+    done = {(record["method"], record["seed"]) for record in records}
     arrays = {
-        (record["method"], record["seed"]): RunArrays.load(output / "runs" / record["arrays"]) for record in records
+        (method, run.seed): RunArrays.load(run.arrays(method))
+        for run in runs
+        for method in names
+        if (method, run.seed) in done
     }
     replicates = {
         (method, calibrator, seed, condition): metrics
@@ -197,7 +215,7 @@ def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log
     results["stability"] = study_stability(config, arrays)
     results |= _shown_examples(runs, arrays)
     if records:
-        save_json(output / "results.json", results)
+        save_sealed(output / "results.json", results)
         save_table(output / "table", table_rows(results))
     return results
 
@@ -208,47 +226,6 @@ def _reason(error: InputError, method: str) -> str:
     if isinstance(error, TrainingFailed) and error.model not in ("", method):
         reason = f"{error.model}, which it needs, failed: {reason}"
     return " ".join(reason.split())
-
-
-def finished_run(run: SeedRun, name: str, folder: Path) -> dict[str, Any]:
-    """The record of a method or ensemble at a seed: from its file where it was run before, else made now."""
-    path = folder / f"{run_digest(run, name)}.json"
-    arrays = path.with_suffix(".npz")
-    if not (path.exists() and arrays.exists()):
-        made = {"method": name, "seed": run.seed, **run.record(name), "arrays": arrays.name}
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(run.arrays(name), arrays)
-        save_json(path, made)  # last: it says that all is there
-    else:
-        run.log(f"[seed {run.seed}] {name}: done before, settings unchanged")
-    record: dict[str, Any] = load_json(path)
-    return record
-
-
-def run_digest(run: SeedRun, name: str) -> str:
-    """Stands for everything that decides a run's numbers: settings, splits, and files that the settings name."""
-    config = run.config
-    ensemble = config.ensembles.get(name)
-    settings = config.methods[ensemble.method if ensemble else name]
-    shared = asdict(config)
-    for key in ("description", "methods", "ensembles", "seeds", "data"):
-        del shared[key]
-    checkpoint = config.scoring.checkpoint
-    return settings_digest(
-        {
-            "schema": SCHEMA_VERSION,
-            "study": shared,
-            "name": name,
-            "method": asdict(settings),
-            "ensemble": ensemble and asdict(ensemble),
-            "seed": run.seed,
-            "splits": {split: examples.fingerprint for split, examples in run.splits.items()},
-            "code": {**code_digest(config.model), **code_digest(settings.objective)},
-            "scorer": file_digest(Path(checkpoint)) if checkpoint else None,
-            # Of other groupings what is said above decides.
-            **({"column": training_subsets(run, settings).digest} if settings.grouping == "column" else {}),
-        }
-    )
 
 
 def relative_costs(config: StudyConfig, costs: list[Row]) -> list[Row]:

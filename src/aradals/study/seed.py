@@ -15,7 +15,6 @@ from torch import nn
 
 from aradals.artifacts import (
     encode_hashes,
-    file_digest,
     load_calibrator,
     load_json,
     load_predictions,
@@ -39,6 +38,7 @@ from aradals.evaluation import (
     prediction_paths,
     stored_predictions,
 )
+from aradals.files import file_digest
 from aradals.health import check_trainable
 from aradals.inference import check_labels, resolve_device, try_model
 from aradals.leakage import refuse_fitted_hashes
@@ -48,11 +48,11 @@ from aradals.scoring import (
     check_differentiable,
     check_num_subsets,
     score_stage,
-    scores_digest,
     scores_of,
     scoring_record,
     subsets_of,
 )
+from aradals.specs import code_digest
 from aradals.stages import run_stage
 from aradals.study.arrays import RunArrays, resample
 from aradals.study.checks import needs_subsets, try_method
@@ -68,6 +68,7 @@ SCORER = "scorer"
 
 FIRST_ORDER = "first_order_margin"
 CALIBRATION_FILE, ARRAYS_FILE = "calibration.parquet", "arrays.npz"
+HISTORY_FILE, ROWS_FILE = "history.json", "rows.json"
 
 
 @dataclass
@@ -155,14 +156,14 @@ class SeedRun:
 
     def record(self, name: str) -> dict[str, Any]:
         """Train, calibrate and evaluate one method or ensemble: its part of the results."""
-        evaluated = load_json(self.evaluate(name) / "rows.json")
+        evaluated = load_json(self.evaluate(name) / ROWS_FILE)
         keys = {"method": name, "seed": self.seed}
         groups = self._groups(self._settings_of(name))
         tables = [self.scores("test"), *(groups.tables if groups else [])]
         return {
             **evaluated,
             "training": [
-                {**keys, **load_json(folder / "history.json")}
+                {**keys, **load_json(folder / HISTORY_FILE)}
                 for folder in self._training_folders(name)
                 if folder.parent == self.folder / name
             ],
@@ -255,7 +256,7 @@ class SeedRun:
                     folder,
                     attack=attack or self.config.scoring.attack,
                     attack_args={} if attack else self.config.scoring.attack_args,
-                    model_digest=file_digest(checkpoint),
+                    model_digest=self._model_digest(checkpoint),
                     log=self._log(f"scores: {name}"),
                 )
             except OutputError:
@@ -283,10 +284,10 @@ class SeedRun:
         groups = self._groups(settings)
         inputs = {
             "model": self.config.model,
-            **code_digest(self.config.model),
+            "code": code_digest(self.config.model),
             "model_args": self.config.model_args,
             "training": asdict(self.config.training),
-            "method": {**asdict(settings), **code_digest(settings.objective)},
+            "method": {**asdict(settings), "code": code_digest(settings.objective)},
             "train": train.fingerprint,
             "validation": self.splits.validation.fingerprint,
             "subsets": groups.digest if groups else None,
@@ -318,7 +319,7 @@ class SeedRun:
                 log=log,
             )
             save_json(
-                folder / "history.json",
+                folder / HISTORY_FILE,
                 {
                     "settings": {**asdict(settings), "num_members": len(members), "update_rate": trained.update_rate},
                     "seconds": trained.seconds,
@@ -333,8 +334,9 @@ class SeedRun:
                 save_checkpoint(model, path, self._model_metadata(name, inputs, train))
             resume.unlink(missing_ok=True)
 
+        outputs = [HISTORY_FILE, *(path.name for path in checkpoints)]
         try:
-            run_stage(folder, inputs, make, log)
+            run_stage(folder, inputs, outputs, make, log)
         except TrainingFailed as error:
             raise TrainingFailed(error.reason, name + (f" member {members[0]}" if members[0] else "")) from error
         return checkpoints
@@ -364,7 +366,7 @@ class SeedRun:
 
     def _predict(self, checkpoint: Path, folder: Path) -> Path:
         """One model's predictions of the calibration split, and of the test split under every condition."""
-        model_digest = file_digest(checkpoint)
+        model_digest = self._model_digest(checkpoint)
         is_member = folder.parent.parent != self.folder
         with_scores = not is_member and any(CALIBRATORS[each].score == FIRST_ORDER for each in self.config.calibrators)
         inputs = {
@@ -377,12 +379,13 @@ class SeedRun:
             "with_scores": with_scores,
         }
 
+        calibration = {CLEAN: folder / CALIBRATION_FILE} if len(self.splits.calibration) else {}
+        test = prediction_paths(folder, self.conditions)
+
         def make(folder: Path) -> None:
             model = self._load(checkpoint)
-            calibration = {CLEAN: folder / CALIBRATION_FILE}
-            test = prediction_paths(folder, self.conditions)
             for examples, paths in ((self.splits.calibration, calibration), (self.splits.test, test)):
-                if len(examples):
+                if paths:
                     predict_conditions(
                         model,
                         examples,
@@ -392,7 +395,8 @@ class SeedRun:
                         shift=self.shift[1],
                     )
 
-        run_stage(folder, inputs, make, self._log(f"{folder.parent.relative_to(self.folder)}: predict"))
+        outputs = [path.name for path in (*calibration.values(), *test.values())]
+        run_stage(folder, inputs, outputs, make, self._log(f"{folder.parent.relative_to(self.folder)}: predict"))
         return folder
 
     def calibrate(self, name: str) -> dict[str, Path]:
@@ -417,7 +421,8 @@ class SeedRun:
                 fitted = get_calibrator(calibrator).fit(fitted_on.logits, fitted_on.labels, fitted_on.scores)
                 save_calibrator(folder / f"{calibrator}.json", fitted, examples)
 
-        run_stage(folder, inputs, make, self._log(f"{name}: calibrate"))
+        outputs = [f"{calibrator}.json" for calibrator in calibrators]
+        run_stage(folder, inputs, outputs, make, self._log(f"{name}: calibrate"))
         return {calibrator: folder / f"{calibrator}.json" for calibrator in calibrators}
 
     def evaluate(self, name: str) -> Path:
@@ -432,7 +437,7 @@ class SeedRun:
         inputs = {
             "predictions": [file_digest(path) for paths in predictions for path in paths.values()],
             "calibrators": {calibrator: file_digest(path) for calibrator, path in calibrators.items()},
-            "scores": scores_digest(scores),
+            "scores": settings_digest(scores_of(scores, examples.ids).tolist()),  # the file also holds seconds
             "evaluation": asdict(settings),
         }
         log = self._log(f"{name}: evaluate")
@@ -460,9 +465,9 @@ class SeedRun:
             RunArrays(replicates, clean_logits, examples.labels, ranking, subsets).save(folder / ARRAYS_FILE)
             clean = next(row for row in rows if row["corruption"] == "none" and row["subset"] is None)
             log(f"accuracy {clean['accuracy']:.4f}  confidence {clean['confidence']:.4f}  ECE {clean['ece']:.4f}")
-            save_json(folder / "rows.json", {"rows": rows, "reliability": reliability})
+            save_json(folder / ROWS_FILE, {"rows": rows, "reliability": reliability})
 
-        run_stage(folder, inputs, make, log)
+        run_stage(folder, inputs, [ROWS_FILE, ARRAYS_FILE], make, log)
         return folder
 
     # Helpers.
@@ -503,6 +508,11 @@ class SeedRun:
         load_checkpoint(model, checkpoint)
         return model.to(resolve_device(self.device)).eval()
 
+    def _model_digest(self, checkpoint: Path) -> str:
+        """Hash the weights, the code and the settings of a trained model."""
+        config = self.config
+        return settings_digest([file_digest(checkpoint), config.model, config.model_args, code_digest(config.model)])
+
     def _model_metadata(self, method: str, inputs: dict[str, Any], train: Examples) -> dict[str, str]:
         """What a checkpoint says of itself: how to build it, and on what it was fitted."""
         fitted = np.concatenate([train.hashes, self.splits.validation.hashes])
@@ -532,11 +542,5 @@ def build_for(config: StudyConfig, examples: Examples) -> nn.Module:
     return build_model(config.model, **{**sizes, **config.model_args})
 
 
-def code_digest(spec: str) -> dict[str, str]:
-    """Of the file that a model or objective comes from, so that its changes count; empty for all others."""
-    path = Path(spec.rpartition(":")[0]).expanduser()
-    return {f"code of {spec}": file_digest(path)} if path.suffix == ".py" and path.is_file() else {}
-
-
 def _training_seconds(folder: Path) -> float:
-    return float(load_json(folder / "history.json")["seconds"])
+    return float(load_json(folder / HISTORY_FILE)["seconds"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from aradals.files import atomic_path, unwritable
+from aradals.files import atomic_path, set_aside, unwritable
 
 _MARK = b"ar-adals training state, sha256 "
 _INPUTS = "inputs"
@@ -97,7 +96,7 @@ class SaveState(Checkpoint):
 def has_state(path: Path, state_io: StateIO, module: LightningModule, log: Callable[[str], None]) -> bool:
     """Whether ``module`` can go on from the state in ``path``.
 
-    What is there and cannot be used is set aside, as ``<name>.unreadable``, and the log says so.
+    What is there and cannot be used is set aside, as ``<name>.unreadable-1``, and the log says so.
 
     Raises:
         OutputError: it cannot be set aside.
@@ -109,7 +108,10 @@ def has_state(path: Path, state_io: StateIO, module: LightningModule, log: Calla
         if _shapes(state_io.load_checkpoint(path)["state_dict"]) != _shapes(module.state_dict()):
             raise UnusableState("it belongs to a model of another form")
     except UnusableState as error:
-        aside = _set_aside(path)
+        try:
+            aside = set_aside(path, "unreadable")
+        except OSError as os_error:
+            raise unwritable(path, os_error) from os_error
         log(
             f"the state of an earlier call in {path} cannot be used ({error}): it is kept as {aside.name}, "
             "and training starts anew"
@@ -120,12 +122,3 @@ def has_state(path: Path, state_io: StateIO, module: LightningModule, log: Calla
 
 def _shapes(tensors: dict[str, Any]) -> dict[str, object]:
     return {name: getattr(tensor, "shape", None) for name, tensor in tensors.items()}
-
-
-def _set_aside(path: Path) -> Path:
-    names = (f"{path.name}.unreadable{f'-{number}' if number else ''}" for number in itertools.count())
-    aside = next(path.with_name(name) for name in names if not path.with_name(name).exists())
-    try:
-        return path.rename(aside)
-    except OSError as error:
-        raise unwritable(path, error) from error

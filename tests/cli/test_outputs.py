@@ -1,0 +1,177 @@
+"""Outputs never destroy what is read, what others have made, or what other settings have made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import Study, aradals, run_once
+
+from aradals.data import load_data
+
+
+@dataclass(frozen=True)
+class World:
+    """A folder of files that people care about.
+
+    Attributes:
+        folder: holds them.
+        data: digits as ``.npz``.
+        weights: of a model.
+        model: a Python file.
+    """
+
+    folder: Path
+    data: Path
+    weights: Path
+    model: Path
+
+    @property
+    def arguments(self) -> list[str]:
+        """A model and data."""
+        return ["--model", f"{self.model}:build", "--checkpoint", str(self.weights), "--data", str(self.data)]
+
+    def content(self) -> dict[str, bytes]:
+        """Of every file."""
+        files = (path for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink())
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in files}
+
+
+MODEL = """
+from aradals.models import build_model
+
+def build(num_classes):
+    return build_model("small_cnn", num_classes=num_classes, in_channels=1, width=8)
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return run_once(tmp_path_factory.getbasetemp() / "tiny-study")
+
+
+@pytest.fixture
+def world(study: Study, tmp_path: Path) -> World:
+    test = load_data("digits", "test", limit=40)
+    _, inputs, labels = test.__getitems__(list(range(40)))
+    data, weights, model = tmp_path / "digits.npz", tmp_path / "model.safetensors", tmp_path / "model.py"
+    np.savez(data, inputs=inputs.numpy(), labels=labels.numpy())
+    shutil.copy(study.checkpoint, weights)
+    model.write_text(MODEL)
+    return World(tmp_path, data, weights, model)
+
+
+def refused(world: World, *arguments: object, match: str) -> None:
+    """Assert that a command is refused in one line, and changes nothing."""
+    before = world.content()
+    ran = aradals(*arguments)
+    assert ran.code == 2, ran.err
+    assert match in ran.err
+    assert ran.err.startswith("error: expected ")
+    assert world.content() == before
+
+
+COMMANDS = {
+    "score": ["score"],
+    "calibrate": ["calibrate"],
+    "diagnose": ["diagnose", "--num-subsets", "2", "--audit", "0"],
+    "evaluate": ["evaluate"],
+}
+
+
+@pytest.mark.parametrize("target", ["data", "weights", "model"])
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_an_input_is_never_an_output(command: str, target: str, overwrite: list[str], world: World) -> None:
+    path = getattr(world, target)
+    refused(world, *COMMANDS[command], *world.arguments, *overwrite, "--output", path, match="--output")
+
+
+@pytest.mark.parametrize("kind", ["itself", "symbolic link", "hard link", "other spelling"])
+def test_whatever_it_is_called(kind: str, world: World) -> None:
+    """Also where the suffix is right: scores of predictions, a table that is the data."""
+    data = world.folder / "data.parquet"
+    ran = aradals("corrupt", "--data", "digits", "--limit", 20, "--corruption=fog", "--severity=1", "--output", data)
+    assert ran.code == 0, ran.err
+    path = world.folder / "other.parquet"
+    match kind:
+        case "itself":
+            path = data
+        case "symbolic link":
+            path.symlink_to(data)
+        case "hard link":
+            os.link(data, path)
+        case _:
+            (world.folder / "sub").mkdir()
+            path = world.folder / "sub" / ".." / "data.parquet"
+    model = ["--model", f"{world.model}:build", "--checkpoint", world.weights, "--data", data]
+    command = ["corrupt", "--data", data, "--corruption", "snow", "--severity", "2", "--overwrite", "--output", path]
+    refused(world, *command, match="which is read")
+    refused(world, "score", *model, "--overwrite", "--output", path, match="which is read")
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "out"])
+def test_other_peoples_files_are_not_replaced(name: str, world: World) -> None:
+    command = ["score"] if name != "out" else [*COMMANDS["diagnose"]]
+    precious = [world.folder / name] if name != "out" else [world.folder / "out" / "report.html"]
+    precious[0].parent.mkdir(exist_ok=True)
+    precious[0].write_text("years of work")
+    output = ["--output", world.folder / name]
+    refused(world, *command, *world.arguments, *output, match="--overwrite")
+    ran = aradals(*command, *world.arguments, *output, "--overwrite")
+    assert ran.code == 0, ran.err
+    assert b"years of work" not in precious[0].read_bytes()
+
+
+def test_what_other_settings_have_made_is_not_replaced(world: World) -> None:
+    output = world.folder / "scores.parquet"
+    score = ["score", *world.arguments, "--output", output]
+    assert aradals(*score).code == 0
+    before = output.read_bytes()
+    again = aradals(*score)
+    assert (again.code, output.read_bytes()) == (0, before)
+    assert "already" in again.err
+    refused(world, *score, "--attack", "first_order_margin", match="made from others")
+    assert aradals(*score, "--attack", "first_order_margin", "--overwrite").code == 0
+    assert output.read_bytes() != before
+
+    calibrate = ["calibrate", *world.arguments, "--output", world.folder / "c.json"]
+    assert aradals(*calibrate).code == 0
+    assert aradals(*calibrate).code == 0
+    refused(world, *calibrate, "--method", "vector", match="made from others")
+    refused(world, "score", *world.arguments, "--output", world.folder / "c.json", match="FILE.parquet")
+
+
+def test_an_audit_is_added_to_finished_scores(world: World) -> None:
+    output = world.folder / "scores.parquet"
+    assert aradals("score", *world.arguments, "--output", output).code == 0
+    ran = aradals("score", *world.arguments, "--output", output, "--audit", 20, "--num-subsets", 4)
+    assert ran.code == 0, ran.err
+    assert "already" in ran.err
+    assert "of 20 examples drawn at random" in ran.out
+    assert {path.name for path in world.folder.iterdir()} == {
+        *("digits.npz", "model.safetensors", "model.py", "scores.parquet"),
+        *({"__pycache__"} if (world.folder / "__pycache__").exists() else ()),
+    }
+
+
+@pytest.mark.parametrize("command", ["run", "train", "evaluate", "score"])
+def test_two_runs_at_once_are_refused(command: str, study: Study, world: World) -> None:
+    output = world.folder / ("scores.parquet" if command == "score" else "out")
+    hold = "import sys\nfrom pathlib import Path\nfrom aradals.stages import locked\n"
+    hold += "with locked(Path(sys.argv[1]), is_folder=sys.argv[2] == '1'):\n    print(flush=True)\n    sys.stdin.read()"
+    arguments = [sys.executable, "-c", hold, str(output), str(int(command != "score"))]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        given = [study.recipe] if command in ("run", "train") else world.arguments
+        ran = aradals(command, *given, "--output", output)
+        other.kill()
+    assert ran.code == 2
+    assert "no other run that writes to" in ran.err
