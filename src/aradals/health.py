@@ -57,14 +57,14 @@ def check_finite(loss: float, weights: set[str], logits: Tensor | None, *, epoch
         learning_rate: of the training, for the message.
     """
     found = {
-        "training loss": not math.isfinite(loss),
-        "weights": bool(weights),
-        "validation logits": logits is not None and not bool(logits.isfinite().all()),
+        "the training loss": not math.isfinite(loss),
+        "the weights": bool(weights),
+        "the validation logits": logits is not None and not bool(logits.isfinite().all()),
     }
-    if any(found.values()):
+    if names := [name for name, bad in found.items() if bad]:
         raise TrainingFailed(
-            f"training diverged in epoch {epoch} (not finite: {', '.join(name for name in found if found[name])}); try "
-            f"a learning rate below {learning_rate:g} (--training.learning_rate)"
+            f"training diverged in epoch {epoch}, when {' and '.join(names)} became NaN or infinite; try a learning "
+            f"rate below {learning_rate:g} (--training.learning_rate)"
         )
 
 
@@ -96,8 +96,8 @@ def check_output_varies(model: nn.Module, batches: Iterable[Batch]) -> None:
                 return
     if first is not None and count > 1:
         raise TrainingFailed(
-            f"the output of the trained model is the same for all of {count} examples (class {int(first.argmax())}, "
-            f"confidence {first.softmax(0).max():.3f}); try a lower learning rate (--training.learning_rate), or "
+            f"the trained model says the same of all {count} examples that it was given: class {int(first.argmax())} "
+            f"with confidence {first.softmax(0).max():.3f}; try a lower learning rate (--training.learning_rate), or "
             "another model"
         )
 

@@ -474,6 +474,16 @@ class TestDoneOnce:
         assert "[seed 0] vanilla: train" not in trainings(lines)
 
 
+def test_scores_that_are_made_again_in_another_time_change_nothing_that_follows(copied: Finished) -> None:
+    shutil.rmtree(copied.folder / "seed-0" / "scores")
+    again, log = run_logged(copied.config, copied.folder)
+    assert sum("examples by" in line for line in log) == 3
+    for name in ("vanilla", "ada_ls", "ar_adals", "pair"):
+        assert f"[seed 0] {name}: evaluate: done before, inputs unchanged" in log
+    assert trainings(log) == []
+    assert again["rows"] == copied.results["rows"]
+
+
 def test_with_two_seeds_nothing_is_said_of_the_spread_over_seeds(data: str, tmp_path: Path) -> None:
     methods = {"vanilla": VANILLA, "label_smoothing": METHODS["label_smoothing"]}
     results = run_study(small_config(data, methods, seeds=[0, 1]), tmp_path, name="test", log=lambda line: None)

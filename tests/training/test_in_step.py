@@ -12,6 +12,7 @@ from training_tools import assert_same, digits, dying, small_cnn, weights
 
 from aradals.config import MethodConfig, TrainingConfig
 from aradals.ensemble import Ensemble
+from aradals.errors import TrainingFailed
 from aradals.training import TrainedModel, fit_classifier, member_seed
 from aradals.training.fit import member_batches
 from aradals.update_rules import UpdateRule
@@ -106,3 +107,13 @@ def test_a_last_batch_that_is_not_full_is_left_out_for_all() -> None:
     assert [len(batch) for batch in batches] == [10, 10]
     [batch], _ = member_batches(3, 5, seed=0, epoch=0, num_members=2)
     assert len(batch) == 6
+
+
+def test_a_member_that_has_died_is_noticed_beside_one_that_lives() -> None:
+    models = [small_cnn(SEED, member) for member in (0, 1)]
+    last = models[1].get_submodule("linear")
+    last.weight.requires_grad_(False).zero_()  # type: ignore[operator]
+    with pytest.raises(TrainingFailed, match="the trained model says the same of all 170 examples"):
+        fit_classifier(
+            Ensemble(models), TRAIN, VALIDATION, method=MethodConfig(), training=TRAINING, seed=SEED, device="cpu"
+        )

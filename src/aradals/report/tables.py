@@ -106,7 +106,7 @@ class TableBlock:
 
 @dataclass(frozen=True)
 class TerminalTables:
-    """Blocks of the same columns, as rich prints them.
+    """Blocks of the same columns, as rich prints them; nothing without any.
 
     Intervals stand beside their values where the terminal is wide enough, else below them; if even that is too wide,
     the names in the first column wrap.
@@ -120,6 +120,8 @@ class TerminalTables:
         """Rich's protocol."""
         from rich.text import Text
 
+        if not self.blocks:
+            return
         # Text objects throughout: names are other people's, and may look like markup or steer the terminal.
         blocks = list(map(_printable_block, self.blocks))
         yield Text(printable(self.title), style="bold")

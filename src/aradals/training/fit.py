@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 
 from aradals.adaptive_smoothing import AdaptiveSmoothing
@@ -24,6 +25,7 @@ from aradals.config import MethodConfig, TrainingConfig
 from aradals.data import AUGMENTATIONS, Examples, as_batch
 from aradals.errors import InputError
 from aradals.health import check_output_varies, check_trainable
+from aradals.inference import try_model
 from aradals.objectives import choose_objective
 from aradals.training.module import AdaptiveClassifier, by_id, epoch_seed, member_seed
 from aradals.training.self_scoring import SelfScoring
@@ -105,6 +107,8 @@ def fit_classifier(
         OutputError: the state cannot be written; the one before stays.
     """
     check_trainable(model, train.labels)
+    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+        try_model(model, train.__getitems__([0, 1])[1])  # lazy layers take their shapes from the first input
     scores_itself = method.score_every is not None
     if method.num_subsets > 1 and not scores_itself and (train_subsets is None or validation_subsets is None):
         raise InputError(
