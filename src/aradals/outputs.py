@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from aradals.errors import InputError
-from aradals.files import check_target
+from aradals.files import atomic_path, check_target, set_aside
 from aradals.stages import locked
 
 _HTML_HEAD = 2000
 
 
+_MARK = ".aradals"
+
+
 @contextmanager
 def output_folder(
-    folder: Path, names: Sequence[str] = (), *, inputs: Iterable[Path] = (), overwrite: bool = False
+    folder: Path,
+    names: Sequence[str] = (),
+    *,
+    inputs: Iterable[Path] = (),
+    overwrite: bool = False,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Iterator[None]:
     """Hold a folder for writing: the block is its only writer.
+
+    In a folder where an earlier block has ended, a file of one of the names that cannot be read as ours was damaged: it
+    is renamed, and the log says so.
 
     Args:
         folder: made where it does not exist.
         names: files that the block will write there.
         inputs: files and folders that are read.
         overwrite: replace files of these names that are not ours.
+        log: told which files were renamed.
 
     Raises:
         InputError: the folder or one of the files is an input, or somebody else's; another run is writing there.
@@ -36,9 +48,18 @@ def output_folder(
     _refuse_inputs(folder, inputs)
     for name in names:
         _refuse_inputs(folder / name, inputs)
-        _refuse_foreign(folder / name, ("results", "report", "table"), overwrite)
+    kinds = ("results", "report", "table")
+    if not (folder / _MARK).exists():
+        for name in names:
+            _refuse_foreign(folder / name, kinds, overwrite)
     with locked(folder):
+        for name in names:
+            check_target(folder / name)
+            if (folder / name).exists() and (describe_file(folder / name) or {}).get("kind") not in kinds:
+                log(f"{name} was changed or damaged, and is kept in {set_aside(folder / name, 'changed').name}")
         yield
+        with atomic_path(folder / _MARK) as temporary:
+            temporary.write_bytes(b"Files in this folder are written and replaced by ar-adals.\n")
 
 
 @contextmanager

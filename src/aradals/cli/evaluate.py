@@ -26,6 +26,7 @@ from aradals.cli.common import (
     names,
     numbers,
     prediction_stage,
+    print_log,
     refuse_beside_predictions,
     refuse_training_examples,
 )
@@ -89,7 +90,7 @@ def run(output: Path, overwrite: bool, **arguments: Any) -> None:
         *(arguments[name] for name in ("model", "checkpoint", "predictions", "scores", "corrupted", "ood")),
         *arguments["calibrator"],
     )
-    with output_folder(output, ["results.json", "report.html"], inputs=read, overwrite=overwrite):
+    with output_folder(output, ["results.json", "report.html"], inputs=read, overwrite=overwrite, log=print_log):
         _evaluate(output=output, **arguments)
 
 

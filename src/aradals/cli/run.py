@@ -43,7 +43,8 @@ def run(output: Path, device: str, overwrite: bool, json: bool, **study: Any) ->
     from aradals.study import OUTPUTS, files_of, run_study
 
     config = StudyConfig(**study)
-    with output_folder(output, [*OUTPUTS, "report.html"], inputs=files_of(config), overwrite=overwrite):
+    names = [*OUTPUTS, "report.html"]
+    with output_folder(output, names, inputs=files_of(config), overwrite=overwrite, log=print_log):
         results = run_study(config, output, name=output.name, device=device, log=print_log, overwrite=overwrite)
         if results["kind"] == "study":
             studies = {output: results}

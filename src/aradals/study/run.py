@@ -77,7 +77,7 @@ def run_study(
         OutputError: something cannot be written.
     """
     check_config(config)
-    with output_folder(output, OUTPUTS, inputs=files_of(config), overwrite=overwrite):
+    with output_folder(output, OUTPUTS, inputs=files_of(config), overwrite=overwrite, log=log):
         return _run_all(config, output, name, device, log)
 
 
