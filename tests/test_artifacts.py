@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 import torch
 
@@ -22,6 +23,7 @@ from aradals.artifacts import (
     save_json,
     save_predictions,
     save_scores,
+    save_table,
     settings_digest,
 )
 from aradals.data import Examples
@@ -164,3 +166,16 @@ def test_hashes_survive_as_text() -> None:
 def test_digest_of_settings_ignores_key_order_but_not_values() -> None:
     assert settings_digest({"a": 1, "b": [2]}) == settings_digest({"b": [2], "a": 1})
     assert settings_digest({"a": 1}) != settings_digest({"a": 2})
+
+
+def test_text_of_a_csv_is_no_formula(tmp_path: Path) -> None:
+    rows = [
+        {"method": "=HYPERLINK(1)", "@title": 1, "value": -1.5, "count": -3, "none": None},
+        {"method": "vanilla", "@title": 2, "value": math.nan, "count": None, "none": None},
+    ]
+    save_table(tmp_path / "table", rows)
+    lines = (tmp_path / "table.csv").read_text().splitlines()
+    assert lines[0] == '"method","\'@title","value","count","none"'
+    assert lines[1] == '"\'=HYPERLINK(1)",1,-1.5,-3,'
+    assert lines[2] == '"vanilla",2,nan,,'
+    assert parquet.read_table(tmp_path / "table.parquet")["method"].to_pylist() == ["=HYPERLINK(1)", "vanilla"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from torch import nn
 
 from aradals.cli.main import main as aradals
 from aradals.data import Examples, load_data, make_splits
-from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
+from aradals.models import build_model, load_checkpoint, read_description
 
 RECIPES = Path(__file__).parent / "networks"
 
@@ -49,10 +48,9 @@ def train(network: Network, data: str, folder: Path) -> nn.Module:
     recipe, output = RECIPES / f"{network.recipe}.yaml", folder / network.recipe
     aradals(["train", str(recipe), "--method", network.method, "--data", data, "--output", str(output)])
     path = output / network.method / "train" / "model.safetensors"
-    description = json.loads(read_checkpoint_metadata(path)["aradals"])
-    model = build_model(
-        description["model"], num_classes=description["num_classes"], in_channels=3, **description["model_args"]
-    )
+    description = read_description(path)
+    spec = yaml.safe_load((RECIPES / f"{network.recipe}.yaml").read_text())["model"]
+    model = build_model(spec, num_classes=description.num_classes, in_channels=3, **description.arguments({}))
     load_checkpoint(model, path)
     return model.eval()
 

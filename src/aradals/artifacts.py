@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import platform
-import zipfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,8 +17,10 @@ import torch
 
 from aradals.calibration import CALIBRATORS, Calibrator
 from aradals.data import Examples
+from aradals.data.formats import NPZ_ERRORS, check_npz
+from aradals.data.tables import read_columns
 from aradals.errors import InputError, MissingExtraError
-from aradals.files import atomic_path
+from aradals.files import atomic_path, csv_text
 from aradals.inference import Predictions, check_labels, check_logits
 from aradals.robustness import ScoreTable
 
@@ -147,16 +148,23 @@ def load_scores(path: Path) -> tuple[ScoreTable, dict[str, str]]:
     Raises:
         InputError: the file is missing, not parquet, or lacks a column.
     """
-    columns, metadata = _read_parquet(
-        path, ["id", "predicted", "score", "norm", "success", "num_forward", "num_backward"]
-    )
+    kinds = {"id": "iu", "predicted": "iu", "score": "f", "norm": "f", "success": "b"}
+    kinds |= {"num_forward": "iu", "num_backward": "iu"}
+    columns, metadata = _read_parquet(path, list(kinds))
+    for name, kind in kinds.items():
+        if columns[name].dtype.kind not in kind or columns[name].ndim != 1:
+            raise InputError(
+                expected=f"a column {name!r} of {'numbers' if kind != 'b' else 'booleans'} in every row of {path}",
+                got=f"{columns[name].dtype} of shape {columns[name].shape}",
+                hint="a file written by `aradals score`",
+            )
     return (
         ScoreTable(
             ids=torch.from_numpy(columns["id"].astype(np.int64)),
             predicted=torch.from_numpy(columns["predicted"].astype(np.int64)),
             score=torch.from_numpy(columns["score"].astype(np.float64)),
             norm=torch.from_numpy(columns["norm"].astype(np.float64)).nan_to_num(math.inf, math.inf),
-            success=torch.from_numpy(columns["success"].astype(bool)),
+            success=torch.from_numpy(columns["success"]),
             num_forward=torch.from_numpy(columns["num_forward"].astype(np.int64)),
             num_backward=torch.from_numpy(columns["num_backward"].astype(np.int64)),
             attack=metadata.get("attack", "unknown"),
@@ -179,7 +187,19 @@ def save_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     table = pa.table({name: [row.get(name) for row in rows] for name in names})
     _write_parquet(path.with_name(f"{path.name}.parquet"), "table", dict(zip(names, table.columns, strict=True)), {})
     with atomic_path(path.with_name(f"{path.name}.csv")) as temporary:
-        csv.write_csv(table, temporary)
+        csv.write_csv(_as_csv(table), temporary)
+
+
+def _as_csv(table: Any) -> Any:
+    """An Arrow table with its text, also that of the titles, as `csv_text` has it."""
+    pa, _ = _pyarrow()
+
+    def written(column: Any) -> Any:
+        if not pa.types.is_string(column.type):
+            return column
+        return pa.array([None if value is None else csv_text(value) for value in column.to_pylist()], pa.string())
+
+    return pa.Table.from_arrays(list(map(written, table.columns)), names=list(map(csv_text, table.column_names)))
 
 
 def save_predictions(path: Path, predictions: Predictions, provenance: Mapping[str, str]) -> None:
@@ -205,9 +225,12 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
     """
     if path.suffix == ".npz":
         try:
+            check_npz(path)
             with np.load(path, allow_pickle=False) as arrays:
                 columns = {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except InputError:
+            raise
+        except NPZ_ERRORS as error:
             got = "another kind of file, or pickled objects" if path.exists() else "no such file"
             raise InputError(expected=f"a readable .npz file of arrays {path}", got=got, hint="numpy.savez") from error
         metadata: dict[str, str] = {}
@@ -215,10 +238,10 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
         columns, metadata = _read_parquet(path, None)
     columns = {{"labels": "label", "ids": "id"}.get(name, name): values for name, values in columns.items()}
     for name in ("label", "logits"):
-        if name not in columns:
+        if name not in columns or not columns[name].ndim:
             raise InputError(
                 expected=f"a column {name!r} in {path}",
-                got=f"columns {', '.join(map(repr, columns))}",
+                got=f"columns {', '.join(map(repr, columns))}" if name not in columns else "a single value",
                 hint="columns label, logits and, where rows were left out, id",
             )
     stacked = columns["logits"]
@@ -234,17 +257,27 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
     if len(ids.unique()) < len(ids):
         raise InputError(expected=f"every id once in {path}", got="some of them again", hint="one row per example")
     if stacked.dtype == object:
-        lengths = {len(row) for row in stacked}
-        if len(lengths) != 1:
+        lengths = {len(row) if isinstance(row, np.ndarray) else 0 for row in stacked}
+        if len(lengths) != 1 or 0 in lengths:
             raise InputError(
                 expected="logits of one length",
                 got=f"lengths {sorted(lengths)}",
                 hint="one row of K logits each",
             )
         stacked = np.stack(list(stacked))
+    if stacked.dtype.kind not in "fiu" or stacked.dtype.itemsize > 8:
+        raise InputError(expected=f"logits in {path} as numbers", got=str(stacked.dtype), hint="float32")
     logits = check_logits(torch.from_numpy(np.array(stacked)), len(labels))
     check_labels(labels, logits.shape[1])
-    scores = torch.from_numpy(columns["score"].astype(np.float64)) if "score" in columns else None
+    scores = None
+    if "score" in columns:
+        if columns["score"].dtype.kind not in "fiu" or columns["score"].shape != (len(labels),):
+            raise InputError(
+                expected=f"one number in the column 'score' for each of {len(labels)} rows in {path}",
+                got=f"{columns['score'].dtype} of shape {columns['score'].shape}",
+                hint="leaving the column out",
+            )
+        scores = torch.from_numpy(columns["score"].astype(np.float64))
     return Predictions(ids, logits, labels, scores), metadata
 
 
@@ -274,14 +307,14 @@ def load_calibrator(path: Path) -> tuple[Calibrator, np.ndarray]:
         InputError: the file is missing, or not one that `save_calibrator` has written.
     """
     content = load_sealed(path, required=False)
-    method = content.get("method")
-    if method not in CALIBRATORS or "fitted_on" not in content:
+    method, fitted_on = content.get("method"), content.get("fitted_on")
+    if not isinstance(method, str) or method not in CALIBRATORS or not isinstance(fitted_on, dict):
         raise InputError(
-            expected=f"a calibrator in {path} ({', '.join(CALIBRATORS)})",
-            got=f"method {method!r}",
+            expected=f"a calibrator in {path} ({', '.join(CALIBRATORS)}), and what it was fitted on",
+            got=f"method {method!r:.80}",
             hint="a file written by `aradals calibrate`",
         )
-    return CALIBRATORS[method].from_dict(content), decode_hashes(content["fitted_on"]["example_hashes"])
+    return CALIBRATORS[method].from_dict(content), decode_hashes(fitted_on.get("example_hashes"), path)
 
 
 def _write_parquet(path: Path, kind: str, columns: Mapping[str, object], metadata: Mapping[str, str]) -> None:
@@ -310,9 +343,9 @@ def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.
     """
     pa, parquet = _pyarrow()
     try:
-        table = parquet.read_table(path, page_checksum_verification=True)
-        metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            table = read_columns(file, path, file.schema_arrow.names)
+    except (OSError, pa.ArrowException) as error:
         raise InputError(
             expected=f"a readable parquet file {path}",
             got=str(error).splitlines()[0] if path.exists() else "no such file",
@@ -326,6 +359,10 @@ def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.
                 hint="a file written by `aradals score`",
             )
     columns = _as_arrays(table)
+    metadata = {
+        key.decode(errors="replace"): value.decode(errors="replace")
+        for key, value in (table.schema.metadata or {}).items()
+    }
     digest = metadata.pop(_SEAL, None)
     if digest is not None and digest != _table_digest(columns, metadata):
         raise InputError(
@@ -342,7 +379,7 @@ def _as_arrays(table: Any) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {}
     for name in table.column_names:
         column = table.column(name).combine_chunks()
-        if pa.types.is_fixed_size_list(column.type):
+        if pa.types.is_fixed_size_list(column.type) and column.type.list_size:
             columns[name] = column.flatten().to_numpy().reshape(-1, column.type.list_size).copy()
         else:
             columns[name] = column.to_numpy(zero_copy_only=False).copy()
@@ -371,6 +408,17 @@ def encode_hashes(hashes: np.ndarray) -> str:
     return base64.b64encode(np.sort(hashes.astype("<u8")).tobytes()).decode()
 
 
-def decode_hashes(text: str) -> np.ndarray:
-    """The inverse of `encode_hashes`."""
-    return np.frombuffer(base64.b64decode(text), dtype="<u8")
+def decode_hashes(text: object, path: Path | None = None) -> np.ndarray:
+    """The inverse of `encode_hashes`; ``path`` is the file that the text is from.
+
+    Raises:
+        InputError: anything that `encode_hashes` has not written.
+    """
+    try:
+        return np.frombuffer(base64.b64decode(text, validate=True), dtype="<u8")  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            expected=f"content hashes of examples, in base64{f', in {path}' if path else ''}",
+            got=f"{text!r:.80}" if isinstance(text, str) else type(text).__name__,
+            hint="the file as `aradals` has written it",
+        ) from error

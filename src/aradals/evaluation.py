@@ -18,6 +18,7 @@ from aradals.calibration import Calibrator
 from aradals.data import Examples, corrupt, corruption_names, list_conditions, load_condition
 from aradals.ensemble import pool_predictions
 from aradals.errors import InputError
+from aradals.files import file_name
 from aradals.inference import Batch, Predictions, predict
 from aradals.metrics import ood_auroc, reliability_diagram, summarise, summarise_by_subset
 from aradals.robustness import score
@@ -61,7 +62,9 @@ def published_batches(examples: Examples, condition: Condition, *, data: str) ->
 
 def prediction_paths(folder: Path, conditions: Sequence[Condition]) -> dict[Condition, Path]:
     """Where in ``folder`` the predictions under each condition lie."""
-    return {condition: folder / f"predictions-{condition[0]}-{condition[1]}.parquet" for condition in conditions}
+    return {
+        (name, severity): folder / f"predictions-{file_name(name)}-{severity}.parquet" for name, severity in conditions
+    }
 
 
 def predict_conditions(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -143,3 +145,45 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+_SAFE_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,98}[a-z0-9_-])?")
+_NUM_DIGITS = 16
+_WITH_DIGEST = re.compile(rf"-[0-9a-f]{{{_NUM_DIGITS}}}$")
+
+
+def file_name(text: str) -> str:
+    """The name of a file or folder for ``text``, which may be anybody's: short, harmless, and of no other text.
+
+    Text that is such a name already stays as it is. All else becomes a readable form with a digest of the text, so that
+    two texts never share a file, also where a file system ignores case or normalises Unicode.
+
+    Returns:
+        Lower-case ASCII letters, digits, ``_``, ``.`` and ``-``: 1 to 100 of them, neither ``.`` nor ``-`` first.
+
+    >>> file_name("gaussian_noise")
+    'gaussian_noise'
+    >>> file_name("uoft-cs/cifar10")
+    'uoft-cs-cifar10-e11c4d3edadc9263'
+    """
+    if _SAFE_NAME.fullmatch(text) and not _WITH_DIGEST.search(text):
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_NUM_DIGITS]
+    ascii_text = unicodedata.normalize("NFKD", text[:1000]).encode("ascii", "ignore").decode().lower()
+    readable = re.sub(r"[^a-z0-9_.]+|\.\.+", "-", ascii_text)[: 99 - _NUM_DIGITS].strip("-.")
+    return f"{readable or 'name'}-{digest}"
+
+
+def csv_text(text: str) -> str:
+    """Text for a cell of a CSV file, with an apostrophe before what a spreadsheet would take for a formula and run.
+
+    Numbers are for the caller to leave alone. Text that is a number stays as it is, too.
+
+    >>> csv_text("=HYPERLINK(0)"), csv_text("vanilla"), csv_text("-1.5")
+    ("'=HYPERLINK(0)", 'vanilla', '-1.5')
+    """
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULAS) and not _NUMBER.fullmatch(text) else text
+
+
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)

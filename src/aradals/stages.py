@@ -118,7 +118,7 @@ def locked(path: Path, *, is_folder: bool = True) -> Iterator[None]:
         is_folder: which of the two.
 
     Raises:
-        InputError: another run holds the lock, or the folder cannot be written to.
+        OutputError: another run holds the lock, or the folder cannot be written to.
     """
     where = path / _LOCK if is_folder else path.with_name(f".{path.name}{_LOCK}")
     ensure_writable(where.parent)
@@ -126,7 +126,7 @@ def locked(path: Path, *, is_folder: bool = True) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise InputError(
+        raise OutputError(
             expected=f"no other run that writes to {path}",
             got="one that is at work there now",
             hint="waiting until it is done, or another --output",

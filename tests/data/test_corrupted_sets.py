@@ -101,7 +101,7 @@ def test_checksums_name_all_corruptions() -> None:
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((19, 8, 8, 3), np.uint8), "20 labels"),
+        (np.zeros((19, 8, 8, 3), np.uint8), r"labels uint8 of shape \(20,\)"),
         (np.zeros((20, 8, 8, 3), np.float32), "got float32"),
         (np.zeros(20, np.uint8), "of shape"),
     ],

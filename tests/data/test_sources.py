@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from aradals.data import list_splits, load_data, overlap
+from aradals.data import list_conditions, list_splits, load_column, load_data, overlap
 from aradals.data.formats import Columns
 from aradals.data.tables import read_parquet
 from aradals.errors import InputError, MissingExtraError
@@ -352,3 +353,75 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     with pytest.raises(MissingExtraError, match=r"needs pyarrow; try: pip install 'ar-adals\[data\]'"):
         load_data(str(path))
+
+
+class TestNumbersOfClasses:
+    """The largest label makes a table of classes; an id among the columns must not."""
+
+    def arrays(self, path: Path, labels: Any, **more: Any) -> str:
+        np.savez(path, inputs=np.zeros((len(labels), 1), np.float32), labels=np.asarray(labels), **more)
+        return str(path)
+
+    @pytest.mark.parametrize("largest", [1001, 2**31, 1_700_000_000, 2**62])
+    def test_an_id_is_no_label(self, tmp_path: Path, largest: int) -> None:
+        spec = self.arrays(tmp_path / "toy.npz", [0, 1, largest])
+        for limit in (None, 1):
+            with pytest.raises(InputError, match=r"with 3 rows: is 'labels' the label column\?; try --label-column"):
+                load_data(spec, limit=limit)
+
+    def test_the_column_is_named(self, tmp_path: Path) -> None:
+        table = pa.table({"image": [png(PIXELS[0])] * 2, "row_id": [5, 10**9]})
+        pq.write_table(table, tmp_path / "toy.parquet")
+        with pytest.raises(InputError, match=r"1,000,000,001 classes .* with 2 rows: is 'row_id' the label column\?"):
+            load_data(str(tmp_path / "toy.parquet"))
+
+    def test_many_classes_with_names_or_rows_are_fine(self, tmp_path: Path) -> None:
+        assert load_data(self.arrays(tmp_path / "a.npz", [0, 999])).num_classes == 1000
+        assert load_data(self.arrays(tmp_path / "b.npz", [*range(1500)] * 2)).num_classes == 1500
+        names = np.array([f"class {number}" for number in range(2000)])
+        assert load_data(self.arrays(tmp_path / "c.npz", [0, 1999], class_names=names)).num_classes == 2000
+
+
+def test_arrays_that_unpack_to_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed(
+        tmp_path / "bomb.npz", inputs=np.zeros((2**22, 1), np.float16), labels=np.zeros(2**22, np.uint8)
+    )
+    assert len(load_data(str(tmp_path / "bomb.npz"), limit=10)) == 10  # small ones do no harm
+    monkeypatch.setattr("aradals.data.formats.MEMORY_LIMIT", 2**22)
+    with pytest.raises(InputError, match=r"unpacks to at most 100 times its size in .*bomb\.npz"):
+        load_data(str(tmp_path / "bomb.npz"))
+
+
+def test_a_header_that_lies_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "lie.npz", "w") as file, file.open("labels.npy", "w") as array:
+        np.lib.format.write_array_header_1_0(array, {"descr": "<i8", "fortran_order": False, "shape": (2**50,)})
+    with pytest.raises(InputError, match=r"lie\.npz"):
+        load_data(str(tmp_path / "lie.npz"), image_column="labels")
+
+
+def test_a_table_that_unpacks_to_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aradals.data.tables.MEMORY_LIMIT", 2**24)
+    image = png(PIXELS[0]) + bytes(2**16)
+    path = tmp_path / "bomb.parquet"
+    pq.write_table(pa.table({"image": [image] * 5000, "label": [0] * 5000}), path, use_dictionary=True)
+    assert path.stat().st_size < 2**18
+    with pytest.raises(InputError, match=r"unpacks to at most 100 times its size in .*bomb\.parquet"):
+        load_data(str(path))
+
+
+def test_long_text_in_a_column_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aradals.data.tables.MEMORY_LIMIT", 2**20)
+    place = ["x" * 10_000] + ["y"] * 999
+    pq.write_table(
+        pa.table({"image": [png(PIXELS[0])] * 1000, "label": [0] * 1000, "place": place}), tmp_path / "a.parquet"
+    )
+    with pytest.raises(InputError, match=r"short text in column place .* 10,000 characters"):
+        load_column(str(tmp_path / "a.parquet"), None, "place")
+
+
+def test_a_column_of_many_corruptions_is_refused(tmp_path: Path) -> None:
+    names = [f"corruption {row}" for row in range(1001)]
+    columns = {"image": [png(PIXELS[0])] * 1001, "label": [0] * 1001, "corruption": names, "severity": [1] * 1001}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="at most 1000 names, got 1,001 of them"):
+        list_conditions(str(tmp_path / "a.parquet"))

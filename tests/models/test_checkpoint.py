@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from aradals.errors import InputError, MissingExtraError
-from aradals.models import ResNet, SmallCNN, load_checkpoint, save_checkpoint
+from aradals.models import (
+    CheckpointDescription,
+    ResNet,
+    SmallCNN,
+    check_fit,
+    load_checkpoint,
+    read_description,
+    save_checkpoint,
+    seal_description,
+)
 
 pytest.importorskip("safetensors")
 
@@ -191,3 +202,129 @@ def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         load_checkpoint(small_cnn(), path)
     with pytest.raises(MissingExtraError, match=r"ar-adals\[train\]"):
         save_checkpoint(small_cnn(), path, {})
+
+
+def described(path: Path, **description: object) -> Path:
+    """A checkpoint of a small network that says this of itself."""
+    save_checkpoint(small_cnn(), path, {"aradals": json.dumps(description)})
+    return path
+
+
+def test_description(tmp_path: Path) -> None:
+    path = described(tmp_path / "a.safetensors", model="small_cnn", model_args={"width": 4}, num_classes=10)
+    description = read_description(path)
+    assert (description.model, description.built_in_model, description.num_classes) == ("small_cnn", "small_cnn", 10)
+    assert description.arguments({}) == {"width": 4}
+    assert description.arguments({"width": 8, "mean": [0.5]}) == {"width": 8, "mean": [0.5]}
+    save_checkpoint(small_cnn(), tmp_path / "b.safetensors", {})
+    assert read_description(tmp_path / "b.safetensors") == CheckpointDescription(tmp_path / "b.safetensors")
+    torch.save(small_cnn().state_dict(), tmp_path / "c.pt")
+    assert read_description(tmp_path / "c.pt").built_in_model is None
+
+
+@pytest.mark.parametrize("model", ["os:system", "model.py:build", "resnet20:x", "", "resnet", " resnet20", "os"])
+def test_a_file_does_not_choose_code(tmp_path: Path, model: str) -> None:
+    description = read_description(described(tmp_path / "evil.safetensors", model=model))
+    with pytest.raises(InputError, match=f"evil.safetensors, got {model!r}, and what a file names is not run"):
+        _ = description.built_in_model
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("path", "/etc/passwd"),
+        ("width", 10**12),
+        ("width", -(10**400)),
+        ("width", 1e300),
+        ("width", {"a": 1}),
+        ("mean", [[0.5]]),
+        ("mean", ["0.5"]),
+        ("mean", [10**9]),
+    ],
+)
+def test_arguments_of_a_file_are_plain_numbers(tmp_path: Path, name: str, value: object) -> None:
+    description = read_description(described(tmp_path / "a.safetensors", model="small_cnn", model_args={name: value}))
+    with pytest.raises(InputError, match=f"got {name}: .*try --model-args"):
+        description.arguments({})
+    assert description.arguments({name: value}) == {name: value}  # what the caller gives is the caller's to judge
+
+
+@pytest.mark.parametrize(
+    ("description", "says"),
+    [
+        ({"model": 3}, "model: text"),
+        ({"model": ["resnet20"]}, "model: text"),
+        ({"model_args": ["width", 3]}, "model_args: keys and values"),
+        ({"num_classes": "10"}, "num_classes: a number"),
+        ({"num_classes": True}, "num_classes: a number"),
+        ({"num_classes": 1e3}, "num_classes: a number"),
+        ({"num_classes": 0}, "num_classes: a number"),
+        ({"num_classes": 10**12}, "num_classes: a number"),
+        ({"class_names": "cat"}, "class_names: a list of text"),
+        ({"class_names": [1, 2]}, "class_names: a list of text"),
+        ({"class_names": [["cat"]]}, "class_names: a list of text"),
+        ({"class_names": ["cat"], "num_classes": 10}, "as many class_names"),
+        ({"fitted_examples": 7}, "fitted_examples: text"),
+    ],
+)
+def test_a_description_of_wrong_kinds_is_refused(tmp_path: Path, description: dict[str, object], says: str) -> None:
+    with pytest.raises(InputError, match=f"expected {says}.*a.safetensors"):
+        read_description(described(tmp_path / "a.safetensors", **description))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "null", "{", "[" * 100_000, "9" * 10_000, '"os:system"'])
+def test_a_description_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    save_checkpoint(small_cnn(), tmp_path / "a.safetensors", {"aradals": text})
+    with pytest.raises(InputError, match=r"keys and values.*a\.safetensors"):
+        read_description(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
+def test_a_fit_is_checked_without_memory_for_the_model(tmp_path: Path, name: str) -> None:
+    if name.endswith(".pt"):
+        torch.save({"state_dict": small_cnn().state_dict()}, tmp_path / name)
+    else:
+        save_checkpoint(small_cnn(), tmp_path / name, {})
+    with torch.device("meta"):
+        fitting, huge = SmallCNN(width=4), SmallCNN(width=1_000_000)  # 270 TB of weights
+    check_fit(fitting, tmp_path / name)
+    with pytest.raises(InputError, match=r"with stage1\.0\.weight of shape"):
+        check_fit(huge, tmp_path / name)
+
+
+def test_a_packed_torch_file_is_refused(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(1_000_000)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for entry in plain.namelist():
+            packed.writestr(entry, plain.read(entry))
+    assert (tmp_path / "bomb.pt").stat().st_size < 20_000
+    with pytest.raises(InputError, match=r"without compression.* bytes that unpack to 4\d{6}"):
+        load_checkpoint(small_cnn(), tmp_path / "bomb.pt")
+
+
+def test_every_flipped_bit_of_a_file_of_ours_is_noticed(tmp_path: Path) -> None:
+    """In the weights, the shapes, and what the file says of itself."""
+    path, model = tmp_path / "model.safetensors", small_cnn()
+    save_checkpoint(model, path, seal_description(model, {"model": "small_cnn", "class_names": ["ant", "bee"]}))
+    load_checkpoint(small_cnn(), path)
+    content = path.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    step = (len(content) - header) // 50
+    for position in (*range(0, header, 7), *range(header, len(content), step)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 7
+        path.write_bytes(damaged)
+        loaded = small_cnn()
+        try:
+            load_checkpoint(loaded, path)
+            description = read_description(path)
+        except InputError:
+            continue
+        # White space, or a name that safetensors does not need.
+        assert all(
+            torch.equal(*pair) for pair in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True)
+        )
+        assert (description.model, description.class_names) == ("small_cnn", ("ant", "bee"))

@@ -155,7 +155,10 @@ def test_small_cnn_trains_on_one_small_image(size: int) -> None:
     assert SmallCNN(in_channels=1)(torch.rand(1, 1, size, size)).isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["resnet21", "resnet2", "resnet30_v2", "wide_resnet27_10", "wide_resnet28_0"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet21", "resnet2", "resnet30_v2", "wide_resnet27_10", "wide_resnet28_0", "resnet6000002", "wide_resnet2002_1"],
+)
 def test_depths_that_do_not_fit_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"expected a (depth|widen)"):
         build_model(name)

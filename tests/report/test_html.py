@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
+import shutil
+import subprocess
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ import pytest
 from synthetic_results import make_audit, make_bins, make_diagnosis, make_row, make_study
 
 from aradals.errors import InputError
+from aradals.files import csv_text
 from aradals.report import write_report
 from aradals.report.figures import draw_reliability, draw_subsets
 from aradals.report.panels import (
@@ -374,3 +379,95 @@ def test_the_audit_is_shown_with_its_intervals(tmp_path: Path) -> None:
         diagnosis | {"audit": failed}, tmp_path
     )
     assert "audit" not in report(diagnosis | {"audit": None}, tmp_path)
+
+
+PAYLOAD = (
+    "<img src=x onerror=alert(1)>\"'` onload=x {{7*7}} {%raw%} ]]> --> </script></style></svg>\x1b]0;x\x07\u202e&amp;"
+)
+STRUCTURE = {"kind", "condition", "metric", "models", "png", "schema"}
+
+
+def poisoned(value: Any, key: str = "") -> Any:
+    """Results with a payload after every text that is a name of something."""
+    if isinstance(value, dict):
+        return {name: poisoned(item, name) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [poisoned(item, key) for item in value]
+    return value if key in STRUCTURE or value == "none" or not isinstance(value, str) else value + PAYLOAD
+
+
+@pytest.mark.parametrize("kind", ["study", "diagnosis"])
+def test_no_text_of_results_becomes_markup(tmp_path: Path, kind: str) -> None:
+    results = make_study() if kind == "study" else make_diagnosis()
+    results["description"] = "of something"
+    results["classes"] = [
+        make_row(0.9, 0.8, 50, ece=0.1) | {"method": "vanilla", "calibrator": "none", "name": "cat", "n": 50}
+    ]
+    picture = {"id": 1, "label": "cat", "predicted": "dog", "confidence": 0.9, "score": 0.1, "png": "AAAA"}
+    results["examples"] = {"least_robust": [picture]}
+    if kind == "study":
+        results["out_of_distribution"] = [{"calibrator": "none", "ood_data": "svhn", "ood_auroc": 0.9, "ood_n": 5}]
+    clean, hostile = Page(report(results, tmp_path)), Page(html := report(poisoned(results), tmp_path))
+    assert set(hostile.tags) == set(clean.tags)
+    assert {name for name, _ in hostile.attributes} == {name for name, _ in clean.attributes}
+    for tag in ("script", "style", "img", "a"):
+        assert hostile.tags.count(tag) == clean.tags.count(tag)
+    assert [value for name, value in hostile.attributes if name in ("href", "src", "style")] == [
+        value for name, value in clean.attributes if name in ("href", "src", "style")
+    ]
+    assert "alert(1)" in html
+    assert "49" not in re.findall(r"\{\{7\*7\}\}|49 \{%raw", html)
+    assert not re.search("[\x1b\x07\u202e]", html)
+
+
+@pytest.mark.parametrize("png", ['AAAA" onerror=x', "data:text/html,x", "A A", "<svg>", "AAA=A"])
+def test_a_picture_is_base64(tmp_path: Path, png: str) -> None:
+    picture = {"id": 1, "label": "cat", "predicted": "dog", "confidence": 0.9, "score": 0.1, "png": png}
+    with pytest.raises(ValueError, match="picture of example 1"):
+        report(make_study(**SMALL) | {"examples": {"least_robust": [picture]}}, tmp_path)
+
+
+@pytest.mark.parametrize("subset", [10**12, -1, "0", 1.5, [0]])
+def test_a_subset_is_a_number_of_one(tmp_path: Path, subset: object) -> None:
+    results = make_study(**SMALL)
+    results["rows"][1]["subset"] = subset
+    with pytest.raises(InputError, match="subsets are numbered from 0"):
+        report(results, tmp_path)
+
+
+def test_values_are_no_formulas_for_spreadsheets(tmp_path: Path) -> None:
+    methods = {"=HYPERLINK(0)": 1.0, "@SUM(1)": 0.5, "-1+cmd|x": 0.2}
+    html = report(make_study(methods=methods, calibrators=("none",), shifts=()), tmp_path)
+    texts = [row for block in re.findall(r'<pre class="csv" hidden>(.*?)</pre>', html, re.DOTALL)
+             for row in csv.reader(io.StringIO(unescape(block)))]  # fmt: skip
+    cells = {cell for row in texts for cell in row}
+    assert {"'=HYPERLINK(0)", "'@SUM(1)", "'-1+cmd|x"} <= cells
+    assert all(re.fullmatch(r"-?[\d.e+-]+", cell) for cell in cells if cell.startswith(tuple("=+-@")))
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_downloaded_tables_are_no_formulas_either() -> None:
+    source = (Path(__file__).parents[2] / "src/aradals/report/templates/report.js").read_text(encoding="utf-8")
+    safe = source[source.index("const safe =") : source.index("const quote =")]
+    given = [
+        "=1",
+        "+cmd",
+        "-1",
+        "+1.5",
+        "-1e-5",
+        "@x",
+        "\tx",
+        " =1",
+        "-1 +HYPERLINK(1)",
+        "vanilla",
+        "–",
+        "",
+        "-",
+        "1-2",
+    ]
+    expected = ["'=1", "'+cmd", "-1", "+1.5", "-1e-5", "'@x", "'\tx", "' =1", "'-1 +HYPERLINK(1)", "vanilla", "–", "",
+                "'-", "1-2"]  # fmt: skip
+    program = f"{safe}; console.log(JSON.stringify({json.dumps(given)}.map(safe)))"
+    ran = subprocess.run(["node", "-e", program], capture_output=True, text=True, check=True)
+    assert json.loads(ran.stdout) == expected
+    assert list(map(csv_text, given)) == expected

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -111,6 +112,35 @@ def test_long_names_wrap() -> None:
 def test_names_are_not_markup() -> None:
     study = make_study(methods={"[red]bold": 1.0}, calibrators=("none",), shifts=())
     assert "[red]bold" in printed(study_table(study), 100)
+
+
+HOSTILE = (
+    "[red]bold",
+    "[link=https://example.org]here[/link]",
+    "\x1b]0;title\x07",
+    "\x1b[2J\x1b[31mred",
+    "\x9b31m",
+    "over\rwritten",
+    "two\nlines",
+    "\u202egnp.exe",
+    "back\x08\x08\x08space",
+    "a \u2066isolate",
+    "\x00",
+)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_do_not_steer_the_terminal(name: str) -> None:
+    study = make_study(methods={name: 1.0, "vanilla": 0.5}, calibrators=("none",), shifts=((name, 3),))
+    study |= {"name": name, "comparisons": make_comparisons(study)}
+    study["data"]["name"] = name
+    diagnosis = make_diagnosis() | {"model": name, "data": name, "split": name}
+    for table in (study_table(study), comparison_table(study), diagnosis_table(diagnosis)):
+        output = io.StringIO()
+        Console(file=output, width=100, force_terminal=True, color_system=None).print(table)
+        written = re.sub(r"\x1b\[[0-9;]*m", "", output.getvalue())  # rich's own bold and dim
+        assert all(character.isprintable() or character == "\n" for character in written)
+        assert "31m" not in written or "\\x" in written
 
 
 def test_a_study_of_many_methods_fits_the_terminal() -> None:

@@ -15,13 +15,14 @@ import pytest
 import torch
 from small_study import ADAPTIVE, VANILLA, save_digits, seed_run, small_config, trainings
 
-from aradals.artifacts import load_json
+from aradals.artifacts import load_sealed
 from aradals.config import EnsembleConfig, MethodConfig, StudyConfig
 from aradals.errors import OutputError, TrainingFailed
+from aradals.files import file_name
 from aradals.report import comparison_table, study_headlines, study_table, write_report
 from aradals.report.summary import describe_failed, indexed
 from aradals.report.tables import failed_rows
-from aradals.study import folder_name, run_study, train_one
+from aradals.study import run_study, train_one
 
 OBJECTIVES = '''
 import torch
@@ -170,7 +171,7 @@ class TestOneDivergesAndOneCollapses:
         assert expected["failed"] == []
         assert without_seconds(results["scoring"]) == without_seconds(expected["scoring"])
         assert [cost["method"] for cost in results["costs"]] == [cost["method"] for cost in expected["costs"]]
-        assert load_json(folder / "out" / "results.json").items() >= json.loads(json.dumps(results)).items()
+        assert load_sealed(folder / "out" / "results.json") == json.loads(json.dumps(results))
         assert len(parquet.read_table(folder / "out" / "table.parquet")) == len(results["rows"])
 
     def test_reports(self, finished: tuple[dict[str, Any], list[str]], tmp_path: Path) -> None:
@@ -289,7 +290,7 @@ def test_one_of_two_data_sets_on_which_all_fail(folder: Path, tmp_path: Path) ->
     assert [run["method"] for run in bad["failed"]] == ["vanilla"]
     assert good["rows"]
     assert len(parquet.read_table(tmp_path / "out" / "table.parquet")) == len(good["rows"])
-    assert {path.parent.name for path in tmp_path.rglob("results.json")} == {"out", folder_name(str(ten))}
+    assert {path.parent.name for path in tmp_path.rglob("results.json")} == {"out", file_name(str(ten))}
     assert describe_failed(bad, good).startswith("1 of 1 runs failed on three.npz: vanilla, seed 0 (training diverged")
 
 

@@ -22,9 +22,10 @@ from aradals import InputError
 from aradals.artifacts import decode_hashes, load_calibrator, load_json, load_predictions, load_scores, load_sealed
 from aradals.config import EnsembleConfig, EvaluationConfig, MethodConfig, StudyConfig, TrainingConfig
 from aradals.data import Examples, overlap
+from aradals.files import file_name
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
 from aradals.robustness import score
-from aradals.study import folder_name, run_study, train_one
+from aradals.study import run_study, train_one
 from aradals.study.arrays import RunArrays
 from aradals.study.run import study_stability
 from aradals.update_rules import UpdateRule
@@ -505,7 +506,7 @@ class TestSeveralDataSets:
         assert [study["data"]["name"] for study in together["studies"]] == [data, other]
         assert [study["data"]["splits"]["test"] for study in together["studies"]] == [100, 60]
         for study in together["studies"]:
-            own = load_json(out / folder_name(study["data"]["name"]) / "results.json")
+            own = load_json(out / file_name(study["data"]["name"]) / "results.json")
             assert own["rows"] == study["rows"]
         table = parquet.read_table(out / "table.parquet").to_pylist()
         assert len(table) == sum(len(study["rows"]) for study in together["studies"])
@@ -526,13 +527,6 @@ class TestSeveralDataSets:
         with pytest.raises(InputError, match="sizes that fit the 90 examples"):
             run_study(small_config([data, small], {"vanilla": VANILLA}), tmp_path / "out", name="test")
         assert not list((tmp_path / "out").iterdir())
-
-    @pytest.mark.parametrize(
-        ("spec", "folder"),
-        [("uoft-cs/cifar10", "uoft-cs-cifar10"), ("digits", "digits"), ("../a b.npz", "a-b.npz"), ("/", "data")],
-    )
-    def test_folder_names(self, spec: str, folder: str) -> None:
-        assert folder_name(spec) == folder
 
 
 def test_without_robustness_nothing_is_scored_for_training(study: Finished, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, Self
@@ -180,4 +180,4 @@ def bad_state(fields: Mapping[str, Any], method: str, expected: str) -> InputErr
 def _is_numeric(value: object, num_dims: int) -> bool:
     if num_dims:
         return isinstance(value, list) and len(value) > 0 and all(_is_numeric(item, num_dims - 1) for item in value)
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -12,6 +12,12 @@ from torch import Tensor
 from aradals.calibration.base import LogitMap, bad_state, check_examples, check_num_classes, read_state
 from aradals.errors import InputError, MissingExtraError
 
+MAX_PADDED = 50_000_000
+"""Numbers of the padded table of a saved state up to which its rows may be of any lengths."""
+
+MAX_PADDING = 20
+"""Beyond that, how many times as many numbers the padded table may have as the state itself."""
+
 
 class OneVersusRest(LogitMap):
     r"""Map every class's probability by a function of its own, and normalise (Zadrozny and Elkan 2002, section 5).
@@ -84,7 +90,10 @@ class OneVersusRest(LogitMap):
         same_lengths = [len(row) for row in knots] == [len(row) for row in values]
         rising = all((row.diff() >= 0).all() for row in knots)
         in_range = all(((row >= 0) & (row <= 1)).all() for row in values)
-        if num_examples < 1 or len(knots) < 2 or not (same_lengths and rising and in_range):
+        lengths = [len(row) for row in knots]
+        # Rows are padded to the longest: one long row among very many would fill the memory.
+        fits = max(lengths) * len(lengths) <= max(MAX_PADDED, MAX_PADDING * sum(lengths))
+        if not 1 <= num_examples < 2**53 or len(knots) < 2 or not (same_lengths and rising and in_range and fits):
             raise bad_state(
                 fields, cls.method, "num_examples >= 1; for every class, rising knots and as many values in [0, 1]"
             )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 import textwrap
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,19 @@ from torch.nn.parameter import is_lazy
 from aradals.artifacts import decode_hashes, save_sealed, settings_digest
 from aradals.attacks import ATTACKS
 from aradals.data import Examples, data_paths, load_data
-from aradals.errors import InputError
+from aradals.errors import InputError, printable
 from aradals.evaluation import Condition, Shift, corrupted_batches, predict_conditions, prediction_paths
 from aradals.inference import check_labels, predict, resolve_device, try_model
 from aradals.leakage import refuse_fitted
-from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
+from aradals.models import (
+    CheckpointDescription,
+    build_model,
+    check_fit,
+    is_built_in,
+    load_checkpoint,
+    read_description,
+    weights_digest,
+)
 from aradals.report import (
     comparison_table,
     diagnosis_headlines,
@@ -70,13 +77,13 @@ def load_classifier(
     """Build the model, load its weights, and try it on one example and on a whole batch.
 
     Raises:
-        InputError: no such model, a checkpoint that is missing, corrupt or does not fit, outputs that are not logits,
-            labels out of range.
+        InputError: no such model, one that only the checkpoint names and that is not built in, a checkpoint that is
+            missing, corrupt or does not fit, outputs that are not logits, labels out of range.
     """
     target = resolve_device(device)
-    metadata = read_checkpoint_metadata(checkpoint) if checkpoint is not None else {}
-    description = json.loads(metadata.get("aradals", "{}"))
-    spec = model or description.get("model")
+    description = CheckpointDescription() if checkpoint is None else read_description(checkpoint)
+    fitted_examples = decode_hashes(description.fitted_examples, checkpoint)
+    spec = model or description.built_in_model
     if spec is None:
         raise InputError(
             expected="--model (the checkpoint does not say how to build it)",
@@ -85,13 +92,16 @@ def load_classifier(
         )
     shape = examples.input_shape
     arguments = {
-        "num_classes": description.get("num_classes", examples.num_classes),
+        "num_classes": description.num_classes or examples.num_classes,
         "in_channels": shape[0] if len(shape) == 3 else None,
-        **(description.get("model_args", {}) if spec == description.get("model") else {}),
-        **model_args,
+        **(description.arguments(model_args) if spec == description.model else model_args),
     }
+    build = partial(build_model, spec, **arguments)
+    if checkpoint is not None and is_built_in(spec):
+        with torch.device("meta"):  # takes no memory, however large the sizes that the file names
+            check_fit(build(), checkpoint)
     with redirect_stdout(sys.stderr):  # stdout is for results, and other people's code likes to print
-        network = build_model(spec, **arguments)
+        network = build()
     batch = next(iter(examples.batches()))
     inputs = batch[1]
     if any(map(is_lazy, network.parameters())):
@@ -104,8 +114,7 @@ def load_classifier(
         try_model(network, inputs[:1])
     except InputError:
         network = NeverAlone(network)
-    class_names = tuple(description.get("class_names", ()))
-    _check_numbering(class_names, examples)
+    _check_numbering(description.class_names, examples)
     if checkpoint is None and ":" not in spec:
         print_log(f"warning: {spec} without --checkpoint is untrained, its weights are random")
     return Classifier(
@@ -114,8 +123,8 @@ def load_classifier(
         checkpoint=str(checkpoint) if checkpoint else "none",
         digest=_digest(network, spec, arguments),
         probe=predict(network, [batch]).logits[:_NUM_PROBED],
-        fitted_examples=decode_hashes(description.get("fitted_examples", "")),
-        class_names=class_names,
+        fitted_examples=fitted_examples,
+        class_names=description.class_names,
     )
 
 
@@ -126,11 +135,12 @@ def refuse_training_examples(classifier: Classifier, examples: Examples) -> None
 
 def _check_numbering(class_names: tuple[str, ...], examples: Examples) -> None:
     """Refuse data that gives a class of the model another number, as a folder does that lacks one of its classes."""
+    known = {name: number for number, name in reversed(list(enumerate(class_names)))}
     for number, name in enumerate(examples.class_names):
-        if name in class_names and class_names.index(name) != number:
+        if known.get(name, number) != number:
             raise InputError(
                 expected=f"the classes of {examples.name} numbered as the model numbers them",
-                got=f"{name!r} as class {number} rather than {class_names.index(name)}",
+                got=f"{name!r} as class {number} rather than {known[name]}",
                 hint="data with all classes of the model, in the same order",
             )
 
@@ -154,12 +164,7 @@ class NeverAlone(nn.Module):
 def _digest(model: nn.Module, spec: str, arguments: dict[str, Any]) -> str:
     """Hash the weights of a model, its code and its settings: the same on every machine."""
     settings = {"model": spec, "arguments": arguments, "code": code_digest(spec)}
-    digest = hashlib.sha256(settings_digest(settings).encode())
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized:
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return settings_digest([settings, weights_digest(model.state_dict())])
 
 
 def add_model_arguments(parser: ArgumentParser) -> None:
@@ -169,7 +174,7 @@ def add_model_arguments(parser: ArgumentParser) -> None:
         type=str | None,
         default=None,
         help="built-in name (resnet20, small_cnn, ...), file.py:callable or package.module:callable that returns an "
-        "nn.Module from inputs in [0, 1] to logits; not needed where the checkpoint says",
+        "nn.Module from inputs in [0, 1] to logits; not needed where the checkpoint names a built-in model",
     )
     parser.add_argument(
         "--checkpoint", type=Path | None, default=None, help=".safetensors, or a torch file of weights alone"
@@ -323,7 +328,7 @@ class Source:
 
 def print_log(line: str) -> None:
     """Progress goes to stderr, results to stdout."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def prediction_stage(
@@ -385,5 +390,5 @@ def finish(results: dict[str, Any], output: Path, file: str, json: bool) -> None
     if results.get("comparisons"):
         console.print(comparison_table(results))
     for line in diagnosis_headlines(results) if is_diagnosis else study_headlines(results):
-        print(textwrap.fill(line, console.width, initial_indent="- ", subsequent_indent="  "))
+        print(textwrap.fill(printable(line), console.width, initial_indent="- ", subsequent_indent="  "))
     print(f"report: {output / 'report.html'}\nresults: {output / file}")

@@ -136,7 +136,7 @@ def _evaluate(
     if predictions is not None:
         stored, metadata = load_predictions(predictions)
         name, data = predictions.stem, metadata.get("data", predictions.stem)
-        evaluated_hashes = decode_hashes(metadata.get("example_hashes", ""))
+        evaluated_hashes = decode_hashes(metadata.get("example_hashes", ""), predictions)
         for each, (_, hashes) in loaded.items():
             refuse_fitted_hashes(hashes, evaluated_hashes, what=f"the calibrator {each}", where=data)
         subsets = None if scores is None else subsets_of(scores, stored.ids, num_subsets)

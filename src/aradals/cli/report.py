@@ -33,6 +33,7 @@ def run(folder: Path, output: Path | None, overwrite: bool) -> None:
     """Write the report."""
     from aradals.artifacts import load_sealed
     from aradals.errors import InputError
+    from aradals.files import file_name
     from aradals.outputs import output_file
     from aradals.report import write_report
 
@@ -44,17 +45,25 @@ def run(folder: Path, output: Path | None, overwrite: bool) -> None:
             hint="the --output folder of aradals run, evaluate or diagnose",
         )
     results = load_sealed(found[0], required=False)
-    targets = [(results, output or folder / "report.html")]
-    if results.get("kind") == "studies":
-        from aradals.study import folder_name
-
-        below = output or folder
-        targets = [
-            (study, below / folder_name(study["data"]["name"]) / "report.html")
-            for study in results["studies"]
-            if study["rows"]  # none where all runs failed
-        ]
-    for content, target in targets:
-        with output_file(target, ".html", "report", inputs=found, overwrite=overwrite):
-            write_report(content, target)
-        print(f"report: {target}")
+    try:
+        targets = [(results, output or folder / "report.html")]
+        if results.get("kind") == "studies":
+            below = output or folder
+            targets = [
+                (study, below / file_name(study["data"]["name"]) / "report.html")
+                for study in results["studies"]
+                if study["rows"]  # none where all runs failed
+            ]
+        for content, target in targets:
+            with output_file(target, ".html", "report", inputs=found, overwrite=overwrite):
+                write_report(content, target)
+            print(f"report: {target}")
+    except InputError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
+        # The file is somebody's, and may hold anything anywhere.
+        raise InputError(
+            expected=f"results in {found[0]} as `aradals run`, `evaluate` or `diagnose` write them",
+            got=f"{type(error).__name__}: {error}",
+            hint="making them again",
+        ) from error

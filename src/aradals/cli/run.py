@@ -37,9 +37,10 @@ def run(output: Path, device: str, overwrite: bool, json: bool, **study: Any) ->
     from aradals.cli.common import finish, print_log
     from aradals.config import StudyConfig
     from aradals.errors import RunsFailed
+    from aradals.files import file_name
     from aradals.outputs import output_folder
     from aradals.report.summary import describe_failed
-    from aradals.study import OUTPUTS, files_of, folder_name, run_study
+    from aradals.study import OUTPUTS, files_of, run_study
 
     config = StudyConfig(**study)
     with output_folder(output, [*OUTPUTS, "report.html"], inputs=files_of(config), overwrite=overwrite):
@@ -47,7 +48,7 @@ def run(output: Path, device: str, overwrite: bool, json: bool, **study: Any) ->
         if results["kind"] == "study":
             studies = {output: results}
         else:
-            studies = {output / folder_name(each["data"]["name"]): each for each in results["studies"]}
+            studies = {output / file_name(each["data"]["name"]): each for each in results["studies"]}
         for folder, each in studies.items():
             if each["rows"]:
                 finish(each, folder, "results.json", json)

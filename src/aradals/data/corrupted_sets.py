@@ -24,6 +24,9 @@ SEVERITIES = range(1, 6)
 _SEVERITY_COLUMNS = ("severity", "corruption_severity")
 _CORRUPTION_COLUMNS = ("corruption", "corruption_name", "corruption_type")
 
+MAX_CORRUPTIONS = 1000
+"""Each is looked up in all rows."""
+
 CHECKSUMS: dict[str, dict[str, str]] = {
     "CIFAR-10-C": {
         "brightness.npy": "0a81ef75e0b523c3383219c330a85d48",
@@ -132,16 +135,17 @@ def _read_array(file: Path, severity: int, checksums: Mapping[str, str], columns
     if digest != checksums.get(file.name):
         raise _damaged(file, checksums[file.name], str(digest))
     try:
-        images = np.load(file, mmap_mode="r")
-        labels = np.load(file.with_name("labels.npy"))
-    except (ValueError, OSError, EOFError) as error:
+        images = np.load(file, mmap_mode="r", allow_pickle=False)
+        labels = np.load(file.with_name("labels.npy"), mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError, MemoryError) as error:
         raise InputError(
             expected=f"an array in {file}", got=str(error), hint="the folder as it was published"
         ) from error
-    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels) or len(labels) % 5:
+    fits = labels.ndim == 1 and labels.dtype.kind in "iu" and images.ndim == 4 and len(images) == len(labels)
+    if not fits or images.dtype != np.uint8 or len(labels) % 5:
         raise InputError(
-            expected=f"five severities of uint8 images (5 N, H, W, C) in {file}, as many as labels",
-            got=f"{images.dtype} of shape {images.shape}, {len(labels)} labels",
+            expected=f"five severities of uint8 images (5 N, H, W, C) in {file}, as many as integer labels",
+            got=f"{images.dtype} of shape {images.shape}, labels {labels.dtype} of shape {labels.shape}",
             hint="the folder as it was published",
         )
     number = len(labels) // 5
@@ -198,7 +202,14 @@ def split_conditions(splits: OpenSplits) -> OpenSplits:
             continue
         corruptions = _first_column(split, _CORRUPTION_COLUMNS)
         corruptions = np.full(len(severities), name) if corruptions is None else corruptions
-        for corruption in sorted(set(corruptions.tolist())):
+        names = sorted(set(corruptions.tolist()))
+        if len(names) > MAX_CORRUPTIONS:
+            raise InputError(
+                expected=f"a column of corruptions with at most {MAX_CORRUPTIONS} names",
+                got=f"{len(names):,} of them, {names[0]!r:.40} and others",
+                hint="another name for a column of something else",
+            )
+        for corruption in names:
             for severity in SEVERITIES:
                 rows = np.flatnonzero((corruptions == corruption) & (severities == severity))
                 if len(rows):
@@ -225,7 +236,7 @@ class SelectedImages(Sequence[EncodedImage]):
 def _read_rows(split: Split, chosen: npt.NDArray[np.int64], columns: Columns) -> Rows:
     rows = split.rows(columns)
     inputs = rows.inputs[chosen] if isinstance(rows.inputs, np.ndarray) else SelectedImages(rows.inputs, chosen)
-    return Rows(inputs, rows.labels[chosen], rows.class_names)
+    return Rows(inputs, rows.labels[chosen], rows.class_names, rows.label_column)
 
 
 def _read_column(split: Split, chosen: npt.NDArray[np.int64], column: str) -> npt.NDArray[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aradals.data.extras import load_extra
-from aradals.data.images import EncodedImage
+from aradals.data.images import MEMORY_LIMIT, EncodedImage
 from aradals.errors import InputError
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -48,11 +49,13 @@ class Rows:
         inputs: uint8 (N, C, H, W) or float32 (N, ...), or N encoded images.
         labels: int64, shape (N,).
         class_names: names of the classes where the source has them.
+        label_column: what the source calls the labels.
     """
 
     inputs: npt.NDArray[np.uint8 | np.float32] | Sequence[EncodedImage]
     labels: npt.NDArray[np.int64]
     class_names: tuple[str, ...] | None = None
+    label_column: str = "labels"
 
 
 @dataclass(frozen=True)
@@ -151,8 +154,9 @@ def _read_npz(path: Path, suffix: str, columns: Columns) -> Rows:
     input_names = [columns.image] if columns.image else [name + suffix for name in ("inputs", "images", "x")]
     label_names = [columns.label] if columns.label else [name + suffix for name in ("labels", "y")]
     with _npz(path) as arrays:
-        inputs = _first_array(arrays, path, input_names, "--image-column")
-        labels = _first_array(arrays, path, label_names, "--label-column")
+        inputs = arrays[_first_name(arrays, path, input_names, "--image-column")]
+        label = _first_name(arrays, path, label_names, "--label-column")
+        labels = arrays[label]
         class_names = tuple(map(str, arrays["class_names"])) if "class_names" in arrays else None
     if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras stores CIFAR
         labels = labels[:, 0]
@@ -162,7 +166,7 @@ def _read_npz(path: Path, suffix: str, columns: Columns) -> Rows:
             got=f"inputs of shape {inputs.shape}, labels of shape {labels.shape} and type {labels.dtype}",
             hint="class indices, shape (N,)",
         )
-    return Rows(_arranged(inputs, path), labels.astype(np.int64), class_names)
+    return Rows(_arranged(inputs, path), labels.astype(np.int64), class_names, label)
 
 
 def _read_npz_column(path: Path, suffix: str, column: str) -> npt.NDArray[Any]:
@@ -197,12 +201,10 @@ def _arranged(inputs: npt.NDArray[Any], path: Path) -> npt.NDArray[np.uint8 | np
     )
 
 
-def _first_array(
-    arrays: Mapping[str, npt.NDArray[Any]], path: Path, names: Sequence[str], option: str
-) -> npt.NDArray[Any]:
+def _first_name(arrays: Mapping[str, npt.NDArray[Any]], path: Path, names: Sequence[str], option: str) -> str:
     for name in names:
         if name in arrays:
-            return arrays[name]
+            return name
     raise InputError(
         expected=f"an array {' or '.join(names)} in {path}",
         got=", ".join(arrays) or "no arrays",
@@ -213,16 +215,52 @@ def _first_array(
 @contextmanager
 def _npz(path: Path) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
     try:
-        with np.load(path) as arrays:
+        check_npz(path)
+        with np.load(path, allow_pickle=False) as arrays:
             yield arrays
     except InputError:
         raise
-    except (ValueError, EOFError, OSError, TypeError, zipfile.BadZipFile) as error:
+    except NPZ_ERRORS as error:
         raise InputError(
             expected=f"an .npz file of numeric arrays in {path}",
             got=str(error) or type(error).__name__,
             hint="numpy.savez(path, inputs=..., labels=...)",
         ) from error
+
+
+MAX_PACKING = 100
+"""How many times its size a large file may unpack to."""
+
+
+NPZ_ERRORS = (ValueError, EOFError, OSError, TypeError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What reading an ``.npz`` raises that is damaged, or that another program has made."""
+
+
+def check_npz(path: Path) -> None:
+    """Refuse an ``.npz`` that would fill the memory: one of more than 2 GiB that takes next to nothing on disk.
+
+    Raises:
+        InputError: it unpacks to more than `MEMORY_LIMIT`, and to more than `MAX_PACKING` times its size.
+        ValueError: something in it is no array, of which numpy would return the bytes.
+        Exception: others of `NPZ_ERRORS` for what is no zip file, or a damaged one.
+    """
+    with zipfile.ZipFile(path) as file:
+        for entry in file.infolist():
+            with file.open(entry) as member:
+                if member.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
+                    raise ValueError(f"{entry.filename!r}, which is no array")
+        unpacked = sum(entry.file_size for entry in file.infolist())
+    if unpacked > max(MEMORY_LIMIT, MAX_PACKING * path.stat().st_size):
+        raise too_packed(path, unpacked)
+
+
+def too_packed(path: Path, unpacked: int) -> InputError:
+    """The error for a file that would fill the memory."""
+    return InputError(
+        expected=f"a file that unpacks to at most {MAX_PACKING} times its size in {path}",
+        got=f"{path.stat().st_size:,} bytes that unpack to {unpacked:,} or more",
+        hint="fewer rows, if the file is yours",
+    )
 
 
 # Folders of images
@@ -239,7 +277,7 @@ def open_image_folder(folder: Path) -> OpenSplits:
     """
     paths = [
         Path(root, file).relative_to(folder)
-        for root, _, files in os.walk(folder, followlinks=True)
+        for root, files in _walk(folder)
         for file in files
         if Path(file).suffix.lower() in IMAGE_SUFFIXES and not file.startswith(".")
     ]
@@ -271,6 +309,21 @@ def open_image_folder(folder: Path) -> OpenSplits:
         )
         for split, members in by_split.items()
     }
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder below ``folder`` with the names of its files; links are followed, which could go on for ever."""
+    seen: dict[str, str] = {}
+    for root, _, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            raise InputError(
+                expected=f"every folder below {folder} once",
+                got=f"{root}, which is {seen[real]} again by a symbolic link",
+                hint="removing the link",
+            )
+        seen[real] = root
+        yield root, files
 
 
 def _read_image_folder(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,37 @@ from torch import Tensor
 from aradals.data.extras import load_extra
 from aradals.errors import InputError
 
-EncodedImage = bytes | str | None
-"""The bytes of an image file, the path of one, or None where an image is missing."""
+
+@dataclass(frozen=True)
+class NamedImage:
+    """An image file that data name, rather than the user: it is opened only where it lies inside ``folders``.
+
+    Attributes:
+        path: as the data have it, absolute or relative to a folder.
+        folders: where it may lie, with symbolic links resolved.
+    """
+
+    path: str
+    folders: tuple[Path, ...]
+
+    def resolved(self) -> Path | None:
+        """The file, with symbolic links resolved; None where it does not lie inside a folder."""
+        paths = [((folder / self.path).resolve(), folder.resolve()) for folder in self.folders]
+        inside = [path for path, folder in paths if path.is_relative_to(folder)]
+        return next((path for path in inside if path.is_file()), inside[0] if inside else None)
+
+
+EncodedImage = bytes | str | NamedImage | None
+"""The bytes of an image file, the path of one that the user named, one that data name, or None where one is missing."""
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes up to which decoded images are kept in memory."""
+
+MAX_PIXELS = 89_478_485
+"""Of one image, the number from which on Pillow warns: a file of kilobytes may hold an image of gigabytes."""
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Of image files. Pillow hands some others to other programs: EPS, a programming language, is run by Ghostscript."""
 
 _SAMPLE = 256
 
@@ -73,8 +100,9 @@ def read_images(
         InputError: an image that cannot be decoded; images of different sizes.
     """
     _, height, width = decode_image(encoded[rows[0]], rows[0], name).shape
-    fits = len(rows) * 3 * height * width <= memory_limit
-    spaced = np.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows))).astype(int)
+    fitting = memory_limit // (3 * height * width)
+    fits = len(rows) <= fitting
+    spaced = np.linspace(0, len(rows) - 1, max(1, min(_SAMPLE, len(rows), fitting))).astype(int)
     sample = rows if fits else [rows[position] for position in spaced]
     images, grey = _decode_rows(encoded, sample, (height, width), name)
     if not fits:
@@ -88,13 +116,18 @@ def decode_image(encoded: EncodedImage, row: int, name: str) -> npt.NDArray[np.u
     Transparency is dropped, palettes are resolved, orientation tags obeyed; of 16 bits the upper 8 are kept.
 
     Raises:
-        InputError: bytes that no image decoder understands.
+        InputError: bytes that no image decoder understands, an image of more than `MAX_PIXELS`, or a file that is not
+            opened: one that data name outside of their folder, or no regular file.
     """
     pil_image, pil_ops = load_extra("PIL.Image", "pillow"), load_extra("PIL.ImageOps", "pillow")
+    file = _file(encoded, row, name)
     try:
-        if encoded is None:
+        if file is None:
             raise ValueError("no image")
-        with pil_image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+        pil_image.init()  # registers the formats, once
+        with pil_image.open(file, formats=[each for each in FORMATS if each in pil_image.OPEN]) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
             pil_ops.exif_transpose(image, in_place=True)
             return _pixels(image)
     except Exception as error:  # the plugins of Pillow raise many kinds
@@ -103,6 +136,28 @@ def decode_image(encoded: EncodedImage, row: int, name: str) -> npt.NDArray[np.u
             got=f"{type(error).__name__}: {error}",
             hint="replacing or removing that row",
         ) from error
+
+
+def _file(encoded: EncodedImage, row: int, name: str) -> io.BytesIO | Path | None:
+    """What Pillow may open."""
+    if encoded is None or isinstance(encoded, bytes):
+        return None if encoded is None else io.BytesIO(encoded)
+    path: Path | None = None
+    try:
+        path = encoded.resolved() if isinstance(encoded, NamedImage) else Path(encoded)
+        why = "which does not lie inside it" if path is None else "which is no regular file"
+        if path is not None and path.is_file():  # another kind could be endless
+            return path
+    except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, or links in a circle
+        why = str(error)
+    if isinstance(encoded, str):
+        raise InputError(expected=f"an image file in row {row} of {name}", got=f"{encoded}, {why}", hint="removing it")
+    folders = " or ".join(map(str, encoded.folders))
+    raise InputError(
+        expected=f"the image in row {row} of {name} as bytes, or as a file inside {folders}",
+        got=f"the path {encoded.path!r}, {why}",
+        hint="writing the images into the table",
+    )
 
 
 def _pixels(image: Any) -> npt.NDArray[np.uint8]:

@@ -21,6 +21,7 @@ from aradals.data.formats import (
     Columns,
     Companions,
     OpenSplits,
+    Rows,
     Split,
     find_split,
     open_digits,
@@ -35,6 +36,9 @@ from aradals.errors import InputError
 _HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _TABLES = (".parquet", ".npz")
+MAX_UNNAMED = 1000
+"""Classes that need no names, however few rows there are."""
+
 _SHARD = re.compile(r"(^|[-_])\d{4,}(-of-\d+)?$")
 
 
@@ -92,12 +96,12 @@ def load_data(
         raise InputError(
             expected=f"at least one example in {name}", got="none", hint="another split or a larger --limit"
         )
+    num_classes = _num_classes(rows, name)
     chosen = _sample(len(rows.labels), limit)
     if isinstance(rows.inputs, np.ndarray):
         inputs: Tensor | ImageReader = torch.from_numpy(rows.inputs[chosen])
     else:
         inputs = read_images(rows.inputs, chosen.tolist(), name)
-    num_classes = len(rows.class_names) if rows.class_names else max(int(rows.labels.max()) + 1, 1)
     return Examples(
         inputs,
         torch.from_numpy(rows.labels[chosen]),
@@ -219,6 +223,25 @@ def _choose_split(data_set: _DataSet, split: str | None) -> str:
     if wanted in data_set.splits:
         return wanted
     raise InputError(expected=f"a split of {data_set.name}", got=repr(wanted), hint=f"--split {' or '.join(known)}")
+
+
+def _num_classes(rows: Rows, name: str) -> int:
+    """As many as are named, else by the largest label.
+
+    Raises:
+        InputError: a largest label that rather numbers rows than classes; a table of so many classes fills the memory.
+    """
+    if rows.class_names:
+        return len(rows.class_names)
+    num_classes = max(int(rows.labels.max()) + 1, 1)
+    if num_classes > MAX_UNNAMED and 2 * num_classes > len(rows.labels):
+        raise InputError(
+            expected=f"labels of {name} that number its classes from 0",
+            got=f"{num_classes:,} classes by the largest label, with {len(rows.labels):,} rows: is "
+            f"{rows.label_column!r} the label column?",
+            hint="--label-column NAME, or data that name their classes",
+        )
+    return num_classes
 
 
 def _sample(num_rows: int, limit: int | None) -> npt.NDArray[np.int64]:

@@ -14,8 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from aradals.data.extras import load_extra
-from aradals.data.formats import Columns, Companions, OpenSplits, Rows, Split, no_such_column, split_name
-from aradals.data.images import MEMORY_LIMIT, EncodedImage
+from aradals.data.formats import (
+    MAX_PACKING,
+    Columns,
+    Companions,
+    OpenSplits,
+    Rows,
+    Split,
+    no_such_column,
+    split_name,
+    too_packed,
+)
+from aradals.data.images import MEMORY_LIMIT, EncodedImage, NamedImage
 from aradals.errors import InputError
 
 _USUAL_IMAGES = ("image", "img", "images")
@@ -28,16 +38,25 @@ _NEEDED = {
 
 @dataclass(frozen=True)
 class DatasetImages(Sequence[EncodedImage]):
-    """The encoded images of a Hugging Face ``Dataset``, which stay on disk until they are asked for."""
+    """The encoded images of a Hugging Face ``Dataset``, which stay on disk until they are asked for.
+
+    Attributes:
+        dataset: with a column of encoded images.
+        column: its name.
+        folders: where files may lie that the rows name: (the first row after a part of the data set, the folders of
+            that part), in order.
+    """
 
     dataset: Any
     column: str
+    folders: tuple[tuple[int, tuple[Path, ...]], ...]
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, row: Any) -> Any:
-        return _encoded(self.dataset[int(row)][self.column])
+        folders = next(folders for end, folders in self.folders if row < end)
+        return _encoded(self.dataset[int(row)][self.column], folders)
 
 
 def read_parquet(files: Sequence[Path], columns: Columns, *, memory_limit: int = MEMORY_LIMIT) -> Rows:
@@ -52,14 +71,39 @@ def read_parquet(files: Sequence[Path], columns: Columns, *, memory_limit: int =
     where = _where(files)
     with _opened_parquet(files, where) as opened:
         sizes = [file.metadata.row_group(i).total_byte_size for file in opened for i in range(file.num_row_groups)]
-        if sum(sizes) > memory_limit:
-            with _without_progress_bars():
-                dataset = load_extra("datasets").Dataset.from_parquet([str(file) for file in files])
-            return _dataset_rows(dataset, columns, where)
         image, label, class_names = choose_columns(opened[0].schema_arrow, columns, where)
-        table = load_extra("pyarrow").concat_tables([file.read([image, label]) for file in opened])
-    encoded = [_encoded(cell) for chunk in table[image].chunks for cell in chunk.to_pylist()]
-    return Rows(encoded, _labels(table[label], label, where), class_names)
+        if sum(sizes) > memory_limit:
+            dataset = _dataset(files, where)
+            ends = np.cumsum([file.metadata.num_rows for file in opened]).tolist()
+            return _dataset_rows(dataset, columns, where, tuple(zip(ends, map(_folders, files), strict=True)))
+        tables = [read_columns(*each, [image, label]) for each in zip(opened, files, strict=True)]
+    encoded = [
+        _encoded(cell, _folders(file))
+        for file, table in zip(files, tables, strict=True)
+        for chunk in table[image].chunks
+        for cell in chunk.to_pylist()
+    ]
+    labels = load_extra("pyarrow").concat_tables([table.select([label]) for table in tables])[label]
+    return Rows(encoded, _labels(labels, label, where), class_names, label)
+
+
+def _dataset(files: Sequence[Path], where: str) -> Any:
+    """The rows of ``files`` as a ``Dataset``."""
+    datasets = load_extra("datasets")
+    try:
+        with _without_progress_bars():
+            return datasets.Dataset.from_parquet([str(file) for file in files])
+    except Exception as error:  # a different kind for each thing that metadata can get wrong
+        raise InputError(
+            expected=f"parquet files that Hugging Face datasets can read in {where}",
+            got=f"{type(error).__name__}: {error}",
+            hint="writing them again",
+        ) from error
+
+
+def _folders(file: Path) -> tuple[Path, ...]:
+    """Where the image files may lie that a table names."""
+    return (file.parent.resolve(),)
 
 
 def read_column(files: Sequence[Path], column: str) -> npt.NDArray[Any]:
@@ -71,7 +115,8 @@ def read_column(files: Sequence[Path], column: str) -> npt.NDArray[Any]:
     where = _where(files)
     with _opened_parquet(files, where) as opened:
         _check_column(opened[0].schema_arrow, column, where)
-        table = load_extra("pyarrow").concat_tables([file.read([column]) for file in opened])
+        tables = [read_columns(*each, [column]) for each in zip(opened, files, strict=True)]
+        table = load_extra("pyarrow").concat_tables(tables)
     return _values(table[column], column, where)
 
 
@@ -86,7 +131,8 @@ def read_companions(files: Sequence[Path], columns: Columns) -> Companions:
         schema = opened[0].schema_arrow
         image, _, _ = choose_columns(schema, columns, where)
         names = [name for name in schema.names if name != image]
-        return Companions(schema, image, load_extra("pyarrow").concat_tables([file.read(names) for file in opened]))
+        tables = [read_columns(*each, names) for each in zip(opened, files, strict=True)]
+        return Companions(schema, image, load_extra("pyarrow").concat_tables(tables))
 
 
 def _dataset_companions(dataset: Any, where: str, columns: Columns) -> Companions:
@@ -113,6 +159,24 @@ def _opened_parquet(files: Sequence[Path], where: str) -> Iterator[list[Any]]:
         ) from error
 
 
+def read_columns(file: Any, path: Path, names: list[str]) -> Any:
+    """Some columns of an opened parquet file, as an Arrow table.
+
+    Raises:
+        InputError: they would fill the memory, as a value does that is stored once and repeated in millions of rows.
+    """
+    arrow = load_extra("pyarrow")
+    limit, size, batches = max(MEMORY_LIMIT, MAX_PACKING * path.stat().st_size), 0, []
+    for batch in file.iter_batches(batch_size=1024, columns=names):
+        size += batch.nbytes
+        if size > limit:
+            raise too_packed(path, size)
+        batches.append(batch)
+    if not batches:
+        return arrow.schema([file.schema_arrow.field(name) for name in names]).empty_table()
+    return arrow.Table.from_batches(batches).select(names)
+
+
 def open_hub(repository: str) -> OpenSplits:
     """The splits of a Hugging Face data set, downloaded into the cache of ``datasets`` if they are not there.
 
@@ -132,9 +196,10 @@ def open_hub(repository: str) -> OpenSplits:
             hint="--data PATH, the environment variable ARADALS_DATA naming the folder that holds the data, "
             "or HF_HUB_OFFLINE=1 if it was downloaded before",
         ) from error
+    caches = (Path(datasets.config.HF_DATASETS_CACHE), Path(hub.constants.HF_HUB_CACHE))
     return {
         split_name(str(split)): Split(
-            partial(_dataset_rows, dataset, where=repository),
+            partial(_dataset_rows, dataset, where=repository, folders=((len(dataset), caches),)),
             partial(_dataset_column, dataset, repository),
             partial(_dataset_companions, dataset, repository),
         )
@@ -152,8 +217,7 @@ def choose_columns(schema: Any, columns: Columns, where: str) -> tuple[str, str,
         InputError: no such column, or several that could be meant.
     """
     types = load_extra("pyarrow").types
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = metadata.get("info", {}).get("features", {})
+    features = _features(schema, where)
 
     def kind(field: Any) -> str:
         feature = features.get(field.name, {})
@@ -174,8 +238,32 @@ def choose_columns(schema: Any, columns: Columns, where: str) -> tuple[str, str,
     class_labels = [name for name in integers if kinds[name] == "ClassLabel"]
     image = _choose("image", images, images, columns.image, _USUAL_IMAGES, where, list(kinds))
     label = _choose("label", class_labels or integers, integers, columns.label, _USUAL_LABELS, where, list(kinds))
-    names = features.get(label, {}).get("names") if kinds[label] == "ClassLabel" else None
-    return image, label, tuple(names) if names else None
+    names = features[label].get("names") if kinds[label] == "ClassLabel" else None
+    if not isinstance(names, list | None) or not all(type(name) in (str, int, float) for name in names or []):
+        raise _bad_metadata(where, f"the names of the classes of column {label!r} as a list of text", names)
+    return image, label, tuple(map(str, names)) if names else None
+
+
+def _features(schema: Any, where: str) -> dict[str, Any]:
+    """What Hugging Face ``datasets`` has written of the columns: name -> kind and settings; empty without it."""
+    text = (schema.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _bad_metadata(where, "JSON", text) from error
+    for key in ("info", "features"):
+        found = found.get(key) or {} if isinstance(found, dict) else found
+    if not isinstance(found, dict):
+        raise _bad_metadata(where, "columns and their features", found)
+    return found
+
+
+def _bad_metadata(where: str, expected: str, got: object) -> InputError:
+    return InputError(
+        expected=f"{expected}, in the metadata 'huggingface' of {where}",
+        got=f"{got!r:.100}",
+        hint="writing the table again",
+    )
 
 
 def _choose(
@@ -207,11 +295,14 @@ def _choose(
     )
 
 
-def _dataset_rows(dataset: Any, columns: Columns, where: str) -> Rows:
+def _dataset_rows(
+    dataset: Any, columns: Columns, where: str, folders: tuple[tuple[int, tuple[Path, ...]], ...]
+) -> Rows:
     image, label, class_names = choose_columns(dataset.features.arrow_schema, columns, where)
     encoded = load_extra("datasets").Image(decode=False)
     images = dataset.select_columns([image]).cast_column(image, encoded)
-    return Rows(DatasetImages(images, image), _labels(dataset.data.column(label), label, where), class_names)
+    labels = _labels(dataset.data.column(label), label, where)
+    return Rows(DatasetImages(images, image, folders), labels, class_names, label)
 
 
 def _dataset_column(dataset: Any, where: str, column: str) -> npt.NDArray[Any]:
@@ -251,14 +342,22 @@ def _values(column: Any, name: str, where: str) -> npt.NDArray[Any]:
     types = load_extra("pyarrow").types
     if types.is_integer(column.type) or types.is_floating(column.type):
         return np.asarray(column.to_numpy())
-    return np.array(column.to_pylist())
+    values = column.to_pylist()
+    longest = max((len(value) for value in values if isinstance(value, str)), default=0)
+    if 4 * longest * len(values) > MEMORY_LIMIT:  # an array of strings gives all of them the room of the longest
+        raise InputError(
+            expected=f"short text in column {name} of {where}",
+            got=f"{longest:,} characters in one row, and {len(values):,} rows",
+            hint="another column",
+        )
+    return np.array(values)
 
 
-def _encoded(cell: Any) -> EncodedImage:
+def _encoded(cell: Any, folders: tuple[Path, ...]) -> EncodedImage:
     """The bytes or the path of an image, which tables hold alone or as a pair."""
     if isinstance(cell, dict):
         cell = cell.get("bytes") or cell.get("path")
-    return cell if isinstance(cell, bytes | str) else None
+    return NamedImage(cell, folders) if isinstance(cell, str) else cell if isinstance(cell, bytes) else None
 
 
 @contextmanager

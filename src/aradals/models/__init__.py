@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from aradals.models.builder import build_model, list_models
-from aradals.models.checkpoint import load_checkpoint, read_checkpoint_metadata, save_checkpoint
+from aradals.models.builder import build_model, is_built_in, list_models
+from aradals.models.checkpoint import (
+    CheckpointDescription,
+    check_fit,
+    load_checkpoint,
+    read_checkpoint_metadata,
+    read_description,
+    save_checkpoint,
+    seal_description,
+    weights_digest,
+)
 from aradals.models.layers import Normalize
 from aradals.models.preact_resnet import PreActResNet
 from aradals.models.resnet import ResNet
@@ -11,14 +20,20 @@ from aradals.models.small_cnn import SmallCNN
 from aradals.models.wide_resnet import WideResNet
 
 __all__ = [
+    "CheckpointDescription",
     "Normalize",
     "PreActResNet",
     "ResNet",
     "SmallCNN",
     "WideResNet",
     "build_model",
+    "check_fit",
+    "is_built_in",
     "list_models",
     "load_checkpoint",
     "read_checkpoint_metadata",
+    "read_description",
     "save_checkpoint",
+    "seal_description",
+    "weights_digest",
 ]

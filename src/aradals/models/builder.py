@@ -30,21 +30,21 @@ class _BuiltIn:
 _BUILT_INS = (
     _BuiltIn(
         "resnet{6n+2}",
-        r"resnet_?(\d+)",
+        r"resnet_?([0-9]{1,9})",
         ResNet,
         "ResNet of He et al. 2015 for CIFAR: resnet20, resnet56, resnet110",
         ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
     ),
     _BuiltIn(
         "resnet{9n+2}_v2",
-        r"resnet_?(\d+)_?v2",
+        r"resnet_?([0-9]{1,9})_?v2",
         PreActResNet,
         "ResNet with pre-activation bottlenecks of He et al. 2016 for CIFAR: resnet29_v2, resnet164_v2",
         ("resnet29_v2", "resnet164_v2"),
     ),
     _BuiltIn(
         "wide_resnet{6n+4}_{k}",
-        r"wide_?resnet_?(\d+)_(\d+)",
+        r"wide_?resnet_?([0-9]{1,9})_([0-9]{1,9})",
         WideResNet,
         "Wide ResNet of Zagoruyko & Komodakis 2016, depth and widen factor: wide_resnet28_10",
         ("wide_resnet28_10", "wide_resnet16_8", "wide_resnet40_4"),
@@ -64,8 +64,13 @@ def list_models() -> dict[str, str]:
     return {built_in.name: built_in.description for built_in in _BUILT_INS}
 
 
+def is_built_in(spec: str) -> bool:
+    """Whether ``spec`` names a built-in model (see `list_models`), so that building it runs nobody else's code."""
+    return any(re.fullmatch(built_in.pattern, _normal(spec)) for built_in in _BUILT_INS)
+
+
 def build_model(
-    spec: str, *, num_classes: int | None = None, in_channels: int | None = None, **model_args: object
+    spec: str, /, *, num_classes: int | None = None, in_channels: int | None = None, **model_args: object
 ) -> nn.Module:
     """Build a network that maps float inputs in [0, 1] to logits.
 
@@ -93,8 +98,12 @@ def build_model(
         return _call(target, spec, optional, model_args)
 
 
+def _normal(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
 def _find_built_in(spec: str) -> Callable[..., nn.Module]:
-    name = spec.lower().replace("-", "_")
+    name = _normal(spec)
     for built_in in _BUILT_INS:
         if match := re.fullmatch(built_in.pattern, name):
             return partial(built_in.network, *map(int, match.groups()))

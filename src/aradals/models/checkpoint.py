@@ -2,20 +2,136 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
+import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from aradals.errors import InputError, MissingExtraError
 from aradals.files import atomic_path
+from aradals.models.builder import is_built_in, list_models
 
 # Where training scripts put the weights beside other things, and what wrappers put before the names.
 _NESTING_KEYS = ("state_dict", "model_state_dict", "model", "net", "ema")
 _WRAPPER_PREFIXES = ("module.", "model.", "_orig_mod.")
+
+MAX_ARGUMENT = 1_000_000
+"""The largest number that a file may give to a model's builder."""
+
+
+@dataclass(frozen=True)
+class CheckpointDescription:
+    """What a checkpoint says of itself: how its model is built, and what it was fitted on.
+
+    All of it is somebody else's data. It names no code to run and no file to open.
+
+    Attributes:
+        path: of the checkpoint; None for a description of nothing.
+        model: spec of its model (see `aradals.models.build_model`) as the file has it; None where it does not say.
+        model_args: arguments of the builder as the file has them; `arguments` checks those that are used.
+        num_classes: K, at most the size of the file in bytes; None where it does not say.
+        class_names: one for each class, or none.
+        fitted_examples: content hashes in base64, see `aradals.artifacts.decode_hashes`.
+    """
+
+    path: Path | None = None
+    model: str | None = None
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    num_classes: int | None = None
+    class_names: tuple[str, ...] = ()
+    fitted_examples: str = ""
+
+    @property
+    def built_in_model(self) -> str | None:
+        """``model``, which is built without running code that only the file names; None where the file names none.
+
+        Raises:
+            InputError: the file names a model that is not built in.
+        """
+        if self.model is None or is_built_in(self.model):
+            return self.model
+        raise InputError(
+            expected=f"a built-in model ({', '.join(list_models())}) in the description of {self.path}",
+            got=f"{self.model!r}, and what a file names is not run",
+            hint="--model with the code that builds it, if you trust that code",
+        )
+
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The file's arguments of the builder, but for those that the caller gives otherwise, and those ``given``.
+
+        Raises:
+            InputError: an argument of the file is used that is more than numbers and booleans: text could be a path.
+        """
+        used = {name: value for name, value in self.model_args.items() if name not in given}
+        for name, value in used.items():
+            if not _is_plain(value):
+                raise InputError(
+                    expected=f"model arguments in {self.path} that are booleans or numbers up to {MAX_ARGUMENT:,}",
+                    got=f"{name}: {value!r}",
+                    hint="--model-args with this argument, if you trust it",
+                )
+        return {**used, **given}
+
+
+def read_description(path: str | os.PathLike[str]) -> CheckpointDescription:
+    """What a checkpoint says of itself; empty where it says nothing, as all but safetensors files.
+
+    Raises:
+        InputError: no such file, one that cannot be read, or a description that `aradals train` has not written.
+        MissingExtraError: a safetensors file, but safetensors is not installed.
+    """
+    path = _existing(path)
+    text = read_checkpoint_metadata(path).get("aradals")
+    if text is None:
+        return CheckpointDescription(path)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _bad_description(path, "keys and values in JSON", text) from error
+    if not isinstance(content, dict):
+        raise _bad_description(path, "keys and values", content)
+    model, model_args = content.get("model"), content.get("model_args", {})
+    num_classes, class_names = content.get("num_classes"), content.get("class_names", [])
+    fitted_examples = content.get("fitted_examples", "")
+    if not isinstance(model, str | None):
+        raise _bad_description(path, "model: text", model)
+    if not isinstance(model_args, dict):
+        raise _bad_description(path, "model_args: keys and values", model_args)
+    size = path.stat().st_size
+    if num_classes is not None and not (type(num_classes) is int and 1 <= num_classes <= size):
+        raise _bad_description(path, f"num_classes: a number from 1 to the {size} bytes of the file", num_classes)
+    if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
+        raise _bad_description(path, "class_names: a list of text", class_names)
+    if class_names and num_classes is not None and len(class_names) != num_classes:
+        raise _bad_description(path, f"as many class_names as num_classes, {num_classes}", len(class_names))
+    if not isinstance(fitted_examples, str):
+        raise _bad_description(path, "fitted_examples: text", fitted_examples)
+    return CheckpointDescription(path, model, model_args, num_classes, tuple(class_names), fitted_examples)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a builder can be given ``value`` whoever it comes from: it is no path, and no size without a bound."""
+    if isinstance(value, list):
+        return all(isinstance(item, int | float) and _is_plain(item) for item in value)
+    if isinstance(value, float):
+        return math.isfinite(value) and abs(value) <= MAX_ARGUMENT
+    return value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) <= MAX_ARGUMENT)
+
+
+def _bad_description(path: Path, expected: str, got: object) -> InputError:
+    return InputError(
+        expected=f"{expected}, in the description (metadata 'aradals') of {path}",
+        got=f"{got!r:.200}" if isinstance(got, str | int | float | None) else type(got).__name__,
+        hint="a checkpoint as `aradals train` writes it, or --model with one without metadata",
+    )
 
 
 def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, str]:
@@ -32,19 +148,25 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> dict[str,
         The metadata of a safetensors file; empty for other files.
 
     Raises:
-        InputError: no such file, a file that cannot be read or could run code, or weights that do not fit.
+        InputError: no such file, a file that cannot be read or could run code, one of ours that has changed since it
+            was written, or weights that do not fit.
         MissingExtraError: a safetensors file, but safetensors is not installed.
     """
     path = _existing(path)
-    if path.suffix.lower() == ".safetensors":
-        state, metadata = _read_safetensors(path)
-    else:
-        state, metadata = _read_torch(path), {}
-    expected = model.state_dict()
-    state = _strip_prefixes(state, expected)
-    _check_fit(state, expected, path, type(model).__name__)
+    state, metadata = _read_fitting(model, path)
+    _check_seal(state, metadata, path)
     model.load_state_dict(state, strict=False)
     return metadata
+
+
+def check_fit(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Compare the names and shapes of a model's weights, which may be on the device "meta", with those in a file.
+
+    Raises:
+        InputError: as `load_checkpoint`.
+        MissingExtraError: likewise.
+    """
+    _read_fitting(model, _existing(path), shapes_alone=True)
 
 
 def read_checkpoint_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -55,7 +177,7 @@ def read_checkpoint_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
         MissingExtraError: a safetensors file, but safetensors is not installed.
     """
     path = _existing(path)
-    return _read_safetensors(path, weights=False)[1] if path.suffix.lower() == ".safetensors" else {}
+    return _read(path, shapes_alone=True)[1] if _is_safetensors(path) else {}
 
 
 def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], metadata: dict[str, str]) -> None:
@@ -83,6 +205,50 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], metadata: di
         temporary.write_bytes(save(state, metadata))
 
 
+def seal_description(model: nn.Module, description: Mapping[str, object]) -> dict[str, str]:
+    """The metadata of a checkpoint: a description, and a digest of it and of the weights.
+
+    `load_checkpoint` refuses a file whose digest is wrong; safetensors itself does not notice a flipped bit.
+
+    Args:
+        model: whose weights are saved.
+        description: JSON-able, see `CheckpointDescription`.
+    """
+    # One entry: safetensors writes several in random order, and equal models should be equal files.
+    return {"aradals": json.dumps({**description, "sha256": _seal(model.state_dict(), description)})}
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names, types, shapes and values of weights, the first 16 hex digits."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} ".encode())
+        if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized:
+            digest.update(f"{value.dtype} {tuple(value.shape)} ".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _seal(state: Mapping[str, Tensor], description: Mapping[str, object]) -> str:
+    text = json.dumps(description, sort_keys=True)
+    return hashlib.sha256(f"{weights_digest(state)} {text}".encode()).hexdigest()
+
+
+def _check_seal(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:
+    """Raise InputError for a file of ours that is not as it was written; other files have no digest."""
+    try:
+        description = json.loads(metadata.get("aradals", "{}"))
+    except (ValueError, RecursionError):
+        return  # no description of ours, as `read_description` says
+    seal = description.pop("sha256", None) if isinstance(description, dict) else None
+    if seal is not None and seal != _seal(state, description):
+        raise InputError(
+            expected=f"the weights in {path} as they were written",
+            got="a file that was changed or damaged",
+            hint="an intact copy, or training again",
+        )
+
+
 def _existing(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if not path.is_file():
@@ -90,20 +256,34 @@ def _existing(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _read_safetensors(path: Path, *, weights: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _is_safetensors(path: Path) -> bool:
+    return path.suffix.lower() == ".safetensors"
+
+
+def _read(path: Path, *, shapes_alone: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Weights and metadata; with ``shapes_alone`` the weights may be on the device "meta", which holds no values."""
+    return _read_safetensors(path, shapes_alone=shapes_alone) if _is_safetensors(path) else (_read_torch(path), {})
+
+
+def _read_safetensors(path: Path, *, shapes_alone: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         from safetensors import safe_open
     except ImportError as error:
         raise MissingExtraError("safetensors", "train") from error
     try:
         with safe_open(path, framework="pt") as file:
-            names = list(file.keys()) if weights else []
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            if shapes_alone:
+                shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+                state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+            else:
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return state, file.metadata() or {}
     except Exception as error:  # safetensors documents no closed list of errors
         raise _unreadable(path, error) from error
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
+    _refuse_packed(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises almost anything, from EOFError to KeyError
@@ -128,6 +308,21 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     return {str(name): cast(Tensor, tensor) for name, tensor in content.items()}
 
 
+def _refuse_packed(path: Path) -> None:
+    """Raise InputError for a zip file that unpacks to more than its size, which torch.save never writes."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            unpacked = sum(entry.file_size for entry in file.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return  # an old file of torch.save, or one that torch says what is wrong with
+    if unpacked > path.stat().st_size:
+        raise InputError(
+            expected=f"a checkpoint without compression, as torch.save writes it, in {path}",
+            got=f"{path.stat().st_size} bytes that unpack to {unpacked}",
+            hint="a safetensors file",
+        )
+
+
 def _strip_prefixes(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     while state and not state.keys() & expected.keys():
         prefix = next((p for p in _WRAPPER_PREFIXES if all(name.startswith(p) for name in state)), None)
@@ -137,7 +332,13 @@ def _strip_prefixes(state: dict[str, Tensor], expected: Mapping[str, Tensor]) ->
     return state
 
 
-def _check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path, model_name: str) -> None:
+def _read_fitting(
+    model: nn.Module, path: Path, *, shapes_alone: bool = False
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Weights, under the names of the model's, and metadata. Raises as `load_checkpoint`."""
+    state, metadata = _read(path, shapes_alone=shapes_alone)
+    expected = model.state_dict()
+    state = _strip_prefixes(state, expected)
     missing = [n for n in expected if n not in state and not n.endswith("num_batches_tracked")]
     unexpected = [n for n in state if n not in expected]
     reshaped = [n for n in expected if n in state and state[n].shape != expected[n].shape]
@@ -152,10 +353,11 @@ def _check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path
         problems.append(f"with {name} of {shapes}")
     if problems:
         raise InputError(
-            expected=f"a checkpoint that fits the model ({model_name})",
+            expected=f"a checkpoint that fits the model ({type(model).__name__})",
             got=f"{path}, {', '.join(problems)}",
             hint="the model, number of classes and width that it was saved from",
         )
+    return state, metadata
 
 
 def _first_names(names: list[str]) -> str:

@@ -13,6 +13,9 @@ from aradals.errors import InputError
 RGB_MEAN = (0.485, 0.456, 0.406)
 RGB_STD = (0.229, 0.224, 0.225)
 
+MAX_DEPTH = 2000
+"""Layers of the deepest network that is built; the deepest of the papers have 1001 and 1202."""
+
 
 class Normalize(nn.Module):
     """``(inputs - mean) / std`` per channel, the first layer of a model that takes inputs in [0, 1].
@@ -86,13 +89,16 @@ def count_blocks(depth: int, *, step: int, offset: int) -> int:
     """The n of a network whose depth is ``step * n + offset``.
 
     Raises:
-        InputError: there is no such n >= 1.
+        InputError: there is no such n >= 1, or the depth is above `MAX_DEPTH`.
     """
     num_blocks, rest = divmod(depth - offset, step)
-    if num_blocks < 1 or rest:
-        nearest = step * max(1, round((depth - offset) / step)) + offset
+    if num_blocks < 1 or rest or depth > MAX_DEPTH:
+        most = (MAX_DEPTH - offset) // step
+        nearest = step * min(max(1, round((depth - offset) / step)), most) + offset
         raise InputError(
-            expected=f"a depth of the form {step}n+{offset} with n >= 1", got=str(depth), hint=f"{nearest}"
+            expected=f"a depth of the form {step}n+{offset} with n >= 1, up to {MAX_DEPTH}",
+            got=str(depth),
+            hint=f"{nearest}",
         )
     return num_blocks
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from aradals.errors import InputError, MissingExtraError
-from aradals.files import atomic_path
+from aradals.files import atomic_path, csv_text
 from aradals.report import figures
 from aradals.report import panels as prepared
 from aradals.report.headlines import WARNING, diagnosis_headlines, study_headlines
@@ -98,6 +98,9 @@ EXAMPLE_KINDS = {
         "The wrong predictions of the highest confidence, first the worst. Some labels may be wrong, too.",
     ),
 }
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters, and marks that turn the direction of all text after them; the page's own text has neither."""
+_BASE64 = re.compile("[A-Za-z0-9+/]*={0,2}")
 NO_SUBSETS = "no robustness scores were given, so nothing is told by robustness"
 
 
@@ -180,6 +183,7 @@ def write_report(results: Results, path: Path) -> None:
             got=f"kind {kind!r}" if kind not in kinds else "no rows",
             hint="results.json or diagnosis.json as `aradals run`, `evaluate` and `diagnose` write them",
         )
+    _check_subsets(results)
     page = kinds[kind](results)
     page["sections"] = [
         replace(section, parts=parts) for section in page["sections"] if (parts := list(filter(None, section.parts)))
@@ -187,7 +191,19 @@ def write_report(results: Results, path: Path) -> None:
     html = _render("report.html.j2", warning=WARNING, **page)
     with atomic_path(path) as temporary:
         # Names are other people's and may hold half of a surrogate pair, which no encoding can write.
-        temporary.write_bytes(html.encode("utf-8", errors="replace"))
+        temporary.write_bytes(_UNSEEN.sub("\N{REPLACEMENT CHARACTER}", html).encode("utf-8", errors="replace"))
+
+
+def _check_subsets(results: Results) -> None:
+    """Refuse a number of a subset that is none: tables have a column for each number up to the largest."""
+    for row in results.get("rows") or []:
+        subset = row.get("subset")
+        if subset is not None and subset not in range(len(results["rows"])):
+            raise InputError(
+                expected=f"rows whose subsets are numbered from 0, or null ({len(results['rows'])} rows)",
+                got=f"subset {subset!r:.40}",
+                hint="results.json as `aradals run` and `evaluate` write it",
+            )
 
 
 def _study_page(results: Results) -> dict[str, Any]:
@@ -416,6 +432,8 @@ def _image_parts(results: Results) -> list[Part]:
             verdict = f"{row['predicted']}, right" if right else f"{row['predicted']}, but is {row['label']}"
             lines = [f"{verdict}", f"confidence {100 * row['confidence']:.1f} %"]
             lines += [] if row.get("score") is None else [f"score {row['score']:.3g}"]
+            if not _BASE64.fullmatch(row["png"]):
+                raise ValueError(f"the picture of example {row['id']} is not in base64")
             pictures.append(Picture(row["png"], f"{title} image {row['id']}: {verdict}", [*lines, f"id {row['id']}"]))
         parts.append(Part(pictures=pictures, title=title, note=note))
     return parts
@@ -558,7 +576,7 @@ def _csv(columns: prepared.Columns) -> str:
     """A table as CSV; nothing where a value is not known."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
+    writer.writerow(map(csv_text, columns))
     for row in zip(*columns.values(), strict=True):
         writer.writerow([_csv_value(value) for value in row])
     return buffer.getvalue()
@@ -566,7 +584,7 @@ def _csv(columns: prepared.Columns) -> str:
 
 def _csv_value(value: object) -> object:
     if not isinstance(value, float):
-        return value
+        return csv_text(value) if isinstance(value, str) else value
     return f"{value:.6g}" if math.isfinite(value) else ""
 
 

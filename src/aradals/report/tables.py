@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aradals.comparison import MIN_SEEDS
+from aradals.errors import printable
 from aradals.report.summary import (
     CLEAN,
     NOISE_LIMITS,
@@ -121,17 +122,18 @@ class TerminalTables:
 
         if not self.blocks:
             return
-        # Text objects throughout: names are other people's and may look like markup.
-        yield Text(self.title, style="bold")
+        # Text objects throughout: names are other people's, and may look like markup or steer the terminal.
+        blocks = list(map(_printable_block, self.blocks))
+        yield Text(printable(self.title), style="bold")
         for separator, gap in ((" ", 2), ("\n", 2), ("\n", 1)):
-            first, *others = _widths(self.blocks, separator)
+            first, *others = _widths(blocks, separator)
             room = options.max_width - sum(others) - gap * len(others)
             if room >= first:
                 break
-        for block in self.blocks:
+        for block in blocks:
             yield Text(f"\n{block.title}", style="bold")
             yield _rich_table(block, [min(first, max(room, MIN_NAME_WIDTH)), *others], separator, gap)
-        yield Text(f"\n{self.note}", style="dim")
+        yield Text(f"\n{printable(self.note)}", style="dim")
 
 
 def table_rows(results: Results, shown: Sequence[Variant] | None = None) -> list[TableBlock]:
@@ -498,6 +500,11 @@ def _cell(value: Measure, form: str) -> Cell:
         return Cell(text)
     separator = "–" if form == plain else " to "  # a dash beside a minus sign is hard to read
     return Cell(text, f"{value.low:{plain}}{separator}{value.high:{plain}}")
+
+
+def _printable_block(block: TableBlock) -> TableBlock:
+    rows = [[replace(cell, text=printable(cell.text)) for cell in row] for row in block.rows]
+    return TableBlock(printable(block.title), tuple(map(printable, block.columns)), rows)
 
 
 def _rich_table(block: TableBlock, widths: list[int], separator: str, gap: int) -> Table:

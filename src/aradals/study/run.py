@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -23,6 +22,7 @@ from aradals.config import MethodConfig, StudyConfig
 from aradals.data import Examples, data_paths, load_data, splits_hash
 from aradals.ensemble import pool_logits
 from aradals.errors import InputError, OutputError, TrainingFailed
+from aradals.files import file_name
 from aradals.inference import Predictions, resolve_device
 from aradals.metrics import stability
 from aradals.outputs import output_folder
@@ -88,7 +88,7 @@ def _run_all(config: StudyConfig, output: Path, name: str, device: str, log: Log
         _refuse_without_rows([alone])
         return alone
     studies = [replace(config, data=data) for data in config.data]
-    folders = [output / folder_name(data) for data in config.data]
+    folders = [output / file_name(data) for data in config.data]
     # All of them are looked at before the first is trained for hours.
     names = [_checked_runs(study, output, device, log)[0].splits.test.name for study in studies]
     if len(set(names)) < len(names) or len(set(folders)) < len(folders):
@@ -138,11 +138,6 @@ def load_study_data(config: StudyConfig) -> tuple[Examples, Examples]:
     [data] = data_sets(config)
     load = partial(load_data, data, image_column=config.image_column, label_column=config.label_column)
     return load("train"), load("test")
-
-
-def folder_name(data: str) -> str:
-    """A data set's name as that of a folder: ``uoft-cs/cifar10`` becomes ``uoft-cs-cifar10``."""
-    return re.sub(r"[^\w.-]+", "-", data).strip("-.") or "data"
 
 
 def table_rows(results: dict[str, Any]) -> list[Row]:

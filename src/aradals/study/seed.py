@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -42,7 +41,7 @@ from aradals.files import file_digest
 from aradals.health import check_trainable
 from aradals.inference import check_labels, resolve_device, try_model
 from aradals.leakage import refuse_fitted_hashes
-from aradals.models import build_model, load_checkpoint, save_checkpoint
+from aradals.models import build_model, load_checkpoint, save_checkpoint, seal_description
 from aradals.scoring import (
     check_attack,
     check_differentiable,
@@ -331,7 +330,7 @@ class SeedRun:
                 },
             )
             for model, path in zip(models, checkpoints, strict=True):
-                save_checkpoint(model, path, self._model_metadata(name, inputs, train))
+                save_checkpoint(model, path, seal_description(model, self._describe(name, inputs, train)))
             resume.unlink(missing_ok=True)
 
         outputs = [HISTORY_FILE, *(path.name for path in checkpoints)]
@@ -513,10 +512,10 @@ class SeedRun:
         config = self.config
         return settings_digest([file_digest(checkpoint), config.model, config.model_args, code_digest(config.model)])
 
-    def _model_metadata(self, method: str, inputs: dict[str, Any], train: Examples) -> dict[str, str]:
-        """What a checkpoint says of itself: how to build it, and on what it was fitted."""
+    def _describe(self, method: str, inputs: dict[str, Any], train: Examples) -> dict[str, Any]:
+        """What a checkpoint says of itself: how to build its model, and what it was fitted on."""
         fitted = np.concatenate([train.hashes, self.splits.validation.hashes])
-        description = {
+        return {
             "model": self.config.model,
             "model_args": self.config.model_args,
             "num_classes": train.num_classes,
@@ -527,8 +526,6 @@ class SeedRun:
             "versions": versions(),
             "fitted_examples": encode_hashes(fitted),
         }
-        # One entry: safetensors writes several in random order, and equal models should be equal files.
-        return {"aradals": json.dumps(description)}
 
     def _log(self, stage: str) -> Log:
         prefix = f"[seed {self.seed}] {stage}: "

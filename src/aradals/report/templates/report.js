@@ -118,10 +118,13 @@
     copy.setAttribute("height", height);
     return new XMLSerializer().serializeToString(copy);
   };
-  const quote = (value) => (/[",\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
+  // An apostrophe before text that a spreadsheet would take for a formula and run.
+  const safe = (value) =>
+    /^ *[=+\-@\t\r\n＝＋－＠]/.test(value) && !/^[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?$/i.test(value) ? `'${value}` : value;
+  const quote = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
   const tableCsv = (table) => [...table.rows].map((row) => [...row.cells].map((cell) => {
     const note = cell.querySelector("small")?.textContent ?? "";
-    return quote(`${text(cell)}${note ? ` (${note})` : ""}`);
+    return quote(`${safe(text(cell))}${note ? ` (${note})` : ""}`);
   }).join(",")).join("\n") + "\n";
   const parse = (csv) => csv.trim().split("\n").map((line) =>
     [...line.matchAll(/(?:^|,)(?:"((?:[^"]|"")*)"|([^,]*))/g)].map((m) => m[1]?.replaceAll('""', '"') ?? m[2]));
