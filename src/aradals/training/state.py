@@ -110,8 +110,8 @@ def has_state(path: Path, state_io: StateIO, module: LightningModule, log: Calla
     except UnusableState as error:
         try:
             aside = set_aside(path, "unreadable")
-        except OSError as os_error:
-            raise unwritable(path, os_error) from os_error
+        except OSError as failure:
+            raise unwritable(path, failure) from failure
         log(
             f"the state of an earlier call in {path} cannot be used ({error}): it is kept as {aside.name}, "
             "and training starts anew"
