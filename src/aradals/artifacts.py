@@ -53,7 +53,7 @@ def settings_digest(settings: object) -> str:
 def save_json(path: Path, content: object) -> None:
     """Write JSON, with null for NaN and infinities (which JSON lacks)."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json_text(content, indent=1) + "\n")
+        temporary.write_text(json_text(content, indent=1) + "\n", encoding="utf-8")
 
 
 def json_text(content: object, indent: int | None = None) -> str:
@@ -68,7 +68,7 @@ def load_json(path: Path) -> Any:
         InputError: it is missing or not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
             expected=f"a readable file {path}", got=error.strerror or "an error", hint="another path"

@@ -57,5 +57,5 @@ def ensure_writable(folder: Path) -> None:
         InputError: that is not possible.
     """
     with atomic_path(folder / ".writable") as probe:
-        probe.write_text("")
+        probe.write_text("", encoding="utf-8")
     (folder / ".writable").unlink()

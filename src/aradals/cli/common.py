@@ -348,7 +348,7 @@ def finish(results: dict[str, Any], output: Path, file: str, json: bool) -> None
     save_json(output / file, results)
     write_report(results, output / "report.html")
     if json:
-        print((output / file).read_text(), end="")
+        print((output / file).read_text(encoding="utf-8"), end="")
         return
     console = Console()
     is_diagnosis = results["kind"] == "diagnosis"

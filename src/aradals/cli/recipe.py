@@ -42,7 +42,7 @@ def _check_methods(recipe: Path, arguments: list[str]) -> None:
     """Refuse a setting of a method that the recipe lacks: misspelt, it would become a method of its own."""
     named = {found[1] for argument in arguments if (found := re.match(r"--methods\.([^.=]+)", argument))}
     try:
-        known = list(yaml.safe_load(recipe.read_text())["methods"])
+        known = list(yaml.safe_load(recipe.read_text(encoding="utf-8"))["methods"])
     except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError):
         return  # the parser says what is wrong with the recipe
     for method in named - set(known):

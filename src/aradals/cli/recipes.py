@@ -36,11 +36,11 @@ def run(action: str, name: str | None, output: Path | None) -> None:
         raise InputError(expected=f"the recipe to {action}: {', '.join(list_recipes())}", got="none", hint=EXAMPLE)
     source = find_recipe(name)
     if action == "show":
-        print(source.read_text(), end="")
+        print(source.read_text(encoding="utf-8"), end="")
         return
     target = output or Path(f"{source.stem}.yaml")
     if target.exists():
         raise InputError(expected="a file that does not exist", got=str(target), hint="another --output")
     with atomic_path(target) as temporary:
-        temporary.write_text(source.read_text())
+        temporary.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     print(f"recipe: {target}")
