@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import textwrap
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,14 @@ import numpy as np
 import torch
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeInt, PositiveInt
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from aradals.artifacts import decode_hashes, save_json
 from aradals.attacks import ATTACKS
+from aradals.cli.terminal import print_log, print_result
 from aradals.data import Examples, load_data
 from aradals.errors import InputError
 from aradals.evaluation import Condition, Shift, corrupted_batches, predict_conditions, prediction_paths
@@ -79,16 +79,15 @@ def load_classifier(
             hint="--model resnet20",
         )
     shape = examples.input_shape
-    with redirect_stdout(sys.stderr):  # stdout is for results, and other people's code likes to print
-        network = build_model(
-            spec,
-            **{
-                "num_classes": description.get("num_classes", examples.num_classes),
-                "in_channels": shape[0] if len(shape) == 3 else None,
-                **(description.get("model_args", {}) if spec == description.get("model") else {}),
-                **model_args,
-            },
-        )
+    network = build_model(
+        spec,
+        **{
+            "num_classes": description.get("num_classes", examples.num_classes),
+            "in_channels": shape[0] if len(shape) == 3 else None,
+            **(description.get("model_args", {}) if spec == description.get("model") else {}),
+            **model_args,
+        },
+    )
     batch = next(iter(examples.batches()))
     inputs = batch[1]
     if any(map(is_lazy, network.parameters())):
@@ -293,11 +292,6 @@ class Source:
         )
 
 
-def print_log(line: str) -> None:
-    """Progress goes to stderr, results to stdout."""
-    print(line, file=sys.stderr, flush=True)
-
-
 def prediction_stage(
     classifier: Classifier,
     examples: Examples,
@@ -348,13 +342,24 @@ def finish(results: dict[str, Any], output: Path, file: str, json: bool) -> None
     save_json(output / file, results)
     write_report(results, output / "report.html")
     if json:
-        print((output / file).read_text(encoding="utf-8"), end="")
+        print_result((output / file).read_text(encoding="utf-8").removesuffix("\n"))
         return
-    console = Console()
     is_diagnosis = results["kind"] == "diagnosis"
-    console.print(diagnosis_table(results) if is_diagnosis else study_table(results))
+    print_result(diagnosis_table(results) if is_diagnosis else study_table(results))
     if results.get("comparisons"):
-        console.print(comparison_table(results))
-    for line in diagnosis_headlines(results) if is_diagnosis else study_headlines(results):
-        print(textwrap.fill(line, console.width, initial_indent="- ", subsequent_indent="  "))
-    print(f"report: {output / 'report.html'}\nresults: {output / file}")
+        print_result(comparison_table(results))
+    print_result(Headlines(diagnosis_headlines(results) if is_diagnosis else study_headlines(results)))
+    print_result(f"report: {output / 'report.html'}\nresults: {output / file}")
+
+
+@dataclass(frozen=True)
+class Headlines:
+    """Sentences as a list, for rich to print."""
+
+    sentences: list[str]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Rich's protocol."""
+        for sentence in self.sentences:
+            # A Text, since names are other people's and may look like markup.
+            yield Text(textwrap.fill(sentence, options.max_width, initial_indent="- ", subsequent_indent="  "))

@@ -40,6 +40,7 @@ EXAMPLE = (
     "aradals evaluate --checkpoint model.safetensors --calibrator temperature.json --data cifar10 --split test "
     "--corruptions noise,blur,fog --output runs/evaluation"
 )
+RESUMES = True
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:

@@ -34,8 +34,19 @@ def add_recipe_arguments(parser: ArgumentParser, arguments: list[str]) -> list[s
             recipe = find_recipe(argument)
             rest = arguments[:position] + arguments[position + 1 :]
             _check_methods(recipe, rest)
-            return ["--recipe", str(recipe), *rest]
+            return ["--recipe", _text(recipe), *rest]
     return arguments
+
+
+def _text(recipe: Path) -> str:
+    """The content of a recipe: the parser would read the file as the locale says, not as UTF-8."""
+    try:
+        text = recipe.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            expected=f"a recipe in UTF-8: {recipe}", got=f"the byte {error.object[error.start]:#x}", hint="saving it so"
+        ) from error
+    return text + "\n"  # no file has this name
 
 
 def _check_methods(recipe: Path, arguments: list[str]) -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aradals.cli.terminal import print_result
+
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 EXAMPLE = "aradals report runs/demo"
+RESUMES = False
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
@@ -50,4 +53,4 @@ def run(folder: Path, output: Path | None) -> None:
         targets = [(study, below / folder_name(study["data"]["name"]) / "report.html") for study in results["studies"]]
     for content, target in targets:
         write_report(content, target)
-        print(f"report: {target}")
+        print_result(f"report: {target}")

@@ -21,8 +21,10 @@ from aradals.cli.common import (
     add_model_arguments,
     load_classifier,
 )
+from aradals.cli.terminal import print_result
 
 EXAMPLE = "aradals score --model resnet20 --checkpoint weights.pt --data cifar10 --split test --output scores.parquet"
+RESUMES = True
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
@@ -83,10 +85,10 @@ def run(
             classifier.model, examples, table, num_examples=audit, num_subsets=num_subsets, seed=seed, progress=True
         )
         save_scores(output, table, {**metadata, "audit": json_text(record)})
-        print(describe_audit(record))
+        print_result(describe_audit(record))
     cost = scoring_record(output)
     seconds, rate = cost["seconds"], len(table) / max(cost["seconds"], 0.01)
-    print(
+    print_result(
         f"{len(table)} examples scored by {table.attack} in {seconds:.1f} s ({rate:.1f} images per second; on average "
         f"{cost['mean_forward']:.1f} forward and {cost['mean_backward']:.1f} backward passes); "
         f"{int(table.norm.isfinite().sum())} with a verified norm, {table.num_failed} with a fallback for a score; "

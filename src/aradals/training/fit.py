@@ -23,6 +23,7 @@ from aradals.config import MethodConfig, TrainingConfig
 from aradals.data import AUGMENTATIONS, Examples, as_batch
 from aradals.errors import InputError
 from aradals.objectives import choose_objective
+from aradals.training.environment import settings_from_arguments_alone
 from aradals.training.module import AdaptiveClassifier, by_id, epoch_seed, member_seed
 from aradals.training.self_scoring import SelfScoring
 
@@ -124,7 +125,7 @@ def fit_classifier(
         callbacks.append(_resume_checkpoint(resume))
     if sys.stderr.isatty():
         callbacks.append(TQDMProgressBar(leave=False))
-    with _quiet_lightning(), _interruptible():
+    with settings_from_arguments_alone(), _quiet_lightning(), _interruptible():
         trainer = Trainer(
             accelerator="gpu" if device == "cuda" else device,
             devices=1,
