@@ -346,8 +346,8 @@ def finish(results: dict[str, Any], output: Path, file: str, json: bool) -> None
         return
     is_diagnosis = results["kind"] == "diagnosis"
     print_result(diagnosis_table(results) if is_diagnosis else study_table(results))
-    if results.get("comparisons"):
-        print_result(comparison_table(results))
+    if results.get("comparisons") and (comparisons := comparison_table(results)).blocks:  # one method has none
+        print_result(comparisons)
     print_result(Headlines(diagnosis_headlines(results) if is_diagnosis else study_headlines(results)))
     print_result(f"report: {output / 'report.html'}\nresults: {output / file}")
 

@@ -13,8 +13,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from aradals.cli.failures import describe
-from aradals.cli.signals import Interrupted, StopSignals
-from aradals.cli.terminal import StandardStreams, print_log, print_result
+from aradals.cli.signals import StopSignals
+from aradals.cli.terminal import StandardStreams, leave, print_log, print_result
 from aradals.errors import InputError
 
 COMMANDS = {
@@ -44,11 +44,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             signals.arm()
             code = _exit_code(arguments, signals, streams)
             signals.disarm()
-        except Interrupted:
-            signals.received = signals.received or signal.SIGINT
+        except BaseException:
+            # After a signal, this is `Interrupted`, or what other people's code has put in its place.
+            if signals.received is None:
+                raise
+            signals.disarm()
         if signals.received is not None:
             code = 128 + signals.received
             print_log(signals.message)
+    if signals.received is not None and argv is None:
+        leave(code)
     return code
 
 
@@ -67,14 +72,12 @@ def _exit_code(arguments: list[str], signals: StopSignals, streams: StandardStre
             output = _run(name, rest, signals)
         else:
             raise InputError(expected=f"a command: {', '.join(COMMANDS)}", got=repr(name), hint="aradals --help")
-    except Interrupted:
+    except KeyboardInterrupt:  # raised by other people's code, or outside the main thread
+        signals.received = signals.received or signal.SIGINT
         raise
-    except BaseException as error:
-        # What goes wrong after a signal has come from it: other people's code may have put its own error in its place.
-        if signals.received is not None or isinstance(error, KeyboardInterrupt):
-            raise Interrupted from error
+    except (Exception, SystemExit) as error:
         line = describe(error)
-        if line is None:
+        if line is None or signals.received is not None:
             raise
         code = _fail(line)
     try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,6 +29,17 @@ def print_result(*parts: str | RenderableType) -> None:
 def print_log(line: str) -> None:
     """Print a line of progress to stderr."""
     print(line, file=sys.stderr, flush=True)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process without taking the interpreter down.
+
+    A signal may have left a library half loaded (torch loads a part of itself at the first training), and then Python
+    aborts on its way out, with an exit status of its own.
+    """
+    with suppress(Exception):
+        atexit._run_exitfuncs()
+    os._exit(code)
 
 
 class StandardStreams:
