@@ -15,7 +15,7 @@ data: digits
 model: small_cnn
 model_args: {width: 4}
 splits: {validation: 40, calibration: 40, train: 100}
-training: {epochs: 8, batch_size: 20, learning_rate: 0.01}
+training: {epochs: 20, batch_size: 20, learning_rate: 0.01}
 methods: {vanilla: {}}
 scoring: {attack: logit_margin}
 evaluation: {num_subsets: 3, num_resamples: 20}

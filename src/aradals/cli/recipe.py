@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,11 @@ def _text(recipe: Path) -> str:
         raise InputError(
             expected=f"a recipe in UTF-8: {recipe}", got=f"the byte {error.object[error.start]:#x}", hint="saving it so"
         ) from error
-    return text + "\n"  # no file has this name
+    if not text.isascii():
+        # The parser looks first whether this is the name of a file, which only the locale's characters can be.
+        with suppress(yaml.YAMLError):  # the parser says what is wrong
+            text = yaml.serialize(yaml.compose(text, yaml.SafeLoader), Dumper=yaml.SafeDumper)
+    return text + "\n"
 
 
 def _check_methods(recipe: Path, arguments: list[str]) -> None:
