@@ -137,14 +137,14 @@ def benchmark(
             default = run_search(OURS["default: boundary"], fast, inputs[:n])[0].scores
             row["default"] = rank_agreement(default, reference[:n])
         results.parent.mkdir(parents=True, exist_ok=True)
-        with results.open("a") as file:
+        with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(f"  {name}: {cost['passes']:.2f} f+b, {row['same_subset']:.3f} in the same tenth", flush=True)
 
 
 def read_rows(results: Path) -> list[dict[str, Any]]:
     """The rows so far."""
-    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()] if results.exists() else []
 
 
 def main() -> None:

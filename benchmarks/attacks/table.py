@@ -48,7 +48,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             others = [[row["attack"], str(row["n"]), *_agreement(row[key])] for row in of_network if key in row]
             if others:
                 lines += ["", title, "", *_table(["", "n", "Spearman", "same tenth", "within one"], others)]
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:

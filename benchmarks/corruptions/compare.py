@@ -61,7 +61,7 @@ def main() -> None:
     output: Path = parser.parse_args().output
     torch.set_num_threads(1)
     print("reference preset   corruption   severity  ours: mean, std, rmse   theirs: mean, std, rmse   differ by > 1")
-    found = json.loads(output.read_text()) if output.exists() else {}
+    found = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
     found["package"] = {"imagenet": compare("package", package(), "imagenet")}
     try:
         makers = {preset: published(preset, size) for preset, size in SIZES.items()}
@@ -69,7 +69,7 @@ def main() -> None:
         print(f"published: left as it was ({error})")
     else:
         found["published"] = {preset: compare("published", maker, preset) for preset, maker in makers.items()}
-    output.write_text(json.dumps(found).replace("]], ", "]],\n") + "\n")
+    output.write_text(json.dumps(found).replace("]], ", "]],\n") + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

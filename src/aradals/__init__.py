@@ -4,109 +4,28 @@ The core (scores, subsets, adaptive targets, metrics, temperature) needs torch a
 and the command line are extras: ``pip install 'ar-adals[all]'``.
 """
 
-from aradals.adaptive_smoothing import (
-    AdaptiveSmoothing,
-    smoothing_to_target_prob,
-    soft_targets,
-    target_prob_to_smoothing,
-)
-from aradals.attacks import (
-    AttackResult,
-    boundary,
-    carlini_wagner,
-    ddn,
-    deepfool,
-    first_order_margin,
-    fmn,
-    logit_margin,
-    pgd,
-)
-from aradals.audit import audit_scores, describe_audit, rank_agreement
-from aradals.calibration import (
-    CalibratedModel,
-    HistogramBinning,
-    IsotonicCalibration,
-    MarginTemperature,
-    RobustnessTemperature,
-    TemperatureScaling,
-    VectorScaling,
-)
-from aradals.ensemble import Ensemble, pool_logits
-from aradals.errors import InputError
-from aradals.inference import Predictions, predict
-from aradals.losses import focal_loss, jensen_shannon, margin_smoothing_loss, soft_cross_entropy
-from aradals.metrics import (
-    accuracy,
-    brier_score,
-    disagreement,
-    expected_calibration_error,
-    mean_confidence,
-    nll,
-    prediction_variance,
-    stability,
-    subset_calibration_error,
-    summarise,
-)
-from aradals.objectives import ccat, mixup
-from aradals.robustness import ScoreTable, score, score_batches
-from aradals.subsets import assign_subsets, column_subsets, match_subsets, random_subsets, subset_thresholds
-from aradals.update_rules import UpdateRule, default_update_rate
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aradals.api import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AdaptiveSmoothing",
-    "AttackResult",
-    "CalibratedModel",
-    "Ensemble",
-    "HistogramBinning",
-    "InputError",
-    "IsotonicCalibration",
-    "MarginTemperature",
-    "Predictions",
-    "RobustnessTemperature",
-    "ScoreTable",
-    "TemperatureScaling",
-    "UpdateRule",
-    "VectorScaling",
-    "accuracy",
-    "assign_subsets",
-    "audit_scores",
-    "boundary",
-    "brier_score",
-    "carlini_wagner",
-    "ccat",
-    "column_subsets",
-    "ddn",
-    "deepfool",
-    "default_update_rate",
-    "describe_audit",
-    "disagreement",
-    "expected_calibration_error",
-    "first_order_margin",
-    "fmn",
-    "focal_loss",
-    "jensen_shannon",
-    "logit_margin",
-    "margin_smoothing_loss",
-    "match_subsets",
-    "mean_confidence",
-    "mixup",
-    "nll",
-    "pgd",
-    "pool_logits",
-    "predict",
-    "prediction_variance",
-    "random_subsets",
-    "rank_agreement",
-    "score",
-    "score_batches",
-    "smoothing_to_target_prob",
-    "soft_cross_entropy",
-    "soft_targets",
-    "stability",
-    "subset_calibration_error",
-    "subset_thresholds",
-    "summarise",
-    "target_prob_to_smoothing",
-]
+
+def __getattr__(name: str) -> object:
+    """Import torch and the core only when a name is used: the command line is there at once, and can be interrupted."""
+    if name == "__all__" or not name.startswith("__"):
+        api = importlib.import_module("aradals.api")
+        # The import has also bound the core's modules, such as `aradals.metrics`, to this one.
+        for namespace in (api.__dict__, globals()):
+            if name in namespace:
+                value: object = namespace[name]
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *importlib.import_module("aradals.api").__all__})

@@ -50,7 +50,7 @@ def settings_digest(settings: object) -> str:
 def save_json(path: Path, content: object) -> None:
     """Write JSON, with null for NaN and infinities (which JSON lacks)."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json_text(content, indent=1) + "\n")
+        temporary.write_text(json_text(content, indent=1) + "\n", encoding="utf-8")
 
 
 def save_sealed(path: Path, content: Mapping[str, object]) -> None:
@@ -98,7 +98,7 @@ def load_json(path: Path) -> Any:
         InputError: it is missing or not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
             expected=f"a readable file {path}", got=error.strerror or "an error", hint="another path"

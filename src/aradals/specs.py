@@ -54,11 +54,17 @@ def user_code(spec: str, purpose: str) -> Iterator[None]:
     except InputError:
         raise
     except (Exception, SystemExit) as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise InputError(
             expected=f"{spec} to be importable and to {purpose}",
-            got=f"{type(error).__name__}: {' '.join(str(error).split())}",
+            got=f"its call of {exit_call(error)}" if isinstance(error, SystemExit) else said,
             hint="calling it in Python, where the traceback shows the line",
         ) from error
+
+
+def exit_call(error: SystemExit) -> str:
+    """The call in other people's code that has raised ``error``."""
+    return f"sys.exit({'' if error.code is None else repr(error.code)})"
 
 
 def keyword_arguments(target: Callable[..., object]) -> tuple[list[str], bool]:

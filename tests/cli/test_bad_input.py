@@ -238,7 +238,7 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     "missing package": (lambda w: w.diagnose("--model", "no.such:build", "--data", "digits"), "ModuleNotFoundError"),
     "syntax error": (lambda w: w.python("def build(:\n"), "SyntaxError"),
     "exception on import": (lambda w: w.python("raise RuntimeError('no\\nluck')"), "RuntimeError: no luck"),
-    "exit on import": (lambda w: w.python("import sys\nsys.exit(3)"), "SystemExit"),
+    "exit on import": (lambda w: w.python("import sys\nsys.exit(3)"), "its call of sys.exit(3)"),
     "missing import": (lambda w: w.python("import nosuchpackage"), "nosuchpackage"),
     "exception in the callable": (lambda w: w.python("def build():\n    return {}['fc']"), "KeyError"),
     "no module": (lambda w: w.python("def build():\n    return 3"), "int"),

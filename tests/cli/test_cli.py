@@ -50,14 +50,14 @@ def run_and_kill(at_line: str, arguments: list[str]) -> None:
     """Run a command in a process of its own, which kills itself when it logs that line."""
     program = f"""
 import os, signal, sys
-from aradals.cli import common
+from aradals.cli import terminal
 from aradals.cli.main import main
 
 def log(line):
     if {at_line!r} in line:
         os.kill(os.getpid(), signal.SIGKILL)
 
-common.print_log = log
+terminal.print_log = log
 main(sys.argv[1:])
 """
     # Sums in another order would differ in the last bits.

@@ -164,7 +164,7 @@ def test_module_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.Mon
         ("number", "got an object of type int"),
         ("text", "to return an nn.Module, got an object of type str"),
         ("fails", "got RuntimeError: no weights here; try"),
-        ("leaves", "got SystemExit: 3"),
+        ("leaves", r"got its call of sys\.exit\(3\)"),
     ],
 )
 def test_what_can_go_wrong_in_a_file_takes_one_line(model_file: Path, attribute: str, message: str) -> None:

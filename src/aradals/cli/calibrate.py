@@ -18,8 +18,10 @@ from aradals.cli.common import (
     load_classifier,
     refuse_training_examples,
 )
+from aradals.cli.terminal import print_result
 
 EXAMPLE = "aradals calibrate --checkpoint model.safetensors --data held-out.parquet --output temperature.json"
+RESUMES = False
 
 
 METHOD_HELP = """\
@@ -68,7 +70,7 @@ def run(
         calibrator.fit(predictions.logits, predictions.labels, scores)
         save_calibrator(output, calibrator, examples, request=request)
     fitted = ", ".join(f"{name} {_in_short(value)}" for name, value in calibrator.to_dict().items() if name != "method")
-    print(f"{method}: {fitted}, fitted on {len(examples)} examples\ncalibrator: {output}")
+    print_result(f"{method}: {fitted}, fitted on {len(examples)} examples\ncalibrator: {output}")
 
 
 def _in_short(value: object) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import textwrap
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,12 +12,14 @@ import numpy as np
 import torch
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeInt, PositiveInt
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from aradals.artifacts import decode_hashes, save_sealed, settings_digest
 from aradals.attacks import ATTACKS
+from aradals.cli.terminal import print_log, print_result
 from aradals.data import Examples, data_paths, load_data
 from aradals.errors import InputError, printable
 from aradals.evaluation import Condition, Shift, corrupted_batches, predict_conditions, prediction_paths
@@ -100,8 +100,7 @@ def load_classifier(
     if checkpoint is not None and is_built_in(spec):
         with torch.device("meta"):  # takes no memory, however large the sizes that the file names
             check_fit(build(), checkpoint)
-    with redirect_stdout(sys.stderr):  # stdout is for results, and other people's code likes to print
-        network = build()
+    network = build()
     batch = next(iter(examples.batches()))
     inputs = batch[1]
     if any(map(is_lazy, network.parameters())):
@@ -326,11 +325,6 @@ class Source:
         )
 
 
-def print_log(line: str) -> None:
-    """Progress goes to stderr, results to stdout."""
-    print(printable(line), file=sys.stderr, flush=True)
-
-
 def prediction_stage(
     classifier: Classifier,
     examples: Examples,
@@ -382,13 +376,26 @@ def finish(results: dict[str, Any], output: Path, file: str, json: bool) -> None
     save_sealed(output / file, results)
     write_report(results, output / "report.html")
     if json:
-        print((output / file).read_text(), end="")
+        print_result((output / file).read_text(encoding="utf-8").removesuffix("\n"))
         return
-    console = Console()
     is_diagnosis = results["kind"] == "diagnosis"
-    console.print(diagnosis_table(results) if is_diagnosis else study_table(results))
-    if results.get("comparisons"):
-        console.print(comparison_table(results))
-    for line in diagnosis_headlines(results) if is_diagnosis else study_headlines(results):
-        print(textwrap.fill(printable(line), console.width, initial_indent="- ", subsequent_indent="  "))
-    print(f"report: {output / 'report.html'}\nresults: {output / file}")
+    print_result(diagnosis_table(results) if is_diagnosis else study_table(results))
+    if results.get("comparisons") and (comparisons := comparison_table(results)).blocks:  # one method has none
+        print_result(comparisons)
+    print_result(Headlines(diagnosis_headlines(results) if is_diagnosis else study_headlines(results)))
+    print_result(f"report: {output / 'report.html'}\nresults: {output / file}")
+
+
+@dataclass(frozen=True)
+class Headlines:
+    """Sentences as a list, for rich to print."""
+
+    sentences: list[str]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Rich's protocol."""
+        for sentence in self.sentences:
+            # A Text, since names are other people's and may look like markup.
+            yield Text(
+                textwrap.fill(printable(sentence), options.max_width, initial_indent="- ", subsequent_indent="  ")
+            )

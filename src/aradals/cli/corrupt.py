@@ -12,9 +12,11 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from aradals.cli.common import Source, add_data_arguments, add_overwrite_argument
+from aradals.cli.terminal import print_result
 from aradals.data.corruptions import CORRUPTIONS, PRESETS
 
 EXAMPLE = "aradals corrupt --data cifar10 --split test --corruption fog --severity 3 --output fog-3.parquet"
+RESUMES = False
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
@@ -53,5 +55,5 @@ def run(corruption: str, severity: int, preset: str | None, output: Path, overwr
         refuse_other_request(output, request, overwrite=overwrite)
         companions = load_companions(source["data"], source["split"], image_column=source["image_column"])
         write_corrupted(output, examples, corruption, severity, preset=preset, companions=companions, request=request)
-    print(f"{len(examples)} images of {examples.name}: {corruption}, severity {severity}, preset {preset}")
-    print(f"images: {output}")
+    print_result(f"{len(examples)} images of {examples.name}: {corruption}, severity {severity}, preset {preset}")
+    print_result(f"images: {output}")

@@ -27,15 +27,16 @@ from aradals.cli.common import (
     finish,
     load_classifier,
     prediction_stage,
-    print_log,
     refuse_beside_predictions,
     refuse_training_examples,
 )
+from aradals.cli.terminal import print_log
 
 if TYPE_CHECKING:
     from aradals.data import Examples
 
 EXAMPLE = "aradals diagnose --model my_model.py:build --checkpoint weights.pt --data photos/ --output runs/diagnosis"
+RESUMES = True
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:

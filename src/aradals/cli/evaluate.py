@@ -26,10 +26,10 @@ from aradals.cli.common import (
     names,
     numbers,
     prediction_stage,
-    print_log,
     refuse_beside_predictions,
     refuse_training_examples,
 )
+from aradals.cli.terminal import print_log
 from aradals.data import GROUPS, PRESETS, Examples
 from aradals.errors import InputError
 
@@ -42,6 +42,7 @@ EXAMPLE = (
     "aradals evaluate --checkpoint model.safetensors --calibrator temperature.json --data cifar10 --split test "
     "--corruptions noise,blur,fog --output runs/evaluation"
 )
+RESUMES = True
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:

@@ -1,17 +1,21 @@
-"""`aradals`: finds the subcommand, parses its arguments, and turns bad input into one line and exit code 2."""
+"""`aradals`: finds the subcommand, parses its arguments, and says in one line and by the exit status how it ended."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import os
+import io
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
-from aradals.cli.messages import explain
-from aradals.errors import InputError, MissingExtraError, RunsFailed
+from aradals.cli.failures import describe
+from aradals.cli.signals import StopSignals
+from aradals.cli.terminal import StandardStreams, leave, print_log, print_result
+from aradals.errors import InputError, RunsFailed
 
 COMMANDS = {
     "score": "measure each example's robustness",
@@ -27,42 +31,78 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 1 for a study some runs of which failed, or 2 for bad input."""
+    """Run the command line.
+
+    Returns:
+        The exit code: 0; 1 for a study some runs of which failed, and for results that stdout did not take; 2 for bad
+        input, and for a system that refuses a file or memory; 128 and the number of the signal for an interruption.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with StopSignals() as signals, StandardStreams() as streams:
+        code = 0
+        try:
+            signals.arm()
+            code = _exit_code(arguments, signals, streams)
+            signals.disarm()
+        except BaseException:
+            # After a signal, this is `Interrupted`, or what other people's code has put in its place.
+            if signals.received is None:
+                raise
+            signals.disarm()
+        if signals.received is not None:
+            code = 128 + signals.received
+            print_log(signals.message)
+    if signals.received is not None and argv is None:
+        leave(code)
+    return code
+
+
+def _exit_code(arguments: list[str], signals: StopSignals, streams: StandardStreams) -> int:
+    """Run the command, print its results or one line about what went wrong."""
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    code, output = 0, None
     try:
         if name in ("-h", "--help"):
-            print(_overview())
+            print_result(_overview())
         elif name == "--version":
             from aradals import __version__
 
-            print(f"aradals {__version__}")
+            print_result(f"aradals {__version__}")
         elif name in COMMANDS:
-            _run(name, rest)
+            output = _run(name, rest, signals)
         else:
             raise InputError(expected=f"a command: {', '.join(COMMANDS)}", got=repr(name), hint="aradals --help")
-    except (InputError, MissingExtraError) as error:
-        return _fail(str(error))
-    except RunsFailed as error:
-        print(error, file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "aradals":
+    except RunsFailed as error:  # all other results are there
+        print_log(str(error))
+        code = 1
+    except KeyboardInterrupt:  # raised by other people's code, or outside the main thread
+        signals.received = signals.received or signal.SIGINT
+        raise
+    except (Exception, SystemExit) as error:
+        line = describe(error)
+        if line is None or signals.received is not None:
             raise
-        return _fail(f"the command line needs {error.name}; try pip install 'ar-adals[all]'")
-    except BrokenPipeError:
-        # Whoever read the output has seen enough, as in `aradals recipes | head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+        code = _fail(line)
+    try:
+        streams.write_results()
+    except BrokenPipeError:  # whoever read the output has seen enough, as in `aradals recipes | head`
+        return code or 1
+    except OSError as error:
+        where = f"; they are in {output}" if output is not None else ""
+        _fail(f"the results could not be printed ({error.strerror or error}){where}")
+        return code or 1
+    return code
 
 
-def _run(name: str, arguments: list[str]) -> None:
-    """Parse and run one subcommand: a module with ``EXAMPLE``, ``add_arguments`` and ``run``."""
+def _run(name: str, arguments: list[str], signals: StopSignals) -> Path | None:
+    """Parse and run one subcommand: a module with ``EXAMPLE``, ``RESUMES``, ``add_arguments`` and ``run``.
+
+    Returns:
+        Where the command has put its results.
+    """
     from jsonargparse import ArgumentParser
+
+    from aradals.cli.messages import explain
 
     command = importlib.import_module(f"aradals.cli.{name}")
     warnings.showwarning = _show_warning
@@ -75,12 +115,20 @@ def _run(name: str, arguments: list[str]) -> None:
     )
     arguments = command.add_arguments(parser, arguments)
     _spell_with_dashes(parser)
+    help_text = io.StringIO()
     try:
-        values = parser.instantiate(parser.parse_args(arguments)).as_dict()
+        with redirect_stdout(help_text):
+            values = parser.instantiate(parser.parse_args(arguments)).as_dict()
     except argparse.ArgumentError as error:
         raise explain(str(error), parser, example=command.EXAMPLE) from error
+    except SystemExit:  # --help
+        print_result(help_text.getvalue().removesuffix("\n"))
+        return None
     values.pop("recipe", None)
+    signals.message = f"interrupted; the same command {'goes on from here' if command.RESUMES else 'starts over'}"
     command.run(**values)
+    output: Path | None = values.get("output") or values.get("folder")
+    return output
 
 
 def _spell_with_dashes(parser: argparse.ArgumentParser) -> None:
@@ -98,11 +146,11 @@ def _show_warning(
 ) -> None:
     """Our own warnings as one line each; those of libraries are for their developers."""
     if category is UserWarning and Path(filename).is_relative_to(Path(__file__).parents[1]):
-        print(f"warning: {message}", file=sys.stderr)
+        print_log(f"warning: {message}")
 
 
 def _fail(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print_log("error: " + " ".join(message.split()))
     return 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,15 +35,30 @@ def add_recipe_arguments(parser: ArgumentParser, arguments: list[str]) -> list[s
             recipe = find_recipe(argument)
             rest = arguments[:position] + arguments[position + 1 :]
             _check_methods(recipe, rest)
-            return ["--recipe", str(recipe), *rest]
+            return ["--recipe", _text(recipe), *rest]
     return arguments
+
+
+def _text(recipe: Path) -> str:
+    """The content of a recipe: the parser would read the file as the locale says, not as UTF-8."""
+    try:
+        text = recipe.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            expected=f"a recipe in UTF-8: {recipe}", got=f"the byte {error.object[error.start]:#x}", hint="saving it so"
+        ) from error
+    if not text.isascii():
+        # The parser looks first whether this is the name of a file, which only the locale's characters can be.
+        with suppress(yaml.YAMLError):  # the parser says what is wrong
+            text = yaml.serialize(yaml.compose(text, yaml.SafeLoader), Dumper=yaml.SafeDumper)
+    return text + "\n"
 
 
 def _check_methods(recipe: Path, arguments: list[str]) -> None:
     """Refuse a setting of a method that the recipe lacks: misspelt, it would become a method of its own."""
     named = {found[1] for argument in arguments if (found := re.match(r"--methods\.([^.=]+)", argument))}
     try:
-        known = list(yaml.safe_load(recipe.read_text())["methods"])
+        known = list(yaml.safe_load(recipe.read_text(encoding="utf-8"))["methods"])
     except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError):
         return  # the parser says what is wrong with the recipe
     for method in named - set(known):

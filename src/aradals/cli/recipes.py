@@ -8,10 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aradals.cli.terminal import print_result
+
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 EXAMPLE = "aradals recipes copy cifar10-small --output my-study.yaml"
+RESUMES = False
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
@@ -30,17 +33,17 @@ def run(action: str, name: str | None, output: Path | None) -> None:
 
     if action == "list":
         for recipe, summary in list_recipes().items():
-            print(f"{recipe:<18} {summary}")
+            print_result(f"{recipe:<18} {summary}")
         return
     if name is None:
         raise InputError(expected=f"the recipe to {action}: {', '.join(list_recipes())}", got="none", hint=EXAMPLE)
     source = find_recipe(name)
     if action == "show":
-        print(source.read_text(), end="")
+        print_result(source.read_text(encoding="utf-8").removesuffix("\n"))
         return
     target = output or Path(f"{source.stem}.yaml")
     if target.exists():
         raise InputError(expected="a file that does not exist", got=str(target), hint="another --output")
     with atomic_path(target) as temporary:
-        temporary.write_text(source.read_text())
-    print(f"recipe: {target}")
+        temporary.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    print_result(f"recipe: {target}")

@@ -8,10 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aradals.cli.terminal import print_result
+
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 EXAMPLE = "aradals report runs/demo"
+RESUMES = False
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
@@ -57,7 +60,7 @@ def run(folder: Path, output: Path | None, overwrite: bool) -> None:
         for content, target in targets:
             with output_file(target, ".html", "report", inputs=found, overwrite=overwrite):
                 write_report(content, target)
-            print(f"report: {target}")
+            print_result(f"report: {target}")
     except InputError:
         raise
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:

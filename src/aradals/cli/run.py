@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 EXAMPLE = "aradals run demo --output runs/demo --training.epochs=20 --methods.ar_adals.num_subsets=3"
+RESUMES = True
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
@@ -34,7 +35,8 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
 
 def run(output: Path, device: str, overwrite: bool, json: bool, **study: Any) -> None:
     """Run the study and report it."""
-    from aradals.cli.common import finish, print_log
+    from aradals.cli.common import finish
+    from aradals.cli.terminal import print_log
     from aradals.config import StudyConfig
     from aradals.errors import RunsFailed
     from aradals.files import file_name

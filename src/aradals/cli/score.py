@@ -23,10 +23,11 @@ from aradals.cli.common import (
     add_model_arguments,
     add_overwrite_argument,
     load_classifier,
-    print_log,
 )
+from aradals.cli.terminal import print_log, print_result
 
 EXAMPLE = "aradals score --model resnet20 --checkpoint weights.pt --data cifar10 --split test --output scores.parquet"
+RESUMES = True
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
@@ -112,11 +113,11 @@ def run(
                 log=lambda line: print_log(f"audit: {line}"),
             )
             save_scores(output, table, {**metadata, "audit": json_text(record)})
-            print(describe_audit(record))
+            print_result(describe_audit(record))
         shutil.rmtree(work, ignore_errors=True)
     speed = f" in {seconds:.1f} s ({len(table) / max(seconds, 0.01):.1f} images per second; " if seconds else " ("
     forward, backward = (passes.double().mean().item() for passes in (table.num_forward, table.num_backward))
-    print(
+    print_result(
         f"{len(table)} examples scored by {table.attack}{speed}on average {forward:.1f} forward and {backward:.1f} "
         f"backward passes); {int(table.norm.isfinite().sum())} with a verified norm, {table.num_failed} with a "
         f"fallback for a score; median score {table.score.median():.4f}\nscores: {output}"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 EXAMPLE = "aradals train cifar10-small --data uoft-cs/cifar10 --method ar_adals --seed 1 --output runs/ar-adals"
+RESUMES = True
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
@@ -29,9 +30,9 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
 
 def run(method: str, seed: int, output: Path, device: str, **study: Any) -> None:
     """Train the model."""
-    from aradals.cli.common import print_log
+    from aradals.cli.terminal import print_log, print_result
     from aradals.config import StudyConfig
     from aradals.study import train_one
 
     for checkpoint in train_one(StudyConfig(**study), method, seed, output, device=device, log=print_log):
-        print(f"checkpoint: {checkpoint}")
+        print_result(f"checkpoint: {checkpoint}")

@@ -27,5 +27,6 @@ def find_recipe(name: str) -> Path:
 def list_recipes() -> dict[str, str]:
     """Name of each packaged recipe and its summary, the first comment line of the file."""
     return {
-        path.stem: path.read_text().splitlines()[0].removeprefix("#").strip() for path in sorted(_FOLDER.glob("*.yaml"))
+        path.stem: path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
+        for path in sorted(_FOLDER.glob("*.yaml"))
     }

@@ -27,6 +27,7 @@ from aradals.errors import InputError
 from aradals.health import check_output_varies, check_trainable
 from aradals.inference import try_model
 from aradals.objectives import choose_objective
+from aradals.training.environment import settings_from_arguments_alone
 from aradals.training.module import AdaptiveClassifier, by_id, epoch_seed, member_seed
 from aradals.training.self_scoring import SelfScoring
 from aradals.training.state import SaveState, StateIO, has_state
@@ -143,7 +144,7 @@ def fit_classifier(
         goes_on = has_state(resume, state_io, module, log)
     if sys.stderr.isatty():
         callbacks.append(TQDMProgressBar(leave=False))
-    with _quiet_lightning(), _interruptible():
+    with settings_from_arguments_alone(), _quiet_lightning(), _interruptible():
         trainer = Trainer(
             accelerator="gpu" if device == "cuda" else device,
             devices=1,

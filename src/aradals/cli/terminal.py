@@ -1,0 +1,168 @@
+"""The standard streams of a command: results go to stdout when all files are written, everything else to stderr."""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import os
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
+
+from aradals.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_results: list[str | RenderableType] = []
+
+
+def print_result(*parts: str | RenderableType) -> None:
+    """Print to stdout, which is for results, once the command has done its work.
+
+    Args:
+        parts: text, which gets a newline, or tables and the like that rich can print.
+    """
+    _results.extend(parts)
+
+
+def print_log(line: str) -> None:
+    """Print a line of progress to stderr; what steers a terminal is shown as text."""
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process without taking the interpreter down.
+
+    A signal may have left a library half loaded (torch loads a part of itself at the first training), and then Python
+    aborts on its way out, with an exit status of its own.
+    """
+    with suppress(Exception):
+        atexit._run_exitfuncs()
+    os._exit(code)
+
+
+class StandardStreams:
+    """Within the block, stdout leads to stderr, and stderr cannot fail.
+
+    Other people's code likes to print, and so do the programs that it calls. `write_results` writes to the stdout that
+    was there at the start.
+    """
+
+    def __enter__(self) -> StandardStreams:
+        _results.clear()
+        _open_closed_descriptors()
+        self._stdout, self._stderr = cast("TextIO | None", sys.stdout), cast("TextIO | None", sys.stderr)
+        self._descriptor = _divert(self._stdout)
+        self._null = open(os.devnull, "w", encoding="utf-8")
+        sys.stdout = sys.stderr = cast(TextIO, _Unfailing(self._stderr or self._null))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._restore_stdout()
+        sys.stdout, sys.stderr = cast(TextIO, self._stdout), cast(TextIO, self._stderr)
+        self._null.close()
+        _empty(self._stderr)
+
+    def write_results(self) -> None:
+        """Write what was given to `print_result`. A character that stdout cannot show becomes a question mark.
+
+        Raises:
+            OSError: stdout is closed, full, or a pipe that nobody reads.
+        """
+        self._restore_stdout()
+        if not _results:
+            return
+        if self._stdout is None or self._stdout.closed:
+            raise OSError(errno.EBADF, "stdout is closed")
+        encoding = self._stdout.encoding or "utf-8"  # of an io.StringIO it is None
+        text = "".join(_rendered(part, self._stdout) for part in _results)
+        try:
+            self._stdout.write(text.encode(encoding, "replace").decode(encoding))
+            self._stdout.flush()
+        finally:
+            _results.clear()
+            _empty(self._stdout)
+
+    def _restore_stdout(self) -> None:
+        if self._descriptor is not None:
+            os.dup2(self._descriptor, 1)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class _Unfailing:
+    """A stream that swallows what cannot be written: no log is worth the work that it tells of."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):  # ValueError: the stream is closed
+            self._stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def _rendered(part: str | RenderableType, stream: TextIO) -> str:
+    """As the terminal behind ``stream`` can show it: its width, colors and box characters."""
+    if isinstance(part, str):
+        return part + "\n"
+    from rich.console import Console
+
+    console = Console(file=stream)
+    with console.capture() as captured:
+        console.print(part)
+    return captured.get()
+
+
+def _open_closed_descriptors() -> None:
+    """Put the null device where 0, 1 or 2 is closed: else the next file that is opened gets the number, and output."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+
+
+def _divert(stdout: TextIO | None) -> int | None:
+    """Let descriptor 1 lead where 2 leads, if it is that of ``stdout``.
+
+    Returns:
+        A descriptor that leads where 1 has led.
+    """
+    try:
+        if stdout is None or stdout.fileno() != 1:
+            return None
+        stdout.flush()
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    except (OSError, ValueError):  # no file, or a file that is full or closed
+        return None
+    return kept
+
+
+def _empty(stream: TextIO | None) -> None:
+    """Drop what a stream could not write: Python would try again when it exits, and fail."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+            stream.flush()
