@@ -58,6 +58,8 @@ def output_folder(
             if (folder / name).exists() and (describe_file(folder / name) or {}).get("kind") not in kinds:
                 log(f"{name} was changed or damaged, and is kept in {set_aside(folder / name, 'changed').name}")
         yield
+        if not names:
+            return
         with atomic_path(folder / _MARK) as temporary:
             temporary.write_bytes(b"Files in this folder are written and replaced by ar-adals.\n")
 

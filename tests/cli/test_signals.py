@@ -169,8 +169,11 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
 def test_raising_keyboard_interrupt_is_an_interruption(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(MODEL.format(body="raise KeyboardInterrupt"), encoding="utf-8")
     model = ("--model", tmp_path / "slow.py:build", "--data", "digits", "--limit", 20)
-    for command, words in (("score", "goes on from here"), ("calibrate", "starts over")):
-        ran = aradals(command, *model, "--output", tmp_path / "out")
+    for command, file, words in (
+        ("score", "scores.parquet", "goes on from here"),
+        ("calibrate", "calibrator.json", "starts over"),
+    ):
+        ran = aradals(command, *model, "--output", tmp_path / file)
         assert ran.code == 130
         assert ran.err.splitlines()[-1] == f"interrupted; the same command {words}"
 

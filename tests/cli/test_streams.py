@@ -148,8 +148,8 @@ def test_help_is_a_result() -> None:
 @pytest.mark.parametrize("how", ["sys.exit(0)", "exit()", "raise SystemExit"])
 def test_leaving_from_a_model_is_an_error(how: str, talks: Path, tmp_path: Path) -> None:
     model = ("--model", f"{talks}:build", "--model-args", json.dumps({"how": how}), "--data", "digits", "--limit", 20)
-    for name in ("score", "calibrate"):
-        ran = aradals(name, *model, "--output", tmp_path / "out")
+    for name, file in (("score", "scores.parquet"), ("calibrate", "calibrator.json")):
+        ran = aradals(name, *model, "--output", tmp_path / file)
         assert ran.code == 2
         assert ran.out == ""
         assert "got its call of sys.exit(" in ran.err.splitlines()[-1]
