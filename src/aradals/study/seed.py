@@ -436,7 +436,7 @@ class SeedRun:
         inputs = {
             "predictions": [file_digest(path) for paths in predictions for path in paths.values()],
             "calibrators": {calibrator: file_digest(path) for calibrator, path in calibrators.items()},
-            "scores": settings_digest(scores_of(scores, examples.ids).tolist()),  # the file also holds seconds
+            "scores": file_digest(scores),
             "evaluation": asdict(settings),
         }
         log = self._log(f"{name}: evaluate")
