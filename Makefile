@@ -25,6 +25,8 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry src
 
 format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .

@@ -18,14 +18,14 @@ from pathlib import Path
 import torch
 
 from aradals.data import CORRUPTIONS, load_data
-from aradals.evaluation import (
+from aradals.models import build_model, load_checkpoint
+from aradals.pipeline.evaluate import (
     conditions,
     evaluate_conditions,
     predict_conditions,
     prediction_paths,
     stored_predictions,
 )
-from aradals.models import build_model, load_checkpoint
 
 
 def processor_seconds(work: Callable[[], object]) -> float:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from aradals.artifacts import load_json
 from aradals.cli.main import main
+from aradals.pipeline.artifacts import load_json
 
 DOCS = Path(__file__).parents[1] / "docs" / "extending.md"
 

@@ -28,11 +28,11 @@ from aradals.models import build_model, save_checkpoint
 SOURCE = Path(__file__).parents[1] / "src" / "aradals"
 
 ALLOWED = {
-    ("specs.py", "import_module"): "--model and recipes name modules of the user's",
-    ("specs.py", "spec_from_file_location"): "--model and recipes name files of the user's",
-    ("specs.py", "exec_module"): "the same file",
+    ("_internal/specs.py", "import_module"): "--model and recipes name modules of the user's",
+    ("_internal/specs.py", "spec_from_file_location"): "--model and recipes name files of the user's",
+    ("_internal/specs.py", "exec_module"): "the same file",
     ("cli/main.py", "import_module"): "a subcommand, from a list of ours",
-    ("data/extras.py", "import_module"): "optional packages, named in our source",
+    ("_internal/optional.py", "import_module"): "optional packages, named in our source",
     ("cli/common.py", "format"): "a help text of ours",
     ("__init__.py", "import_module"): "our own module of public names",
 }

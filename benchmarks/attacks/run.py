@@ -32,13 +32,14 @@ from table import write_table
 from torch import Tensor, nn
 from trained import NETWORKS, attacked_examples, train
 
-from aradals.acceleration import accelerated
+from aradals._internal.files import atomic_path
 from aradals.attacks import first_order_margin
-from aradals.attacks.base import perturbation_norm, prediction_changes
-from aradals.audit import rank_agreement
+from aradals.attacks.base import prediction_changes
 from aradals.data import load_data
-from aradals.files import atomic_path
+from aradals.geometry import perturbation_norm
+from aradals.inference.accelerate import accelerated
 from aradals.models import build_model, load_checkpoint
+from aradals.robustness.audit import rank_agreement
 
 BATCH_SIZE = 256
 FORWARD_SHARE = 0.446  # of one f+b, measured on a ResNet-20

@@ -17,7 +17,7 @@ from foolbox.models.pytorch import PyTorchModel
 from torch import Tensor, nn
 
 from aradals.attacks import Attack, get_attack
-from aradals.attacks.base import perturbation_norm
+from aradals.geometry import perturbation_norm
 
 logging.getLogger("art").setLevel(logging.ERROR)
 

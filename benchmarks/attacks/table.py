@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aradals.artifacts import versions
+from aradals.pipeline.artifacts import versions
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -1,6 +1,6 @@
 """Corruptions beside those of others: mean, standard deviation and RMSE against the clean image, in levels of 8 bits.
 
-    python benchmarks/corruptions/compare.py --output tests/data/corruption_statistics.json
+    python benchmarks/corruptions/compare.py --output tests/corruptions/corruption_statistics.json
 
 Images are crops of two photographs that scikit-learn ships. Both sides get the same random numbers where they can, so
 that most results can be compared pixel by pixel. The file keeps the figures of the others, which the tests compare
@@ -19,7 +19,7 @@ import torch
 from photographs import photograph_crops
 from references import Corrupt, Pixels, package, published, shared_random
 
-from aradals.data.corruptions import CORRUPTIONS, corrupt
+from aradals.corruptions import CORRUPTIONS, corrupt
 
 SIZES = {"cifar": 32, "tiny": 64, "imagenet": 224}
 NUM_IMAGES = {"cifar": 24, "tiny": 12, "imagenet": 4}

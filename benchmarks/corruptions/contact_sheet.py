@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw
 from sklearn.datasets import load_sample_images
 
-from aradals.data.corruptions import CORRUPTIONS, corrupt
+from aradals.corruptions import CORRUPTIONS, corrupt
 
 CELL, LABEL, HEADER = 84, 128, 18
 PANELS = {"cifar": 32, "imagenet": 224}

@@ -23,8 +23,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from aradals.data.corruptions.constants import PRESETS
-from aradals.data.corruptions.randomness import Randomness
+from aradals.corruptions.constants import PRESETS
+from aradals.corruptions.randomness import Randomness
 
 Pixels = npt.NDArray[np.uint8]
 Corrupt = Callable[[str, int, Pixels], Pixels]

@@ -19,7 +19,7 @@ import torch
 from photographs import photograph_crops
 from references import package
 
-from aradals.data.corruptions import CORRUPTIONS, corrupt
+from aradals.corruptions import CORRUPTIONS, corrupt
 
 Job = tuple[str, str, int, int]
 """(who, corruption, severity, number of images)"""

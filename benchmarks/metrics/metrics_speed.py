@@ -24,7 +24,7 @@ from torch import Tensor
 from torchmetrics.functional import classification as tm
 
 from aradals import metrics
-from aradals.files import atomic_path
+from aradals._internal.files import atomic_path
 
 SIZES = ((1_000_000, 10), (50_000, 1_000))
 Run = Callable[[Tensor, Tensor], object]

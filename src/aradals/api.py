@@ -1,11 +1,5 @@
 """What `aradals` offers by name. `aradals` itself imports this module when the first of these names is used."""
 
-from aradals.adaptive_smoothing import (
-    AdaptiveSmoothing,
-    smoothing_to_target_prob,
-    soft_targets,
-    target_prob_to_smoothing,
-)
 from aradals.attacks import (
     AttackResult,
     boundary,
@@ -17,7 +11,6 @@ from aradals.attacks import (
     logit_margin,
     pgd,
 )
-from aradals.audit import audit_scores, describe_audit, rank_agreement
 from aradals.calibration import (
     CalibratedModel,
     HistogramBinning,
@@ -27,9 +20,9 @@ from aradals.calibration import (
     TemperatureScaling,
     VectorScaling,
 )
-from aradals.ensemble import Ensemble, pool_logits
 from aradals.errors import InputError
-from aradals.inference import Predictions, predict
+from aradals.inference.ensemble import Ensemble, pool_logits
+from aradals.inference.predictions import Predictions, predict
 from aradals.losses import focal_loss, jensen_shannon, margin_smoothing_loss, soft_cross_entropy
 from aradals.metrics import (
     accuracy,
@@ -44,9 +37,16 @@ from aradals.metrics import (
     summarise,
 )
 from aradals.objectives import ccat, mixup
-from aradals.robustness import ScoreTable, score, score_batches
-from aradals.subsets import assign_subsets, column_subsets, match_subsets, random_subsets, subset_thresholds
-from aradals.update_rules import UpdateRule, default_update_rate
+from aradals.robustness.audit import audit_scores, describe_audit, rank_agreement
+from aradals.robustness.scores import ScoreTable, score, score_batches
+from aradals.smoothing.adaptive import (
+    AdaptiveSmoothing,
+    smoothing_to_target_prob,
+    soft_targets,
+    target_prob_to_smoothing,
+)
+from aradals.smoothing.subsets import assign_subsets, column_subsets, match_subsets, random_subsets, subset_thresholds
+from aradals.smoothing.update_rules import UpdateRule, default_update_rate
 
 __all__ = [
     "AdaptiveSmoothing",

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aradals.errors import InputError
-from aradals.margins import working_dtype
+from aradals.geometry import working_dtype
 
 
 def soft_cross_entropy(

@@ -15,8 +15,8 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
 from aradals.attacks import first_order_margin, pgd
-from aradals.attacks.pgd import project_to_ball
 from aradals.errors import InputError
+from aradals.geometry import project_to_ball
 
 
 @settings(max_examples=100, deadline=None)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from aradals.calibration import CALIBRATORS, CalibratedModel, get_calibrator, scores_for
 from aradals.calibration.base import LogitMap
 from aradals.errors import InputError
-from aradals.inference import predict
+from aradals.inference.predictions import predict
 
 EXPORTABLE = [name for name, kind in CALIBRATORS.items() if kind.score != "first_order_margin"]
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from aradals.artifacts import load_calibrator, load_predictions
 from aradals.attacks import first_order_margin
 from aradals.calibration import CALIBRATORS
 from aradals.cli.main import main
 from aradals.data import corrupt
 from aradals.metrics import nll
+from aradals.pipeline.artifacts import load_calibrator, load_predictions
 
 MODEL = """\
 import torch

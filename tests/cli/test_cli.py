@@ -20,12 +20,12 @@ import torch
 from command_line import Outcome, Study, aradals, run_once
 from safetensors.torch import load_file
 
-from aradals.artifacts import load_scores, save_scores
-from aradals.audit import describe_audit
 from aradals.cli.main import COMMANDS
 from aradals.data import Examples, load_data, make_splits
-from aradals.inference import Predictions, predict
+from aradals.inference.predictions import Predictions, predict
 from aradals.models import build_model, load_checkpoint
+from aradals.pipeline.artifacts import load_scores, save_scores
+from aradals.robustness.audit import describe_audit
 
 METRICS = ("accuracy", "confidence", "nll", "brier", "ece")
 KEYS = {"method", "seed", "data", "corruption", "severity", "n", *METRICS}
@@ -282,7 +282,7 @@ def test_score_killed_and_started_again_it_ends_the_same(study: Study, tmp_path:
     """By a signal from outside, as soon as some of the work is on disk."""
     program = """
 import sys
-from aradals import scoring
+from aradals.pipeline import score as scoring
 from aradals.cli.main import main
 scoring._SHARD_SECONDS = 0.2
 main(sys.argv[1:])

@@ -11,8 +11,8 @@ import torch
 from command_line import Outcome, Study, aradals, run_once
 from sklearn.metrics import roc_auc_score
 
-from aradals.artifacts import load_predictions
 from aradals.data import corrupt, load_data
+from aradals.pipeline.artifacts import load_predictions
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from aradals.artifacts import load_predictions, load_scores
 from aradals.cli.main import main
 from aradals.data import load_data
 from aradals.models import build_model, save_checkpoint
+from aradals.pipeline.artifacts import load_predictions, load_scores
 
 NUM_EXAMPLES = 60
 

@@ -164,7 +164,7 @@ def test_an_audit_is_added_to_finished_scores(world: World) -> None:
 @pytest.mark.parametrize("command", ["run", "train", "evaluate", "score"])
 def test_two_runs_at_once_are_refused(command: str, study: Study, world: World) -> None:
     output = world.folder / ("scores.parquet" if command == "score" else "out")
-    hold = "import sys\nfrom pathlib import Path\nfrom aradals.stages import locked\n"
+    hold = "import sys\nfrom pathlib import Path\nfrom aradals.pipeline.stage import locked\n"
     hold += "with locked(Path(sys.argv[1]), is_folder=sys.argv[2] == '1'):\n    print(flush=True)\n    sys.stdin.read()"
     arguments = [sys.executable, "-c", hold, str(output), str(int(command != "score"))]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:

@@ -188,6 +188,6 @@ def test_a_limit_of_file_sizes(kilobytes: int, tmp_path: Path) -> None:
 
 
 def test_our_own_faults_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aradals.recipes.list_recipes", lambda: [][0])
+    monkeypatch.setattr("aradals.pipeline.recipes.list_recipes", lambda: [][0])
     with pytest.raises(IndexError):
         aradals("recipes")

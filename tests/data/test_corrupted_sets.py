@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from aradals.corruptions import CORRUPTIONS
 from aradals.data import Examples, corrupted_sets, list_conditions, list_splits, load_condition, load_data
-from aradals.data.corruptions import CORRUPTIONS
 from aradals.data.images import ImageReader
 from aradals.errors import InputError
 

@@ -37,7 +37,7 @@ from aradals.metrics import (
     ood_scores,
     smooth_calibration_error,
 )
-from aradals.metrics.per_example import CHUNK_ELEMENTS
+from aradals.metrics.outcomes import CHUNK_ELEMENTS
 
 Metric = Callable[..., float]
 

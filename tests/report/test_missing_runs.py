@@ -12,12 +12,14 @@ import pytest
 from rich.console import Console
 from synthetic_results import METHODS, make_study
 
-from aradals.comparison import aggregate_seeds, compare_methods
-from aradals.config import MethodConfig, SplitConfig, StudyConfig, TrainingConfig
+from aradals.pipeline.config import MethodConfig, SplitConfig, StudyConfig, TrainingConfig
+from aradals.pipeline.study.run import relative_costs
 from aradals.report import comparison_table, study_headlines, study_table, write_report
 from aradals.report.panels import prepare_reliability, prepare_targets
-from aradals.report.summary import Variant, describe_failed, measure, methods_of
-from aradals.study.run import relative_costs
+from aradals.report.view import measure, methods_of
+from aradals.results.compare import aggregate_seeds, compare_methods
+from aradals.results.failed import describe_failed
+from aradals.results.names import Variant
 
 RECIPE = StudyConfig(
     data="digits",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from aradals.margins import gradients_enabled, margin_and_gradient
+from aradals.inference.gradients import gradients_enabled, margin_and_gradient
 from aradals.models import build_model
 
 

@@ -7,13 +7,13 @@ import inspect
 from typing import Any
 
 from aradals.attacks.base import Attack, AttackResult
-from aradals.attacks.boundary import boundary
 from aradals.attacks.carlini_wagner import carlini_wagner
 from aradals.attacks.ddn import ddn
 from aradals.attacks.deepfool import deepfool
-from aradals.attacks.estimates import confidence, first_order_margin, logit_margin
 from aradals.attacks.fmn import fmn
+from aradals.attacks.margins import confidence, first_order_margin, logit_margin
 from aradals.attacks.pgd import pgd
+from aradals.attacks.secant import boundary
 from aradals.errors import InputError
 
 __all__ = [

@@ -9,8 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from aradals.errors import InputError
-from aradals.margins import box_diagonal
+from aradals.geometry import box_diagonal, per_example, perturbation_norm
 
 _MAX_VERIFICATIONS = 20
 
@@ -58,19 +57,6 @@ def prediction_changes(model: nn.Module, points: Tensor, predicted: Tensor) -> T
         logits: Tensor = model(points.clone())
     # argmax takes NaN for the largest value, but a model that breaks has not changed its mind.
     return (logits.argmax(1) != predicted) & ~logits.isnan().any(1)
-
-
-def perturbation_norm(delta: Tensor, norm_order: float = 2) -> Tensor:
-    """The L2 or L-inf norm of each perturbation of shape (N, ...), shape (N,)."""
-    norm: Tensor = delta.flatten(1).norm(p=norm_order, dim=1)
-    return norm
-
-
-def unit(delta: Tensor) -> Tensor:
-    """Each example of shape (N, ...) over its L2 norm; 0 stays 0."""
-    length = delta.flatten(1).norm(dim=1)
-    nonzero = torch.where(length > 0, length, 1.0)
-    return delta.div(per_example(nonzero, delta))
 
 
 def verified_result(
@@ -157,21 +143,3 @@ def closest_crossing(
         if len(active) == 0:
             break
     return adv_inputs, upper.isfinite(), num_forward
-
-
-def per_example(values: Tensor, like: Tensor) -> Tensor:
-    """``values`` of shape (N,), shaped to broadcast against ``like`` of shape (N, ...)."""
-    return values.view(-1, *[1] * (like.ndim - 1))
-
-
-def check_positive(**settings: float) -> None:
-    """Raise InputError unless every setting is greater than 0."""
-    for name, value in settings.items():
-        if not value > 0:
-            raise InputError(expected=f"{name} > 0", got=f"{name}={value}", hint="leaving it at its default")
-
-
-def check_norm_order(norm_order: float) -> None:
-    """Raise InputError unless it is 2 or inf."""
-    if norm_order not in (2, math.inf):
-        raise InputError(expected="norm_order 2 or inf", got=f"norm_order={norm_order}", hint="2")

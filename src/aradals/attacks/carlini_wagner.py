@@ -7,17 +7,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from aradals.attacks.base import AttackResult, check_positive, per_example, prediction_changes, verified_result
+from aradals.attacks.base import AttackResult, prediction_changes, verified_result
 from aradals.attacks.deepfool import deepfool
-from aradals.attacks.estimates import first_order_margin
+from aradals.attacks.margins import first_order_margin
+from aradals.checks import check_positive
 from aradals.errors import InputError
-from aradals.margins import (
-    class_margin,
-    gradients_enabled,
-    input_gradient,
-    model_inputs,
-    working_dtype,
-)
+from aradals.geometry import per_example, working_dtype
+from aradals.inference.gradients import class_margin, gradients_enabled, input_gradient, model_inputs
 
 
 def carlini_wagner(

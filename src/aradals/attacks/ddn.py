@@ -7,24 +7,18 @@ import math
 import torch
 from torch import Tensor, nn
 
-from aradals.attacks.base import (
-    AttackResult,
-    check_positive,
-    per_example,
-    perturbation_norm,
-    unit,
-    verified_result,
-)
+from aradals.attacks.base import AttackResult, verified_result
 from aradals.attacks.deepfool import deepfool
+from aradals.checks import check_positive
 from aradals.errors import InputError
-from aradals.margins import (
+from aradals.geometry import per_example, perturbation_norm, unit, working_dtype
+from aradals.inference.gradients import (
     class_margin,
     forward_with_graph,
     gradients_enabled,
     input_gradient,
     logit_rounding,
     model_inputs,
-    working_dtype,
 )
 
 

@@ -7,16 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from aradals.attacks.base import AttackResult, check_positive, per_example, prediction_changes, verified_result
-from aradals.inference import check_logits
-from aradals.margins import (
-    forward_with_graph,
-    gradients_enabled,
-    input_gradient,
-    linear_distance,
-    model_inputs,
-    working_dtype,
-)
+from aradals.attacks.base import AttackResult, prediction_changes, verified_result
+from aradals.checks import check_logits, check_positive
+from aradals.geometry import linear_distance, per_example, working_dtype
+from aradals.inference.gradients import forward_with_graph, gradients_enabled, input_gradient, model_inputs
 
 _NUM_RIVALS = 2
 

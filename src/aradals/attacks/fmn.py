@@ -7,29 +7,26 @@ import math
 import torch
 from torch import Tensor, nn
 
-from aradals.attacks.base import (
-    AttackResult,
-    check_norm_order,
-    check_positive,
+from aradals.attacks.base import AttackResult, verified_result
+from aradals.checks import check_logits, check_norm_order, check_positive
+from aradals.errors import InputError
+from aradals.geometry import (
+    box_diagonal,
+    linear_distance,
     per_example,
     perturbation_norm,
+    project_to_ball,
+    project_to_plane,
     unit,
-    verified_result,
+    working_dtype,
 )
-from aradals.attacks.pgd import project_to_ball
-from aradals.errors import InputError
-from aradals.inference import check_logits
-from aradals.margins import (
-    box_diagonal,
+from aradals.inference.gradients import (
     class_margin,
     forward_with_graph,
     gradients_enabled,
     input_gradient,
-    linear_distance,
     logit_rounding,
     model_inputs,
-    project_to_plane,
-    working_dtype,
 )
 
 _OVERSHOOT = 0.02

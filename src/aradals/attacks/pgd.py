@@ -8,25 +8,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from aradals.attacks.base import (
-    AttackResult,
-    check_norm_order,
-    check_positive,
-    per_example,
-    perturbation_norm,
-    unit,
-    verified_result,
-)
-from aradals.attacks.estimates import first_order_margin
+from aradals.attacks.base import AttackResult, verified_result
+from aradals.attacks.margins import first_order_margin
+from aradals.checks import check_norm_order, check_positive
 from aradals.errors import InputError
-from aradals.margins import (
+from aradals.geometry import draw_from_ball, per_example, perturbation_norm, project_to_ball, unit, working_dtype
+from aradals.inference.gradients import (
     class_margin,
     forward_with_graph,
     gradients_enabled,
     input_gradient,
     logit_rounding,
     model_inputs,
-    working_dtype,
 )
 
 
@@ -88,7 +81,7 @@ def pgd(
         for restart in range(restarts):
             delta = torch.zeros_like(exact)
             if restart > 0 or random_start:
-                delta = delta + _draw_from_ball(exact[:1], radius, norm_order, generator)
+                delta = delta + draw_from_ball(exact[:1], radius, norm_order, generator)
 
             for _ in range(steps + 1):  # the last only to look where the last step has led
                 delta = (exact + delta).clamp(0, 1) - exact
@@ -124,28 +117,3 @@ def pgd(
         num_backward=torch.full_like(predicted, num_passes),
         norm_order=norm_order,
     )
-
-
-def project_to_ball(delta: Tensor, radius: Tensor, norm_order: float = 2) -> Tensor:
-    """The nearest perturbation to each, in L2, whose norm is at most its radius.
-
-    Args:
-        delta: shape (N, ...).
-        radius: shape (N,), >= 0.
-        norm_order: 2 or inf, of the ball.
-    """
-    bound = per_example(radius, delta)
-    if norm_order == math.inf:
-        return delta.clamp(-bound, bound)
-    norm = per_example(perturbation_norm(delta), delta)
-    return torch.where(norm > bound, bound * unit(delta), delta)
-
-
-def _draw_from_ball(like: Tensor, radius: float, norm_order: float, generator: torch.Generator) -> Tensor:
-    """Uniform in the ball, shape of ``like``, (1, ...)."""
-    if norm_order == math.inf:
-        noise = radius * (2 * torch.rand(like.shape, generator=generator) - 1)
-    else:
-        length = radius * torch.rand(1, generator=generator) ** (1 / like.numel())
-        noise = length * unit(torch.randn(like.shape, generator=generator))
-    return noise.to(like)

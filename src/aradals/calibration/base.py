@@ -10,9 +10,8 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from aradals.checks import check_classes, check_logits
 from aradals.errors import InputError
-from aradals.inference import check_logits
-from aradals.metrics.per_example import check_classes
 
 
 class Calibrator(Protocol):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from aradals.attacks import first_order_margin
 from aradals.calibration.base import Calibrator, LogitMap
 from aradals.errors import InputError
-from aradals.robustness import InputBatches, score
+from aradals.robustness.scores import InputBatches, score
 
 
 class CalibratedModel(nn.Module):
@@ -70,11 +70,11 @@ def scores_for(calibrator: Calibrator, model: nn.Module, batches: InputBatches, 
     Args:
         calibrator: fitted or not.
         model: maps inputs in [0, 1] to logits of shape (N, K).
-        batches: see `aradals.robustness.score`.
+        batches: see `aradals.robustness.scores.score`.
         ids: of the examples in the order of the result, shape (N,); all of them are in ``batches``.
 
     Raises:
-        InputError: see `aradals.robustness.score`.
+        InputError: see `aradals.robustness.scores.score`.
     """
     if calibrator.score in (None, "logit_margin"):
         return None

@@ -20,7 +20,7 @@ from aradals.calibration.temperature import (
     warn_at_bound,
 )
 from aradals.errors import InputError
-from aradals.margins import class_margin
+from aradals.inference.gradients import class_margin
 
 MAX_DEGREES = 3
 NUM_FOLDS = 5

@@ -52,10 +52,10 @@ def run(
     **source: Any,
 ) -> None:
     """Fit and save."""
-    from aradals.artifacts import save_calibrator, settings_digest
     from aradals.calibration import get_calibrator, scores_for
-    from aradals.inference import predict
-    from aradals.outputs import output_file, refuse_other_request
+    from aradals.inference.predictions import predict
+    from aradals.pipeline.artifacts import save_calibrator, settings_digest
+    from aradals.pipeline.outputs import output_file, refuse_other_request
 
     calibrator = get_calibrator(method)
     read = Source(**source)

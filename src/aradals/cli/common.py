@@ -17,14 +17,13 @@ from rich.text import Text
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from aradals.artifacts import decode_hashes, save_sealed, settings_digest
+from aradals._internal.specs import code_digest
 from aradals.attacks import ATTACKS
+from aradals.checks import check_labels
 from aradals.cli.terminal import print_log, print_result
 from aradals.data import Examples, data_paths, load_data
 from aradals.errors import InputError, printable
-from aradals.evaluation import Condition, Shift, corrupted_batches, predict_conditions, prediction_paths
-from aradals.inference import check_labels, predict, resolve_device, try_model
-from aradals.leakage import refuse_fitted
+from aradals.inference.predictions import predict, resolve_device, try_model
 from aradals.models import (
     CheckpointDescription,
     build_model,
@@ -34,6 +33,10 @@ from aradals.models import (
     read_description,
     weights_digest,
 )
+from aradals.pipeline.artifacts import decode_hashes, save_sealed, settings_digest
+from aradals.pipeline.evaluate import Condition, Shift, corrupted_batches, predict_conditions, prediction_paths
+from aradals.pipeline.leakage import refuse_fitted
+from aradals.pipeline.stage import run_stage
 from aradals.report import (
     comparison_table,
     diagnosis_headlines,
@@ -42,8 +45,6 @@ from aradals.report import (
     study_table,
     write_report,
 )
-from aradals.specs import code_digest
-from aradals.stages import run_stage
 
 _NUM_PROBED = 8
 
@@ -57,7 +58,7 @@ class Classifier:
         name: its spec, for reports.
         checkpoint: path, or "none".
         digest: stands for its weights, its code and its settings.
-        probe: its logits of a few examples, shape (n, K); see `aradals.stages.run_stage`.
+        probe: its logits of a few examples, shape (n, K); see `aradals.pipeline.stage.run_stage`.
         fitted_examples: content hashes of what it was trained on, where the checkpoint says; else empty.
         class_names: as the checkpoint names them; else empty.
     """
@@ -340,7 +341,7 @@ def prediction_stage(
     Args:
         classifier: the model.
         examples: clean.
-        conditions: see `aradals.evaluation.conditions`.
+        conditions: see `aradals.pipeline.evaluate.conditions`.
         folder: of the stage.
         with_scores: also first-order margins.
         shift: where the corrupted examples come from.

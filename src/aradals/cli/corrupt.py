@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 
 from aradals.cli.common import Source, add_data_arguments, add_overwrite_argument
 from aradals.cli.terminal import print_result
-from aradals.data.corruptions import CORRUPTIONS, PRESETS
+from aradals.corruptions import CORRUPTIONS, PRESETS
 
 EXAMPLE = "aradals corrupt --data cifar10 --split test --corruption fog --severity 3 --output fog-3.parquet"
 RESUMES = False
@@ -37,12 +37,12 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
 
 def run(corruption: str, severity: int, preset: str | None, output: Path, overwrite: bool, **source: Any) -> None:
     """Corrupt and write."""
-    from aradals.artifacts import settings_digest
+    from aradals.corruptions import choose_preset, corrupt
     from aradals.data.corrupted_parquet import write_corrupted
-    from aradals.data.corruptions import choose_preset, corrupt
     from aradals.data.sources import load_companions
     from aradals.errors import InputError
-    from aradals.outputs import output_file, refuse_other_request
+    from aradals.pipeline.artifacts import settings_digest
+    from aradals.pipeline.outputs import output_file, refuse_other_request
 
     if severity not in range(1, 6):
         raise InputError(expected="a severity from 1 to 5", got=str(severity), hint="1 (mild) to 5 (strong)")

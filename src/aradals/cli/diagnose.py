@@ -56,7 +56,7 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
 
 def run(output: Path, overwrite: bool, **arguments: Any) -> None:
     """Diagnose and report."""
-    from aradals.outputs import output_folder
+    from aradals.pipeline.outputs import output_folder
 
     read = Source(arguments["data"]).paths(
         *(arguments[name] for name in ("model", "checkpoint", "predictions", "scores"))
@@ -84,11 +84,10 @@ def _diagnose(
     **source: Any,
 ) -> None:
     """Diagnose and report."""
-    from aradals.artifacts import SCHEMA_VERSION, load_predictions, versions
-    from aradals.diagnosis import diagnose
-    from aradals.evaluation import CLEAN
-    from aradals.report.examples import class_rows, example_images
-    from aradals.scoring import (
+    from aradals.pipeline.artifacts import SCHEMA_VERSION, load_predictions, versions
+    from aradals.pipeline.diagnose import diagnose
+    from aradals.pipeline.evaluate import CLEAN
+    from aradals.pipeline.score import (
         check_attack,
         check_differentiable,
         check_num_subsets,
@@ -97,6 +96,7 @@ def _diagnose(
         scoring_record,
         subsets_of,
     )
+    from aradals.pipeline.shown import class_rows, example_images
 
     if predictions is not None:
         refuse_beside_predictions(model=model, checkpoint=checkpoint, **source)
@@ -173,9 +173,9 @@ def _audit(
     num_subsets: int,
     seed: int,
 ) -> dict[str, Any] | None:
-    """The record of `aradals.scoring.audit_stage`; None for scores of another model."""
-    from aradals.artifacts import load_scores
-    from aradals.scoring import audit_stage
+    """The record of `aradals.pipeline.score.audit_stage`; None for scores of another model."""
+    from aradals.pipeline.artifacts import load_scores
+    from aradals.pipeline.score import audit_stage
 
     _, metadata = load_scores(scores)
     if metadata.get("model_digest", classifier.digest) != classifier.digest:

@@ -35,8 +35,8 @@ from aradals.errors import InputError
 
 if TYPE_CHECKING:
     from aradals.cli.common import Classifier
-    from aradals.evaluation import Condition
-    from aradals.inference import Predictions
+    from aradals.inference.predictions import Predictions
+    from aradals.pipeline.evaluate import Condition
 
 EXAMPLE = (
     "aradals evaluate --checkpoint model.safetensors --calibrator temperature.json --data cifar10 --split test "
@@ -85,7 +85,7 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
 
 def run(output: Path, overwrite: bool, **arguments: Any) -> None:
     """Evaluate and report."""
-    from aradals.outputs import output_folder
+    from aradals.pipeline.outputs import output_folder
 
     read = Source(arguments["data"]).paths(
         *(arguments[name] for name in ("model", "checkpoint", "predictions", "scores", "corrupted", "ood")),
@@ -114,11 +114,11 @@ def _evaluate(
     **source: Any,
 ) -> None:
     """Evaluate and report."""
-    from aradals.artifacts import SCHEMA_VERSION, decode_hashes, load_calibrator, load_predictions, versions
-    from aradals.evaluation import CLEAN, choose_shift, evaluate_conditions, ood_rows, stored_predictions
-    from aradals.leakage import refuse_fitted, refuse_fitted_hashes
-    from aradals.report.examples import class_rows, example_images
-    from aradals.scoring import scores_of, scoring_record, subsets_of
+    from aradals.pipeline.artifacts import SCHEMA_VERSION, decode_hashes, load_calibrator, load_predictions, versions
+    from aradals.pipeline.evaluate import CLEAN, choose_shift, evaluate_conditions, ood_rows, stored_predictions
+    from aradals.pipeline.leakage import refuse_fitted, refuse_fitted_hashes
+    from aradals.pipeline.score import scores_of, scoring_record, subsets_of
+    from aradals.pipeline.shown import class_rows, example_images
 
     if predictions is not None:
         refuse_beside_predictions(

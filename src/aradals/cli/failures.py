@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
+from aradals._internal.specs import exit_call
 from aradals.errors import InputError, MissingExtraError
-from aradals.specs import exit_call
 
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -7,9 +7,9 @@ import re
 from argparse import ArgumentParser
 from dataclasses import fields
 
-from aradals.config import MethodConfig
 from aradals.errors import InputError
-from aradals.update_rules import UpdateRule
+from aradals.pipeline.config import MethodConfig
+from aradals.smoothing.update_rules import UpdateRule
 
 _KINDS = {
     "int": "a whole number",

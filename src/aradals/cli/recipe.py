@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from aradals.config import StudyConfig
 from aradals.errors import InputError
-from aradals.recipes import find_recipe
+from aradals.pipeline.config import StudyConfig
+from aradals.pipeline.recipes import find_recipe
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser

@@ -27,9 +27,9 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
 
 def run(action: str, name: str | None, output: Path | None) -> None:
     """List, print or copy."""
+    from aradals._internal.files import atomic_path
     from aradals.errors import InputError
-    from aradals.files import atomic_path
-    from aradals.recipes import find_recipe, list_recipes
+    from aradals.pipeline.recipes import find_recipe, list_recipes
 
     if action == "list":
         for recipe, summary in list_recipes().items():

@@ -34,10 +34,10 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
 
 def run(folder: Path, output: Path | None, overwrite: bool) -> None:
     """Write the report."""
-    from aradals.artifacts import load_sealed
+    from aradals._internal.files import file_name
     from aradals.errors import InputError
-    from aradals.files import file_name
-    from aradals.outputs import output_file
+    from aradals.pipeline.artifacts import load_sealed
+    from aradals.pipeline.outputs import output_file
     from aradals.report import write_report
 
     found = [folder / name for name in ("results.json", "diagnosis.json") if (folder / name).exists()]

@@ -35,14 +35,14 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
 
 def run(output: Path, device: str, overwrite: bool, json: bool, **study: Any) -> None:
     """Run the study and report it."""
+    from aradals._internal.files import file_name
     from aradals.cli.common import finish
     from aradals.cli.terminal import print_log
-    from aradals.config import StudyConfig
     from aradals.errors import RunsFailed
-    from aradals.files import file_name
-    from aradals.outputs import output_folder
-    from aradals.report.summary import describe_failed
-    from aradals.study import OUTPUTS, files_of, run_study
+    from aradals.pipeline.config import StudyConfig
+    from aradals.pipeline.outputs import output_folder
+    from aradals.pipeline.study import OUTPUTS, files_of, run_study
+    from aradals.results.failed import describe_failed
 
     config = StudyConfig(**study)
     names = [*OUTPUTS, "report.html"]

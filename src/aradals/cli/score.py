@@ -60,13 +60,13 @@ def run(
     **source: Any,
 ) -> None:
     """Score the examples."""
-    from aradals.artifacts import json_text, load_scores, save_scores, settings_digest
     from aradals.attacks import describe_attack
-    from aradals.audit import describe_audit
-    from aradals.outputs import output_file, refuse_other_request
-    from aradals.robustness import choose_attack
-    from aradals.scoring import audit_stage, check_attack, check_num_subsets, score_stage, scoring_seconds
-    from aradals.stages import same_outputs
+    from aradals.pipeline.artifacts import json_text, load_scores, save_scores, settings_digest
+    from aradals.pipeline.outputs import output_file, refuse_other_request
+    from aradals.pipeline.score import audit_stage, check_attack, check_num_subsets, score_stage, scoring_seconds
+    from aradals.pipeline.stage import same_outputs
+    from aradals.robustness.audit import describe_audit
+    from aradals.robustness.scores import choose_attack
 
     check_attack(attack, attack_args)
     read = Source(**source)

@@ -31,8 +31,8 @@ def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
 def run(method: str, seed: int, output: Path, device: str, **study: Any) -> None:
     """Train the model."""
     from aradals.cli.terminal import print_log, print_result
-    from aradals.config import StudyConfig
-    from aradals.study import train_one
+    from aradals.pipeline.config import StudyConfig
+    from aradals.pipeline.study import train_one
 
     for checkpoint in train_one(StudyConfig(**study), method, seed, output, device=device, log=print_log):
         print_result(f"checkpoint: {checkpoint}")

@@ -1,8 +1,8 @@
 """Data: labelled examples with ids, where they come from, and what is done to them."""
 
+from aradals.corruptions import CORRUPTIONS, GROUPS, PRESETS, choose_preset, corrupt, corruption_names
 from aradals.data.augment import AUGMENTATIONS, Augmentation, random_flip_crop
 from aradals.data.augmix import augmix
-from aradals.data.corruptions import CORRUPTIONS, GROUPS, PRESETS, choose_preset, corrupt, corruption_names
 from aradals.data.examples import Examples, as_batch, overlap
 from aradals.data.sources import data_paths, list_conditions, list_splits, load_column, load_condition, load_data
 from aradals.data.splits import Splits, make_splits, splits_hash

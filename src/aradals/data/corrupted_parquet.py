@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy.typing as npt
 
-from aradals.data.corruptions import corrupt
+from aradals._internal.files import atomic_path
+from aradals._internal.optional import load_extra
+from aradals.corruptions import corrupt
 from aradals.data.examples import Examples
-from aradals.data.extras import load_extra
 from aradals.data.formats import Companions
-from aradals.files import atomic_path
 
 
 def write_corrupted(

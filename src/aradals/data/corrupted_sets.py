@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aradals.data.corruptions import CORRUPTIONS, GROUPS
+from aradals.corruptions import CORRUPTIONS, GROUPS
 from aradals.data.formats import Columns, OpenSplits, Rows, Split, no_such_column, open_image_folder
 from aradals.data.images import EncodedImage
 from aradals.errors import InputError

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from aradals.errors import InputError
-from aradals.inference import Batch
+from aradals.inference.predictions import Batch
 
 InputReader = Callable[[Sequence[int]], Tensor]
 """Returns the inputs of the given rows as one tensor: uint8, or float in [0, 1]."""

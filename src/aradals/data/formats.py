@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aradals.data.extras import load_extra
+from aradals._internal.optional import load_extra
 from aradals.data.images import MEMORY_LIMIT, EncodedImage
 from aradals.errors import InputError
 

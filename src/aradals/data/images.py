@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from aradals.data.extras import load_extra
+from aradals._internal.optional import load_extra
 from aradals.errors import InputError
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aradals.data.extras import load_extra
+from aradals._internal.optional import load_extra
 from aradals.data.formats import (
     MAX_PACKING,
     Columns,

@@ -7,7 +7,7 @@ guessed from its values. All are fractions (not percent), computed in float64.
 from __future__ import annotations
 
 from aradals.metrics.bootstrap import resampled_metrics
-from aradals.metrics.calibration_errors import (
+from aradals.metrics.calibration import (
     ReliabilityDiagram,
     SubsetCalibrationError,
     adaptive_calibration_error,
@@ -22,9 +22,9 @@ from aradals.metrics.calibration_errors import (
 from aradals.metrics.estimates import Estimate, estimate_metrics
 from aradals.metrics.family import all_metrics
 from aradals.metrics.intervals import calibration_error_interval
-from aradals.metrics.noise import NoiseFloor, SubsetNoiseFloor, ece_noise_floor, subset_noise_floor
-from aradals.metrics.per_example import Outcomes, outcomes
-from aradals.metrics.scores import (
+from aradals.metrics.noise_floor import NoiseFloor, SubsetNoiseFloor, ece_noise_floor, subset_noise_floor
+from aradals.metrics.outcomes import Outcomes, outcomes
+from aradals.metrics.proper import (
     accuracy,
     brier_calibration,
     brier_refinement,

@@ -8,9 +8,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from aradals.checks import check_subsets
 from aradals.errors import InputError
-from aradals.metrics.noise import chunk_sizes
-from aradals.metrics.per_example import assign_bins, check_subsets, membership, outcomes, subset_membership
+from aradals.metrics.noise_floor import chunk_sizes
+from aradals.metrics.outcomes import assign_bins, membership, outcomes, subset_membership
 from aradals.metrics.selective import aurc_terms, auroc_terms, ranked_auroc
 
 KEPT_COUNTS = 2**24

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from aradals.checks import check_subsets
 from aradals.errors import InputError
 from aradals.metrics.bootstrap import resample_means
-from aradals.metrics.calibration_errors import debiased_l2_gap, equal_mass_sums, largest_cumulative_gap
+from aradals.metrics.calibration import debiased_l2_gap, equal_mass_sums, largest_cumulative_gap
 from aradals.metrics.family import coverage_key
 from aradals.metrics.intervals import (
     Norm,
@@ -26,16 +27,8 @@ from aradals.metrics.intervals import (
     largest_partial_sum,
     root_sum_square,
 )
-from aradals.metrics.per_example import (
-    Outcomes,
-    assign_bins,
-    check_subsets,
-    equal_mass_bins,
-    membership,
-    outcomes,
-    subset_membership,
-)
-from aradals.metrics.scores import wilson_interval
+from aradals.metrics.outcomes import Outcomes, assign_bins, equal_mass_bins, membership, outcomes, subset_membership
+from aradals.metrics.proper import wilson_interval
 from aradals.metrics.selective import aurc_terms, auroc_terms, effective_sample, ranked_auroc
 from aradals.metrics.smooth import grid_gaps, grid_position, smooth_error, smoother
 

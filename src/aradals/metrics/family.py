@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from aradals.metrics.calibration_errors import (
+from aradals.metrics.calibration import (
     debiased_l2_gap,
     equal_mass_sums,
     equal_width_sums,
@@ -13,8 +13,8 @@ from aradals.metrics.calibration_errors import (
     mean_abs_gap,
     mean_class_gap,
 )
-from aradals.metrics.per_example import ClassGaps, Outcomes, outcomes_and_class_gaps
-from aradals.metrics.scores import brier_calibration_part, brier_refinement_part
+from aradals.metrics.outcomes import ClassGaps, Outcomes, outcomes_and_class_gaps
+from aradals.metrics.proper import brier_calibration_part, brier_refinement_part
 from aradals.metrics.selective import most_confident, ranked_auroc, selective_risk
 from aradals.metrics.smooth import grid_gaps, smooth_error
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aradals.checks import check_predictions
 from aradals.errors import InputError
-from aradals.metrics.per_example import Ranking, check_predictions, outcomes, rank
+from aradals.metrics.outcomes import Ranking, outcomes, rank
 
 
 @dataclass(frozen=True)

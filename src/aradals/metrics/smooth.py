@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from aradals.metrics.per_example import outcomes
+from aradals.metrics.outcomes import outcomes
 
 GRID_CELLS = 2048
 """Cells of the grid on [0, 1]. Placing gaps on it widens a kernel of width 0.01 by a factor of 1.0002."""

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aradals.checks import check_subsets
 from aradals.errors import InputError
 from aradals.metrics.bootstrap import resample_means
-from aradals.metrics.per_example import check_subsets
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-4, 1e4
 

@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+from aradals.checks import check_subsets
 from aradals.metrics.estimates import estimate_outcomes
 from aradals.metrics.family import family
-from aradals.metrics.noise import noise_floors
-from aradals.metrics.per_example import check_subsets, outcomes_and_class_gaps
+from aradals.metrics.noise_floor import noise_floors
+from aradals.metrics.outcomes import outcomes_and_class_gaps
 
 MetricRow = dict[str, float | None]
 

@@ -10,12 +10,12 @@ from functools import partial
 
 from torch import nn
 
+from aradals._internal.specs import imported, keyword_arguments, user_code
 from aradals.errors import InputError
 from aradals.models.preact_resnet import PreActResNet
 from aradals.models.resnet import ResNet
 from aradals.models.small_cnn import SmallCNN
 from aradals.models.wide_resnet import WideResNet
-from aradals.specs import imported, keyword_arguments, user_code
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from aradals._internal.files import atomic_path
 from aradals.errors import InputError, MissingExtraError
-from aradals.files import atomic_path
 from aradals.models.builder import is_built_in, list_models
 
 # Where training scripts put the weights beside other things, and what wrappers put before the names.
@@ -39,7 +39,7 @@ class CheckpointDescription:
         model_args: arguments of the builder as the file has them; `arguments` checks those that are used.
         num_classes: K, at most the size of the file in bytes; None where it does not say.
         class_names: one for each class, or none.
-        fitted_examples: content hashes in base64, see `aradals.artifacts.decode_hashes`.
+        fitted_examples: content hashes in base64, see `aradals.pipeline.artifacts.decode_hashes`.
     """
 
     path: Path | None = None

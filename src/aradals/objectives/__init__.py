@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aradals._internal.specs import imported
 from aradals.errors import InputError
 from aradals.objectives.ccat import ccat, max_confidence_attack, transition_target_prob
 from aradals.objectives.cross_entropy import cross_entropy
 from aradals.objectives.focal import focal
 from aradals.objectives.margin_smoothing import margin_smoothing
 from aradals.objectives.mixup import mixup
-from aradals.specs import imported
 
 __all__ = [
     "OBJECTIVES",

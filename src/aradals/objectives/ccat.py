@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from aradals.attacks.base import check_norm_order, check_positive, per_example, perturbation_norm, unit
-from aradals.attacks.pgd import project_to_ball
+from aradals.checks import check_norm_order, check_positive
+from aradals.geometry import per_example, perturbation_norm, project_to_ball, unit, working_dtype
+from aradals.inference.gradients import forward_with_graph, gradients_enabled, input_gradient, model_inputs
 from aradals.losses import soft_cross_entropy
-from aradals.margins import forward_with_graph, gradients_enabled, input_gradient, model_inputs, working_dtype
 
 
 def ccat(

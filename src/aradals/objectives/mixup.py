@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from aradals.attacks.base import per_example
 from aradals.errors import InputError
+from aradals.geometry import per_example
 from aradals.losses import soft_cross_entropy
 
 

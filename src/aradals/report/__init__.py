@@ -1,7 +1,7 @@
 """Reports from results on disk: headlines, tables, figures, one HTML file (extra: report). Models are never run."""
 
-from aradals.report.headlines import diagnosis_headlines, study_headlines
-from aradals.report.html import write_report
+from aradals.report.findings import diagnosis_headlines, study_headlines
+from aradals.report.page import write_report
 from aradals.report.tables import comparison_table, diagnosis_rows, diagnosis_table, study_table, table_rows
 
 __all__ = [

@@ -11,13 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aradals.report.summary import (
+from aradals.report.view import (
     CLEAN,
     NOISE_FLOORS,
     Condition,
     Measure,
     Results,
-    Variant,
     diagnosis_results,
     difference,
     main_methods,
@@ -32,6 +31,7 @@ from aradals.report.summary import (
     subset_name,
     variants,
 )
+from aradals.results.names import Variant
 
 Values = list[float]
 Columns = dict[str, list[Any]]

@@ -7,18 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from aradals.comparison import MIN_SEEDS
 from aradals.errors import printable
-from aradals.report.summary import (
+from aradals.report.view import (
     CLEAN,
     NOISE_LIMITS,
     Condition,
     Measure,
     Results,
-    Variant,
-    data_name,
     diagnosis_results,
-    failed_runs,
     gap_interval,
     indexed,
     measure,
@@ -36,6 +32,9 @@ from aradals.report.summary import (
     threshold_text,
     variants,
 )
+from aradals.results.compare import MIN_SEEDS
+from aradals.results.failed import failed_runs
+from aradals.results.names import Variant, data_name
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -233,7 +232,7 @@ def ood_table(results: Results) -> TableBlock:
 
 
 def class_rows_table(rows: Sequence[Mapping[str, Any]], title: str) -> TableBlock:
-    """Classes with the gap between confidence and accuracy, as `aradals.report.examples.class_rows` gives them."""
+    """Classes with the gap between confidence and accuracy, as `aradals.pipeline.shown.class_rows` gives them."""
     table = []
     for row in rows:
         gap = Measure(*gap_interval(row))

@@ -1,0 +1,204 @@
+"""Other people's code by name: ``path/to/file.py:callable`` and ``package.module:callable``."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from operator import attrgetter
+from pathlib import Path
+from types import ModuleType
+
+from aradals._internal.files import file_digest
+from aradals.errors import InputError
+
+
+@contextmanager
+def imported(spec: str, purpose: str) -> Iterator[object]:
+    """Import what ``spec`` names, and run the block that uses it as its author's code.
+
+    Within the block, too, a file can import the modules beside it, a module those in the working directory.
+
+    Args:
+        spec: ``path/to/file.py:name`` or ``package.module:name``; the name may have dots.
+        purpose: what the code should do, after "to": ``build a model``.
+
+    Yields:
+        The object.
+
+    Raises:
+        InputError: no such file or name, or any error in the code, here or in the block, which is chained.
+    """
+    source, _, attribute = spec.rpartition(":")
+    if source.endswith(".py"):
+        path = _find_file(source)
+        with _importable_from(path.parent, forget=True), user_code(spec, purpose):
+            yield _find_attribute(_import_file(path), attribute)
+    else:
+        with _importable_from(Path.cwd(), forget=False), user_code(spec, purpose):
+            yield _find_attribute(importlib.import_module(source), attribute)
+
+
+@contextmanager
+def user_code(spec: str, purpose: str) -> Iterator[None]:
+    """Turn whatever goes wrong in other people's code into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(
+            expected=f"{spec} to be importable and to {purpose}",
+            got=f"its call of {exit_call(error)}" if isinstance(error, SystemExit) else said,
+            hint="calling it in Python, where the traceback shows the line",
+        ) from error
+
+
+def exit_call(error: SystemExit) -> str:
+    """The call in other people's code that has raised ``error``."""
+    return f"sys.exit({'' if error.code is None else repr(error.code)})"
+
+
+def keyword_arguments(target: Callable[..., object]) -> tuple[list[str], bool]:
+    """The names that ``target`` takes as keywords, and whether it takes any other name."""
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):  # some callables written in C
+        return [], True
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return names, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def code_digest(spec: str) -> str | None:
+    """Hash the source code behind ``spec``, so that changed code is another model or objective.
+
+    The code is the file that ``spec`` names and, followed through their imports, the files beside it or in the same
+    package. Nothing is run, except that the packages around ``package.module`` are imported.
+
+    Args:
+        spec: as for `imported`; built-in names have no code of their own.
+
+    Returns:
+        16 hex digits; None for built-in names and for code whose source cannot be found.
+    """
+    source, _, _ = spec.rpartition(":")
+    if not source:
+        return None
+    if source.endswith(".py"):
+        first = Path(source).expanduser().resolve()
+        root = first.parent
+    else:
+        with _importable_from(Path.cwd(), forget=False):
+            try:
+                found = importlib.util.find_spec(source)
+            except Exception:  # the package around it may raise anything; importing it says so better
+                return None
+        if found is None or not found.origin or not found.origin.endswith(".py"):
+            return None
+        first = Path(found.origin).resolve()
+        depth = source.count(".") + (1 if first.stem == "__init__" else 0)
+        root = first.parents[depth]
+    if not first.is_file():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(_reachable(first, root)):
+        digest.update(f"{file.relative_to(root).as_posix()} {file_digest(file)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _reachable(first: Path, root: Path) -> set[Path]:
+    """The Python files below ``root`` that ``first`` imports, those that these import, and so on."""
+    files, waiting = {first}, [first]
+    while waiting:
+        new = set(_imported_files(waiting.pop(), root)) - files
+        files |= new
+        waiting += new
+    return files
+
+
+def _imported_files(file: Path, root: Path) -> Iterator[Path]:
+    """The files below ``root`` that the import statements of ``file`` name."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [(root, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = file.parents[node.level - 1] if 0 < node.level <= len(file.parents) else root
+            module = node.module or ""
+            names = [(base, module), *((base, f"{module}.{alias.name}".strip(".")) for alias in node.names)]
+        else:
+            continue
+        for base, name in names:
+            path = base
+            for part in filter(None, name.split(".")):  # the packages on the way are imported as well
+                path = path / part
+                for candidate in (path.with_name(f"{part}.py"), path / "__init__.py"):
+                    if candidate.is_file() and candidate.is_relative_to(root):
+                        yield candidate.resolve()
+
+
+def _find_file(source: str) -> Path:
+    path = Path(source).expanduser().resolve()
+    if not path.is_file():
+        raise InputError(expected="a Python file", got=f"{source}, which is no file", hint="another path")
+    return path
+
+
+def _import_file(path: Path) -> ModuleType:
+    name = f"aradals_file_{path.stem}_{uuid.uuid4().hex}"
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    assert module_spec is not None  # since the suffix is .py
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module
+    try:
+        module_spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _find_attribute(module: ModuleType, attribute: str) -> object:
+    try:
+        return attrgetter(attribute)(module)
+    except AttributeError as error:
+        nearest = difflib.get_close_matches(attribute, vars(module), n=1)
+        raise InputError(
+            expected=f"a callable in {module.__file__}",
+            got=f"{attribute!r}, which is not there",
+            hint=nearest[0] if nearest else "the name of a function or class in it",
+        ) from error
+
+
+@contextmanager
+def _importable_from(folder: Path, *, forget: bool) -> Iterator[None]:
+    """Let imports find the modules in ``folder``.
+
+    With ``forget``, modules found there are dropped from ``sys.modules`` afterwards: the files of two models
+    may well import different modules of the same name, such as ``layers``.
+    """
+    known = set(sys.modules)
+    importlib.invalidate_caches()  # the files may be newer than the last look into the folder
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(str(folder))
+        if forget:
+            siblings = {entry.stem for entry in folder.iterdir()} - known
+            for name in sys.modules.keys() - known:
+                if name.partition(".")[0] in siblings:
+                    del sys.modules[name]

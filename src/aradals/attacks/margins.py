@@ -1,0 +1,97 @@
+"""Robustness estimated from one pass through the model: the logit margin, the confidence, the first-order margin."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from aradals.attacks.base import AttackResult, estimate_result
+from aradals.checks import check_logits, check_norm_order
+from aradals.geometry import linear_distance
+from aradals.inference.gradients import (
+    class_margin,
+    forward_with_graph,
+    gradients_enabled,
+    input_gradient,
+    model_inputs,
+)
+
+
+def logit_margin(model: nn.Module, inputs: Tensor) -> AttackResult:
+    """Logit of the predicted class minus the runner-up's: one forward pass.
+
+    The score is in logits, not in input units; it ranks.
+
+    Args:
+        model: maps inputs in [0, 1] to logits of shape (N, K).
+        inputs: shape (N, ...), values in [0, 1].
+
+    Raises:
+        InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities.
+    """
+    inputs, logits = _forward(model, inputs)
+    margin, predicted, _ = class_margin(logits)
+    return estimate_result(inputs, margin, predicted=predicted, sound=margin.isfinite(), num_forward=1, num_backward=0)
+
+
+def confidence(model: nn.Module, inputs: Tensor) -> AttackResult:
+    """Confidence of the prediction, as its log-odds: one forward pass.
+
+    log c/(1 - c) is the predicted class's logit minus the log-sum-exp of the others. It ranks as the probability c
+    does, but does not saturate: in single precision c is 1, and a tie, from a lead of 17 on. It is in logits,
+    and negative where c is below 1/2.
+
+    Args:
+        model: maps inputs in [0, 1] to logits of shape (N, K).
+        inputs: shape (N, ...), values in [0, 1].
+
+    Raises:
+        InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities.
+    """
+    inputs, logits = _forward(model, inputs)
+    largest, predicted = logits.max(1)
+    others = logits.scatter(1, predicted[:, None], -math.inf)
+    log_odds = largest - others.logsumexp(1)
+    sound = log_odds.isfinite()
+    return estimate_result(inputs, log_odds, predicted=predicted, sound=sound, num_forward=1, num_backward=0)
+
+
+def first_order_margin(model: nn.Module, inputs: Tensor, *, norm_order: float = 2) -> AttackResult:
+    """Distance to the linearised boundary with the runner-up: one forward and one backward pass.
+
+    The score is the logit margin over the dual norm of its gradient, in input units; 0, flagged as failed, where the
+    gradient vanishes or puts the boundary out of the box.
+
+    Args:
+        model: maps inputs in [0, 1] to logits of shape (N, K).
+        inputs: shape (N, ...), values in [0, 1].
+        norm_order: 2 or inf.
+
+    Raises:
+        InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities; another norm.
+
+    References:
+        Hein and Andriushchenko, Formal guarantees on the robustness of a classifier against adversarial manipulation,
+        NeurIPS 2017, arXiv:1705.08475, theorem 2.1, with the local slope for the Lipschitz constant.
+    """
+    check_norm_order(norm_order)
+    with gradients_enabled(model):
+        inputs = model_inputs(model, inputs)
+        points, logits = forward_with_graph(model, inputs)
+        check_logits(logits, len(inputs))
+        margin, predicted, _ = class_margin(logits)
+        gradient = input_gradient(margin, points)
+    margin = margin.detach()
+    score = linear_distance(margin, gradient, norm_order)
+    sound = gradient.flatten(1).ne(0).any(1) & ((score > 0) | (margin == 0))
+    return estimate_result(inputs, score, predicted=predicted, sound=sound, num_forward=1, num_backward=1)
+
+
+def _forward(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The inputs as the model takes them, and its logits."""
+    with gradients_enabled(model), torch.no_grad():
+        inputs = model_inputs(model, inputs)
+        _, logits = forward_with_graph(model, inputs)
+    return inputs, check_logits(logits, len(inputs))

@@ -1,0 +1,112 @@
+"""Geometry of perturbations, example by example: norms, unit vectors, projections on balls, planes and the box."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def perturbation_norm(delta: Tensor, norm_order: float = 2) -> Tensor:
+    """The L2 or L-inf norm of each perturbation of shape (N, ...), shape (N,)."""
+    norm: Tensor = delta.flatten(1).norm(p=norm_order, dim=1)
+    return norm
+
+
+def unit(delta: Tensor) -> Tensor:
+    """Each example of shape (N, ...) over its L2 norm; 0 stays 0."""
+    length = delta.flatten(1).norm(dim=1)
+    nonzero = torch.where(length > 0, length, 1.0)
+    return delta.div(per_example(nonzero, delta))
+
+
+def per_example(values: Tensor, like: Tensor) -> Tensor:
+    """``values`` of shape (N,), shaped to broadcast against ``like`` of shape (N, ...)."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+_NEWTON_STEPS = 20
+
+
+def linear_distance(margin: Tensor, gradient: Tensor, norm_order: float = 2) -> Tensor:
+    """Finite estimate of the distance to a boundary: the margin over the dual norm of its gradient, shape (N,).
+
+    Where the gradient vanishes, or is so small that the distance exceeds the diagonal of the box [0, 1]^D, nothing is
+    known. The estimate is then 0, because a failed estimate must never look like robustness.
+
+    Args:
+        margin: shape (N,).
+        gradient: shape (N, ...), of each margin.
+        norm_order: 2 or inf, of the distance.
+    """
+    slope = gradient.flatten(1).norm(p=1 if norm_order == math.inf else 2, dim=1)
+    distance = margin / slope
+    return torch.where((slope > 0) & (distance <= box_diagonal(gradient, norm_order)), distance, 0.0)
+
+
+def box_diagonal(inputs: Tensor, norm_order: float = 2) -> float:
+    """The norm of the largest perturbation that stays in [0, 1]^D, for inputs of shape (N, ...)."""
+    return 1.0 if norm_order == math.inf else math.sqrt(math.prod(inputs.shape[1:]))
+
+
+def project_to_plane(inputs: Tensor, gradient: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The smallest step within the box that takes a linear margin to zero.
+
+    It is :math:`\delta(t) = clip(x - t g, 0, 1) - x` at the t where :math:`m + g \cdot \delta(t) = 0`. The drop of the
+    margin is concave and piecewise linear in t, so that Newton's method from t = 0 finds the zero from below.
+
+    Args:
+        inputs: x, shape (N, ...), in [0, 1].
+        gradient: g, the same shape.
+        margin: m, shape (N,), at x.
+
+    Returns:
+        ``(delta, reachable)``: the step, shape (N, ...), and whether it reaches the plane, bool, shape (N,). Where the
+        box ends before the plane, ``delta`` is as far as it goes; where the gradient vanishes, 0.
+    """
+    x, g = inputs.flatten(1), gradient.flatten(1)
+    free, delta = g, torch.zeros_like(x)
+    length, missing = torch.zeros_like(margin), margin
+    for _ in range(_NEWTON_STEPS):
+        slope = free.square().sum(1)
+        # Each example stops on its own, or its step would depend on the batch that it is in.
+        going_on = (slope > 0) & (missing.abs() > 1e-4 * margin.abs())
+        if not going_on.any():
+            break
+        length = length + torch.where(going_on, missing / slope, 0.0)
+        moved = x - length[:, None] * g
+        target = moved.clamp(0, 1)
+        delta, free = target - x, torch.where(target == moved, g, 0.0)
+        missing = margin + (g * delta).sum(1)
+    return delta.view_as(inputs), missing.abs() <= 1e-2 * margin.abs()
+
+
+def working_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype to compute in: half-precision values are too coarse to accumulate in."""
+    return torch.promote_types(tensor.dtype, torch.float32) if tensor.is_floating_point() else tensor.dtype
+
+
+def project_to_ball(delta: Tensor, radius: Tensor, norm_order: float = 2) -> Tensor:
+    """The nearest perturbation to each, in L2, whose norm is at most its radius.
+
+    Args:
+        delta: shape (N, ...).
+        radius: shape (N,), >= 0.
+        norm_order: 2 or inf, of the ball.
+    """
+    bound = per_example(radius, delta)
+    if norm_order == math.inf:
+        return delta.clamp(-bound, bound)
+    norm = per_example(perturbation_norm(delta), delta)
+    return torch.where(norm > bound, bound * unit(delta), delta)
+
+
+def draw_from_ball(like: Tensor, radius: float, norm_order: float, generator: torch.Generator) -> Tensor:
+    """Uniform in the ball, shape of ``like``, (1, ...)."""
+    if norm_order == math.inf:
+        noise = radius * (2 * torch.rand(like.shape, generator=generator) - 1)
+    else:
+        length = radius * torch.rand(1, generator=generator) ** (1 / like.numel())
+        noise = length * unit(torch.randn(like.shape, generator=generator))
+    return noise.to(like)

@@ -1,0 +1,177 @@
+"""A faster copy of a model, for attacks that call it many times with the same weights."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from aradals.inference.gradients import forward_with_graph, gradients_enabled, input_gradient, model_inputs
+
+_NUM_CHECKED = 8
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def accelerated(model: nn.Module, inputs: Tensor, *, bf16: bool = False) -> nn.Module:
+    """A frozen copy of ``model`` in evaluation mode, for repeated passes forward and backward to the inputs.
+
+    Parameters get no gradients, batch norm is folded into the layer before it, and convolutions of images run in the
+    channels-last layout. Each step is kept only if logits and input gradients on a few of ``inputs`` are the
+    original's up to rounding; so a model for which a step does not work goes without it, and one that cannot be
+    copied is returned as it is.
+
+    Args:
+        model: maps inputs in [0, 1] to logits of shape (N, K). It is left as it was found.
+        inputs: shape (N, ...), values in [0, 1]; the first few are used for the checks.
+        bf16: compute in bfloat16 where autocast does so, and return float32 logits. They are coarser by far than
+            rounding, and checked for finiteness alone; a model that bfloat16 breaks goes without it.
+
+    Returns:
+        A model on the same device, for inputs of the same dtype.
+    """
+    steps: list[Callable[[nn.Module, Tensor], nn.Module]] = [_freeze, _fold_batch_norm, _use_channels_last]
+    fast = model
+    # A scripted, traced or compiled model has had its share of this, and copying may compile it anew.
+    if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
+        steps = []
+    with gradients_enabled(model):
+        try:
+            sample = model_inputs(model, inputs[:_NUM_CHECKED])
+            expected = _logits_and_gradient(model, sample)
+        except Exception:  # an attack will meet it too, and says it better
+            return model
+        for step in steps:
+            try:
+                candidate = step(copy.deepcopy(fast), sample)
+                if _agree(_logits_and_gradient(candidate, sample), expected):
+                    fast = candidate
+            except Exception:  # whatever other people's code raises when it is copied or rearranged
+                continue
+        if bf16:
+            with suppress(Exception):  # an operation that bfloat16 lacks
+                candidate = _Bfloat16(fast).eval()
+                if all(values.isfinite().all() for values in _logits_and_gradient(candidate, sample)):
+                    fast = candidate
+    return fast
+
+
+def _logits_and_gradient(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    points, logits = forward_with_graph(model, inputs)
+    # Any weights do that tell the classes apart.
+    weights = torch.linspace(-1, 1, logits.shape[1], device=logits.device, dtype=logits.dtype)
+    return logits.detach(), input_gradient((logits * weights).sum(1), points)
+
+
+def _agree(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> bool:
+    """Whether logits and gradients are the same up to rounding.
+
+    Where rounding decides on which side of its kink a ReLU is, a small part of the gradient changes altogether. So
+    gradients are compared as a whole, with a tolerance that is the square root of the logits'.
+    """
+    (logits, gradient), (expected_logits, expected_gradient) = found, expected
+    tolerance = min(1e-4, 1e4 * torch.finfo(expected_logits.dtype).eps)
+    same_logits = (logits - expected_logits).abs().max() <= tolerance * expected_logits.abs().max()
+    same_gradient = (gradient - expected_gradient).norm() <= tolerance**0.5 * expected_gradient.norm()
+    return bool(same_logits and same_gradient)
+
+
+def _freeze(model: nn.Module, sample: Tensor) -> nn.Module:
+    return model.requires_grad_(False)
+
+
+def _fold_batch_norm(model: nn.Module, sample: Tensor) -> nn.Module:
+    """Fold each batch norm into the convolution or linear layer whose output nothing else reads.
+
+    Which layer feeds which is read off the autograd graph of one call, so that any ``forward`` will do.
+    """
+    output_of: dict[Any, nn.Module] = {}
+    input_of: dict[Any, nn.Module] = {}
+    num_calls: Counter[nn.Module] = Counter()
+
+    def note_output(layer: nn.Module, _: Any, output: Tensor) -> None:
+        num_calls[layer] += 1
+        if output.ndim == 2 or not isinstance(layer, nn.Linear):  # else batch norm is over another dimension
+            output_of[output.grad_fn] = layer
+
+    def note_input(norm: nn.Module, arguments: tuple[Tensor]) -> None:
+        num_calls[norm] += 1
+        input_of[arguments[0].grad_fn] = norm
+
+    hooks = []
+    for module in model.modules():
+        if _has_hooks(module):  # which may change what it computes, or look at it
+            continue
+        if type(module) in (*_CONVOLUTIONS, nn.Linear):
+            hooks.append(module.register_forward_hook(note_output))
+        elif type(module) in _BATCH_NORMS:
+            hooks.append(module.register_forward_pre_hook(note_input))
+    _, logits = forward_with_graph(model, sample)
+    for hook in hooks:
+        hook.remove()
+
+    num_readers = Counter(node for reader in _nodes(logits.grad_fn) for node, _ in reader.next_functions)
+    folded = set()
+    for node, norm in input_of.items():
+        layer = output_of.get(node)
+        once = layer is not None and num_calls[layer] == num_calls[norm] == num_readers[node] == 1
+        if layer is None or not once or norm.running_mean is None:
+            continue
+        fuse: Callable[[Any, Any], Any] = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
+        fused = fuse(layer, norm)
+        layer.weight, layer.bias = fused.weight, fused.bias
+        folded.add(norm)
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if module in folded:
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, nn.Identity())
+    return model
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    kinds = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(kinds)
+
+
+def _nodes(root: Any) -> Iterator[Any]:
+    """Every node of the autograd graph below ``root``."""
+    seen, waiting = {root}, [root]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        new = {child for child, _ in node.next_functions if child is not None} - seen
+        seen |= new
+        waiting.extend(new)
+
+
+def _use_channels_last(model: nn.Module, sample: Tensor) -> nn.Module:
+    if sample.ndim == 4 and any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        return _ChannelsLast(model).eval()
+    return model
+
+
+class _ChannelsLast(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.model(inputs.contiguous(memory_format=torch.channels_last))
+        return logits
+
+
+class _Bfloat16(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.autocast(inputs.device.type, torch.bfloat16):
+            logits: Tensor = self.model(inputs)
+        return logits.float()

@@ -1,0 +1,249 @@
+"""Calibration errors from sums over bins, subsets or ranks, and the reliability diagram."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aradals.checks import check_subsets
+from aradals.metrics.outcomes import (
+    ClassGaps,
+    Ranking,
+    assign_bins,
+    bin_edges,
+    equal_mass_bins,
+    outcomes,
+    outcomes_and_class_gaps,
+    subset_membership,
+)
+from aradals.metrics.proper import wilson_interval
+
+
+@dataclass(frozen=True)
+class BinSums:
+    """Sums over the examples in each bin, float64, shape (num_bins,): all that a binned calibration error needs."""
+
+    count: Tensor
+    confidence: Tensor
+    correct: Tensor
+
+    @property
+    def gap(self) -> Tensor:
+        """Sums of confidence - correctness."""
+        return self.confidence - self.correct
+
+
+@dataclass(frozen=True)
+class SubsetCalibrationError:
+    """The |confidence - accuracy| of robustness subsets: their unweighted mean, and the largest."""
+
+    mean: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class ReliabilityDiagram:
+    """Accuracy against confidence in equal-width bins (low, high]; tensors of shape (num_bins,).
+
+    Attributes:
+        low: lower edge of each bin; the first bin also holds confidence 0.
+        high: upper edge of each bin.
+        count: number of examples, int64.
+        confidence: mean confidence; NaN in an empty bin.
+        accuracy: share of right predictions; NaN in an empty bin.
+        accuracy_low: lower end of the 95 % Wilson interval of the accuracy; NaN in an empty bin.
+        accuracy_high: upper end of that interval.
+    """
+
+    low: Tensor
+    high: Tensor
+    count: Tensor
+    confidence: Tensor
+    accuracy: Tensor
+    accuracy_low: Tensor
+    accuracy_high: Tensor
+
+
+def bin_sums(bins: Tensor, confidence: Tensor, correct: Tensor, num_bins: int) -> BinSums:
+    """Sum over the examples in each bin; all arguments of shape (N,)."""
+    columns = torch.stack([torch.ones_like(confidence), confidence, correct], 1)
+    return BinSums(*columns.new_zeros(num_bins, 3).index_add_(0, bins, columns).T)
+
+
+def equal_width_sums(confidence: Tensor, correct: Tensor, num_bins: int) -> BinSums:
+    """Sums in bins (low, high] of equal width."""
+    return bin_sums(assign_bins(confidence, num_bins), confidence, correct, num_bins)
+
+
+def equal_mass_sums(ranking: Ranking, num_bins: int) -> BinSums:
+    """Sums in bins of equally many examples."""
+    return bin_sums(equal_mass_bins(ranking, num_bins), ranking.confidence, ranking.correct, num_bins)
+
+
+def mean_abs_gap(bins: BinSums) -> float:
+    """Σ_b (n_b / N) |confidence_b - accuracy_b|."""
+    # (n_b / N) |mean gap| = |sum of gaps| / N: empty bins need no special case.
+    return float(bins.gap.abs().sum() / bins.count.sum())
+
+
+def largest_abs_gap(bins: BinSums) -> float:
+    """Largest |confidence_b - accuracy_b| of a bin that holds examples."""
+    return float((bins.gap.abs() / bins.count.clamp(min=1)).max())
+
+
+def debiased_l2_gap(bins: BinSums) -> float:
+    """See `debiased_l2_calibration_error`."""
+    gap, accuracy = bins.gap / bins.count, bins.correct / bins.count
+    squared = gap.square() - accuracy * (1 - accuracy) / (bins.count - 1)
+    total = (bins.count * squared)[bins.count >= 2].sum() / bins.count.sum()
+    return float(total.clamp(min=0).sqrt())
+
+
+def largest_cumulative_gap(ranking: Ranking) -> float:
+    """See `ks_calibration_error`."""
+    return float(ranking.gap.cumsum(0).abs().max() / len(ranking.gap))
+
+
+def mean_class_gap(gaps: ClassGaps, num_examples: int) -> float:
+    """See `classwise_calibration_error`."""
+    return float(gaps.gap.abs().sum() / num_examples / len(gaps.gap))
+
+
+def expected_calibration_error(
+    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+) -> float:
+    """Expected calibration error, ECE = Σ_b (n_b / N) |confidence_b - accuracy_b| (Guo et al. 2017, eq. 3).
+
+    Bins are equally wide, (low, high]; the first also holds 0. A confidence of exactly 1 is in the last bin.
+    Finite samples inflate it: a perfectly calibrated model shows `ece_noise_floor`, not 0.
+
+    Example: confidences 0.9 and 0.9, one right and one wrong, share a bin: |0.9 - 0.5| = 0.4.
+
+    Args:
+        labels: integer, shape (N,), in [0, K).
+        logits: finite floats, shape (N, K); or
+        probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
+        num_bins: number of bins; values for different numbers cannot be compared.
+
+    Returns:
+        A fraction in [0, 1].
+
+    Raises:
+        InputError: see `outcomes`.
+    """
+    examples = outcomes(labels, logits=logits, probs=probs)
+    return mean_abs_gap(equal_width_sums(examples.confidence, examples.correct, num_bins))
+
+
+def max_calibration_error(
+    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+) -> float:
+    """Maximum calibration error, max_b |confidence_b - accuracy_b| (Guo et al. 2017, eq. 4), in [0, 1].
+
+    Over the bins of `expected_calibration_error` that hold examples; a bin with one example counts as much as one with
+    thousands, so it is mostly noise unless all bins are well filled.
+
+    Arguments and errors as in `expected_calibration_error`.
+    """
+    examples = outcomes(labels, logits=logits, probs=probs)
+    return largest_abs_gap(equal_width_sums(examples.confidence, examples.correct, num_bins))
+
+
+def adaptive_calibration_error(
+    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+) -> float:
+    """Adaptive ECE: the ECE with bins of equally many examples (AdaECE of Mukhoti et al. 2020), in [0, 1].
+
+    Bin sizes differ by one at most, the first bins being larger; equal confidences stay in one bin. Of the confidence
+    of the predicted class, where Nixon et al. (2019) average over all classes.
+
+    Arguments and errors as in `expected_calibration_error`.
+    """
+    return mean_abs_gap(equal_mass_sums(outcomes(labels, logits=logits, probs=probs).ranking, num_bins))
+
+
+def debiased_l2_calibration_error(
+    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+) -> float:
+    """Debiased L2 calibration error of the predicted class (Kumar et al. 2019, definition 5.1), in [0, 1].
+
+    The root of Σ_b (n_b / N) [(confidence_b - accuracy_b)² - accuracy_b (1 - accuracy_b) / (n_b - 1)] over the bins of
+    `adaptive_calibration_error`, 0 where the sum is negative; bins with fewer than two examples are left out. What is
+    subtracted estimates what noise adds to the square, so a calibrated model has a sum of 0 on average. It is an L2
+    error, never below the L1 error (ECE) that it debiases, and not comparable with it.
+
+    Arguments and errors as in `expected_calibration_error`.
+    """
+    return debiased_l2_gap(equal_mass_sums(outcomes(labels, logits=logits, probs=probs).ranking, num_bins))
+
+
+def ks_calibration_error(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
+    """Kolmogorov-Smirnov calibration error of the predicted class (Gupta et al. 2021), in [0, 1].
+
+    The largest |Σ confidence - Σ correctness| / N over the examples of at most some confidence: no bins. Where all gaps
+    have one sign it is |confidence - accuracy|.
+
+    Arguments and errors as in `outcomes`.
+    """
+    return largest_cumulative_gap(outcomes(labels, logits=logits, probs=probs).ranking)
+
+
+def classwise_calibration_error(
+    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+) -> float:
+    """Class-wise ECE: the mean over classes of the one-versus-rest ECE (Kull et al. 2019), in [0, 1].
+
+    (1 / K) Σ_k Σ_b (n_kb / N) |mean p_k - share of class k|, with the bins of `expected_calibration_error` for the
+    probability of each class. A class that no label has counts as the others do. Its size falls as 1 / K.
+
+    Arguments and errors as in `expected_calibration_error`.
+    """
+    _, gaps = outcomes_and_class_gaps(labels, logits=logits, probs=probs, num_bins=num_bins)
+    return mean_class_gap(gaps, len(labels))
+
+
+def subset_calibration_error(
+    labels: Tensor, subsets: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None
+) -> SubsetCalibrationError:
+    """Mean and largest |confidence - accuracy| over the robustness subsets that hold examples.
+
+    Unlike ECE it sees opposite gaps at equal confidence.
+
+    Args:
+        labels: integer, shape (N,), in [0, K).
+        subsets: integer >= 0, shape (N,), the subset of each example.
+        logits: finite floats, shape (N, K); or
+        probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
+
+    Raises:
+        InputError: see `outcomes`; subsets of another shape, or negative.
+    """
+    examples = outcomes(labels, logits=logits, probs=probs)
+    check_subsets(subsets, len(labels))
+    members = subset_membership(subsets.to(examples.gap.device))
+    errors = (examples.gap @ members / members.sum(0)).abs()
+    return SubsetCalibrationError(mean=float(errors.mean()), largest=float(errors.max()))
+
+
+def reliability_diagram(
+    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+) -> ReliabilityDiagram:
+    """Confidence, accuracy and its 95 % interval in the bins of `expected_calibration_error`.
+
+    Arguments and errors as there.
+    """
+    examples = outcomes(labels, logits=logits, probs=probs)
+    bins = equal_width_sums(examples.confidence, examples.correct, num_bins)
+    accuracy_low, accuracy_high = wilson_interval(bins.correct, bins.count)
+    edges = bin_edges(num_bins).to(bins.count.device)
+    return ReliabilityDiagram(
+        low=edges[:-1],
+        high=edges[1:],
+        count=bins.count.long(),
+        confidence=bins.confidence / bins.count,
+        accuracy=bins.correct / bins.count,
+        accuracy_low=accuracy_low,
+        accuracy_high=accuracy_high,
+    )

@@ -1,0 +1,88 @@
+"""Accuracy and proper scores: means over examples."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aradals.checks import check_examples
+from aradals.metrics.outcomes import ClassGaps, Outcomes, outcomes, outcomes_and_class_gaps
+
+
+def accuracy(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
+    """Share of examples whose most probable class (the first of several) is the label. See `outcomes`."""
+    labels, scores = check_examples(labels, logits=logits, probs=probs)
+    return float((scores.argmax(1) == labels).double().mean())
+
+
+def mean_confidence(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
+    """Mean of the largest predicted probability. See `outcomes`."""
+    return float(outcomes(labels, logits=logits, probs=probs).confidence.mean())
+
+
+def nll(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
+    """Mean negative log-likelihood in nats; inf if a label has probability 0. See `outcomes`."""
+    return float(outcomes(labels, logits=logits, probs=probs).nll.mean())
+
+
+def brier_score(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
+    """Mean squared distance between probabilities and one-hot labels, summed over classes, in [0, 2].
+
+    Example: probabilities (0.7, 0.3) and label 0 give 0.3² + 0.3² = 0.18. See `outcomes` for the arguments.
+    """
+    return float(outcomes(labels, logits=logits, probs=probs).brier.mean())
+
+
+def brier_calibration(
+    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+) -> float:
+    """Calibration part of the Brier score, Σ_k Σ_b (n_kb / N) (mean p_k - share of class k)², in [0, 2].
+
+    Classes are taken one versus the rest, their probabilities in the bins of `expected_calibration_error` (Murphy
+    1973, in bins). It is what the Brier score would lose if in each bin the probability of the class were shifted by
+    the bin's gap, so that `brier_score` is exactly this and `brier_refinement`. Finite samples inflate it.
+
+    Example: probabilities (0.9, 0.1) throughout and labels 0 and 1: (0.9 - 0.5)² + (0.1 - 0.5)² = 0.32 of the Brier
+        score (0.02 + 1.62) / 2 = 0.82; the refinement 0.5 is that of the prediction (0.5, 0.5).
+
+    Arguments and errors as in `expected_calibration_error`.
+    """
+    return brier_calibration_part(
+        outcomes_and_class_gaps(labels, logits=logits, probs=probs, num_bins=num_bins)[1], len(labels)
+    )
+
+
+def brier_refinement(
+    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+) -> float:
+    """What is left of the Brier score without `brier_calibration`, in [0, 2]: lower = classes better told apart.
+
+    Arguments and errors as in `expected_calibration_error`.
+    """
+    examples, gaps = outcomes_and_class_gaps(labels, logits=logits, probs=probs, num_bins=num_bins)
+    return brier_refinement_part(examples, gaps)
+
+
+def brier_calibration_part(gaps: ClassGaps, num_examples: int) -> float:
+    """`brier_calibration` from sums."""
+    return float((gaps.gap.square() / gaps.count.clamp(min=1)).sum() / num_examples)
+
+
+def brier_refinement_part(examples: Outcomes, gaps: ClassGaps) -> float:
+    """`brier_refinement` from sums."""
+    # Rounding may leave a little less than nothing.
+    return max(0.0, float(examples.brier.mean()) - brier_calibration_part(gaps, len(examples.brier)))
+
+
+def wilson_interval(successes: Tensor, counts: Tensor, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
+    """Wilson's score interval of a proportion (Wilson 1927), elementwise; NaN where the count is 0.
+
+    Unlike a resampling interval it does not shrink to a point when all or none succeed.
+    """
+    z = torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64, device=counts.device))
+    counts = counts.double()
+    share = successes / counts
+    centre = (share + z**2 / (2 * counts)) / (1 + z**2 / counts)
+    half_width = z / (1 + z**2 / counts) * (share * (1 - share) / counts + (z / (2 * counts)) ** 2).sqrt()
+    # At share 0 and 1 the ends are 0 and 1 up to rounding.
+    return (centre - half_width).clamp(min=0), (centre + half_width).clamp(max=1)

@@ -1,0 +1,425 @@
+"""Files between the stages: score tables, predictions, JSON; written atomically, each with its provenance."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aradals._internal.files import atomic_path, csv_text
+from aradals.calibration import CALIBRATORS, Calibrator
+from aradals.checks import check_labels, check_logits
+from aradals.data import Examples
+from aradals.data.formats import NPZ_ERRORS, check_npz
+from aradals.data.tables import read_columns
+from aradals.errors import InputError, MissingExtraError
+from aradals.inference.predictions import Predictions
+from aradals.robustness.scores import ScoreTable
+
+SCHEMA_VERSION = "3"
+"""Changes when the meaning of a file changes; part of every stage's inputs, so old outputs are made anew."""
+
+_SEAL = "sha256"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what determines a number: Python, this package, torch, numpy and lightning."""
+    found = {"python": platform.python_version()}
+    for package in ("ar-adals", "torch", "numpy", "lightning"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def settings_digest(settings: object) -> str:
+    """SHA-256 of JSON-able settings, the first 16 hex digits; independent of key order."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def save_json(path: Path, content: object) -> None:
+    """Write JSON, with null for NaN and infinities (which JSON lacks)."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json_text(content, indent=1) + "\n", encoding="utf-8")
+
+
+def save_sealed(path: Path, content: Mapping[str, object]) -> None:
+    """Write a JSON object with the digest of its content, so that `load_sealed` sees any change."""
+    plain = json.loads(json_text(content))
+    save_json(path, {**plain, _SEAL: settings_digest(plain)})
+
+
+def load_sealed(path: Path, *, required: bool = True) -> dict[str, Any]:
+    """Read a JSON object that `save_sealed` has written, without its digest.
+
+    Args:
+        path: of the file.
+        required: refuse objects without a digest, too.
+
+    Raises:
+        InputError: the file is missing, was changed, or is not one of these.
+    """
+    content = load_json(path)
+    if not isinstance(content, dict):
+        raise InputError(
+            expected=f"keys and values in {path}",
+            got=type(content).__name__,
+            hint="a file of this program",
+        )
+    digest = content.pop(_SEAL, None)
+    if digest == settings_digest(content) or (digest is None and not required):
+        return content
+    raise InputError(
+        expected=f"the content of {path} as it was written",
+        got="a file that was changed or damaged",
+        hint="the command that wrote it, which makes it anew",
+    )
+
+
+def json_text(content: object, indent: int | None = None) -> str:
+    """JSON, with null for NaN and infinities (which JSON lacks)."""
+    return json.dumps(_finite(content), indent=indent)
+
+
+def load_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            expected=f"a readable file {path}", got=error.strerror or "an error", hint="another path"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            expected=f"JSON in {path}",
+            got=str(error),
+            hint="making the file again with the stage that writes it",
+        ) from error
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def save_scores(path: Path, scores: ScoreTable, provenance: Mapping[str, str]) -> None:
+    """Write a score table as parquet; ``norm`` is null where none was verified.
+
+    Args:
+        path: ends in .parquet.
+        scores: the table.
+        provenance: model digest, data fingerprint, split and so on, for the metadata.
+    """
+    norm = scores.norm.double().numpy()
+    columns = {
+        "id": scores.ids.numpy(),
+        "predicted": scores.predicted.numpy(),
+        "score": scores.score.double().numpy(),
+        "norm": np.ma.masked_array(norm, mask=~np.isfinite(norm)),
+        "success": scores.success.numpy(),
+        "num_forward": scores.num_forward.numpy(),
+        "num_backward": scores.num_backward.numpy(),
+    }
+    _write_parquet(path, "scores", columns, {"attack": scores.attack, **provenance})
+
+
+def load_scores(path: Path) -> tuple[ScoreTable, dict[str, str]]:
+    """Read a score table and its metadata.
+
+    Raises:
+        InputError: the file is missing, not parquet, or lacks a column.
+    """
+    kinds = {"id": "iu", "predicted": "iu", "score": "f", "norm": "f", "success": "b"}
+    kinds |= {"num_forward": "iu", "num_backward": "iu"}
+    columns, metadata = _read_parquet(path, list(kinds))
+    for name, kind in kinds.items():
+        if columns[name].dtype.kind not in kind or columns[name].ndim != 1:
+            raise InputError(
+                expected=f"a column {name!r} of {'numbers' if kind != 'b' else 'booleans'} in every row of {path}",
+                got=f"{columns[name].dtype} of shape {columns[name].shape}",
+                hint="a file written by `aradals score`",
+            )
+    return (
+        ScoreTable(
+            ids=torch.from_numpy(columns["id"].astype(np.int64)),
+            predicted=torch.from_numpy(columns["predicted"].astype(np.int64)),
+            score=torch.from_numpy(columns["score"].astype(np.float64)),
+            norm=torch.from_numpy(columns["norm"].astype(np.float64)).nan_to_num(math.inf, math.inf),
+            success=torch.from_numpy(columns["success"]),
+            num_forward=torch.from_numpy(columns["num_forward"].astype(np.int64)),
+            num_backward=torch.from_numpy(columns["num_backward"].astype(np.int64)),
+            attack=metadata.get("attack", "unknown"),
+        ),
+        metadata,
+    )
+
+
+def save_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows as ``path``.parquet and ``path``.csv; a key that a row lacks is null, NaN and infinities stay.
+
+    Args:
+        path: without a suffix.
+        rows: flat records.
+    """
+    pa, _ = _pyarrow()
+    from pyarrow import csv
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = pa.table({name: [row.get(name) for row in rows] for name in names})
+    _write_parquet(path.with_name(f"{path.name}.parquet"), "table", dict(zip(names, table.columns, strict=True)), {})
+    with atomic_path(path.with_name(f"{path.name}.csv")) as temporary:
+        csv.write_csv(_as_csv(table), temporary)
+
+
+def _as_csv(table: Any) -> Any:
+    """An Arrow table with its text, also that of the titles, as `csv_text` has it."""
+    pa, _ = _pyarrow()
+
+    def written(column: Any) -> Any:
+        if not pa.types.is_string(column.type):
+            return column
+        return pa.array([None if value is None else csv_text(value) for value in column.to_pylist()], pa.string())
+
+    return pa.Table.from_arrays(list(map(written, table.columns)), names=list(map(csv_text, table.column_names)))
+
+
+def save_predictions(path: Path, predictions: Predictions, provenance: Mapping[str, str]) -> None:
+    """Write ids, labels, logits (a list column) and, where there are some, scores as parquet."""
+    pa, _ = _pyarrow()
+    logits = predictions.logits.numpy()
+    flat = pa.array(logits.reshape(-1))
+    columns = {
+        "id": predictions.ids.numpy(),
+        "label": predictions.labels.numpy(),
+        "logits": pa.FixedSizeListArray.from_arrays(flat, logits.shape[1]),
+    }
+    if predictions.scores is not None:
+        columns["score"] = predictions.scores.double().numpy()
+    _write_parquet(path, "predictions", columns, provenance)
+
+
+def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
+    """Read predictions: parquet or ``.npz`` with ``label``, ``logits`` (N x K) and, where rows were left out, ``id``.
+
+    Raises:
+        InputError: the file is missing or lacks a column; logits that are NaN, probabilities, or of a wrong shape.
+    """
+    if path.suffix == ".npz":
+        try:
+            check_npz(path)
+            with np.load(path, allow_pickle=False) as arrays:
+                columns = {name: arrays[name] for name in arrays.files}
+        except InputError:
+            raise
+        except NPZ_ERRORS as error:
+            got = "another kind of file, or pickled objects" if path.exists() else "no such file"
+            raise InputError(expected=f"a readable .npz file of arrays {path}", got=got, hint="numpy.savez") from error
+        metadata: dict[str, str] = {}
+    else:
+        columns, metadata = _read_parquet(path, None)
+    columns = {{"labels": "label", "ids": "id"}.get(name, name): values for name, values in columns.items()}
+    for name in ("label", "logits"):
+        if name not in columns or not columns[name].ndim:
+            raise InputError(
+                expected=f"a column {name!r} in {path}",
+                got=f"columns {', '.join(map(repr, columns))}" if name not in columns else "a single value",
+                hint="columns label, logits and, where rows were left out, id",
+            )
+    stacked = columns["logits"]
+    columns.setdefault("id", np.arange(len(columns["label"])))
+    for name in ("label", "id"):
+        if columns[name].dtype.kind not in "iu" or columns[name].shape != (len(stacked),):
+            raise InputError(
+                expected=f"one integer {name} for each of {len(stacked)} rows of logits in {path}",
+                got=f"{columns[name].dtype} of shape {columns[name].shape}",
+                hint="class indices from 0" if name == "label" else "row numbers",
+            )
+    ids, labels = (torch.from_numpy(columns[name].astype(np.int64)) for name in ("id", "label"))
+    if len(ids.unique()) < len(ids):
+        raise InputError(expected=f"every id once in {path}", got="some of them again", hint="one row per example")
+    if stacked.dtype == object:
+        lengths = {len(row) if isinstance(row, np.ndarray) else 0 for row in stacked}
+        if len(lengths) != 1 or 0 in lengths:
+            raise InputError(
+                expected="logits of one length",
+                got=f"lengths {sorted(lengths)}",
+                hint="one row of K logits each",
+            )
+        stacked = np.stack(list(stacked))
+    if stacked.dtype.kind not in "fiu" or stacked.dtype.itemsize > 8:
+        raise InputError(expected=f"logits in {path} as numbers", got=str(stacked.dtype), hint="float32")
+    logits = check_logits(torch.from_numpy(np.array(stacked)), len(labels))
+    check_labels(labels, logits.shape[1])
+    scores = None
+    if "score" in columns:
+        if columns["score"].dtype.kind not in "fiu" or columns["score"].shape != (len(labels),):
+            raise InputError(
+                expected=f"one number in the column 'score' for each of {len(labels)} rows in {path}",
+                got=f"{columns['score'].dtype} of shape {columns['score'].shape}",
+                hint="leaving the column out",
+            )
+        scores = torch.from_numpy(columns["score"].astype(np.float64))
+    return Predictions(ids, logits, labels, scores), metadata
+
+
+def save_calibrator(path: Path, calibrator: Calibrator, examples: Examples, *, request: str | None = None) -> None:
+    """Write a fitted calibrator as JSON, with the content hashes of the examples that it was fitted on.
+
+    Args:
+        path: of the file.
+        calibrator: fitted.
+        examples: that it was fitted on.
+        request: digest of everything that decides the fit.
+    """
+    fitted_on = {
+        "data": examples.name,
+        "n": len(examples),
+        "fingerprint": examples.fingerprint,
+        "example_hashes": encode_hashes(examples.hashes),
+        "request": request,
+    }
+    save_sealed(path, {**calibrator.to_dict(), "fitted_on": fitted_on})
+
+
+def load_calibrator(path: Path) -> tuple[Calibrator, np.ndarray]:
+    """Read a calibrator, and the hashes (uint64) of what it was fitted on.
+
+    Raises:
+        InputError: the file is missing, or not one that `save_calibrator` has written.
+    """
+    content = load_sealed(path, required=False)
+    method, fitted_on = content.get("method"), content.get("fitted_on")
+    if not isinstance(method, str) or method not in CALIBRATORS or not isinstance(fitted_on, dict):
+        raise InputError(
+            expected=f"a calibrator in {path} ({', '.join(CALIBRATORS)}), and what it was fitted on",
+            got=f"method {method!r:.80}",
+            hint="a file written by `aradals calibrate`",
+        )
+    return CALIBRATORS[method].from_dict(content), decode_hashes(fitted_on.get("example_hashes"), path)
+
+
+def _write_parquet(path: Path, kind: str, columns: Mapping[str, object], metadata: Mapping[str, str]) -> None:
+    """Write a table that proves on reading that it is whole: every page has a checksum, and all of it a digest.
+
+    Args:
+        path: of the file.
+        kind: of the table, for `aradals.pipeline.outputs.describe_file`.
+        columns: by name.
+        metadata: by name; ``request`` also stands in the description.
+    """
+    pa, parquet = _pyarrow()
+    description = {"kind": kind, **({"request": metadata["request"]} if "request" in metadata else {})}
+    metadata = {**metadata, "schema": SCHEMA_VERSION, "aradals": json.dumps(description)}
+    table = pa.table(dict(columns))
+    table = table.replace_schema_metadata({**metadata, _SEAL: _table_digest(_as_arrays(table), metadata)})
+    with atomic_path(path) as temporary:
+        parquet.write_table(table, temporary, write_page_checksum=True)
+
+
+def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The columns and the metadata of a table; a table of ours without its digest.
+
+    Raises:
+        InputError: the file is missing, not parquet, damaged, or lacks a column.
+    """
+    pa, parquet = _pyarrow()
+    try:
+        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            table = read_columns(file, path, file.schema_arrow.names)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            expected=f"a readable parquet file {path}",
+            got=str(error).splitlines()[0] if path.exists() else "no such file",
+            hint="a file written by `aradals score` or `aradals evaluate`",
+        ) from error
+    for name in required or []:
+        if name not in table.column_names:
+            raise InputError(
+                expected=f"a column {name!r} in {path}",
+                got=f"columns {', '.join(map(repr, table.column_names))}",
+                hint="a file written by `aradals score`",
+            )
+    columns = _as_arrays(table)
+    metadata = {
+        key.decode(errors="replace"): value.decode(errors="replace")
+        for key, value in (table.schema.metadata or {}).items()
+    }
+    digest = metadata.pop(_SEAL, None)
+    if digest is not None and digest != _table_digest(columns, metadata):
+        raise InputError(
+            expected=f"the content of {path} as it was written",
+            got="a file that was changed or damaged",
+            hint="the command that wrote it, which makes it anew",
+        )
+    return columns, metadata
+
+
+def _as_arrays(table: Any) -> dict[str, np.ndarray]:
+    """The columns of an Arrow table as arrays of its own; lists of one length as shape (N, length)."""
+    pa, _ = _pyarrow()
+    columns: dict[str, np.ndarray] = {}
+    for name in table.column_names:
+        column = table.column(name).combine_chunks()
+        if pa.types.is_fixed_size_list(column.type) and column.type.list_size:
+            columns[name] = column.flatten().to_numpy().reshape(-1, column.type.list_size).copy()
+        else:
+            columns[name] = column.to_numpy(zero_copy_only=False).copy()
+    return columns
+
+
+def _table_digest(columns: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json_text(dict(sorted(metadata.items()))).encode())
+    for name, values in columns.items():
+        content = json_text(values.tolist()).encode() if values.dtype == object else values.tobytes()
+        digest.update(f"{name} {values.dtype} {values.shape} ".encode() + content)
+    return digest.hexdigest()
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "data") from error
+    return pyarrow, pyarrow.parquet
+
+
+def encode_hashes(hashes: np.ndarray) -> str:
+    """Example hashes (uint64) as text, for the metadata of what was fitted on them."""
+    return base64.b64encode(np.sort(hashes.astype("<u8")).tobytes()).decode()
+
+
+def decode_hashes(text: object, path: Path | None = None) -> np.ndarray:
+    """The inverse of `encode_hashes`; ``path`` is the file that the text is from.
+
+    Raises:
+        InputError: anything that `encode_hashes` has not written.
+    """
+    try:
+        return np.frombuffer(base64.b64decode(text, validate=True), dtype="<u8")  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            expected=f"content hashes of examples, in base64{f', in {path}' if path else ''}",
+            got=f"{text!r:.80}" if isinstance(text, str) else type(text).__name__,
+            hint="the file as `aradals` has written it",
+        ) from error

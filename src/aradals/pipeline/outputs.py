@@ -1,0 +1,162 @@
+"""What a command may write to: nothing that it reads, nobody else's files, and nothing that another run writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from aradals._internal.files import atomic_path, check_target, set_aside
+from aradals.errors import InputError
+from aradals.pipeline.stage import locked
+
+_HTML_HEAD = 2000
+
+
+_MARK = ".aradals"
+
+
+@contextmanager
+def output_folder(
+    folder: Path,
+    names: Sequence[str] = (),
+    *,
+    inputs: Iterable[Path] = (),
+    overwrite: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+) -> Iterator[None]:
+    """Hold a folder for writing: the block is its only writer.
+
+    In a folder where an earlier block has ended, a file of one of the names that cannot be read as ours was damaged: it
+    is renamed, and the log says so.
+
+    Args:
+        folder: made where it does not exist.
+        names: files that the block will write there.
+        inputs: files and folders that are read.
+        overwrite: replace files of these names that are not ours.
+        log: told which files were renamed.
+
+    Raises:
+        InputError: the folder or one of the files is an input, or somebody else's; another run is writing there.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(expected=f"a folder, or nothing, at {folder}", got="a file", hint="another --output")
+    inputs = list(inputs)
+    _refuse_inputs(folder, inputs)
+    for name in names:
+        _refuse_inputs(folder / name, inputs)
+    kinds = ("results", "report", "table")
+    if not (folder / _MARK).exists():
+        for name in names:
+            _refuse_foreign(folder / name, kinds, overwrite)
+    with locked(folder):
+        for name in names:
+            check_target(folder / name)
+            if (folder / name).exists() and (describe_file(folder / name) or {}).get("kind") not in kinds:
+                log(f"{name} was changed or damaged, and is kept in {set_aside(folder / name, 'changed').name}")
+        yield
+        if not names:
+            return
+        with atomic_path(folder / _MARK) as temporary:
+            temporary.write_bytes(b"Files in this folder are written and replaced by ar-adals.\n")
+
+
+@contextmanager
+def output_file(
+    path: Path, suffix: str, kind: str, *, inputs: Iterable[Path] = (), overwrite: bool = False
+) -> Iterator[None]:
+    """Hold a file for writing: the block is its only writer.
+
+    Args:
+        path: of the file.
+        suffix: that it must have, such as ``.parquet``.
+        kind: of the file, see `describe_file`; a file of another kind is not replaced.
+        inputs: files and folders that are read.
+        overwrite: replace any file.
+
+    Raises:
+        InputError: another suffix; the file is an input, or somebody else's; another run is writing it.
+    """
+    if path.suffix != suffix or path.is_dir():
+        hint = path / f"{kind}{suffix}" if path.is_dir() else path.with_suffix(suffix)
+        raise InputError(expected=f"--output FILE{suffix}", got=str(path), hint=str(hint))
+    _refuse_inputs(path, inputs)
+    _refuse_foreign(path, (kind,), overwrite)
+    with locked(path, is_folder=False):
+        yield
+
+
+def refuse_other_request(path: Path, request: str, *, overwrite: bool) -> bool:
+    """Whether ``path`` holds what is asked for already.
+
+    Args:
+        path: of an output.
+        request: digest of everything that decides its content.
+        overwrite: replace what other settings have made.
+
+    Raises:
+        InputError: other settings have made it.
+    """
+    if overwrite or not path.exists():
+        return False
+    if (describe_file(path) or {}).get("request") == request:
+        return True
+    raise InputError(
+        expected=f"nothing at {path}, or what the same data, model and settings have made",
+        got="a file that was made from others",
+        hint="another --output, or --overwrite to replace it",
+    )
+
+
+def describe_file(path: Path) -> dict[str, Any] | None:
+    """What a file of ours says of itself: at least its ``kind``; None for other people's files.
+
+    Kinds are scores, predictions, table, corrupted, calibrator, results and report.
+    """
+    with suppress(Exception):  # somebody else's file may be anything
+        if path.suffix == ".parquet":
+            import pyarrow.parquet
+
+            metadata = pyarrow.parquet.read_schema(path).metadata or {}
+            return dict(json.loads(metadata[b"aradals"]))
+        if path.suffix == ".csv":
+            return describe_file(path.with_suffix(".parquet"))
+        if path.suffix == ".html":
+            with path.open("rb") as file:
+                return {"kind": "report"} if b'name="generator" content="ar-adals"' in file.read(_HTML_HEAD) else None
+        if path.suffix == ".json":
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if "fitted_on" in content:
+                return {"kind": "calibrator", "request": content["fitted_on"].get("request")}
+            return {"kind": "results"} if {"schema", "kind"} <= content.keys() else None
+    return None
+
+
+def _refuse_inputs(path: Path, inputs: Iterable[Path]) -> None:
+    """Refuse to write to what is read: the same file or folder, or a file in a folder of inputs."""
+    if not path.exists():
+        return
+    for each in inputs:
+        same = each.exists() and path.samefile(each)
+        inside = path.is_file() and each.is_dir() and path.resolve().is_relative_to(each.resolve())
+        if same or (inside and describe_file(path) is None):
+            raise InputError(
+                expected="an --output that is no input",
+                got=f"{path}, which is read" if same else f"{path}, which lies in {each} and is read",
+                hint="another --output",
+            )
+
+
+def _refuse_foreign(path: Path, kinds: Sequence[str], overwrite: bool) -> None:
+    check_target(path)
+    if overwrite or not path.exists():
+        return
+    if (describe_file(path) or {}).get("kind") not in kinds:
+        raise InputError(
+            expected=f"nothing at {path}, or a file that an earlier run has written there",
+            got="another file",
+            hint="another --output, or --overwrite to replace it",
+        )

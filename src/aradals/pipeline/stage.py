@@ -1,0 +1,178 @@
+"""Stages of work: each fills a folder from its inputs, once, and proves later that nothing in it has changed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from aradals._internal.files import ensure_writable, file_digest, remove_partial_files, set_aside
+from aradals.errors import InputError, OutputError
+from aradals.pipeline.artifacts import SCHEMA_VERSION, load_sealed, save_sealed, settings_digest
+
+_RECORD = "stage.json"
+_LOCK = ".lock"
+
+
+def run_stage(
+    folder: Path,
+    inputs: Mapping[str, object],
+    outputs: Sequence[str],
+    make: Callable[[Path], None],
+    log: Callable[[str], None] = lambda line: None,
+    *,
+    probe: Tensor | None = None,
+) -> bool:
+    """Fill ``folder`` by ``make(folder)``, unless it was filled before from the same inputs.
+
+    ``stage.json`` in the folder records the inputs before the work, and the digests of the outputs after it. So
+
+    - an interrupted stage is called again with its unfinished files in place, and may go on from them;
+    - a folder made from other inputs is renamed to ``<folder>.<digest of its inputs>``, and comes back when these
+      inputs do: a changed option loses nothing;
+    - an output that was changed, damaged or deleted is noticed: what is left of it is renamed, and it is made anew.
+
+    Args:
+        folder: of the stage alone.
+        inputs: JSON-able; settings, and digests of what the stage reads.
+        outputs: names of the files that ``make`` writes.
+        make: writes them.
+        log: told what is skipped, set aside or made anew.
+        probe: a few outputs of the model that the stage runs, shape (n, K). ``inputs`` stand for its weights and code,
+            and this for what they leave out, such as code in other packages: it is compared within the tolerance that
+            other processors and numbers of threads need, see `same_outputs`.
+
+    Returns:
+        Whether ``make`` was called.
+
+    Raises:
+        OutputError: the folder holds other people's files.
+    """
+    digest = settings_digest({**inputs, "schema": SCHEMA_VERSION})
+    record = _own_record(folder, outputs, log)
+    if record is not None and record["digest"] != digest:
+        kept = folder.with_name(f"{folder.name}.{record['digest']}")
+        if kept.exists():
+            set_aside(kept, "replaced")
+        os.rename(folder, kept)
+        log(f"the inputs have changed; the earlier files are kept in {kept.name}")
+        record = None
+    earlier = folder.with_name(f"{folder.name}.{digest}")
+    if record is None and earlier.is_dir() and not folder.exists():
+        os.rename(earlier, folder)
+        log("the files that were made before from these inputs are back")
+        record = _own_record(folder, outputs, log)
+    if record is not None and probe is not None and not same_outputs(record.get("probe"), probe):
+        aside = set_aside(folder, "other-outputs")
+        log(f"the model computes other outputs than before; the earlier files are kept in {aside.name}")
+        record = None
+    if record is not None and record["outputs"]:
+        changed = [name for name in outputs if not _is_intact(folder / name, record["outputs"].get(name))]
+        if not changed:
+            log("done before, inputs unchanged")
+            return False
+        for name in changed:
+            log(f"{name} {_set_aside_changed(folder / name)}; made anew")
+    elif record is not None:
+        log("started before, goes on")
+    open_record = {"digest": digest, "inputs": inputs, "probe": None if probe is None else probe.tolist()}
+    save_sealed(folder / _RECORD, {**open_record, "outputs": {}})
+    make(folder)
+    save_sealed(folder / _RECORD, {**open_record, "outputs": {name: file_digest(folder / name) for name in outputs}})
+    return True
+
+
+def same_outputs(before: object, now: Tensor) -> bool:
+    """Whether a model computes what it computed before, up to the rounding of other processors.
+
+    TensorFloat-32 and other orders of summation change logits by some thousandths of the largest one.
+
+    Args:
+        before: nested list of numbers, as a record holds it.
+        now: shape (n, K).
+    """
+    try:
+        then = torch.tensor(before, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    if then.shape != now.shape:
+        return False
+    return bool((then - now.double()).abs().max() <= 5e-3 * now.double().abs().max())
+
+
+@contextmanager
+def locked(path: Path, *, is_folder: bool = True) -> Iterator[None]:
+    """Keep other runs from writing to ``path`` until the block ends or this process dies.
+
+    What killed writes have left there is removed. A second lock of the same thread is part of the first.
+
+    Args:
+        path: a folder, or a file.
+        is_folder: which of the two.
+
+    Raises:
+        OutputError: another run holds the lock, or the folder cannot be written to.
+    """
+    where = path / _LOCK if is_folder else path.with_name(f".{path.name}{_LOCK}")
+    ensure_writable(where.parent)
+    lock = FileLock(where, is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise OutputError(
+            expected=f"no other run that writes to {path}",
+            got="one that is at work there now",
+            hint="waiting until it is done, or another --output",
+        ) from error
+    try:
+        remove_partial_files(path)
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            where.unlink(missing_ok=True)  # while it is held, so that nobody holds a file without a name
+        lock.release()
+
+
+def _own_record(folder: Path, outputs: Sequence[str], log: Callable[[str], None]) -> dict[str, Any] | None:
+    """The record of a stage folder; None where nothing was made, or where the record was damaged and is set aside."""
+    record = folder / _RECORD
+    if record.exists():
+        try:
+            content = load_sealed(record)
+            # What a file says becomes part of a path only in the one form that it can have.
+            if isinstance(content["outputs"], dict) and re.fullmatch("[0-9a-f]{16}", content["digest"]):
+                return content
+        except (InputError, KeyError, TypeError):
+            pass
+        aside = set_aside(folder, "damaged")
+        log(f"{_RECORD} is damaged or of an earlier version; the files are kept in {aside.name}, and made anew")
+        return None
+    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
+    if found & set(outputs):
+        aside = set_aside(folder, "damaged")
+        log(f"{_RECORD} is gone; the files are kept in {aside.name}, and made anew")
+    elif found:
+        raise OutputError(
+            expected=f"an empty folder {folder}, or one that an earlier run has made",
+            got="other people's files",
+            hint="another --output",
+        )
+    return None
+
+
+def _is_intact(path: Path, digest: object) -> bool:
+    return path.is_file() and file_digest(path) == digest
+
+
+def _set_aside_changed(path: Path) -> str:
+    """Rename an output that is not as it was made; what happened to it, for the log."""
+    if not path.exists():
+        return "was deleted"
+    return f"was changed or damaged, and is kept in {set_aside(path, 'changed').name}"

@@ -1,0 +1,96 @@
+"""What a finished run keeps besides its rows, for comparisons between runs: bootstrap replicates and clean logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aradals._internal.files import atomic_path
+from aradals.calibration import Calibrator
+from aradals.inference.predictions import Predictions
+from aradals.metrics import resampled_metrics
+from aradals.pipeline.evaluate import CLEAN, Condition, calibrated_variants
+from aradals.results import compare
+from aradals.results.compare import mean_replicates
+
+Replicates = dict[tuple[str, str], dict[str, Tensor]]
+"""(calibrator, "clean" or "all_shifts") -> metric -> its value on every bootstrap resample, shape (B,)."""
+
+
+@dataclass(frozen=True)
+class RunArrays:
+    """Of one method or ensemble at one seed, on the test split.
+
+    Attributes:
+        replicates: metrics on resamples of the examples, the same resamples for all methods.
+        logits: of each member on clean data, shape (M, N, K); M = 1 for a method.
+        labels: int64, shape (N,).
+        scores: robustness of each example, float64, shape (N,).
+        subsets: robustness subset of each example, int64, shape (N,).
+    """
+
+    replicates: Replicates
+    logits: Tensor
+    labels: Tensor
+    scores: Tensor
+    subsets: Tensor
+
+    def save(self, path: Path) -> None:
+        """Write an ``.npz``; logits as float16, replicates as float32."""
+        arrays = {
+            f"replicates/{calibrator}/{condition}/{metric}": values.float().numpy()
+            for (calibrator, condition), metrics in self.replicates.items()
+            for metric, values in metrics.items()
+        }
+        limit = torch.finfo(torch.float16).max
+        arrays["logits"] = self.logits.clamp(-limit, limit).half().numpy()
+        arrays |= {name: getattr(self, name).numpy() for name in ("labels", "scores", "subsets")}
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> RunArrays:
+        """The inverse of `save`."""
+        replicates: Replicates = {}
+        with np.load(path) as arrays:
+            for key in arrays.files:
+                if key.startswith("replicates/"):
+                    _, calibrator, condition, metric = key.split("/")
+                    values = torch.from_numpy(arrays[key]).double()
+                    replicates.setdefault((calibrator, condition), {})[metric] = values
+            names = ("logits", "labels", "scores", "subsets")
+            logits, labels, scores, subsets = (torch.from_numpy(arrays[name]) for name in names)
+        return cls(replicates, logits.double(), labels, scores, subsets)
+
+
+def resample(
+    predictions: Iterable[tuple[Condition, Predictions]],
+    subsets: Tensor,
+    calibrators: Mapping[str, Calibrator],
+    *,
+    num_bins: int,
+    num_resamples: int,
+) -> Replicates:
+    """The metrics of each variant of some predictions on resamples of the examples: clean, and the mean over shifts."""
+    clean: Replicates = {}
+    shifts: dict[str, list[dict[str, Tensor]]] = {}
+    for condition, plain in predictions:
+        for calibrator, variant in calibrated_variants(plain, calibrators):
+            metrics = resampled_metrics(
+                variant.labels,
+                logits=variant.logits,
+                subsets=subsets,
+                num_bins=num_bins,
+                num_resamples=num_resamples,
+            )
+            if condition == CLEAN:
+                clean[calibrator, compare.CLEAN] = metrics
+            else:
+                shifts.setdefault(calibrator, []).append(metrics)
+    means = {(calibrator, compare.ALL_SHIFTS): mean_replicates(each) for calibrator, each in shifts.items()}
+    return {**clean, **means}

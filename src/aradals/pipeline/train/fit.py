@@ -1,0 +1,289 @@
+"""Training one model with Lightning: resumed where it stopped, the same to the bit as if it had not."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils.data import DataLoader
+
+from aradals.data import AUGMENTATIONS, Examples, as_batch
+from aradals.errors import InputError
+from aradals.inference.predictions import try_model
+from aradals.objectives import choose_objective
+from aradals.pipeline.config import MethodConfig, TrainingConfig
+from aradals.pipeline.health import check_output_varies, check_trainable
+from aradals.pipeline.train.environment import settings_from_arguments_alone
+from aradals.pipeline.train.module import AdaptiveClassifier, by_id, epoch_seed, member_seed
+from aradals.pipeline.train.self_scoring import SelfScoring
+from aradals.pipeline.train.state import SaveState, StateIO, has_state
+from aradals.smoothing.adaptive import AdaptiveSmoothing
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What training leaves.
+
+    Attributes:
+        model: on the CPU, in evaluation mode, with the weights of the last epoch.
+        epochs: one record per epoch: loss and accuracy on the training split, seconds of training and validation.
+        scorings: one record per scoring by the model itself: the number of epochs before it, its seconds (in none of
+            those of the epochs), forward and backward passes over all examples, and failures.
+        updates: the course of the targets, see `AdaptiveSmoothing.history`.
+        target_prob: the targets after the last update, by subset.
+        update_rate: the alpha that was used; 0 where targets stay.
+        at_lower_bound: subsets whose target has run down to 1/K.
+    """
+
+    model: nn.Module
+    epochs: list[dict[str, float]]
+    scorings: list[dict[str, float]]
+    updates: list[dict[str, list[float]]]
+    target_prob: list[float]
+    update_rate: float
+    at_lower_bound: list[int]
+
+    @property
+    def seconds(self) -> float:
+        """Of all epochs and all scorings."""
+        return sum(record["seconds"] for record in (*self.epochs, *self.scorings))
+
+
+def fit_classifier(
+    model: nn.Module,
+    train: Examples,
+    validation: Examples,
+    *,
+    method: MethodConfig,
+    training: TrainingConfig,
+    seed: int,
+    train_subsets: Tensor | None = None,
+    validation_subsets: Tensor | None = None,
+    device: str = "auto",
+    resume: Path | None = None,
+    inputs_digest: str = "",
+    log: Callable[[str], None] = lambda line: None,
+) -> TrainedModel:
+    """Train ``model`` on ``train``, its targets driven by ``validation``.
+
+    Args:
+        model: freshly initialised; inputs in [0, 1] to logits. An `Ensemble` is trained in step.
+        train: the training split.
+        validation: drives the adaptive update, nothing else.
+        method: the objective, the targets and their update, and whether the model scores itself.
+        training: epochs, optimizer, schedule.
+        seed: order, augmentation and dropout; the caller has initialised the model.
+        train_subsets: robustness subset of each training example, in the split's order; not needed for R = 1, nor
+            where the model scores itself.
+        validation_subsets: the same for the validation split.
+        device: auto, cpu, cuda or a Lightning accelerator name.
+        resume: a file for the state after each epoch; where it exists already, training goes on from it. A file that
+            is not the state of this training is set aside, and training starts anew.
+        inputs_digest: stands for what else decides the course of the training, such as the data: the state of a
+            training with another digest, method, seed or other settings is not gone on from.
+        log: called with a line per epoch, and per scoring.
+
+    Returns:
+        The trained model with its history.
+
+    Raises:
+        InputError: no subsets where they are needed.
+        TrainingFailed: nothing can be learned, for the model has no trainable parameters or the training split has one
+            class; the loss, the weights or the validation logits are not finite any more; nothing has changed in the
+            first epoch; the trained model says the same of every example. The state in ``resume`` is then that of the
+            last epoch that went well.
+        OutputError: the state cannot be written; the one before stays.
+    """
+    check_trainable(model, train.labels)
+    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+        try_model(model, train.__getitems__([0, 1])[1])  # lazy layers take their shapes from the first input
+    scores_itself = method.score_every is not None
+    if method.num_subsets > 1 and not scores_itself and (train_subsets is None or validation_subsets is None):
+        raise InputError(
+            expected=f"the subset of each training and validation example (num_subsets={method.num_subsets})",
+            got="none",
+            hint="subsets from assign_subsets, or score_every",
+        )
+    rule = method.rule and method.rule.for_updates(max(1, training.epochs // method.update_every))
+    criterion = AdaptiveSmoothing(
+        train.num_classes, method.num_subsets, rule=rule, initial_target_prob=method.initial_target_prob
+    )
+    module = AdaptiveClassifier(
+        model,
+        choose_objective(method.objective, method.objective_args),
+        criterion,
+        by_id(train.ids, train_subsets),
+        by_id(validation.ids, validation_subsets),
+        training,
+        seed,
+        augment=AUGMENTATIONS[method.augment or training.augment],
+        consistency=method.consistency,
+        scores_itself=scores_itself,
+    )
+    if len(train.input_shape) == 3:
+        module.to(memory_format=torch.channels_last)
+    callbacks: list[Callback] = [_EpochLog(training.epochs, log)]
+    if method.score_every is not None:
+        callbacks.append(SelfScoring(train, validation, method.score_every, log))
+    state_io, goes_on = StateIO(f"{inputs_digest} {method} {training} seed {seed}"), False
+    if resume is not None:
+        callbacks.append(SaveState(resume))
+        goes_on = has_state(resume, state_io, module, log)
+    if sys.stderr.isatty():
+        callbacks.append(TQDMProgressBar(leave=False))
+    with settings_from_arguments_alone(), _quiet_lightning(), _interruptible():
+        trainer = Trainer(
+            accelerator="gpu" if device == "cuda" else device,
+            devices=1,
+            max_epochs=training.epochs,
+            precision=training.precision,
+            check_val_every_n_epoch=method.update_every,
+            num_sanity_val_steps=0,
+            callbacks=callbacks,
+            plugins=[state_io],
+            enable_checkpointing=resume is not None,
+            enable_progress_bar=sys.stderr.isatty(),
+            enable_model_summary=False,
+            logger=False,
+            reload_dataloaders_every_n_epochs=1,
+        )
+        trainer.fit(
+            module,
+            datamodule=_Batches(train, validation, training.batch_size, seed, len(module.members)),
+            ckpt_path=resume if goes_on else None,
+            weights_only=True,
+        )
+    model.cpu().eval()
+    for member in module.members:
+        # Of all models but those that have collapsed, this looks at one small batch.
+        check_output_varies(member, chain(validation.batches(32), train.batches(32)))
+    return TrainedModel(
+        model=model,
+        epochs=module.epochs,
+        scorings=module.scorings,
+        updates=criterion.history,
+        target_prob=criterion.target_prob.tolist(),
+        update_rate=float(rule.rate) if rule else 0.0,
+        at_lower_bound=criterion.at_lower_bound() if rule else [],
+    )
+
+
+def member_batches(
+    num_examples: int, batch_size: int, seed: int, epoch: int, num_members: int = 1
+) -> tuple[list[list[int]], torch.Generator]:
+    """The batches of one epoch: positions of the examples, one part for each member of an ensemble after the other.
+
+    The order of a member depends on (its seed, epoch) alone: a resumed run sees what an uninterrupted one sees, and a
+    member of an ensemble in step what the same member sees when it is trained alone.
+
+    Returns:
+        The batches, and the generator of the first member's order.
+    """
+    generators = [torch.Generator().manual_seed(epoch_seed(member_seed(seed, m), epoch)) for m in range(num_members)]
+    orders = [torch.randperm(num_examples, generator=generator) for generator in generators]
+    parts = zip(*(order.split(batch_size) for order in orders), strict=True)
+    batches = [torch.cat(part).tolist() for part in parts]
+    # A last batch of one example would break batch norm.
+    return batches[: max(1, num_examples // batch_size)], generators[0]
+
+
+class _Batches(LightningDataModule):
+    """A loader is made for each epoch, with its order laid down: Lightning may ask one for several iterators."""
+
+    def __init__(self, train: Examples, validation: Examples, batch_size: int, seed: int, num_members: int) -> None:
+        super().__init__()
+        self.train, self.validation, self.batch_size = train, validation, batch_size
+        self.seed, self.num_members = seed, num_members
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        assert self.trainer is not None
+        batches, generator = member_batches(
+            len(self.train), self.batch_size, self.seed, self.trainer.current_epoch, self.num_members
+        )
+        # The generator is also the loader's own: without one it draws from the global one, that of dropout.
+        return DataLoader(self.train, batch_sampler=batches, generator=generator, collate_fn=as_batch)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self.validation.batches(max(self.batch_size, 256))
+
+
+class _EpochLog(Callback):
+    """One line per epoch: validation accuracy and confidence, the span of the targets, the time left."""
+
+    def __init__(self, num_epochs: int, log: Callable[[str], None]) -> None:
+        self.num_epochs = num_epochs
+        self.log_line = log
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, AdaptiveClassifier)
+        # Lightning calls callbacks before the module's own hook, which appends the record of this epoch.
+        history = pl_module.criterion.history
+        if not history:
+            return
+        last = history[-1]
+        total = sum(last["n"])
+        confidence, accuracy = (
+            sum(n * value for n, value in zip(last["n"], last[key], strict=True) if n) / total
+            for key in ("confidence", "accuracy")
+        )
+        scoring = sum(record["seconds"] for record in pl_module.scorings) / (pl_module.current_epoch + 1)
+        left = (self.num_epochs - pl_module.current_epoch - 1) * (pl_module.seconds_in_epoch() + scoring)
+        self.log_line(
+            f"epoch {pl_module.current_epoch + 1}/{self.num_epochs}  validation accuracy {accuracy:.3f} "
+            f"confidence {confidence:.3f}{_course(pl_module.criterion)}  {left / 60:.1f} min left"
+        )
+
+
+def _course(criterion: AdaptiveSmoothing) -> str:
+    """The span of the targets and the bounds that they have reached; nothing where targets stay."""
+    if criterion.rule is None or not criterion.rule.rate:
+        return ""
+    targets = criterion.target_prob.tolist()
+    course = f"  targets {min(targets):.3f} to {max(targets):.3f}"
+    if at_one := [r for r, target in enumerate(targets) if target == 1]:
+        course += f" (subsets {at_one} at 1)"
+    if ran_down := criterion.at_lower_bound():
+        course += f"  WARNING: targets of subsets {ran_down} ran down to 1/K"
+    return course
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without Lightning's banners and its advice on loader workers, which do not concern users of recipes."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Without Lightning's answer to Ctrl-C: to leave the process, and to ignore the signal from then on."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, handler)
+            raise error.__context__ from None
+        raise

@@ -1,0 +1,222 @@
+"""The training step and the adaptive update, as a LightningModule."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from aradals.data import AUGMENTATIONS, Augmentation, augmix
+from aradals.inference.ensemble import Ensemble
+from aradals.inference.predictions import Batch
+from aradals.losses import jensen_shannon
+from aradals.objectives import Objective, takes_target_prob
+from aradals.pipeline.config import TrainingConfig
+from aradals.pipeline.health import check_changed, check_depends_on_parameters, check_finite, not_finite
+from aradals.smoothing.adaptive import AdaptiveSmoothing
+
+
+def member_seed(seed: int, member: int) -> int:
+    """Seed of an ensemble's member, from that of its study; the first member is the model of that seed itself."""
+    return seed + 10_000_019 * member
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Seed of the random numbers of one epoch of one run."""
+    return seed * 100_003 + epoch
+
+
+def by_id(ids: Tensor, subsets: Tensor | None) -> Tensor:
+    """Subset by example id, -1 where the id is not in the split; every example in subset 0 where there are none."""
+    table = torch.full((int(ids.max()) + 1,), -1, dtype=torch.int64)
+    table[ids] = 0 if subsets is None else subsets
+    return table
+
+
+class AdaptiveClassifier(LightningModule):
+    """A classifier, or an ensemble in step, whose targets adapt after each pass over the validation split.
+
+    The members of an ensemble share the targets, which its averaged prediction drives. Each has its own part of every
+    batch (see `member_batches`), and so the order and the loss that it has when trained alone.
+
+    Args:
+        model: inputs in [0, 1] to logits.
+        objective: the loss of a batch.
+        criterion: the targets and their state; those of vanilla training and of label smoothing stay as they are.
+        train_subsets: subset by example id, see `by_id`, shape (largest id + 1,).
+        validation_subsets: the same for the validation split.
+        config: optimizer, schedule.
+        augment: random changes to the training inputs.
+        consistency: weight of the Jensen-Shannon term between inputs and two AugMix views of them.
+        seed: of the random numbers of each epoch.
+        scores_itself: the subsets given mean nothing, others are put in their place in the course of training
+            (`SelfScoring`): targets move as one until then, and checkpoints hold the subsets.
+
+    Attributes:
+        epochs: one record per finished epoch; its ``seconds`` hold training and validation, not scoring.
+        scorings: one record per scoring by the model itself.
+    """
+
+    train_subsets: Tensor
+    validation_subsets: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        criterion: AdaptiveSmoothing,
+        train_subsets: Tensor,
+        validation_subsets: Tensor,
+        config: TrainingConfig,
+        seed: int,
+        *,
+        augment: Augmentation = AUGMENTATIONS["none"],
+        consistency: float = 0.0,
+        scores_itself: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.members = list(model.members) if isinstance(model, Ensemble) else [model]  # registered by `model`
+        self.objective, self.augment, self.consistency = objective, augment, consistency
+        self.criterion = criterion
+        self.register_buffer("train_subsets", train_subsets, persistent=scores_itself)
+        self.register_buffer("validation_subsets", validation_subsets, persistent=scores_itself)
+        self.scores_itself = scores_itself
+        self.config = config
+        self.seed = seed
+        self.epochs: list[dict[str, float]] = []
+        self.scorings: list[dict[str, float]] = []
+        self._validation: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._before: list[Tensor] | None = None
+        # Some models keep infinite values in a buffer on purpose, such as an attention mask.
+        self._not_finite_at_first = not_finite(model) - {name for name, _ in model.named_parameters()}
+        self._reset_epoch()
+
+    def _reset_epoch(self) -> None:
+        self._loss_sum, self._num_correct, self._num_seen = torch.zeros(()), torch.zeros(()), 0
+        self._started = time.perf_counter()
+
+    def seconds_in_epoch(self) -> float:
+        """Seconds since the current epoch began."""
+        return time.perf_counter() - self._started
+
+    def on_train_epoch_start(self) -> None:
+        """Seed the epoch, so that a resumed run draws the augmentations and masks of an uninterrupted one."""
+        torch.manual_seed(epoch_seed(self.seed, self.current_epoch))
+        self._reset_epoch()
+        # With 16-mixed, the first steps may be left out until the scale of the loss fits.
+        if self.current_epoch == 0 and self.config.precision != "16-mixed":
+            self._before = [parameter.clone() for parameter in self._trainable()]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch, each example with the target of its robustness subset; summed over members."""
+        parts = zip(self.members, *(column.chunk(len(self.members)) for column in batch), strict=True)
+        loss = torch.stack([self._member_loss(*part) for part in parts]).sum()
+        check_depends_on_parameters(loss)
+        return loss
+
+    def _member_loss(self, member: nn.Module, ids: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+        target_prob = self.criterion.target_prob_for(labels, self.train_subsets[ids])
+        smoothed = {"target_prob": target_prob} if takes_target_prob(self.objective) else {}
+        views = self.augment(inputs)
+        loss, logits = self.objective(member, views, labels, **smoothed)
+        if self.consistency:
+            loss = loss + self.consistency * jensen_shannon([logits, member(augmix(views)), member(augmix(views))])
+        self._loss_sum = self._loss_sum.to(loss.device) + loss.detach() * len(ids)
+        self._num_correct = self._num_correct.to(loss.device) + (logits.argmax(1) == labels).sum()
+        self._num_seen += len(ids)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Record the epoch, which went well: its state is saved after this hook.
+
+        Raises:
+            TrainingFailed: the loss or the weights are not finite any more, or nothing has changed.
+        """
+        self._check_finite()
+        if self._before is not None:
+            check_changed(self._before, self._trainable(), self.config.learning_rate)
+            self._before = None
+        self.epochs.append(
+            {
+                "epoch": self.current_epoch + 1,
+                "loss": self._mean_loss(),
+                "accuracy": self._num_correct.item() / self._num_seen,
+                "seconds": self.seconds_in_epoch(),
+            }
+        )
+
+    def _trainable(self) -> list[Tensor]:
+        return [parameter.detach() for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def _mean_loss(self) -> float:
+        return self._loss_sum.item() / self._num_seen
+
+    def _check_finite(self, logits: Tensor | None = None) -> None:
+        check_finite(
+            self._mean_loss(),
+            not_finite(self.model) - self._not_finite_at_first,
+            logits,
+            epoch=self.current_epoch + 1,
+            learning_rate=self.config.learning_rate,
+        )
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect the logits of the validation split."""
+        ids, inputs, labels = batch
+        self._validation.append((ids, self.model(inputs), labels))
+
+    def on_validation_epoch_end(self) -> None:
+        """The adaptive update: measure the gap per subset, and step the targets.
+
+        Raises:
+            TrainingFailed: the loss, the weights or the logits are not finite any more.
+        """
+        ids, logits, labels = (torch.cat(parts) for parts in zip(*self._validation, strict=True))
+        self._validation.clear()
+        self._check_finite(logits)
+        if self.scores_itself and not self.scorings:
+            self.criterion.update_as_one(logits, labels)
+        else:
+            self.criterion.update(logits, labels, self.validation_subsets[ids])
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Optimizer and schedule as the recipe names them."""
+        config, parameters = self.config, self.model.parameters()
+        rate, decay = config.learning_rate, config.weight_decay
+        optimizer: torch.optim.Optimizer
+        match config.optimizer:
+            case "adam":
+                optimizer = torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
+            case "adamw":
+                optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+            case "sgd":
+                optimizer = torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=0.9, nesterov=True)
+        schedules = torch.optim.lr_scheduler
+        num_steps = int(self.trainer.estimated_stepping_batches)
+        schedule: torch.optim.lr_scheduler.LRScheduler
+        match config.schedule:
+            case "constant":
+                return optimizer
+            case "one_cycle":
+                schedule = schedules.OneCycleLR(optimizer, max_lr=rate, total_steps=num_steps)
+            case "cosine":
+                schedule = schedules.CosineAnnealingLR(optimizer, T_max=num_steps)
+            case "steps":
+                milestones = [epoch * num_steps // config.epochs for epoch in config.milestones]
+                schedule = schedules.MultiStepLR(optimizer, milestones, gamma=config.gamma)
+        # Per step, also `steps`: Lightning saves a finished epoch before schedules per epoch have moved on, so that
+        # training resumed from there would be one epoch behind.
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the records of finished epochs and of scorings."""
+        checkpoint["epochs"], checkpoint["scorings"] = self.epochs, self.scorings
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the records of finished epochs and of scorings."""
+        self.epochs, self.scorings = list(checkpoint["epochs"]), list(checkpoint["scorings"])

@@ -1,0 +1,70 @@
+"""The model in training as its own scoring model: no second model has to be trained for the subsets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from aradals.data import Examples
+from aradals.errors import InputError, TrainingFailed
+from aradals.pipeline.train.module import AdaptiveClassifier, by_id
+from aradals.robustness.scores import score
+from aradals.smoothing.subsets import assign_subsets
+
+ATTACK = "first_order_margin"
+
+
+class SelfScoring(Callback):
+    """Scores the training and the validation split every few epochs, and cuts their subsets anew.
+
+    It does so before an epoch rather than after one: before the module seeds the epoch, so that scoring disturbs
+    no random number of the training; and after the finished epoch was saved, so that a training killed while it scores
+    goes on from there, and a resumed one scores again from the same weights. No epoch is left to train with the scores
+    of the last, so none are made.
+
+    Args:
+        train: the training split; scored without augmentation.
+        validation: the validation split.
+        every: epochs between two scorings.
+        log: called with a line per scoring.
+    """
+
+    def __init__(self, train: Examples, validation: Examples, every: int, log: Callable[[str], None]) -> None:
+        self.train, self.validation, self.every = train, validation, every
+        self.log_line = log
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score where it is due, and note what it cost.
+
+        Raises:
+            TrainingFailed: the model cannot be scored, for it says the same of every input.
+        """
+        assert isinstance(pl_module, AdaptiveClassifier)
+        epoch = pl_module.current_epoch
+        if epoch == 0 or epoch % self.every:
+            return
+        started = time.perf_counter()
+        num_subsets = pl_module.criterion.num_subsets
+        try:
+            with trainer.precision_plugin.forward_context():
+                tables = [score(pl_module.model, split.batches(), ATTACK) for split in (self.train, self.validation)]
+        except InputError as error:
+            raise TrainingFailed(f"the model cannot score itself after epoch {epoch}: {error}") from error
+        for subsets, table in zip((pl_module.train_subsets, pl_module.validation_subsets), tables, strict=True):
+            subsets.copy_(by_id(table.ids, assign_subsets(table.score, num_subsets, table.ids)))
+        scoring = {
+            "epoch": epoch,
+            "seconds": time.perf_counter() - started,
+            "num_forward": sum(int(table.num_forward.sum()) for table in tables),
+            "num_backward": sum(int(table.num_backward.sum()) for table in tables),
+            "num_failed": sum(table.num_failed for table in tables),
+        }
+        pl_module.scorings.append(scoring)
+        sizes = " + ".join(f"{len(table):,}" for table in tables)
+        failed = f", {scoring['num_failed']:,} without a gradient rank lowest" if scoring["num_failed"] else ""
+        share = scoring["seconds"] / pl_module.epochs[-1]["seconds"]
+        self.log_line(
+            f"scored {sizes} examples by {ATTACK} in {scoring['seconds']:.1f} s ({share:.1f} epochs' worth){failed}"
+        )

@@ -1,0 +1,124 @@
+"""The state of a training on disk: written whole after each epoch, and believed only if not a bit has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from aradals._internal.files import atomic_path, set_aside, unwritable
+
+_MARK = b"ar-adals training state, sha256 "
+_INPUTS = "inputs"
+
+
+class UnusableState(Exception):
+    """A file is not the state of this training; the message says why."""
+
+
+class StateIO(TorchCheckpointIO):
+    """Reads and writes the states of one training, in the place of Lightning's own files.
+
+    Lightning writes into the temporary folder and moves the file, which is a copy where that folder is on another file
+    system: a training that is killed meanwhile would lose the old state and the new one. Here, the new state is written
+    beside the old one and takes its place in one step.
+
+    A file is one line with the SHA-256 of the rest, and then what ``torch.save`` writes. Torch itself does not notice
+    a tensor with a flipped bit.
+
+    Args:
+        inputs: stands for everything that decides the course of the training; part of the state.
+    """
+
+    def __init__(self, inputs: str) -> None:
+        self.inputs = inputs
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
+        """Write a state.
+
+        Raises:
+            OutputError: it cannot be written; the state that was there before stays.
+        """
+        buffer = io.BytesIO()
+        torch.save({**checkpoint, _INPUTS: self.inputs}, buffer)
+        content = buffer.getbuffer()
+        with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
+            file.write(_MARK + hashlib.sha256(content).hexdigest().encode() + b"\n")
+            file.write(content)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: object = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a state; tensors are on the CPU, and no code in the file is run.
+
+        Raises:
+            UnusableState: the file cannot be read, has changed since it was written, or belongs to other inputs.
+        """
+        try:
+            line, _, content = Path(path).read_bytes().partition(b"\n")
+        except OSError as error:
+            raise UnusableState(error.strerror or type(error).__name__) from error
+        if not line.startswith(_MARK):
+            raise UnusableState("it is empty" if not line + content else "it is not of this form")
+        if line != _MARK + hashlib.sha256(content).hexdigest().encode():
+            raise UnusableState("its content is not what was written")
+        try:
+            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise UnusableState(f"torch cannot read it: {type(error).__name__}") from error
+        if state.get(_INPUTS) != self.inputs:
+            raise UnusableState("it belongs to a training with other inputs")
+        return state
+
+
+class SaveState(Checkpoint):
+    """Saves the whole state after each epoch, when the module has recorded and checked it.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning calls this hook of a `Checkpoint` after that of the module."""
+        trainer.save_checkpoint(self.path)
+
+
+def has_state(path: Path, state_io: StateIO, module: LightningModule, log: Callable[[str], None]) -> bool:
+    """Whether ``module`` can go on from the state in ``path``.
+
+    What is there and cannot be used is set aside, as ``<name>.unreadable-1``, and the log says so.
+
+    Raises:
+        OutputError: it cannot be set aside.
+    """
+    if not path.exists():
+        return False
+    try:
+        # A model's code may have changed where no digest sees it, in a file that its own file imports.
+        if _shapes(state_io.load_checkpoint(path)["state_dict"]) != _shapes(module.state_dict()):
+            raise UnusableState("it belongs to a model of another form")
+    except UnusableState as error:
+        try:
+            aside = set_aside(path, "unreadable")
+        except OSError as failure:
+            raise unwritable(path, failure) from failure
+        log(
+            f"the state of an earlier call in {path} cannot be used ({error}): it is kept as {aside.name}, "
+            "and training starts anew"
+        )
+        return False
+    return True
+
+
+def _shapes(tensors: dict[str, Any]) -> dict[str, object]:
+    return {name: getattr(tensor, "shape", None) for name, tensor in tensors.items()}

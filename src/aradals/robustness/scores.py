@@ -1,0 +1,386 @@
+"""Robustness scores of a whole data set."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
+
+from aradals.attacks import (
+    ATTACKS,
+    Attack,
+    AttackResult,
+    bind_attack,
+    confidence,
+    deepfool,
+    describe_attack,
+    logit_margin,
+    pgd,
+)
+from aradals.attacks.base import prediction_changes
+from aradals.checks import check_inputs, check_logits
+from aradals.errors import InputError, MissingExtraError
+from aradals.inference.accelerate import accelerated
+from aradals.inference.gradients import forward_with_graph, gradients_enabled, input_gradient, model_inputs
+from aradals.inference.predictions import evaluation_mode, try_model
+
+InputBatches = Tensor | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]
+"""Inputs (N, ...), or batches of inputs, (inputs, labels) or (ids, inputs, labels); values in [0, 1]."""
+
+_NUM_TRIED = 32
+_LOG_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """The robustness of the examples of a data set; tensors on the CPU of shape (N,).
+
+    Attributes:
+        ids: int64; the row of each example in its split.
+        predicted: int64; the class that the model predicts.
+        score: finite; ranks the examples, larger = more robust. An estimate of the smallest norm where the attack
+            succeeded, else the first-order margin at the input.
+        norm: L2 norm of the smallest perturbation that was seen to change the prediction; inf where none was.
+        success: bool; whether the search ended at a boundary. The scores of the others are fallbacks.
+        num_forward: int64; forward passes spent on the example.
+        num_backward: int64; backward passes, one for each gradient.
+        attack: the attack and all its settings.
+    """
+
+    ids: Tensor
+    predicted: Tensor
+    score: Tensor
+    norm: Tensor
+    success: Tensor
+    num_forward: Tensor
+    num_backward: Tensor
+    attack: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_failed(self) -> int:
+        """Number of examples whose score is a fallback, because the search ended nowhere."""
+        return int((~self.success).sum())
+
+
+_COLUMNS = tuple(field.name for field in fields(ScoreTable) if field.name != "attack")
+
+
+def score(
+    model: nn.Module,
+    batches: InputBatches,
+    attack: str | Attack = "boundary",
+    *,
+    batch_size: int = 256,
+    verified: bool = False,
+    bf16: bool = False,
+    progress: bool = False,
+    **attack_args: Any,
+) -> ScoreTable:
+    """How far each input is from changing the model's own prediction.
+
+    Args:
+        model: maps inputs in [0, 1] to logits of shape (N, K). It is left as it was found.
+        batches: a tensor of inputs (N, ...); or an iterable of batches, each a tensor of inputs, a pair
+            (inputs, labels) or a triple (ids, inputs, labels). Without ids, an example's id is its running number.
+            Of examples with the same id, as distributed samplers add to even out batches, the first counts.
+        attack: a name in ``aradals.attacks.ATTACKS``, or a function like those there.
+        batch_size: number of examples attacked at a time, where ``batches`` is a tensor.
+        verified: also find, for ``norm``, a perturbation that is seen to change the prediction.
+        bf16: attack a copy of the model that computes in bfloat16. Faster on some hardware, and coarser: up to 1
+            example in 10 moves to a neighbouring tenth of the ranking.
+        progress: show a bar on stderr, with the rate and the time left (needs tqdm).
+        **attack_args: arguments of the attack.
+
+    Returns:
+        A table sorted by id, each id once.
+
+    Raises:
+        InputError: inputs that are not floats in [0, 1]; rows that cannot be told apart; logits that are NaN, of a
+            wrong shape, or probabilities; no such attack or argument; a model without gradients, or whose prediction
+            nothing changes; an attack that verifies no norm although it was asked to.
+    """
+    tables = score_batches(model, batches, attack, batch_size=batch_size, verified=verified, bf16=bf16, **attack_args)
+    if progress:
+        tables = with_progress(tables, _num_examples(batches))
+    return merge_tables(list(tables))
+
+
+def score_batches(
+    model: nn.Module,
+    batches: InputBatches,
+    attack: str | Attack = "boundary",
+    *,
+    batch_size: int = 256,
+    verified: bool = False,
+    bf16: bool = False,
+    **attack_args: Any,
+) -> Iterator[ScoreTable]:
+    """`score`, batch by batch: yields the table of each batch, in its order, so that memory stays flat.
+
+    The model is copied once, for speed (`aradals.inference.accelerate.accelerated`). Whether its prediction can be
+    changed at all is known after the last batch, and checked there.
+
+    Args:
+        model: see `score`.
+        batches: see `score`.
+        attack: see `score`.
+        batch_size: see `score`.
+        verified: see `score`.
+        bf16: see `score`.
+        **attack_args: arguments of the attack.
+
+    Raises:
+        InputError: see `score`.
+    """
+    run_attack = choose_attack(attack, attack_args, verified=verified)
+    return _score_batches(model, _numbered(batches, batch_size), run_attack, verified, bf16)
+
+
+def _score_batches(
+    model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], run_attack: Attack, verified: bool, bf16: bool
+) -> Iterator[ScoreTable]:
+    fast, num_done, moved, depends = None, 0, False, False
+    some: tuple[Tensor, Tensor] | None = None
+    generator = torch.Generator().manual_seed(0)
+    for ids, inputs in batches:
+        check_inputs(inputs)
+        if fast is None:
+            if _uses_gradients(run_attack):
+                check_differentiable(model, inputs)
+            fast = accelerated(model, inputs, bf16=bf16)
+        result = run_attack(fast, inputs)
+        if verified and result.success.any() and not result.norm.isfinite().any():
+            raise InputError(
+                expected="an attack that verifies its norms",
+                got=f"{describe_attack(run_attack)}, which verified none of {len(ids)}",
+                hint="boundary or ddn, or scores alone, which need no verification",
+            )
+        if fast is not model:
+            result = _confirm(model, inputs, result, bf16)
+        num_done += len(ids)
+        moved = moved or bool((result.success | (result.score > 0)).any())
+        if not depends:
+            some = _sample(some, inputs, result.predicted, generator)
+            other_class = (result.predicted.cpu() != some[1][0]).any()
+            depends = bool(other_class or result.norm.isfinite().any())
+        # All but the perturbed inputs, so that memory does not grow with the size of an input.
+        columns = {name: getattr(result, name).cpu() for name in _COLUMNS if name != "ids"}
+        yield ScoreTable(ids=ids.long().cpu(), **columns, attack=describe_attack(run_attack))
+
+    if some is None:
+        raise InputError(expected="at least one example", got="none", hint="another split or a larger limit")
+    if not moved or not (depends or _prediction_depends_on(model, *some)):
+        raise InputError(
+            expected="a model whose prediction depends on its input",
+            got=f"the same class, or no gradient, for all of {num_done} examples and whatever they are changed to",
+            hint="a model whose training has not collapsed, and whose forward does not detach, round or threshold",
+        )
+
+
+def choose_attack(attack: str | Attack, attack_args: dict[str, Any], *, verified: bool = False) -> Attack:
+    """The attack with its arguments bound, and told to verify its norms where it has that choice.
+
+    Raises:
+        InputError: no such attack or argument.
+    """
+    run_attack = bind_attack(attack, attack_args)
+    if verified and "verified" in inspect.signature(run_attack).parameters:
+        run_attack = bind_attack(run_attack, {"verified": True})
+    return run_attack
+
+
+def merge_tables(tables: Sequence[ScoreTable]) -> ScoreTable:
+    """One table of several by the same attack, sorted by id; of rows with the same id, the first counts."""
+    columns = {name: torch.cat([getattr(table, name) for table in tables]) for name in _COLUMNS}
+    ids, order = columns["ids"].sort(stable=True)
+    first = torch.ones_like(ids, dtype=torch.bool)
+    first[1:] = ids[1:] != ids[:-1]
+    kept = order[first]
+    return ScoreTable(**{name: column[kept] for name, column in columns.items()}, attack=tables[0].attack)
+
+
+def with_progress(tables: Iterable[ScoreTable], total: int | None, num_done: int = 0) -> Iterator[ScoreTable]:
+    """The same tables, with a bar on stderr: on a terminal as usual, in a log file a line every half minute.
+
+    Args:
+        tables: what `score_batches` yields.
+        total: number of examples, where known.
+        num_done: of these, done before.
+
+    Raises:
+        MissingExtraError: tqdm is not installed.
+    """
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        raise MissingExtraError("tqdm", "cli") from error
+    on_terminal = sys.stderr.isatty()
+    pause = 0.1 if on_terminal else _LOG_SECONDS
+    bar = tqdm(
+        total=total,
+        initial=num_done,
+        unit="img",
+        leave=False,
+        file=sys.stderr,
+        ascii=not on_terminal,
+        mininterval=pause,
+        maxinterval=max(10.0, pause),
+        delay=0 if on_terminal else pause,  # short work leaves no trace in a log
+    )
+    with bar:
+        for table in tables:
+            yield table
+            bar.update(len(table))
+
+
+def check_differentiable(model: nn.Module, inputs: Tensor) -> None:
+    """Take one gradient of ``model``, before its robustness is measured by thousands.
+
+    Args:
+        model: maps inputs in [0, 1] to logits of shape (N, K).
+        inputs: shape (N, ...), values in [0, 1]; a few are tried, and a few random inputs beside them.
+
+    Raises:
+        InputError: the model cannot be called, or has no gradient, or one that vanishes at all of these inputs.
+    """
+    got, some = "logits without a gradient", inputs[:_NUM_TRIED]
+    try_model(model, some)
+    try:
+        with gradients_enabled(model):
+            for tried in (some, _noise(some)):
+                points, logits = forward_with_graph(model, model_inputs(model, tried))
+                check_logits(logits, len(tried))
+                lead = logits.amax(1) - logits.mean(1)  # over all: two classes may tie everywhere
+                if input_gradient(lead, points).any():
+                    return
+                if lead.requires_grad:
+                    got = f"a gradient of 0 at {len(some)} inputs and at as many random ones"
+    except RuntimeError as error:
+        got = f"{type(error).__name__}: {error}"
+    raise InputError(
+        expected="a model whose logits have a gradient with respect to its inputs",
+        got=got,
+        hint="a forward without no_grad, inference_mode, detach, rounding, numpy or quantised layers",
+    )
+
+
+def _uses_gradients(run_attack: Attack) -> bool:
+    """Whether it is one of ours that does; other people's attacks are not judged beforehand."""
+    attack = getattr(run_attack, "func", run_attack)
+    ours = attack is pgd or any(attack is other for other in ATTACKS.values())
+    return ours and attack not in (logit_margin, confidence)
+
+
+def _confirm(model: nn.Module, inputs: Tensor, result: AttackResult, bf16: bool) -> AttackResult:
+    """What was found on a faster copy, as ``model`` itself sees it: a norm counts where it changes *its* prediction.
+
+    Right behind the boundary of the copy, rounding may have the model still before it; such a perturbation is
+    lengthened. Predictions are the copy's, which differ by rounding, unless it is the coarse one.
+    """
+    predicted, num_forward = result.predicted, result.num_forward + int(bf16)
+    norm = torch.full_like(result.norm, torch.inf)
+    with evaluation_mode(model), torch.no_grad():
+        origin = model_inputs(model, inputs)
+        if bf16:
+            predicted = check_logits(model(origin), len(inputs)).argmax(1)
+        for lengthening in (1.0, 1.001, 1.01, 1.1):
+            rows = (result.norm.isfinite() & norm.isinf()).nonzero()[:, 0]
+            if len(rows) == 0:
+                break
+            start = origin[rows]
+            points = (start + lengthening * (model_inputs(model, result.adv_inputs[rows]) - start)).clamp(0, 1)
+            changed = prediction_changes(model, points, predicted[rows])
+            norm[rows[changed]] = lengthening * result.norm[rows[changed]]  # or less, where the box is in the way
+            num_forward[rows] += 1
+    success = result.success & (norm.isfinite() | result.norm.isinf())
+    return replace(result, predicted=predicted, norm=norm, success=success, num_forward=num_forward)
+
+
+def _sample(
+    before: tuple[Tensor, Tensor] | None, inputs: Tensor, predicted: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """A few of the examples seen so far, spread over the data: (inputs, predicted)."""
+    keep = torch.randperm(len(inputs), generator=generator)[:_NUM_TRIED]
+    chosen, classes = inputs[keep].cpu(), predicted.cpu()[keep]
+    if before is None:
+        return chosen, classes
+    # Old and new in equal parts: the spread is uneven, but covers beginning and end.
+    keep = torch.randperm(len(before[0]) + len(chosen), generator=generator)[:_NUM_TRIED]
+    return torch.cat([before[0], chosen])[keep], torch.cat([before[1], classes])[keep]
+
+
+def _prediction_depends_on(model: nn.Module, inputs: Tensor, predicted: Tensor) -> bool:
+    """Whether another class than that of ``predicted`` can be had, near some of ``inputs`` or at random ones."""
+    with evaluation_mode(model):
+        points = model_inputs(model, _noise(inputs))
+        elsewhere = prediction_changes(model, points, predicted[0].to(points.device))
+    return bool(elsewhere.any()) or bool(deepfool(model, inputs).success.any())
+
+
+def _noise(inputs: Tensor) -> Tensor:
+    """As many uniformly random inputs in [0, 1]."""
+    return torch.rand(inputs.shape, generator=torch.Generator().manual_seed(0)).to(inputs)
+
+
+def _num_examples(batches: InputBatches) -> int | None:
+    """How many there are, as far as can be told."""
+    if isinstance(batches, DataLoader):
+        return len(batches.dataset) if isinstance(batches.dataset, Sized) else None
+    return len(batches) if isinstance(batches, Tensor) else None
+
+
+def _numbered(batches: InputBatches, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(ids, inputs) for every batch."""
+    if isinstance(batches, Tensor):
+        if batch_size < 1:
+            raise InputError(expected="batch_size >= 1", got=str(batch_size), hint="256")
+        batches = torch.split(batches, batch_size) if len(batches) else ()
+    num_seen = 0
+    for batch in batches:
+        parts = (batch,) if isinstance(batch, Tensor) else tuple(batch)
+        if not 1 <= len(parts) <= 3 or not all(isinstance(part, Tensor) for part in parts):
+            raise InputError(
+                expected="batches of inputs, (inputs, labels) or (ids, inputs, labels)",
+                got=f"{type(batch).__name__} of {', '.join(type(part).__name__ for part in parts)}",
+                hint="a collate function that returns tensors",
+            )
+        if len(parts) == 3:
+            ids, inputs, _ = parts
+            _check_ids(ids, len(inputs))
+        else:
+            if isinstance(batches, DataLoader) and not _in_order(batches):
+                raise InputError(
+                    expected="ids with the batches, or batches in the order of the data set",
+                    got="a shuffling DataLoader without ids",
+                    hint="shuffle=False, or a data set of (id, input, label)",
+                )
+            inputs = parts[0]
+            ids = torch.arange(num_seen, num_seen + len(inputs))
+        num_seen += len(inputs)
+        yield ids, inputs
+
+
+def _check_ids(ids: Tensor, num_inputs: int) -> None:
+    if ids.is_floating_point() or ids.shape != (num_inputs,):
+        raise InputError(
+            expected=f"{num_inputs} integer ids",
+            got=f"{ids.dtype} of shape {tuple(ids.shape)}",
+            hint="batches of (ids, inputs, labels), in this order",
+        )
+
+
+def _in_order(loader: DataLoader[Any]) -> bool:
+    """Whether the rows come in the order of the data set, as far as can be told."""
+    if isinstance(loader.dataset, IterableDataset):
+        return True
+    sampler = loader.sampler if loader.batch_sampler is None else getattr(loader.batch_sampler, "sampler", None)
+    return isinstance(sampler, SequentialSampler)

@@ -1,0 +1,246 @@
+"""Adversarial-robustness-based adaptive label smoothing (AR-AdaLS): the method, after the scores are known.
+
+Y. Qin, X. Wang, A. Beutel, E. Chi, "Improving Calibration through the Relationship with Adversarial
+Robustness", NeurIPS 2021 (arXiv 2006.16375). With K classes and R robustness subsets:
+
+1. score      s_i = the smallest L2 perturbation that changes the model's prediction  (`aradals.robustness.scores`)
+2. subsets    rank the scores within a split and cut into R equal-sized subsets       (`aradals.smoothing.subsets`)
+3. targets    true class p_r, every other class (1 - p_r)/(K - 1)                     (`soft_targets`)
+4. update     p_r <- clip(p_r - α (conf(S_r) - acc(S_r)), 1/K, 1) on validation data  (`aradals.smoothing.update_rules`)
+
+`AdaptiveSmoothing` is steps 3 and 4 as a loss with a state, for anyone's training loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aradals.errors import InputError
+from aradals.losses import soft_cross_entropy
+from aradals.smoothing.update_rules import (
+    TargetState,
+    UpdateRule,
+    measure,
+    update_target_prob,
+)
+
+
+def smoothing_to_target_prob(smoothing: float, num_classes: int) -> float:
+    """True-class probability p = 1 - ε (K - 1)/K of label smoothing with factor ε (Szegedy et al. 2016)."""
+    return 1 - smoothing * (num_classes - 1) / num_classes
+
+
+def target_prob_to_smoothing(target_prob: float, num_classes: int) -> float:
+    """Smoothing factor ε = (1 - p) K/(K - 1): the mass spread evenly over all K classes."""
+    return (1 - target_prob) * num_classes / (num_classes - 1)
+
+
+def soft_targets(labels: Tensor, target_prob: Tensor, num_classes: int) -> Tensor:
+    """Target distributions: the true class has ``target_prob``, the others share the rest evenly (step 3).
+
+    Args:
+        labels: int64, shape (N,).
+        target_prob: p per example, in [1/K, 1], shape (N,).
+        num_classes: K.
+
+    Returns:
+        Shape (N, K); rows sum to 1.
+
+    Example:
+        >>> soft_targets(torch.tensor([1]), torch.tensor([0.8]), num_classes=3)
+        tensor([[0.1000, 0.8000, 0.1000]])
+    """
+    others = ((1 - target_prob) / (num_classes - 1)).unsqueeze(1)
+    return others.expand(-1, num_classes).scatter(1, labels.unsqueeze(1), target_prob.unsqueeze(1))
+
+
+class AdaptiveSmoothing(nn.Module):
+    """Cross-entropy whose label smoothing adapts, subset by subset, to the gap seen on validation data.
+
+    A loss to call in the training loop and to update after each epoch. Other methods are settings of it:
+    ``rule=None`` is label smoothing with ``initial_target_prob``, plain cross-entropy when that is 1;
+    ``num_subsets=1`` is adaptive label smoothing without robustness (AdaLS); ``rule=UpdateRule(leak=0)`` is the
+    rule of the paper.
+
+    Where the model in training is itself the scoring model, the first epochs know no subsets. Until the first scoring,
+    call the loss without them and `update_as_one`: all targets then move together, as with one subset, and from there
+    on each goes its own way.
+
+    Where one set of targets is shared by the members of an ensemble, update with the logarithm of their mean
+    probability for logits.
+
+    Args:
+        num_classes: K.
+        num_subsets: R.
+        rule: how targets answer to the gaps; None = they stay.
+        initial_target_prob: p at the start, in [1/K, 1].
+
+    Attributes:
+        target_prob: p by subset, float64, shape (R,). A buffer like ``level`` and ``average_gap``, see `TargetState`,
+            so that ``state_dict`` resumes exactly.
+        history: one dict per update, lists over subsets: ``target_prob`` (before the update), ``confidence``,
+            ``accuracy``, ``standard_error`` (of their difference) and ``n``, as measured on validation data; in an
+            update as one, each measured on all of them.
+
+    Raises:
+        InputError: an initial target out of its range, or a rule whose rate is still "auto".
+
+    Example:
+        >>> criterion = AdaptiveSmoothing(num_classes=2, num_subsets=2, rule=UpdateRule(rate=0.5, leak=0))
+        >>> logits, labels = torch.tensor([[2.2, 0.0], [0.0, 2.2]]), torch.tensor([1, 1])
+        >>> criterion.update(logits, labels, subsets=torch.tensor([0, 1]))
+        tensor([0.5499, 1.0000], dtype=torch.float64)
+    """
+
+    target_prob: Tensor
+    level: Tensor
+    average_gap: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        num_subsets: int = 10,
+        *,
+        rule: UpdateRule | None = UpdateRule(),  # noqa: B008 (frozen)
+        initial_target_prob: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not 1 / num_classes <= initial_target_prob <= 1:
+            raise InputError(
+                expected=f"an initial target probability from 1/{num_classes} to 1",
+                got=str(initial_target_prob),
+                hint="0.95, or smoothing_to_target_prob(0.1, num_classes)",
+            )
+        if rule is not None:
+            _ = rule.update_rate  # raises where it is no number yet
+        self.num_classes = num_classes
+        self.num_subsets = num_subsets
+        self.rule = rule
+        self.history: list[dict[str, list[float]]] = []
+        for name, values in vars(TargetState.initial(num_subsets, initial_target_prob)).items():
+            self.register_buffer(name, values)
+
+    def forward(self, logits: Tensor, labels: Tensor, subsets: Tensor | None = None) -> Tensor:
+        """The loss of a training batch.
+
+        Args:
+            logits: shape (N, K).
+            labels: int64, shape (N,).
+            subsets: robustness subset of each example, int64, shape (N,); may be left out while all targets are equal.
+
+        Returns:
+            Scalar, in nats.
+
+        Raises:
+            InputError: no subsets, where targets differ.
+        """
+        return soft_cross_entropy(logits, labels, self.target_prob_for(labels, subsets).to(logits.dtype))
+
+    def target_prob_for(self, labels: Tensor, subsets: Tensor | None = None) -> Tensor:
+        """The true-class target probability of each example, for a loss of one's own.
+
+        Args:
+            labels: int64, shape (N,).
+            subsets: robustness subset of each example, int64, shape (N,); may be left out while all targets are equal.
+
+        Returns:
+            p, of the default dtype, shape (N,).
+
+        Raises:
+            InputError: no subsets, where targets differ.
+        """
+        if subsets is None:
+            self._check_as_one(self.target_prob)
+            subsets = torch.zeros_like(labels)
+        return self.target_prob.to(torch.get_default_dtype())[subsets]
+
+    def update(self, logits: Tensor, labels: Tensor, subsets: Tensor | None = None) -> Tensor:
+        """Measure confidence and accuracy per subset on validation data, and step the targets (step 4).
+
+        Args:
+            logits: of all validation examples, shape (N, K); for an ensemble log mean probabilities.
+            labels: int64, shape (N,).
+            subsets: robustness subset within the validation split, int64, shape (N,); may be left out when R = 1.
+
+        Returns:
+            The new `target_prob`, shape (R,).
+
+        Raises:
+            InputError: no subsets, where R > 1, or no examples.
+        """
+        if subsets is None and self.num_subsets > 1:
+            # Forgotten subsets would pass for AdaLS, so that this has to be asked for by name.
+            raise InputError(
+                expected=f"the subset of each example (num_subsets={self.num_subsets})",
+                got="none",
+                hint="passing subsets from assign_subsets, or update_as_one until they are known",
+            )
+        if subsets is None:
+            return self.update_as_one(logits, labels)
+        return self._update(logits, labels, subsets, self.num_subsets)
+
+    def update_as_one(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Step all targets by the gap of the whole validation split: R = 1, for as long as no subsets are known.
+
+        Args:
+            logits: of all validation examples, shape (N, K).
+            labels: int64, shape (N,).
+
+        Returns:
+            The new `target_prob`, R equal values, the same to the bit as with ``num_subsets=1``.
+
+        Raises:
+            InputError: gaps or targets differ, for subsets were known before; or no examples.
+        """
+        self._check_as_one(self.target_prob)
+        self._check_as_one(self.average_gap.nan_to_num(0.0))
+        return self._update(logits, labels, torch.zeros_like(labels), 1)
+
+    @torch.no_grad()
+    def _update(self, logits: Tensor, labels: Tensor, subsets: Tensor, num_subsets: int) -> Tensor:
+        """Step 4 on the first ``num_subsets`` targets: on all of them, or on one that the others follow."""
+        if not len(logits):
+            raise InputError(expected="at least one validation example", got="none", hint="a validation split")
+        confidence, predicted = logits.to(self.target_prob).softmax(1).max(1)
+        correct = (predicted.to(labels.device) == labels).to(self.target_prob)
+        measurement = measure(confidence, correct, subsets.to(self.target_prob.device), num_subsets)
+        measured = {"n" if name == "count" else name: values for name, values in vars(measurement).items()}
+        self.history.append(
+            {
+                name: values.expand_as(self.target_prob).tolist()
+                for name, values in ({"target_prob": self.target_prob} | measured).items()
+            }
+        )
+        if self.rule is not None:
+            state = TargetState(self.target_prob[:num_subsets], self.level, self.average_gap[:num_subsets])
+            for name, values in vars(update_target_prob(state, measurement, self.rule, self.num_classes)).items():
+                self.get_buffer(name).copy_(values)
+        return self.target_prob.clone()
+
+    def at_lower_bound(self) -> list[int]:
+        """Subsets whose target has at any time run down to 1/K, where labels say nothing: a sign of wind-up."""
+        courses = [*(step["target_prob"] for step in self.history), self.target_prob.tolist()]
+        return [r for r in range(self.num_subsets) if min(p[r] for p in courses) <= 1 / self.num_classes]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The history of updates, kept in ``state_dict``."""
+        return {"history": self.history}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the history from a ``state_dict``."""
+        self.history = list(state["history"])
+
+    def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
+        return f"num_classes={self.num_classes}, num_subsets={self.num_subsets}, rule={self.rule}"
+
+    def _check_as_one(self, by_subset: Tensor) -> None:
+        if (by_subset != by_subset[0]).any():
+            raise InputError(
+                expected=f"the subset of each example (num_subsets={self.num_subsets}), for targets differ",
+                got="none",
+                hint="passing subsets from assign_subsets, or num_subsets=1",
+            )

@@ -1,0 +1,221 @@
+"""A stage is made once, kept when its inputs change, goes on after an interruption, and notices damage."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from aradals import InputError
+from aradals.pipeline.stage import locked, run_stage, same_outputs
+
+OUT = ["out.txt"]
+
+
+def write(content: str, calls: list[str] | None = None) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        if calls is not None:
+            calls.append(content)
+        (folder / "out.txt").write_text(content)
+
+    return make
+
+
+def test_second_time_is_skipped(tmp_path: Path) -> None:
+    calls: list[str] = []
+    assert run_stage(tmp_path / "stage", {"a": 1}, OUT, write("one", calls))
+    assert not run_stage(tmp_path / "stage", {"a": 1}, OUT, write("two", calls))
+    assert calls == ["one"]
+
+
+class TestChangedInputs:
+    def test_the_earlier_files_are_kept_and_come_back(self, tmp_path: Path) -> None:
+        folder = tmp_path / "stage"
+        log: list[str] = []
+        run_stage(folder, {"epochs": 3}, OUT, write("three"), log.append)
+        (folder / "notes.txt").write_text("my own")
+        run_stage(folder, {"epochs": 500}, OUT, write("five hundred"), log.append)
+        assert (folder / "out.txt").read_text() == "five hundred"
+        assert not (folder / "notes.txt").exists()
+        [kept] = tmp_path.glob("stage.*")
+        assert (kept / "notes.txt").read_text() == "my own"
+        assert kept.name in log[-1]
+
+        calls: list[str] = []
+        assert not run_stage(folder, {"epochs": 3}, OUT, write("again", calls), log.append)
+        assert (calls, (folder / "out.txt").read_text()) == ([], "three")
+        assert not run_stage(folder, {"epochs": 500}, OUT, write("again", calls), log.append)
+        assert (calls, (folder / "out.txt").read_text()) == ([], "five hundred")
+
+    def test_so_are_unfinished_files(self, tmp_path: Path) -> None:
+        folder = tmp_path / "stage"
+
+        def interrupted(folder: Path) -> None:
+            (folder / "half.txt").write_text("half")
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(folder, {"a": 1}, OUT, interrupted)
+        run_stage(folder, {"a": 2}, OUT, write("other"))
+        found: list[bool] = []
+
+        def goes_on(folder: Path) -> None:
+            found.append((folder / "half.txt").exists())
+            write("done")(folder)
+
+        assert run_stage(folder, {"a": 1}, OUT, goes_on)
+        assert found == [True]
+
+
+class TestDamage:
+    @pytest.mark.parametrize("damage", [b"", b"onE", b"one and more"])
+    def test_a_changed_output_is_noticed_kept_and_made_again(self, damage: bytes, tmp_path: Path) -> None:
+        folder, log = tmp_path / "stage", list[str]()
+        run_stage(folder, {}, OUT, write("one"))
+        (folder / "out.txt").write_bytes(damage)
+        assert run_stage(folder, {}, OUT, write("one"), log.append)
+        assert (folder / "out.txt").read_text() == "one"
+        assert (folder / "out.txt.changed-1").read_bytes() == damage
+        assert "out.txt was changed or damaged" in log[0]
+        assert not run_stage(folder, {}, OUT, write("one"))
+
+    def test_a_deleted_output_is_made_again(self, tmp_path: Path) -> None:
+        folder, log = tmp_path / "stage", list[str]()
+        for _ in range(2):
+            assert run_stage(folder, {}, OUT, write("one"), log.append)
+            (folder / "out.txt").unlink()
+        assert log == ["out.txt was deleted; made anew"]
+
+    def test_every_flipped_bit_of_a_record_is_noticed(self, tmp_path: Path) -> None:
+        folder = tmp_path / "stage"
+        run_stage(folder, {"name": "ñ"}, OUT, write("one"))
+        content = (folder / "stage.json").read_bytes()
+        for position in range(0, len(content), 3):
+            for bit in (0, 5):
+                damaged = bytearray(content)
+                damaged[position] ^= 1 << bit
+                if json_equal(bytes(damaged), content):
+                    continue  # white space, say
+                (folder / "stage.json").write_bytes(damaged)
+                assert run_stage(folder, {"name": "ñ"}, OUT, write("one")), (position, bit)
+                assert (folder / "out.txt").read_text() == "one"
+        assert not run_stage(folder, {"name": "ñ"}, OUT, write("one"))
+
+    @pytest.mark.parametrize("content", ["", "{", "[]", '{"digest": "x"}', "null", None])
+    def test_files_without_a_readable_record_are_kept_and_made_anew(self, content: str | None, tmp_path: Path) -> None:
+        folder, log = tmp_path / "stage", list[str]()
+        run_stage(folder, {}, OUT, write("one"))
+        (folder / "stage.json").unlink()
+        if content is not None:
+            (folder / "stage.json").write_text(content)
+        assert run_stage(folder, {}, OUT, write("two"), log.append)
+        assert (folder / "out.txt").read_text() == "two"
+        assert (tmp_path / "stage.damaged-1" / "out.txt").read_text() == "one"
+        assert "stage.damaged-1" in log[0]
+
+    def test_a_record_names_no_path(self, tmp_path: Path) -> None:
+        """Though its own digest is right: anybody can make one."""
+        from aradals.pipeline.artifacts import save_sealed
+
+        folder = tmp_path / "in" / "stage"
+        run_stage(folder, {}, OUT, write("one"))
+        save_sealed(folder / "stage.json", {"digest": "/../../../elsewhere", "inputs": {}, "outputs": {}})
+        run_stage(folder, {}, OUT, write("one"))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+        assert sorted(path.name for path in folder.parent.iterdir()) == ["stage", "stage.damaged-1"]
+
+
+def json_equal(one: bytes, other: bytes) -> bool:
+    try:
+        return bool(json.loads(one) == json.loads(other))
+    except ValueError:
+        return False
+
+
+def test_an_interrupted_stage_finds_its_unfinished_files(tmp_path: Path) -> None:
+    def interrupted(folder: Path) -> None:
+        (folder / "half.txt").write_text("half")
+        raise KeyboardInterrupt
+
+    def goes_on(folder: Path) -> None:
+        assert (folder / "half.txt").read_text() == "half"
+        (folder / "out.txt").write_text("done")
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(tmp_path / "stage", {"a": 1}, OUT, interrupted)
+    assert run_stage(tmp_path / "stage", {"a": 1}, OUT, goes_on)
+
+
+def test_a_folder_of_other_peoples_files_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="empty folder"):
+        run_stage(tmp_path, {}, OUT, lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+class TestProbe:
+    LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
+
+    def test_rounding_of_another_processor_changes_nothing(self, tmp_path: Path) -> None:
+        run_stage(tmp_path / "stage", {}, OUT, write("one"), probe=self.LOGITS)
+        assert not run_stage(tmp_path / "stage", {}, OUT, write("two"), probe=self.LOGITS * 1.001)
+
+    @pytest.mark.parametrize("other", [LOGITS * 1.1, LOGITS.flip(0), LOGITS[:1], torch.full_like(LOGITS, torch.nan)])
+    def test_other_outputs_are_other_work(self, other: torch.Tensor, tmp_path: Path) -> None:
+        log: list[str] = []
+        run_stage(tmp_path / "stage", {}, OUT, write("one"), probe=self.LOGITS)
+        assert run_stage(tmp_path / "stage", {}, OUT, write("two"), log.append, probe=other)
+        assert (tmp_path / "stage.other-outputs-1" / "out.txt").read_text() == "one"
+        assert "other outputs" in log[0]
+
+    @pytest.mark.parametrize("before", [None, "text", [[1, 2], [3]], [], {"a": 1}])
+    def test_a_record_without_one_is_of_other_work(self, before: object) -> None:
+        assert not same_outputs(before, self.LOGITS)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from aradals.pipeline.stage import locked
+with locked(Path(sys.argv[1]), is_folder=sys.argv[2] == "folder"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_one_run_at_a_time_and_death_releases(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "out.parquet"
+    command = [sys.executable, "-c", HOLD, str(path), kind]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(InputError, match="no other run"), locked(path, is_folder=kind == "folder"):
+        pass
+    other.kill()
+    other.communicate()
+    with locked(path, is_folder=kind == "folder"), locked(path, is_folder=kind == "folder"):
+        pass  # also the second time in one thread
+    if kind == "file":
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_writes_have_left_is_removed(tmp_path: Path) -> None:
+    litter = [tmp_path / "out" / name for name in (".results.json.x1y2.partial", "seed-0/train/.model.pt.abcd.partial")]
+    kept = [tmp_path / "out" / name for name in ("results.json", "my.partial", "seed-0/train/.hidden")]
+    for path in (*litter, *kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with locked(tmp_path / "out"):
+        assert not any(path.exists() for path in litter)
+        assert all(path.exists() for path in kept)
+
+    for name in (".scores.parquet.x1.partial", ".other.parquet.x1.partial"):
+        (tmp_path / name).touch()
+    with locked(tmp_path / "scores.parquet", is_folder=False):
+        assert {path.name for path in tmp_path.glob(".*.partial")} == {".other.parquet.x1.partial"}

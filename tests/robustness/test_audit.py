@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor, nn
+
+from aradals.attacks import AttackResult
+from aradals.data import Examples
+from aradals.errors import InputError
+from aradals.robustness.audit import audit_scores, describe_audit, rank_agreement
+from aradals.robustness.scores import ScoreTable, score
+
+FIGURES = ("spearman", "same_subset", "within_one")
+N = 60
+
+
+def normal(n: int, noise: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Two rankings that differ by noise."""
+    scores, other = torch.randn(2, n, generator=generator, dtype=torch.float64)
+    return scores, scores + noise * other
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=5, max_size=40))
+def test_correlation_is_that_of_scipy_also_with_ties(pairs: list[tuple[int, int]]) -> None:
+    first, second = torch.tensor(pairs, dtype=torch.float64).T
+    found = rank_agreement(first, second, 5)
+    constant = len(first.unique()) == 1 or len(second.unique()) == 1
+    expected = 0.0 if constant else stats.spearmanr(first, second).statistic
+    assert found["spearman"] == pytest.approx(expected, abs=1e-12)
+    for name in FIGURES:
+        assert found[f"{name}_low"] - 1e-12 <= found[name] <= found[f"{name}_high"] + 1e-12
+
+
+def test_subsets_by_hand() -> None:
+    reference = torch.tensor([1.0, 2, 3, 4, 5, 6])
+    found = rank_agreement(torch.tensor([5.0, 2, 3, 4, 1, 6]), reference, 3)
+    assert (found["n"], found["num_subsets"]) == (6, 3)
+    assert found["same_subset"] == pytest.approx(4 / 6)
+    assert found["within_one"] == pytest.approx(4 / 6)
+    found = rank_agreement(torch.tensor([1.0, 3, 2, 4, 5, 6]), reference, 3)
+    assert found["same_subset"] == pytest.approx(4 / 6)
+    assert found["within_one"] == 1
+    # Equal scores keep their order.
+    assert rank_agreement(torch.zeros(6), reference, 3)["same_subset"] == 1
+
+
+def test_intervals_in_closed_form() -> None:
+    scores, reference = normal(200, 0.5, torch.Generator().manual_seed(0))
+    found = rank_agreement(scores, reference)
+    rho, half_width = found["spearman"], stats.norm.ppf(0.975) * math.sqrt((1 + found["spearman"] ** 2 / 2) / 197)
+    assert found["spearman_low"] == pytest.approx(math.tanh(math.atanh(rho) - half_width))
+    assert found["spearman_high"] == pytest.approx(math.tanh(math.atanh(rho) + half_width))
+    for name in ("same_subset", "within_one"):
+        interval = stats.binomtest(round(200 * found[name]), 200).proportion_ci(method="wilson")
+        assert (found[f"{name}_low"], found[f"{name}_high"]) == pytest.approx((interval.low, interval.high))
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.15, 0.4])
+def test_intervals_cover_what_is_expected_of_as_many_examples(noise: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    found = [rank_agreement(*normal(128, noise, generator)) for _ in range(400)]
+    for name in FIGURES:
+        expected = sum(record[name] for record in found) / len(found)
+        covered = [record[f"{name}_low"] <= expected <= record[f"{name}_high"] for record in found]
+        assert sum(covered) / len(found) > 0.87
+
+
+def test_equal_and_opposite_rankings() -> None:
+    scores = torch.rand(50, generator=torch.Generator().manual_seed(0))
+    same, opposite = rank_agreement(scores, scores.exp() + 3), rank_agreement(scores, -scores)
+    assert [same[name] for name in FIGURES] == pytest.approx([1, 1, 1])
+    assert 0.99 < same["spearman_low"] < 1  # not even then is it certain of other examples
+    assert same["same_subset_low"] < 1
+    assert opposite["spearman"] == pytest.approx(-1)
+    assert -1 < opposite["spearman_high"] < -0.99
+    assert opposite["same_subset"] == 0
+
+
+def test_three_examples_say_nothing_of_the_correlation() -> None:
+    found = rank_agreement(torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 2, 3]), 3)
+    assert (found["spearman_low"], found["spearman_high"]) == (-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("scores", "reference", "words"),
+    [
+        (torch.rand(20), torch.full((20,), math.inf), "finite"),
+        (torch.full((20,), math.nan), torch.rand(20), "finite"),
+        (torch.rand(9), torch.rand(9), "10"),
+        (torch.rand(20), torch.rand(19), "same N"),
+    ],
+)
+def test_refused(scores: Tensor, reference: Tensor, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        rank_agreement(scores, reference)
+
+
+SWITCH = nn.Linear(3, 2)
+with torch.no_grad():
+    SWITCH.weight.copy_(torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
+    SWITCH.bias.copy_(torch.tensor([0.5, 0.0]))
+
+
+def strong(model: nn.Module, inputs: Tensor, *, fails_above: float = 1.0) -> AttackResult:
+    """Its norm is the first value of the input; it fails where the second is too large; `SWITCH` heeds the third."""
+    success = inputs[:, 1] <= fails_above
+    passes = torch.full((len(inputs),), 7)
+    return AttackResult(
+        adv_inputs=inputs + success[:, None] * torch.tensor([0.0, 0.0, 1.0]),
+        predicted=torch.zeros_like(passes),
+        score=inputs[:, 0],
+        norm=torch.where(success, inputs[:, 0], math.inf),
+        success=success,
+        num_forward=passes,
+        num_backward=passes - 1,
+    )
+
+
+@pytest.fixture
+def examples() -> Examples:
+    inputs = 0.01 + 0.98 * torch.rand(N, 3, generator=torch.Generator().manual_seed(0))
+    inputs[:, 2] = 0
+    ids = torch.randperm(1000, generator=torch.Generator().manual_seed(1))[:N]
+    return Examples(inputs, torch.zeros(N, dtype=torch.int64), num_classes=2, ids=ids)
+
+
+@pytest.fixture
+def table(examples: Examples) -> ScoreTable:
+    """Estimates, twice the strong attack's norms, in the order of their ids."""
+    order = examples.ids.argsort()
+    ids, inputs, _ = examples.__getitems__(order.tolist())
+    zeros = torch.zeros(N, dtype=torch.int64)
+    return ScoreTable(
+        ids=ids,
+        predicted=zeros,
+        score=2 * inputs[:, 0],
+        norm=torch.full((N,), math.inf),
+        success=zeros == 0,
+        num_forward=zeros,
+        num_backward=zeros,
+        attack="estimate()",
+    )
+
+
+def audit(examples: Examples, table: ScoreTable, **settings: Any) -> dict[str, Any]:
+    return audit_scores(SWITCH, examples, table, **{"attack": strong, **settings})
+
+
+def test_each_score_meets_its_own_reference(examples: Examples, table: ScoreTable) -> None:
+    found = audit(examples, table)
+    assert [found[name] for name in FIGURES] == pytest.approx([1, 1, 1])
+    assert found["median_ratio"] == pytest.approx(2)
+    assert (found["n"], found["num_examples"], found["num_failed"]) == (N, N, 0)
+    assert (found["num_verified"], found["num_norms_reduced"], found["num_reference_from_table"]) == (0, 0, 0)
+    assert (found["mean_forward"], found["mean_backward"]) == (8, 6)  # one to see the prediction change
+    assert (found["scores_by"], found["attack"]) == ("estimate()", "strong(fails_above=1.0)")
+    backwards = torch.arange(N - 1, -1, -1)
+    columns = {name: values[backwards] for name, values in vars(table).items() if name != "attack"}
+    again = audit(examples, ScoreTable(**columns, attack="estimate()"))  # a table that is not sorted
+    assert again | {"seconds": 0} == found | {"seconds": 0}
+
+
+def test_a_ranking_of_nothing_is_found_out(examples: Examples, table: ScoreTable) -> None:
+    shuffled = table.score[torch.randperm(N, generator=torch.Generator().manual_seed(2))]
+    found = audit(examples, replace(table, score=shuffled))
+    assert found["spearman"] < 0.4
+    assert found["same_subset"] < 0.4
+
+
+def test_the_sample_is_random_and_repeatable(examples: Examples, table: ScoreTable) -> None:
+    def sampled(seed: int) -> list[int]:
+        seen: list[Tensor] = []
+
+        def watching(model: nn.Module, inputs: Tensor) -> AttackResult:
+            seen.append(inputs[:, 0])
+            return strong(model, inputs)
+
+        assert audit(examples, table, attack=watching, num_examples=20, seed=seed)["n"] == 20
+        return sorted((torch.cat(seen) * 1e6).long().tolist())
+
+    assert sampled(0) == sampled(0) != sampled(1)
+    assert len(set(sampled(0))) == 20
+
+
+def test_only_scored_examples_are_audited(examples: Examples, table: ScoreTable) -> None:
+    columns = {name: values[::2] for name, values in vars(table).items() if name != "attack"}
+    found = audit(examples, ScoreTable(**columns, attack="estimate()"))
+    assert found["n"] == N // 2
+    assert found["spearman"] == pytest.approx(1)
+
+
+def test_failures_of_the_strong_attack_are_left_out(examples: Examples, table: ScoreTable) -> None:
+    failed = examples.__getitems__(list(range(N)))[1][:, 1] > 0.5
+    found = audit(examples, table, attack_args={"fails_above": 0.5})
+    assert found["num_failed"] == int(failed.sum()) > 0
+    assert found["n"] == N - found["num_failed"]
+    assert found["spearman"] == pytest.approx(1)
+    hopeless = audit(examples, table, attack_args={"fails_above": 0.02})
+    assert "spearman" not in hopeless
+    assert describe_audit(hopeless).startswith(
+        "Warning: the ranking by robustness could not be audited: strong failed on"
+    )
+
+
+def test_the_smaller_verified_norm_is_the_reference(examples: Examples, table: ScoreTable) -> None:
+    norm = table.score / 2
+    norm[:10] *= 0.5  # stronger than the strong attack
+    norm[10:25] *= 1.5
+    norm[25:30] *= 1.005
+    norm[50:] = math.inf
+    found = audit(examples, replace(table, score=norm.clamp(max=10), norm=norm))
+    assert found["num_verified"] == 50
+    assert found["num_norms_reduced"] == 15
+    assert found["num_reference_from_table"] == 10 + 20  # the smaller and the equal ones
+    reference = (table.score / 2).minimum(norm)
+    assert found["spearman"] == pytest.approx(stats.spearmanr(norm.clamp(max=10), reference).statistic)
+    # Norms of another kind do not compare.
+    found = audit(examples, replace(table, norm=norm / 10, attack="pgd(norm_order=inf)"))
+    assert (found["num_verified"], found["num_reference_from_table"]) == (0, 0)
+    assert found["spearman"] == pytest.approx(1)
+
+
+def test_a_sample_smaller_than_the_subsets_is_refused(examples: Examples, table: ScoreTable) -> None:
+    with pytest.raises(InputError, match="at least 10 scored examples"):
+        audit(examples, table, num_examples=9)
+
+
+def test_real_attacks_agree_on_a_smooth_network() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 4))
+    inputs = torch.rand(80, 6, generator=torch.Generator().manual_seed(1))
+    examples = Examples(inputs, torch.zeros(80, dtype=torch.int64), num_classes=4)
+    table = score(model, inputs, "boundary")
+    found = audit_scores(model, examples, table, attack="carlini_wagner", num_subsets=4)
+    assert found["spearman"] > 0.98
+    assert found["within_one"] == 1
+    assert found["median_ratio"] == pytest.approx(1, abs=0.05)
+    assert (found["num_failed"], found["num_verified"]) == (0, 0)
+
+
+def record(rho: float, same: float, n: int = 1000, **more: Any) -> dict[str, Any]:
+    return {
+        "scores_by": "boundary(steps=5)", "attack": "ddn(steps=100)", "n": n, "num_examples": n, "num_failed": 0,
+        "num_subsets": 10, "num_verified": 0, "num_norms_reduced": 0,
+        "spearman": rho, "spearman_low": rho - 0.01, "spearman_high": rho + 0.001,
+        "same_subset": same, "same_subset_low": same - 0.03, "same_subset_high": same + 0.02,
+        "within_one": 1.0, "within_one_low": 0.995, "within_one_high": 1.0,
+        **more,
+    }  # fmt: skip
+
+
+def test_a_good_ranking_in_words() -> None:
+    assert describe_audit(record(0.998, 0.96)) == (
+        "The ranking by robustness is good enough for 10 subsets: of 1000 examples drawn at random 96.0 % (95 % "
+        "interval 93.0 to 98.0) are in the same subset as by ddn, 100.0 % (99.5 to 100.0) in the same or the next one; "
+        "Spearman's correlation is 0.998 (0.988 to 0.999)."
+    )
+
+
+@pytest.mark.parametrize(("rho", "same"), [(0.94, 0.9), (0.99, 0.74)])
+def test_a_poor_ranking_is_warned_of(rho: float, same: float) -> None:
+    text = describe_audit(record(rho, same))
+    assert text.startswith(
+        "Warning: the ranking by robustness is too coarse for 10 subsets (try a slower one, --attack boundary_accurate"
+    )
+
+
+@pytest.mark.parametrize(("rho", "same"), [(0.955, 0.9), (0.99, 0.77)])
+def test_an_audit_too_small_to_tell_says_so(rho: float, same: float) -> None:
+    assert describe_audit(record(rho, same)).startswith(
+        "The ranking by robustness is probably good enough for 10 subsets (a larger"
+    )
+
+
+def test_an_attack_is_not_compared_with_itself() -> None:
+    assert describe_audit(record(1.0, 1.0, scores_by="ddn(steps=100)")).startswith(
+        "The ranking by robustness was not audited"
+    )
+
+
+def test_failures_and_norms_that_were_too_large_are_told() -> None:
+    text = describe_audit(record(0.998, 0.96, num_failed=3, num_verified=900, num_norms_reduced=120))
+    assert "Of 900 verified norms ddn found 120 to be too large by more than 1 %." in text
+    assert text.endswith("Left out: 3 on which ddn failed.")
+    assert "Left out" not in describe_audit(record(0.998, 0.96))

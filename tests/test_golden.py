@@ -1,0 +1,71 @@
+"""The numbers of the product are those that it computed before; `golden/record.py` says how they were made."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as parquet
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parent / "golden"))
+from record import CLOCK, HERE, LEFT_OUT, courses, without
+
+from aradals.cli.main import main
+
+TOLERANCE = 1e-6
+
+
+def close(found: Any, expected: Any, where: str = "") -> None:
+    """Compare nested values: numbers within 1e-6, everything else exactly."""
+    if isinstance(expected, dict):
+        assert found.keys() >= expected.keys(), where
+        for key, value in expected.items():
+            close(found[key], value, f"{where}.{key}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for position, value in enumerate(expected):
+            close(found[position], value, f"{where}[{position}]")
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=TOLERANCE, abs=TOLERANCE, nan_ok=True), where
+    else:
+        assert found == expected, where
+
+
+def test_courses_of_update_rules() -> None:
+    assert courses() == json.loads((HERE / "update_rules.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def resnet20(shared_data: Path) -> list[str]:
+    torch.set_num_threads(1)
+    model, data = shared_data / "models" / "cifar10-resnet20.safetensors", shared_data / "data" / "cifar10-test.parquet"
+    return ["--model", "resnet20", "--checkpoint", str(model), "--data", str(data)]
+
+
+@pytest.mark.slow
+def test_scores_of_512_images(resnet20: list[str], tmp_path: Path) -> None:
+    assert main(["score", *resnet20, "--limit", "512", "--output", str(tmp_path / "scores.parquet")]) == 0
+    expected = parquet.read_table(HERE / "scores.parquet")
+    found = parquet.read_table(tmp_path / "scores.parquet", columns=expected.column_names)
+    close(found.to_pydict(), expected.to_pydict())
+
+
+@pytest.mark.slow
+def test_diagnosis_of_10_000_images(resnet20: list[str], tmp_path: Path) -> None:
+    assert main(["diagnose", *resnet20, "--output", str(tmp_path)]) == 0
+    expected = json.loads((HERE / "diagnosis.json").read_text(encoding="utf-8"))
+    found = without(json.loads((tmp_path / "diagnosis.json").read_text(encoding="utf-8")), (*CLOCK, *LEFT_OUT))
+    close(found, expected)
+
+
+@pytest.mark.slow
+def test_rows_of_the_demo(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    assert main(["run", "demo", "--output", str(tmp_path)]) == 0
+    expected = parquet.read_table(HERE / "demo.parquet")
+    found = parquet.read_table(tmp_path / "table.parquet", columns=expected.column_names)
+    close(found.to_pydict(), expected.to_pydict())
