@@ -135,7 +135,7 @@ def benchmark(
         if given is not None and n == len(given):
             row["given"] = rank_agreement(scores, given)
         if name in LONG:
-            default = run_search(OURS["default: boundary"], fast, inputs[:n])[0].scores
+            default = run_search(OURS["default: secant"], fast, inputs[:n])[0].scores
             row["default"] = rank_agreement(default, reference[:n])
         results.parent.mkdir(parents=True, exist_ok=True)
         with results.open("a", encoding="utf-8") as file:

@@ -92,9 +92,9 @@ def _by_norm(inputs: Tensor, adv_inputs: Tensor, success: Tensor) -> Outcome:
 OURS: dict[str, Search] = {
     "logit margin": ours("logit_margin"),
     "fast: first-order margin": ours("first_order_margin"),
-    "default: boundary": ours("boundary"),
-    "default, with verified norms": ours("boundary", verified=True),
-    "accurate: boundary_accurate": ours("boundary_accurate"),
+    "default: secant": ours("secant"),
+    "default, with verified norms": ours("secant", verified=True),
+    "accurate: secant_accurate": ours("secant_accurate"),
     "DeepFool": ours("deepfool"),
 }
 
@@ -126,7 +126,7 @@ def reference_searches(typical_norm: float) -> dict[str, Search]:
         typical_norm: where Foolbox's DDN starts; at its default of 1 it would not come down in 100 steps.
     """
     return {
-        "boundary": ours("boundary", num_candidates=5, reach=2.0, steps=20, tolerance=0.01, verified=True),
+        "secant": ours("secant", num_candidates=5, reach=2.0, steps=20, tolerance=0.01, verified=True),
         "DDN": ours("ddn", steps=100),
         "FMN": ours("fmn", steps=100),
         "Foolbox DDN": foolbox(DDNAttack(steps=100, init_epsilon=typical_norm)),

@@ -2,7 +2,6 @@
 
 from aradals.attacks import (
     AttackResult,
-    boundary,
     carlini_wagner,
     ddn,
     deepfool,
@@ -10,6 +9,7 @@ from aradals.attacks import (
     fmn,
     logit_margin,
     pgd,
+    secant,
 )
 from aradals.calibration import (
     CalibratedModel,
@@ -34,7 +34,7 @@ from aradals.metrics import (
     prediction_variance,
     stability,
     subset_calibration_error,
-    summarise,
+    summarize,
 )
 from aradals.objectives import ccat, mixup
 from aradals.robustness.audit import audit_scores, describe_audit, rank_agreement
@@ -66,7 +66,6 @@ __all__ = [
     "accuracy",
     "assign_subsets",
     "audit_scores",
-    "boundary",
     "brier_score",
     "carlini_wagner",
     "ccat",
@@ -95,12 +94,13 @@ __all__ = [
     "rank_agreement",
     "score",
     "score_batches",
+    "secant",
     "smoothing_to_target_prob",
     "soft_cross_entropy",
     "soft_targets",
     "stability",
     "subset_calibration_error",
     "subset_thresholds",
-    "summarise",
+    "summarize",
     "target_prob_to_smoothing",
 ]

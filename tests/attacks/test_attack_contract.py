@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from aradals.attacks import ATTACKS, Attack, bind_attack
 from aradals.errors import InputError
 
-ESTIMATES = ["boundary", "boundary_accurate", "confidence", "first_order_margin", "logit_margin"]
+ESTIMATES = ["secant", "secant_accurate", "first_order_margin", "log_odds", "logit_margin"]
 VERIFIED: dict[str, dict[str, Any]] = {
-    "boundary": {"verified": True},
+    "secant": {"verified": True},
     "deepfool": {},
     "carlini_wagner": {"binary_search_steps": 6, "steps": 60, "learning_rate": 0.03},
     "ddn": {"steps": 60},
@@ -77,7 +77,7 @@ def test_estimates_claim_no_norm(name: str) -> None:
     assert torch.equal(result.adv_inputs, inputs)
     assert result.norm.isinf().all()
     assert result.score.isfinite().all()
-    assert name == "confidence" or (result.score > 0).all()  # log-odds are negative below 1/2
+    assert name == "log_odds" or (result.score > 0).all()  # log-odds are negative below 1/2
 
 
 @pytest.mark.parametrize("grad_mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
@@ -128,7 +128,7 @@ def test_passes_are_counted(scorer: Attack) -> None:
     assert int(result.num_backward.sum()) == model.num_backward
 
 
-@pytest.mark.parametrize("name", ["boundary", "deepfool", "carlini_wagner"])
+@pytest.mark.parametrize("name", ["secant", "deepfool", "carlini_wagner"])
 def test_finished_examples_leave_the_batch(name: str) -> None:
     result = bind_attack(name, VERIFIED[name])(small_net(), small_inputs())
     assert result.num_forward.min() < result.num_forward.max()
@@ -255,7 +255,7 @@ def test_logits_may_be_wider_than_the_inputs(scorer: Attack) -> None:
 
 # Attacks that come within 1 % of known optima. carlini_wagner needs longer searches to come near: see its own tests.
 EXACT: dict[str, dict[str, Any]] = {
-    "boundary": {"steps": 30, "tolerance": 1e-4, "verified": True},
+    "secant": {"steps": 30, "tolerance": 1e-4, "verified": True},
     "ddn": {},
     "fmn": {},
 }
@@ -287,8 +287,8 @@ def test_circle_from_both_sides(name: str) -> None:
     assert excess(bind_attack(name, EXACT[name]), Ring(), inputs, distances) <= 1.01
 
 
-# The few damped steps of boundary do not converge on this one: the target curves away on all sides.
-@pytest.mark.parametrize(("name", "tolerance"), [("ddn", 1.01), ("fmn", 1.01), ("boundary_accurate", 1.1)])
+# The few damped steps of secant do not converge on this one: the target curves away on all sides.
+@pytest.mark.parametrize(("name", "tolerance"), [("ddn", 1.01), ("fmn", 1.01), ("secant_accurate", 1.1)])
 def test_ellipsoid_from_outside(name: str, tolerance: float) -> None:
-    settings = {"verified": True} if name == "boundary_accurate" else {}
+    settings = {"verified": True} if name == "secant_accurate" else {}
     assert excess(bind_attack(name, settings), *ellipsoid_problem()) <= tolerance

@@ -7,7 +7,7 @@ import torch
 from attack_problems import Constant, linear_problem
 from torch import nn
 
-from aradals.attacks import confidence, first_order_margin, logit_margin
+from aradals.attacks import first_order_margin, log_odds, logit_margin
 from aradals.errors import InputError
 
 
@@ -24,7 +24,7 @@ def test_logit_margin_is_the_lead_of_the_predicted_class() -> None:
 
 def test_confidence_is_its_log_odds() -> None:
     model, inputs, _ = linear_problem((8,), 5)
-    result = confidence(model, inputs)
+    result = log_odds(model, inputs)
     probability = model(inputs).detach().double().softmax(1).amax(1)
     torch.testing.assert_close(result.score.double(), probability.logit(), rtol=1e-4, atol=1e-4)
     assert (result.score < 0).any()  # less sure than not
@@ -39,14 +39,14 @@ def test_confidence_does_not_saturate() -> None:
     model = nn.Linear(3, 3, bias=False)
     with torch.no_grad():
         model.weight.copy_(100 * torch.eye(3))
-    score = confidence(model, inputs).score
+    score = log_odds(model, inputs).score
     assert model(inputs).softmax(1).amax(1).eq(1).all()
     assert score.tolist() == pytest.approx([80 - math.log(2), 90 - math.log(2), 70 - math.log1p(math.exp(-10))])
 
 
 def test_confidence_of_two_classes_is_the_logit_margin() -> None:
     model, inputs, _ = linear_problem((3, 4), 2)
-    torch.testing.assert_close(confidence(model, inputs).score, logit_margin(model, inputs).score)
+    torch.testing.assert_close(log_odds(model, inputs).score, logit_margin(model, inputs).score)
 
 
 @pytest.mark.parametrize(("norm_order", "dual"), [(2, 2), (math.inf, 1)])

@@ -9,7 +9,7 @@ import torch
 from attack_problems import Bowl, Ring, box_problem, linear_problem, trained_digits
 from torch import Tensor, nn
 
-from aradals.attacks import boundary, ddn, get_attack
+from aradals.attacks import ddn, get_attack, secant
 from aradals.errors import InputError
 from aradals.robustness.audit import rank_agreement
 
@@ -19,7 +19,7 @@ from aradals.robustness.audit import rank_agreement
 @pytest.mark.parametrize("num_classes", [2, 3, 10, 100])
 def test_exact_on_linear_models(shape: tuple[int, ...], num_classes: int, dtype: torch.dtype) -> None:
     model, inputs, distances = linear_problem(shape, num_classes, dtype=dtype)
-    result = boundary(model, inputs, num_candidates=num_classes, verified=True)
+    result = secant(model, inputs, num_candidates=num_classes, verified=True)
     torch.testing.assert_close(result.score, distances, rtol=1e-3, atol=0)
     assert result.success.all()
     assert (result.norm >= distances * (1 - 1e-5)).all()
@@ -29,13 +29,13 @@ def test_exact_on_linear_models(shape: tuple[int, ...], num_classes: int, dtype:
 @pytest.mark.parametrize("num_classes", [2, 10, 100])
 def test_finds_the_nearest_class_beyond_its_candidates(num_classes: int) -> None:
     model, inputs, distances = linear_problem((2, 30), num_classes)
-    result = boundary(model, inputs, verified=True)
+    result = secant(model, inputs, verified=True)
     assert (result.norm <= 1.01 * distances).double().mean() >= 0.9
 
 
 def test_exact_where_the_box_is_active() -> None:
     model, inputs, distances = box_problem()
-    result = boundary(model, inputs, verified=True)
+    result = secant(model, inputs, verified=True)
     torch.testing.assert_close(result.score, distances, rtol=1e-3, atol=0)
     assert (result.norm / distances).min() >= 1 - 1e-6
     assert (result.norm / distances).max() <= 1.01
@@ -44,7 +44,7 @@ def test_exact_where_the_box_is_active() -> None:
 def test_circle_from_inside_and_outside() -> None:
     inputs = torch.tensor([[0.9, 0.5], [0.1, 0.2], [0.5, 0.85], [0.6, 0.5], [0.45, 0.4]])
     distances = ((inputs - 0.5).norm(dim=1) - Ring.radius).abs()
-    result = boundary(Ring(), inputs, steps=20, tolerance=1e-4, verified=True)
+    result = secant(Ring(), inputs, steps=20, tolerance=1e-4, verified=True)
     torch.testing.assert_close(result.score, distances, rtol=1e-3, atol=0)
     assert (result.norm >= distances).all()
     assert (result.norm <= 1.01 * distances).all()
@@ -71,7 +71,7 @@ def test_parabola() -> None:
     x = torch.linspace(0, 1, 20_001, dtype=torch.float64)
     curve = torch.stack([x, 0.3 + 2 * (x - 0.5).square()], 1)
     distances = torch.cdist(inputs, curve).amin(1)
-    result = boundary(Parabola(), inputs, steps=30, tolerance=1e-3, verified=True)
+    result = secant(Parabola(), inputs, steps=30, tolerance=1e-3, verified=True)
     assert result.success.all()
     assert (result.norm >= distances - 1e-4).all()
     # Near the axis, above the focus, two boundaries are equally near, and the one that is found is a local minimum.
@@ -80,7 +80,7 @@ def test_parabola() -> None:
 
 def test_without_verification_no_norm_is_claimed() -> None:
     model, inputs = trained_digits()
-    result = boundary(model, inputs)
+    result = secant(model, inputs)
     assert result.norm.isinf().all()
     assert torch.equal(result.adv_inputs, inputs)
     assert result.success.all()
@@ -89,8 +89,8 @@ def test_without_verification_no_norm_is_claimed() -> None:
 def test_verification_leaves_the_score() -> None:
     model, inputs = trained_digits()
     result, verified = (
-        boundary(model, inputs, num_candidates=10),
-        boundary(model, inputs, verified=True),
+        secant(model, inputs, num_candidates=10),
+        secant(model, inputs, verified=True),
     )
     torch.testing.assert_close(verified.score, result.score)
     assert (verified.num_forward > result.num_forward).all()
@@ -112,12 +112,12 @@ def test_verified_norms_look_at_more_candidates() -> None:
     predicted, weight = logits.argmax(1), linear.weight.detach()
     slopes = (weight[predicted][:, None] - weight).norm(dim=2)
     distances = ((logits.amax(1, keepdim=True) - logits) / slopes).scatter(1, predicted[:, None], math.inf).amin(1)
-    assert (boundary(linear, inputs).score > 1.01 * distances).any()
-    assert (boundary(linear, inputs, verified=True).norm <= 1.01 * distances).all()
+    assert (secant(linear, inputs).score > 1.01 * distances).any()
+    assert (secant(linear, inputs, verified=True).norm <= 1.01 * distances).all()
 
 
 def test_a_search_that_points_nowhere_is_flagged() -> None:
-    result = boundary(Bowl(), torch.tensor([[0.2, 0.9], [0.99, 0.5], [0.2, 0.2]]))
+    result = secant(Bowl(), torch.tensor([[0.2, 0.9], [0.99, 0.5], [0.2, 0.2]]))
     assert result.success.tolist() == [True, False, True]
     torch.testing.assert_close(result.score[1], torch.tensor(0.0225 / 0.1))
 
@@ -131,23 +131,23 @@ class Slope(nn.Module):
 
 
 def test_a_boundary_outside_the_box_is_none() -> None:
-    result = boundary(Slope(), torch.tensor([[0.2, 0.5], [0.51, 0.5]]))
+    result = secant(Slope(), torch.tensor([[0.2, 0.5], [0.51, 0.5]]))
     assert result.success.tolist() == [False, True]
 
 
 def test_examples_leave_when_the_estimates_agree() -> None:
     model, inputs = curved_problem()
-    result = boundary(model, inputs, num_candidates=1, steps=6)
+    result = secant(model, inputs, num_candidates=1, steps=6)
     num_others = 3  # with logits close to those of the one candidate
     assert result.num_forward.min() < result.num_forward.max() <= 6 + num_others
     assert torch.equal(result.num_forward, result.num_backward)
     linear, points, _ = linear_problem((8,), 2)
-    assert boundary(linear, points).num_forward.eq(2).all()
+    assert secant(linear, points).num_forward.eq(2).all()
 
 
 def test_a_wider_reach_finds_nearer_boundaries() -> None:
     model, inputs = curved_problem()
-    narrow, wide = boundary(model, inputs, reach=1.0), boundary(model, inputs, reach=2.0)
+    narrow, wide = secant(model, inputs, reach=1.0), secant(model, inputs, reach=2.0)
     assert (wide.score <= narrow.score * (1 + 1e-5)).all()
     assert (wide.score < 0.999 * narrow.score).any()
     assert wide.num_forward.double().mean() > narrow.num_forward.double().mean()
@@ -155,7 +155,7 @@ def test_a_wider_reach_finds_nearer_boundaries() -> None:
 
 def test_ranks_as_a_long_search_does() -> None:
     model, inputs = trained_digits()
-    agreement = rank_agreement(boundary(model, inputs).score, ddn(model, inputs, steps=200).norm, num_subsets=5)
+    agreement = rank_agreement(secant(model, inputs).score, ddn(model, inputs, steps=200).norm, num_subsets=5)
     assert agreement["spearman"] > 0.99
     assert agreement["same_subset"] > 0.9
 
@@ -171,13 +171,13 @@ def test_ranks_as_a_long_search_does() -> None:
 )
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        boundary(nn.Linear(2, 2), torch.rand(1, 2), **settings)
+        secant(nn.Linear(2, 2), torch.rand(1, 2), **settings)
 
 
 def test_accurate_setting_is_an_attack_by_name() -> None:
     model, inputs = curved_problem()
-    accurate = get_attack("boundary_accurate")(model, inputs)
-    assert accurate.num_forward.double().mean() > boundary(model, inputs).num_forward.double().mean()
+    accurate = get_attack("secant_accurate")(model, inputs)
+    assert accurate.num_forward.double().mean() > secant(model, inputs).num_forward.double().mean()
     assert math.isfinite(float(accurate.score.max()))
 
 
@@ -193,7 +193,7 @@ def test_agreement_on_a_real_network(shared_data: Path) -> None:
     load_checkpoint(model, shared_data / "models" / "cifar10-resnet20.safetensors")
     examples = load_data(str(shared_data / "data" / "cifar10-test.parquet"))
     inputs = examples.__getitems__(table["id"].to_pylist())[1]
-    result = boundary(model, inputs)
+    result = secant(model, inputs)
     agreement = rank_agreement(result.score, torch.tensor(table["norm"].to_numpy()))
     assert agreement["spearman"] >= 0.997
     assert agreement["same_subset"] >= 0.9

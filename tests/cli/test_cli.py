@@ -258,7 +258,7 @@ def test_score_table_has_its_columns_and_says_where_it_comes_from(
     assert table.score.isfinite().all()
     assert torch.equal(table.norm.isfinite(), table.success)
     assert metadata["data_fingerprint"] == digits_test.fingerprint
-    assert metadata["attack"].startswith("boundary(")
+    assert metadata["attack"].startswith("secant(")
     assert metadata["attack"].endswith("verified=True)")
     assert {"model_digest", "request", "versions"} <= metadata.keys()
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ import torch
 from aradals.smoothing import AdaptiveSmoothing, UpdateRule
 
 HERE = Path(__file__).parent
-CLOCK = ("seconds", "relative_cost", "description", "name")
-LEFT_OUT = ("examples", "versions", "checkpoint", "sha256")
+CLOCK = ("seconds", "relative_cost")
+LEFT_OUT = ("examples", "versions", "checkpoint", "sha256", "attack", "scores_by", "scoring")
 RULES = {
     "paper": UpdateRule(rate=0.1, leak=0),
     "leaky": UpdateRule(rate=0.1),
@@ -58,12 +59,22 @@ def without(value: Any, keys: tuple[str, ...]) -> Any:
     return [without(item, keys) for item in value] if isinstance(value, list) else value
 
 
+def machine() -> dict[str, str]:
+    """What decides the last bits of a number, and with them the course of a training."""
+    return {
+        "processor": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+    }
+
+
 def main() -> None:
     """Write the golden values."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("scores", "diagnosis", "demo"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     given = parser.parse_args()
+    (HERE / "machine.json").write_text(json.dumps(machine(), indent=1) + "\n", encoding="utf-8")
     (HERE / "update_rules.json").write_text(json.dumps(courses(), indent=1) + "\n", encoding="utf-8")
     columns = ["id", "predicted", "score", "success", "num_forward", "num_backward"]
     parquet.write_table(

@@ -56,7 +56,7 @@ class Interrupting(nn.Module):
 
 
 def run(model: nn.Module, examples: Examples, path: Path, **settings: Any) -> ScoreTable:
-    arguments = {"attack": "boundary", "attack_args": {}, "model_digest": "m", **settings}
+    arguments = {"attack": "secant", "attack_args": {}, "model_digest": "m", **settings}
     score_examples(model, examples, path, **arguments)
     return load_scores(path)[0]
 
@@ -138,7 +138,7 @@ class TestInterrupted:
         assert len(shards) == 7
         table, metadata = load_scores(shards[1])
         save_scores(shards[1], table, {**metadata, "seconds": "1000.00"})
-        seconds = score_examples(model, examples, path, attack="boundary", attack_args={}, model_digest="m")
+        seconds = score_examples(model, examples, path, attack="secant", attack_args={}, model_digest="m")
         assert 1000 < seconds < 1100
 
     @pytest.mark.parametrize(
@@ -194,14 +194,14 @@ class TestInterrupted:
 
     def test_a_stage_goes_on_too(self, model: nn.Module, examples: Examples, tmp_path: Path, scored: list[int]) -> None:
         log: list[str] = []
-        arguments: dict[str, Any] = {"attack": "boundary", "attack_args": {}, "model_digest": "m", "log": log.append}
+        arguments: dict[str, Any] = {"attack": "secant", "attack_args": {}, "model_digest": "m", "log": log.append}
         stop = Interrupting(model, examples.__getitems__([60])[1])
         with pytest.raises(Interrupted):
             score_stage(stop, examples, tmp_path / "stage", **arguments)
         for _ in range(2):
             path = score_stage(model, examples, tmp_path / "stage", **arguments)
         assert scored == examples.ids.tolist()
-        assert log[-2].startswith("100 examples by boundary(")
+        assert log[-2].startswith("100 examples by secant(")
         assert log[-1] == "done before, inputs unchanged"
         assert sorted(file.name for file in path.parent.iterdir()) == ["cost.json", "scores.parquet", "stage.json"]
 
@@ -252,7 +252,7 @@ def test_subsets_by_any_ids(tmp_path: Path) -> None:
         subsets_of(path, torch.tensor([7, 8, 5 * 10**17]), 2)
 
 
-@pytest.mark.parametrize("attack", ["boundary", "deepfool", "ddn", "fmn"])
+@pytest.mark.parametrize("attack", ["secant", "deepfool", "ddn", "fmn"])
 def test_settings_are_tried_on_many_classes(attack: str) -> None:
     with pytest.raises(InputError, match=f"settings that {attack} can use"):
         check_attack(attack, {"num_candidates": 12.5})

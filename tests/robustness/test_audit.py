@@ -237,7 +237,7 @@ def test_real_attacks_agree_on_a_smooth_network() -> None:
     model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 4))
     inputs = torch.rand(80, 6, generator=torch.Generator().manual_seed(1))
     examples = Examples(inputs, torch.zeros(80, dtype=torch.int64), num_classes=4)
-    table = score(model, inputs, "boundary")
+    table = score(model, inputs, "secant")
     found = audit_scores(model, examples, table, attack="carlini_wagner", num_subsets=4)
     assert found["spearman"] > 0.98
     assert found["within_one"] == 1
@@ -247,7 +247,7 @@ def test_real_attacks_agree_on_a_smooth_network() -> None:
 
 def record(rho: float, same: float, n: int = 1000, **more: Any) -> dict[str, Any]:
     return {
-        "scores_by": "boundary(steps=5)", "attack": "ddn(steps=100)", "n": n, "num_examples": n, "num_failed": 0,
+        "scores_by": "secant(steps=5)", "attack": "ddn(steps=100)", "n": n, "num_examples": n, "num_failed": 0,
         "num_subsets": 10, "num_verified": 0, "num_norms_reduced": 0,
         "spearman": rho, "spearman_low": rho - 0.01, "spearman_high": rho + 0.001,
         "same_subset": same, "same_subset_low": same - 0.03, "same_subset_high": same + 0.02,
@@ -268,7 +268,7 @@ def test_a_good_ranking_in_words() -> None:
 def test_a_poor_ranking_is_warned_of(rho: float, same: float) -> None:
     text = describe_audit(record(rho, same))
     assert text.startswith(
-        "Warning: the ranking by robustness is too coarse for 10 subsets (try a slower one, --attack boundary_accurate"
+        "Warning: the ranking by robustness is too coarse for 10 subsets (try a slower one, --attack secant_accurate"
     )
 
 

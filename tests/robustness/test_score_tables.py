@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from aradals.attacks import ATTACKS, AttackResult, boundary, deepfool, describe_attack, get_attack, pgd
+from aradals.attacks import ATTACKS, AttackResult, deepfool, describe_attack, get_attack, pgd, secant
 from aradals.data import load_data
 from aradals.errors import InputError
 from aradals.models import build_model, load_checkpoint
@@ -20,7 +20,7 @@ from aradals.robustness.scores import ScoreTable, score, score_batches
 from aradals.smoothing.subsets import assign_subsets
 
 COLUMNS = ("ids", "predicted", "score", "norm", "success", "num_forward", "num_backward")
-BOUNDARY = "boundary(num_candidates=3, reach=1.1, steps=6, tolerance=0.05, verified=False)"
+BOUNDARY = "secant(num_candidates=3, reach=1.1, steps=6, tolerance=0.05, verified=False)"
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def assert_equal(table: ScoreTable, expected: ScoreTable) -> None:
 
 def test_columns(model: nn.Module, inputs: Tensor) -> None:
     table = score(model, inputs)
-    result = boundary(model, inputs)
+    result = secant(model, inputs)
     assert len(table) == 23
     assert table.ids.tolist() == list(range(23))
     assert table.num_failed == 0
@@ -158,7 +158,7 @@ class TestVerified:
         assert table.norm.isfinite().all()
         torch.testing.assert_close(table.score, estimates.score)
         assert table.attack == BOUNDARY.replace("False", "True")
-        result = boundary(model, inputs, verified=True)
+        result = secant(model, inputs, verified=True)
         torch.testing.assert_close(table.norm, result.norm)
 
     def test_attacks_that_always_verify_take_no_setting(self, model: nn.Module, inputs: Tensor) -> None:
@@ -166,7 +166,7 @@ class TestVerified:
         assert table.attack == describe_attack("deepfool")
         assert torch.equal(table.norm.isfinite(), table.success)
 
-    @pytest.mark.parametrize("attack", ["logit_margin", "confidence", "first_order_margin"])
+    @pytest.mark.parametrize("attack", ["logit_margin", "log_odds", "first_order_margin"])
     def test_estimates_cannot(self, attack: str, model: nn.Module, inputs: Tensor) -> None:
         with pytest.raises(InputError, match="verified none of 23"):
             score(model, inputs, attack, verified=True)
@@ -175,7 +175,7 @@ class TestVerified:
         """The attack is given a copy in bfloat16; norms and predictions are the model's own."""
 
         def on_the_boundary_of_the_copy(model: nn.Module, inputs: Tensor) -> AttackResult:
-            result = boundary(model, inputs, verified=True)
+            result = secant(model, inputs, verified=True)
             untrue = result.predicted != 0
             wrong = torch.where(untrue[:, None], inputs, result.adv_inputs)
             return dataclasses.replace(result, adv_inputs=wrong, predicted=torch.full_like(result.predicted, 7))
@@ -252,7 +252,7 @@ class Dominated(nn.Module):
         return logits
 
 
-GRADIENT_ATTACKS = [attack for attack in ATTACKS if attack not in ("logit_margin", "confidence")]
+GRADIENT_ATTACKS = [attack for attack in ATTACKS if attack not in ("logit_margin", "log_odds")]
 
 
 class TestModelsThatMeanNothing:
@@ -297,7 +297,7 @@ class TestModelsThatMeanNothing:
         with pytest.raises(InputError, match="all of 23 examples"):
             list(tables)
 
-    @pytest.mark.parametrize("attack", ["boundary", "logit_margin"])
+    @pytest.mark.parametrize("attack", ["secant", "logit_margin"])
     def test_data_of_a_single_class_does(self, attack: str, model: nn.Module, inputs: Tensor) -> None:
         predicted = model(inputs).argmax(1)
         alike = inputs[predicted == predicted.mode().values]
@@ -340,7 +340,7 @@ def test_attacks_by_name(model: nn.Module, inputs: Tensor) -> None:
 
 
 def test_unknown_attacks_and_arguments(model: nn.Module, inputs: Tensor) -> None:
-    with pytest.raises(InputError, match=r"boundary or .*deepfool or carlini_wagner"):
+    with pytest.raises(InputError, match=r"secant or .*deepfool or carlini_wagner"):
         get_attack("deep_pool")
     with pytest.raises(InputError, match=r"got step; try steps, num_candidates, overshoot"):
         score(model, inputs, "deepfool", step=3)

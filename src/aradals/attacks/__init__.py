@@ -11,9 +11,9 @@ from aradals.attacks.carlini_wagner import carlini_wagner
 from aradals.attacks.ddn import ddn
 from aradals.attacks.deepfool import deepfool
 from aradals.attacks.fmn import fmn
-from aradals.attacks.margins import confidence, first_order_margin, logit_margin
+from aradals.attacks.margins import first_order_margin, log_odds, logit_margin
 from aradals.attacks.pgd import pgd
-from aradals.attacks.secant import boundary
+from aradals.attacks.secant import secant
 from aradals.errors import InputError
 
 __all__ = [
@@ -21,24 +21,24 @@ __all__ = [
     "Attack",
     "AttackResult",
     "bind_attack",
-    "boundary",
     "carlini_wagner",
-    "confidence",
     "ddn",
     "deepfool",
     "describe_attack",
     "first_order_margin",
     "fmn",
     "get_attack",
+    "log_odds",
     "logit_margin",
     "pgd",
+    "secant",
 ]
 
 ATTACKS: dict[str, Attack] = {
-    "boundary": boundary,
-    "boundary_accurate": functools.partial(boundary, reach=1.5, steps=10, tolerance=0.02),
+    "secant": secant,
+    "secant_accurate": functools.partial(secant, reach=1.5, steps=10, tolerance=0.02),
     "logit_margin": logit_margin,
-    "confidence": confidence,
+    "log_odds": log_odds,
     "first_order_margin": first_order_margin,
     "deepfool": deepfool,
     "carlini_wagner": carlini_wagner,

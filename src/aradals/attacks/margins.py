@@ -36,7 +36,7 @@ def logit_margin(model: nn.Module, inputs: Tensor) -> AttackResult:
     return estimate_result(inputs, margin, predicted=predicted, sound=margin.isfinite(), num_forward=1, num_backward=0)
 
 
-def confidence(model: nn.Module, inputs: Tensor) -> AttackResult:
+def log_odds(model: nn.Module, inputs: Tensor) -> AttackResult:
     """Confidence of the prediction, as its log-odds: one forward pass.
 
     log c/(1 - c) is the predicted class's logit minus the log-sum-exp of the others. It ranks as the probability c

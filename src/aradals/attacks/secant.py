@@ -31,7 +31,7 @@ _MAX_CANDIDATES = 10
 _STEEPER = 1.15
 
 
-def boundary(
+def secant(
     model: nn.Module,
     inputs: Tensor,
     *,

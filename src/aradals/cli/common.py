@@ -215,14 +215,14 @@ def add_data_arguments(parser: ArgumentParser) -> None:
 
 ATTACK_HELP = """\
 how robustness is measured (about so many passes forward and backward per image). Estimates, to rank by: logit_margin
-and confidence (1, forward only), first_order_margin (1), boundary (6), boundary_accurate (8 to 19). Searches, for
-verified norms: boundary --verified (10), deepfool (9), ddn and fmn (105), carlini_wagner (thousands). One of {}\
+and log_odds (1, forward only), first_order_margin (1), secant (6), secant_accurate (8 to 19). Searches, for
+verified norms: secant --verified (10), deepfool (9), ddn and fmn (105), carlini_wagner (thousands). One of {}\
 """
 
 
 def add_attack_arguments(parser: ArgumentParser) -> None:
     """``--attack``, its settings, ``--verified`` and ``--bf16``."""
-    parser.add_argument("--attack", type=str, default="boundary", help=ATTACK_HELP.format(", ".join(ATTACKS)))
+    parser.add_argument("--attack", type=str, default="secant", help=ATTACK_HELP.format(", ".join(ATTACKS)))
     parser.add_argument("--attack_args", type=dict[str, Any], default={}, help="its settings, as JSON or YAML")
     parser.add_argument(
         "--verified",

@@ -44,7 +44,7 @@ from aradals.metrics.selective import (
 )
 from aradals.metrics.smooth import smooth_calibration_error
 from aradals.metrics.stability import disagreement, matched_temperatures, prediction_variance, stability
-from aradals.metrics.summary import summarise, summarise_by_subset
+from aradals.metrics.summary import summarize, summarize_by_subset
 
 __all__ = [
     "ConfidenceThreshold",
@@ -86,7 +86,7 @@ __all__ = [
     "stability",
     "subset_calibration_error",
     "subset_noise_floor",
-    "summarise",
-    "summarise_by_subset",
+    "summarize",
+    "summarize_by_subset",
     "wilson_interval",
 ]

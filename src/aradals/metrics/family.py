@@ -27,7 +27,7 @@ def all_metrics(
     num_bins: int = 15,
     coverage: float = 0.9,
 ) -> dict[str, float]:
-    """Every metric of this package that needs labels and predictions alone, under the keys of `summarise`.
+    """Every metric of this package that needs labels and predictions alone, under the keys of `summarize`.
 
     Args:
         labels: integer, shape (N,), in [0, K).

@@ -16,7 +16,7 @@ from aradals.metrics.outcomes import outcomes_and_class_gaps
 MetricRow = dict[str, float | None]
 
 
-def summarise(
+def summarize(
     logits: Tensor,
     labels: Tensor,
     *,
@@ -75,7 +75,7 @@ def summarise(
     return {name: None if value is None or math.isnan(value) else value for name, value in row.items()}
 
 
-def summarise_by_subset(
+def summarize_by_subset(
     logits: Tensor,
     labels: Tensor,
     subsets: Tensor,
@@ -84,14 +84,14 @@ def summarise_by_subset(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> list[MetricRow]:
-    """`summarise` for each robustness subset that holds examples, in order, without the interval of the smooth ECE.
+    """`summarize` for each robustness subset that holds examples, in order, without the interval of the smooth ECE.
 
     The key ``subset`` says which.
     """
     check_subsets(subsets, len(labels))
     return [
         {"subset": int(subset)}
-        | summarise(
+        | summarize(
             logits[subsets == subset],
             labels[subsets == subset],
             num_bins=num_bins,

@@ -111,12 +111,12 @@ class ScoringConfig:
     """How robustness is measured.
 
     Args:
-        attack: boundary, or another that `aradals score --help` names.
+        attack: secant, or another that `aradals score --help` names.
         attack_args: its settings.
         checkpoint: a trained model that scores; by default a vanilla model trained by the same recipe and seed.
     """
 
-    attack: str = "boundary"
+    attack: str = "secant"
     attack_args: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
 

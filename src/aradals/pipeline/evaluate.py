@@ -19,7 +19,7 @@ from aradals.errors import InputError
 from aradals.inference.accelerate import accelerated
 from aradals.inference.ensemble import pool_predictions
 from aradals.inference.predictions import Batch, Predictions, predict
-from aradals.metrics import ood_auroc, reliability_diagram, summarise, summarise_by_subset
+from aradals.metrics import ood_auroc, reliability_diagram, summarize, summarize_by_subset
 from aradals.pipeline.artifacts import encode_hashes, load_predictions, save_predictions
 from aradals.robustness.scores import score
 
@@ -183,9 +183,9 @@ def evaluate_predictions(
     """
     logits, labels = predictions.logits, predictions.labels
     options: dict[str, Any] = {"num_bins": num_bins, "num_resamples": num_resamples, "seed": seed}
-    rows: list[Row] = [{**keys, "subset": None, **summarise(logits, labels, subsets=subsets, **options)}]
+    rows: list[Row] = [{**keys, "subset": None, **summarize(logits, labels, subsets=subsets, **options)}]
     if subsets is not None:
-        rows.extend({**keys, **row} for row in summarise_by_subset(logits, labels, subsets, **options))
+        rows.extend({**keys, **row} for row in summarize_by_subset(logits, labels, subsets, **options))
     return rows
 
 

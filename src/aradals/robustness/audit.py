@@ -191,7 +191,7 @@ def describe_audit(record: Mapping[str, Any]) -> str:
             f"{record['num_examples']} examples."
         )
     if record["spearman"] < MIN_SPEARMAN or record["same_subset"] < MIN_SAME_SUBSET:
-        better = "try a slower one, --attack boundary_accurate, or fewer subsets"
+        better = "try a slower one, --attack secant_accurate, or fewer subsets"
         verdict = f"Warning: the ranking by robustness is too coarse for {count} subsets ({better})"
     elif record["spearman_low"] < MIN_SPEARMAN or record["same_subset_low"] < MIN_SAME_SUBSET:
         verdict = f"The ranking by robustness is probably good enough for {count} subsets (a larger audit would tell)"

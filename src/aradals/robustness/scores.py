@@ -17,9 +17,9 @@ from aradals.attacks import (
     Attack,
     AttackResult,
     bind_attack,
-    confidence,
     deepfool,
     describe_attack,
+    log_odds,
     logit_margin,
     pgd,
 )
@@ -77,7 +77,7 @@ _COLUMNS = tuple(field.name for field in fields(ScoreTable) if field.name != "at
 def score(
     model: nn.Module,
     batches: InputBatches,
-    attack: str | Attack = "boundary",
+    attack: str | Attack = "secant",
     *,
     batch_size: int = 256,
     verified: bool = False,
@@ -117,7 +117,7 @@ def score(
 def score_batches(
     model: nn.Module,
     batches: InputBatches,
-    attack: str | Attack = "boundary",
+    attack: str | Attack = "secant",
     *,
     batch_size: int = 256,
     verified: bool = False,
@@ -162,7 +162,7 @@ def _score_batches(
             raise InputError(
                 expected="an attack that verifies its norms",
                 got=f"{describe_attack(run_attack)}, which verified none of {len(ids)}",
-                hint="boundary or ddn, or scores alone, which need no verification",
+                hint="secant or ddn, or scores alone, which need no verification",
             )
         if fast is not model:
             result = _confirm(model, inputs, result, bf16)
@@ -277,7 +277,7 @@ def _uses_gradients(run_attack: Attack) -> bool:
     """Whether it is one of ours that does; other people's attacks are not judged beforehand."""
     attack = getattr(run_attack, "func", run_attack)
     ours = attack is pgd or any(attack is other for other in ATTACKS.values())
-    return ours and attack not in (logit_margin, confidence)
+    return ours and attack not in (logit_margin, log_odds)
 
 
 def _confirm(model: nn.Module, inputs: Tensor, result: AttackResult, bf16: bool) -> AttackResult:

@@ -129,7 +129,7 @@ def test_confidence_ranks_by_the_log_odds_of_the_prediction(data: str, tmp_path:
         with torch.no_grad():
             confidence = model.eval()(inputs).double().softmax(1).amax(1)
         assert torch.equal(subsets, by_rank(confidence))
-    assert {path.name for path in (tmp_path / "scores").iterdir()} == {"confidence-train", "confidence-validation"}
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == {"log_odds-train", "log_odds-validation"}
     assert run.cost("sure")["scorer_seconds"] > 0
 
 

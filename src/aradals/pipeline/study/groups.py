@@ -73,7 +73,7 @@ def training_subsets(run: SeedRun, settings: MethodConfig) -> TrainingSubsets:
 
 def attack_of(settings: MethodConfig) -> str | None:
     """The score that ranks examples, where it is another than the recipe's."""
-    return "confidence" if settings.grouping == "confidence" else None
+    return "log_odds" if settings.grouping == "confidence" else None
 
 
 def _matched(train_scores: Tensor, train_ids: Tensor, validation_scores: Tensor, settings: MethodConfig) -> Tensor:
