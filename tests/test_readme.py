@@ -45,7 +45,7 @@ def test_the_users_own_loop() -> None:
     criterion = names["criterion"]
     assert isinstance(criterion, AdaptiveSmoothing)
     assert len(criterion.history) == 30
-    # Memorised noise is over-confident on validation data, and most of all where it is least robust.
+    # Memorized noise is over-confident on validation data, and most of all where it is least robust.
     assert criterion.target_prob[0] < criterion.target_prob[-1]
     assert criterion.target_prob[0] < 0.99
     assert (model(train[0]).argmax(1) == train[1]).float().mean() > 0.5

@@ -52,7 +52,7 @@ def ours(name: str, **settings: Any) -> Search:
 
 
 def foolbox(attack: Any) -> Search:
-    """A minimisation attack of Foolbox, untargeted."""
+    """A minimization attack of Foolbox, untargeted."""
 
     def search(model: nn.Module, inputs: Tensor, predicted: Tensor) -> Outcome:
         bounded = PyTorchModel(model, bounds=(0, 1), device=inputs.device)

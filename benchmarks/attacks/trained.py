@@ -23,20 +23,20 @@ class Network:
         recipe: in ``networks/``.
         method: of that recipe.
         dataset: cifar10 or tiny_imagenet.
-        memorised: whether it is attacked on its own training examples rather than on the test split.
+        memorized: whether it is attacked on its own training examples rather than on the test split.
     """
 
     recipe: str
     method: str = "vanilla"
     dataset: str = "cifar10"
-    memorised: bool = False
+    memorized: bool = False
 
 
 NETWORKS = {
     "ResNet-56": Network("deep"),
-    "ResNet-20 on its 4,000 training images": Network("saturated", memorised=True),
+    "ResNet-20 on its 4,000 training images": Network("saturated", memorized=True),
     "ResNet-20 with label smoothing on its 4,000 training images": Network(
-        "saturated", "label_smoothing", memorised=True
+        "saturated", "label_smoothing", memorized=True
     ),
     "small CNN, adversarially trained": Network("adversarial"),
     "small CNN, Tiny ImageNet (K = 200, 64 px)": Network("tiny_imagenet", dataset="tiny_imagenet"),
@@ -57,7 +57,7 @@ def train(network: Network, data: str, folder: Path) -> nn.Module:
 
 def attacked_examples(network: Network, data: str, num_examples: int) -> Examples:
     """A random sample of the test split, or the first of the training examples."""
-    if not network.memorised:
+    if not network.memorized:
         return load_data(data, "test", limit=num_examples)
     sizes = yaml.safe_load((RECIPES / f"{network.recipe}.yaml").read_text())["splits"]
     splits = make_splits(

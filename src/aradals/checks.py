@@ -29,7 +29,7 @@ def check_inputs(inputs: Tensor) -> None:
         raise InputError(
             expected="inputs in [0, 1]",
             got=f"values from {low:.4g} to {high:.4g}",
-            hint="inputs scaled to [0, 1], with normalisation as the first layer of the model",
+            hint="inputs scaled to [0, 1], with normalization as the first layer of the model",
         )
 
 
@@ -59,7 +59,7 @@ def check_logits(logits: object, num_inputs: int) -> Tensor:
         raise InputError(
             expected="finite logits",
             got=f"NaN or infinite values for {bad} of {num_inputs} inputs",
-            hint="a checkpoint that did not diverge, and inputs in [0, 1] with normalisation inside the model",
+            hint="a checkpoint that did not diverge, and inputs in [0, 1] with normalization inside the model",
         )
     # Up to the rounding of probabilities in bfloat16.
     if (values >= 0).all() and (values.double().sum(1) - 1).abs().max() < 5e-3:

@@ -34,7 +34,7 @@ def linear_problem(
 
 
 class Ring(nn.Module):
-    """Class 0 inside the circle of radius 0.3 around the centre of the unit square, class 1 outside."""
+    """Class 0 inside the circle of radius 0.3 around the center of the unit square, class 1 outside."""
 
     radius = 0.3
 
@@ -112,7 +112,7 @@ def linf_problem(num_classes: int, num_features: int = 24) -> tuple[nn.Module, T
         predicted = int(scores.argmax())
         reached = []
         for rival in set(range(num_classes)) - {predicted}:
-            # Minimise t over (delta, t): |delta_i| <= t, and the rival draws level.
+            # Minimize t over (delta, t): |delta_i| <= t, and the rival draws level.
             slope = (weight[predicted] - weight[rival]).numpy()
             identity, ones = np.eye(num_features), np.ones((num_features, 1))
             solution = linprog(
@@ -143,7 +143,7 @@ class Ellipsoid(nn.Module):
 def ellipsoid_problem() -> tuple[nn.Module, Tensor, Tensor]:
     """(model, inputs, exact L2 distances) of points outside an ellipsoid, where the nearest boundary point is unique.
 
-    It is x_i / (1 + t a_i), relative to the centre, at the t > 0 where it lies on the ellipsoid.
+    It is x_i / (1 + t a_i), relative to the center, at the t > 0 where it lies on the ellipsoid.
     """
     inputs = torch.rand(16, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     model = Ellipsoid()

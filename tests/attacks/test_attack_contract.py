@@ -174,7 +174,7 @@ def test_failures_are_ranked_by_the_first_order_margin(attack: Attack) -> None:
 
 
 def test_vanishing_gradient(scorer: Attack) -> None:
-    # At the centre of the ring the gradient is exactly zero; the other example must not suffer.
+    # At the center of the ring the gradient is exactly zero; the other example must not suffer.
     result = scorer(Ring(), torch.tensor([[0.5, 0.5], [0.7, 0.5]]))
     assert result.score.isfinite().all()
     assert result.success[1]

@@ -40,7 +40,7 @@ def test_not_worse_than_foolbox(peer: type, norm_order: float) -> None:
 
 
 class Asymptotic(nn.Module):
-    """Linearisations at points above the boundary, x_0 = 0.2, always end in front of it."""
+    """Linearizations at points above the boundary, x_0 = 0.2, always end in front of it."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         height = inputs[:, 0] - 0.2

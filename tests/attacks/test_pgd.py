@@ -93,10 +93,10 @@ def test_not_weaker_than_foolbox() -> None:
 
 
 def test_a_random_start_leaves_a_point_without_gradient() -> None:
-    centre = torch.tensor([[0.5, 0.5]])
-    assert not pgd(Ring(), centre, radius=0.35).success
-    assert pgd(Ring(), centre, radius=0.35, random_start=True).success
-    assert pgd(Ring(), centre, radius=0.35, restarts=2).success
+    center = torch.tensor([[0.5, 0.5]])
+    assert not pgd(Ring(), center, radius=0.35).success
+    assert pgd(Ring(), center, radius=0.35, random_start=True).success
+    assert pgd(Ring(), center, radius=0.35, restarts=2).success
 
 
 @pytest.mark.parametrize("norm_order", [2, math.inf])

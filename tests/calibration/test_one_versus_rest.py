@@ -27,7 +27,7 @@ def problem(n: int = N, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def joined_by_an_imaginary_example(by_class: np.ndarray) -> np.ndarray:
-    """Normalised, as the docstring has it."""
+    """Normalized, as the docstring has it."""
     probs: np.ndarray = by_class / by_class.sum(1, keepdims=True)
     return (N * probs + 1 / K) / (N + 1)
 
@@ -56,7 +56,7 @@ def test_equal_width_histogram_equals_netcal(num_bins: int) -> None:
     (logits, labels), (new_logits, _) = problem(), problem(seed=1)
     one_hot = torch.nn.functional.one_hot(labels, K)
     by_class = []
-    for k in range(K):  # one class at a time: of several, netcal normalises, and so loses all of them where all are 0
+    for k in range(K):  # one class at a time: of several, netcal normalizes, and so loses all of them where all are 0
         netcal = Netcal(bins=num_bins).fit(logits.softmax(1)[:, k].numpy(), one_hot[:, k].numpy())
         by_class.append(netcal.transform(new_logits.softmax(1)[:, k].numpy()))
     calibrator = HistogramBinning(num_bins, equal_mass=False).fit(logits, labels)
@@ -167,7 +167,7 @@ def test_interpolation_takes_the_left_value_at_a_step() -> None:
 def test_an_empty_bin_keeps_its_centre() -> None:
     logits = torch.tensor([[2.0, -2.0], [2.0, -2.0]])  # p = 0.98 and 0.02; nothing in the two bins in the middle
     calibrator = HistogramBinning(4, equal_mass=False).fit(logits, torch.tensor([0, 0]))
-    probs = calibrator.predict_proba(torch.tensor([[0.5, 0.0]]))[0]  # p = 0.62 and 0.38, centres 0.625 and 0.375
+    probs = calibrator.predict_proba(torch.tensor([[0.5, 0.0]]))[0]  # p = 0.62 and 0.38, centers 0.625 and 0.375
     assert probs.tolist() == pytest.approx([(2 * 0.625 + 0.5) / 3, (2 * 0.375 + 0.5) / 3])
 
 

@@ -1,4 +1,4 @@
-"""Temperature scaling against known temperatures and independent optimisers."""
+"""Temperature scaling against known temperatures and independent optimizers."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ def test_no_optimiser_finds_a_lower_nll(seed: int, temperature: float, num_class
 def test_equals_lbfgs_and_scikit_learn() -> None:
     logits, labels = problem(2.0)
     log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([log_temperature], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-12)
+    optimizer = torch.optim.LBFGS([log_temperature], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-12)
 
     def closure() -> Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(logits / log_temperature.exp(), labels)
         loss.backward()
         return loss
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     scaling = TemperatureScaling().fit(logits, labels)
     fitted = nll(labels, logits=scaling.predict_logits(logits))
     assert fitted == pytest.approx(closure().item(), abs=1e-8)

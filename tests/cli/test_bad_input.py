@@ -86,7 +86,7 @@ class World:
         np.savez(path, **arrays)  # type: ignore[arg-type]  # numpy's stub takes its other argument for one of them
         return path
 
-    def labelled(self, *labels: int) -> list[object]:
+    def labeled(self, *labels: int) -> list[object]:
         """A diagnosis on data with these labels."""
         inputs = np.zeros((len(labels), 1, 8, 8), np.float32)
         data = self.arrays(inputs=inputs, labels=np.array(labels))
@@ -242,7 +242,7 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     "missing import": (lambda w: w.python("import nosuchpackage"), "nosuchpackage"),
     "exception in the callable": (lambda w: w.python("def build():\n    return {}['fc']"), "KeyError"),
     "no module": (lambda w: w.python("def build():\n    return 3"), "int"),
-    "three channels for grey images": (
+    "three channels for gray images": (
         lambda w: w.diagnose("--model", "resnet20", "--model_args", "{in_channels: 3}", "--data", "digits"),
         "channels",
     ),
@@ -271,8 +271,8 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     "unknown data": (lambda w: w.diagnose(*w.model, "--data", "nosuch.npz"), "nosuch.npz"),
     "unknown data in a recipe": (lambda w: w.run("--data=nosuch.parquet"), "nosuch.parquet"),
     "unknown split": (lambda w: w.diagnose(*w.model, "--split", "dev"), "--split train or test"),
-    "label too large for the model": (lambda w: w.labelled(0, 12), "12"),
-    "negative label": (lambda w: w.labelled(0, -1), "-1"),
+    "label too large for the model": (lambda w: w.labeled(0, 12), "12"),
+    "negative label": (lambda w: w.labeled(0, -1), "-1"),
     "image column that is none": (
         lambda w: w.diagnose(*w.model, "--data", w.table(), "--image-column", "weight"),
         "try picture",
@@ -420,7 +420,7 @@ def test_output_that_cannot_be_written(command: str, world: World) -> None:
 
 @pytest.mark.filterwarnings("ignore:no temperature:UserWarning")
 def test_someone_elses_model_is_not_judged_on_what_its_calibrator_saw_in_another_file(world: World) -> None:
-    """The images are recognised by their content: here in an .npz, there as PNG files in a table."""
+    """The images are recognized by their content: here in an .npz, there as PNG files in a table."""
     pixels = np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8)
     labels = np.arange(30) % 3
     arrays = world.arrays(inputs=pixels, labels=labels)

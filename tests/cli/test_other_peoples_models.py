@@ -75,7 +75,7 @@ def build():
     model[1].load_state_dict(trained(Linear()).fc.state_dict())
     return model
 """,
-    "normalisation inside": """
+    "normalization inside": """
 class build(nn.Module):
     def __init__(self):
         super().__init__()
@@ -88,7 +88,7 @@ class build(nn.Module):
     def forward(self, x):
         return self.net((x - self.mean) / self.std)
 """,
-    "normalisation in place": """
+    "normalization in place": """
 class build(nn.Module):
     def __init__(self):
         super().__init__()
@@ -247,8 +247,8 @@ class Truth:
     @property
     def probs(self) -> np.ndarray:
         logits = self.inputs @ self.weight.T + self.bias
-        unnormalised = np.exp(logits - logits.max(1, keepdims=True))
-        return np.asarray(unnormalised / unnormalised.sum(1, keepdims=True))
+        unnormalized = np.exp(logits - logits.max(1, keepdims=True))
+        return np.asarray(unnormalized / unnormalized.sum(1, keepdims=True))
 
     @property
     def distances(self) -> np.ndarray:
@@ -268,8 +268,8 @@ def truth() -> Truth:
     train = load_data("digits", "train")
     (_, inputs, labels), *_ = train.batches(len(train))
     features = torch.cat([inputs.flatten(1), torch.ones(len(train), 1)], 1)
-    penalised = features.T @ features + torch.eye(65)
-    solution = 8 * torch.linalg.solve(penalised, features.T @ torch.eye(10)[labels])
+    penalized = features.T @ features + torch.eye(65)
+    solution = 8 * torch.linalg.solve(penalized, features.T @ torch.eye(10)[labels])
     (_, tested, tested_labels), *_ = load_data("digits", "test", limit=NUM_EXAMPLES).batches(NUM_EXAMPLES)
     return Truth(
         solution[:-1].T.double().numpy(),
@@ -479,7 +479,7 @@ def test_models_without_logits_or_gradients_are_refused_in_one_line(
 
 def test_a_model_that_writes_into_its_input_does_not_change_the_data(diagnose: Diagnose, truth: Truth) -> None:
     (_, inputs, _), *_ = load_data("digits", "test", limit=NUM_EXAMPLES).batches(NUM_EXAMPLES)
-    diagnose(STYLES["normalisation in place"])
+    diagnose(STYLES["normalization in place"])
     again: Tensor = next(iter(load_data("digits", "test", limit=NUM_EXAMPLES).batches(NUM_EXAMPLES)))[1]
     assert torch.equal(inputs, again)
     np.testing.assert_allclose(again.flatten(1).numpy(), truth.inputs)

@@ -99,22 +99,22 @@ def test_severity_grows(name: str, preset: str) -> None:
 @pytest.mark.parametrize("severity", range(1, 6))
 def test_noise_has_the_published_scale(preset: str, severity: int) -> None:
     # 122,880 values; truncation takes half a level from the mean and clipping some of the largest deviations.
-    grey = torch.full((40, 3, 32, 32), 128 / 255)
+    gray = torch.full((40, 3, 32, 32), 128 / 255)
     (scale,) = PRESETS[preset]["gaussian_noise"][severity - 1]
-    noise = corrupt(grey, torch.arange(40), "gaussian_noise", severity, preset=preset) + 0.5 / 255 - 128 / 255
+    noise = corrupt(gray, torch.arange(40), "gaussian_noise", severity, preset=preset) + 0.5 / 255 - 128 / 255
     expected = torch.distributions.Normal(0, scale).icdf(torch.linspace(0.01, 0.99, 50)).clamp(-0.5, 0.5)
     torch.testing.assert_close(
         noise.flatten()[::2].quantile(torch.linspace(0.01, 0.99, 50)), expected, rtol=0.02, atol=0.004
     )
     (photons,) = PRESETS[preset]["shot_noise"][severity - 1]
-    dark = corrupt(grey / 4, torch.arange(40), "shot_noise", severity, preset=preset)
+    dark = corrupt(gray / 4, torch.arange(40), "shot_noise", severity, preset=preset)
     # Of the Poisson law: the variance is the mean over the number of photons, and 0 has the probability exp(-mean).
     if photons >= 50:
         assert float(dark.std()) == pytest.approx((32 / 255 / photons) ** 0.5, rel=0.02)
     zeros = torch.exp(torch.tensor(-photons * 32 / 255))
     assert float((dark == 0).float().mean()) == pytest.approx(float(zeros), abs=0.006)
     (amount,) = PRESETS[preset]["impulse_noise"][severity - 1]
-    spoiled = corrupt(grey, torch.arange(40), "impulse_noise", severity, preset=preset)
+    spoiled = corrupt(gray, torch.arange(40), "impulse_noise", severity, preset=preset)
     for value in (0, 1):
         assert float((spoiled == value).float().mean()) == pytest.approx(amount / 2, rel=0.1)
 
@@ -163,9 +163,9 @@ def test_an_even_image_stays_even_under_blur_and_distortion() -> None:
 
 
 def test_saturation_colours_grey_pixels_red_as_published() -> None:
-    # Saturation 0.2 of a grey pixel, whose hue counts as 0: (v, v (1 - 0.2), v (1 - 0.2)).
-    grey = torch.full((1, 3, 32, 32), 100 / 255)
-    red, green, blue = corrupt(grey, IDS[:1], "saturate", 5)[0, :, 0, 0] * 255
+    # Saturation 0.2 of a gray pixel, whose hue counts as 0: (v, v (1 - 0.2), v (1 - 0.2)).
+    gray = torch.full((1, 3, 32, 32), 100 / 255)
+    red, green, blue = corrupt(gray, IDS[:1], "saturate", 5)[0, :, 0, 0] * 255
     assert (round(float(red)), round(float(green)), round(float(blue))) == (100, 80, 80)
 
 
@@ -182,11 +182,11 @@ def test_other_sizes_and_grey_images(shape: tuple[int, ...]) -> None:
 
 
 def test_grey_images_are_corrupted_as_colour_images_without_colour() -> None:
-    grey = IMAGES[:, :1]
+    gray = IMAGES[:, :1]
     for name in ("fog", "snow", "frost", "brightness", "contrast", "zoom_blur", "motion_blur", "pixelate"):
-        colour = corrupt(grey.expand(-1, 3, -1, -1), IDS, name, 3)
-        luma = sum(weight * colour[:, [i]] for i, weight in enumerate((0.299, 0.587, 0.114)))
-        difference = (corrupt(grey, IDS, name, 3) - luma).abs()
+        color = corrupt(gray.expand(-1, 3, -1, -1), IDS, name, 3)
+        luma = sum(weight * color[:, [i]] for i, weight in enumerate((0.299, 0.587, 0.114)))
+        difference = (corrupt(gray, IDS, name, 3) - luma).abs()
         assert difference.max() < 1.6 / 255, name
 
 

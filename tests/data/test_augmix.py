@@ -35,7 +35,7 @@ IN_PIL: dict[str, Callable[[Image.Image, float], Image.Image]] = {
 
 
 def smooth_images(num: int, channels: int) -> np.ndarray:
-    """Colour gradients with some noise, of different contrast, uint8, shape (num, H, W, channels)."""
+    """Color gradients with some noise, of different contrast, uint8, shape (num, H, W, channels)."""
     random = np.random.default_rng(0)
     low, high = random.integers(0, 100, (num, 1, 1, channels)), random.integers(120, 256, (num, 1, 1, channels))
     slope = np.linspace(0, 1, HEIGHT)[:, None, None] * np.linspace(0.2, 1, WIDTH)[:, None]

@@ -96,7 +96,7 @@ def test_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load_column("someone/animals", "train", "img")
 
 
-@pytest.mark.parametrize("column", ["colour", "box", "img"])
+@pytest.mark.parametrize("column", ["color", "box", "img"])
 def test_columns_that_exist_are_named(tmp_path: Path, column: str) -> None:
     with pytest.raises(InputError, match=f"'{column}'; try label or habitat or kind or size or tame or doubtful$"):
         load_column(str(shards(tmp_path)), "train", column)

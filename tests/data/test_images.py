@@ -35,7 +35,7 @@ def png(pixels: np.ndarray[Any, Any], mode: str | None = None, **options: object
         (png(GREY > 127), 255 * (GREY > 127)[None].astype(np.uint8)),
         (png(GREY.astype(np.uint16) * 256 + 17), GREY[None]),  # 16 bits
     ],
-    ids=["RGB", "grey", "RGBA", "LA", "palette", "binary", "16-bit"],
+    ids=["RGB", "gray", "RGBA", "LA", "palette", "binary", "16-bit"],
 )
 def test_modes(encoded: bytes, expected: np.ndarray[Any, Any]) -> None:
     decoded = decode_image(encoded, 0, "toy")
@@ -51,11 +51,11 @@ def test_orientation_is_obeyed() -> None:
 
 
 def test_channels_are_one_only_if_all_images_are_grey(tmp_path: Path) -> None:
-    (tmp_path / "grey.png").write_bytes(png(GREY))
-    encoded: list[bytes | str | None] = [png(GREY), str(tmp_path / "grey.png")]
-    grey = read_images(encoded, [1, 0], "toy")
-    assert isinstance(grey, torch.Tensor)
-    assert torch.equal(grey, torch.from_numpy(GREY).expand(2, 1, -1, -1))
+    (tmp_path / "gray.png").write_bytes(png(GREY))
+    encoded: list[bytes | str | None] = [png(GREY), str(tmp_path / "gray.png")]
+    gray = read_images(encoded, [1, 0], "toy")
+    assert isinstance(gray, torch.Tensor)
+    assert torch.equal(gray, torch.from_numpy(GREY).expand(2, 1, -1, -1))
     mixed = read_images([*encoded, png(RGB)], [0, 2], "toy")
     assert isinstance(mixed, torch.Tensor)
     assert torch.equal(mixed, torch.from_numpy(np.stack([np.stack([GREY] * 3), RGB.transpose(2, 0, 1)])))
@@ -72,9 +72,9 @@ def test_above_the_limit_images_are_decoded_on_demand() -> None:
 
 
 def test_a_lazy_reader_refuses_colour_that_its_sample_did_not_show() -> None:
-    reader = ImageReader([png(GREY), png(RGB)], [0, 1], (4, 6), grey=True, name="toy")
+    reader = ImageReader([png(GREY), png(RGB)], [0, 1], (4, 6), gray=True, name="toy")
     assert reader([0]).shape == (1, 1, 4, 6)
-    with pytest.raises(InputError, match="grey images only"):
+    with pytest.raises(InputError, match="gray images only"):
         reader([1])
 
 

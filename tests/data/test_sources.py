@@ -225,8 +225,8 @@ def test_npz_of_uint8_images(tmp_path: Path, arrays: dict[str, Any]) -> None:
 
 
 def test_npz_of_grey_images_and_of_rows_of_floats(tmp_path: Path) -> None:
-    np.savez(tmp_path / "grey.npz", images=PIXELS[..., 0], y=LABELS)
-    assert torch.equal(all_inputs(tmp_path / "grey.npz"), INPUTS[:, :1])
+    np.savez(tmp_path / "gray.npz", images=PIXELS[..., 0], y=LABELS)
+    assert torch.equal(all_inputs(tmp_path / "gray.npz"), INPUTS[:, :1])
     rows = np.random.default_rng(0).random((6, 9))
     np.savez(tmp_path / "rows-test.npz", inputs=rows, labels=LABELS, class_names=["a", "b", "c", "d"])
     examples = load_data(str(tmp_path / "rows"), "test")

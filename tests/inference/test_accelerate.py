@@ -33,7 +33,7 @@ def conv_net() -> nn.Module:
 
 
 class Controlled(nn.Module):
-    """Control flow on values and shapes, in the forward of a network that starts with a normalisation."""
+    """Control flow on values and shapes, in the forward of a network that starts with a normalization."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -61,12 +61,12 @@ def smooth_ece(confidence: Any, gap: Any, num_cells: int = 1000) -> float:
     """Slow and plain: images of the cells in both mirrors, one dense matrix."""
     if not gap.any():
         return 0.0
-    centres = (np.arange(num_cells) + 0.5) / num_cells
+    centers = (np.arange(num_cells) + 0.5) / num_cells
     cells = np.bincount((confidence * num_cells).astype(int).clip(max=num_cells - 1), gap, num_cells) / len(gap)
-    images = [centres + 2 * shift for shift in (-1, 0, 1)] + [2 * shift - centres for shift in (0, 1, 2)]
+    images = [centers + 2 * shift for shift in (-1, 0, 1)] + [2 * shift - centers for shift in (0, 1, 2)]
 
     def error(sigma: float) -> float:
-        kernel = sum(np.exp(-(((centres[:, None] - image) / sigma) ** 2) / 2) for image in images)
+        kernel = sum(np.exp(-(((centers[:, None] - image) / sigma) ** 2) / 2) for image in images)
         return float(np.abs(kernel @ cells).mean() / sigma / np.sqrt(2 * np.pi))
 
     return float(scipy.optimize.brentq(lambda sigma: error(sigma) - sigma, 1e-3, 1, xtol=1e-5))

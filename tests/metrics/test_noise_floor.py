@@ -42,7 +42,7 @@ def test_floors_equal_the_errors_of_calibrated_labels() -> None:
 
 
 def test_one_bin_has_the_mean_of_a_folded_normal() -> None:
-    """One bin: |mean of n centred Bernoulli| with variance c (1 - c) / n, whose mean is sqrt(2 / pi) sigma."""
+    """One bin: |mean of n centered Bernoulli| with variance c (1 - c) / n, whose mean is sqrt(2 / pi) sigma."""
     n, c = 4000, 0.8
     probs = torch.tensor([[c, 1 - c]], dtype=torch.float64).expand(n, 2)
     expected = math.sqrt(2 / math.pi * c * (1 - c) / n)

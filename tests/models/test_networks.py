@@ -169,9 +169,9 @@ def test_normalization_constants() -> None:
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     expected = (inputs - mean[None, :, None, None]) / std[None, :, None, None]
     torch.testing.assert_close(Normalize(3)(inputs), expected)
-    grey = inputs[:, :1]
-    torch.testing.assert_close(Normalize(1)(grey), 2 * grey - 1)
-    torch.testing.assert_close(Normalize(1, mean=[0.1], std=[0.2])(grey), (grey - 0.1) / 0.2)
+    gray = inputs[:, :1]
+    torch.testing.assert_close(Normalize(1)(gray), 2 * gray - 1)
+    torch.testing.assert_close(Normalize(1, mean=[0.1], std=[0.2])(gray), (gray - 0.1) / 0.2)
     assert not Normalize(3).state_dict()
 
 
@@ -232,6 +232,6 @@ def test_published_resnet20_gives_its_published_predictions(shared_data: Path) -
     with torch.no_grad():
         confidence, predicted = model(inputs).softmax(1).max(1)
 
-    assert "normalisation" in metadata
+    assert "normalization" in metadata
     assert (predicted == labels).sum() == 402
     assert confidence.mean().item() == pytest.approx(0.9366, abs=5e-5)

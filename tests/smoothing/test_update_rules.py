@@ -250,7 +250,7 @@ class TestEmptySubsets:
 
 
 class Plant:
-    """A training in which a subset's gap answers to its neighbours' targets nearly as much as to its own.
+    """A training in which a subset's gap answers to its neighbors' targets nearly as much as to its own.
 
     gap = G (p - p*) with G a smoothing of weak gain: p*, known, would calibrate every subset. What is measured is off
     by the sampling error of the validation subsets, the same in every epoch.

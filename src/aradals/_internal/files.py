@@ -156,7 +156,7 @@ def file_name(text: str) -> str:
     """The name of a file or folder for ``text``, which may be anybody's: short, harmless, and of no other text.
 
     Text that is such a name already stays as it is. All else becomes a readable form with a digest of the text, so that
-    two texts never share a file, also where a file system ignores case or normalises Unicode.
+    two texts never share a file, also where a file system ignores case or normalizes Unicode.
 
     Returns:
         Lower-case ASCII letters, digits, ``_``, ``.`` and ``-``: 1 to 100 of them, neither ``.`` nor ``-`` first.

@@ -28,7 +28,7 @@ def carlini_wagner(
 ) -> AttackResult:
     r"""Carlini-Wagner L2 attack, untargeted, on the model's own prediction.
 
-    Minimises :math:`\|\delta\|_2^2 + c \max(z_{pred} - \max_{k \ne pred} z_k + \kappa, 0)` by Adam over w,
+    Minimizes :math:`\|\delta\|_2^2 + c \max(z_{pred} - \max_{k \ne pred} z_k + \kappa, 0)` by Adam over w,
     where :math:`x + \delta = (\tanh w + 1)/2`, and searches the smallest c that succeeds, for each example.
 
     Args:

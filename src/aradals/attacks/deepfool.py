@@ -1,4 +1,4 @@
-"""DeepFool: steps to the nearest boundary of the linearised classifier."""
+"""DeepFool: steps to the nearest boundary of the linearized classifier."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def deepfool(
 ) -> AttackResult:
     """Multi-class DeepFool, L2, within the box [0, 1].
 
-    Each step linearises the margins of the predicted class over its rivals and moves to the nearest of their
+    Each step linearizes the margins of the predicted class over its rivals and moves to the nearest of their
     zero planes. On a linear model the first step is exact up to the overshoot.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
         inputs: shape (N, ...), values in [0, 1].
-        steps: at most so many linearisations.
+        steps: at most so many linearizations.
         num_candidates: how many of the K - 1 other classes, largest logits first, the first step compares.
         overshoot: the perturbation is lengthened by this fraction, to land across the boundary.
 

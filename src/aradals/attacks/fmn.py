@@ -44,7 +44,7 @@ def fmn(
     """Fast minimum-norm attack (FMN), L2 or L-inf, untargeted, on the model's own prediction.
 
     Each step follows the gradient and projects the perturbation onto a ball around the input. Before a first
-    adversarial example is found the ball reaches to the linearised boundary; from then on it is made smaller by
+    adversarial example is found the ball reaches to the linearized boundary; from then on it is made smaller by
     ``gamma`` where the prediction has changed, and larger by ``gamma`` where not.
 
     Args:
@@ -53,18 +53,18 @@ def fmn(
         norm_order: 2 or inf.
         steps: gradient steps, the same number for every example.
         gamma: by what fraction the radius changes, at first; in (0, 1).
-        num_candidates: how many of the K - 1 other classes, largest logits first, are linearised at the input.
+        num_candidates: how many of the K - 1 other classes, largest logits first, are linearized at the input.
 
     Raises:
         InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities; another norm.
 
     References:
         Pintor, Roli, Brendel and Biggio, Fast minimum-norm adversarial attacks through adaptive norm constraints,
-        NeurIPS 2021, arXiv:2102.12827, algorithm 1. Three departures. The search starts across the nearest linearised
+        NeurIPS 2021, arXiv:2102.12827, algorithm 1. Three departures. The search starts across the nearest linearized
         boundary: the class with the second largest logit, to which the loss is drawn from the input, need not
         be the nearest. The first step is as long as the way there, where the paper has 1, because undefended
         networks have norms far below 1. And until an adversarial example is found the radius grows by at least
-        ``gamma``: where the linearised boundary is always a little too near, the search would come to rest in front
+        ``gamma``: where the linearized boundary is always a little too near, the search would come to rest in front
         of the boundary, and just the least robust examples would be lost.
     """
     check_positive(steps=steps, gamma=gamma, num_candidates=num_candidates)
@@ -117,7 +117,7 @@ def fmn(
 def _nearest_plane(
     model: nn.Module, inputs: Tensor, norm_order: float, num_candidates: int
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    """The shortest step across a linearised boundary; in L-inf disregarding the box.
+    """The shortest step across a linearized boundary; in L-inf disregarding the box.
 
     Returns:
         ``(delta, predicted, fallback, num_gradients)``: the step, 0 where every gradient vanishes, shape (N, ...);

@@ -59,7 +59,7 @@ def log_odds(model: nn.Module, inputs: Tensor) -> AttackResult:
 
 
 def first_order_margin(model: nn.Module, inputs: Tensor, *, norm_order: float = 2) -> AttackResult:
-    """Distance to the linearised boundary with the runner-up: one forward and one backward pass.
+    """Distance to the linearized boundary with the runner-up: one forward and one backward pass.
 
     The score is the logit margin over the dual norm of its gradient, in input units; 0, flagged as failed, where the
     gradient vanishes or puts the boundary out of the box.

@@ -1,4 +1,4 @@
-"""The nearest boundary, by repeated linearisation: a handful of passes for the ranking that a long search gives."""
+"""The nearest boundary, by repeated linearization: a handful of passes for the ranking that a long search gives."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def secant(
     tolerance: float = 0.05,
     verified: bool = False,
 ) -> AttackResult:
-    r"""Distance to the nearest decision boundary, L2, within the box [0, 1], by a few damped linearisations.
+    r"""Distance to the nearest decision boundary, L2, within the box [0, 1], by a few damped linearizations.
 
-    1. Linearise the margins over the strongest rivals at the input, and project the input on each of their planes.
-    2. From the nearest plane on, then from the others within reach: linearise the margin at the current point, and
+    1. Linearize the margins over the strongest rivals at the input, and project the input on each of their planes.
+    2. From the nearest plane on, then from the others within reach: linearize the margin at the current point, and
        project the *input* on the new plane. Two estimates of the distance come for free, the distance to the plane and
        the secant through the margins at both ends of the step. The first is too short where the boundary curves
        away, the second too long while the direction is not yet the best; their geometric mean is the score.
@@ -55,10 +55,10 @@ def secant(
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
         inputs: shape (N, ...), values in [0, 1].
-        num_candidates: how many of the K - 1 other classes, largest logits first, are linearised at the input; up to
+        num_candidates: how many of the K - 1 other classes, largest logits first, are linearized at the input; up to
             10 where the logits of others are close, and always with ``verified``.
         reach: further candidates are followed where their plane is nearer than this multiple of the score so far.
-        steps: at most so many linearisations for each class that is followed, the one at the input included.
+        steps: at most so many linearizations for each class that is followed, the one at the input included.
         tolerance: of the logarithm of the ratio of the two estimates.
         verified: search, by a few forward passes along the final direction, a point where the prediction is seen to
             change; its norm is ``norm``. The score remains an estimate.
@@ -165,7 +165,7 @@ def _follow(
     """Steps 2 and 3, from the plane at ``inputs + delta`` on.
 
     Returns:
-        ``(distance, delta, num_passes)``: the estimate, inf where the last linearisation pointed nowhere, shape (N,);
+        ``(distance, delta, num_passes)``: the estimate, inf where the last linearization pointed nowhere, shape (N,);
         the direction that it was found in, shape (N, ...); passes spent, each forward and backward.
     """
     origin, longest = inputs.to(delta.dtype), box_diagonal(inputs)
@@ -183,7 +183,7 @@ def _follow(
         )
         num_passes[active] += 1
 
-        offset = margin - (gradient * step).flatten(1).sum(1)  # the linearised margin at the input
+        offset = margin - (gradient * step).flatten(1).sum(1)  # the linearized margin at the input
         plane_step, reachable = project_to_plane(x, gradient, offset)
         plane = torch.where((offset > 0) & reachable, perturbation_norm(plane_step), math.nan)
         at_input = margins_at_input[active].gather(1, other[:, None])[:, 0]

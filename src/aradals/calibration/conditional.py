@@ -258,7 +258,7 @@ def fit_temperatures(logits: Tensor, labels: Tensor, levels: Tensor, start: floa
 def rising_step(point: Tensor, gradient: Tensor, hessian: Tensor) -> Tensor:
     """The step to the minimum of a quadratic over 1/100 <= v_0 <= v_1 <= ... <= v_d <= 100, exactly.
 
-    It is the lowest of the minima over the faces of this set, in each of which some neighbours of the chain are tied:
+    It is the lowest of the minima over the faces of this set, in each of which some neighbors of the chain are tied:
     d is so small that all can be tried.
 
     Args:

@@ -1,4 +1,4 @@
-"""Newton's method for the convex losses that calibrators minimise."""
+"""Newton's method for the convex losses that calibrators minimize."""
 
 from __future__ import annotations
 

@@ -20,13 +20,13 @@ MAX_PADDING = 20
 
 
 class OneVersusRest(LogitMap):
-    r"""Map every class's probability by a function of its own, and normalise (Zadrozny and Elkan 2002, section 5).
+    r"""Map every class's probability by a function of its own, and normalize (Zadrozny and Elkan 2002, section 5).
 
     A class's function is piecewise linear, through the points (``knots``, ``values``), and constant outside; a step
     is two points at one knot. Both the order of the classes and the accuracy may change.
 
     These functions reach 0, at which the NLL of a single surprise is infinite. So the N examples of the fit are joined
-    by an imaginary one, spread over all K classes: after normalisation, :math:`p \mapsto (N p + 1/K) / (N + 1)`,
+    by an imaginary one, spread over all K classes: after normalization, :math:`p \mapsto (N p + 1/K) / (N + 1)`,
     which keeps every probability above 1 / (K (N + 1)). Where all functions are 0, p is uniform.
     """
 
@@ -108,7 +108,7 @@ class OneVersusRest(LogitMap):
 
 
 class IsotonicCalibration(OneVersusRest):
-    """The non-decreasing function of each class's probability with the least squared error, then normalised.
+    """The non-decreasing function of each class's probability with the least squared error, then normalized.
 
     Zadrozny and Elkan 2002, through scikit-learn: constant on pooled examples, linear between. For what becomes of
     zeros see `OneVersusRest`.
@@ -126,10 +126,10 @@ class IsotonicCalibration(OneVersusRest):
 
 
 class HistogramBinning(OneVersusRest):
-    """Replace each class's probability by the share of that class among the examples in its bin, then normalise.
+    """Replace each class's probability by the share of that class among the examples in its bin, then normalize.
 
     Zadrozny and Elkan 2001; class by class as in Guo et al. 2017, section 4.2. Bins are (low, high], the first closed
-    on both sides; an empty one keeps its centre. For what becomes of zeros see `OneVersusRest`.
+    on both sides; an empty one keeps its center. For what becomes of zeros see `OneVersusRest`.
 
     Args:
         num_bins: of every class; fewer where quantiles coincide.
@@ -155,8 +155,8 @@ class HistogramBinning(OneVersusRest):
         bins = torch.bucketize(probs, inner)
         count, total = (torch.bincount(bins, weights, minlength=len(inner) + 1) for weights in (None, hits))
         edges = torch.cat([torch.zeros(1), inner, torch.ones(1)])
-        centres = (edges[1:] + edges[:-1]) / 2
-        share = torch.where(count > 0, total / count, centres)
+        centers = (edges[1:] + edges[:-1]) / 2
+        share = torch.where(count > 0, total / count, centers)
         # A step is two points at one knot: (0, v_0), (e_1, v_0), (e_1, v_1), ..., (1, v_last).
         return torch.stack([edges[:-1], edges[1:]], 1).flatten(), share.repeat_interleave(2)
 

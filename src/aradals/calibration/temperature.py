@@ -128,7 +128,7 @@ def warn_at_bound(logits: Tensor, labels: Tensor, temperatures: Sequence[float])
     """Warn the caller of ``fit`` of temperatures at a bound, and say why the NLL has no minimum before it."""
     for bound in {MIN_TEMPERATURE, MAX_TEMPERATURE}.intersection(temperatures):
         warnings.warn(
-            f"no temperature between {MIN_TEMPERATURE} and {MAX_TEMPERATURE} minimises the NLL of these {len(logits)} "
+            f"no temperature between {MIN_TEMPERATURE} and {MAX_TEMPERATURE} minimizes the NLL of these {len(logits)} "
             f"examples: {_reason(logits, labels, bound, len(temperatures))}; it stops at the bound {bound:g}",
             stacklevel=3,
         )

@@ -18,9 +18,9 @@ class VectorScaling(LogitMap):
     r"""Logits :math:`z \mapsto w \odot z + b` with the least NLL on the calibration split, and a pull towards one T.
 
     Guo et al. 2017, section 4.2. It corrects classes that are predicted too often or too surely; the order of the
-    classes, and so the accuracy, may change. The published method minimises the NLL alone, which has no minimum where a
+    classes, and so the accuracy, may change. The published method minimizes the NLL alone, which has no minimum where a
     class is absent from the calibration split or separable, and no unique one ever (a constant added to b changes
-    nothing). So, with T the best single temperature and :math:`w = (1 + u) / T`, what is minimised is
+    nothing). So, with T the best single temperature and :math:`w = (1 + u) / T`, what is minimized is
 
     .. math:: \mathrm{NLL}(w, b) + \frac{\mathrm{pull}}{2 N} (|u|^2 + |b|^2),
 
@@ -56,7 +56,7 @@ class VectorScaling(LogitMap):
         return self._bias
 
     def fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:
-        """Minimise the NLL and the pull, which is convex, by Newton's method.
+        """Minimize the NLL and the pull, which is convex, by Newton's method.
 
         Args:
             logits: finite floats, shape (N, K).

@@ -22,7 +22,7 @@ RESUMES = True
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     """The keys of the recipe, the method, the seed, and where to write."""
     parser.add_argument("--method", type=str, default="ar_adals", help="a method or an ensemble of the recipe")
-    parser.add_argument("--seed", type=int, default=0, help="of the splits, initialisation and order")
+    parser.add_argument("--seed", type=int, default=0, help="of the splits, initialization and order")
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint and what leads to it")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
     return add_recipe_arguments(parser, arguments)

@@ -93,7 +93,7 @@ def corrupt(inputs: Tensor, ids: Tensor, corruption: str, severity: int, *, pres
 
     Raises:
         InputError: an unknown corruption, severity or preset; inputs that are not images, or whose channels are not
-            colours where the corruption needs them.
+            colors where the corruption needs them.
         MissingExtraError: pillow or scipy is missing.
     """
     if corruption not in CORRUPTIONS:

@@ -32,7 +32,7 @@ def defocus_blur(images: Tensor, random: Randomness, radius: float, softness: fl
 
 
 def glass_blur(images: Tensor, random: Randomness, sigma: float, largest_shift: int, rounds: int) -> Tensor:
-    """Smooth, exchange neighbouring pixels at random, smooth again.
+    """Smooth, exchange neighboring pixels at random, smooth again.
 
     The published programs mean to swap two pixels but copy one over the other, from the lower right corner to the
     upper left: the pixel at p takes what is at s(p) at that time. Its value is the old one of s(p), unless s(p) has
@@ -65,7 +65,7 @@ def motion_blur(images: Tensor, random: Randomness, radius: float, sigma: float)
 
 
 def zoom_blur(images: Tensor, random: Randomness, end: float, step: float) -> Tensor:
-    """Mean of the image and its enlargements about the centre, by 1, 1 + step, 1 + 2 step, ..."""
+    """Mean of the image and its enlargements about the center, by 1, 1 + step, 1 + 2 step, ..."""
     number, channels, height, width = images.shape
     # With the last bits that numpy.arange gives them: 26 * 1.25 pixels are rounded down, a hair more is rounded up.
     factors = tuple(np.arange(1, end, step).tolist())

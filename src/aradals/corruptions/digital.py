@@ -1,4 +1,4 @@
-"""Changes of contrast and colour, distortion, and loss of detail."""
+"""Changes of contrast and color, distortion, and loss of detail."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def brightness(images: Tensor, random: Randomness, change: float) -> Tensor:
 def saturate(images: Tensor, random: Randomness, factor: float, offset: float) -> Tensor:
     """A change of the saturation of HSV; hue and value stay.
 
-    A grey pixel counts as red of saturation 0, so that an ``offset`` colours it.
+    A gray pixel counts as red of saturation 0, so that an ``offset`` colors it.
     """
     value, least = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
     saturation = torch.where(value > 0, (value - least) / value, 0)
@@ -67,17 +67,17 @@ def elastic_transform(images: Tensor, random: Randomness, strength: float, smoot
 
 
 def _triangle(height: int, width: int) -> Tensor:
-    """Three points (x, y) about the centre, float64, shape (3, 2)."""
+    """Three points (x, y) about the center, float64, shape (3, 2)."""
     # The published programs take (height, width) for (x, y), which is the same for square images.
-    centre, third = (width // 2, height // 2), min(height, width) // 3
+    center, third = (width // 2, height // 2), min(height, width) // 3
     signs = torch.tensor([[1, 1], [1, -1], [-1, -1]], dtype=torch.float64)
-    return torch.tensor(centre, dtype=torch.float64) + signs * third
+    return torch.tensor(center, dtype=torch.float64) + signs * third
 
 
 def _sample(images: Tensor, x: Tensor, y: Tensor, *, mirror_at_centres: bool) -> Tensor:
     """Linear interpolation at ``x`` and ``y``, shape (N, H, W), in pixels.
 
-    Outside the image lies its mirror image, about the centres or about the outer edges of the last pixels.
+    Outside the image lies its mirror image, about the centers or about the outer edges of the last pixels.
     """
     height, width = images.shape[2:]
     if mirror_at_centres:
@@ -100,7 +100,7 @@ def pixelate(images: Tensor, random: Randomness, share: float) -> Tensor:
 
 
 def jpeg_compression(images: Tensor, random: Randomness, quality: int) -> Tensor:
-    """JPEG with colour at half the resolution."""
+    """JPEG with color at half the resolution."""
     image = load_extra("PIL.Image", "pillow")
     levels = to_levels(images).byte().movedim(1, 3).contiguous().numpy()
     for pixels in levels:

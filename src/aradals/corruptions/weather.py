@@ -19,8 +19,8 @@ _TEXTURES = ("frost1.webp", "frost2.webp", "frost2.webp", "frost4.jpg", "frost5.
 """The published programs draw from five files, of which the second and the third are the same picture."""
 
 
-def grey(images: Tensor) -> Tensor:
-    """Brightness to the eye, shape (N, 1, H, W); grey images as they are."""
+def gray(images: Tensor) -> Tensor:
+    """Brightness to the eye, shape (N, 1, H, W); gray images as they are."""
     if images.shape[1] == 1:
         return images
     red, green, blue = (images[:, [i]] * weight for i, weight in enumerate(_LUMA))
@@ -43,7 +43,7 @@ def snow(
     flakes = apply_separable(random.normal(1, *size) * deviation + mean, *(zoom_matrix(side, zoom) for side in size))
     flakes = truncate(torch.where(flakes < threshold, 0, flakes))
     flakes = truncate(motion(flakes, radius, sigma, random.uniform(-135, -45)))
-    paled = torch.maximum(images, grey(images) * 1.5 + 0.5)
+    paled = torch.maximum(images, gray(images) * 1.5 + 0.5)
     return images * image_weight + paled * (1 - image_weight) + flakes + flakes.rot90(2, (2, 3))
 
 
@@ -58,7 +58,7 @@ def frost(images: Tensor, random: Randomness, image_weight: float, frost_weight:
         space = torch.tensor([texture.shape[1] - size[0], texture.shape[2] - size[1]])
         top, left = (corner * space).long().tolist()
         crop.copy_(texture[:, top : top + size[0], left : left + size[1]])
-    return images * image_weight + (crops if images.shape[1] == 3 else grey(crops)) * frost_weight
+    return images * image_weight + (crops if images.shape[1] == 3 else gray(crops)) * frost_weight
 
 
 @lru_cache(maxsize=16)
@@ -93,7 +93,7 @@ def fog(images: Tensor, random: Randomness, thickness: float, decay: float) -> T
 def plasma(random: Randomness, size: int, decay: float) -> Tensor:
     """Height maps by the diamond-square algorithm on a torus.
 
-    Each point is the mean of four neighbours and a uniform number, whose range shrinks ``decay``^2 times from one
+    Each point is the mean of four neighbors and a uniform number, whose range shrinks ``decay``^2 times from one
     scale to the next (the published programs apply the factor twice).
 
     Returns:
@@ -116,11 +116,11 @@ def plasma(random: Randomness, size: int, decay: float) -> Tensor:
         half = step // 2
         corners = heights[:, ::step, ::step]
         above_and_below = corners + moved(corners, -1, 0)
-        centres = mean_and_wobble(above_and_below + moved(above_and_below, 0, -1))
-        heights[:, half::step, half::step] = centres
-        tops = (centres + moved(centres, 1, 0)) + (corners + moved(corners, 0, -1))
+        centers = mean_and_wobble(above_and_below + moved(above_and_below, 0, -1))
+        heights[:, half::step, half::step] = centers
+        tops = (centers + moved(centers, 1, 0)) + (corners + moved(corners, 0, -1))
         heights[:, ::step, half::step] = mean_and_wobble(tops)
-        lefts = (centres + moved(centres, 0, 1)) + (corners + moved(corners, -1, 0))
+        lefts = (centers + moved(centers, 0, 1)) + (corners + moved(corners, -1, 0))
         heights[:, half::step, ::step] = mean_and_wobble(lefts)
         step, spread = half, spread / decay**2
     heights -= heights.amin((1, 2), keepdim=True)
@@ -152,12 +152,12 @@ def spatter(
 
 
 def _colour(levels: tuple[int, int, int], images: Tensor) -> Tensor:
-    colour = torch.tensor(levels, dtype=torch.float32).reshape(1, 3, 1, 1) / 255
-    return colour if images.shape[1] == 3 else grey(colour)
+    color = torch.tensor(levels, dtype=torch.float32).reshape(1, 3, 1, 1) / 255
+    return color if images.shape[1] == 3 else gray(color)
 
 
 def _relief(depth: Tensor) -> Tensor:
-    """How drops catch the light: distance from their edges, its histogram equalised, embossed, smoothed."""
+    """How drops catch the light: distance from their edges, its histogram equalized, embossed, smoothed."""
     distance = _distance(_edges(depth, weak=50, strong=150), limit=20)
     flattened = _equalise(_mean3(distance).floor())
     emboss = torch.tensor([[-2.0, -1, 0], [-1, 1, 1], [0, 1, 2]])
@@ -195,17 +195,17 @@ def _edges(levels: Tensor, *, weak: float, strong: float) -> Tensor:
     around = F.pad(size, (1, 1, 1, 1))
     height, width = size.shape[2:]
 
-    def neighbour(row: int, column: int) -> Tensor:
+    def neighbor(row: int, column: int) -> Tensor:
         return around[:, :, 1 + row : 1 + row + height, 1 + column : 1 + column + width]
 
     tangent = 0.41421356  # of 22.5 degrees
     level, steep = dy.abs() < tangent * dx.abs(), dy.abs() > (tangent + 2) * dx.abs()
     falling = (dx * dy) >= 0
-    before = torch.where(falling, neighbour(-1, -1), neighbour(-1, 1))
-    after = torch.where(falling, neighbour(1, 1), neighbour(1, -1))
+    before = torch.where(falling, neighbor(-1, -1), neighbor(-1, 1))
+    after = torch.where(falling, neighbor(1, 1), neighbor(1, -1))
     ridge = (size > before) & (size > after)
-    ridge = torch.where(steep, (size > neighbour(-1, 0)) & (size >= neighbour(1, 0)), ridge)
-    ridge = torch.where(level, (size > neighbour(0, -1)) & (size >= neighbour(0, 1)), ridge)
+    ridge = torch.where(steep, (size > neighbor(-1, 0)) & (size >= neighbor(1, 0)), ridge)
+    ridge = torch.where(level, (size > neighbor(0, -1)) & (size >= neighbor(0, 1)), ridge)
     ridge &= size > weak
     edges: Tensor = ridge & (size > strong)
     while not torch.equal(edges, grown := ridge & (F.max_pool2d(edges.float(), 3, 1, 1) > 0)):
@@ -238,7 +238,7 @@ def _distance(marks: Tensor, *, limit: float) -> Tensor:
 
 
 def _equalise(levels: Tensor) -> Tensor:
-    """Histogram equalisation of every layer, as OpenCV does it: the darkest level that occurs becomes 0."""
+    """Histogram equalization of every layer, as OpenCV does it: the darkest level that occurs becomes 0."""
     number, pixels = len(levels), levels[0].numel()
     flat = levels.flatten(1).long()
     counts = torch.zeros(number, 256).scatter_add_(1, flat, torch.ones(flat.shape))

@@ -107,7 +107,7 @@ def solarize(images: Tensor, level: Tensor) -> Tensor:
 
 
 def rotate(images: Tensor, level: Tensor) -> Tensor:
-    """Rotate about the centre by up to 30 degrees, counter-clockwise where the level is positive."""
+    """Rotate about the center by up to 30 degrees, counter-clockwise where the level is positive."""
     angle = (3 * level).trunc() * (math.pi / 180)
     cos, sin = angle.cos(), angle.sin()
     middle_x, middle_y = images.shape[3] / 2, images.shape[2] / 2

@@ -1,4 +1,4 @@
-"""Labelled examples that carry their ids: the one dataset class of the library."""
+"""Labeled examples that carry their ids: the one dataset class of the library."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def as_batch(batch: Any) -> Any:
 
 
 class Examples(Dataset[Example]):
-    """Labelled examples with ids.
+    """Labeled examples with ids.
 
     ``DataLoader(examples, batch_size=..., collate_fn=as_batch)`` yields (ids, inputs, labels), each batch
     fetched in one indexing operation (``__getitems__``). Selections share the inputs of their origin.
@@ -140,8 +140,8 @@ class Examples(Dataset[Example]):
     def hashes(self) -> npt.NDArray[np.uint64]:
         """Content hash of each input, uint64, shape (N,): 8-byte BLAKE2b of its shape and values.
 
-        The label and the id do not enter, so the same image is recognised in another split or file; nor does the
-        type, so it is recognised as bytes and as floats.
+        The label and the id do not enter, so the same image is recognized in another split or file; nor does the
+        type, so it is recognized as bytes and as floats.
         """
         if self._hashes is None:
             digests = bytearray()
@@ -197,5 +197,5 @@ def _check_range(inputs: Tensor, name: str) -> None:
         raise InputError(
             expected=f"inputs of {name} in [0, 1]",
             got=f"values from {float(inputs.min()):.4g} to {float(inputs.max()):.4g}",
-            hint="scaling them to [0, 1] and putting the normalisation inside the model",
+            hint="scaling them to [0, 1] and putting the normalization inside the model",
         )

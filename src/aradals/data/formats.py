@@ -113,7 +113,7 @@ def find_split(text: str) -> tuple[str, str] | None:
 
 
 def open_digits() -> OpenSplits:
-    """The 1,797 handwritten digits of scikit-learn: 8x8, grey, 17 levels, as floats in [0, 1].
+    """The 1,797 handwritten digits of scikit-learn: 8x8, gray, 17 levels, as floats in [0, 1].
 
     They come without splits. Here 800 of them, chosen at random and always the same, are the test split and
     the other 997 the training split.

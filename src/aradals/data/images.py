@@ -59,31 +59,31 @@ class ImageReader:
         encoded: all images of a split.
         rows: the rows of ``encoded`` that take part.
         size: (height, width) of every image.
-        grey: whether images have 1 channel rather than 3 (RGB).
+        gray: whether images have 1 channel rather than 3 (RGB).
         name: what messages call the data.
     """
 
     encoded: Sequence[EncodedImage]
     rows: Sequence[int]
     size: tuple[int, int]
-    grey: bool
+    gray: bool
     name: str
 
     def __call__(self, positions: Sequence[int]) -> Tensor:
         """Images at ``positions`` of ``rows``, uint8, shape (n, C, H, W).
 
         Raises:
-            InputError: an image that cannot be decoded, of another size, or colour among grey ones.
+            InputError: an image that cannot be decoded, of another size, or color among gray ones.
         """
         rows = [self.rows[position] for position in positions]
-        images, grey = _decode_rows(self.encoded, rows, self.size, self.name)
-        if self.grey and not grey:
+        images, gray = _decode_rows(self.encoded, rows, self.size, self.name)
+        if self.gray and not gray:
             raise InputError(
-                expected=f"grey images only in {self.name}",
-                got=f"a colour image among rows {rows[0]} to {rows[-1]}",
-                hint="converting all of them to RGB or to grey beforehand",
+                expected=f"gray images only in {self.name}",
+                got=f"a color image among rows {rows[0]} to {rows[-1]}",
+                hint="converting all of them to RGB or to gray beforehand",
             )
-        return images[:, :1] if self.grey else images
+        return images[:, :1] if self.gray else images
 
 
 def read_images(
@@ -91,7 +91,7 @@ def read_images(
 ) -> Tensor | ImageReader:
     """The images at ``rows`` of ``encoded``: decoded if they fit in memory, else a reader.
 
-    They are grey (1 channel) if all are, else RGB. For a reader an evenly spaced sample decides.
+    They are gray (1 channel) if all are, else RGB. For a reader an evenly spaced sample decides.
 
     Returns:
         uint8 tensor, shape (len(rows), C, H, W), or an :class:`ImageReader`.
@@ -104,14 +104,14 @@ def read_images(
     fits = len(rows) <= fitting
     spaced = np.linspace(0, len(rows) - 1, max(1, min(_SAMPLE, len(rows), fitting))).astype(int)
     sample = rows if fits else [rows[position] for position in spaced]
-    images, grey = _decode_rows(encoded, sample, (height, width), name)
+    images, gray = _decode_rows(encoded, sample, (height, width), name)
     if not fits:
-        return ImageReader(encoded, rows, (height, width), grey, name)
-    return images[:, :1].clone() if grey else images
+        return ImageReader(encoded, rows, (height, width), gray, name)
+    return images[:, :1].clone() if gray else images
 
 
 def decode_image(encoded: EncodedImage, row: int, name: str) -> npt.NDArray[np.uint8]:
-    """Decode one image file: uint8, shape (1, H, W) if it is grey, else (3, H, W).
+    """Decode one image file: uint8, shape (1, H, W) if it is gray, else (3, H, W).
 
     Transparency is dropped, palettes are resolved, orientation tags obeyed; of 16 bits the upper 8 are kept.
 
@@ -162,7 +162,7 @@ def _file(encoded: EncodedImage, row: int, name: str) -> io.BytesIO | Path | Non
 
 def _pixels(image: Any) -> npt.NDArray[np.uint8]:
     """The pixels of a PIL image, uint8, shape (1 or 3, H, W)."""
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it at 255
+    if image.mode.startswith("I"):  # 16-bit gray; Pillow's own conversion would clip it at 255
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("32-bit integer pixels")
@@ -177,9 +177,9 @@ def _pixels(image: Any) -> npt.NDArray[np.uint8]:
 def _decode_rows(
     encoded: Sequence[EncodedImage], rows: Sequence[int], size: tuple[int, int], name: str
 ) -> tuple[Tensor, bool]:
-    """The images at ``rows`` as RGB, uint8, shape (n, 3, H, W), and whether all of them are grey."""
+    """The images at ``rows`` as RGB, uint8, shape (n, 3, H, W), and whether all of them are gray."""
     images = torch.empty((len(rows), 3, *size), dtype=torch.uint8)
-    grey = True
+    gray = True
     for target, row in zip(images.numpy(), rows, strict=True):
         image = decode_image(encoded[row], row, name)
         if image.shape[1:] != size:
@@ -188,6 +188,6 @@ def _decode_rows(
                 got=f"height x width {size[0]}x{size[1]}, but {image.shape[1]}x{image.shape[2]} in row {row}",
                 hint="resizing them beforehand",
             )
-        target[:] = image  # a grey image is repeated over the channels
-        grey = grey and len(image) == 1
-    return images, grey
+        target[:] = image  # a gray image is repeated over the channels
+        gray = gray and len(image) == 1
+    return images, gray

@@ -189,7 +189,7 @@ def open_hub(repository: str) -> OpenSplits:
             # One request that fails at once without a connection, where load_dataset retries for half a minute.
             hub.HfApi().dataset_info(repository, timeout=30)
         splits = datasets.load_dataset(repository)
-    except Exception as error:  # connection, authorisation, format: a different kind from each layer
+    except Exception as error:  # connection, authorization, format: a different kind from each layer
         raise InputError(
             expected=f"a file or folder, or the reachable Hugging Face data set {repository!r}",
             got=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else 'no details'}",

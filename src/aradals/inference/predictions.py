@@ -18,7 +18,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Predictions:
-    """A model's logits on labelled examples: everything that metrics and calibrators need.
+    """A model's logits on labeled examples: everything that metrics and calibrators need.
 
     Attributes:
         ids: int64, shape (N,); the row of each example in its split.

@@ -144,11 +144,11 @@ def estimate_outcomes(
     }
     table = torch.cat(list(columns.values()), 1)
     means, widths = table.mean(0), [column.shape[1] for column in columns.values()]
-    centre = dict(zip(columns, means.split(widths), strict=True))
+    center = dict(zip(columns, means.split(widths), strict=True))
     deviations = dict(zip(columns, (resample_means(table, num_resamples, seed) - means).split(widths, 1), strict=True))
 
     def mean_estimate(name: str) -> Estimate:
-        value = float(centre[name])
+        value = float(center[name])
         if math.isinf(value):  # a label of probability 0 makes the population's NLL infinite, too
             return Estimate(value, value, value)
         return Estimate(value, *_quantiles(value + deviations[name][:, 0], level))
@@ -157,7 +157,7 @@ def estimate_outcomes(
         low, high = calibration_error_interval(gaps, noise, norm, level=level)
         return Estimate(float(norm(gaps)) if value is None else value, low, high)
 
-    mass_gaps, mass_noise = centre["mass_gaps"], deviations["mass_gaps"]
+    mass_gaps, mass_noise = center["mass_gaps"], deviations["mass_gaps"]
     # The L2 error weighs each bin's squared gap by its share; ties can leave a bin empty.
     root_shares = mass_members.mean(0).sqrt().clamp(min=1 / n)
     l2_ece = debiased_l2_gap(equal_mass_sums(ranking, num_bins))
@@ -166,16 +166,16 @@ def estimate_outcomes(
         "confidence": mean_estimate("confidence"),
         "nll": mean_estimate("nll"),
         "brier": mean_estimate("brier"),
-        "ece": error_estimate(centre["width_gaps"], deviations["width_gaps"], abs_sum),
+        "ece": error_estimate(center["width_gaps"], deviations["width_gaps"], abs_sum),
         "adaptive_ece": error_estimate(mass_gaps, mass_noise, abs_sum),
         "debiased_l2_ece": error_estimate(mass_gaps / root_shares, mass_noise / root_shares, root_sum_square, l2_ece),
         "ks_error": error_estimate(mass_gaps, mass_noise, largest_partial_sum, largest_cumulative_gap(ranking)),
-        "aurc": _aurc_estimate(float(centre["aurc"]), deviations["aurc"][:, 0], level),
+        "aurc": _aurc_estimate(float(center["aurc"]), deviations["aurc"][:, 0], level),
         "error_auroc": _auroc_estimate(auroc, deviations["error_auroc"][:, 0], level),
         coverage_key(coverage): _proportion(*effective_sample(ranking, coverage), level),
     }
     if smooth:
-        gaps, noise = (smoother(each["grid_gaps"])(smooth_ece) for each in (centre, deviations))
+        gaps, noise = (smoother(each["grid_gaps"])(smooth_ece) for each in (center, deviations))
         estimate = error_estimate(gaps, noise, abs_sum, smooth_ece)
         # The interval is for the error e at this bandwidth. The smooth ECE of the population is the fixed point of an
         # error that falls with the bandwidth, hence between e and the bandwidth, which is the smooth ECE observed.

@@ -111,7 +111,7 @@ def outcomes(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | No
         InputError: not exactly one of ``logits`` and ``probs``; values out of range; NaN; no examples.
     """
     labels, scores = check_examples(labels, logits=logits, probs=probs)
-    return _join([_normalise(chunk, target, probs is None)[0] for chunk, target in _chunks(scores, labels)])
+    return _join([_normalize(chunk, target, probs is None)[0] for chunk, target in _chunks(scores, labels)])
 
 
 def outcomes_and_class_gaps(
@@ -131,7 +131,7 @@ def outcomes_and_class_gaps(
     parts = []
     count, total, label_count = torch.zeros(3, num_classes, num_bins, dtype=torch.float64, device=scores.device)
     for chunk, target in _chunks(scores, labels):
-        part, weights, weight_sum = _normalise(chunk, target, probs is None)
+        part, weights, weight_sum = _normalize(chunk, target, probs is None)
         parts.append(part)
         class_probs = weights / weight_sum[:, None]
         # Probabilities sum to 1, so that few of many classes are beyond the first bin, which gets what is left.
@@ -159,7 +159,7 @@ def _chunks(scores: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(scores.split(rows), labels.split(rows), strict=True)
 
 
-def _normalise(scores: Tensor, labels: Tensor, from_logits: bool) -> tuple[Outcomes, Tensor, Tensor]:
+def _normalize(scores: Tensor, labels: Tensor, from_logits: bool) -> tuple[Outcomes, Tensor, Tensor]:
     """Outcomes, and weights in proportion to the probabilities, with their sums; float64."""
     # The most probable class (the first of several) is read off the argument itself: distinct logits can round to
     # equal probabilities.

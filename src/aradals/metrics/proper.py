@@ -82,7 +82,7 @@ def wilson_interval(successes: Tensor, counts: Tensor, *, level: float = 0.95) -
     z = torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64, device=counts.device))
     counts = counts.double()
     share = successes / counts
-    centre = (share + z**2 / (2 * counts)) / (1 + z**2 / counts)
+    center = (share + z**2 / (2 * counts)) / (1 + z**2 / counts)
     half_width = z / (1 + z**2 / counts) * (share * (1 - share) / counts + (z / (2 * counts)) ** 2).sqrt()
     # At share 0 and 1 the ends are 0 and 1 up to rounding.
-    return (centre - half_width).clamp(min=0), (centre + half_width).clamp(max=1)
+    return (center - half_width).clamp(min=0), (center + half_width).clamp(max=1)

@@ -1,4 +1,4 @@
-"""What the networks share: input normalisation, initialisation, and the depth arithmetic of their papers."""
+"""What the networks share: input normalization, initialization, and the depth arithmetic of their papers."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Normalised inputs, shape (N, C, H, W)."""
-        # Without this check, broadcasting would turn grey images into colour ones.
+        """Normalized inputs, shape (N, C, H, W)."""
+        # Without this check, broadcasting would turn gray images into color ones.
         if inputs.ndim != 4 or inputs.shape[1] != len(self.mean):
             raise InputError(
                 expected=f"inputs of shape (N, {len(self.mean)}, H, W)",

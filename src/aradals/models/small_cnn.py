@@ -16,7 +16,7 @@ class SmallCNN(nn.Module):
     """Three pairs of convolutions with batch norm and ReLU, global average pooling, and a linear layer.
 
     The image is halved by the first convolution and after each of the first two pairs. At the default width a
-    32x32 colour image costs 9.8 million multiply-adds, a quarter of a ResNet-20's, since nothing runs at full
+    32x32 color image costs 9.8 million multiply-adds, a quarter of a ResNet-20's, since nothing runs at full
     resolution. Images of 2x2 pixels and more fit.
 
     Args:

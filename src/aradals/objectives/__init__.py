@@ -1,4 +1,4 @@
-"""Training objectives: functions from a model and a labelled batch to a loss. One file for each method."""
+"""Training objectives: functions from a model and a labeled batch to a loss. One file for each method."""
 
 from __future__ import annotations
 

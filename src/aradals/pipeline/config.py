@@ -162,7 +162,7 @@ class StudyConfig:
         scoring: how robustness is measured.
         calibrators: fitted after training; every method is reported without and with each.
         evaluation: what is reported.
-        seeds: each varies initialisation, order and the splits.
+        seeds: each varies initialization, order and the splits.
     """
 
     data: str | list[str]

@@ -1,7 +1,7 @@
 """The figures of a report: each panel of `aradals.report.panels` as SVG.
 
-Classes name roles, and the style sheet of the page gives them colours: ``over`` (confidence, overconfidence), ``under``
-(accuracy, underconfidence), ``c0`` to ``c3`` (calibrators and other series), ``grey`` (what chance explains).
+Classes name roles, and the style sheet of the page gives them colors: ``over`` (confidence, overconfidence), ``under``
+(accuracy, underconfidence), ``c0`` to ``c3`` (calibrators and other series), ``gray`` (what chance explains).
 """
 
 from __future__ import annotations
@@ -73,17 +73,17 @@ def draw_subsets(panel: SubsetPanel, *, lowest: float = 0.0, highest: float = 1.
             x(subset), _at(y_ece, panel.ece_low[subset]), x(subset), _at(y_ece, panel.ece_high[subset]), "range ink"
         )
     drawing.polyline([(x(subset), _at(y_ece, panel.ece[subset])) for subset in subsets], "ink")
-    drawing.polyline([(x(subset), _at(y_ece, panel.noise_floor[subset])) for subset in subsets], "grey dashed")
+    drawing.polyline([(x(subset), _at(y_ece, panel.noise_floor[subset])) for subset in subsets], "gray dashed")
     for subset in subsets:
         tip = f"subset {subset}: ECE {_estimate(panel.ece[subset], panel.ece_low[subset], panel.ece_high[subset])}"
         tip += f", noise floor {_fraction(panel.noise_floor[subset])}"
         drawing.mark(2, x(subset), _at(y_ece, panel.ece[subset]), "ink", tip, size=2.8)
         if len(subsets) == 1:  # a line through one point would not show
-            drawing.mark(0, x(subset), _at(y_ece, panel.noise_floor[subset]), "grey", size=2.4)
+            drawing.mark(0, x(subset), _at(y_ece, panel.noise_floor[subset]), "gray", size=2.4)
         if subset % (1 + len(subsets) // 13) == 0:
             drawing.text(x(subset), 313, str(subset), "mid")
     drawing.text((LEFT + RIGHT) / 2, 328, "robustness subset (0 = least robust)", "mid")
-    entries += [("2", "ink", "ECE"), ("line", "grey dashed", "noise floor")]
+    entries += [("2", "ink", "ECE"), ("line", "gray dashed", "noise floor")]
     drawing.height = 336 + 15 * legend_lines(entries)
     drawing.legend(336, entries)
     return drawing.svg(f"Accuracy, confidence and ECE by robustness subset: {panel.title}")
@@ -94,7 +94,7 @@ def draw_reliability(panel: ReliabilityPanel) -> str:
 
     Bins of fewer than `MIN_COUNT` predictions are hollow and pale.
     """
-    entries = [("line", "grey dashed", "calibrated"), ("line", "gap", "gap"), ("1", "under", "accuracy")]
+    entries = [("line", "gray dashed", "calibrated"), ("line", "gap", "gap"), ("1", "under", "accuracy")]
     drawing = Drawing(396)
     x, y, y_share = Scale(-0.02, 1.02, LEFT, RIGHT), Scale(-0.02, 1.02, 250, 28), Scale(0, 1, 340, 270)
     ticks = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -103,7 +103,7 @@ def draw_reliability(panel: ReliabilityPanel) -> str:
     drawing.y_axis(y_share, LEFT, RIGHT, "share", 2)
     for tick in ticks:
         drawing.line(x(tick), 28, x(tick), 250, "grid")
-    drawing.line(x(0), y(0), x(1), y(1), "line grey dashed")
+    drawing.line(x(0), y(0), x(1), y(1), "line gray dashed")
     total = sum(count for count in panel.count if math.isfinite(count)) or 1
     for index, (confidence, accuracy, low, high, count) in enumerate(
         zip(panel.confidence, panel.accuracy, panel.accuracy_low, panel.accuracy_high, panel.count, strict=True)
@@ -157,7 +157,7 @@ def draw_targets(panel: TargetPanel) -> str:
 
 
 def draw_dots(panel: DotPanel, *, limits: tuple[float, float] | None = None) -> str:
-    """One row per method or class, with marks and intervals; a grey tick is the noise floor of the mark beside it.
+    """One row per method or class, with marks and intervals; a gray tick is the noise floor of the mark beside it.
 
     Args:
         panel: what to draw.
@@ -165,7 +165,7 @@ def draw_dots(panel: DotPanel, *, limits: tuple[float, float] | None = None) -> 
     """
     entries = [(str(shape), f"c{shape % 4} {_fill(shape)}", each.name) for shape, each in enumerate(panel.series)]
     if any(math.isfinite(value) for each in panel.series for value in each.noise_floor):
-        entries.append(("tick", "grey", "noise floor"))
+        entries.append(("tick", "gray", "noise floor"))
     top = 26.0 + 15 * legend_lines(entries)
     height = max(18.0, 7.0 * len(panel.series) + 6)
     bottom = top + height * len(panel.rows) + 4
@@ -190,7 +190,7 @@ def draw_dots(panel: DotPanel, *, limits: tuple[float, float] | None = None) -> 
             classes = f"c{shape % 4} {_fill(shape)}"
             drawing.line(_at(x, low_end), y, _at(x, high_end), y, f"range c{shape % 4}")
             if math.isfinite(floor):
-                drawing.line(x(floor), y - 3.5, x(floor), y + 3.5, "grey")
+                drawing.line(x(floor), y - 3.5, x(floor), y + 3.5, "gray")
             sign = "+" if panel.signed else ""
             tip = f"{name}, {series.name}: {panel.quantity} {_estimate(value, low_end, high_end, sign)}"
             tip += f", noise floor {_fraction(floor)}" if math.isfinite(floor) else ""

@@ -61,8 +61,8 @@ READ_RELIABILITY = (
     "overconfident. Vertical lines are 95 % Wilson intervals. The histogram shows where the predictions are; bins with "
     f"fewer than {figures.MIN_COUNT} of them are hollow and pale, and say little."
 )
-READ_SHADES = "Red cells are overconfident, blue ones underconfident, in full colour from 20 points on."
-READ_ERROR_SHADES = "The redder a cell, the larger the error; full colour from 0.2 on."
+READ_SHADES = "Red cells are overconfident, blue ones underconfident, in full color from 20 points on."
+READ_ERROR_SHADES = "The redder a cell, the larger the error; full color from 0.2 on."
 SCORING_NAMES = {
     "attack": "attack",
     "n": "n",
@@ -282,7 +282,7 @@ def _method_parts(results: Results) -> list[Part]:
             _draw(_dot_drawer(panels), panels, "methods"),
             note=f"Left is better, but for the accuracy. Lines are {_uncertainty(results)}; of two methods on the same "
             "examples they may overlap where the paired difference is clear. Hollow marks are calibrated after "
-            "training. A grey tick is the noise floor of the mark beside it: what a perfectly calibrated model would "
+            "training. A gray tick is the noise floor of the mark beside it: what a perfectly calibrated model would "
             "show.",
         ),
         Part(tables=table_rows(results, shown), note=table_note(results)),

@@ -1,6 +1,6 @@
 """A small kit for drawing charts as SVG: scales, axes, marks and legends.
 
-An SVG is a fragment for inline use: it scales with its container, its text stays text, and it has no ids. Colours and
+An SVG is a fragment for inline use: it scales with its container, its text stays text, and it has no ids. Colors and
 strokes come from the classes of the page's style sheet, so that one drawing serves on light and dark paper. What
 belongs to a mark is in its attribute ``data-tip``, which the page's script shows on hover.
 """
@@ -59,7 +59,7 @@ class Drawing:
         self._elements.append(f"<{tag}{written}>{escape(text)}</{tag}>" if text else f"<{tag}{written}/>")
 
     def text(self, x: float, y: float, text: str, classes: str = "", turn: bool = False) -> None:
-        """Text at a point: class ``mid`` centres it there, ``end`` ends it there; ``turn`` reads upwards."""
+        """Text at a point: class ``mid`` centers it there, ``end`` ends it there; ``turn`` reads upwards."""
         around = {"transform": f"rotate(-90 {_number(x)} {_number(y)})"} if turn else {}
         self.add("text", classes, text, x=x, y=y, **around)
 
@@ -89,7 +89,7 @@ class Drawing:
         if shape % 4 == 0:
             self.add("circle", f"mark {classes}", tip=tip, cx=x, cy=y, r=size)
             return
-        # (offset, offset) from the centre
+        # (offset, offset) from the center
         corners = (
             [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
             [(0.0, -1.3), (1.3, 0.0), (0.0, 1.3), (-1.3, 0.0)],
@@ -117,7 +117,7 @@ class Drawing:
         self.text((scale.start + scale.end) / 2, bottom + 28, label, "mid")
 
     def legend(self, top: float, entries: Sequence[tuple[str, str, str]]) -> None:
-        """Names beside their marks, centred, in as few lines as `legend_lines` says.
+        """Names beside their marks, centered, in as few lines as `legend_lines` says.
 
         Args:
             top: of the first line.

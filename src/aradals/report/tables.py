@@ -78,7 +78,7 @@ METRIC_NAMES = {
 """Names of metrics for people; others read as they are written, with spaces."""
 
 FULL_SHADE = 0.2
-"""The gap or calibration error that is coloured in full."""
+"""The gap or calibration error that is colored in full."""
 
 MATCHED_VARIANCE = "matched_prediction_variance"
 
@@ -87,7 +87,7 @@ MIN_NAME_WIDTH = 12
 
 @dataclass(frozen=True)
 class Cell:
-    """A value as text, and with it its uncertainty; ``shade`` in [-1, 1] colours it as under- or overconfident."""
+    """A value as text, and with it its uncertainty; ``shade`` in [-1, 1] colors it as under- or overconfident."""
 
     text: str
     note: str = ""

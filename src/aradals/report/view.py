@@ -137,8 +137,8 @@ def measure(
         return Measure(value, low, high)
     spread = statistics.stdev(seed[0] for seed in seeds)
     t = STUDENT_T[min(len(seeds) - 2, len(STUDENT_T) - 1)]
-    centre, half_width = (low + high) / 2, math.hypot((high - low) / 2, t * spread / math.sqrt(len(seeds)))
-    low, high = centre - half_width, centre + half_width
+    center, half_width = (low + high) / 2, math.hypot((high - low) / 2, t * spread / math.sqrt(len(seeds)))
+    low, high = center - half_width, center + half_width
     if key != "gap" and low < 0:
         low = 0.0
     if key in ("accuracy", "confidence") and high > 1:

@@ -247,8 +247,8 @@ def crossed_bootstrap_interval(
     of_seeds = (observed - observed.mean())[drawn].mean(0)
     of_examples = (replicates - replicates.mean(1, keepdim=True)).gather(0, drawn).mean(0)
     low, high = (stretch * of_seeds + of_examples).quantile(replicates.new_tensor([tail, 1 - tail])).tolist()
-    centre = float(observed.mean())
-    return centre - bias[1] + low, centre - bias[0] + high
+    center = float(observed.mean())
+    return center - bias[1] + low, center - bias[0] + high
 
 
 def bias_range(values: Sequence[float], replicates: Tensor) -> tuple[float, float]:

@@ -53,7 +53,7 @@ def rank_agreement(scores: Tensor, reference: Tensor, num_subsets: int = 10) -> 
     Returns:
         ``n``; ``num_subsets``; ``spearman``, Spearman's rank correlation, ties with their mean rank, 0 where all values
         are equal and rank nothing; ``same_subset``, the share of examples that both put into the same subset;
-        ``within_one``, into the same or a neighbouring one. Each of the three with its 95 % interval as ``..._low``
+        ``within_one``, into the same or a neighboring one. Each of the three with its 95 % interval as ``..._low``
         and ``..._high``: Wilson's (1927) for the shares; for the correlation Fisher's z with the standard error
         √((1 + ρ²/2)/(N - 3)) of Bonett and Wright (Psychometrika 65, 2000, p. 23-28). They cover what is expected of
         N examples. Ranks and cuts within a sample are noisy: all examples together agree a little better than that.
@@ -217,7 +217,7 @@ def _spearman(first: Tensor, second: Tensor) -> dict[str, float]:
     n = len(first)
     rho = float(torch.corrcoef(torch.stack([_mean_ranks(first), _mean_ranks(second)])).nan_to_num(0)[0, 1])
     error = math.sqrt((1 + rho**2 / 2) / (n - 3)) if n > 3 else math.inf
-    # At exactly 1 the interval would be a point, as if no example could ever swap with its neighbour: half a swap off.
+    # At exactly 1 the interval would be a point, as if no example could ever swap with its neighbor: half a swap off.
     largest = 1 - 6 / (n * (n**2 - 1)) if n > 1 else 0.0
     z = math.atanh(max(-largest, min(rho, largest)))
     quantile = torch.special.ndtri(torch.tensor(0.975, dtype=torch.float64)).item()

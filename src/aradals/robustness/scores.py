@@ -96,7 +96,7 @@ def score(
         batch_size: number of examples attacked at a time, where ``batches`` is a tensor.
         verified: also find, for ``norm``, a perturbation that is seen to change the prediction.
         bf16: attack a copy of the model that computes in bfloat16. Faster on some hardware, and coarser: up to 1
-            example in 10 moves to a neighbouring tenth of the ranking.
+            example in 10 moves to a neighboring tenth of the ranking.
         progress: show a bar on stderr, with the rate and the time left (needs tqdm).
         **attack_args: arguments of the attack.
 
@@ -269,7 +269,7 @@ def check_differentiable(model: nn.Module, inputs: Tensor) -> None:
     raise InputError(
         expected="a model whose logits have a gradient with respect to its inputs",
         got=got,
-        hint="a forward without no_grad, inference_mode, detach, rounding, numpy or quantised layers",
+        hint="a forward without no_grad, inference_mode, detach, rounding, numpy or quantized layers",
     )
 
 

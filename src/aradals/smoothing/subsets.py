@@ -57,7 +57,7 @@ def subset_thresholds(scores: Tensor, num_subsets: int) -> Tensor:
 def match_subsets(scores: Tensor, thresholds: Tensor) -> Tensor:
     """Subsets by given thresholds: examples of two splits share a subset where their scores agree, not their ranks.
 
-    A scoring model has memorised its training split, where scores are larger; cut by the thresholds of the validation
+    A scoring model has memorized its training split, where scores are larger; cut by the thresholds of the validation
     split, the subsets of the training split differ in size, and some may be empty.
 
     Args:

@@ -6,7 +6,7 @@ With p_r the target of subset r, gap_r = conf(S_r) - acc(S_r) on validation data
     hybrid                          level <- level - α mean gap;   p_r = level - β (gap_r - mean gap)
 
 clipped to [1/K, 1] in both cases. The paper's rule integrates each gap on its own. A subset's validation gap answers
-only weakly to its own training target, because subsets share features; the integrals of neighbours then work against
+only weakly to its own training target, because subsets share features; the integrals of neighbors then work against
 each other and run to opposite bounds: they wind up. The leak and the hybrid rule let a subset leave the common level
 only as far as its own gap justifies. `UpdateRule` chooses and combines, `update_target_prob` is the step.
 
@@ -271,7 +271,7 @@ def isotonic_regression(values: Tensor, weights: Tensor) -> Tensor:
 
     Args:
         values: shape (R,).
-        weights: shape (R,); less than 1 counts as 1, so that an empty subset goes where its neighbours are.
+        weights: shape (R,); less than 1 counts as 1, so that an empty subset goes where its neighbors are.
 
     References:
         Ayer, Brunk, Ewing, Reid and Silverman, An empirical distribution function for sampling with incomplete

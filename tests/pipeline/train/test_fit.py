@@ -30,8 +30,8 @@ def clusters(num_examples: int, seed: int) -> Examples:
     """Three overlapping clusters in the unit square."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(3, (num_examples,), generator=generator)
-    centres = torch.tensor([[0.3, 0.3], [0.7, 0.3], [0.5, 0.7]])
-    inputs = (centres[labels] + 0.15 * torch.randn(num_examples, 2, generator=generator)).clamp(0, 1)
+    centers = torch.tensor([[0.3, 0.3], [0.7, 0.3], [0.5, 0.7]])
+    inputs = (centers[labels] + 0.15 * torch.randn(num_examples, 2, generator=generator)).clamp(0, 1)
     return Examples(inputs, labels, num_classes=3)
 
 

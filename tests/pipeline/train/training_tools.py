@@ -26,7 +26,7 @@ def digits(first: int, num_examples: int) -> Examples:
 
 
 def small_cnn(seed: int, member: int = 0) -> nn.Module:
-    """A small network for digits, as an ensemble's member with that seed is initialised."""
+    """A small network for digits, as an ensemble's member with that seed is initialized."""
     torch.manual_seed(member_seed(seed, member))
     return build_model("small_cnn", num_classes=10, in_channels=1, width=4)
 

@@ -79,7 +79,7 @@ class SeedRun:
         config: the recipe.
         train_data: training examples, to be divided.
         test_data: reported on, nothing else.
-        seed: of the splits, initialisation and order.
+        seed: of the splits, initialization and order.
         folder: holds ``scores/`` and a folder per method with ``train/``, ``predict/``, ``calibrate/`` and
             ``evaluate/``; further members of ensembles lie in ``member-<m>/`` of their method.
         device: auto, cpu or cuda.
@@ -196,7 +196,7 @@ class SeedRun:
     # Training.
 
     def train(self, method: str, member: int = 0) -> Path:
-        """The checkpoint of a method; further members of an ensemble differ in initialisation and order."""
+        """The checkpoint of a method; further members of an ensemble differ in initialization and order."""
         folder = self.folder / method / (f"member-{member}" if member else "") / "train"
         settings = MethodConfig() if method == SCORER else self.config.methods[method]
         return self._once(folder, lambda: self._train(folder, settings, method, members=[member])[0])
@@ -500,7 +500,7 @@ class SeedRun:
         return training_subsets(self, settings) if needs_subsets(settings) else None
 
     def _build(self) -> nn.Module:
-        """The study's model, freshly initialised from torch's global generator, for the shape of the data."""
+        """The study's model, freshly initialized from torch's global generator, for the shape of the data."""
         return build_for(self.config, self.splits.train)
 
     def _load(self, checkpoint: Path) -> nn.Module:
@@ -534,7 +534,7 @@ class SeedRun:
 
 
 def build_for(config: StudyConfig, examples: Examples) -> nn.Module:
-    """The study's model, freshly initialised from torch's global generator, for the shape of ``examples``."""
+    """The study's model, freshly initialized from torch's global generator, for the shape of ``examples``."""
     shape = examples.input_shape
     sizes = {"num_classes": examples.num_classes, "in_channels": shape[0] if len(shape) == 3 else None}
     return build_model(config.model, **{**sizes, **config.model_args})

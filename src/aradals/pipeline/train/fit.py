@@ -80,12 +80,12 @@ def fit_classifier(
     """Train ``model`` on ``train``, its targets driven by ``validation``.
 
     Args:
-        model: freshly initialised; inputs in [0, 1] to logits. An `Ensemble` is trained in step.
+        model: freshly initialized; inputs in [0, 1] to logits. An `Ensemble` is trained in step.
         train: the training split.
         validation: drives the adaptive update, nothing else.
         method: the objective, the targets and their update, and whether the model scores itself.
         training: epochs, optimizer, schedule.
-        seed: order, augmentation and dropout; the caller has initialised the model.
+        seed: order, augmentation and dropout; the caller has initialized the model.
         train_subsets: robustness subset of each training example, in the split's order; not needed for R = 1, nor
             where the model scores itself.
         validation_subsets: the same for the validation split.
