@@ -87,9 +87,26 @@ def _freeze(model: nn.Module, sample: Tensor) -> nn.Module:
 
 
 def _fold_batch_norm(model: nn.Module, sample: Tensor) -> nn.Module:
-    """Fold each batch norm into the convolution or linear layer whose output nothing else reads.
+    """Fold each batch norm into the convolution or linear layer whose output nothing else reads."""
+    folded = set()
+    for layer, norm in _feeds(model, sample):
+        if norm.running_mean is None:
+            continue
+        fuse: Callable[[Any, Any], Any] = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
+        fused = fuse(layer, norm)
+        layer.weight, layer.bias = fused.weight, fused.bias
+        folded.add(norm)
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if module in folded:
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, nn.Identity())
+    return model
 
-    Which layer feeds which is read off the autograd graph of one call, so that any ``forward`` will do.
+
+def _feeds(model: nn.Module, sample: Tensor) -> list[tuple[Any, Any]]:
+    """The pairs (layer, batch norm) where both are called once, and only the batch norm reads the layer's output.
+
+    They are read off the autograd graph of one call, so that any ``forward`` will do.
     """
     output_of: dict[Any, nn.Module] = {}
     input_of: dict[Any, nn.Module] = {}
@@ -115,23 +132,12 @@ def _fold_batch_norm(model: nn.Module, sample: Tensor) -> nn.Module:
     _, logits = forward_with_graph(model, sample)
     for hook in hooks:
         hook.remove()
-
     num_readers = Counter(node for reader in _nodes(logits.grad_fn) for node, _ in reader.next_functions)
-    folded = set()
-    for node, norm in input_of.items():
-        layer = output_of.get(node)
-        once = layer is not None and num_calls[layer] == num_calls[norm] == num_readers[node] == 1
-        if layer is None or not once or norm.running_mean is None:
-            continue
-        fuse: Callable[[Any, Any], Any] = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-        fused = fuse(layer, norm)
-        layer.weight, layer.bias = fused.weight, fused.bias
-        folded.add(norm)
-    for name, module in list(model.named_modules(remove_duplicate=False)):
-        if module in folded:
-            parent, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(parent), attribute, nn.Identity())
-    return model
+    return [
+        (output_of[node], norm)
+        for node, norm in input_of.items()
+        if node in output_of and num_calls[output_of[node]] == num_calls[norm] == num_readers[node] == 1
+    ]
 
 
 def _has_hooks(module: nn.Module) -> bool:

@@ -224,19 +224,7 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
     Raises:
         InputError: the file is missing or lacks a column; logits that are NaN, probabilities, or of a wrong shape.
     """
-    if path.suffix == ".npz":
-        try:
-            check_npz(path)
-            with np.load(path, allow_pickle=False) as arrays:
-                columns = {name: arrays[name] for name in arrays.files}
-        except InputError:
-            raise
-        except NPZ_ERRORS as error:
-            got = "another kind of file, or pickled objects" if path.exists() else "no such file"
-            raise InputError(expected=f"a readable .npz file of arrays {path}", got=got, hint="numpy.savez") from error
-        metadata: dict[str, str] = {}
-    else:
-        columns, metadata = _read_parquet(path, None)
+    columns, metadata = _read_npz(path) if path.suffix == ".npz" else _read_parquet(path, None)
     columns = {{"labels": "label", "ids": "id"}.get(name, name): values for name, values in columns.items()}
     for name in ("label", "logits"):
         if name not in columns or not columns[name].ndim:
@@ -245,41 +233,66 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
                 got=f"columns {', '.join(map(repr, columns))}" if name not in columns else "a single value",
                 hint="columns label, logits and, where rows were left out, id",
             )
-    stacked = columns["logits"]
+    stacked = _stack_logits(columns["logits"], path)
     columns.setdefault("id", np.arange(len(columns["label"])))
-    for name in ("label", "id"):
-        if columns[name].dtype.kind not in "iu" or columns[name].shape != (len(stacked),):
-            raise InputError(
-                expected=f"one integer {name} for each of {len(stacked)} rows of logits in {path}",
-                got=f"{columns[name].dtype} of shape {columns[name].shape}",
-                hint="class indices from 0" if name == "label" else "row numbers",
-            )
-    ids, labels = (torch.from_numpy(columns[name].astype(np.int64)) for name in ("id", "label"))
+    hints = {"label": "class indices from 0", "id": "row numbers"}
+    labels, ids = (
+        torch.from_numpy(_one_for_each_row(columns, name, len(stacked), "iu", path, hint).astype(np.int64))
+        for name, hint in hints.items()
+    )
     if len(ids.unique()) < len(ids):
         raise InputError(expected=f"every id once in {path}", got="some of them again", hint="one row per example")
-    if stacked.dtype == object:
-        lengths = {len(row) if isinstance(row, np.ndarray) else 0 for row in stacked}
+    logits = check_logits(torch.from_numpy(stacked), len(labels))
+    check_labels(labels, logits.shape[1])
+    scores = None
+    if "score" in columns:
+        values = _one_for_each_row(columns, "score", len(stacked), "fiu", path, "leaving the column out")
+        scores = torch.from_numpy(values.astype(np.float64))
+    return Predictions(ids, logits, labels, scores), metadata
+
+
+def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of an ``.npz`` file by name, and no metadata."""
+    try:
+        check_npz(path)
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}, {}
+    except InputError:
+        raise
+    except NPZ_ERRORS as error:
+        got = "another kind of file, or pickled objects" if path.exists() else "no such file"
+        raise InputError(expected=f"a readable .npz file of arrays {path}", got=got, hint="numpy.savez") from error
+
+
+def _stack_logits(rows: np.ndarray, path: Path) -> np.ndarray:
+    """Rows of logits as one array of numbers, shape (N, K)."""
+    if rows.dtype == object:
+        lengths = {len(row) if isinstance(row, np.ndarray) else 0 for row in rows}
         if len(lengths) != 1 or 0 in lengths:
             raise InputError(
                 expected="logits of one length",
                 got=f"lengths {sorted(lengths)}",
                 hint="one row of K logits each",
             )
-        stacked = np.stack(list(stacked))
-    if stacked.dtype.kind not in "fiu" or stacked.dtype.itemsize > 8:
-        raise InputError(expected=f"logits in {path} as numbers", got=str(stacked.dtype), hint="float32")
-    logits = check_logits(torch.from_numpy(np.array(stacked)), len(labels))
-    check_labels(labels, logits.shape[1])
-    scores = None
-    if "score" in columns:
-        if columns["score"].dtype.kind not in "fiu" or columns["score"].shape != (len(labels),):
-            raise InputError(
-                expected=f"one number in the column 'score' for each of {len(labels)} rows in {path}",
-                got=f"{columns['score'].dtype} of shape {columns['score'].shape}",
-                hint="leaving the column out",
-            )
-        scores = torch.from_numpy(columns["score"].astype(np.float64))
-    return Predictions(ids, logits, labels, scores), metadata
+        rows = np.stack(list(rows))
+    if rows.dtype.kind not in "fiu" or rows.dtype.itemsize > 8:
+        raise InputError(expected=f"logits in {path} as numbers", got=str(rows.dtype), hint="float32")
+    return np.array(rows)
+
+
+def _one_for_each_row(
+    columns: Mapping[str, np.ndarray], name: str, num_rows: int, kinds: str, path: Path, hint: str
+) -> np.ndarray:
+    """A column of numbers, one for each row of logits; ``kinds`` are those of numpy's dtypes."""
+    column = columns[name]
+    if column.dtype.kind not in kinds or column.shape != (num_rows,):
+        what = "integer" if kinds == "iu" else "number"
+        raise InputError(
+            expected=f"one {what} {name} for each of {num_rows} rows of logits in {path}",
+            got=f"{column.dtype} of shape {column.shape}",
+            hint=hint,
+        )
+    return column
 
 
 def save_calibrator(path: Path, calibrator: Calibrator, examples: Examples, *, request: str | None = None) -> None:
