@@ -140,7 +140,7 @@ def benchmark(
         results.parent.mkdir(parents=True, exist_ok=True)
         with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        print(f"  {name}: {cost['passes']:.2f} f+b, {row['same_subset']:.3f} in the same tenth", flush=True)
+        print(f"  {name}: {cost['passes']:.2f} f+b, {row['same_subset']:.3f} in the same decile", flush=True)
 
 
 def read_rows(results: Path) -> list[dict[str, Any]]:

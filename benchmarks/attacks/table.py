@@ -21,13 +21,13 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         "",
         "Passes for each example (f+b: one forward and one backward pass to the input), CPU time as a multiple of that "
         "of one f+b, failed searches, the median ratio of score to reference norm, and agreement with the reference "
-        "ranking over tenths, with 95 % intervals.",
+        "ranking over deciles, with 95 % intervals.",
     ]
     for network in dict.fromkeys(row["network"] for row in rows):
         of_network = [row for row in rows if row["network"] == network]
         lines += ["", f"## {network}", ""]
         lines += _table(
-            ["attack", "n", "f+b", "CPU", "failed", "ratio", "Spearman", "same tenth", "within one"],
+            ["attack", "n", "f+b", "CPU", "failed", "ratio", "Spearman", "same decile", "within one"],
             [
                 [
                     row["attack"],
@@ -47,7 +47,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         }.items():
             others = [[row["attack"], str(row["n"]), *_agreement(row[key])] for row in of_network if key in row]
             if others:
-                lines += ["", title, "", *_table(["", "n", "Spearman", "same tenth", "within one"], others)]
+                lines += ["", title, "", *_table(["", "n", "Spearman", "same decile", "within one"], others)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

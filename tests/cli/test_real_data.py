@@ -22,7 +22,7 @@ def test_diagnosis_of_a_pretrained_resnet20(shared_data: Path, tmp_path: Path) -
     assert overall["confidence"] == pytest.approx(0.9348, abs=6e-4)
     assert overall["ece"] == pytest.approx(0.1245, abs=6e-4)
     assert [row["n"] for row in diagnosis["subsets"]] == [1000] * 10
-    # The least robust tenth is far less sure, and still less often right.
+    # The least robust decile is far less sure, and still less often right.
     assert diagnosis["subsets"][0]["accuracy"] < 0.6 < diagnosis["subsets"][9]["accuracy"]
     assert diagnosis["scoring"]["num_failed"] == 0
     assert diagnosis["audit"]["n"] == 128

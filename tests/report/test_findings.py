@@ -112,7 +112,7 @@ def test_a_dozen_sentences_at_most_and_none_of_them_long() -> None:
     assert max(map(len, sentences)) < 600
     assert "; lower: AR-AdaLS by " in sentence_with(sentences, "ECE on clean data")
     for words in (
-        "Of 17 others on the least robust tenth, ",
+        "Of 17 others on the least robust decile, ",
         "; AR-AdaLS is overconfident by 5.6 points (95 % interval ",
     ):
         sentence_with(sentences, words)
@@ -171,10 +171,10 @@ def test_gap_of_vanilla_is_stated_with_its_interval() -> None:
     gap = measure(study, Variant("vanilla"), "gap", subset=0)
     sentence = study_headlines(study)[0]
     assert sentence.startswith(
-        "On the least robust tenth vanilla is overconfident by 28.0 points "
+        "On the least robust decile vanilla is overconfident by 28.0 points "
         f"(95 % interval {100 * gap.low:.1f} to {100 * gap.high:.1f}); "
     )
-    assert "on the most robust tenth its gap cannot be told apart from zero (-" in sentence
+    assert "on the most robust decile its gap cannot be told apart from zero (-" in sentence
 
 
 def set_gap(study: dict[str, Any], method: str, confidence: float) -> None:
@@ -189,7 +189,7 @@ def set_gap(study: dict[str, Any], method: str, confidence: float) -> None:
     [
         (
             {"label_smoothing": -0.2, "adals": 0.01, "ar_adals": 0.25},
-            "Others on the least robust tenth – underconfident: label smoothing by 20.0 points (14.9 to 25.1); "
+            "Others on the least robust decile – underconfident: label smoothing by 20.0 points (14.9 to 25.1); "
             "not told apart from zero: AdaLS (-4.1 to 6.1); "
             "overconfident: AR-AdaLS by 25.0 points (19.9 to 30.1); only AR-AdaLS cannot",
         ),
@@ -198,7 +198,7 @@ def set_gap(study: dict[str, Any], method: str, confidence: float) -> None:
         ({"label_smoothing": 0.2, "adals": 0.2, "ar_adals": 0.1}, "; only AR-AdaLS can"),
         (
             {"ar_adals": 0.0},
-            "Others on the least robust tenth – not told apart from zero: AR-AdaLS (-5.1 to 5.1); it can",
+            "Others on the least robust decile – not told apart from zero: AR-AdaLS (-5.1 to 5.1); it can",
         ),
     ],
 )
@@ -322,7 +322,7 @@ def test_diagnosis() -> None:
     assert sentences[0].startswith(
         "The model is overconfident by 12.1 points (95 % interval 11.5 to 12.7): it says 92.1 %"
     )
-    assert sentences[1].startswith("On the least robust tenth the model is overconfident by 28.0 points")
+    assert sentences[1].startswith("On the least robust decile the model is overconfident by 28.0 points")
     assert sentences[1].endswith("The largest gap estimated is 31.0 points, in subset 1.")
     assert "more than noise; a calibrated model would show about 0.004, by chance up to 0.006." in sentences[2]
     assert "cat (30 % of it, 10 % of all)" in sentence_with(sentences, "Over-represented")
@@ -344,7 +344,7 @@ def test_classes_within_chance_do_not_stand_out() -> None:
     for row in diagnosis["least_robust_classes"]:
         row |= {"n": 115, "share": 0.115}  # of 1,000, with 10 % expected: 1.6 standard deviations
     assert outstanding_classes(diagnosis) == []
-    assert "No class is over-represented in the least robust tenth beyond chance." in " ".join(
+    assert "No class is over-represented in the least robust decile beyond chance." in " ".join(
         diagnosis_headlines(diagnosis)
     )
 

@@ -34,7 +34,7 @@ NOISE_LIMITS = {"ece": "ece_noise_floor_p95", "subset_calibration_error": "subse
 NOISE_FLOORS = {"ece": "ece_noise_floor", "subset_calibration_error": "subset_noise_floor"}
 """Key of a calibration error -> key of what chance leads one to expect."""
 
-FRACTIONS = {2: "half", 3: "third", 4: "quarter", 5: "fifth", 10: "tenth"}
+FRACTIONS = {2: "half", 3: "third", 4: "quarter", 5: "fifth", 10: "decile"}
 
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond the last, the last (a little too wide).
 STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -298,12 +298,12 @@ def num_examples(results: Results) -> int:
 
 
 def least_robust(count: int) -> str:
-    """``least robust tenth``, or ``least robust of 7 subsets``."""
+    """``least robust decile``, or ``least robust of 7 subsets``."""
     return f"least robust {FRACTIONS[count]}" if count in FRACTIONS else f"least robust of {count} subsets"
 
 
 def most_robust(count: int) -> str:
-    """``most robust tenth``, or ``most robust subset``."""
+    """``most robust decile``, or ``most robust subset``."""
     return f"most robust {FRACTIONS[count]}" if count in FRACTIONS else "most robust subset"
 
 

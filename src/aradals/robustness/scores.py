@@ -96,7 +96,7 @@ def score(
         batch_size: number of examples attacked at a time, where ``batches`` is a tensor.
         verified: also find, for ``norm``, a perturbation that is seen to change the prediction.
         bf16: attack a copy of the model that computes in bfloat16. Faster on some hardware, and coarser: up to 1
-            example in 10 moves to a neighboring tenth of the ranking.
+            example in 10 moves to a neighboring decile of the ranking.
         progress: show a bar on stderr, with the rate and the time left (needs tqdm).
         **attack_args: arguments of the attack.
 
