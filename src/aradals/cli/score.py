@@ -8,7 +8,6 @@ when it is given again, and one that is done is not done again.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ def run(
     from aradals.outputs import output_file, refuse_other_request
     from aradals.robustness import choose_attack
     from aradals.scoring import audit_stage, check_attack, check_num_subsets, score_stage, scoring_seconds
-    from aradals.stages import same_outputs
+    from aradals.stages import remove_stages, same_outputs
 
     check_attack(attack, attack_args)
     read = Source(**source)
@@ -114,7 +113,7 @@ def run(
             )
             save_scores(output, table, {**metadata, "audit": json_text(record)})
             print_result(describe_audit(record))
-        shutil.rmtree(work, ignore_errors=True)
+        remove_stages(work, ("scores", "audit"))
     speed = f" in {seconds:.1f} s ({len(table) / max(seconds, 0.01):.1f} images per second; " if seconds else " ("
     forward, backward = (passes.double().mean().item() for passes in (table.num_forward, table.num_backward))
     print_result(
