@@ -14,10 +14,8 @@ from pathlib import Path
 
 from aradals.errors import OutputError
 
-try:
+with suppress(ImportError):  # on Windows, where nobody removes a file that is open
     import fcntl
-except ImportError:  # Windows, where nobody removes a file that is open
-    fcntl = None  # type: ignore[assignment]
 
 _PARTIAL = ".aradals-partial"
 _MAX_PREFIX = 100
@@ -80,13 +78,11 @@ def remove_partial_files(path: Path) -> None:
 
 def _is_held(handle: int) -> bool:
     """Whether another process holds an open file; where none does, this one does until it closes ``handle`` or dies."""
-    if fcntl is None:
-        return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # a file system without such locks, on which nobody holds anything
+    except (OSError, NameError):  # a file system without such locks, on which nobody holds anything; Windows
         return False
     return False
 

@@ -73,7 +73,8 @@ def run_stage(
         os.rename(earlier, folder)
         log("the files that were made before from these inputs are back")
         record = _own_record(folder, outputs, log)
-    if record is not None and probe is not None and not same_outputs(record.get("probe"), probe):
+    before = record and record.get("probe")
+    if before is not None and probe is not None and not same_outputs(before, probe):
         aside = set_aside(folder, "other-outputs")
         log(f"the model computes other outputs than before; the earlier files are kept in {aside.name}")
         record = None

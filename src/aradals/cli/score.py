@@ -79,7 +79,8 @@ def run(
         work = output.with_name(f".{output.name}.work")
         seconds = None
         done = refuse_other_request(output, request, overwrite=overwrite)
-        if done and same_outputs(json.loads(load_scores(output)[1]["probe"]), classifier.probe):
+        before = _probe_of(output) if done else None
+        if same_outputs(before, classifier.probe):
             print_log(f"scores: {output} is of this model, data and attack already")
         else:
             made = score_stage(
@@ -121,3 +122,17 @@ def run(
         f"backward passes); {int(table.norm.isfinite().sum())} with a verified norm, {table.num_failed} with a "
         f"fallback for a score; median score {table.score.median():.4f}\nscores: {output}"
     )
+
+
+def _probe_of(output: Path) -> object:
+    """The logits that a score table was made with; None for a table that was damaged, which is renamed."""
+    from aradals.artifacts import load_scores
+    from aradals.errors import InputError
+    from aradals.files import set_aside
+
+    try:
+        return json.loads(load_scores(output)[1].get("probe", "null"))
+    except (InputError, ValueError, RecursionError):
+        aside = set_aside(output, "changed")
+        print_log(f"scores: {output} was changed or damaged, and is kept in {aside.name}; made anew")
+        return None
