@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import Study, aradals, run_once
+from PIL import Image
 
 from aradals.data import load_data
 
@@ -175,3 +176,35 @@ def test_two_runs_at_once_are_refused(command: str, study: Study, world: World) 
         other.kill()
     assert ran.code == 2
     assert "no other run that writes to" in ran.err
+
+
+def test_a_link_in_a_folder_is_not_marked_through(world: World) -> None:
+    precious = world.folder / "precious.txt"
+    precious.write_text("precious")
+    out = world.folder / "out"
+    out.mkdir()
+    (out / ".aradals").symlink_to(precious)
+    ran = aradals("evaluate", *world.arguments, "--output", out)
+    assert (ran.code, precious.read_text()) == (0, "precious")
+
+
+@pytest.mark.parametrize("output", ["images/out", "images/a/out", "images/c.parquet"])
+def test_nothing_is_written_among_images_that_are_read(output: str, world: World) -> None:
+    """The same command would read another data set when it is given again."""
+    for name in "ab":
+        (world.folder / "images" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("L", (8, 8), 10 * number).save(world.folder / "images" / name / f"{number}.png")
+    data = ["--data", world.folder / "images", "--output", world.folder / output]
+    command = ["corrupt", "--corruption", "fog", "--severity", "1"] if output.endswith("parquet") else ["evaluate"]
+    model = [] if command[0] == "corrupt" else ["--model", "small_cnn"]
+    refused(world, *command, *model, *data, match="would be read")
+
+
+def test_what_others_have_beside_scores_stays(world: World) -> None:
+    work = world.folder / ".scores.parquet.work"
+    work.mkdir()
+    (work / "thesis.txt").write_text("mine")
+    ran = aradals("score", *world.arguments, "--output", world.folder / "scores.parquet")
+    assert ran.code == 0, ran.err
+    assert [path.name for path in work.iterdir()] == ["thesis.txt"]

@@ -188,7 +188,7 @@ class TestInterrupted:
     ) -> None:
         path = tmp_path / "scores.parquet"
         interrupt(model, examples, path, 60)
-        (tmp_path / ".scores.parquet.shards" / ".000007.parquet.x1y2.partial").write_bytes(b"PAR1")
+        (tmp_path / ".scores.parquet.shards" / ".000007.parquet.x1y2.aradals-partial").write_bytes(b"PAR1")
         run(model, examples, path)
         assert scored == examples.ids.tolist()
 

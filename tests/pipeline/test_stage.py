@@ -6,13 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
 from aradals import InputError
-from aradals.pipeline.stage import locked, run_stage, same_outputs
+from aradals.pipeline.stage import locked, remove_stages, run_stage, same_outputs
 
 OUT = ["out.txt"]
 
@@ -205,9 +206,15 @@ def test_one_run_at_a_time_and_death_releases(kind: str, tmp_path: Path) -> None
         assert list(tmp_path.iterdir()) == []
 
 
+LITTER = (".results.json.x1y2.aradals-partial", "seed-0/train/.model.pt.abcd.aradals-partial")
+
+
 def test_what_killed_writes_have_left_is_removed(tmp_path: Path) -> None:
-    litter = [tmp_path / "out" / name for name in (".results.json.x1y2.partial", "seed-0/train/.model.pt.abcd.partial")]
-    kept = [tmp_path / "out" / name for name in ("results.json", "my.partial", "seed-0/train/.hidden")]
+    litter = [tmp_path / "out" / name for name in LITTER]
+    kept = [
+        tmp_path / "out" / name
+        for name in ("results.json", ".my.partial", "my.aradals-partial", "seed-0/train/.hidden")
+    ]
     for path in (*litter, *kept):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -215,7 +222,97 @@ def test_what_killed_writes_have_left_is_removed(tmp_path: Path) -> None:
         assert not any(path.exists() for path in litter)
         assert all(path.exists() for path in kept)
 
-    for name in (".scores.parquet.x1.partial", ".other.parquet.x1.partial"):
+    for name in (".scores.parquet.x1.aradals-partial", ".other.parquet.x1.aradals-partial"):
         (tmp_path / name).touch()
     with locked(tmp_path / "scores.parquet", is_folder=False):
-        assert {path.name for path in tmp_path.glob(".*.partial")} == {".other.parquet.x1.partial"}
+        assert {path.name for path in tmp_path.glob(".*-partial")} == {".other.parquet.x1.aradals-partial"}
+
+
+def test_what_another_process_is_writing_is_not_removed(tmp_path: Path) -> None:
+    """Two commands may write into one folder: a table that one writes lies in the folder of the other's study."""
+    program = """
+import sys
+from pathlib import Path
+from aradals._internal.files import atomic_path
+with atomic_path(Path(sys.argv[1])) as temporary:
+    temporary.write_text("whole")
+    print("writing", flush=True)
+    sys.stdin.readline()
+"""
+    path = tmp_path / "out" / "table.txt"
+    command = [sys.executable, "-c", program, str(path)]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "writing\n"
+    with locked(tmp_path / "out"), locked(path, is_folder=False):
+        other.communicate("\n")
+    assert (other.returncode, path.read_text()) == (0, "whole")
+    assert [each.name for each in path.parent.iterdir()] == ["table.txt"]
+
+
+@pytest.mark.parametrize("name", [".lock", ".writable", ".aradals-lock", ".out.parquet.lock", ".notes.partial"])
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_a_lock_touches_nothing_of_others(name: str, kind: str, tmp_path: Path) -> None:
+    precious = tmp_path / "precious.txt"
+    precious.write_text("precious")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    if kind == "link":
+        (folder / name).symlink_to(precious)
+    elif name != ".aradals-lock":  # of nobody else
+        (folder / name).write_text("mine")
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    for path, is_folder in ((folder, True), (folder / "out.parquet", False)):
+        with suppress(OSError, InputError), locked(path, is_folder=is_folder):
+            pass
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+    assert precious.read_text() == "precious"
+
+
+def test_links_in_a_stage_folder_lead_nowhere(tmp_path: Path) -> None:
+    """A folder may come from somebody else, with links to the files of whoever runs the study on."""
+    precious = tmp_path / "precious.txt"
+    precious.write_text("precious")
+    folder = tmp_path / "stage"
+    assert run_stage(folder, {"a": 1}, OUT, write("made"))
+    (folder / "out.txt").unlink()
+    for name in ("out.txt", ".resume"):
+        (folder / name).symlink_to(precious)
+
+    def make(folder: Path) -> None:
+        for name in ("out.txt", ".resume"):
+            (folder / name).write_text("made")
+
+    log: list[str] = []
+    assert run_stage(folder, {"a": 1}, ["out.txt"], make, log.append)
+    assert precious.read_text() == "precious"
+    assert (folder / "out.txt").read_text() == "made"
+    assert not (folder / "out.txt").is_symlink()
+    assert "out.txt is a link, and is kept in out.txt.link-1" in log
+
+    (folder / "stage.json").unlink()
+    (folder / "stage.json").symlink_to(precious)
+    assert run_stage(folder, {"a": 1}, OUT, write("made"))
+    assert precious.read_text() == "precious"
+
+
+def test_a_kill_before_the_first_file_hides_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "stage"
+    assert run_stage(folder, {"a": 1}, OUT, write("made"))
+    assert run_stage(folder, {"a": 2}, OUT, write("made"))
+    (folder / "stage.json").unlink()
+    (folder / "out.txt").unlink()
+    assert not run_stage(folder, {"a": 1}, OUT, write("made"))
+
+
+def test_only_stages_are_removed(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    for value in (1, 2):
+        run_stage(work / "scores", {"a": value}, OUT, write("made"))
+    run_stage(work / "other", {"a": 1}, OUT, write("made"))
+    (work / "thesis.txt").write_text("mine")
+    remove_stages(work, ["scores"])
+    assert {path.name for path in work.iterdir()} == {"other", "thesis.txt"}
+    (work / "thesis.txt").unlink()
+    remove_stages(work, ["other"])
+    assert not work.exists()

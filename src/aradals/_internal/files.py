@@ -14,7 +14,10 @@ from pathlib import Path
 
 from aradals.errors import OutputError
 
-_PARTIAL = ".partial"
+with suppress(ImportError):  # on Windows, where nobody removes a file that is open
+    import fcntl
+
+_PARTIAL = ".aradals-partial"
 _MAX_PREFIX = 100
 
 
@@ -36,11 +39,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask()
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=_partial_prefix(target), suffix=_PARTIAL)
-        os.close(handle)
         temporary = Path(name)
-        yield temporary
-        temporary.chmod(mode)
-        _sync(temporary)
+        try:
+            _is_held(handle)
+            yield temporary
+            temporary.chmod(mode)
+            _sync(temporary)
+        finally:
+            os.close(handle)
         os.replace(temporary, target)
         with suppress(OSError):  # some file systems cannot sync a folder
             _sync(target.parent)
@@ -54,7 +60,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def remove_partial_files(path: Path) -> None:
     """Remove what killed writes have left of a file, or of all files in a folder.
 
-    The caller holds the lock of ``path``, so that nobody is writing there.
+    What another process is writing stays: a command may write to a file or a folder within the folder of another.
     """
     if path.is_dir():
         found = list(path.rglob(f".*{_PARTIAL}"))
@@ -62,7 +68,23 @@ def remove_partial_files(path: Path) -> None:
         found = [each for each in path.parent.glob(f".*{_PARTIAL}") if each.name.startswith(_partial_prefix(path))]
     for each in found:
         with suppress(OSError):
-            each.unlink()
+            handle = os.open(each, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                if not _is_held(handle):
+                    each.unlink()
+            finally:
+                os.close(handle)
+
+
+def _is_held(handle: int) -> bool:
+    """Whether another process holds an open file; where none does, this one does until it closes ``handle`` or dies."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (OSError, NameError):  # a file system without such locks, on which nobody holds anything; Windows
+        return False
+    return False
 
 
 def set_aside(path: Path, why: str) -> Path:
@@ -73,7 +95,7 @@ def set_aside(path: Path, why: str) -> Path:
         why: one word for the new name, such as ``damaged``.
     """
     number = 1
-    while (aside := path.with_name(f"{path.name}.{why}-{number}")).exists():
+    while os.path.lexists(aside := path.with_name(f"{path.name}.{why}-{number}")):
         number += 1
     os.rename(path, aside)
     return aside
@@ -95,14 +117,17 @@ def unwritable(path: Path, error: OSError) -> OutputError:
 
 
 def ensure_writable(folder: Path) -> None:
-    """Make ``folder`` and write a file into it, to fail before hours of work rather than after.
+    """Make ``folder`` and write a file without a name into it, to fail before hours of work rather than after.
 
     Raises:
         OutputError: that is not possible.
     """
-    with atomic_path(folder / ".writable") as probe:
-        probe.write_bytes(b"")
-    (folder / ".writable").unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"x")
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 def _partial_prefix(path: Path) -> str:

@@ -114,6 +114,7 @@ def _evaluate(
     **source: Any,
 ) -> None:
     """Evaluate and report."""
+    from aradals.data import files_digest
     from aradals.pipeline.artifacts import SCHEMA_VERSION, decode_hashes, load_calibrator, load_predictions, versions
     from aradals.pipeline.evaluate import CLEAN, choose_shift, evaluate_conditions, ood_rows, stored_predictions
     from aradals.pipeline.leakage import refuse_fitted, refuse_fitted_hashes
@@ -147,6 +148,7 @@ def _evaluate(
         examples = Source(**source).load()
         subsets = None if scores is None else subsets_of(scores, examples.ids, num_subsets)
         wanted, shift = choose_shift(examples, corruptions, severities, preset=preset, corrupted=corrupted)
+        source_of_shift = f"{corrupted}, {files_digest(corrupted)}" if corrupted else preset
         classifier = load_classifier(model, checkpoint, model_args, examples, device)
         refuse_training_examples(classifier, examples)
         for each, (_, hashes) in loaded.items():
@@ -159,7 +161,7 @@ def _evaluate(
             classifier,
             with_scores=any(each.score == "first_order_margin" for each in fitted.values()),
         )
-        stored_at = stage(examples, wanted, output / "predictions", shift=shift, source=corrupted or preset)
+        stored_at = stage(examples, wanted, output / "predictions", shift=shift, source=source_of_shift)
         stored, _ = load_predictions(stored_at[CLEAN])
         evaluated = stored_predictions([stored_at])
         if other is not None:

@@ -8,7 +8,6 @@ when it is given again, and one that is done is not done again.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def run(
     from aradals.pipeline.artifacts import json_text, load_scores, save_scores, settings_digest
     from aradals.pipeline.outputs import output_file, refuse_other_request
     from aradals.pipeline.score import audit_stage, check_attack, check_num_subsets, score_stage, scoring_seconds
-    from aradals.pipeline.stage import same_outputs
+    from aradals.pipeline.stage import remove_stages, same_outputs
     from aradals.robustness.audit import describe_audit
     from aradals.robustness.scores import choose_attack
 
@@ -80,7 +79,8 @@ def run(
         work = output.with_name(f".{output.name}.work")
         seconds = None
         done = refuse_other_request(output, request, overwrite=overwrite)
-        if done and same_outputs(json.loads(load_scores(output)[1]["probe"]), classifier.probe):
+        before = _probe_of(output) if done else None
+        if same_outputs(before, classifier.probe):
             print_log(f"scores: {output} is of this model, data and attack already")
         else:
             made = score_stage(
@@ -114,7 +114,7 @@ def run(
             )
             save_scores(output, table, {**metadata, "audit": json_text(record)})
             print_result(describe_audit(record))
-        shutil.rmtree(work, ignore_errors=True)
+        remove_stages(work, ("scores", "audit"))
     speed = f" in {seconds:.1f} s ({len(table) / max(seconds, 0.01):.1f} images per second; " if seconds else " ("
     forward, backward = (passes.double().mean().item() for passes in (table.num_forward, table.num_backward))
     print_result(
@@ -122,3 +122,17 @@ def run(
         f"backward passes); {int(table.norm.isfinite().sum())} with a verified norm, {table.num_failed} with a "
         f"fallback for a score; median score {table.score.median():.4f}\nscores: {output}"
     )
+
+
+def _probe_of(output: Path) -> object:
+    """The logits that a score table was made with; None for a table that was damaged, which is renamed."""
+    from aradals._internal.files import set_aside
+    from aradals.errors import InputError
+    from aradals.pipeline.artifacts import load_scores
+
+    try:
+        return json.loads(load_scores(output)[1].get("probe", "null"))
+    except (InputError, ValueError, RecursionError):
+        aside = set_aside(output, "changed")
+        print_log(f"scores: {output} was changed or damaged, and is kept in {aside.name}; made anew")
+        return None

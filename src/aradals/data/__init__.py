@@ -4,7 +4,15 @@ from aradals.corruptions import CORRUPTIONS, GROUPS, PRESETS, choose_preset, cor
 from aradals.data.augment import AUGMENTATIONS, Augmentation, random_flip_crop
 from aradals.data.augmix import augmix
 from aradals.data.examples import Examples, as_batch, overlap
-from aradals.data.sources import data_paths, list_conditions, list_splits, load_column, load_condition, load_data
+from aradals.data.sources import (
+    data_paths,
+    files_digest,
+    list_conditions,
+    list_splits,
+    load_column,
+    load_condition,
+    load_data,
+)
 from aradals.data.splits import Splits, make_splits, splits_hash
 
 __all__ = [
@@ -21,6 +29,7 @@ __all__ = [
     "corrupt",
     "corruption_names",
     "data_paths",
+    "files_digest",
     "list_conditions",
     "list_splits",
     "load_column",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from aradals._internal.files import file_name
+from aradals._internal.files import file_name, set_aside
 from aradals.calibration import Calibrator
 from aradals.data import Examples, corrupt, corruption_names, list_conditions, load_condition
 from aradals.errors import InputError
@@ -97,13 +98,24 @@ def predict_conditions(
     }
     fast = accelerated(model, examples.__getitems__([0])[1])
     for condition, path in tqdm(paths.items(), unit="condition", disable=None, leave=False):
-        if not path.exists():
+        if not _is_predicted(path, provenance):
             predictions = predict(fast, shift(examples, condition))
             if with_scores:
                 table = score(model, shift(examples, condition), "first_order_margin")
                 scores = table.score.cpu()[torch.searchsorted(table.ids, predictions.ids)]
                 predictions = replace(predictions, scores=scores)
             save_predictions(path, predictions, provenance)
+
+
+def _is_predicted(path: Path, provenance: Mapping[str, str]) -> bool:
+    """Whether an interrupted call has written these predictions; a file that it has not is renamed."""
+    if not path.exists():
+        return False
+    with suppress(InputError):
+        if provenance.items() <= load_predictions(path)[1].items():
+            return True
+    set_aside(path, "changed")
+    return False
 
 
 def conditions(corruptions: Sequence[str], severities: Sequence[int]) -> list[Condition]:

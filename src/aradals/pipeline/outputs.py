@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from aradals._internal.files import atomic_path, check_target, set_aside
+from aradals._internal.files import check_target, set_aside
 from aradals.errors import InputError
 from aradals.pipeline.stage import locked
 
@@ -60,8 +60,9 @@ def output_folder(
         yield
         if not names:
             return
-        with atomic_path(folder / _MARK) as temporary:
-            temporary.write_bytes(b"Files in this folder are written and replaced by ar-adals.\n")
+        # Never through a link, which somebody else may have put there.
+        with suppress(FileExistsError), (folder / _MARK).open("xb") as file:
+            file.write(b"Files in this folder are written and replaced by ar-adals.\n")
 
 
 @contextmanager
@@ -136,16 +137,16 @@ def describe_file(path: Path) -> dict[str, Any] | None:
 
 
 def _refuse_inputs(path: Path, inputs: Iterable[Path]) -> None:
-    """Refuse to write to what is read: the same file or folder, or a file in a folder of inputs."""
-    if not path.exists():
-        return
+    """Refuse to write to what is read: the same file or folder, or anything in a folder of inputs.
+
+    The next command would read what this one has written there.
+    """
     for each in inputs:
-        same = each.exists() and path.samefile(each)
-        inside = path.is_file() and each.is_dir() and path.resolve().is_relative_to(each.resolve())
-        if same or (inside and describe_file(path) is None):
+        same = path.exists() and each.exists() and path.samefile(each)
+        if same or (each.is_dir() and path.resolve().is_relative_to(each.resolve())):
             raise InputError(
                 expected="an --output that is no input",
-                got=f"{path}, which is read" if same else f"{path}, which lies in {each} and is read",
+                got=f"{path}, which is read" if same else f"{path}, which lies in {each} and would be read",
                 hint="another --output",
             )
 

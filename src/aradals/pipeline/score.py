@@ -49,6 +49,7 @@ SCORES, _COST = "scores.parquet", "cost.json"
 """What a scoring stage writes: the table, and the seconds that it took."""
 
 _SHARD_SECONDS = 10.0
+_LONGEST = 1e12
 _FLOPS_PER_BATCH = {"cpu": 2.0**33}
 """Floating-point operations of a forward pass over one batch: a search of some 20 passes forward and backward takes a
 few seconds then, on 2 cores. What an accelerator does in that time fills its memory first, but for large models."""
@@ -311,4 +312,12 @@ def scoring_seconds(scores: Path) -> float:
     They are in a file of their own, so that tables of equal scores are equal files.
     """
     cost = scores.with_name(_COST)
-    return float(load_json(cost)["seconds"]) if cost.exists() else math.nan
+    if not cost.exists():
+        return math.nan
+    content = load_json(cost)
+    seconds = content.get("seconds") if isinstance(content, dict) else None
+    if not isinstance(seconds, int | float) or not 0 <= seconds <= _LONGEST:
+        raise InputError(
+            expected=f"the seconds of a scoring in {cost}", got="something else", hint="scoring into another folder"
+        )
+    return float(seconds)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from aradals._internal.files import ensure_writable, file_digest, remove_partial_files, set_aside
+from aradals._internal.files import check_target, ensure_writable, file_digest, remove_partial_files, set_aside
 from aradals.errors import InputError, OutputError
 from aradals.pipeline.artifacts import SCHEMA_VERSION, load_sealed, save_sealed, settings_digest
 
 _RECORD = "stage.json"
-_LOCK = ".lock"
+_LOCK = ".aradals-lock"
 
 
 def run_stage(
@@ -56,6 +57,7 @@ def run_stage(
         OutputError: the folder holds other people's files.
     """
     digest = settings_digest({**inputs, "schema": SCHEMA_VERSION})
+    _set_aside_links(folder, log)
     record = _own_record(folder, outputs, log)
     if record is not None and record["digest"] != digest:
         kept = folder.with_name(f"{folder.name}.{record['digest']}")
@@ -65,11 +67,14 @@ def run_stage(
         log(f"the inputs have changed; the earlier files are kept in {kept.name}")
         record = None
     earlier = folder.with_name(f"{folder.name}.{digest}")
-    if record is None and earlier.is_dir() and not folder.exists():
+    if record is None and earlier.is_dir() and not _holds_anything(folder):
+        if folder.is_dir():  # a run was killed when it had just made it
+            folder.rmdir()
         os.rename(earlier, folder)
         log("the files that were made before from these inputs are back")
         record = _own_record(folder, outputs, log)
-    if record is not None and probe is not None and not same_outputs(record.get("probe"), probe):
+    before = record and record.get("probe")
+    if before is not None and probe is not None and not same_outputs(before, probe):
         aside = set_aside(folder, "other-outputs")
         log(f"the model computes other outputs than before; the earlier files are kept in {aside.name}")
         record = None
@@ -87,6 +92,18 @@ def run_stage(
     make(folder)
     save_sealed(folder / _RECORD, {**open_record, "outputs": {name: file_digest(folder / name) for name in outputs}})
     return True
+
+
+def remove_stages(folder: Path, names: Sequence[str]) -> None:
+    """Remove the stages of these names in ``folder``, those that were set aside too; all else stays.
+
+    ``folder`` is removed if it is empty then.
+    """
+    for path in list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []:
+        if path.name.partition(".")[0] in names and (path / _RECORD).is_file():
+            shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def same_outputs(before: object, now: Tensor) -> bool:
@@ -122,6 +139,7 @@ def locked(path: Path, *, is_folder: bool = True) -> Iterator[None]:
     """
     where = path / _LOCK if is_folder else path.with_name(f".{path.name}{_LOCK}")
     ensure_writable(where.parent)
+    check_target(where)
     lock = FileLock(where, is_singleton=True)
     try:
         lock.acquire(timeout=0)
@@ -138,6 +156,17 @@ def locked(path: Path, *, is_folder: bool = True) -> Iterator[None]:
         if lock.lock_counter == 1:
             where.unlink(missing_ok=True)  # while it is held, so that nobody holds a file without a name
         lock.release()
+
+
+def _set_aside_links(folder: Path, log: Callable[[str], None]) -> None:
+    """Rename the links in a stage folder: what a stage writes stays in its folder, whoever has sent the folder."""
+    for path in list(folder.iterdir()) if folder.is_dir() else []:
+        if path.is_symlink():
+            log(f"{path.name} is a link, and is kept in {set_aside(path, 'link').name}")
+
+
+def _holds_anything(folder: Path) -> bool:
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
 
 
 def _own_record(folder: Path, outputs: Sequence[str], log: Callable[[str], None]) -> dict[str, Any] | None:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from aradals._internal.files import atomic_path
 from aradals.calibration import Calibrator
+from aradals.data.formats import NPZ_ERRORS, check_npz
+from aradals.errors import InputError
 from aradals.inference.predictions import Predictions
 from aradals.metrics import resampled_metrics
 from aradals.pipeline.evaluate import CLEAN, Condition, calibrated_variants
@@ -54,18 +56,38 @@ class RunArrays:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
     @classmethod
-    def load(cls, path: Path) -> RunArrays:
-        """The inverse of `save`."""
-        replicates: Replicates = {}
-        with np.load(path) as arrays:
-            for key in arrays.files:
+    def load(cls, path: Path, labels: Tensor) -> RunArrays:
+        """The inverse of `save`.
+
+        Args:
+            path: of the file, which may come from somebody else.
+            labels: of the test split, int64, shape (N,).
+
+        Raises:
+            InputError: the file is not what `save` has written for these examples.
+        """
+        try:
+            check_npz(path)
+            with np.load(path, allow_pickle=False) as arrays:
+                found = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+            replicates: Replicates = {}
+            for key, values in found.items():
                 if key.startswith("replicates/"):
                     _, calibrator, condition, metric = key.split("/")
-                    values = torch.from_numpy(arrays[key]).double()
-                    replicates.setdefault((calibrator, condition), {})[metric] = values
-            names = ("logits", "labels", "scores", "subsets")
-            logits, labels, scores, subsets = (torch.from_numpy(arrays[name]) for name in names)
-        return cls(replicates, logits.double(), labels, scores, subsets)
+                    replicates.setdefault((calibrator, condition), {})[metric] = values.double()
+            logits, scores, subsets = found["logits"].double(), found["scores"].double(), found["subsets"].long()
+            fits = torch.equal(found["labels"], labels) and labels.shape == scores.shape == subsets.shape
+            fits &= logits.ndim == 3 and logits.shape[1] == len(labels) and logits.shape[2] > int(labels.max())
+            fits &= len({values.shape for metrics in replicates.values() for values in metrics.values()}) == 1
+            if not fits:
+                raise ValueError("arrays of other shapes, or of other examples")
+        except (LookupError, *NPZ_ERRORS) as error:
+            raise InputError(
+                expected=f"an {path.name} as `aradals run` writes it",
+                got=f"something else in {path.parent} ({error})",
+                hint="removing this folder, which is made anew then",
+            ) from error
+        return cls(replicates, logits, labels, scores, subsets)
 
 
 def resample(

@@ -159,11 +159,13 @@ def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log
     """A study of one data set; nothing is written where all its runs fail."""
     runs = _checked_runs(config, output, device, log)
     names = [*config.methods, *config.ensembles]
-    records, failed = [], []
+    records, failed, arrays = [], [], {}
     for position, (run, method) in enumerate((run, method) for run in runs for method in names):
         log(f"run {position + 1} of {len(runs) * len(names)}: {method}, seed {run.seed}")
         try:
-            records.append({"method": method, "seed": run.seed, **run.record(method)})
+            record = {"method": method, "seed": run.seed, **run.record(method)}
+            arrays[method, run.seed] = run.arrays(method)
+            records.append(record)
         except OutputError:
             raise
         except InputError as error:
@@ -194,13 +196,6 @@ def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log
     }
     results["costs"] = relative_costs(config, results["costs"])
     results["seeds"] = aggregate_seeds(results["rows"])
-    done = {(record["method"], record["seed"]) for record in records}
-    arrays = {
-        (method, run.seed): RunArrays.load(run.arrays(method))
-        for run in runs
-        for method in names
-        if (method, run.seed) in done
-    }
     replicates = {
         (method, calibrator, seed, condition): metrics
         for (method, seed), stored in arrays.items()

@@ -10,21 +10,20 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from aradals._internal.files import file_digest
 from aradals._internal.specs import code_digest
 from aradals.calibration import CALIBRATORS, get_calibrator
 from aradals.checks import check_labels
-from aradals.data import Examples, Splits, make_splits
+from aradals.data import Examples, Splits, files_digest, make_splits
 from aradals.errors import InputError, OutputError, TrainingFailed
 from aradals.inference.ensemble import Ensemble
-from aradals.inference.predictions import resolve_device, try_model
+from aradals.inference.predictions import predict, resolve_device, try_model
 from aradals.models import build_model, load_checkpoint, save_checkpoint, seal_description
 from aradals.pipeline.artifacts import (
     encode_hashes,
     load_calibrator,
-    load_json,
     load_predictions,
     save_calibrator,
     save_json,
@@ -53,10 +52,11 @@ from aradals.pipeline.score import (
     scoring_record,
     subsets_of,
 )
-from aradals.pipeline.stage import run_stage
+from aradals.pipeline.stage import run_stage, same_outputs
 from aradals.pipeline.study.arrays import RunArrays, resample
 from aradals.pipeline.study.checks import needs_subsets, try_method
 from aradals.pipeline.study.groups import TrainingSubsets, training_subsets
+from aradals.pipeline.study.records import read_evaluation, read_history
 from aradals.smoothing.subsets import fold_of
 
 T = TypeVar("T")
@@ -65,6 +65,8 @@ Log = Callable[[str], None]
 
 SCORER = "scorer"
 """The folder of vanilla models that only score."""
+
+_NUM_PROBED = 8
 
 FIRST_ORDER = "first_order_margin"
 CALIBRATION_FILE, ARRAYS_FILE = "calibration.parquet", "arrays.npz"
@@ -116,6 +118,20 @@ class SeedRun:
             self.splits.test, given.corruptions, given.severities, preset=given.preset, corrupted=given.corrupted
         )
 
+    @cached_property
+    def probe(self) -> Tensor | None:
+        """A few logits of the model as it is initialised, for `run_stage`: they show, too, what its code reads.
+
+        None for a model that torch's generator alone does not determine.
+        """
+        batch = self.splits.train.__getitems__(list(range(min(_NUM_PROBED, len(self.splits.train)))))
+        logits = []
+        for _ in range(2):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                logits.append(predict(self._build(), [batch]).logits)
+        return logits[0] if same_outputs(logits[0].tolist(), logits[1]) else None
+
     @property
     def conditions(self) -> list[Condition]:
         """What the test split is evaluated under."""
@@ -156,28 +172,28 @@ class SeedRun:
 
     def record(self, name: str) -> dict[str, Any]:
         """Train, calibrate and evaluate one method or ensemble: its part of the results."""
-        evaluated = load_json(self.evaluate(name) / ROWS_FILE)
+        evaluated = read_evaluation(self.evaluate(name) / ROWS_FILE)
         keys = {"method": name, "seed": self.seed}
         groups = self._groups(self._settings_of(name))
         tables = [self.scores("test"), *(groups.tables if groups else [])]
         return {
-            **evaluated,
+            **{part: [{**row, **keys} for row in evaluated[part]] for part in ("rows", "reliability")},
             "training": [
-                {**keys, **load_json(folder / HISTORY_FILE)}
+                {**read_history(folder / HISTORY_FILE), **keys}
                 for folder in self._training_folders(name)
                 if folder.parent == self.folder / name
             ],
             "calibrators": [
-                {**{k: v for k, v in load_json(path).items() if k != "fitted_on"}, **keys, "calibrator": calibrator}
+                {**load_calibrator(path)[0].to_dict(), **keys, "calibrator": calibrator}
                 for calibrator, path in self.calibrate(name).items()
             ],
             "scoring": [scoring_record(path, seed=self.seed, split=path.parent.name) for path in tables],
             "costs": [{**keys, **self.cost(name)}],
         }
 
-    def arrays(self, name: str) -> Path:
-        """The file of an evaluated method's `RunArrays`."""
-        return self.evaluate(name) / ARRAYS_FILE
+    def arrays(self, name: str) -> RunArrays:
+        """What an evaluated method keeps besides its rows."""
+        return RunArrays.load(self.evaluate(name) / ARRAYS_FILE, self.splits.test.labels)
 
     def cost(self, name: str) -> dict[str, float]:
         """Seconds before a method can predict: its own training, and models that are trained and score only for it."""
@@ -257,6 +273,7 @@ class SeedRun:
                     attack=attack or self.config.scoring.attack,
                     attack_args={} if attack else self.config.scoring.attack_args,
                     model_digest=self._model_digest(checkpoint),
+                    probe=self.probe,
                     log=self._log(f"scores: {name}"),
                 )
             except OutputError:
@@ -336,7 +353,7 @@ class SeedRun:
 
         outputs = [HISTORY_FILE, *(path.name for path in checkpoints)]
         try:
-            run_stage(folder, inputs, outputs, make, log)
+            run_stage(folder, inputs, outputs, make, log, probe=self.probe)
         except TrainingFailed as error:
             raise TrainingFailed(error.reason, name + (f" member {members[0]}" if members[0] else "")) from error
         return checkpoints
@@ -369,13 +386,14 @@ class SeedRun:
         model_digest = self._model_digest(checkpoint)
         is_member = folder.parent.parent != self.folder
         with_scores = not is_member and any(CALIBRATORS[each].score == FIRST_ORDER for each in self.config.calibrators)
+        corrupted = self.config.evaluation.corrupted
         inputs = {
             "model": model_digest,
             "calibration": self.splits.calibration.fingerprint,
             "test": self.splits.test.fingerprint,
             "conditions": self.conditions,
             "preset": self.config.evaluation.preset,
-            "corrupted": self.config.evaluation.corrupted,
+            "corrupted": corrupted and [corrupted, files_digest(corrupted)],
             "with_scores": with_scores,
         }
 
@@ -396,7 +414,8 @@ class SeedRun:
                     )
 
         outputs = [path.name for path in (*calibration.values(), *test.values())]
-        run_stage(folder, inputs, outputs, make, self._log(f"{folder.parent.relative_to(self.folder)}: predict"))
+        log = self._log(f"{folder.parent.relative_to(self.folder)}: predict")
+        run_stage(folder, inputs, outputs, make, log, probe=self.probe)
         return folder
 
     def calibrate(self, name: str) -> dict[str, Path]:
@@ -541,4 +560,4 @@ def build_for(config: StudyConfig, examples: Examples) -> nn.Module:
 
 
 def _training_seconds(folder: Path) -> float:
-    return float(load_json(folder / HISTORY_FILE)["seconds"])
+    return float(read_history(folder / HISTORY_FILE)["seconds"])
