@@ -42,11 +42,11 @@ def run(output: Path, device: str, overwrite: bool, json: bool, **study: Any) ->
     from aradals.files import file_name
     from aradals.outputs import output_folder
     from aradals.report.summary import describe_failed
-    from aradals.study import OUTPUTS, files_of, run_study
+    from aradals.study import KINDS, OUTPUTS, files_of, run_study
 
     config = StudyConfig(**study)
     names = [*OUTPUTS, "report.html"]
-    with output_folder(output, names, inputs=files_of(config), overwrite=overwrite, log=print_log):
+    with output_folder(output, names, kinds=KINDS, inputs=files_of(config), overwrite=overwrite, log=print_log):
         results = run_study(config, output, name=output.name, device=device, log=print_log, overwrite=overwrite)
         if results["kind"] == "study":
             studies = {output: results}
