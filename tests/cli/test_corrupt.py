@@ -10,6 +10,7 @@ import torch
 from command_line import aradals
 from PIL import Image
 
+from aradals import InputError
 from aradals.data import corrupt, load_data
 
 
@@ -114,3 +115,24 @@ def test_tables_of_numbers_cannot_be_corrupted(tmp_path: Path) -> None:
     )
     assert ran.code == 2
     assert "corruptions are defined for images only" in ran.err
+
+
+def test_every_flipped_bit_of_an_image_is_noticed(source: Path, tmp_path: Path) -> None:
+    """Also one that exchanges two images, as one in the index of a page does."""
+    path = tmp_path / "out.parquet"
+    write(source, path)
+    content, expected = path.read_bytes(), load_data(str(path)).fingerprint
+    group = parquet.ParquetFile(path).metadata.row_group(0)
+    column = next(each for i in range(group.num_columns) if (each := group.column(i)).path_in_schema == "img.bytes")
+    first = column.dictionary_page_offset or column.data_page_offset
+    random = np.random.default_rng(0)
+    num_noticed = 0
+    for position in first + random.integers(0, column.total_compressed_size, 60):
+        changed = bytearray(content)
+        changed[position] ^= 1 << int(random.integers(8))
+        path.write_bytes(changed)
+        try:
+            assert load_data(str(path)).fingerprint == expected
+        except InputError:
+            num_noticed += 1
+    assert num_noticed > 40

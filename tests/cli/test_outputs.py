@@ -208,3 +208,12 @@ def test_what_others_have_beside_scores_stays(world: World) -> None:
     ran = aradals("score", *world.arguments, "--output", world.folder / "scores.parquet")
     assert ran.code == 0, ran.err
     assert [path.name for path in work.iterdir()] == ["thesis.txt"]
+
+
+def test_results_of_another_command_are_kept(study: Study, world: World) -> None:
+    out = shutil.copytree(study.folder, world.folder / "out")
+    before = (out / "results.json").read_bytes()
+    ran = aradals("evaluate", *world.arguments, "--output", out)
+    assert ran.code == 0, ran.err
+    assert "results.json is of another command" in ran.err
+    assert (out / "results.json.changed-1").read_bytes() == before

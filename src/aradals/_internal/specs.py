@@ -145,7 +145,7 @@ def _imported_files(file: Path, root: Path) -> Iterator[Path]:
                 path = path / part
                 for candidate in (path.with_name(f"{part}.py"), path / "__init__.py"):
                     if candidate.is_file() and candidate.is_relative_to(root):
-                        yield candidate.resolve()
+                        yield candidate
 
 
 def _find_file(source: str) -> Path:

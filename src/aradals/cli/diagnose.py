@@ -61,7 +61,8 @@ def run(output: Path, overwrite: bool, **arguments: Any) -> None:
     read = Source(arguments["data"]).paths(
         *(arguments[name] for name in ("model", "checkpoint", "predictions", "scores"))
     )
-    with output_folder(output, ["diagnosis.json", "report.html"], inputs=read, overwrite=overwrite, log=print_log):
+    names, kinds = ["diagnosis.json", "report.html"], ["diagnosis"]
+    with output_folder(output, names, kinds=kinds, inputs=read, overwrite=overwrite, log=print_log):
         _diagnose(output=output, **arguments)
 
 

@@ -91,7 +91,8 @@ def run(output: Path, overwrite: bool, **arguments: Any) -> None:
         *(arguments[name] for name in ("model", "checkpoint", "predictions", "scores", "corrupted", "ood")),
         *arguments["calibrator"],
     )
-    with output_folder(output, ["results.json", "report.html"], inputs=read, overwrite=overwrite, log=print_log):
+    written, kinds = ["results.json", "report.html"], ["evaluation"]
+    with output_folder(output, written, kinds=kinds, inputs=read, overwrite=overwrite, log=print_log):
         _evaluate(output=output, **arguments)
 
 

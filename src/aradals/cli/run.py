@@ -41,12 +41,12 @@ def run(output: Path, device: str, overwrite: bool, json: bool, **study: Any) ->
     from aradals.errors import RunsFailed
     from aradals.pipeline.config import StudyConfig
     from aradals.pipeline.outputs import output_folder
-    from aradals.pipeline.study import OUTPUTS, files_of, run_study
+    from aradals.pipeline.study import KINDS, OUTPUTS, files_of, run_study
     from aradals.results.failed import describe_failed
 
     config = StudyConfig(**study)
     names = [*OUTPUTS, "report.html"]
-    with output_folder(output, names, inputs=files_of(config), overwrite=overwrite, log=print_log):
+    with output_folder(output, names, kinds=KINDS, inputs=files_of(config), overwrite=overwrite, log=print_log):
         results = run_study(config, output, name=output.name, device=device, log=print_log, overwrite=overwrite)
         if results["kind"] == "study":
             studies = {output: results}

@@ -150,7 +150,7 @@ def _where(files: Sequence[Path]) -> str:
 def _opened_parquet(files: Sequence[Path], where: str) -> Iterator[list[Any]]:
     parquet, arrow = load_extra("pyarrow.parquet"), load_extra("pyarrow")
     try:
-        yield [parquet.ParquetFile(file) for file in files]
+        yield [parquet.ParquetFile(file, page_checksum_verification=True) for file in files]
     except (arrow.ArrowException, OSError) as error:
         raise InputError(
             expected=f"parquet files with the same columns in {where}",

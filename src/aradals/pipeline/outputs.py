@@ -23,6 +23,7 @@ def output_folder(
     folder: Path,
     names: Sequence[str] = (),
     *,
+    kinds: Sequence[str] = (),
     inputs: Iterable[Path] = (),
     overwrite: bool = False,
     log: Callable[[str], None] = lambda line: None,
@@ -35,6 +36,7 @@ def output_folder(
     Args:
         folder: made where it does not exist.
         names: files that the block will write there.
+        kinds: of the results among them, see `describe_file`; those of another command are renamed, too.
         inputs: files and folders that are read.
         overwrite: replace files of these names that are not ours.
         log: told which files were renamed.
@@ -48,7 +50,7 @@ def output_folder(
     _refuse_inputs(folder, inputs)
     for name in names:
         _refuse_inputs(folder / name, inputs)
-    kinds = ("results", "report", "table")
+    kinds = (*kinds, "report", "table")
     if not (folder / _MARK).exists():
         for name in names:
             _refuse_foreign(folder / name, kinds, overwrite)
@@ -56,7 +58,8 @@ def output_folder(
         for name in names:
             check_target(folder / name)
             if (folder / name).exists() and (describe_file(folder / name) or {}).get("kind") not in kinds:
-                log(f"{name} was changed or damaged, and is kept in {set_aside(folder / name, 'changed').name}")
+                aside = set_aside(folder / name, "changed")
+                log(f"{name} is of another command, or was changed or damaged, and is kept in {aside.name}")
         yield
         if not names:
             return
@@ -115,7 +118,8 @@ def refuse_other_request(path: Path, request: str, *, overwrite: bool) -> bool:
 def describe_file(path: Path) -> dict[str, Any] | None:
     """What a file of ours says of itself: at least its ``kind``; None for other people's files.
 
-    Kinds are scores, predictions, table, corrupted, calibrator, results and report.
+    Kinds are scores, predictions, table, corrupted, calibrator and report, and those of results: study, studies,
+    evaluation and diagnosis.
     """
     with suppress(Exception):  # somebody else's file may be anything
         if path.suffix == ".parquet":
@@ -132,7 +136,7 @@ def describe_file(path: Path) -> dict[str, Any] | None:
             content = json.loads(path.read_text(encoding="utf-8"))
             if "fitted_on" in content:
                 return {"kind": "calibrator", "request": content["fitted_on"].get("request")}
-            return {"kind": "results"} if {"schema", "kind"} <= content.keys() else None
+            return {"kind": content["kind"]} if {"schema", "kind"} <= content.keys() else None
     return None
 
 

@@ -340,6 +340,19 @@ def test_what_no_training_can_change_is_said_before_anything_is_trained(folder: 
     assert not list(tmp_path.rglob("stage.json"))
 
 
+def test_a_last_layer_that_is_zero_before_training(folder: Path, tmp_path: Path) -> None:
+    """Vision transformers have one; before training, its logits have no gradient with respect to the inputs."""
+    model = tmp_path / "model.py"
+    model.write_text(
+        "from torch import nn\n\ndef build():\n"
+        "    last = nn.Linear(16, 10)\n    nn.init.zeros_(last.weight)\n    nn.init.zeros_(last.bias)\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), last)\n"
+    )
+    config = small_config(str(folder / "digits.npz"), {"vanilla": VANILLA}, model=f"{model}:build", model_args={})
+    results = run_study(config, tmp_path / "out", name="test", log=lambda line: None)
+    assert results["failed"] == []
+
+
 def test_indexed_results_keep_the_failed_runs() -> None:
     failed = [{"method": "mixup", "seed": 3, "reason": "it diverged"}]
     row = {"method": "vanilla", "calibrator": "none", "corruption": "none", "severity": 0, "subset": None, "seed": 3}

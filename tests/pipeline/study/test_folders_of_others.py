@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -183,3 +184,19 @@ def test_a_corrupted_copy_that_has_changed_is_noticed(tmp_path: Path) -> None:
 
     first = rows(255, "out")
     assert rows(100, "out") == rows(100, "fresh") != first
+
+
+def test_studies_in_two_threads_do_not_disturb_each_other(tmp_path: Path) -> None:
+    config = small_config(save_digits(tmp_path / "digits.npz"), {"vanilla": VANILLA})
+    found: dict[str, object] = {}
+
+    def study(folder: str) -> None:
+        found[folder] = run_study(config, tmp_path / folder, name="test", log=lambda line: None)["rows"]
+
+    study("alone")
+    threads = [Thread(target=study, args=(folder,)) for folder in ("first", "second")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found["first"] == found["second"] == found["alone"]

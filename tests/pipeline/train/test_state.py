@@ -20,7 +20,7 @@ from test_fit import ADAPTIVE, SETTINGS, TRAIN, VALIDATION, fit, network
 from torch import nn
 from training_tools import assert_same, dying, read_state, weights
 
-from aradals.errors import OutputError
+from aradals.errors import OutputError, TrainingFailed
 from aradals.pipeline.config import MethodConfig
 from aradals.pipeline.train import fit_classifier
 from aradals.pipeline.train.state import StateIO, UnusableState
@@ -149,6 +149,22 @@ def test_no_code_in_a_state_is_run(resume: Path) -> None:
     StateIO("inputs").save_checkpoint({"state_dict": Trap()}, resume)
     with pytest.raises(UnusableState, match="torch cannot read it"):
         StateIO("inputs").load_checkpoint(resume)
+
+
+@pytest.mark.parametrize("value", [None, "text", [1]])
+@pytest.mark.parametrize("part", ["pytorch-lightning_version", "optimizer_states", "epochs", "scorings", "state_dict"])
+def test_a_state_that_somebody_has_made_up_is_one_line(part: str, value: object, resume: Path) -> None:
+    """Its digest and its inputs are right, as those of a state can be that comes from somebody else."""
+    state = read_state(resume)
+    content = {key: each for key, each in {**state, part: value}.items() if each is not None}
+    StateIO(state["inputs"]).save_checkpoint(content, resume)
+    if part == "state_dict":
+        fit(METHOD, resume=resume)
+    else:
+        with pytest.raises(TrainingFailed, match=r"cannot be restored \(\w+\): it is kept as resume.ckpt.unreadable-1"):
+            fit(METHOD, resume=resume)
+    assert resume.with_name(KEPT_AS).exists()
+    assert_same(fit(METHOD, resume=resume), fit(METHOD))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
@@ -37,6 +38,13 @@ Row = dict[str, Any]
 
 OUTPUTS = ("results.json", "table.parquet", "table.csv")
 """What a study writes into its folder, beside the folders of its stages."""
+
+
+KINDS = ("study", "studies")
+"""What the results of a study call themselves."""
+
+_ALONE = RLock()
+"""Held by the thread whose study is at work: threads share torch's generator, so that others wait."""
 
 
 def files_of(config: StudyConfig) -> list[Path]:
@@ -77,7 +85,8 @@ def run_study(
         OutputError: something cannot be written.
     """
     check_config(config)
-    with output_folder(output, OUTPUTS, inputs=files_of(config), overwrite=overwrite, log=log):
+    inputs = files_of(config)
+    with output_folder(output, OUTPUTS, kinds=KINDS, inputs=inputs, overwrite=overwrite, log=log), _ALONE:
         return _run_all(config, output, name, device, log)
 
 
@@ -127,7 +136,7 @@ def train_one(
     if len(data_sets(config)) > 1:
         raise InputError(expected="one data set", got=str(config.data), hint=f"--data {data_sets(config)[0]}")
     check_config(replace(config, seeds=[seed]))
-    with output_folder(output, inputs=files_of(config)):
+    with output_folder(output, inputs=files_of(config)), _ALONE:
         run = SeedRun(config, *load_study_data(config), seed, output, device, log)
         run.check()
         return run.checkpoints(method)

@@ -19,7 +19,8 @@ from aradals.checks import check_labels
 from aradals.data import Examples, Splits, files_digest, make_splits
 from aradals.errors import InputError, OutputError, TrainingFailed
 from aradals.inference.ensemble import Ensemble
-from aradals.inference.predictions import predict, resolve_device, try_model
+from aradals.inference.gradients import model_inputs
+from aradals.inference.predictions import evaluation_mode, predict, resolve_device, try_model
 from aradals.models import build_model, load_checkpoint, save_checkpoint, seal_description
 from aradals.pipeline.artifacts import (
     encode_hashes,
@@ -157,7 +158,9 @@ class SeedRun:
         _ = self.shift
         model = self._load(Path(config.scoring.checkpoint)).cpu() if config.scoring.checkpoint else self._build()
         num_classes = try_model(model, inputs)
-        check_differentiable(model, inputs)
+        # A last layer that is zero before training is common; the trained model is looked at before it scores.
+        if config.scoring.checkpoint or _tells_apart(model, inputs):
+            check_differentiable(model, inputs)
         check_trainable(model, splits.train.labels)
         for _, examples in splits.items():
             check_labels(examples.labels, num_classes)
@@ -295,8 +298,6 @@ class SeedRun:
         members: list[int],
         train: Examples | None = None,
     ) -> list[Path]:
-        from aradals.pipeline.train import fit_classifier, member_seed
-
         train = train or self.splits.train
         groups = self._groups(settings)
         inputs = {
@@ -316,6 +317,11 @@ class SeedRun:
         checkpoints = [folder / ("model.safetensors" if one else f"model-{member}.safetensors") for member in members]
 
         def make(folder: Path) -> None:
+            from aradals.pipeline.train import (  # takes seconds, and a finished study needs none
+                fit_classifier,
+                member_seed,
+            )
+
             models = []
             for member in members:
                 torch.manual_seed(member_seed(self.seed, member))
@@ -557,6 +563,12 @@ def build_for(config: StudyConfig, examples: Examples) -> nn.Module:
     shape = examples.input_shape
     sizes = {"num_classes": examples.num_classes, "in_channels": shape[0] if len(shape) == 3 else None}
     return build_model(config.model, **{**sizes, **config.model_args})
+
+
+def _tells_apart(model: nn.Module, inputs: Tensor) -> bool:
+    with evaluation_mode(model), torch.no_grad():
+        logits = model(model_inputs(model, inputs))
+    return bool((logits != logits[:1]).any())
 
 
 def _training_seconds(folder: Path) -> float:

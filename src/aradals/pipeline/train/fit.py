@@ -29,7 +29,7 @@ from aradals.pipeline.health import check_output_varies, check_trainable
 from aradals.pipeline.train.environment import settings_from_arguments_alone
 from aradals.pipeline.train.module import AdaptiveClassifier, by_id, epoch_seed, member_seed
 from aradals.pipeline.train.self_scoring import SelfScoring
-from aradals.pipeline.train.state import SaveState, StateIO, has_state
+from aradals.pipeline.train.state import Restoration, SaveState, StateIO, has_state
 from aradals.smoothing.adaptive import AdaptiveSmoothing
 
 
@@ -142,6 +142,8 @@ def fit_classifier(
     if resume is not None:
         callbacks.append(SaveState(resume))
         goes_on = has_state(resume, state_io, module, log)
+    restoration = Restoration(resume if goes_on else None)
+    callbacks.append(restoration)
     if sys.stderr.isatty():
         callbacks.append(TQDMProgressBar(leave=False))
     with settings_from_arguments_alone(), _quiet_lightning(), _interruptible():
@@ -160,12 +162,13 @@ def fit_classifier(
             logger=False,
             reload_dataloaders_every_n_epochs=1,
         )
-        trainer.fit(
-            module,
-            datamodule=_Batches(train, validation, training.batch_size, seed, len(module.members)),
-            ckpt_path=resume if goes_on else None,
-            weights_only=True,
-        )
+        with restoration.guarded():
+            trainer.fit(
+                module,
+                datamodule=_Batches(train, validation, training.batch_size, seed, len(module.members)),
+                ckpt_path=restoration.path,
+                weights_only=True,
+            )
     model.cpu().eval()
     for member in module.members:
         # Of all models but those that have collapsed, this looks at one small batch.

@@ -219,4 +219,6 @@ class AdaptiveClassifier(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the records of finished epochs and of scorings."""
-        self.epochs, self.scorings = list(checkpoint["epochs"]), list(checkpoint["scorings"])
+        self.epochs, self.scorings = checkpoint["epochs"], checkpoint["scorings"]
+        if not all(isinstance(record["seconds"], float) for record in (*self.epochs, *self.scorings)):
+            raise ValueError("records of epochs without seconds")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from aradals._internal.files import atomic_path, set_aside, unwritable
+from aradals.errors import InputError, TrainingFailed
 
 _MARK = b"ar-adals training state, sha256 "
 _INPUTS = "inputs"
@@ -73,7 +75,7 @@ class StateIO(TorchCheckpointIO):
             state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception as error:
             raise UnusableState(f"torch cannot read it: {type(error).__name__}") from error
-        if state.get(_INPUTS) != self.inputs:
+        if not isinstance(state, dict) or state.get(_INPUTS) != self.inputs:
             raise UnusableState("it belongs to a training with other inputs")
         return state
 
@@ -105,7 +107,7 @@ def has_state(path: Path, state_io: StateIO, module: LightningModule, log: Calla
         return False
     try:
         # A model's code may have changed where no digest sees it, in a file that its own file imports.
-        if _shapes(state_io.load_checkpoint(path)["state_dict"]) != _shapes(module.state_dict()):
+        if _shapes(state_io.load_checkpoint(path).get("state_dict")) != _shapes(module.state_dict()):
             raise UnusableState("it belongs to a model of another form")
     except UnusableState as error:
         try:
@@ -120,5 +122,41 @@ def has_state(path: Path, state_io: StateIO, module: LightningModule, log: Calla
     return True
 
 
-def _shapes(tensors: dict[str, Any]) -> dict[str, object]:
-    return {name: getattr(tensor, "shape", None) for name, tensor in tensors.items()}
+class Restoration(Callback):
+    """Sets a state aside that cannot be restored, though all of it is as it was written.
+
+    The parts of a state are checked by those that they belong to, and by then the module is half restored: only the
+    next call can start anew.
+
+    Args:
+        path: of the state that the training goes on from, if it does.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.is_done = path, path is None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning calls this hook when it has restored everything."""
+        self.is_done = True
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """The block fits the module.
+
+        Raises:
+            TrainingFailed: the state cannot be restored.
+        """
+        try:
+            yield
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            if self.path is None or self.is_done or isinstance(error, InputError):
+                raise
+            raise TrainingFailed(
+                f"the state of an earlier call in {self.path} cannot be restored ({type(error).__name__}): it is kept "
+                f"as {set_aside(self.path, 'unreadable').name}, and the same command starts anew"
+            ) from error
+
+
+def _shapes(tensors: object) -> dict[str, object]:
+    found = tensors if isinstance(tensors, dict) else {}
+    return {name: getattr(tensor, "shape", None) for name, tensor in found.items()}
