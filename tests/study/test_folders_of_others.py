@@ -15,11 +15,11 @@ import pytest
 from small_study import ADAPTIVE, VANILLA, save_digits, small_config
 
 from aradals.artifacts import load_sealed, save_sealed
-from aradals.config import EvaluationConfig, MethodConfig, StudyConfig
+from aradals.config import EvaluationConfig, MethodConfig, ScoringConfig, StudyConfig
 from aradals.errors import InputError
 from aradals.files import file_digest
 from aradals.report import write_report
-from aradals.study import run_study
+from aradals.study import run_study, train_one
 
 ADAPTED = "adaptive"
 
@@ -200,3 +200,12 @@ def test_studies_in_two_threads_do_not_disturb_each_other(tmp_path: Path) -> Non
     for thread in threads:
         thread.join()
     assert found["first"] == found["second"] == found["alone"]
+
+
+def test_a_study_does_not_score_with_what_it_makes(study: tuple[StudyConfig, Path]) -> None:
+    config, out = study
+    own = replace(config, scoring=ScoringConfig(checkpoint=str(out / "seed-0/vanilla/train/model.safetensors")))
+    with pytest.raises(InputError, match="that this study does not make"):
+        run_study(own, out, name="test", log=lambda line: None)
+    with pytest.raises(InputError, match="that this study does not make"):
+        train_one(own, "vanilla", 0, out / "seed-0", log=lambda line: None)
