@@ -17,8 +17,8 @@ from small_study import ADAPTIVE, VANILLA, save_digits, small_config
 from aradals._internal.files import file_digest
 from aradals.errors import InputError
 from aradals.pipeline.artifacts import load_sealed, save_sealed
-from aradals.pipeline.config import EvaluationConfig, MethodConfig, StudyConfig
-from aradals.pipeline.study import run_study
+from aradals.pipeline.config import EvaluationConfig, MethodConfig, ScoringConfig, StudyConfig
+from aradals.pipeline.study import run_study, train_one
 from aradals.report import write_report
 
 ADAPTED = "adaptive"
@@ -200,3 +200,12 @@ def test_studies_in_two_threads_do_not_disturb_each_other(tmp_path: Path) -> Non
     for thread in threads:
         thread.join()
     assert found["first"] == found["second"] == found["alone"]
+
+
+def test_a_study_does_not_score_with_what_it_makes(study: tuple[StudyConfig, Path]) -> None:
+    config, out = study
+    own = replace(config, scoring=ScoringConfig(checkpoint=str(out / "seed-0/vanilla/train/model.safetensors")))
+    with pytest.raises(InputError, match="that this study does not make"):
+        run_study(own, out, name="test", log=lambda line: None)
+    with pytest.raises(InputError, match="that this study does not make"):
+        train_one(own, "vanilla", 0, out / "seed-0", log=lambda line: None)

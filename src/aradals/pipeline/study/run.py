@@ -85,6 +85,7 @@ def run_study(
         OutputError: something cannot be written.
     """
     check_config(config)
+    _refuse_own_scorer(config, output)
     inputs = files_of(config)
     with output_folder(output, OUTPUTS, kinds=KINDS, inputs=inputs, overwrite=overwrite, log=log), _ALONE:
         return _run_all(config, output, name, device, log)
@@ -136,10 +137,22 @@ def train_one(
     if len(data_sets(config)) > 1:
         raise InputError(expected="one data set", got=str(config.data), hint=f"--data {data_sets(config)[0]}")
     check_config(replace(config, seeds=[seed]))
+    _refuse_own_scorer(config, output)
     with output_folder(output, inputs=files_of(config)), _ALONE:
         run = SeedRun(config, *load_study_data(config), seed, output, device, log)
         run.check()
         return run.checkpoints(method)
+
+
+def _refuse_own_scorer(config: StudyConfig, output: Path) -> None:
+    """Refuse to score with a model of this very study, which a changed option would put another one in the place of."""
+    checkpoint = Path(config.scoring.checkpoint or ".").resolve()
+    if (checkpoint.parent / "stage.json").exists() and checkpoint.is_relative_to(output.resolve()):
+        raise InputError(
+            expected="a scoring.checkpoint that this study does not make",
+            got=str(config.scoring.checkpoint),
+            hint="a copy of it elsewhere, or no scoring.checkpoint",
+        )
 
 
 def load_study_data(config: StudyConfig) -> tuple[Examples, Examples]:
