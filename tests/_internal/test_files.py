@@ -52,6 +52,7 @@ except InputError as error:
     write(path, "old")
     ran = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
     assert f"a writable output {path}" in ran.stdout
+    assert "try freeing space, or another --output" in ran.stdout
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("file.txt", "old")]
 
 

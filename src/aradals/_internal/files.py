@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -112,8 +113,14 @@ def unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(
         expected=f"a writable output {path}",
         got=error.strerror or type(error).__name__,
-        hint="another --output",
+        hint="freeing space, or another --output" if is_full(error) else "another --output",
     )
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk, a quota or a limit of file sizes has no room left."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return error.errno in full or any(os.strerror(code) in str(error) for code in full)  # Arrow has only the text
 
 
 def ensure_writable(folder: Path) -> None:

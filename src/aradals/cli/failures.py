@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 
+from aradals._internal.files import is_full
 from aradals._internal.specs import exit_call
 from aradals.errors import InputError, MissingExtraError
 
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def describe(error: BaseException) -> str | None:
@@ -41,7 +40,7 @@ def describe(error: BaseException) -> str | None:
                     expected="files that can be read and written",
                     got=f"{error.strerror or _first_line(error)}{f': {error.filename}' if error.filename else ''}",
                     hint="freeing space, or another --output"
-                    if error.errno in _NO_ROOM
+                    if is_full(error)
                     else "the same command when that is put right",
                 )
             )
