@@ -80,7 +80,12 @@ def load_sealed(path: Path, *, required: bool = True) -> dict[str, Any]:
     digest = content.pop(_SEAL, None)
     if digest == settings_digest(content) or (digest is None and not required):
         return content
-    raise InputError(
+    raise _changed(path)
+
+
+def _changed(path: Path) -> InputError:
+    """The error for a file of ours that is not as it was written."""
+    return InputError(
         expected=f"the content of {path} as it was written",
         got="a file that was changed or damaged",
         hint="the command that wrote it, which makes it anew",
@@ -379,11 +384,7 @@ def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.
     }
     digest = metadata.pop(_SEAL, None)
     if digest is not None and digest != _table_digest(columns, metadata):
-        raise InputError(
-            expected=f"the content of {path} as it was written",
-            got="a file that was changed or damaged",
-            hint="the command that wrote it, which makes it anew",
-        )
+        raise _changed(path)
     return columns, metadata
 
 

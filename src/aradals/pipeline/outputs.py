@@ -13,8 +13,6 @@ from aradals.errors import InputError
 from aradals.pipeline.stage import locked
 
 _HTML_HEAD = 2000
-
-
 _MARK = ".aradals"
 
 
@@ -57,7 +55,7 @@ def output_folder(
     with locked(folder):
         for name in names:
             check_target(folder / name)
-            if (folder / name).exists() and (describe_file(folder / name) or {}).get("kind") not in kinds:
+            if (folder / name).exists() and describe_file(folder / name).get("kind") not in kinds:
                 aside = set_aside(folder / name, "changed")
                 log(f"{name} is of another command, or was changed or damaged, and is kept in {aside.name}")
         yield
@@ -106,7 +104,7 @@ def refuse_other_request(path: Path, request: str, *, overwrite: bool) -> bool:
     """
     if overwrite or not path.exists():
         return False
-    if (describe_file(path) or {}).get("request") == request:
+    if describe_file(path).get("request") == request:
         return True
     raise InputError(
         expected=f"nothing at {path}, or what the same data, model and settings have made",
@@ -115,8 +113,8 @@ def refuse_other_request(path: Path, request: str, *, overwrite: bool) -> bool:
     )
 
 
-def describe_file(path: Path) -> dict[str, Any] | None:
-    """What a file of ours says of itself: at least its ``kind``; None for other people's files.
+def describe_file(path: Path) -> dict[str, Any]:
+    """What a file of ours says of itself: at least its ``kind``; empty for other people's files.
 
     Kinds are scores, predictions, table, corrupted, calibrator and report, and those of results: study, studies,
     evaluation and diagnosis.
@@ -131,13 +129,13 @@ def describe_file(path: Path) -> dict[str, Any] | None:
             return describe_file(path.with_suffix(".parquet"))
         if path.suffix == ".html":
             with path.open("rb") as file:
-                return {"kind": "report"} if b'name="generator" content="ar-adals"' in file.read(_HTML_HEAD) else None
+                return {"kind": "report"} if b'name="generator" content="ar-adals"' in file.read(_HTML_HEAD) else {}
         if path.suffix == ".json":
             content = json.loads(path.read_text(encoding="utf-8"))
             if "fitted_on" in content:
                 return {"kind": "calibrator", "request": content["fitted_on"].get("request")}
-            return {"kind": content["kind"]} if {"schema", "kind"} <= content.keys() else None
-    return None
+            return {"kind": content["kind"]} if {"schema", "kind"} <= content.keys() else {}
+    return {}
 
 
 def _refuse_inputs(path: Path, inputs: Iterable[Path]) -> None:
@@ -159,7 +157,7 @@ def _refuse_foreign(path: Path, kinds: Sequence[str], overwrite: bool) -> None:
     check_target(path)
     if overwrite or not path.exists():
         return
-    if (describe_file(path) or {}).get("kind") not in kinds:
+    if describe_file(path).get("kind") not in kinds:
         raise InputError(
             expected=f"nothing at {path}, or a file that an earlier run has written there",
             got="another file",

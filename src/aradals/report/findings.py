@@ -21,7 +21,6 @@ from aradals.report.view import (
     NOISE_LIMITS,
     Condition,
     Measure,
-    Results,
     compare,
     diagnosis_results,
     difference,
@@ -44,7 +43,7 @@ from aradals.report.view import (
     variants,
 )
 from aradals.results.failed import describe_failed
-from aradals.results.names import Variant, join
+from aradals.results.names import Results, Variant, join
 from aradals.robustness.audit import describe_audit
 
 WARNING = "Warning: "

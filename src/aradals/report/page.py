@@ -38,7 +38,6 @@ from aradals.report.tables import (
     threshold_rows,
 )
 from aradals.report.view import (
-    Results,
     condition_name,
     indexed,
     key_variants,
@@ -54,7 +53,7 @@ from aradals.report.view import (
     variants,
 )
 from aradals.results.failed import failed_runs
-from aradals.results.names import Variant, data_name
+from aradals.results.names import Results, Variant, data_name
 
 READ_RELIABILITY = (
     "Squares on the diagonal keep their word: of the predictions made with 80 %, 80 % are right; below it the model is "

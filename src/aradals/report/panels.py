@@ -16,7 +16,6 @@ from aradals.report.view import (
     NOISE_FLOORS,
     Condition,
     Measure,
-    Results,
     diagnosis_results,
     difference,
     main_methods,
@@ -31,7 +30,7 @@ from aradals.report.view import (
     subset_name,
     variants,
 )
-from aradals.results.names import Variant
+from aradals.results.names import Results, Variant
 
 Values = list[float]
 Columns = dict[str, list[Any]]

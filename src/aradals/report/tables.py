@@ -13,7 +13,6 @@ from aradals.report.view import (
     NOISE_LIMITS,
     Condition,
     Measure,
-    Results,
     diagnosis_results,
     gap_interval,
     indexed,
@@ -34,7 +33,7 @@ from aradals.report.view import (
 )
 from aradals.results.compare import MIN_SEEDS
 from aradals.results.failed import failed_runs
-from aradals.results.names import Variant, data_name
+from aradals.results.names import Results, Variant, data_name
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

@@ -11,10 +11,7 @@ from typing import Any, Literal
 import torch
 
 from aradals.metrics import wilson_interval
-from aradals.results.names import Variant, join
-
-Results = Mapping[str, Any]
-"""The content of ``results.json``."""
+from aradals.results.names import Results, Variant, join
 
 Condition = tuple[str, int]
 """(corruption, severity)."""

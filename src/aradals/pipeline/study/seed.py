@@ -302,7 +302,7 @@ class SeedRun:
         groups = self._groups(settings)
         inputs = {
             "model": self.config.model,
-            "code": code_digest(self.config.model),
+            "code": self._code,
             "model_args": self.config.model_args,
             "training": asdict(self.config.training),
             "method": {**asdict(settings), "code": code_digest(settings.objective)},
@@ -533,10 +533,15 @@ class SeedRun:
         load_checkpoint(model, checkpoint)
         return model.to(resolve_device(self.device)).eval()
 
+    @cached_property
+    def _code(self) -> str | None:
+        """Digest of the code that builds the study's model, read once: it follows all imports."""
+        return code_digest(self.config.model)
+
     def _model_digest(self, checkpoint: Path) -> str:
         """Hash the weights, the code and the settings of a trained model."""
         config = self.config
-        return settings_digest([file_digest(checkpoint), config.model, config.model_args, code_digest(config.model)])
+        return settings_digest([file_digest(checkpoint), config.model, config.model_args, self._code])
 
     def _describe(self, method: str, inputs: dict[str, Any], train: Examples) -> dict[str, Any]:
         """What a checkpoint says of itself: how to build its model, and what it was fitted on."""
