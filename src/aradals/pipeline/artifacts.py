@@ -16,6 +16,13 @@ import numpy as np
 import torch
 
 from aradals._internal.files import atomic_path, csv_text
+from aradals._internal.json_files import SEAL, changed
+from aradals._internal.json_files import json_text as json_text
+from aradals._internal.json_files import load_json as load_json
+from aradals._internal.json_files import load_sealed as load_sealed
+from aradals._internal.json_files import save_json as save_json
+from aradals._internal.json_files import save_sealed as save_sealed
+from aradals._internal.json_files import settings_digest as settings_digest
 from aradals.calibration import CALIBRATORS, Calibrator
 from aradals.checks import check_labels, check_logits
 from aradals.data import Examples
@@ -28,8 +35,6 @@ from aradals.robustness.scores import ScoreTable
 SCHEMA_VERSION = "3"
 """Changes when the meaning of a file changes; part of every stage's inputs, so old outputs are made anew."""
 
-_SEAL = "sha256"
-
 
 def versions() -> dict[str, str]:
     """Versions of what determines a number: Python, this package, torch, numpy and lightning."""
@@ -40,91 +45,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def settings_digest(settings: object) -> str:
-    """SHA-256 of JSON-able settings, the first 16 hex digits; independent of key order."""
-    text = json.dumps(settings, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def save_json(path: Path, content: object) -> None:
-    """Write JSON, with null for NaN and infinities (which JSON lacks)."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json_text(content, indent=1) + "\n", encoding="utf-8")
-
-
-def save_sealed(path: Path, content: Mapping[str, object]) -> None:
-    """Write a JSON object with the digest of its content, so that `load_sealed` sees any change."""
-    plain = json.loads(json_text(content))
-    save_json(path, {**plain, _SEAL: settings_digest(plain)})
-
-
-def load_sealed(path: Path, *, required: bool = True) -> dict[str, Any]:
-    """Read a JSON object that `save_sealed` has written, without its digest.
-
-    Args:
-        path: of the file.
-        required: refuse objects without a digest, too.
-
-    Raises:
-        InputError: the file is missing, was changed, or is not one of these.
-    """
-    content = load_json(path)
-    if not isinstance(content, dict):
-        raise InputError(
-            expected=f"keys and values in {path}",
-            got=type(content).__name__,
-            hint="a file of this program",
-        )
-    digest = content.pop(_SEAL, None)
-    if digest == settings_digest(content) or (digest is None and not required):
-        return content
-    raise _changed(path)
-
-
-def _changed(path: Path) -> InputError:
-    """The error for a file of ours that is not as it was written."""
-    return InputError(
-        expected=f"the content of {path} as it was written",
-        got="a file that was changed or damaged",
-        hint="the command that wrote it, which makes it anew",
-    )
-
-
-def json_text(content: object, indent: int | None = None) -> str:
-    """JSON, with null for NaN and infinities (which JSON lacks)."""
-    return json.dumps(_finite(content), indent=indent)
-
-
-def load_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: it is missing or not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            expected=f"a readable file {path}", got=error.strerror or "an error", hint="another path"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            expected=f"JSON in {path}",
-            got=str(error),
-            hint="making the file again with the stage that writes it",
-        ) from error
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def save_scores(path: Path, scores: ScoreTable, provenance: Mapping[str, str]) -> None:
@@ -349,7 +269,7 @@ def _write_parquet(path: Path, kind: str, columns: Mapping[str, object], metadat
     description = {"kind": kind, **({"request": metadata["request"]} if "request" in metadata else {})}
     metadata = {**metadata, "schema": SCHEMA_VERSION, "aradals": json.dumps(description)}
     table = pa.table(dict(columns))
-    table = table.replace_schema_metadata({**metadata, _SEAL: _table_digest(_as_arrays(table), metadata)})
+    table = table.replace_schema_metadata({**metadata, SEAL: _table_digest(_as_arrays(table), metadata)})
     with atomic_path(path) as temporary:
         parquet.write_table(table, temporary, write_page_checksum=True)
 
@@ -382,9 +302,9 @@ def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.
         key.decode(errors="replace"): value.decode(errors="replace")
         for key, value in (table.schema.metadata or {}).items()
     }
-    digest = metadata.pop(_SEAL, None)
+    digest = metadata.pop(SEAL, None)
     if digest is not None and digest != _table_digest(columns, metadata):
-        raise _changed(path)
+        raise changed(path)
     return columns, metadata
 
 

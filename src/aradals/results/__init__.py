@@ -1,5 +1,23 @@
-"""Results of evaluations: aggregates over seeds, and paired differences between methods."""
+"""What was found out: typed records, read from and written to files, averaged and compared in one place."""
 
-from aradals.results.compare import aggregate_seeds, compare_methods
+from aradals.results.aggregate import difference, measure
+from aradals.results.compare import compare_methods
+from aradals.results.files import json_schema, read_results, read_studies
+from aradals.results.records import CLEAN, Condition, Measure, Method, Metric, Results, Row, Variant
 
-__all__ = ["aggregate_seeds", "compare_methods"]
+__all__ = [
+    "CLEAN",
+    "Condition",
+    "Measure",
+    "Method",
+    "Metric",
+    "Results",
+    "Row",
+    "Variant",
+    "compare_methods",
+    "difference",
+    "json_schema",
+    "measure",
+    "read_results",
+    "read_studies",
+]

@@ -1,0 +1,100 @@
+"""JSON files: written atomically, with null for NaN; sealed ones prove on reading that they are whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aradals._internal.files import atomic_path
+from aradals.errors import InputError
+
+SEAL = "sha256"
+
+
+def settings_digest(settings: object) -> str:
+    """SHA-256 of JSON-able settings, the first 16 hex digits; independent of key order."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def save_json(path: Path, content: object) -> None:
+    """Write JSON, with null for NaN and infinities (which JSON lacks)."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json_text(content, indent=1) + "\n", encoding="utf-8")
+
+
+def save_sealed(path: Path, content: Mapping[str, object]) -> None:
+    """Write a JSON object with the digest of its content, so that `load_sealed` sees any change."""
+    plain = json.loads(json_text(content))
+    save_json(path, {**plain, SEAL: settings_digest(plain)})
+
+
+def load_sealed(path: Path, *, required: bool = True) -> dict[str, Any]:
+    """Read a JSON object that `save_sealed` has written, without its digest.
+
+    Args:
+        path: of the file.
+        required: refuse objects without a digest, too.
+
+    Raises:
+        InputError: the file is missing, was changed, or is not one of these.
+    """
+    content = load_json(path)
+    if not isinstance(content, dict):
+        raise InputError(
+            expected=f"keys and values in {path}",
+            got=type(content).__name__,
+            hint="a file of this program",
+        )
+    digest = content.pop(SEAL, None)
+    if digest == settings_digest(content) or (digest is None and not required):
+        return content
+    raise changed(path)
+
+
+def changed(path: Path) -> InputError:
+    """The error for a file of ours that is not as it was written."""
+    return InputError(
+        expected=f"the content of {path} as it was written",
+        got="a file that was changed or damaged",
+        hint="the command that wrote it, which makes it anew",
+    )
+
+
+def load_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            expected=f"a readable file {path}", got=error.strerror or "an error", hint="another path"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            expected=f"JSON in {path}",
+            got=str(error),
+            hint="making the file again with the stage that writes it",
+        ) from error
+
+
+def json_text(content: object, indent: int | None = None) -> str:
+    """JSON, with null for NaN and infinities (which JSON lacks)."""
+    return json.dumps(_finite(content), indent=indent)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

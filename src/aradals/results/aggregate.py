@@ -1,0 +1,182 @@
+"""Means over conditions and seeds, with one rule for their intervals: every table, figure and sentence uses these.
+
+A mean over conditions is formed within each seed, where all conditions weigh the same. A seed that lacks one of the
+conditions, or the metric under one of them, is left out, because its mean could not be compared with the others.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aradals.errors import MissingExtraError
+from aradals.results.records import CLEAN, METRICS, Condition, Measure, Metric, Place, Results, Variant
+
+NOISE_LIMITS: dict[Metric, Metric] = {
+    "ece": "ece_noise_floor_p95",
+    "subset_calibration_error": "subset_noise_floor_p95",
+}
+"""Calibration error -> the largest error that chance explains."""
+
+_SHARES = ("accuracy", "confidence")
+
+
+def measure(
+    results: Results,
+    variant: Variant,
+    metric: Metric,
+    *,
+    conditions: Sequence[Condition] = (CLEAN,),
+    subset: int | None = None,
+) -> Measure:
+    """Average a metric of one variant over conditions within each seed, then over seeds.
+
+    With one seed the interval is that of the rows: the mean of their ends, as for errors that fully depend on each
+    other, because all conditions change the same examples. With S seeds its half-width is √(h² + (t s/√S)²). The first
+    term stands for the sampling of the test examples, which all seeds share; the second for the seeds, s being their
+    standard deviation and t the quantile of Student's distribution.
+
+    Args:
+        results: of one data set.
+        variant: method and calibrator.
+        metric: what to average.
+        conditions: to average over.
+        subset: of robustness; None for all examples.
+
+    Returns:
+        The mean; unknown where no seed has the metric under all conditions.
+    """
+    return mean_over_seeds(list(by_seed(results, variant, metric, conditions, subset).values()), metric)
+
+
+def by_seed(
+    results: Results, variant: Variant, metric: Metric, conditions: Sequence[Condition], subset: int | None = None
+) -> dict[int, Measure]:
+    """Average a metric over conditions within each seed; only seeds that have it under all conditions."""
+    rows = [results.by_key.get((variant, condition, subset), {}) for condition in conditions]
+    found = {seed: [row[seed][metric] for row in rows if seed in row] for row in rows[:1] for seed in row}
+    return {
+        seed: Measure(*(statistics.fmean(ends) for ends in zip(*((m.value, m.low, m.high) for m in each), strict=True)))
+        for seed, each in found.items()
+        if len(each) == len(conditions) and all(m.known for m in each)
+    }
+
+
+def mean_over_seeds(seeds: Sequence[Measure], metric: Metric) -> Measure:
+    """Average the measures of several seeds, see `measure`."""
+    if len(seeds) < 2:
+        return seeds[0] if seeds else Measure(num_seeds=0)
+    value, low, high = (
+        statistics.fmean(ends) for ends in zip(*((seed.value, seed.low, seed.high) for seed in seeds), strict=True)
+    )
+    spread = statistics.stdev(seed.value for seed in seeds)
+    t = student_quantile(0.975, len(seeds) - 1)
+    center, half_width = (low + high) / 2, math.hypot((high - low) / 2, t * spread / math.sqrt(len(seeds)))
+    low, high = center - half_width, center + half_width
+    return Measure(
+        value,
+        low if metric == "gap" else max(low, 0.0),
+        min(high, 1.0) if metric in _SHARES else high,
+        spread,
+        len(seeds),
+    )
+
+
+def difference(
+    results: Results, variant: Variant, reference: Variant, metric: Metric, place: Place = "clean"
+) -> Measure:
+    """The variant minus the reference on the same examples and seeds; unknown where they were not compared."""
+    found = results.by_comparison.get((variant, reference, place, metric))
+    return found.measure if found else Measure(num_seeds=0)
+
+
+def places(results: Results) -> dict[Place, tuple[Condition, ...]]:
+    """The conditions behind each place: clean data, and all shifts where there are any."""
+    found: dict[Place, tuple[Condition, ...]] = {"clean": (CLEAN,)}
+    return {**found, "all_shifts": results.shifts} if results.shifts else found
+
+
+def is_noise(results: Results, variant: Variant, metric: Metric, place: Place = "clean") -> bool | None:
+    """Whether chance explains a calibration error; None where its noise floor is not known.
+
+    An error is more than noise only where it exceeds the 95th percentile of its noise floor, which is what a perfectly
+    calibrated model would show on as many examples, and where its interval excludes zero.
+    """
+    conditions = places(results)[place]
+    error = measure(results, variant, metric, conditions=conditions)
+    limit = measure(results, variant, NOISE_LIMITS[metric], conditions=conditions)
+    return error.value <= limit.value or error.low <= 0 if limit.known else None
+
+
+def relative_cost(results: Results, method: str) -> float:
+    """Mean over seeds of the cost of a method, as a multiple of plain training; NaN where it is not known."""
+    known = [
+        cost.relative_cost for cost in results.costs if cost.method == method and math.isfinite(cost.relative_cost)
+    ]
+    return statistics.fmean(known) if known else math.nan
+
+
+@dataclass(frozen=True)
+class Mean:
+    """One line of the table of means: a variant under one condition, or as the mean over all shifts."""
+
+    variant: Variant
+    condition: Condition | None
+    subset: int | None
+    metrics: dict[Metric, Measure]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """A flat row: keys, then each metric with its interval and its spread over seeds."""
+        keys = {
+            "method": self.variant.method,
+            "calibrator": self.variant.calibrator,
+            "corruption": self.condition.corruption if self.condition else "all_shifts",
+            "severity": self.condition.severity if self.condition else None,
+            "subset": self.subset,
+            "num_seeds": max((each.num_seeds for each in self.metrics.values()), default=0),
+        }
+        return keys | {
+            f"{metric}{end}": value
+            for metric, each in self.metrics.items()
+            for end, value in (("", each.value), ("_low", each.low), ("_high", each.high), ("_sd", each.spread))
+        }
+
+
+def means(results: Results) -> Iterator[Mean]:
+    """Every variant under every condition and as the mean over all shifts, on all examples and by subset."""
+    conditions: list[tuple[Condition | None, tuple[Condition, ...]]] = [(c, (c,)) for c in (CLEAN, *results.shifts)]
+    if results.shifts:
+        conditions.append((None, results.shifts))
+    for variant in results.variants:
+        for condition, averaged in conditions:
+            for subset in (None, *range(results.num_subsets)):
+                found = {m: measure(results, variant, m, conditions=averaged, subset=subset) for m in METRICS}
+                known = {metric: each for metric, each in found.items() if each.known}
+                if known:
+                    yield Mean(variant, condition, subset, known)
+
+
+def student_quantile(probability: float, degrees_of_freedom: int) -> float:
+    """Quantile of Student's t distribution.
+
+    Raises:
+        MissingExtraError: without scipy.
+    """
+    return float(scipy_special().stdtrit(degrees_of_freedom, probability))
+
+
+def scipy_special() -> Any:
+    """The functions of scipy that no other dependency has.
+
+    Raises:
+        MissingExtraError: without scipy.
+    """
+    try:
+        from scipy import special
+    except ImportError as error:
+        raise MissingExtraError("scipy", "data") from error
+    return special

@@ -1,0 +1,206 @@
+"""Results as files: JSON that proves on reading that it is whole, and flat tables.
+
+The form of the JSON is that of `aradals.results.records`: an object per record, with its attributes as keys. What is
+not known (NaN, an empty default) is left out. ``schema`` is the version of the form; files of the previous version are
+read, too. `json_schema` describes the form to other programs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aradals._internal.json_files import SEAL, load_sealed, save_sealed
+from aradals._internal.optional import load_extra
+from aradals.errors import InputError
+from aradals.results.previous import PREVIOUS, upgrade
+from aradals.results.records import Measure, Metric, Results, Row
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from pydantic import TypeAdapter
+
+SCHEMA = "4"
+"""Version of the form of results files."""
+
+_ENVELOPE = ("schema", SEAL)
+
+_LARGEST = 1e300
+"""A few thousand numbers of this size still have a finite sum."""
+
+
+def save_results(results: Results, path: Path) -> None:
+    """Write one study, evaluation or diagnosis.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    save_sealed(path, {"schema": SCHEMA, **plain(results)})
+
+
+def save_studies(studies: list[Results], path: Path, *, name: str) -> None:
+    """Write the results of a study of several data sets.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    together = [{"schema": SCHEMA, **plain(study)} for study in studies]
+    save_sealed(path, {"schema": SCHEMA, "kind": "studies", "name": name, "studies": together})
+
+
+def read_results(path: str | Path) -> Results:
+    """Read the results of one data set; of a folder, its ``results.json`` or ``diagnosis.json``.
+
+    Raises:
+        InputError: see `read_studies`; results of several data sets.
+        MissingExtraError: without pydantic.
+    """
+    studies = read_studies(path)
+    if len(studies) != 1:
+        raise InputError(
+            expected="results of one data set",
+            got=f"{len(studies)} data sets in {path}",
+            hint="read the folder of one of them",
+        )
+    return studies[0]
+
+
+def read_studies(path: str | Path) -> list[Results]:
+    """Read the results of each data set of a study; of an evaluation or a diagnosis there is one.
+
+    Raises:
+        InputError: the file is missing, was changed, or does not hold results of this version or the previous one.
+        MissingExtraError: without pydantic.
+    """
+    file = _results_file(Path(path))
+    content = load_sealed(file, required=False)
+    parts = content.get("studies") if content.get("kind") == "studies" else [content]
+    try:
+        return [parse(part) for part in parts or []]
+    except (InputError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise InputError(
+            expected=f"results in {file} as `aradals run`, `evaluate` or `diagnose` write them",
+            got=_first_problem(error),
+            hint="make them again with the same command",
+        ) from error
+
+
+def parse(content: Any) -> Results:
+    """Make results of the JSON of this version or the previous one, and check every value.
+
+    Raises:
+        ValueError: it is of another form.
+    """
+    version = content.get("schema") if isinstance(content, dict) else None
+    if version != SCHEMA and version not in PREVIOUS:
+        raise InputError(
+            expected=f"results of schema {', '.join((*PREVIOUS, SCHEMA))}",
+            got=f"schema {version!r}",
+            hint="update ar-adals",
+        )
+    given = upgrade(content) if version in PREVIOUS else {k: v for k, v in content.items() if k not in _ENVELOPE}
+    _refuse_huge(given)
+    return _adapter().validate_python(given)
+
+
+def json_schema() -> dict[str, Any]:
+    """Describe the form of results files as a JSON schema.
+
+    Raises:
+        MissingExtraError: without pydantic.
+    """
+    return _adapter().json_schema()
+
+
+def plain(value: Any) -> Any:
+    """Turn records into JSON values, without attributes that are at their defaults."""
+    if dataclasses.is_dataclass(value):
+        return {
+            field.name: plain(item)
+            for field in dataclasses.fields(value)
+            if not _is_default(field, item := getattr(value, field.name))
+        }
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def flat_row(results: Results, row: Row) -> dict[str, Any]:
+    """Give a row as one line of a table: keys, then each metric with the ends of its interval."""
+    keys = ("method", "calibrator", "seed", "corruption", "severity", "subset", "n")
+    return {"data": results.data.name, **{key: getattr(row, key) for key in keys}, **dict(_columns(row.metrics))}
+
+
+def table_rows(results: Results) -> list[dict[str, Any]]:
+    """Give all rows as lines of a table, with the cost of each run where it is known."""
+    costs = {(cost.method, cost.seed): cost for cost in results.costs}
+    rows = []
+    for row in results.rows:
+        line, cost = flat_row(results, row), costs.get((row.method, row.seed))
+        rows.append(line | {"seconds": cost.seconds, "relative_cost": cost.relative_cost} if cost else line)
+    return rows
+
+
+def to_frame(results: Results) -> DataFrame:
+    """See `Results.to_frame`."""
+    frame: DataFrame = load_extra("pandas").DataFrame(table_rows(results))
+    return frame
+
+
+def _columns(metrics: Mapping[Metric, Measure]) -> Iterator[tuple[str, float]]:
+    for metric, measure in metrics.items():
+        yield metric, measure.value
+        if measure.has_interval:
+            yield f"{metric}_low", measure.low
+            yield f"{metric}_high", measure.high
+
+
+def _is_default(field: dataclasses.Field[Any], value: object) -> bool:
+    if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        return False
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, Measure):
+        return not value.known
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return bool(value == default)
+
+
+@cache
+def _adapter() -> TypeAdapter[Results]:
+    adapter: TypeAdapter[Results] = load_extra("pydantic").TypeAdapter(Results)
+    return adapter
+
+
+def _results_file(path: Path) -> Path:
+    """The file itself, or the one in a folder."""
+    if not path.is_dir():
+        return path
+    found = [path / name for name in ("results.json", "diagnosis.json") if (path / name).exists()]
+    if not found:
+        raise InputError(
+            expected=f"results.json or diagnosis.json in {path}",
+            got="neither",
+            hint="name the --output folder of aradals run, evaluate or diagnose",
+        )
+    return found[0]
+
+
+def _refuse_huge(value: Any) -> None:
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _refuse_huge(item)
+    elif isinstance(value, int | float) and abs(value) > _LARGEST:
+        raise ValueError(f"the number {value:.3g}")
+
+
+def _first_problem(error: Exception) -> str:
+    """The first line of a validation error says only how many there are; the next ones say where and what."""
+    if isinstance(error, InputError):
+        return error.got
+    lines = [line.strip() for line in str(error).splitlines()]
+    return f"{type(error).__name__}: {': '.join(lines[1:3]) or lines[0] if lines else ''}"

@@ -1,0 +1,193 @@
+"""Results files of the previous version, brought into the present form.
+
+A row was one flat object, and a diagnosis had a form of its own. Methods had no labels: their names decided which one
+the others were compared with, and which ones were variants of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aradals.results.records import METRICS
+
+PREVIOUS = ("1", "2", "3")
+
+LABELS = {
+    "adals": "AdaLS",
+    "ar_adals": "AR-AdaLS",
+    "ar_adals_augmix": "AR-AdaLS, AugMix",
+    "ar_adals_cross_fit": "AR-AdaLS, cross-fitted",
+    "ar_adals_of_ensemble": "AR-AdaLS of the ensemble",
+    "ar_adals_self": "AR-AdaLS, self-scored",
+    "augmix": "AugMix",
+    "ccat": "CCAT",
+    "ensemble_of_ar_adals": "ensemble of AR-AdaLS",
+    "focal": "focal loss",
+}
+"""What methods were called whose recipes gave no label."""
+
+_ROW = ("method", "calibrator", "seed", "corruption", "severity", "subset", "n")
+
+
+def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring the JSON of an older results file into the present form.
+
+    Raises:
+        LookupError, TypeError, AttributeError, ValueError: the content is of no known form.
+    """
+    if content["kind"] == "diagnosis":
+        content = _as_study(content)
+    names = list(dict.fromkeys(row["method"] for row in (*content["rows"], *content.get("failed", []))))
+    return _known(
+        {
+            "kind": content["kind"],
+            "name": content.get("name", ""),
+            "data": _only(content["data"], "name", "num_classes", "class_names", "splits", "splits_hash"),
+            "methods": list(_methods(names, content.get("config") or {})),
+            "reference": "vanilla" if "vanilla" in names else names[0],
+            "rows": [{**_only(row, *_ROW), "metrics": _metrics(row)} for row in map(_with_keys, content["rows"])],
+            "reliability": [
+                {**_only(each, *_ROW), "bins": list(map(_known, each["bins"]))}
+                for each in map(_with_keys, content.get("reliability", []))
+            ],
+            "training": list(map(_training, content.get("training", []))),
+            "calibrators": [
+                {
+                    **_only(each, "method", "calibrator", "seed", "temperature"),
+                    "parameters": {k: v for k, v in each.items() if k not in ("method", "calibrator", "seed")},
+                }
+                for each in content.get("calibrators", [])
+            ],
+            "classes": [
+                {
+                    **_only(_with_keys(row), "method", "calibrator", "name", "n"),
+                    "label": row["class"],
+                    "metrics": _metrics(row),
+                }
+                for row in content.get("classes", [])
+            ],
+            "least_robust_classes": [
+                {**_only(row, "name", "n", "share", "base_share", "accuracy", "confidence"), "label": row["class"]}
+                for row in content.get("least_robust_classes", [])
+            ],
+            "comparisons": [
+                {**{k: v for k, v in row.items() if k != "condition"}, "place": row["condition"]}
+                for row in map(_known, content.get("comparisons") or [])
+                if row["reference_method"] in names
+            ],
+            "stability": [
+                {
+                    **_only(row, "method", "models", "num_models", "subset", "n", "seed"),
+                    **_measures(row, ("prediction_variance", "matched_prediction_variance", "disagreement")),
+                }
+                for row in content.get("stability", [])
+            ],
+            "audit": _audit(content.get("audit")),
+            "pictures": content.get("examples") or {},
+            "thresholds": list(map(_known, content.get("confidence_thresholds") or [])),
+            **{key: list(map(_known, content.get(key) or [])) for key in ("costs", "failed")},
+            "scoring": [
+                _only(row, "split", "seed", "attack", "n", "num_failed", "mean_forward", "mean_backward", "seconds")
+                for row in content.get("scoring") or []
+            ],
+            "out_of_distribution": [
+                _only(row, "calibrator", "ood_data", "n", "ood_n", "ood_auroc")
+                for row in content.get("out_of_distribution") or []
+            ],
+            **_only(content, "description", "config", "versions", "device"),
+        }
+    )
+
+
+def label_of(name: str) -> str:
+    """The label of a method without one."""
+    return LABELS.get(name) or name.replace("ar_adals_", "AR-AdaLS, ").replace("_", " ")
+
+
+def _methods(names: Iterable[str], config: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    """An ensemble was a method of its own; any other name that starts with that of a method was a variant of it."""
+    ensembles, names = config.get("ensembles") or {}, list(names)
+    for name in names:
+        stems = [other for other in names if name.startswith(f"{other}_")]
+        is_variant = stems and name not in ensembles and not name.endswith("_of_ensemble")
+        yield {
+            "name": name,
+            "label": label_of(name),
+            "variant_of": stems[0] if is_variant else None,
+            "num_members": (ensembles.get(name) or {}).get("num_members", 1),
+        }
+
+
+def _as_study(diagnosis: Mapping[str, Any]) -> dict[str, Any]:
+    """A diagnosis in the form that studies had."""
+    model = str(diagnosis.get("model", "model"))
+    keys = {"method": model, "calibrator": "none", "seed": 0, "corruption": "none", "severity": 0}
+    rows = [{**diagnosis["overall"], **keys, "subset": None}]
+    rows += [{**row, **keys, "subset": subset} for subset, row in enumerate(diagnosis["subsets"])]
+    bins = [(None, diagnosis["reliability"]["overall"])]
+    bins += list(enumerate(diagnosis["reliability"].get("subsets") or []))
+    about = {key: diagnosis[key] for key in ("model", "checkpoint", "split", "attack") if diagnosis.get(key)}
+    split = diagnosis.get("split") or "evaluated"
+    return {
+        **diagnosis,
+        "name": model,
+        "config": about,
+        "rows": rows,
+        "reliability": [{**keys, "subset": subset, "bins": each} for subset, each in bins],
+        "data": {
+            "name": str(diagnosis.get("data", "")),
+            "num_classes": diagnosis["num_classes"],
+            "class_names": diagnosis.get("class_names", []),
+            "splits": {split: diagnosis["overall"].get("n", 0)},
+        },
+        "scoring": [{"split": split, "attack": "", **_known(diagnosis["scoring"])}] if diagnosis.get("scoring") else [],
+    }
+
+
+def _training(run: Mapping[str, Any]) -> dict[str, Any]:
+    settings = run.get("settings") or {}
+    return {
+        **_only(run, "method", "seed", "seconds", "target_prob", "at_lower_bound"),
+        **_only(settings, "update_rate", "update_every"),
+        "settings": settings,
+        "epochs": [_only(epoch, "loss", "accuracy", "seconds") for epoch in run.get("epochs", [])],
+        "updates": [
+            {key: update[key] for key in ("target_prob", "confidence", "accuracy")}
+            for update in run.get("updates") or []
+        ],
+    }
+
+
+def _audit(audit: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    agreement = ("spearman", "same_subset", "within_one")
+    return audit and {
+        **{key: value for key, value in _known(audit).items() if not key.startswith(agreement)},
+        **_measures(audit, agreement),
+    }
+
+
+def _with_keys(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"method": "", "calibrator": "none", "seed": 0, **row}
+
+
+def _metrics(row: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    return _measures(row, METRICS)
+
+
+def _measures(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, dict[str, float]]:
+    """Each number with the ends of its interval."""
+    return {
+        name: _known({"value": row[name], "low": row.get(f"{name}_low"), "high": row.get(f"{name}_high")})
+        for name in names
+        if row.get(name) is not None
+    }
+
+
+def _only(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """The entries of these names; a ``subset`` of all examples stays, as null."""
+    return {name: record[name] for name in names if name == "subset" or record.get(name) is not None}
+
+
+def _known(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if value is not None}
