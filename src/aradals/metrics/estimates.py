@@ -41,9 +41,9 @@ class Estimate:
     is for the true error: ``value`` may lie near or above ``high``.
     """
 
-    value: float
-    low: float
-    high: float
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
 
 
 def estimate_metrics(

@@ -1,16 +1,6 @@
-"""Reports from results on disk: headlines, tables, figures, one HTML file (extra: report). Models are never run."""
+"""Reports of results: a verdict, tables, figures, one HTML file (extra: report). Models are never run."""
 
-from aradals.report.findings import diagnosis_headlines, study_headlines
-from aradals.report.page import write_report
-from aradals.report.tables import comparison_table, diagnosis_rows, diagnosis_table, study_table, table_rows
+from aradals.report.findings import Verdict, verdict
+from aradals.report.page import html_table, write_report
 
-__all__ = [
-    "comparison_table",
-    "diagnosis_headlines",
-    "diagnosis_rows",
-    "diagnosis_table",
-    "study_headlines",
-    "study_table",
-    "table_rows",
-    "write_report",
-]
+__all__ = ["Verdict", "html_table", "verdict", "write_report"]

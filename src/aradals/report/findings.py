@@ -1,383 +1,249 @@
-"""What the numbers say, in a dozen sentences at most; each claim with its uncertainty.
+"""The verdict of a report: where confidence is wrong, what to do about it, and how sure that is.
 
-The rule: a method is called lower or higher only where the 95 % interval of the paired difference excludes zero
-(`aradals.report.view.difference`), or, where results hold no such difference, where the two 95 % intervals do not
-overlap (`aradals.report.view.compare`); all else "cannot be told apart". A calibration error is more than noise only
-where it exceeds the 95th percentile of its noise floor, what a perfectly calibrated model would show on as many
-examples, and its interval excludes zero; two methods within noise are not told apart, whatever their intervals. A gap
-is called over- or underconfidence only where its interval excludes zero. Classes are tested together (Bonferroni).
+The rules. A gap is called over- or underconfidence only where its 95 % interval excludes zero. A variant is called
+better only where the difference is significant, see `aradals.results.aggregate.relation`. Calibration is judged by the
+subset calibration error on clean data (by the ECE where there are no robustness subsets), because opposite gaps of
+different subsets cancel in the ECE. A variant that is significantly less accurate is not recommended. Among the others,
+the cheapest cure that no other variant significantly beats is: a calibrator of the reference costs no training.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from aradals.calibration.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
 from aradals.report.view import (
-    CLEAN,
-    NOISE_FLOORS,
-    NOISE_LIMITS,
-    Condition,
-    Measure,
-    compare,
-    diagnosis_results,
-    difference,
-    indexed,
+    label,
     least_robust,
-    main_methods,
-    main_variants,
-    measure,
-    most_robust,
-    num_examples,
-    num_subsets,
-    number,
     reference,
-    row_interval,
-    seeds_of,
     share_interval,
-    shift_conditions,
-    shift_mean,
     threshold_text,
-    variants,
+    treatment,
 )
-from aradals.results.failed import describe_failed
-from aradals.results.names import Results, Variant, join
+from aradals.results.aggregate import difference, is_noise, measure, places, relation, relative_cost
+from aradals.results.failed import describe_failed, join
+from aradals.results.records import ClassShare, Measure, Metric, Place, Results, Variant
 from aradals.robustness.audit import describe_audit
 
 WARNING = "Warning: "
 """How a sentence starts that must not be overlooked."""
 
-MAX_CLASSES = 4
-"""How many classes a sentence names at most; the figure has the rest."""
-
 MAX_NAMED = 2
-"""How many methods a sentence names of a kind where there are more than `FEW`; the tables have the rest."""
+"""How many examples of one kind of trouble a warning names."""
 
-FEW = 4
-
-ERRORS = {"ece": "ECE", "subset_calibration_error": "subset calibration error"}
+ERRORS: dict[Metric, str] = {"ece": "ECE", "subset_calibration_error": "subset calibration error"}
 
 
-def study_headlines(results: Results) -> list[str]:
-    """The findings of a study or an evaluation, warnings first. The rule of comparison is the module's."""
-    if not results["rows"]:
-        return ["There are no results yet."]
-    results = indexed(results)
-    return [
-        *_warnings(results),
-        *_gap_sentences(results),
-        *(sentence for where in _places(results) for sentence in _error_sentence(results, "ece", where)),
-        *_error_sentence(results, "subset_calibration_error", "on clean data"),
-        *_rival_sentence(results),
-        *_accuracy_sentence(results),
-        *_stability_sentence(results),
-        *_cost_sentence(results),
-        _scope(results),
-    ]
+@dataclass(frozen=True)
+class Verdict:
+    """What the first lines of a report say.
+
+    Attributes:
+        sentences: at most three: what is wrong, what to do, how sure that is.
+        reference: the variant that is wrong.
+        best: the variant that is recommended instead, or the one that comes nearest; None where there is no other.
+        warnings: one sentence per kind of trouble, each starting with `WARNING`.
+        notes: further sentences about a diagnosis.
+    """
+
+    sentences: list[str]
+    reference: Variant
+    best: Variant | None = None
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def diagnosis_headlines(diagnosis: Results) -> list[str]:
-    """The findings about one model. The rule of comparison is the module's."""
-    results = diagnosis_results(diagnosis)
-    model, count, n = variants(results)[0], num_subsets(results), num_examples(results)
-    gap, accuracy, confidence, ece, floor, limit = (
-        measure(results, model, key)
-        for key in ("gap", "accuracy", "confidence", "ece", "ece_noise_floor", "ece_noise_floor_p95")
-    )
-    sentences = [
-        f"{_start(_gap_words(model.label, gap))}: it says {100 * confidence.value:.1f} % on average and is right in "
-        f"{100 * accuracy.value:.1f} % of {n:,} examples."
-    ]
-    if count > 1:
-        sentences += _gap_sentences(results)
-        gaps = [measure(results, model, "gap", subset=subset).value for subset in range(count)]
-        if (worst := max(range(count), key=lambda subset: abs(gaps[subset]))) != 0:
-            sentences[-1] += f" The largest gap estimated is {100 * abs(gaps[worst]):.1f} points, in subset {worst}."
-    if ece.known:
-        expected = (
-            f"; a calibrated model would show about {floor.value:.3f}, by chance up to {limit.value:.3f}"
-            if floor.known and limit.known
-            else ""
-        )
-        sentences.append(f"ECE: {_fraction(ece)}{_noise_words(results, model, [CLEAN])}{expected}.")
-    sentences += [
-        *_class_sentence(diagnosis),
-        *_threshold_sentence(diagnosis),
-        f"In brackets: 95 % intervals, which cover the sampling of the {n:,} examples and nothing else.",
-    ]
-    if not (audit := diagnosis.get("audit")):
-        return sentences
-    ranking = describe_audit(audit)
-    return [ranking, *sentences] if ranking.startswith(WARNING) else [*sentences, ranking]
+def verdict(results: Results) -> Verdict:
+    """Judge results that have rows."""
+    first = reference(results)
+    if results.kind == "diagnosis":
+        warned = [text] if results.audit and (text := describe_audit(results.audit)).startswith(WARNING) else []
+        advice, notes = _advice_for_one(results, first), [*_class_sentence(results), *_threshold_sentence(results)]
+        return Verdict([_gap_sentence(results, first), advice, _scope_of_one(results)], first, None, warned, notes)
+    best, is_better = recommend(results)
+    advice = _advice_for_one(results, first)
+    if len(results.variants) > 1:
+        advice = _advice(results, first, best if is_better else None)
+    return Verdict([_gap_sentence(results, first), advice, _scope(results)], first, best, _warnings(results))
 
 
-def outstanding_classes(diagnosis: Results) -> list[Mapping[str, Any]]:
+def recommend(results: Results) -> tuple[Variant | None, bool]:
+    """Choose the variant to use instead of the reference, and say whether it is significantly better calibrated."""
+    first, metric = reference(results), judged_by(results)
+    errors = {
+        variant: error.value
+        for variant in results.variants
+        if variant != first
+        and relation(results, variant, first, "accuracy") >= 0
+        and (error := measure(results, variant, metric)).known
+    }
+    if not errors:
+        return None, False
+    best = min(errors, key=errors.__getitem__)
+    cures = [variant for variant in errors if variant.method == first.method]
+    cure = min(cures, key=errors.__getitem__, default=best)
+    if relation(results, cure, first, metric) < 0 and relation(results, best, cure, metric) >= 0:
+        return cure, True
+    return best, relation(results, best, first, metric) < 0
+
+
+def judged_by(results: Results) -> Metric:
+    """The calibration error that decides."""
+    return "subset_calibration_error" if results.num_subsets > 1 else "ece"
+
+
+def outstanding_classes(results: Results) -> list[ClassShare]:
     """Classes over-represented in the least robust subset beyond chance.
 
-    Their share's Wilson interval, at a level of 1 - 0.05/K for K classes tested, lies above their share of all
-    examples.
+    Their share's Wilson interval, at a level of 1 - 0.05/K for K classes tested (Bonferroni), lies above their share of
+    all examples.
     """
-    classes = diagnosis.get("least_robust_classes", [])
-    level = 1 - 0.05 / max(1, diagnosis.get("num_classes") or len(classes))
-    return [row for row in classes if share_interval(row, level=level)[0] > number(row.get("base_share"))]
+    level = 1 - 0.05 / max(1, results.data.num_classes)
+    return [row for row in results.least_robust_classes if share_interval(row, level=level)[0] > row.base_share]
 
 
-def _warnings(results: Results) -> list[str]:
-    """One sentence per kind of trouble."""
-    targets = [
-        f"{Variant(run['method']).label}, seed {run['seed']} (subset{'s' if len(bound) > 1 else ''} "
-        f"{join([str(subset) for subset in bound])})"
-        for run in results.get("training", [])
-        if (bound := run.get("at_lower_bound"))
-    ]
-    temperatures = [
-        f"{Variant(row['method'], row['calibrator']).label}, seed {row['seed']} ({row['temperature']:g})"
-        for row in results.get("calibrators", [])
-        if row.get("temperature") in (MIN_TEMPERATURE, MAX_TEMPERATURE)
-    ]
-    sentences = []
-    if failed := describe_failed(results):
-        sentences.append(f"{WARNING}{failed}. Nothing is said of these runs; means are over the seeds that are left.")
-    if targets:
-        sentences.append(
-            f"{WARNING}targets ran down to their lower bound 1/K (wind-up; try a smaller rate or leak > 0): "
-            f"{_first(targets, '; ')}."
+def _gap_sentence(results: Results, variant: Variant) -> str:
+    """Say where the confidence of a variant is wrong."""
+    name, overall = label(results, variant), measure(results, variant, "gap")
+    if results.num_subsets < 2:
+        return f"On all {results.num_examples:,} examples, {name} {_gap_words(overall)}."
+    where = f"the {least_robust(results.num_subsets)} of the examples"
+    worst = measure(results, variant, "gap", subset=0)
+    return f"On {where}, {name} {_gap_words(worst)}; on all examples, it {_gap_words(overall)}."
+
+
+def _gap_words(gap: Measure) -> str:
+    """``is overconfident by 5.3 points (95 % interval 1.0 to 10.9)``."""
+    if not gap.sign:
+        return f"has no significant gap between confidence and accuracy {_interval(gap, 100, 1)}"
+    word = "overconfident" if gap.sign > 0 else "underconfident"
+    return f"is {word} by {100 * abs(gap.value):.1f} points {_interval(gap.size, 100, 1)}"
+
+
+def _advice(results: Results, first: Variant, best: Variant | None) -> str:
+    """Say which variant to use, what it costs, and what it changes."""
+    metric, name = judged_by(results), label(results, first)
+    if best is None:
+        return f"Keep {name}: no other variant significantly lowers the {_error(results, first, metric)}."
+    use, cost = label(results, best), relative_cost(results, best.method)
+    if best.method == first.method:
+        others = len({variant.method for variant in results.variants}) > 1
+        beside = ", and no other way of training is significantly better" if others else ""
+        use = f"{treatment(best.calibrator)}, which costs no training{beside}"
+    elif math.isfinite(cost):
+        use += f", which takes {cost:.1f} times the training time"
+    effect = f"it lowers the {_error(results, first, metric)} {_change(results, best, first, metric, 'clean')}"
+    if results.shifts:
+        shift = {-1: "lowers it", 0: "does not change it significantly", 1: "raises it"}[
+            relation(results, best, first, metric, "all_shifts")
+        ]
+        size = f" {_change(results, best, first, metric, 'all_shifts')}" if "not" not in shift else ""
+        effect += f", and under shift it {shift}{size}"
+    return f"Use {use}: {effect}."
+
+
+def _error(results: Results, variant: Variant, metric: Metric) -> str:
+    """``ECE of vanilla, which is 0.020 and more than noise,``."""
+    noise, error = is_noise(results, variant, metric), measure(results, variant, metric)
+    words = {True: " and within noise", False: " and more than noise", None: ""}[noise]
+    known = f" ({error.value:.3f}{words})" if error.known else ""
+    return f"{ERRORS[metric]} of {label(results, variant)}{known}"
+
+
+def _change(results: Results, best: Variant, first: Variant, metric: Metric, place: Place) -> str:
+    """``by 0.020 (95 % interval 0.012 to 0.028)``, or from which value to which where pairs were not compared."""
+    if (paired := difference(results, best, first, metric, place)).has_interval:
+        return f"by {abs(paired.value):.3f} {_interval(paired.size, 1, 3)}"
+    conditions = places(results)[place]
+    before, after = (measure(results, each, metric, conditions=conditions).value for each in (first, best))
+    return f"from {before:.3f} to {after:.3f}"
+
+
+def _advice_for_one(results: Results, variant: Variant) -> str:
+    """Say what to do about a model that was compared with nothing."""
+    metrics: list[Metric] = [judged_by(results), "ece"]
+    if all(is_noise(results, variant, metric) for metric in metrics):
+        return (
+            f"There is nothing to repair: its calibration errors are within noise at {results.num_examples:,} examples."
         )
-    if temperatures:
-        sentences.append(
-            f"{WARNING}temperatures at the bound of their search (try a larger calibration split, and see whether the "
-            f"model is right everywhere there or no better than chance): {_first(temperatures, '; ')}."
-        )
-    return sentences
+    error = measure(results, variant, metrics[0])
+    return (
+        f"Its {ERRORS[metrics[0]]} of {error.value:.3f} {_interval(error, 1, 3)} is "
+        f"{'within noise' if is_noise(results, variant, metrics[0]) else 'more than noise'}: fit a calibrator on "
+        "held-out examples (`aradals calibrate`), and judge it on these subsets (`aradals evaluate`)."
+    )
 
 
-def _gap_sentences(results: Results) -> list[str]:
-    """Where the reference is wrong, by robustness; and what the others do there."""
-    first, count = reference(results), num_subsets(results)
-    subset, where = (0, f"the {least_robust(count)}") if count > 1 else (None, "all examples")
-    before = measure(results, first, "gap", subset=subset)
-    if not before.known:
-        return []
-    sentence = f"On {where} {_gap_words(first.label, before)}"
-    if count > 1 and (most := measure(results, first, "gap", subset=count - 1)).known:
-        sentence += f"; on the {most_robust(count)} {_gap_words('it', most)}"
-    gaps = {v: measure(results, v, "gap", subset=subset) for v in main_variants(results) if v != first}
-    return [f"{sentence}.", *_other_gaps(where, first, before, {v: gap for v, gap in gaps.items() if gap.known})]
-
-
-def _other_gaps(where: str, first: Variant, before: Measure, gaps: Mapping[Variant, Measure]) -> list[str]:
-    """The gaps of the others where that of the reference was just told."""
-    if not gaps:
-        return []
-    if len(gaps) > FEW:
-        return _many_gaps(where, gaps)
-    groups: dict[str, list[str]] = {}
-    clear: list[str] = []
-    unclear: list[str] = []
-    for variant, gap in gaps.items():
-        word, size = _gap(gap)
-        groups.setdefault(word or "not told apart from zero", []).append(f"{variant.label} {size}")
-        (unclear if compare(gap, before) == "unclear" else clear).append(variant.label)
-    fewer, verb = (clear, "can") if len(clear) <= len(unclear) else (unclear, "cannot")
-    if fewer:
-        verdict = f"only {join(fewer)} {verb}"
-    elif len(gaps) == 1:
-        verdict = "it can" if clear else "it cannot"
-    else:
-        verdict = "all can" if clear else "none can"
-    words = [f"{word}: {', '.join(names)}" for word, names in groups.items()]
-    return [f"Others on {where} – {'; '.join(words)}; {verdict} be told apart from {first.label}."]
-
-
-def _many_gaps(where: str, gaps: Mapping[Variant, Measure]) -> list[str]:
-    """How many of the others are over- and underconfident, the ends of each group, and where AR-AdaLS is."""
-    groups: dict[str, list[Variant]] = {}
-    for variant, gap in sorted(gaps.items(), key=lambda item: abs(item[1].value)):
-        groups.setdefault(_gap(gap)[0], []).append(variant)
-    parts = []
-    for word in ("overconfident", "underconfident"):
-        if found := groups.get(word):
-            ends = found if len(found) < 3 else [found[0], found[-1]]
-            named = " to ".join(f"{variant.label} {_gap(gaps[variant])[1]}" for variant in ends)
-            parts.append(f"{len(found)} {_are(found)} {word}{', from' if len(ends) > 1 else ':'} {named}")
-    if found := groups.get(""):
-        parts.append(
-            f"{len(found)} {_are(found)} not told apart from zero: {_first([variant.label for variant in found])}"
-        )
-    ours = Variant("ar_adals")
-    own = f"; {_gap_words(ours.label, gaps[ours])}" if ours in gaps else ""
-    return [f"Of {len(gaps)} others on {where}, {'; '.join(parts)}{own}."]
-
-
-def _error_sentence(results: Results, key: str, where: str) -> list[str]:
-    """A calibration error of the reference, then that of the others by how it compares."""
-    first, conditions = reference(results), _places(results)[where]
-    before = measure(results, first, key, conditions=conditions)
-    if not before.known:
-        return []
-    mean = "" if conditions == [CLEAN] else f" ({shift_mean(results)})"
-    groups: dict[str, list[tuple[float, str]]] = {"lower": [], "higher": [], "unclear": []}
-    for variant in main_variants(results):
-        after = measure(results, variant, key, conditions=conditions)
-        if variant == first or not after.known:
-            continue
-        relation = _relation(results, variant, first, key, conditions)
-        paired = difference(results, variant, first, key, conditions)
-        if relation == "unclear":
-            value = f"{after.value:.3f}"
-        elif paired:
-            value = _size(paired)
-        else:
-            value = _fraction(after)
-        if relation == "lower" and _within_noise(results, variant, key, conditions):
-            value = f"{value.removesuffix(')')}; within noise)"
-        # AR-AdaLS is named whatever else is.
-        order = -math.inf if variant.method == "ar_adals" else -abs(after.value - before.value)
-        groups[relation].append((order, f"{variant.label} {value}"))
-    names = {"lower": "lower", "higher": "higher", "unclear": f"not told apart from {first.label}"}
-    many = sum(map(len, groups.values())) > FEW
-    parts = [
-        f"{names[relation]}: {_first([text for _, text in (sorted(group) if many else group)], all_of=not many)}"
-        for relation, group in groups.items()
-        if group
-    ]
-    own = f"{first.label} {_fraction(before)}{_noise_words(results, first, conditions, key)}"
-    return [f"{'; '.join([f'{_start(ERRORS[key])} {where}{mean}: {own}', *parts])}."]
-
-
-def _rival_sentence(results: Results) -> list[str]:
-    """AR-AdaLS against the cheap cure."""
-    ours, rival = Variant("ar_adals"), Variant(reference(results).method, "temperature")
-    if ours not in variants(results) or rival not in variants(results):
-        return []
-    found: dict[tuple[str, str], list[str]] = {}
-    for key, name in ERRORS.items():
-        places: dict[str, list[str]] = {}
-        for where, conditions in _places(results).items():
-            if all(measure(results, v, key, conditions=conditions).known for v in (ours, rival)):
-                relation = _relation(results, ours, rival, key, conditions)
-                paired = difference(results, ours, rival, key, conditions)
-                size = f" {_size(paired)}" if paired and relation != "unclear" else ""
-                places.setdefault(relation, []).append(f"{where}{size}")
-        for relation, where_found in places.items():
-            found.setdefault((relation, join(where_found)), []).append(name)
-    words = {"lower": "lower in", "higher": "higher in", "unclear": "not told apart in"}
-    parts = [f"{words[relation]} {join(names)} {where}" for (relation, where), names in found.items()]
-    return [f"{ours.label} against {rival.label}: {'; '.join(parts)}."] if parts else []
-
-
-def _accuracy_sentence(results: Results) -> list[str]:
-    """Calibration must not be bought with accuracy unnoticed."""
-    first = reference(results)
-    others = [v for v in main_variants(results) if v.calibrator == "none" and v != first]
-    own, clear = [], []
-    for where, conditions in _places(results).items():
-        before = measure(results, first, "accuracy", conditions=conditions)
-        if not before.known:
-            continue
-        own.append(f"{_percent(before)} {where}")
-        for variant in others:
-            after = measure(results, variant, "accuracy", conditions=conditions)
-            relation = _relation(results, variant, first, "accuracy", conditions)
-            if relation != "unclear":
-                paired = difference(results, variant, first, "accuracy", conditions)
-                value = f" by {_points(paired)}" if paired else f", {_percent(after)}"
-                clear.append((-abs(after.value - before.value), f"{variant.label} is {relation} {where}{value}"))
-    if not own:
-        return []
-    named = [text for _, text in (sorted(clear) if len(clear) > FEW else clear)]
-    parts = [f"Accuracy: {first.label} {' and '.join(own)}", *(named if len(named) <= FEW else named[:MAX_NAMED])]
-    if more := len(named) - (len(parts) - 1):
-        parts.append(f"{more} more differences from {first.label} are smaller")
-    if len(clear) < len(others) * len(own):
-        parts.append(f"{'nothing else' if clear else 'no method'} can be told apart from {first.label}")
-    return [f"{'; '.join(parts)}."]
-
-
-def _stability_sentence(results: Results) -> list[str]:
-    """Do independently trained models agree? At equal mean confidence, since soft predictions vary less for free."""
-    first, methods = reference(results).method, set(main_methods(results))
-    rows = [row for row in results.get("stability", []) if row["subset"] is None and row["method"] in methods]
-    for models, over in (("seeds", "seeds"), ("members", "ensemble members")):
-        found: dict[str, Measure] = {}
-        for row in rows:
-            if row["models"] == models:
-                found.setdefault(row["method"], Measure(*row_interval(row, "matched_prediction_variance")))
-        if first in found and len(found) > 1:
-            before = found.pop(first)
-            groups: dict[str, list[str]] = {"lower": [], "higher": [], "unclear": []}
-            for method, after in found.items():
-                groups[compare(after, before)].append(f"{Variant(method).label} {_fraction(after, 4)}")
-            names = {"lower": "lower", "higher": "higher", "unclear": "not told apart from it"}
-            parts = [f"{names[relation]}: {_first(group)}" for relation, group in groups.items() if group]
-            own = f"{Variant(first).label} {_fraction(before, 4)}"
-            start = f"Stability, the prediction variance over {over} at equal mean confidence: {own}"
-            return [f"{'; '.join([start, *parts])}."]
-    return []
-
-
-def _cost_sentence(results: Results) -> list[str]:
-    """What training differently costs."""
-    found: dict[str, list[float]] = {}
-    for row in results.get("costs", []):
-        if row.get("relative_cost") is not None and row["method"] in main_methods(results):
-            found.setdefault(row["method"], []).append(row["relative_cost"])
-    costs = {method: sum(values) / len(values) for method, values in found.items()}
-    costs.pop(reference(results).method, None)
-    if not costs:
-        return []
-    ours, *ends = ("ar_adals", min(costs, key=costs.__getitem__), max(costs, key=costs.__getitem__))
-    named = [f"{costs[method]:.1f} ({Variant(method).label})" for method in dict.fromkeys(ends)]
-    words = f"from {named[0]} to {named[1]}" if len(named) == 2 else named[0]
-    own = f"; {costs[ours]:.1f} ({Variant(ours).label})" if ours in costs and ours not in ends else ""
-    return [f"Cost of training, as a multiple of {reference(results).label}: {words}{own}; on one machine."]
+def _scope_of_one(results: Results) -> str:
+    """Say how sure a diagnosis is."""
+    sampling = f"The intervals cover the sampling of the {results.num_examples:,} examples and nothing else"
+    if results.audit is None or describe_audit(results.audit).startswith(WARNING):
+        return f"{sampling}."
+    found, attack = results.audit.agreement.same_subset, results.audit.attack.partition("(")[0]
+    if not found.value > 0:
+        return f"{sampling}."
+    return f"{sampling}; {attack} puts {100 * found.value:.0f} % of a sample into the same robustness subset."
 
 
 def _scope(results: Results) -> str:
-    seeds, size = len(seeds_of(results)), f"{num_examples(results):,} test examples"
-    paired = (
-        " Differences are paired; each has its own 95 % interval, not widened for their number."
-        if (results.get("comparisons"))
-        else ""
-    )
-    if results.get("kind") == "evaluation":
-        size = size.replace("test ", "")
-        return f"In brackets: 95 % intervals, which cover the sampling of the {size} and nothing else."
-    if seeds == 1:
-        return (
-            f"In brackets: 95 % intervals, which cover the sampling of the {size} but, with one seed, not the "
-            f"randomness of training; other seeds may rank the methods differently.{paired}"
-        )
-    return (
-        f"Means over {seeds} seeds; in brackets 95 % intervals, which cover the sampling of the {size} and the seeds."
-        f"{paired}"
-    )
+    """Say how sure a study is."""
+    size, seeds, count = f"{results.num_examples:,} examples", len(results.seeds), len(results.variants)
+    chosen = f"; the choice among {count} variants was made on these examples, too" if count > 2 else ""
+    covered = f"the sampling of the {size}"
+    if results.kind == "study":
+        covered += f" and of {seeds} seeds" if seeds > 1 else ", not the randomness of training (there is one seed)"
+    return f"The 95 % intervals cover {covered}{chosen}."
 
 
-def _class_sentence(diagnosis: Results) -> list[str]:
-    if not diagnosis.get("least_robust_classes"):
-        return []
-    part = least_robust(len(diagnosis["subsets"]))
-    if not (found := outstanding_classes(diagnosis)):
-        return [f"No class is over-represented in the {part} beyond chance."]
-    named = [
-        f"{row['name']} ({100 * row['share']:.2g} % of it, {100 * row['base_share']:.2g} % of all)"
-        for row in found[:MAX_CLASSES]
+def _warnings(results: Results) -> list[str]:
+    """Name each kind of trouble in one sentence."""
+    targets = [
+        f"{label(results, Variant(run.method))}, seed {run.seed} (subset{'s' if len(run.at_lower_bound) > 1 else ''} "
+        f"{join([str(subset) for subset in run.at_lower_bound])})"
+        for run in results.training
+        if run.at_lower_bound
     ]
-    more = [f"{len(found) - MAX_CLASSES} more"] if len(found) > MAX_CLASSES else []
+    temperatures = [
+        f"{label(results, fitted.variant)}, seed {fitted.seed} ({fitted.temperature:g})"
+        for fitted in results.calibrators
+        if fitted.temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE)
+    ]
+    sentences = []
+    if failed := describe_failed(results):
+        sentences.append(f"{failed}. These runs are in no table and in no mean.")
+    if targets:
+        sentences.append(
+            f"targets ran down to their lower bound 1/K (wind-up; use a smaller rate or leak > 0): {_first(targets)}."
+        )
+    if temperatures:
+        sentences.append(
+            "temperatures ended at the bound of their search (use a larger calibration split, and check that the model "
+            f"is neither right everywhere there nor no better than chance): {_first(temperatures)}."
+        )
+    return [f"{WARNING}{sentence}" for sentence in sentences]
+
+
+def _class_sentence(results: Results) -> list[str]:
+    """Name the classes that are less robust than others."""
+    if not results.least_robust_classes:
+        return []
+    part = least_robust(results.num_subsets)
+    if not (found := outstanding_classes(results)):
+        return [f"No class is over-represented in the {part} beyond chance."]
+    named = [f"{row.name} ({100 * row.share:.2g} % of it, {100 * row.base_share:.2g} % of all)" for row in found[:4]]
+    more = [f"{len(found) - 4} more"] if len(found) > 4 else []
     return [f"Over-represented in the {part} beyond chance: {join([*named, *more])}."]
 
 
-def _threshold_sentence(diagnosis: Results) -> list[str]:
-    """From which confidence on predictions can be accepted."""
-    rows = diagnosis.get("confidence_thresholds", [])
+def _threshold_sentence(results: Results) -> list[str]:
+    """Say from which confidence on predictions can be accepted."""
     parts = [
-        f"{100 * row['max_error']:g} % from a confidence of {threshold_text(row['threshold'])} on "
-        f"({100 * row['coverage']:.0f} % of the examples)"
-        for row in rows
-        if row["threshold"] is not None
+        f"{100 * row.max_error:g} % from a confidence of {threshold_text(row.threshold)} on "
+        f"({100 * row.coverage:.0f} % of the examples)"
+        for row in results.thresholds
+        if row.threshold is not None
     ]
     sentences = []
     if parts:
@@ -385,91 +251,18 @@ def _threshold_sentence(diagnosis: Results) -> list[str]:
             f"The error is at most {' and at most '.join(parts)}. These thresholds were chosen on the same examples: "
             "check them on others."
         )
-    if never := [f"{100 * row['max_error']:g} %" for row in rows if row["threshold"] is None]:
-        sentences.append(f"At no confidence threshold is the error {' or '.join(never)} or less.")
+    if never := [f"{100 * row.max_error:g} %" for row in results.thresholds if row.threshold is None]:
+        sentences.append(f"No confidence threshold brings the error down to {' or '.join(never)}.")
     return sentences
 
 
-def _places(results: Results) -> dict[str, list[Condition]]:
-    """Clean data, and all shifted conditions where there are any."""
-    shifts = shift_conditions(results)
-    return {"on clean data": [CLEAN], **({"under shift": shifts} if shifts else {})}
-
-
-def _relation(results: Results, first: Variant, second: Variant, key: str, conditions: Sequence[Condition]) -> str:
-    """The rule of the module: lower, higher or unclear."""
-    if key in NOISE_LIMITS and all(_within_noise(results, variant, key, conditions) for variant in (first, second)):
-        return "unclear"
-    if paired := difference(results, first, second, key, conditions):
-        return compare(paired, Measure(0.0, 0.0, 0.0))
-    return compare(*(measure(results, variant, key, conditions=conditions) for variant in (first, second)))
-
-
-def _within_noise(results: Results, variant: Variant, key: str, conditions: Sequence[Condition]) -> bool | None:
-    """Whether chance explains a calibration error; None where its noise floor is not known."""
-    names = (key, NOISE_LIMITS[key], NOISE_FLOORS[key])
-    error, limit, floor = (measure(results, variant, name, conditions=conditions) for name in names)
-    limit = limit if limit.known else floor
-    return error.value <= limit.value or error.low <= 0 if limit.known else None
-
-
-def _noise_words(results: Results, variant: Variant, conditions: Sequence[Condition], key: str = "ece") -> str:
-    words = {True: ", within noise at this size", False: ", more than noise", None: ""}
-    return words[_within_noise(results, variant, key, conditions)]
-
-
-def _first(names: Sequence[str], separator: str = ", ", *, all_of: bool = False) -> str:
+def _first(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
-    if all_of or len(names) <= MAX_NAMED + 1:
-        return separator.join(names)
-    return f"{separator.join(names[:MAX_NAMED])} and {len(names) - MAX_NAMED} more"
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"{'; '.join(names[:MAX_NAMED])}{more}"
 
 
-def _are(found: Sequence[object]) -> str:
-    return "is" if len(found) == 1 else "are"
-
-
-def _size(paired: Measure) -> str:
-    """``by 0.020 (0.012 to 0.028)``, without the sign."""
-    low, high = sorted((abs(paired.low), abs(paired.high)))
-    return f"by {abs(paired.value):.3f} {_interval(low, high, 1, 3)}"
-
-
-def _points(paired: Measure) -> str:
-    low, high = sorted((abs(paired.low), abs(paired.high)))
-    return f"{100 * abs(paired.value):.1f} points {_interval(low, high, 100, 1)}"
-
-
-def _gap(gap: Measure, *, name: bool = False) -> tuple[str, str]:
-    """Over- or underconfident (neither where zero is in the interval), and the size of it."""
-    if not (gap.low > 0 or gap.high < 0):
-        return "", _interval(gap.low, gap.high, 100, 1)
-    sign, word = (1, "overconfident") if gap.low > 0 else (-1, "underconfident")
-    low, high = sorted((sign * gap.low, sign * gap.high))
-    return word, f"by {100 * sign * gap.value:.1f} points {_interval(low, high, 100, 1, name=name)}"
-
-
-def _gap_words(label: str, gap: Measure) -> str:
-    """``vanilla is overconfident by 5.3 points (95 % interval 1.0 to 10.9)``."""
-    word, size = _gap(gap, name=True)
-    if word:
-        return f"{label} is {word} {size}"
-    return f"{'its gap' if label == 'it' else f'the gap of {label}'} cannot be told apart from zero {size}"
-
-
-def _percent(value: Measure) -> str:
-    return f"{100 * value.value:.1f} % {_interval(value.low, value.high, 100, 1)}"
-
-
-def _fraction(value: Measure, digits: int = 3) -> str:
-    return f"{value.value:.{digits}f} {_interval(value.low, value.high, 1, digits)}"
-
-
-def _interval(low: float, high: float, scale: float, digits: int, *, name: bool = False) -> str:
-    if not (math.isfinite(low) and math.isfinite(high)):
+def _interval(measure: Measure, scale: float, digits: int) -> str:
+    if not measure.has_interval:
         return "(no interval)"
-    return f"({'95 % interval ' if name else ''}{scale * low:z.{digits}f} to {scale * high:z.{digits}f})"
-
-
-def _start(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return f"(95 % interval {scale * measure.low:z.{digits}f} to {scale * measure.high:z.{digits}f})"

@@ -1,4 +1,4 @@
-"""The values of each figure of a report, ready to draw or to test: dictionaries of results in, frozen records out.
+"""The values of each figure, ready to draw or to test: results in, frozen panels out.
 
 Every panel also gives its values as ``columns``, the table behind the figure.
 """
@@ -6,31 +6,32 @@ Every panel also gives its values as ``columns``, the table behind the figure.
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from aradals.report.view import (
+    label,
+    main_methods,
+    places_by_name,
+    reference,
+    share_interval,
+    subset_name,
+    treatment,
+)
+from aradals.results.aggregate import difference, mean_of, measure, places
+from aradals.results.records import (
     CLEAN,
-    NOISE_FLOORS,
+    Bin,
+    ClassRow,
     Condition,
     Measure,
-    diagnosis_results,
-    difference,
-    main_methods,
-    measure,
-    num_subsets,
-    number,
-    reference,
-    row_interval,
-    seeds_of,
-    share_interval,
-    shift_conditions,
-    subset_name,
-    variants,
+    Metric,
+    Reliability,
+    Results,
+    Stability,
+    Variant,
 )
-from aradals.results.names import Results, Variant
 
 Values = list[float]
 Columns = dict[str, list[Any]]
@@ -39,14 +40,18 @@ MAX_CLASSES = 15
 MAX_LABEL = 24
 MAX_TITLE = 48
 
-COMPARED = {
+COMPARED: dict[Metric, str] = {
     "ece": "ECE",
     "subset_calibration_error": "subset calibration error",
     "accuracy": "accuracy",
 }
 """What methods are set side by side by."""
 
-PLACES = {"clean": "clean", "all_shifts": "under shift"}
+NOISE_FLOORS: dict[Metric, Metric] = {
+    "ece": "ece_noise_floor",
+    "subset_calibration_error": "subset_noise_floor",
+}
+"""Calibration error -> the error that a perfectly calibrated model would show."""
 
 
 @dataclass(frozen=True)
@@ -177,186 +182,178 @@ class ClassPanel:
         return _lists(self)
 
 
-def prepare_subsets(results: Results, shown: Iterable[Variant] | None = None) -> list[SubsetPanel]:
-    """One panel per variant (all, or those ``shown``), on clean data; means over seeds."""
-    subsets = range(num_subsets(results))
-    panels = []
-    for variant in (shown if shown is not None else variants(results)) if subsets else []:
-        columns: dict[str, Values] = {}
-        for key in ("confidence", "accuracy", "ece"):
-            found = [measure(results, variant, key, subset=subset) for subset in subsets]
-            columns |= {
-                key: [each.value for each in found],
-                f"{key}_low": [each.low for each in found],
-                f"{key}_high": [each.high for each in found],
-            }
-        floor = [measure(results, variant, "ece_noise_floor", subset=subset).value for subset in subsets]
-        panels.append(SubsetPanel(title=shorten(variant.label, MAX_TITLE), noise_floor=floor, **columns))
-    return panels
+def prepare_subsets(results: Results, shown: Iterable[Variant]) -> list[SubsetPanel]:
+    """One panel per variant, on clean data; means over seeds."""
+    subsets = range(results.num_subsets)
+    return [_subset_panel(results, variant, subsets) for variant in (shown if subsets else [])]
 
 
-def prepare_reliability(results: Results, shown: Iterable[Variant] | None = None) -> list[ReliabilityPanel]:
+def _subset_panel(results: Results, variant: Variant, subsets: range) -> SubsetPanel:
+    confidence, accuracy, ece, floor = (
+        [measure(results, variant, metric, subset=subset) for subset in subsets]
+        for metric in ("confidence", "accuracy", "ece", "ece_noise_floor")
+    )
+    return SubsetPanel(
+        shorten(label(results, variant), MAX_TITLE),
+        *_columns(confidence),
+        *_columns(accuracy),
+        *_columns(ece),
+        [each.value for each in floor],
+    )
+
+
+def prepare_reliability(results: Results, shown: Iterable[Variant]) -> list[ReliabilityPanel]:
     """One panel per variant, on clean data, of its first seed (bins of several seeds share their examples)."""
     panels = []
-    for variant in shown if shown is not None else variants(results):
-        own = [
-            entry
-            for entry in results.get("reliability", [])
-            if (entry["method"], entry["calibrator"]) == (variant.method, variant.calibrator)
-            and (entry["corruption"], entry["severity"]) == CLEAN
-            and entry.get("subset") is None
-        ]
+    for variant in shown:
+        own = [each for each in _clean_diagrams(results) if each.variant == variant and each.subset is None]
         panels += [
-            reliability_panel(f"{variant.label}{_other_seed(results, entry['seed'])}", entry["bins"])
-            for entry in own
-            if entry["seed"] == own[0]["seed"]
+            reliability_panel(f"{label(results, variant)}{_other_seed(results, each.seed)}", each.bins)
+            for each in own[:1]
         ]
     return panels
 
 
-def prepare_diagnosis_reliability(diagnosis: Results) -> list[ReliabilityPanel]:
-    """All examples, then each robustness subset."""
-    reliability = diagnosis["reliability"]
-    by_subset = reliability.get("subsets") or []
+def prepare_subset_reliability(results: Results) -> list[ReliabilityPanel]:
+    """All examples, then each robustness subset that has a diagram of its own."""
     return [
-        reliability_panel("all examples", reliability["overall"]),
-        *(reliability_panel(subset_name(index, len(by_subset)), bins) for index, bins in enumerate(by_subset)),
+        reliability_panel(
+            "all examples" if each.subset is None else subset_name(each.subset, results.num_subsets), each.bins
+        )
+        for each in _clean_diagrams(results)
     ]
 
 
-def reliability_panel(title: str, bins: Sequence[Mapping[str, Any]]) -> ReliabilityPanel:
-    """Bins as columns."""
-    keys = ("low", "high", "count", "confidence", "accuracy", "accuracy_low", "accuracy_high")
-    return ReliabilityPanel(
-        shorten(title, MAX_TITLE), **{key: [number(each.get(key)) for each in bins] for key in keys}
-    )
+def _clean_diagrams(results: Results) -> list[Reliability]:
+    return [each for each in results.reliability if each.condition == CLEAN]
+
+
+def reliability_panel(title: str, bins: Sequence[Bin]) -> ReliabilityPanel:
+    """Turn bins into columns."""
+    columns = {field.name: [float(getattr(each, field.name)) for each in bins] for field in fields(Bin)}
+    return ReliabilityPanel(shorten(title, MAX_TITLE), **columns)
 
 
 def prepare_targets(results: Results) -> dict[str, TargetPanel]:
     """One panel per method whose targets were updated, of its first seed."""
-    lower_bound = 1 / results["data"]["num_classes"]
     panels: dict[str, TargetPanel] = {}
-    for training in results.get("training", []):
-        method, updates, settings = training["method"], training.get("updates") or [], training.get("settings", {})
-        if method in panels or not updates or settings.get("update_rate") == 0:
+    for run in results.training:
+        if run.method in panels or not run.updates or run.update_rate == 0:
             continue
-        every = settings.get("update_every") or 1
-        course = [update["target_prob"] for update in updates] + [training["target_prob"]]
-        panels[method] = TargetPanel(
-            title=shorten(f"{Variant(method).label}{_other_seed(results, training['seed'])}", MAX_TITLE),
-            epochs=[index * every for index in range(len(course))],
-            target_prob=[[number(value) for value in subset] for subset in zip(*course, strict=True)],
-            lower_bound=lower_bound,
+        course = [*(update.target_prob for update in run.updates), run.target_prob]
+        panels[run.method] = TargetPanel(
+            title=shorten(f"{results.method(run.method).label}{_other_seed(results, run.seed)}", MAX_TITLE),
+            epochs=[index * run.update_every for index in range(len(course))],
+            target_prob=[[math.nan if x is None else x for x in subset] for subset in zip(*course, strict=True)],
+            lower_bound=1 / results.data.num_classes,
         )
     return panels
 
 
 def prepare_methods(results: Results, methods: Sequence[str] | None = None) -> list[DotPanel]:
     """Methods (by default the main ones) side by side, without and with each calibrator, clean and under shift."""
-    found = variants(results)
     rows = main_methods(results) if methods is None else list(methods)
+
+    def values(variant: Variant, metric: Metric, conditions: Sequence[Condition]) -> Measure:
+        return measure(results, variant, metric, conditions=conditions)
+
     panels = []
-    for key, name in COMPARED.items():
-        for place, conditions in places(results).items():
+    for metric, name in COMPARED.items():
+        for place, conditions in places_by_name(results).items():
             series = []
-            for calibrator in dict.fromkeys(variant.calibrator for variant in found):
+            for calibrator in dict.fromkeys(variant.calibrator for variant in results.variants):
                 shown = [Variant(method, calibrator) for method in rows]
-                values = [measure(results, variant, key, conditions=conditions) for variant in shown]
-                floor = NOISE_FLOORS.get(key)
-                floors = [measure(results, v, floor, conditions=conditions).value if floor else math.nan for v in shown]
-                series.append(_series(Variant("", calibrator).treatment, values, floors))
-            panels.append(_dots(f"{name}, {place}", name, rows, series))
+                floor = NOISE_FLOORS.get(metric)
+                floors = [values(variant, floor, conditions).value if floor else math.nan for variant in shown]
+                own = [values(variant, metric, conditions) for variant in shown]
+                series.append(_series(treatment(calibrator), own, floors))
+            panels.append(_dots(f"{name}, {place}", name, _labels(results, rows), series))
     return [panel for panel in panels if panel.rows]
 
 
 def prepare_differences(results: Results, methods: Sequence[str] | None = None) -> list[DotPanel]:
     """Paired differences from the reference with the same calibrator; empty where results hold none."""
-    first, found = reference(results).method, variants(results)
+    first = reference(results).method
     rows = [name for name in (main_methods(results) if methods is None else methods) if name != first]
     panels = []
-    for key, name in COMPARED.items():
-        for place, conditions in places(results).items():
-            series = []
-            for calibrator in dict.fromkeys(variant.calibrator for variant in found):
-                pairs = [(Variant(method, calibrator), Variant(first, calibrator)) for method in rows]
-                values = [difference(results, *pair, key, conditions) or Measure(math.nan) for pair in pairs]
-                series.append(_series(Variant("", calibrator).treatment, values))
-            panels.append(_dots(f"{name}, {place}", name, rows, series, signed=True))
+    for metric, name in COMPARED.items():
+        for place, place_name in zip(places(results), places_by_name(results), strict=True):
+            series = [
+                _series(
+                    treatment(calibrator),
+                    [
+                        difference(results, Variant(method, calibrator), Variant(first, calibrator), metric, place)
+                        for method in rows
+                    ],
+                )
+                for calibrator in dict.fromkeys(variant.calibrator for variant in results.variants)
+            ]
+            panels.append(_dots(f"{name}, {place_name}", name, _labels(results, rows), series, signed=True))
     return [panel for panel in panels if panel.rows]
 
 
 def prepare_stability(results: Results) -> list[DotPanel]:
     """Prediction variance of each method: over the seeds where there are several, over the members of ensembles."""
     panels = []
+    kinds: dict[str, Callable[[Stability], Measure]] = {
+        "as trained": lambda row: row.prediction_variance,
+        "at equal mean confidence": lambda row: row.matched_prediction_variance,
+    }
     for models, over in (("seeds", "seeds"), ("members", "ensemble members")):
-        by_method: dict[str, list[Mapping[str, Any]]] = {}
-        for row in results.get("stability", []):
-            if row["subset"] is None and row["models"] == models:
-                by_method.setdefault(row["method"], []).append(row)
-        rows = list(by_method)
+        by_method: dict[str, list[Stability]] = {}
+        for row in results.stability:
+            if row.subset is None and row.models == models:
+                by_method.setdefault(row.method, []).append(row)
         series = [
-            _series(name, [_mean([row_interval(row, key) for row in by_method[method]]) for method in rows])
-            for name, key in (
-                ("as trained", "prediction_variance"),
-                ("at equal mean confidence", "matched_prediction_variance"),
-            )
+            _series(name, [mean_of([get(row) for row in rows]) for rows in by_method.values()])
+            for name, get in kinds.items()
         ]
-        panels.append(_dots(f"prediction variance over {over}", "prediction variance", rows, series))
+        title = f"prediction variance over {over}"
+        panels.append(_dots(title, "prediction variance", _labels(results, list(by_method)), series))
     return [panel for panel in panels if panel.rows]
 
 
 def prepare_boxes(results: Results, shown: Iterable[Variant]) -> list[BoxPanel]:
     """ECE by severity over the corruption types, severity 0 being clean data; one panel per variant, if any."""
-    shifts = shift_conditions(results)
-    severities = sorted({severity for _, severity in shifts})
+    severities = [0, *sorted({shift.severity for shift in results.shifts})]
     panels = []
-    for variant in shown if len(shifts) > 1 else []:
+    for variant in shown if len(results.shifts) > 1 else []:
         types: list[list[str]] = []
         values: list[Values] = []
-        for severity in [0, *severities]:
-            conditions = [CLEAN] if severity == 0 else [shift for shift in shifts if shift[1] == severity]
-            found = {name: measure(results, variant, "ece", conditions=[(name, severity)]) for name, _ in conditions}
-            known = {name: each.value for name, each in found.items() if each.known}
-            types.append(["clean" if name == "none" else name.replace("_", " ") for name in known])
+        for severity in severities:
+            conditions = [each for each in (CLEAN, *results.shifts) if each.severity == severity]
+            found = {each: measure(results, variant, "ece", conditions=[each]) for each in conditions}
+            known = {each: error.value for each, error in found.items() if error.known}
+            types.append(["clean" if each.is_clean else each.corruption.replace("_", " ") for each in known])
             values.append(list(known.values()))
-        panels.append(BoxPanel(shorten(variant.label, MAX_TITLE), "ECE", [0, *severities], types, values))
+        panels.append(BoxPanel(shorten(label(results, variant), MAX_TITLE), "ECE", severities, types, values))
     return [panel for panel in panels if any(panel.values)]
 
 
-def prepare_by_class(rows: Sequence[Mapping[str, Any]]) -> DotPanel | None:
+def prepare_by_class(rows: Sequence[ClassRow], title: str) -> DotPanel | None:
     """Accuracy and confidence of one variant by class, the largest gap first; None without any."""
-    ordered = sorted(rows, key=lambda row: -abs(number(row["confidence"]) - number(row["accuracy"])))[:MAX_CLASSES]
+    ordered = sorted(rows, key=lambda row: -abs(row["gap"].value))[:MAX_CLASSES]
     if not ordered:
         return None
-    series = [_series(key, [Measure(*row_interval(row, key)) for row in ordered]) for key in ("accuracy", "confidence")]
-    return DotPanel("by class", "fraction", [shorten(str(row["name"])) for row in ordered], series)
+    metrics: tuple[Metric, ...] = ("accuracy", "confidence")
+    series = [_series(metric, [row[metric] for row in ordered]) for metric in metrics]
+    return DotPanel(shorten(title, MAX_TITLE), "fraction", [shorten(row.name) for row in ordered], series)
 
 
-def prepare_diagnosis_subsets(diagnosis: Results) -> list[SubsetPanel]:
-    """The one panel of a diagnosis."""
-    return prepare_subsets(diagnosis_results(diagnosis))
-
-
-def prepare_classes(diagnosis: Results) -> ClassPanel | None:
+def prepare_classes(results: Results) -> ClassPanel | None:
     """The largest classes of the least robust subset; None without any."""
-    rows = diagnosis.get("least_robust_classes", [])[:MAX_CLASSES]
+    rows = results.least_robust_classes[:MAX_CLASSES]
     if not rows:
         return None
     intervals = [share_interval(row) for row in rows]
     return ClassPanel(
         title="classes of the least robust subset",
-        names=[shorten(str(row["name"])) for row in rows],
-        share=[number(row["share"]) for row in rows],
+        names=[shorten(row.name) for row in rows],
+        share=[row.share for row in rows],
         share_low=[low for low, _ in intervals],
         share_high=[high for _, high in intervals],
-        base_share=[number(row["base_share"]) for row in rows],
+        base_share=[row.base_share for row in rows],
     )
-
-
-def places(results: Results) -> dict[str, list[Condition]]:
-    """Clean data, and all shifted conditions where there are any."""
-    shifts = shift_conditions(results)
-    return {"clean": [CLEAN], **({"under shift": shifts} if shifts else {})}
 
 
 def shorten(text: str, limit: int = MAX_LABEL) -> str:
@@ -365,22 +362,30 @@ def shorten(text: str, limit: int = MAX_LABEL) -> str:
     return text if len(text) <= limit else f"{text[: limit - limit // 2 - 1]}…{text[-(limit // 2) :]}"
 
 
+def _labels(results: Results, methods: Sequence[str]) -> list[str]:
+    return [results.method(name).label for name in methods]
+
+
 def _other_seed(results: Results, seed: int) -> str:
-    """Named in a title where it is not the first of the study: a run at that one failed."""
-    return "" if seed in seeds_of(results)[:1] else f", seed {seed}"
+    """The seed in a title where it is not the first of the study, because a run at the first one failed."""
+    return "" if seed in results.seeds[:1] else f", seed {seed}"
+
+
+def _columns(measures: Sequence[Measure]) -> tuple[Values, Values, Values]:
+    """Values, lower and upper ends."""
+    return [m.value for m in measures], [m.low for m in measures], [m.high for m in measures]
 
 
 def _series(name: str, values: Sequence[Measure], floors: Sequence[float] = ()) -> DotSeries:
-    floors = floors or [math.nan] * len(values)
-    return DotSeries(name, [v.value for v in values], [v.low for v in values], [v.high for v in values], list(floors))
+    return DotSeries(name, *_columns(values), list(floors or [math.nan] * len(values)))
 
 
 def _dots(
-    title: str, quantity: str, methods: Sequence[str], series: list[DotSeries], *, signed: bool = False
+    title: str, quantity: str, labels: Sequence[str], series: list[DotSeries], *, signed: bool = False
 ) -> DotPanel:
-    """Without the rows and series that nothing is known of."""
+    """Leave out the rows and the series of which nothing is known."""
     series = [each for each in series if any(map(math.isfinite, each.values))]
-    kept = [row for row in range(len(methods)) if any(math.isfinite(each.values[row]) for each in series)]
+    kept = [row for row in range(len(labels)) if any(math.isfinite(each.values[row]) for each in series)]
     lists = [
         [[column[row] for row in kept] for column in (each.values, each.low, each.high, each.noise_floor)]
         for each in series
@@ -388,16 +393,10 @@ def _dots(
     return DotPanel(
         title,
         quantity,
-        [shorten(Variant(methods[row]).label) for row in kept],
+        [shorten(labels[row]) for row in kept],
         [DotSeries(each.name, *columns) for each, columns in zip(series, lists, strict=True)],
         signed,
     )
-
-
-def _mean(intervals: Sequence[tuple[float, float, float]]) -> Measure:
-    """Of several seeds of one ensemble, with the mean of their intervals."""
-    value, low, high = map(statistics.fmean, zip(*intervals, strict=True))
-    return Measure(value, low, high)
 
 
 def _lists(panel: object) -> Columns:

@@ -1,58 +1,48 @@
-"""The tables of a report: the same cells for the terminal and for HTML."""
+"""The tables of a report: the same cells for the terminal, for HTML and for notebooks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
-from aradals.errors import printable
 from aradals.report.view import (
-    CLEAN,
-    NOISE_LIMITS,
-    Condition,
-    Measure,
-    diagnosis_results,
-    gap_interval,
-    indexed,
-    measure,
-    num_examples,
-    num_subsets,
-    number,
+    label,
+    places_by_name,
     reference,
-    row_interval,
-    seeds_of,
-    shift_conditions,
     shift_mean,
+    short_label,
     shown_variants,
     subset_name,
     threshold_interval,
     threshold_text,
-    variants,
+    treatment,
 )
+from aradals.results.aggregate import NOISE_LIMITS, difference, measure, places, relation, relative_cost
 from aradals.results.compare import MIN_SEEDS
-from aradals.results.failed import failed_runs
-from aradals.results.names import Results, Variant, data_name
+from aradals.results.records import (
+    CLEAN,
+    METRICS,
+    ClassRow,
+    Condition,
+    Measure,
+    Metric,
+    Place,
+    Results,
+    Variant,
+)
 
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.table import Table
-
-STUDY_COLUMNS = ("method", "ECE", "noise floor", "subset cal. error", "accuracy %", "confidence %", "NLL")
-DIAGNOSIS_COLUMNS = ("examples", "gap, points", "ECE", "noise floor", "accuracy %", "confidence %", "n")
-COMPARISONS = {
+COMPARISONS: dict[Metric, str] = {
     "ece": "ECE",
     "subset_calibration_error": "subset cal. error",
     "accuracy": "accuracy, points",
     "nll": "NLL",
 }
-STABILITY_COLUMNS = ("method", "prediction variance", "at equal confidence", "disagreement %", "models")
-THRESHOLD_COLUMNS = ("error at most", "accept from", "accepted %", "wrong among them %")
+MODEL_COLUMNS = ("examples", "gap, points", "ECE", "noise floor", "accuracy %", "confidence %", "n")
+CLASS_COLUMNS = ("class", *MODEL_COLUMNS[1:])
 
-CLASS_COLUMNS = ("class", "gap, points", "ECE", "noise floor", "accuracy %", "confidence %", "n")
-
-METRIC_NAMES = {
+METRIC_NAMES: dict[Metric, str] = {
     "nll": "NLL",
     "brier": "Brier score",
     "brier_calibration": "Brier: calibration",
@@ -79,18 +69,31 @@ METRIC_NAMES = {
 FULL_SHADE = 0.2
 """The gap or calibration error that is colored in full."""
 
-MATCHED_VARIANCE = "matched_prediction_variance"
-
-MIN_NAME_WIDTH = 12
+HIGHER_IS_BETTER: tuple[Metric, ...] = ("accuracy",)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A value as text, and with it its uncertainty; ``shade`` in [-1, 1] colors it as under- or overconfident."""
+    """A value as text.
+
+    Attributes:
+        text: the value.
+        note: its uncertainty.
+        shade: in [-1, 1], colors it as under- or overconfident.
+        change: whether the value is significantly better or worse than the reference's.
+        rises: whether it is higher than the reference's, where it differs significantly.
+    """
 
     text: str
     note: str = ""
     shade: float = 0.0
+    change: Literal["", "better", "worse"] = ""
+    rises: bool = False
+
+    @property
+    def marked(self) -> str:
+        """The text with an arrow, where the value differs significantly from the reference's."""
+        return f"{self.text} {'▲' if self.rises else '▼'}" if self.change else self.text
 
 
 @dataclass(frozen=True)
@@ -102,89 +105,117 @@ class TableBlock:
     rows: list[list[Cell]]
 
 
-@dataclass(frozen=True)
-class TerminalTables:
-    """Blocks of the same columns, as rich prints them; nothing without any.
-
-    Intervals stand beside their values where the terminal is wide enough, else below them; if even that is too wide,
-    the names in the first column wrap.
-    """
-
-    title: str
-    blocks: list[TableBlock]
-    note: str
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Rich's protocol."""
-        from rich.text import Text
-
-        if not self.blocks:
-            return
-        # Text objects throughout: names are other people's, and may look like markup or steer the terminal.
-        blocks = list(map(_printable_block, self.blocks))
-        yield Text(printable(self.title), style="bold")
-        for separator, gap in ((" ", 2), ("\n", 2), ("\n", 1)):
-            first, *others = _widths(blocks, separator)
-            room = options.max_width - sum(others) - gap * len(others)
-            if room >= first:
-                break
-        for block in blocks:
-            yield Text(f"\n{block.title}", style="bold")
-            yield _rich_table(block, [min(first, max(room, MIN_NAME_WIDTH)), *others], separator, gap)
-        yield Text(f"\n{printable(self.note)}", style="dim")
+def main_table(results: Results, shown: Sequence[Variant] | None = None) -> TableBlock:
+    """The one table to read: the variants of a study side by side, or the robustness subsets of a single model."""
+    return _subsets_of_one(results) if len(results.variants) == 1 else methods_table(results, shown)
 
 
-def table_rows(results: Results, shown: Sequence[Variant] | None = None) -> list[TableBlock]:
-    """Every variant (or those ``shown``) on clean data, then its mean over all shifted conditions.
+def main_table_note(results: Results) -> str:
+    """Say what the numbers of `main_table` are."""
+    seeds = f" over {len(results.seeds)} seeds and the test examples" if len(results.seeds) > 1 else ""
+    words = [
+        f"Below each estimate is its 95 % interval{seeds}. The noise floor is what a perfectly calibrated model would "
+        "show, ≤ its 95th percentile.",
+        "Calibration errors are fractions (0.01 = 1 point).",
+    ]
+    if len(results.variants) == 1:
+        words.append("The gap is confidence minus accuracy: + is overconfident.")
+        words += ["Subset 0 is the least robust."] if results.num_subsets else []
+        return " ".join(words)
+    name = label(results, reference(results))
+    words.append(f"▼ and ▲: significantly lower and higher than {name}, because ")
+    paired = "the 95 % interval of the paired difference excludes zero."
+    words[-1] += paired if results.comparisons else "the 95 % intervals of the two do not overlap."
+    if results.shifts:
+        words.append(f"Shift: {shift_mean(results)}.")
+    words += ["Cost is a multiple of plain training."] if results.costs else []
+    words += ["+ T: with temperature scaling."] if any(v.calibrator == "temperature" for v in results.variants) else []
+    if rest := len(results.variants) - len(shown_variants(results)):
+        words.append(f"All numbers in the report has {rest} more variants.")
+    if results.failed:
+        failed = [f"{results.method(run.method).label} (seed {run.seed})" for run in results.failed]
+        words.append(f"Failed, and not in the table: {', '.join(failed)}.")
+    return " ".join(words)
 
-    Accuracy and confidence in percent, the rest as fractions (NLL in nats). The note of a cell is the 95 % interval
-    for one seed, the standard deviation over seeds for several; of a noise floor, its 95th percentile.
-    """
-    results, shown = indexed(results), variants(results) if shown is None else shown
-    blocks = [_block(results, f"clean, n = {num_examples(results):,}", [CLEAN], shown)]
-    if shifts := shift_conditions(results):
-        blocks.append(_block(results, f"shift ({shift_mean(results)})", shifts, shown))
-    return blocks
+
+def methods_table(results: Results, shown: Sequence[Variant] | None = None) -> TableBlock:
+    """Variants side by side, clean and under shift; what differs significantly from the reference is marked."""
+    first = reference(results)
+    columns: list[tuple[str, Metric, Place]] = [("accuracy %", "accuracy", "clean"), ("ECE", "ece", "clean")]
+    columns += [("noise floor", "ece_noise_floor", "clean")]
+    columns += [("subset cal. error", "subset_calibration_error", "clean")] if results.num_subsets else []
+    columns += [("NLL", "nll", "clean")]
+    columns += [("ECE under shift", "ece", "all_shifts")] if results.shifts else []
+    has_costs = any(math.isfinite(relative_cost(results, variant.method)) for variant in results.variants)
+    rows = []
+    for variant in shown_variants(results) if shown is None else shown:
+        cells = [_compared(results, variant, first, metric, place) for _, metric, place in columns]
+        rows.append([Cell(short_label(results, variant)), *cells, *([_cost(results, variant)] if has_costs else [])])
+    titles = ("method", *(title for title, _, _ in columns), *(("cost",) if has_costs else ()))
+    return TableBlock(f"methods, n = {results.num_examples:,}", titles, rows)
+
+
+def place_tables(results: Results, shown: Sequence[Variant]) -> list[TableBlock]:
+    """Accuracy, confidence and errors of variants on clean data, and as the mean over shifts."""
+    columns = ("method", "ECE", "noise floor", "subset cal. error", "accuracy %", "confidence %", "NLL")
+    metrics: tuple[Metric, ...] = (
+        "ece",
+        "ece_noise_floor",
+        "subset_calibration_error",
+        "accuracy",
+        "confidence",
+        "nll",
+    )
+    return [
+        TableBlock(
+            title if title == "clean" else f"{title} ({shift_mean(results)})",
+            columns,
+            [
+                [Cell(short_label(results, v)), *(_metric_cell(results, v, m, conditions) for m in metrics)]
+                for v in shown
+            ],
+        )
+        for title, conditions in places_by_name(results).items()
+    ]
 
 
 def gap_rows(results: Results, shown: Sequence[Variant]) -> TableBlock:
     """Confidence minus accuracy in points by robustness subset, on clean data."""
-    columns = ("method", "all", *(str(subset) for subset in range(num_subsets(results))))
+    columns = ("method", "all", *(str(subset) for subset in range(results.num_subsets)))
     rows = []
     for variant in shown:
-        gaps = [measure(results, variant, "gap", subset=subset) for subset in (None, *range(num_subsets(results)))]
-        rows.append([Cell(variant.short), *(_shaded(percent(gap, signed=True), gap.value) for gap in gaps)])
+        gaps = [measure(results, variant, "gap", subset=subset) for subset in (None, *range(results.num_subsets))]
+        cells = [_shaded(percent(gap, signed=True), gap.value) for gap in gaps]
+        rows.append([Cell(short_label(results, variant)), *cells])
     return TableBlock("gap by robustness subset, points (0 = least robust)", columns, rows)
 
 
 def corruption_rows(results: Results, shown: Sequence[Variant]) -> TableBlock:
     """ECE by corruption type, each the mean over its severities, beside clean data and the mean over all."""
-    shifts = shift_conditions(results)
-    groups = {name: [shift for shift in shifts if shift[0] == name] for name, _ in shifts}
-    columns = ("method", "clean", "all types", *(name.replace("_", " ") for name in groups))
+    names = dict.fromkeys(shift.corruption for shift in results.shifts)
+    groups = [tuple(shift for shift in results.shifts if shift.corruption == name) for name in names]
+    columns = ("method", "clean", "all types", *(name.replace("_", " ") for name in names))
     rows = []
     for variant in shown:
-        errors = [measure(results, variant, "ece", conditions=group) for group in ([CLEAN], shifts, *groups.values())]
-        rows.append([Cell(variant.short), *(_shaded(fraction(error), error.value) for error in errors)])
+        errors = [measure(results, variant, "ece", conditions=group) for group in ((CLEAN,), results.shifts, *groups)]
+        cells = [_shaded(fraction(error), error.value) for error in errors]
+        rows.append([Cell(short_label(results, variant)), *cells])
     return TableBlock("ECE by corruption, mean over severities", columns, rows)
 
 
 def severity_rows(results: Results, shown: Sequence[Variant]) -> list[TableBlock]:
     """A table per corruption type: ECE at each severity, then the means over them of ECE, subset error and accuracy."""
-    shifts = shift_conditions(results)
     blocks = []
-    for corruption in dict.fromkeys(name for name, _ in shifts):
-        conditions = sorted(shift for shift in shifts if shift[0] == corruption)
+    averaged: tuple[Metric, ...] = ("ece", "subset_calibration_error", "accuracy")
+    for corruption in dict.fromkeys(shift.corruption for shift in results.shifts):
+        conditions = sorted(shift for shift in results.shifts if shift.corruption == corruption)
         rows = []
         for variant in shown:
             errors = [measure(results, variant, "ece", conditions=[condition]) for condition in conditions]
-            means = [
-                measure(results, variant, key, conditions=conditions)
-                for key in ("ece", "subset_calibration_error", "accuracy")
-            ]
             cells = [_shaded(fraction(error), error.value) for error in errors]
-            rows.append([Cell(variant.short), *cells, fraction(means[0]), fraction(means[1]), percent(means[2])])
-        columns = ("method", *(f"ECE at {severity}" for _, severity in conditions))
+            cells += [_metric_cell(results, variant, metric, conditions) for metric in averaged]
+            rows.append([Cell(short_label(results, variant)), *cells])
+        columns = ("method", *(f"ECE at {condition.severity}" for condition in conditions))
         columns += ("mean ECE", "subset cal. error", "accuracy %")
         blocks.append(TableBlock(corruption.replace("_", " "), columns, rows))
     return blocks
@@ -192,275 +223,202 @@ def severity_rows(results: Results, shown: Sequence[Variant]) -> list[TableBlock
 
 def metric_rows(results: Results, shown: Sequence[Variant]) -> list[TableBlock]:
     """Every metric that the rows have, clean and as the mean over shifts; a metric per column, in three digits."""
-    overall = [row for row in results["rows"] if row.get("subset") is None]
-    skipped = {"method", "calibrator", "seed", "data", "corruption", "severity", "subset", "n"}
-    keys = dict.fromkeys(
-        key
-        for row in overall
-        for key, value in row.items()
-        if key not in skipped and not key.endswith(("_low", "_high")) and math.isfinite(number(value))
-    )
-    columns = ("method", *(METRIC_NAMES.get(key) or key.replace("_", " ") for key in keys))
-    places = {"all metrics, clean": [CLEAN], "all metrics, mean under shift": shift_conditions(results)}
+    found = {metric for row in results.rows if row.subset is None for metric in row.metrics if row[metric].known}
+    metrics = [metric for metric in METRICS if metric in found]
+    columns = ("method", *(METRIC_NAMES.get(metric) or metric.replace("_", " ") for metric in metrics))
+    titles = {"clean": "all metrics, clean", "under shift": "all metrics, mean under shift"}
     return [
         TableBlock(
-            title,
+            titles[name],
             columns,
             [
-                [Cell(variant.short), *(fraction(measure(results, variant, key, conditions=group)) for key in keys)]
+                [
+                    Cell(short_label(results, variant)),
+                    *(fraction(measure(results, variant, metric, conditions=conditions)) for metric in metrics),
+                ]
                 for variant in shown
             ],
         )
-        for title, group in places.items()
-        if group
+        for name, conditions in places_by_name(results).items()
     ]
 
 
 def ood_table(results: Results) -> TableBlock:
-    """From the optional ``out_of_distribution``: how well the confidence tells other data from these."""
+    """How well the confidence tells other data from these."""
     rows = [
         [
-            Cell(Variant(row.get("method", ""), row["calibrator"]).treatment),
-            Cell(str(row["ood_data"])),
-            fraction(Measure(number(row["ood_auroc"]))),
-            Cell(f"{row['ood_n']:,}"),
+            Cell(treatment(row.calibrator)),
+            Cell(row.ood_data),
+            fraction(Measure(row.ood_auroc)),
+            Cell(f"{row.ood_n:,}"),
         ]
-        for row in results.get("out_of_distribution") or []
+        for row in results.out_of_distribution
     ]
     return TableBlock("confidence on other data", ("calibrator", "other data", "AUROC", "n"), rows)
 
 
-def class_rows_table(rows: Sequence[Mapping[str, Any]], title: str) -> TableBlock:
-    """Classes with the gap between confidence and accuracy, as `aradals.pipeline.shown.class_rows` gives them."""
-    table = []
-    for row in rows:
-        gap = Measure(*gap_interval(row))
-        accuracy, confidence, ece, floor, limit = (
-            Measure(*row_interval(row, key))
-            for key in ("accuracy", "confidence", "ece", "ece_noise_floor", "ece_noise_floor_p95")
-        )
-        table.append(
-            [
-                Cell(str(row["name"])),
-                _shaded(percent(gap, signed=True), gap.value),
-                fraction(ece),
-                _floor(floor, limit),
-                percent(accuracy),
-                percent(confidence),
-                Cell(f"{row['n']:,}"),
-            ]
-        )
-    return TableBlock(title, CLASS_COLUMNS, table)
+def class_rows_table(rows: Sequence[ClassRow], title: str) -> TableBlock:
+    """Classes with the gap between confidence and accuracy."""
+    return TableBlock(title, CLASS_COLUMNS, [[Cell(row.name), *_model_cells(row.__getitem__, row.n)] for row in rows])
 
 
-def diagnosis_rows(diagnosis: Results) -> TableBlock:
-    """All examples, then each robustness subset, least robust first."""
-    results = diagnosis_results(diagnosis)
-    variant = variants(results)[0]
-    count = num_subsets(results)
-    sizes = [row.get("n") for row in results["rows"]]
-    rows = []
-    for subset, size in zip([None, *range(count)], sizes, strict=True):
-        get = {
-            key: measure(results, variant, key, subset=subset)
-            for key in ("accuracy", "confidence", "gap", "ece", "ece_noise_floor", "ece_noise_floor_p95")
-        }
-        rows.append(
-            [
-                Cell("all" if subset is None else subset_name(subset, count)),
-                percent(get["gap"], signed=True),
-                fraction(get["ece"]),
-                _floor(get["ece_noise_floor"], get["ece_noise_floor_p95"]),
-                percent(get["accuracy"]),
-                percent(get["confidence"]),
-                Cell("–" if size is None else f"{size:,}"),
-            ]
-        )
-    return TableBlock("by robustness" if count else "all examples", DIAGNOSIS_COLUMNS, rows)
+def share_table(results: Results) -> TableBlock:
+    """The classes that the least robust subset is made of."""
+    rows = [
+        [
+            Cell(row.name),
+            Cell(f"{row.n:,}"),
+            *(percent(Measure(value)) for value in (row.share, row.base_share, row.accuracy, row.confidence)),
+        ]
+        for row in results.least_robust_classes
+    ]
+    columns = ("class", "n", "share %", "share of all %", "accuracy %", "confidence %")
+    return TableBlock("classes of the least robust subset", columns, rows)
 
 
-def comparison_rows(
-    results: Results, shown: Sequence[Variant] | None = None, metrics: Sequence[str] = tuple(COMPARISONS)
-) -> list[TableBlock]:
-    """Every variant (or those ``shown``) minus the reference, calibrated alike: clean, then the mean over shifts.
+def comparison_rows(results: Results) -> list[TableBlock]:
+    """Every variant minus the reference with the same calibrator: clean, then the mean over shifts.
 
     The note of a cell is the 95 % interval of the difference, and with three seeds or more p of the paired t test
-    over seeds after Holm's correction. The cost is a multiple of vanilla training.
+    over seeds after Holm's correction.
     """
-    first = reference(results).method
-    compared = {
-        (row["condition"], row["method"], row["calibrator"], row["metric"]): row
-        for row in results.get("comparisons", [])
-        if row["reference_method"] == first and row["reference_calibrator"] == row["calibrator"]
-    }
+    titles: dict[Place, str] = {"clean": "clean", "all_shifts": f"shift ({shift_mean(results)})"}
     blocks = []
-    for condition, title in (("clean", "clean"), ("all_shifts", f"shift ({shift_mean(results)})")):
-        rows = [
-            [
-                Cell(variant.short),
-                *(
-                    _difference(compared.get((condition, variant.method, variant.calibrator, metric)))
-                    for metric in metrics
-                ),
-                _cost(results, variant.method),
-            ]
-            for variant in (variants(results) if shown is None else shown)
-            if (condition, variant.method, variant.calibrator, "ece") in compared
-        ]
+    for place in places(results):
+        rows = []
+        for variant in results.variants:
+            against = Variant(results.reference, variant.calibrator)
+            cells = [_difference(results, variant, against, metric, place) for metric in COMPARISONS]
+            if any(cell.text != "–" for cell in cells):
+                rows.append([Cell(short_label(results, variant)), *cells, _cost(results, variant)])
         if rows:
-            blocks.append(TableBlock(title, ("method", *(COMPARISONS[metric] for metric in metrics), "cost"), rows))
+            blocks.append(TableBlock(titles[place], ("method", *COMPARISONS.values(), "cost"), rows))
     return blocks
+
+
+def comparison_note(results: Results) -> str:
+    """Say what the numbers of `comparison_rows` are."""
+    seeds = len(results.seeds)
+    over = "the test examples" if seeds == 1 else f"{seeds} seeds and the test examples"
+    tests = "; p: paired t test over seeds, after Holm's correction" if seeds >= MIN_SEEDS else ""
+    name = results.method(results.reference).label
+    return (
+        f"Each variant minus {name} with the same calibrator; negative is lower. Below it is its 95 % interval, by "
+        f"bootstrap over {over}{tests}. Intervals of calibration errors allow for their bias, and need not lie around "
+        "the difference. Cost: seconds of training, of models that only score, and of their scoring, as a multiple of "
+        "plain training."
+    )
 
 
 def stability_rows(results: Results) -> TableBlock:
     """How much independently trained models disagree about the same examples."""
     rows = [
         [
-            Cell(Variant(row["method"]).label),
-            *(_cell(Measure(*row_interval(row, key)), ".4f") for key in ("prediction_variance", MATCHED_VARIANCE)),
-            percent(Measure(*row_interval(row, "disagreement"))),
-            Cell(f"{row['num_models']} {'seeds' if row['models'] == 'seeds' else 'members'}"),
+            Cell(results.method(row.method).label),
+            *(cell(each, ".4f") for each in (row.prediction_variance, row.matched_prediction_variance)),
+            percent(row.disagreement),
+            Cell(f"{row.num_models} {row.models}"),
         ]
-        for row in results.get("stability", [])
-        if row["subset"] is None
+        for row in results.stability
+        if row.subset is None
     ]
-    return TableBlock("stability, clean", STABILITY_COLUMNS, rows)
+    columns = ("method", "prediction variance", "at equal confidence", "disagreement %", "models")
+    return TableBlock("stability, clean", columns, rows)
 
 
 def failed_rows(results: Results) -> TableBlock:
     """The runs of a study that have no results, and why."""
-    rows = [
-        [Cell(Variant(run["method"]).label), Cell(str(run["seed"])), Cell(str(run["reason"]))]
-        for run in failed_runs(results)
-    ]
+    rows = [[Cell(results.method(run.method).label), Cell(str(run.seed)), Cell(run.reason)] for run in results.failed]
     return TableBlock("failed runs", ("method", "seed", "reason"), rows)
 
 
-def comparison_table(results: Results) -> TerminalTables:
-    """`comparison_rows` for the terminal, in 80 columns: without the NLL."""
-    note = f"{comparison_note(results)}{_more(results)}"
-    rows = comparison_rows(results, shown_variants(results), [metric for metric in COMPARISONS if metric != "nll"])
-    return TerminalTables(f"Difference from {reference(results).label}", rows, note)
-
-
-def comparison_note(results: Results) -> str:
-    """What the numbers of `comparison_rows` are."""
-    seeds = len(seeds_of(results))
-    over = "the test examples" if seeds == 1 else f"{seeds} seeds and the test examples"
-    tests = "; p: paired t test over seeds, after Holm's correction" if seeds >= MIN_SEEDS else ""
-    return (
-        f"Variant minus {reference(results).label} with the same calibrator; negative = lower. With each its 95 % "
-        f"interval, by bootstrap over {over}{tests}. Intervals of calibration errors allow for their bias, and need "
-        "not be around the difference. Cost: seconds of training, with models that only score and their scoring, over "
-        "those of vanilla."
-    )
-
-
-def threshold_rows(diagnosis: Results) -> TableBlock:
+def threshold_rows(results: Results) -> TableBlock:
     """From which confidence on predictions can be accepted, and what is then wrong."""
     rows = []
-    for row in diagnosis.get("confidence_thresholds", []):
+    for row in results.thresholds:
         cells = [Cell("never"), Cell("–"), Cell("–")]
-        if row["threshold"] is not None:
-            low, high = threshold_interval(row)
-            cells = [
-                Cell(threshold_text(row["threshold"])),
-                percent(Measure(row["coverage"])),
-                percent(Measure(row["error"], low, high)),
-            ]
-        rows.append([Cell(f"{100 * row['max_error']:g} %"), *cells])
-    return TableBlock("confidence thresholds, chosen on these very examples", THRESHOLD_COLUMNS, rows)
-
-
-def table_note(results: Results) -> str:
-    """What the numbers of `table_rows` are."""
-    seeds = len(seeds_of(results))
-    spread = "its 95 % interval" if seeds == 1 else f"its standard deviation over {seeds} seeds (±)"
-    temperature = (
-        " + T: with temperature scaling." if any(v.calibrator == "temperature" for v in variants(results)) else ""
-    )
-    return (
-        f"With each estimate {spread}, with the noise floor its 95th percentile (≤). Calibration errors are "
-        f"fractions (0.01 = 1 point), NLL is in nats.{temperature}"
-    )
-
-
-def diagnosis_note(diagnosis: Results) -> str:
-    """What the numbers of `diagnosis_rows` are."""
-    subsets = " Subset 0 is the least robust." if diagnosis["subsets"] else ""
-    return (
-        "gap = confidence - accuracy, + is overconfident. With each estimate its 95 % interval, with the noise floor "
-        f"its 95th percentile (≤). ECE is a fraction (0.01 = 1 point).{subsets}"
-    )
-
-
-def study_table(results: Results) -> TerminalTables:
-    """`table_rows` for the terminal, from 80 columns on; for rich's ``Console.print``."""
-    title = f"{results.get('name', '')}: {data_name(results)}".strip(": ")
-    results = indexed(results)
-    note = f"{table_note(results)}{_more(results)}{_failed(results)}"
-    return TerminalTables(title, table_rows(results, shown_variants(results)), note)
-
-
-def diagnosis_table(diagnosis: Results) -> TerminalTables:
-    """`diagnosis_rows` for the terminal, from 80 columns on; for rich's ``Console.print``."""
-    title = f"{diagnosis.get('model', 'model')}: {diagnosis.get('data', '')} {diagnosis.get('split', '')}".strip()
-    return TerminalTables(title, [diagnosis_rows(diagnosis)], diagnosis_note(diagnosis))
+        if row.threshold is not None:
+            error = Measure(row.error, *threshold_interval(row))
+            cells = [Cell(threshold_text(row.threshold)), percent(Measure(row.coverage)), percent(error)]
+        rows.append([Cell(f"{100 * row.max_error:g} %"), *cells])
+    columns = ("error at most", "accept from", "accepted %", "wrong among them %")
+    return TableBlock("confidence thresholds, chosen on these very examples", columns, rows)
 
 
 def percent(value: Measure, *, signed: bool = False) -> Cell:
     """A fraction as percent (or points) with one digit."""
-    scaled = Measure(value.value * 100, value.low * 100, value.high * 100, value.spread * 100, value.num_seeds)
-    return _cell(scaled, "+z.1f" if signed else ".1f")
+    return cell(value.times(100), "+z.1f" if signed else ".1f")
 
 
 def fraction(value: Measure) -> Cell:
     """A fraction with three digits."""
-    return _cell(value, ".3f")
+    return cell(value, ".3f")
 
 
-def _more(results: Results) -> str:
-    """What the terminal leaves out."""
-    rest = len(variants(results)) - len(shown_variants(results))
-    return f" {rest} more variants are in the report." if rest else ""
+def cell(value: Measure, form: str) -> Cell:
+    """A number with its interval."""
+    if not value.known:
+        return Cell("–")
+    text, plain = f"{value.value:{form}}", form.lstrip("+")
+    if float(text) == 0:
+        text = text.lstrip("+")
+    if not value.has_interval:
+        return Cell(text)
+    separator = "–" if form == plain else " to "  # a dash beside a minus sign is hard to read
+    return Cell(text, f"{value.low:{plain}}{separator}{value.high:{plain}}")
 
 
-def _failed(results: Results) -> str:
-    """Which runs are not in the table."""
-    named = [f"{Variant(run['method']).label} (seed {run['seed']})" for run in failed_runs(results)]
-    return f" Failed, and not in the table: {', '.join(named)}." if named else ""
+def _subsets_of_one(results: Results) -> TableBlock:
+    """All examples, then each robustness subset, least robust first."""
+    [variant] = results.variants
+    rows = []
+    for subset in (None, *range(results.num_subsets)):
+        found = results.by_key.get((variant, CLEAN, subset), {})
+        name = "all" if subset is None else subset_name(subset, results.num_subsets)
+        for row in list(found.values())[:1]:
+            cells = _model_cells(lambda metric, s=subset: measure(results, variant, metric, subset=s), row.n)
+            rows.append([Cell(name), *cells])
+    return TableBlock("by robustness" if results.num_subsets else "all examples", MODEL_COLUMNS, rows)
+
+
+def _model_cells(get: Any, n: int) -> list[Cell]:
+    """Gap, ECE with its noise floor, accuracy and confidence of some examples."""
+    gap = get("gap")
+    return [
+        _shaded(percent(gap, signed=True), gap.value),
+        fraction(get("ece")),
+        _floor(get("ece_noise_floor"), get("ece_noise_floor_p95")),
+        percent(get("accuracy")),
+        percent(get("confidence")),
+        Cell(f"{n:,}"),
+    ]
+
+
+def _metric_cell(results: Results, variant: Variant, metric: Metric, conditions: Sequence[Condition]) -> Cell:
+    """One metric of a variant, in its usual form."""
+    found = measure(results, variant, metric, conditions=conditions)
+    if metric == "ece_noise_floor":
+        return _floor(found, measure(results, variant, NOISE_LIMITS["ece"], conditions=conditions))
+    if metric == "nll":
+        return Cell(fraction(found).text)
+    return percent(found) if metric in ("accuracy", "confidence") else fraction(found)
+
+
+def _compared(results: Results, variant: Variant, first: Variant, metric: Metric, place: Place) -> Cell:
+    """One metric of a variant, marked where it differs significantly from that of the reference."""
+    found = _metric_cell(results, variant, metric, places(results)[place])
+    if (
+        variant == first
+        or metric == "ece_noise_floor"
+        or not (sign := relation(results, variant, first, metric, place))
+    ):
+        return found
+    better = (sign > 0) == (metric in HIGHER_IS_BETTER)
+    return replace(found, change="better" if better else "worse", rises=sign > 0)
 
 
 def _shaded(cell: Cell, value: float) -> Cell:
     return replace(cell, shade=max(-1.0, min(1.0, value / FULL_SHADE)) if math.isfinite(value) else 0.0)
-
-
-def _block(results: Results, title: str, conditions: Sequence[Condition], shown: Sequence[Variant]) -> TableBlock:
-    return TableBlock(title, STUDY_COLUMNS, [_row(results, variant, conditions) for variant in shown])
-
-
-def _row(results: Results, variant: Variant, conditions: Sequence[Condition]) -> list[Cell]:
-    get = {
-        key: measure(results, variant, key, conditions=conditions)
-        for key in (
-            "ece",
-            "ece_noise_floor",
-            NOISE_LIMITS["ece"],
-            "subset_calibration_error",
-            "accuracy",
-            "confidence",
-            "nll",
-        )
-    }
-    return [
-        Cell(variant.short),
-        fraction(get["ece"]),
-        _floor(get["ece_noise_floor"], get[NOISE_LIMITS["ece"]]),
-        fraction(get["subset_calibration_error"]),
-        percent(get["accuracy"]),
-        percent(get["confidence"]),
-        Cell(fraction(get["nll"]).text),
-    ]
 
 
 def _floor(mean: Measure, limit: Measure) -> Cell:
@@ -468,66 +426,18 @@ def _floor(mean: Measure, limit: Measure) -> Cell:
     return Cell(fraction(mean).text, f"≤{limit.value:.3f}" if limit.known else "")
 
 
-def _difference(row: Mapping[str, Any] | None) -> Cell:
+def _difference(results: Results, variant: Variant, against: Variant, metric: Metric, place: Place) -> Cell:
     """A difference with its interval and p; in points for accuracy."""
-    if row is None or row["difference"] is None:
-        return Cell("–")
-    scale, form = (100, "+z.1f") if row["metric"] == "accuracy" else (1, "+z.3f")
-    low, high = (math.nan if row[end] is None else scale * row[end] for end in ("low", "high"))
-    cell = _cell(Measure(scale * row["difference"], low, high), form)
-    # On a line of its own, for the terminal is narrow.
-    return cell if row["p_holm"] is None else Cell(cell.text, f"{cell.note}\np = {row['p_holm']:.3f}".lstrip())
+    found = difference(results, variant, against, metric, place)
+    shown = percent(found, signed=True) if metric == "accuracy" else cell(found, "+z.3f")
+    compared = results.by_comparison.get((variant, against, place, metric))
+    if compared is None or not math.isfinite(compared.p_holm):
+        return shown
+    # On a line of its own, because the terminal is narrow.
+    return replace(shown, note=f"{shown.note}\np = {compared.p_holm:.3f}".lstrip())
 
 
-def _cost(results: Results, method: str) -> Cell:
-    """The mean over seeds, as a multiple of vanilla training."""
-    costs = [row["relative_cost"] for row in results.get("costs", []) if row["method"] == method]
-    known = [cost for cost in costs if cost is not None]
-    return Cell(f"{sum(known) / len(known):.1f}") if known else Cell("–")
-
-
-def _cell(value: Measure, form: str) -> Cell:
-    if not value.known:
-        return Cell("–")
-    text, plain = f"{value.value:{form}}", form.lstrip("+")
-    if float(text) == 0:
-        text = text.lstrip("+")
-    if value.num_seeds > 1:
-        return Cell(text, f"± {value.spread:{plain}}")
-    if not (math.isfinite(value.low) and math.isfinite(value.high)):
-        return Cell(text)
-    separator = "–" if form == plain else " to "  # a dash beside a minus sign is hard to read
-    return Cell(text, f"{value.low:{plain}}{separator}{value.high:{plain}}")
-
-
-def _printable_block(block: TableBlock) -> TableBlock:
-    rows = [[replace(cell, text=printable(cell.text)) for cell in row] for row in block.rows]
-    return TableBlock(printable(block.title), tuple(map(printable, block.columns)), rows)
-
-
-def _rich_table(block: TableBlock, widths: list[int], separator: str, gap: int) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    # The box puts a column of its own between two others.
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False, show_edge=False)
-    for index, (column, width) in enumerate(zip(block.columns, widths, strict=True)):
-        table.add_column(_header(column), width=width, justify="right" if index else "left")
-    for row in block.rows:
-        table.add_row(
-            *(Text.assemble(cell.text, (f"{separator}{cell.note}" if cell.note else "", "dim")) for cell in row)
-        )
-    return table
-
-
-def _header(column: str) -> str:
-    """In two lines."""
-    return column.replace(" ", "\n", 1)
-
-
-def _widths(blocks: list[TableBlock], separator: str) -> list[int]:
-    """Of the columns, where no line is to break."""
-    rows = [[_header(column) for column in blocks[0].columns]]
-    rows += [[f"{cell.text}{separator}{cell.note}".rstrip() for cell in row] for block in blocks for row in block.rows]
-    return [max(len(line) for text in column for line in text.split("\n")) for column in zip(*rows, strict=True)]
+def _cost(results: Results, variant: Variant) -> Cell:
+    """The mean over seeds, as a multiple of plain training."""
+    cost = relative_cost(results, variant.method)
+    return Cell(f"{cost:.1f}" if math.isfinite(cost) else "–")

@@ -59,7 +59,7 @@ def by_seed(
     rows = [results.by_key.get((variant, condition, subset), {}) for condition in conditions]
     found = {seed: [row[seed][metric] for row in rows if seed in row] for row in rows[:1] for seed in row}
     return {
-        seed: Measure(*(statistics.fmean(ends) for ends in zip(*((m.value, m.low, m.high) for m in each), strict=True)))
+        seed: mean_of(each)
         for seed, each in found.items()
         if len(each) == len(conditions) and all(m.known for m in each)
     }
@@ -69,20 +69,28 @@ def mean_over_seeds(seeds: Sequence[Measure], metric: Metric) -> Measure:
     """Average the measures of several seeds, see `measure`."""
     if len(seeds) < 2:
         return seeds[0] if seeds else Measure(num_seeds=0)
-    value, low, high = (
-        statistics.fmean(ends) for ends in zip(*((seed.value, seed.low, seed.high) for seed in seeds), strict=True)
-    )
+    mean = mean_of(seeds)
     spread = statistics.stdev(seed.value for seed in seeds)
     t = student_quantile(0.975, len(seeds) - 1)
-    center, half_width = (low + high) / 2, math.hypot((high - low) / 2, t * spread / math.sqrt(len(seeds)))
+    center = (mean.low + mean.high) / 2
+    half_width = math.hypot((mean.high - mean.low) / 2, t * spread / math.sqrt(len(seeds)))
     low, high = center - half_width, center + half_width
     return Measure(
-        value,
+        mean.value,
         low if metric == "gap" else max(low, 0.0),
         min(high, 1.0) if metric in _SHARES else high,
         spread,
         len(seeds),
     )
+
+
+def mean_of(measures: Sequence[Measure]) -> Measure:
+    """Average values, and the ends of their intervals."""
+    value, low, high = (
+        statistics.fmean(column)
+        for column in ([m.value for m in measures], [m.low for m in measures], [m.high for m in measures])
+    )
+    return Measure(value, low, high)
 
 
 def difference(
@@ -91,6 +99,23 @@ def difference(
     """The variant minus the reference on the same examples and seeds; unknown where they were not compared."""
     found = results.by_comparison.get((variant, reference, place, metric))
     return found.measure if found else Measure(num_seeds=0)
+
+
+def relation(results: Results, variant: Variant, other: Variant, metric: Metric, place: Place = "clean") -> int:
+    """-1 where a variant is significantly lower than another, 1 where it is higher, 0 where that is not known.
+
+    The 95 % interval of the paired difference decides; where results hold none, intervals of the two that do not
+    overlap, which is a stricter demand. Two calibration errors that chance explains do not differ significantly.
+    """
+    if metric in NOISE_LIMITS and all(is_noise(results, each, metric, place) for each in (variant, other)):
+        return 0
+    if (paired := difference(results, variant, other, metric, place)).has_interval:
+        return paired.sign
+    conditions = places(results)[place]
+    ours, theirs = (measure(results, each, metric, conditions=conditions) for each in (variant, other))
+    if ours.high < theirs.low and ours.value < theirs.value:
+        return -1
+    return 1 if ours.low > theirs.high and ours.value > theirs.value else 0
 
 
 def places(results: Results) -> dict[Place, tuple[Condition, ...]]:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 from aradals._internal.json_files import SEAL, load_sealed, save_sealed
 from aradals._internal.optional import load_extra
 from aradals.errors import InputError
+from aradals.metrics import Estimate
 from aradals.results.previous import PREVIOUS, upgrade
 from aradals.results.records import Measure, Metric, Results, Row
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame  # type: ignore[import-untyped]
     from pydantic import TypeAdapter
 
 SCHEMA = "4"
@@ -64,7 +65,7 @@ def read_results(path: str | Path) -> Results:
         raise InputError(
             expected="results of one data set",
             got=f"{len(studies)} data sets in {path}",
-            hint="read the folder of one of them",
+            hint="the folder of one of them",
         )
     return studies[0]
 
@@ -85,7 +86,7 @@ def read_studies(path: str | Path) -> list[Results]:
         raise InputError(
             expected=f"results in {file} as `aradals run`, `evaluate` or `diagnose` write them",
             got=_first_problem(error),
-            hint="make them again with the same command",
+            hint="the same command, which makes them anew",
         ) from error
 
 
@@ -100,7 +101,7 @@ def parse(content: Any) -> Results:
         raise InputError(
             expected=f"results of schema {', '.join((*PREVIOUS, SCHEMA))}",
             got=f"schema {version!r}",
-            hint="update ar-adals",
+            hint="a newer version of ar-adals",
         )
     given = upgrade(content) if version in PREVIOUS else {k: v for k, v in content.items() if k not in _ENVELOPE}
     _refuse_huge(given)
@@ -164,8 +165,8 @@ def _is_default(field: dataclasses.Field[Any], value: object) -> bool:
         return False
     if isinstance(value, float):
         return not math.isfinite(value)
-    if isinstance(value, Measure):
-        return not value.known
+    if isinstance(value, Measure | Estimate):
+        return not math.isfinite(value.value)
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     return bool(value == default)
 
@@ -185,7 +186,7 @@ def _results_file(path: Path) -> Path:
         raise InputError(
             expected=f"results.json or diagnosis.json in {path}",
             got="neither",
-            hint="name the --output folder of aradals run, evaluate or diagnose",
+            hint="the --output folder of aradals run, evaluate or diagnose",
         )
     return found[0]
 
@@ -201,6 +202,6 @@ def _refuse_huge(value: Any) -> None:
 def _first_problem(error: Exception) -> str:
     """The first line of a validation error says only how many there are; the next ones say where and what."""
     if isinstance(error, InputError):
-        return error.got
+        return str(error)
     lines = [line.strip() for line in str(error).splitlines()]
     return f"{type(error).__name__}: {': '.join(lines[1:3]) or lines[0] if lines else ''}"

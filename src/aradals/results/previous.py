@@ -125,12 +125,13 @@ def _as_study(diagnosis: Mapping[str, Any]) -> dict[str, Any]:
     keys = {"method": model, "calibrator": "none", "seed": 0, "corruption": "none", "severity": 0}
     rows = [{**diagnosis["overall"], **keys, "subset": None}]
     rows += [{**row, **keys, "subset": subset} for subset, row in enumerate(diagnosis["subsets"])]
-    bins = [(None, diagnosis["reliability"]["overall"])]
+    bins: list[tuple[int | None, Any]] = [(None, diagnosis["reliability"]["overall"])]
     bins += list(enumerate(diagnosis["reliability"].get("subsets") or []))
     about = {key: diagnosis[key] for key in ("model", "checkpoint", "split", "attack") if diagnosis.get(key)}
     split = diagnosis.get("split") or "evaluated"
     return {
         **diagnosis,
+        "classes": [{**row, "method": model} for row in diagnosis.get("classes", [])],
         "name": model,
         "config": about,
         "rows": rows,
@@ -161,9 +162,11 @@ def _training(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def _audit(audit: Mapping[str, Any] | None) -> dict[str, Any] | None:
     agreement = ("spearman", "same_subset", "within_one")
-    return audit and {
-        **{key: value for key, value in _known(audit).items() if not key.startswith(agreement)},
-        **_measures(audit, agreement),
+    if audit is None:
+        return None
+    return {
+        **{key: value for key, value in _known(audit).items() if key != "n" and not key.startswith(agreement)},
+        "agreement": {"n": audit.get("n", 0), **_measures(audit, agreement)},
     }
 
 

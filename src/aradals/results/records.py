@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from aradals.errors import InputError
+from aradals.robustness.audit import Audit
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame  # type: ignore[import-untyped]
 
 Metric = Literal[
     "accuracy",
@@ -89,8 +90,14 @@ class Measure:
         """1 or -1 for a number that is significantly above or below zero, 0 where the interval holds zero."""
         return 1 if self.low > 0 and self.value > 0 else -1 if self.high < 0 and self.value < 0 else 0
 
-    def __neg__(self) -> Measure:
-        return Measure(-self.value, -self.high, -self.low, self.spread, self.num_seeds)
+    @property
+    def size(self) -> Measure:
+        """The number without its sign."""
+        return self if self.value >= 0 else Measure(-self.value, -self.high, -self.low)
+
+    def times(self, factor: float) -> Measure:
+        """The number in other units; the factor is positive."""
+        return Measure(factor * self.value, factor * self.low, factor * self.high)
 
 
 @dataclass(frozen=True, order=True)
@@ -495,28 +502,6 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Audit:
-    """How far the ranking by robustness agrees with that of a strong attack; see `aradals.robustness.audit_scores`."""
-
-    scores_by: str
-    attack: str
-    num_examples: int
-    num_failed: int
-    num_subsets: int
-    n: int = 0
-    spearman: Measure = field(default_factory=Measure)
-    same_subset: Measure = field(default_factory=Measure)
-    within_one: Measure = field(default_factory=Measure)
-    median_ratio: float = math.nan
-    num_verified: int = 0
-    num_norms_reduced: int = 0
-    num_reference_from_table: int = 0
-    mean_forward: float = math.nan
-    mean_backward: float = math.nan
-    seconds: float = math.nan
-
-
-@dataclass(frozen=True)
 class Data:
     """The data that the results are about.
 
@@ -603,13 +588,13 @@ class Results:
                 raise InputError(
                     expected="rows of the methods of the results, with subsets numbered from 0",
                     got=f"method {row.method!r}, subset {row.subset!r:.40}",
-                    hint="use a results file as `aradals run`, `evaluate` or `diagnose` writes it",
+                    hint="a results file as `aradals run`, `evaluate` or `diagnose` writes it",
                 )
         if self.reference not in named:
             raise InputError(
                 expected=f"a reference among the methods {', '.join(sorted(named))}",
                 got=repr(self.reference),
-                hint="name one of them in the recipe",
+                hint="naming one of them in the recipe",
             )
 
     @cached_property
@@ -622,7 +607,7 @@ class Results:
                 raise InputError(
                     expected="one row per variant, seed, condition and subset",
                     got=f"two of {row.method}, {row.calibrator}, seed {row.seed}, {row.condition.label}",
-                    hint="use the rows of one study",
+                    hint="the rows of one study",
                 )
         return found
 
@@ -659,8 +644,16 @@ class Results:
         return max((row.n for row in self.rows if row.subset is None), default=0)
 
     def method(self, name: str) -> Method:
-        """The method of a name."""
-        return next(method for method in self.methods if method.name == name)
+        """The method of a name.
+
+        Raises:
+            InputError: results that have no such method.
+        """
+        found = next((method for method in self.methods if method.name == name), None)
+        if found is None:
+            known = ", ".join(method.name for method in self.methods)
+            raise InputError(expected=f"a method of the results: {known}", got=repr(name), hint="one of them")
+        return found
 
     def table(self) -> Any:
         """The main table, as rich prints it in a terminal.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from aradals.attacks import Attack
 from aradals.errors import InputError
-from aradals.metrics import wilson_interval
+from aradals.metrics import Estimate, wilson_interval
 from aradals.robustness.scores import ScoreTable, score
 from aradals.smoothing.subsets import assign_subsets
 
@@ -42,21 +43,72 @@ MIN_SPEARMAN, MIN_SAME_SUBSET = 0.95, 0.75
 _CLEARLY_SMALLER = 0.99
 
 
-def rank_agreement(scores: Tensor, reference: Tensor, num_subsets: int = 10) -> dict[str, Any]:
+@dataclass(frozen=True)
+class RankAgreement:
     """How far two rankings of the same examples agree.
+
+    The three figures come with 95 % intervals: Wilson's (1927) for the shares; for the correlation Fisher's z with the
+    standard error √((1 + ρ²/2)/(N - 3)) of Bonett and Wright (Psychometrika 65, 2000, p. 23-28). They cover what is
+    expected of N examples. Ranks and cuts within a sample are noisy: all examples together agree a little better.
+
+    Attributes:
+        n: number of examples; 0 where the rankings could not be compared.
+        spearman: Spearman's rank correlation, ties with their mean rank; 0 where all values are equal and rank nothing.
+        same_subset: share of examples that both rankings put into the same subset.
+        within_one: share that they put into the same subset or a neighboring one.
+    """
+
+    n: int = 0
+    spearman: Estimate = field(default_factory=Estimate)
+    same_subset: Estimate = field(default_factory=Estimate)
+    within_one: Estimate = field(default_factory=Estimate)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Scores compared with the norms that a strong attack verifies on some of the same examples.
+
+    The reference is the smaller of the two verified norms where the scores come with norms of their own. Examples on
+    which the strong attack fails are counted and left out.
+
+    Attributes:
+        scores_by: the attack that made the scores, described.
+        attack: the strong attack, described.
+        num_examples: in the sample.
+        num_failed: examples on which the strong attack failed.
+        num_subsets: R.
+        agreement: of the two rankings; empty where the attack left fewer than R examples.
+        median_ratio: of score to reference; it means something only for scores that estimate an L2 norm.
+        num_verified: compared scores that come with a verified L2 norm.
+        num_norms_reduced: of these, how many the strong attack reduced by more than 1 %.
+        num_reference_from_table: of these, how many the strong attack did not reduce.
+        mean_forward: forward passes of the strong attack per example.
+        mean_backward: backward passes.
+        seconds: of the strong attack; NaN where it was not timed.
+    """
+
+    scores_by: str
+    attack: str
+    num_examples: int
+    num_failed: int
+    num_subsets: int
+    agreement: RankAgreement = field(default_factory=RankAgreement)
+    median_ratio: float = math.nan
+    num_verified: int = 0
+    num_norms_reduced: int = 0
+    num_reference_from_table: int = 0
+    mean_forward: float = math.nan
+    mean_backward: float = math.nan
+    seconds: float = math.nan
+
+
+def rank_agreement(scores: Tensor, reference: Tensor, num_subsets: int = 10) -> RankAgreement:
+    """Measure how far two rankings of the same examples agree.
 
     Args:
         scores: shape (N,), finite.
         reference: shape (N,), finite.
         num_subsets: R of `assign_subsets`, which cuts both rankings; ties are broken by position.
-
-    Returns:
-        ``n``; ``num_subsets``; ``spearman``, Spearman's rank correlation, ties with their mean rank, 0 where all values
-        are equal and rank nothing; ``same_subset``, the share of examples that both put into the same subset;
-        ``within_one``, into the same or a neighboring one. Each of the three with its 95 % interval as ``..._low``
-        and ``..._high``: Wilson's (1927) for the shares; for the correlation Fisher's z with the standard error
-        √((1 + ρ²/2)/(N - 3)) of Bonett and Wright (Psychometrika 65, 2000, p. 23-28). They cover what is expected of
-        N examples. Ranks and cuts within a sample are noisy: all examples together agree a little better than that.
 
     Raises:
         InputError: values that are not finite, of different lengths, or fewer than ``num_subsets``.
@@ -68,13 +120,7 @@ def rank_agreement(scores: Tensor, reference: Tensor, num_subsets: int = 10) -> 
             hint="the rows of both tables in the order of their ids",
         )
     moved = (assign_subsets(scores, num_subsets) - assign_subsets(reference, num_subsets)).abs()
-    return {
-        "n": len(scores),
-        "num_subsets": num_subsets,
-        **_spearman(scores, reference),
-        **_share("same_subset", moved == 0),
-        **_share("within_one", moved <= 1),
-    }
+    return RankAgreement(len(scores), _spearman(scores, reference), _share(moved == 0), _share(moved <= 1))
 
 
 def audit_scores(
@@ -88,7 +134,7 @@ def audit_scores(
     num_subsets: int = 10,
     seed: int = 0,
     progress: bool = False,
-) -> dict[str, Any]:
+) -> Audit:
     """Compare scores with the norms that a strong attack verifies, on a random sample.
 
     Args:
@@ -102,9 +148,6 @@ def audit_scores(
         seed: of the sample.
         progress: whether to show a progress bar on stderr.
 
-    Returns:
-        The figures of `compare_with_attack`, and ``seconds`` of the strong attack.
-
     Raises:
         InputError: no attack of that name, or one that verifies no norms; a sample smaller than ``num_subsets``.
     """
@@ -112,7 +155,7 @@ def audit_scores(
     started = time.perf_counter()
     strong = score(model, sample.batches(), attack, verified=True, progress=progress, **(attack_args or {}))
     seconds = time.perf_counter() - started
-    return {**compare_with_attack(table, strong, num_subsets), "seconds": seconds}
+    return replace(compare_with_attack(table, strong, num_subsets), seconds=seconds)
 
 
 def audit_sample(
@@ -135,25 +178,13 @@ def audit_sample(
     return examples.select(scored[torch.randperm(len(scored), generator=generator)[:num_examples]])
 
 
-def compare_with_attack(table: ScoreTable, strong: ScoreTable, num_subsets: int = 10) -> dict[str, Any]:
+def compare_with_attack(table: ScoreTable, strong: ScoreTable, num_subsets: int = 10) -> Audit:
     """Compare scores with the norms of a strong attack on some of the same examples.
-
-    The reference is the smaller of the two verified norms where the scores come with norms of their own. Examples on
-    which the strong attack fails are counted and left out.
 
     Args:
         table: the scores.
         strong: what the strong attack found; its ids are among those of ``table``.
         num_subsets: R.
-
-    Returns:
-        The figures of `rank_agreement` (absent where the attack left fewer than ``num_subsets`` examples);
-        ``scores_by`` and ``attack``, both attacks described; ``num_examples`` in the sample;
-        ``num_failed``, ``mean_forward`` and ``mean_backward`` (per example) of the strong attack;
-        ``median_ratio`` of score to reference, which means something only for scores that estimate an L2 norm;
-        ``num_verified``, how many of the compared scores come with a verified L2 norm; ``num_norms_reduced``, for how
-        many of these the strong attack found one smaller by more than 1 %; ``num_reference_from_table``, for how many
-        it found none smaller.
     """
     found = strong.norm.isfinite()
     order = table.ids.argsort()
@@ -162,58 +193,58 @@ def compare_with_attack(table: ScoreTable, strong: ScoreTable, num_subsets: int 
     if "norm_order=inf" in table.attack:
         own_norm = torch.full_like(own_norm, math.inf)  # an L-inf norm is always the smaller one
     reference = norm.minimum(own_norm)
-    return {
-        "scores_by": table.attack,
-        "attack": strong.attack,
-        "num_examples": len(strong),
-        "num_failed": int((~found).sum()),
-        "num_subsets": num_subsets,
-        **(rank_agreement(scores, reference, num_subsets) if len(scores) >= num_subsets else {}),
-        "median_ratio": (scores / reference).quantile(0.5).item() if len(scores) else math.nan,
-        "num_verified": int(own_norm.isfinite().sum()),
-        "num_norms_reduced": int((own_norm.isfinite() & (norm < _CLEARLY_SMALLER * own_norm)).sum()),
-        "num_reference_from_table": int((own_norm <= norm).sum()),
-        "mean_forward": strong.num_forward.double().mean().item(),
-        "mean_backward": strong.num_backward.double().mean().item(),
-    }
+    return Audit(
+        scores_by=table.attack,
+        attack=strong.attack,
+        num_examples=len(strong),
+        num_failed=int((~found).sum()),
+        num_subsets=num_subsets,
+        agreement=rank_agreement(scores, reference, num_subsets) if len(scores) >= num_subsets else RankAgreement(),
+        median_ratio=(scores / reference).quantile(0.5).item() if len(scores) else math.nan,
+        num_verified=int(own_norm.isfinite().sum()),
+        num_norms_reduced=int((own_norm.isfinite() & (norm < _CLEARLY_SMALLER * own_norm)).sum()),
+        num_reference_from_table=int((own_norm <= norm).sum()),
+        mean_forward=strong.num_forward.double().mean().item(),
+        mean_backward=strong.num_backward.double().mean().item(),
+    )
 
 
-def describe_audit(record: Mapping[str, Any]) -> str:
-    """What `audit_scores` found, in plain sentences; they start with "Warning: " where the ranking is too coarse."""
-    attack, count = record["attack"].partition("(")[0], record["num_subsets"]
-    if record["scores_by"] == record["attack"]:
+def describe_audit(audit: Audit) -> str:
+    """Say in plain sentences what an audit found; they start with "Warning: " where the ranking is too coarse."""
+    attack, agreement = audit.attack.partition("(")[0], audit.agreement
+    if audit.scores_by == audit.attack:
+        return f"The ranking by robustness was not audited, because {attack} made the scores itself."
+    if not agreement.n:
         return (
-            f"The ranking by robustness was not audited: it is by {attack}, the attack that it would be compared with."
+            f"Warning: the ranking by robustness could not be audited: {attack} failed on {audit.num_failed} of "
+            f"{audit.num_examples} examples."
         )
-    if "spearman" not in record:
-        return (
-            f"Warning: the ranking by robustness could not be audited: {attack} failed on {record['num_failed']} of "
-            f"{record['num_examples']} examples."
-        )
-    if record["spearman"] < MIN_SPEARMAN or record["same_subset"] < MIN_SAME_SUBSET:
-        better = "try a slower one, --attack secant_accurate, or fewer subsets"
-        verdict = f"Warning: the ranking by robustness is too coarse for {count} subsets ({better})"
-    elif record["spearman_low"] < MIN_SPEARMAN or record["same_subset_low"] < MIN_SAME_SUBSET:
-        verdict = f"The ranking by robustness is probably good enough for {count} subsets (a larger audit would tell)"
-    else:
-        verdict = f"The ranking by robustness is good enough for {count} subsets"
-    low, high = record["spearman_low"], record["spearman_high"]
     sentences = [
-        f"{verdict}: of {record['n']} examples drawn at random {_percent(record, 'same_subset', '95 % interval ')} are "
-        f"in the same subset as by {attack}, {_percent(record, 'within_one')} in the same or the next one; "
-        f"Spearman's correlation is {record['spearman']:.3f} ({low:.3f} to {high:.3f})."
+        f"{_verdict(agreement, audit.num_subsets)}: of {agreement.n} examples drawn at random "
+        f"{_percent(agreement.same_subset, '95 % interval ')} are in the same subset as by {attack}, "
+        f"{_percent(agreement.within_one)} in the same or the next one; Spearman's correlation is "
+        f"{agreement.spearman.value:.3f} ({agreement.spearman.low:.3f} to {agreement.spearman.high:.3f})."
     ]
-    if record["num_norms_reduced"]:
+    if audit.num_norms_reduced:
         sentences.append(
-            f"Of {record['num_verified']} verified norms {attack} found {record['num_norms_reduced']} to be too large "
-            "by more than 1 %."
+            f"Of {audit.num_verified} verified norms {attack} found {audit.num_norms_reduced} to be too large by more "
+            "than 1 %."
         )
-    if record["num_failed"]:
-        sentences.append(f"Left out: {record['num_failed']} on which {attack} failed.")
+    if audit.num_failed:
+        sentences.append(f"Left out: {audit.num_failed} on which {attack} failed.")
     return " ".join(sentences)
 
 
-def _spearman(first: Tensor, second: Tensor) -> dict[str, float]:
+def _verdict(found: RankAgreement, count: int) -> str:
+    if found.spearman.value < MIN_SPEARMAN or found.same_subset.value < MIN_SAME_SUBSET:
+        better = "use a slower attack, --attack secant_accurate, or fewer subsets"
+        return f"Warning: the ranking by robustness is too coarse for {count} subsets ({better})"
+    if found.spearman.low < MIN_SPEARMAN or found.same_subset.low < MIN_SAME_SUBSET:
+        return f"The ranking by robustness is probably good enough for {count} subsets (a larger audit can confirm it)"
+    return f"The ranking by robustness is good enough for {count} subsets"
+
+
+def _spearman(first: Tensor, second: Tensor) -> Estimate:
     n = len(first)
     rho = float(torch.corrcoef(torch.stack([_mean_ranks(first), _mean_ranks(second)])).nan_to_num(0)[0, 1])
     error = math.sqrt((1 + rho**2 / 2) / (n - 3)) if n > 3 else math.inf
@@ -222,7 +253,7 @@ def _spearman(first: Tensor, second: Tensor) -> dict[str, float]:
     z = math.atanh(max(-largest, min(rho, largest)))
     quantile = torch.special.ndtri(torch.tensor(0.975, dtype=torch.float64)).item()
     low, high = math.tanh(z - quantile * error), math.tanh(z + quantile * error)
-    return {"spearman": rho, "spearman_low": min(rho, low), "spearman_high": max(rho, high)}
+    return Estimate(rho, min(rho, low), max(rho, high))
 
 
 def _mean_ranks(values: Tensor) -> Tensor:
@@ -233,11 +264,10 @@ def _mean_ranks(values: Tensor) -> Tensor:
     return ranks
 
 
-def _share(name: str, members: Tensor) -> dict[str, float]:
+def _share(members: Tensor) -> Estimate:
     low, high = wilson_interval(members.sum(), torch.tensor(len(members)))
-    return {name: members.double().mean().item(), f"{name}_low": float(low), f"{name}_high": float(high)}
+    return Estimate(members.double().mean().item(), float(low), float(high))
 
 
-def _percent(record: Mapping[str, Any], key: str, what: str = "") -> str:
-    value, low, high = (100 * record[name] for name in (key, f"{key}_low", f"{key}_high"))
-    return f"{value:.1f} % ({what}{low:.1f} to {high:.1f})"
+def _percent(share: Estimate, what: str = "") -> str:
+    return f"{100 * share.value:.1f} % ({what}{100 * share.low:.1f} to {100 * share.high:.1f})"

@@ -61,6 +61,18 @@
   }
   addEventListener("scroll", hide, { passive: true });
 
+  // Sections are folded: a link to one opens it, and so does printing all of them.
+  const open = () => {
+    const section = location.hash && document.getElementById(location.hash.slice(1));
+    section?.querySelector("details.section")?.setAttribute("open", "");
+  };
+  addEventListener("hashchange", open);
+  open();
+  for (const link of document.querySelectorAll("nav a")) link.addEventListener("click", () => setTimeout(open));
+  addEventListener("beforeprint", () => {
+    for (const section of document.querySelectorAll("details.section")) section.setAttribute("open", "");
+  });
+
   // Tables: buttons in the headers sort; what is not known comes last.
   const text = (cell) => cell.firstChild?.textContent.trim() ?? "";
   const number = (words) => (/^[+-]?[\d.,]+( %)?$/.test(words) ? parseFloat(words.replaceAll(",", "")) : NaN);
@@ -165,7 +177,7 @@
     );
     panel.append(tools);
   }
-  for (const scroll of document.querySelectorAll("main > section > .scroll, main details > .scroll")) {
+  for (const scroll of document.querySelectorAll("main > .scroll, main details > .scroll")) {
     const table = scroll.querySelector("table");
     if (!table.tHead) continue;
     sortable(table);

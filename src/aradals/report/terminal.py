@@ -1,0 +1,127 @@
+"""Tables and findings as rich prints them in a terminal, from 80 columns on."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from aradals.errors import MissingExtraError, printable
+from aradals.report.findings import Verdict, verdict
+from aradals.report.tables import TableBlock, main_table, main_table_note
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table
+
+    from aradals.results.records import Results
+
+MIN_NAME_WIDTH = 12
+
+
+@dataclass(frozen=True)
+class TerminalTable:
+    """One table with a title and a note.
+
+    Intervals stand beside their values where the terminal is wide enough, else below them; if even that is too wide,
+    the names in the first column wrap.
+    """
+
+    title: str
+    block: TableBlock
+    note: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Rich's protocol."""
+        from rich.text import Text
+
+        # Text objects throughout: names are other people's, and may look like markup or steer the terminal.
+        block = _printable_block(self.block)
+        yield Text(printable(self.title), style="bold")
+        yield Text(block.title)
+        for separator, gap in ((" ", 2), ("\n", 2), ("\n", 1)):
+            first, *others = _widths(block, separator)
+            room = options.max_width - sum(others) - gap * len(others)
+            if room >= first:
+                break
+        yield _rich_table(block, [min(first, max(room, MIN_NAME_WIDTH)), *others], separator, gap)
+        yield Text(f"\n{printable(self.note)}", style="dim")
+
+    def __str__(self) -> str:
+        """The table as text, 100 columns wide.
+
+        Raises:
+            MissingExtraError: without rich.
+        """
+        try:
+            from rich.console import Console
+        except ImportError as error:
+            raise MissingExtraError("rich", "cli") from error
+        console = Console(width=100)
+        with console.capture() as captured:
+            console.print(self)
+        return captured.get()
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The sentences of a verdict as a list."""
+
+    verdict: Verdict
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Rich's protocol."""
+        from rich.text import Text
+
+        for sentence in (*self.verdict.warnings, *self.verdict.sentences, *self.verdict.notes):
+            # A Text, since names are other people's and may look like markup.
+            yield Text(
+                textwrap.fill(printable(sentence), options.max_width, initial_indent="- ", subsequent_indent="  ")
+            )
+
+
+def results_table(results: Results) -> TerminalTable:
+    """The main table of results: methods side by side, or the robustness subsets of one model."""
+    name = results.data.label if results.kind == "study" else f"{results.name}, {results.data.label}"
+    title = f"{results.name}: {results.data.label}" if results.kind == "study" else name
+    return TerminalTable(title.strip(": ,"), main_table(results), main_table_note(results))
+
+
+def results_findings(results: Results) -> Findings:
+    """The verdict on results."""
+    return Findings(verdict(results))
+
+
+def _printable_block(block: TableBlock) -> TableBlock:
+    rows = [[replace(cell, text=printable(cell.text)) for cell in row] for row in block.rows]
+    return TableBlock(printable(block.title), tuple(map(printable, block.columns)), rows)
+
+
+def _rich_table(block: TableBlock, widths: list[int], separator: str, gap: int) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    # The box puts a column of its own between two others.
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False, show_edge=False)
+    for index, (column, width) in enumerate(zip(block.columns, widths, strict=True)):
+        table.add_column(_header(column), width=width, justify="right" if index else "left")
+    for row in block.rows:
+        table.add_row(
+            *(Text.assemble(cell.marked, (f"{separator}{cell.note}" if cell.note else "", "dim")) for cell in row)
+        )
+    return table
+
+
+def _header(column: str) -> str:
+    """Break a title into two lines."""
+    return column.replace(" ", "\n", 1)
+
+
+def _widths(block: TableBlock, separator: str) -> list[int]:
+    """Widths of the columns in which no line has to break."""
+    rows = [[_header(column) for column in block.columns]]
+    rows += [[f"{cell.marked}{separator}{cell.note}".rstrip() for cell in row] for row in block.rows]
+    return [max(len(line) for text in column for line in text.split("\n")) for column in zip(*rows, strict=True)]
