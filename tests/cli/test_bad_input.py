@@ -161,7 +161,7 @@ STATE = build_model("small_cnn", num_classes=10, in_channels=1, width=4).state_d
 CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     # Commands and options
     "unknown command": (lambda w: ["diagnoze"], "aradals --help"),
-    "misspelt option": (lambda w: w.diagnose("--modle", "x"), "try '--model'"),
+    "misspelt option": (lambda w: w.diagnose("--modle", "x"), "try --model"),
     "option without its value": (lambda w: w.run("--device"), "expected one argument"),
     "no output": (lambda w: ["run", w.study.recipe], "aradals run demo --output"),
     "a word too many": (lambda w: w.run("demo"), "'demo'"),
@@ -181,12 +181,18 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     "empty recipe": (lambda w: w.recipe_of(""), "an empty file"),
     "recipe without keys": (lambda w: w.recipe_of("just words"), "just words"),
     "recipe without data": (lambda w: w.recipe("data: digits\n", ""), "none"),
-    "misspelt key": (lambda w: w.recipe("epochs:", "epoch:"), "try 'training.epochs'"),
-    "misspelt group": (lambda w: w.recipe("methods:", "method:"), "try 'methods'"),
+    "misspelt key": (lambda w: w.recipe("epochs:", "epoch:"), "try training.epochs"),
+    "misspelt group": (lambda w: w.recipe("methods:", "method:"), "try methods"),
     "key that is nothing like any": (lambda w: w.recipe("data:", "zzz: 1\ndata:"), "'zzz'"),
-    "misspelt setting of a method": (lambda w: w.recipe("rule: {rate:", "rule: {rates:"), "try 'rate'"),
-    "misspelt override": (lambda w: w.run("--training.epoch=3"), "try '--training.epochs'"),
-    "misspelt override of a method": (lambda w: w.run("--methods.ar_adals.num_subset=2"), "try 'num_subsets'"),
+    "misspelt setting of a method": (
+        lambda w: w.recipe("rule: {rate:", "rule: {rates:"),
+        "try methods.ar_adals.rule.rate",
+    ),
+    "misspelt override": (lambda w: w.run("--training.epoch=3"), "try --training.epochs"),
+    "misspelt override of a method": (
+        lambda w: w.run("--methods.ar_adals.num_subset=2"),
+        "try --methods.ar_adals.num_subsets",
+    ),
     "override of a misspelt method": (lambda w: w.run("--methods.ar_adal.num_subsets=2"), "--methods.ar_adals"),
     "wrong type": (lambda w: w.recipe("epochs: 6", "epochs: many"), "many"),
     "wrong type in an override": (lambda w: w.run("--training.epochs=many"), "many"),
