@@ -251,7 +251,7 @@ class TrainingArguments:
     """
 
     output: Path
-    method: str = "ar_adals"
+    method: str
     seed: int = 0
 
 

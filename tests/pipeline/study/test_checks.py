@@ -74,7 +74,7 @@ METHODS = {
         "updates every 3 epochs that an epoch follows, got 3 epochs",
     ),
     "differences of one subset": (MethodConfig(rule=UpdateRule(shrink=True)), r"rule\.shrink is about subsets"),
-    "the shape of one subset": (MethodConfig(rule=UpdateRule(shape_rate=1.0)), r"rule\.shape_rate is about subsets"),
+    "the shape of one subset": (MethodConfig(rule=UpdateRule(proportional_gain=1.0)), r"rule\.proportional_gain is about subsets"),
     "the order of one subset": (MethodConfig(rule=UpdateRule(monotone=True)), r"rule\.monotone is about subsets"),
     "the order of chance": (
         MethodConfig(num_subsets=2, rule=UpdateRule(monotone=True), grouping="random"),
@@ -174,7 +174,7 @@ def test_consistency_beside_augmix_of_the_whole_study(tmp_path: Path) -> None:
         replace(GOOD, objective="mixup", augment="augmix"),
         replace(GOOD, cross_fit=True, matching="thresholds", grouping="confidence"),
         replace(GOOD, grouping="random"),
-        replace(GOOD, rule=UpdateRule(shape_rate=1.0, shrink=True, monotone=True)),
+        replace(GOOD, rule=UpdateRule(proportional_gain=1.0, shrink=True, monotone=True)),
         replace(GOOD, score_every=1),
         replace(GOOD, update_every=2),
         MethodConfig(objective="focal", consistency=12),
