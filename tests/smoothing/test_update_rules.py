@@ -241,7 +241,9 @@ class TestEmptySubsets:
         assert step(state_of(0.9, 0.8, 0.9), self.empty, UpdateRule(0.5, leak=1))[1] == pytest.approx(0.85)
 
     def test_have_the_common_level_of_the_hybrid_rule(self) -> None:
-        assert step(state_of(0.9, 0.8, 0.9), self.empty, UpdateRule(0.1, proportional_gain=1))[1] == pytest.approx(0.985)
+        assert step(state_of(0.9, 0.8, 0.9), self.empty, UpdateRule(0.1, proportional_gain=1))[1] == pytest.approx(
+            0.985
+        )
 
     def test_go_where_their_neighbours_are_when_monotone(self) -> None:
         measurement = measured(vector(0, 0, 0), count=vector(1e9, 0, 1e9))
@@ -386,8 +388,8 @@ class TestSettings:
     @pytest.mark.parametrize(
         "setting",
         [
-            {"rate": -0.1}, {"rate": math.nan}, {"rate": "fast"}, {"leak": -1}, {"leak": math.inf}, {"proportional_gain": -1},
-            {"averaging": 1.0}, {"averaging": -0.1},
+            {"rate": -0.1}, {"rate": math.nan}, {"rate": "fast"}, {"leak": -1}, {"leak": math.inf},
+            {"proportional_gain": -1}, {"averaging": 1.0}, {"averaging": -0.1},
         ],
     )  # fmt: skip
     def test_impossible_settings_are_refused(self, setting: dict[str, Any]) -> None:

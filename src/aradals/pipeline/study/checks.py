@@ -11,7 +11,6 @@ from aradals.errors import InputError
 from aradals.inference.predictions import Batch, evaluation_mode
 from aradals.objectives import choose_objective, takes_target_prob
 from aradals.pipeline.config import FixedTargets, MethodConfig, StudyConfig, TrainingConfig
-from aradals.smoothing.adaptive import AdaptiveSmoothing
 
 
 def check_config(config: StudyConfig) -> None:
@@ -47,4 +46,9 @@ def try_method(name: str, method: MethodConfig, training: TrainingConfig, model:
         loss, logits = objective(model, inputs, labels)
         loss.backward()
     num_classes = check_logits(logits, len(inputs)).shape[1]
-    AdaptiveSmoothing(num_classes, rule=None, initial_target_prob=method.initial_target_prob)  # checks the range
+    if method.initial_target_prob < 1 / num_classes:
+        raise InputError(
+            expected=f"methods.{name}.targets.smoothing of at most {1 - 1 / num_classes:.3g} for {num_classes} classes",
+            got=str(method.targets.smoothing),
+            hint="0.05",
+        )

@@ -354,7 +354,12 @@ class SeedRun:
             save_json(
                 folder / HISTORY_FILE,
                 {
-                    "settings": {**settings.summary, "num_members": len(members), "update_rate": trained.update_rate},
+                    "settings": {
+                        **settings.training,
+                        **settings.summary,
+                        "num_members": len(members),
+                        "update_rate": trained.update_rate,
+                    },
                     "seconds": trained.seconds,
                     "epochs": trained.epochs,
                     "scorings": trained.scorings,
