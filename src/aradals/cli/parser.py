@@ -64,7 +64,7 @@ class CommandParser(argparse.ArgumentParser):
             yield from fields(record)
 
     def _split_overrides(self, words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-        """Keys of the recipe and their values, ``--a.b=c`` or ``--a.b c``, and all other words, with dashes in names."""
+        """Keys of the recipe and their values, ``--a.b=c`` or ``--a.b c``, and all other words, with dashes in them."""
         known = {each.name for each in fields(self.keys_of)} if self.keys_of else set()
         overrides: dict[str, str] = {}
         rest: list[str] = []

@@ -228,8 +228,8 @@ class AdaptiveTargets:
             )
 
 
-Targets = AdaptiveTargets | FixedTargets
-"""What the model learns to say of the true class; a ``rule`` tells them apart."""
+Targets = FixedTargets | AdaptiveTargets
+"""What the model learns to say of the true class."""
 
 
 def _check_smoothing(smoothing: float) -> None:

@@ -11,9 +11,9 @@ import torch
 from small_study import save_digits
 
 from aradals import InputError
-from aradals._internal.settings import read_settings
 from aradals.data import load_data, make_splits
 from aradals.pipeline.config import StudyConfig
+from aradals.pipeline.settings import read
 from aradals.pipeline.study import check_config, run_study, train_one
 
 Settings = dict[str, Any]
@@ -36,7 +36,7 @@ STUDY: Settings = {
 def study_of(method: Settings = GOOD, **changes: Any) -> StudyConfig:
     """A study as a recipe gives it, which has looked at the code that it names, too."""
     methods = {"vanilla": {}, "method": method}
-    config = read_settings(StudyConfig, {**STUDY, "methods": methods, **changes})
+    config: StudyConfig = read(StudyConfig, {**STUDY, "methods": methods, **changes})
     check_config(config)
     return config
 
@@ -60,34 +60,36 @@ METHODS: dict[str, tuple[Settings, str]] = {
     "an argument of plain training": ({"objective_args": {"gamma": 1}}, "settings of cross_entropy: none"),
     "no such setting": (
         {"objectiv": "focal"},
-        r"methods\.method with the keys objective,.*'objectiv'; try 'objective'",
+        r"a setting of methods\.method, got 'methods\.method\.objectiv'; try methods\.method\.objective",
     ),
     "a setting of targets beside them": (
         {"rule": RULE},
-        r"methods\.method with the keys .*targets.*got 'rule'",
+        r"a setting of methods\.method, got 'methods\.method\.rule'; try one of objective, .*targets",
     ),
-    "subsets without a rule": (
-        {"targets": {"subsets": {"count": 3}}},
-        r"methods\.method\.targets with the keys smoothing alone, got subsets; try rule beside subsets",
+    "subsets without a rule": ({"targets": {"subsets": {}}}, r"a value for methods\.method\.targets\.rule, got none"),
+    "updates without a rule": (
+        {"targets": {"update_every": 2}},
+        r"a value for methods\.method\.targets\.rule, got none",
     ),
-    "updates without a rule": ({"targets": {"update_every": 2}}, "got update_every; try rule beside update_every"),
     "one subset": (adapting(subsets={"count": 1}), r"methods\.method\.targets\.subsets: .*count of at least 2, got 1"),
     "subsets by nothing": (
         adapting(subsets={"by": "robustnes"}),
-        r"targets\.subsets\.by to be robustness or confidence or self or random or column, got 'robustnes'; "
-        "try robustness",
+        r"methods\.method\.targets\.subsets\.by to be one of robustness, confidence, self, random, column, got",
     ),
     "a column without its name": (adapting(subsets={"by": "column"}), r"a value for .*\.subsets\.column, got none"),
-    "the name of a column alone": (adapting(subsets={"column": "a"}), "got column; try by: column beside column"),
+    "the name of a column of chance": (
+        adapting(subsets={"by": "random", "column": "a"}),
+        r"a setting of .*\.column'",
+    ),
     "scoring itself at no time": (adapting(subsets={"by": "self"}), r"a value for .*\.subsets\.every, got none"),
     "cross-fitting of oneself": (
         adapting(subsets={"by": "self", "every": 1, "folds": 2}),
-        "got folds; try by: robustness beside folds",
+        r"a setting of .*\.subsets, got '.*\.folds'; try one of every, count, by",
     ),
-    "three folds": (adapting(subsets={"folds": 3}), r"targets\.subsets\.folds to be 1 or 2, got 3"),
+    "three folds": (adapting(subsets={"folds": 3}), r"targets\.subsets\.folds to be one of 1, 2, got 3"),
     "matching of chance": (
         adapting(subsets={"by": "random", "matching": "thresholds"}),
-        "got matching; try by: robustness beside matching",
+        r"a setting of .*\.subsets, got '.*\.matching'; try one of count, by",
     ),
     "scoring never": (
         adapting(subsets={"by": "self", "every": 0}),
@@ -112,12 +114,15 @@ METHODS: dict[str, tuple[Settings, str]] = {
         r"method\.targets: expected smoothing of at least 0 and below",
     ),
     "negative smoothing": (adapting(smoothing=-0.1), "smoothing of at least 0 and below 1, got -0.1"),
-    "a rate in words": ({"targets": {"rule": {"rate": "fast"}}}, r"rule\.rate to be a number or auto, got 'fast'"),
+    "a rate in words": ({"targets": {"rule": {"rate": "fast"}}}, r"rule\.rate to be a number or 'auto', got 'fast'"),
     "a negative leak": (
         {"targets": {"rule": {"leak": -1}}},
         r"methods\.method\.targets\.rule: expected leak of at least 0",
     ),
-    "no such setting of a rule": ({"targets": {"rule": {"rates": 1}}}, r"\.targets\.rule with .*'rates'; try 'rate'"),
+    "no such setting of a rule": (
+        {"targets": {"rule": {"rates": 1}}},
+        r"a setting of methods\.method\.targets\.rule, .*; try methods\.method\.targets\.rule\.rate",
+    ),
     "differences of one subset": ({"targets": {"rule": {"shrink": True}}}, r"subsets for rule\.shrink, got none"),
     "the gain of one subset": (
         {"targets": {"rule": {"proportional_gain": 0.0}}},
@@ -245,7 +250,7 @@ def test_several_data_sets_cannot_be_trained_on_at_once(tmp_path: Path) -> None:
 
 
 def test_a_study_looks_at_the_code_that_it_names_first(tmp_path: Path) -> None:
-    config = read_settings(StudyConfig, {**STUDY, "calibrators": ["temprature"]})
+    config: StudyConfig = read(StudyConfig, {**STUDY, "calibrators": ["temprature"]})
     with pytest.raises(InputError, match="a calibrator"):
         run_study(config, tmp_path / "out", name="test")
     assert not list(tmp_path.iterdir())
@@ -263,7 +268,10 @@ class TestWithData:
     @pytest.mark.parametrize(
         ("method", "message"),
         [
-            ({"targets": {"smoothing": 0.95}}, r"methods\.method\.targets\.smoothing of at most 0\.9, .*, got 0\.95"),
+            (
+                {"targets": {"smoothing": 0.95}},
+                r"methods\.method\.targets\.smoothing of at most 0\.9 for 10 classes, got 0\.95",
+            ),
             (adapting(subsets={"count": 41}), r"methods\.method\.targets\.subsets\.count from 1 to 40"),
         ],
     )

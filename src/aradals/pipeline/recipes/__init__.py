@@ -34,7 +34,7 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> StudyC
 
     Args:
         name: of a packaged recipe, or path of a YAML file.
-        overrides: other values of some keys: ``{"training.epochs": "20", "methods.ar_adals.targets.subsets.count": "3"}``.
+        overrides: other values of some keys, such as ``{"methods.ar_adals.targets.subsets.count": "3"}``.
 
     Raises:
         InputError: no such recipe; a file that is not YAML in UTF-8; unknown or missing keys; values of other types.
