@@ -33,7 +33,6 @@ ALLOWED = {
     ("_internal/specs.py", "exec_module"): "the same file",
     ("cli/main.py", "import_module"): "a subcommand, from a list of ours",
     ("_internal/optional.py", "import_module"): "optional packages, named in our source",
-    ("cli/common.py", "format"): "a help text of ours",
     ("__init__.py", "import_module"): "our own module of public names",
 }
 """(file, call) -> why it is safe there."""

@@ -52,7 +52,7 @@ def test_the_users_own_loop() -> None:
 
 
 def test_importing_the_core_imports_no_extra() -> None:
-    extras = "lightning datasets pyarrow PIL sklearn safetensors matplotlib jinja2 jsonargparse rich pandas scipy"
+    extras = "lightning datasets pyarrow PIL sklearn safetensors matplotlib jinja2 yaml rich pandas scipy"
     code = f"import sys, aradals; print([name for name in {extras.split()} if name in sys.modules])"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"

@@ -282,7 +282,7 @@ def truth() -> Truth:
 @pytest.fixture
 def folder(tmp_path: Path, truth: Truth, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the model files lie, with the weights; reports, which other tests look at, are left out."""
-    monkeypatch.setattr("aradals.cli.common.write_report", lambda results, path: None)
+    monkeypatch.setattr("aradals.cli.finish.write_report", lambda results, path: None)
     state = {"fc.weight": torch.tensor(truth.weight).float(), "fc.bias": torch.tensor(truth.bias).float()}
     torch.save(state, tmp_path / "weights.pt")
     torch.save({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "parallel.pt")

@@ -15,7 +15,7 @@ def test_without_torch(option: str) -> None:
     program = (
         "import sys; from aradals.cli.main import main\n"
         f"code = main([{option!r}])\n"
-        "loaded = {'torch', 'numpy', 'lightning', 'jsonargparse'} & set(sys.modules)\n"
+        "loaded = {'torch', 'numpy', 'lightning', 'yaml', 'docstring_parser'} & set(sys.modules)\n"
         "sys.exit(f'loaded {loaded}' if loaded else code)"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -9,98 +9,64 @@ model was trained on (where its checkpoint says) are refused.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser
-from jsonargparse.typing import PositiveInt
-
-from aradals.cli.common import (
-    Classifier,
-    Source,
-    add_attack_arguments,
-    add_audit_argument,
-    add_data_arguments,
-    add_model_arguments,
-    add_overwrite_argument,
-    add_prediction_arguments,
-    finish,
-    load_classifier,
-    prediction_stage,
-    refuse_beside_predictions,
-    refuse_training_examples,
+from aradals.cli.arguments import (
+    AttackArguments,
+    DataArguments,
+    DefaultAuditArguments,
+    ModelArguments,
+    ResultsArguments,
+    StoredArguments,
 )
 from aradals.cli.terminal import print_log
 
 if TYPE_CHECKING:
     from aradals.data import Examples
+    from aradals.pipeline.classifier import Classifier
 
 EXAMPLE = "aradals diagnose --model my_model.py:build --checkpoint weights.pt --data photos/ --output runs/diagnosis"
 RESUMES = True
 
 
-def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
-    """Model and data, or predictions; the attack; the number of subsets."""
-    add_model_arguments(parser)
-    add_data_arguments(parser)
-    add_attack_arguments(parser)
-    add_prediction_arguments(parser)
-    parser.add_argument("--num_subsets", type=PositiveInt, default=10, help="R; subset 0 is the least robust")
-    add_audit_argument(parser, default=128)
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and of the audited sample")
-    parser.add_argument("--json", action="store_true", help="print diagnosis.json instead of the table")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    add_overwrite_argument(parser)
-    return arguments
-
-
-def run(output: Path, overwrite: bool, **arguments: Any) -> None:
+def run(
+    model: ModelArguments,
+    data: DataArguments,
+    attack: AttackArguments,
+    stored: StoredArguments,
+    audit: DefaultAuditArguments,
+    output: ResultsArguments,
+) -> Path:
     """Diagnose and report."""
-    from aradals.pipeline.outputs import output_folder
+    from aradals.cli.finish import finish
+    from aradals.pipeline.outputs import input_paths, output_folder
 
-    read = Source(arguments["data"]).paths(
-        *(arguments[name] for name in ("model", "checkpoint", "predictions", "scores"))
-    )
-    names, kinds = ["diagnosis.json", "report.html"], ["diagnosis"]
-    with output_folder(output, names, kinds=kinds, inputs=read, overwrite=overwrite, log=print_log):
-        _diagnose(output=output, **arguments)
+    stored.refuse_beside(model=model.model, checkpoint=model.checkpoint, **asdict(data))
+    read = input_paths(data.data, model.model, model.checkpoint, stored.predictions, stored.scores)
+    names, kinds, folder = ["diagnosis.json", "report.html"], ["diagnosis"], output.output
+    with output_folder(folder, names, kinds=kinds, inputs=read, overwrite=output.overwrite, log=print_log):
+        finish(_diagnose(model, data, attack, stored, audit, folder), folder, "diagnosis.json", output.json)
+    return folder
 
 
 def _diagnose(
-    model: str | None,
-    checkpoint: Path | None,
-    model_args: dict[str, Any],
-    device: str,
-    attack: str,
-    attack_args: dict[str, Any],
-    verified: bool,
-    bf16: bool,
-    predictions: Path | None,
-    scores: Path | None,
-    num_subsets: int,
-    audit: int,
-    seed: int,
-    json: bool,
+    model: ModelArguments,
+    data: DataArguments,
+    attack: AttackArguments,
+    stored: StoredArguments,
+    audit: DefaultAuditArguments,
     output: Path,
-    **source: Any,
-) -> None:
-    """Diagnose and report."""
+) -> dict[str, Any]:
+    """The results of the diagnosis."""
     from aradals.pipeline.artifacts import SCHEMA_VERSION, load_predictions, versions
     from aradals.pipeline.diagnose import diagnose
-    from aradals.pipeline.evaluate import CLEAN
-    from aradals.pipeline.score import (
-        check_attack,
-        check_differentiable,
-        check_num_subsets,
-        score_stage,
-        scores_of,
-        scoring_record,
-        subsets_of,
-    )
+    from aradals.pipeline.predict import predict_and_score
+    from aradals.pipeline.score import audit_ranking, check_num_subsets, scores_of, scoring_record, subsets_of
     from aradals.pipeline.shown import class_rows, example_images
 
-    if predictions is not None:
-        refuse_beside_predictions(model=model, checkpoint=checkpoint, **source)
+    num_subsets, seed = audit.num_subsets, audit.seed
     about: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
         "kind": "diagnosis",
@@ -109,42 +75,26 @@ def _diagnose(
         "audit": None,
     }
     class_names: tuple[str, ...] = ()
-    if predictions is not None:
-        predicted, metadata = load_predictions(predictions)
+    scores = stored.scores
+    if stored.predictions is not None:
+        predicted, metadata = load_predictions(stored.predictions)
         about |= {
-            "model": str(predictions),
+            "model": str(stored.predictions),
             "checkpoint": "none",
-            "data": metadata.get("data", predictions.stem),
+            "data": metadata.get("data", stored.predictions.stem),
             "split": "",
         }
     else:
-        check_attack(attack, attack_args)
-        examples = Source(**source).load()
-        check_num_subsets(num_subsets, len(examples), "--num-subsets", examples.name)
-        classifier = load_classifier(model, checkpoint, model_args, examples, device)
-        refuse_training_examples(classifier, examples)
-        if scores is None:
-            check_differentiable(classifier.model, examples.__getitems__([0])[1])
+        examples, classifier = _load(model, data, attack, stored, num_subsets)
         class_names = classifier.class_names or examples.class_names
         about |= {
             "model": classifier.name,
             "checkpoint": classifier.checkpoint,
             "data": examples.name,
-            "split": source.get("split") or "",
+            "split": data.split or "",
         }
-        path = prediction_stage(classifier, examples, [CLEAN], output / "predictions")[CLEAN]
-        predicted, _ = load_predictions(path)
-        scores = scores or score_stage(
-            classifier.model,
-            examples,
-            output / "scores",
-            attack=attack,
-            attack_args=attack_args,
-            verified=verified,
-            bf16=bf16,
-            model_digest=classifier.digest,
-            probe=classifier.probe,
-            log=print_log,
+        predicted, scores = predict_and_score(
+            classifier, examples, output, scores=stored.scores, **asdict(attack), log=print_log
         )
     subsets = None
     if scores is not None:
@@ -152,45 +102,39 @@ def _diagnose(
         subsets = subsets_of(scores, predicted.ids, num_subsets)
         about["scoring"] = scoring_record(scores, split=about["split"])
         about["attack"] = about["scoring"]["attack"]
-        if predictions is None and audit:
-            num_audited = min(max(audit, num_subsets), len(examples))
-            about["audit"] = _audit(classifier, examples, scores, output / "audit", num_audited, num_subsets, seed)
+        if stored.predictions is None and audit.audit:
+            about["audit"] = audit_ranking(
+                classifier,
+                examples,
+                scores,
+                output / "audit",
+                num_examples=audit.audit,
+                num_subsets=num_subsets,
+                seed=seed,
+                log=print_log,
+            )
     names = [*class_names, *map(str, range(len(class_names), predicted.logits.shape[1]))]
     keys = {"method": about["model"], "seed": seed, "data": about["data"], "corruption": "none", "severity": 0}
     found = diagnose(predicted, subsets, tuple(names), keys=keys, seed=seed)
     about["classes"] = class_rows(predicted, names)
-    if predictions is None:
+    if stored.predictions is None:
         ranking = None if scores is None else scores_of(scores, predicted.ids)
         about["examples"] = example_images(examples, predicted, ranking)
-    finish({**about, **found}, output, "diagnosis.json", json)
+    return {**about, **found}
 
 
-def _audit(
-    classifier: Classifier,
-    examples: Examples,
-    scores: Path,
-    folder: Path,
-    num_examples: int,
-    num_subsets: int,
-    seed: int,
-) -> dict[str, Any] | None:
-    """The record of `aradals.pipeline.score.audit_stage`; None for scores of another model."""
-    from aradals.pipeline.artifacts import load_scores
-    from aradals.pipeline.score import audit_stage
+def _load(
+    model: ModelArguments, data: DataArguments, attack: AttackArguments, stored: StoredArguments, num_subsets: int
+) -> tuple[Examples, Classifier]:
+    """The examples and the model, after checks that cost little."""
+    from aradals.pipeline.classifier import refuse_training_examples
+    from aradals.pipeline.score import check_attack, check_differentiable, check_num_subsets
 
-    _, metadata = load_scores(scores)
-    if metadata.get("model_digest", classifier.digest) != classifier.digest:
-        print_log(f"audit: none, because {scores} is of another model or of other data")
-        return None
-    return audit_stage(
-        classifier.model,
-        examples,
-        scores,
-        folder,
-        num_examples=num_examples,
-        num_subsets=num_subsets,
-        seed=seed,
-        model_digest=classifier.digest,
-        probe=classifier.probe,
-        log=lambda line: print_log(f"audit: {line}"),
-    )
+    check_attack(attack.attack, attack.attack_args)
+    examples = data.load()
+    check_num_subsets(num_subsets, len(examples), "--num-subsets", examples.name)
+    classifier = model.load(examples)
+    refuse_training_examples(classifier, examples)
+    if stored.scores is None:
+        check_differentiable(classifier.model, examples.__getitems__([0])[1])
+    return examples, classifier

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import io
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 
 from aradals.cli.failures import describe
@@ -95,50 +92,23 @@ def _exit_code(arguments: list[str], signals: StopSignals, streams: StandardStre
 
 
 def _run(name: str, arguments: list[str], signals: StopSignals) -> Path | None:
-    """Parse and run one subcommand: a module with ``EXAMPLE``, ``RESUMES``, ``add_arguments`` and ``run``.
+    """Parse and run one subcommand: a module with ``EXAMPLE``, ``RESUMES`` and ``run``.
 
     Returns:
         Where the command has put its results.
     """
-    from jsonargparse import ArgumentParser
-
-    from aradals.cli.messages import explain
+    from aradals.cli.parser import CommandParser
 
     command = importlib.import_module(f"aradals.cli.{name}")
     warnings.showwarning = _show_warning
-    parser = ArgumentParser(
-        prog=f"aradals {name}",
-        description=command.__doc__,
-        epilog=f"example: {command.EXAMPLE}",
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    arguments = command.add_arguments(parser, arguments)
-    _spell_with_dashes(parser)
-    help_text = io.StringIO()
-    try:
-        with redirect_stdout(help_text):
-            values = parser.instantiate(parser.parse_args(arguments)).as_dict()
-    except argparse.ArgumentError as error:
-        raise explain(str(error), parser, example=command.EXAMPLE) from error
-    except SystemExit:  # --help
-        print_result(help_text.getvalue().removesuffix("\n"))
+    parser = CommandParser(name, command)
+    if {"-h", "--help"} & set(arguments):
+        print_result(parser.format_help().removesuffix("\n"))
         return None
-    values.pop("recipe", None)
+    values = parser.read(arguments)
     signals.message = f"interrupted; the same command {'goes on from here' if command.RESUMES else 'starts over'}"
-    command.run(**values)
-    output: Path | None = values.get("output") or values.get("folder")
+    output: Path | None = command.run(**values)
     return output
-
-
-def _spell_with_dashes(parser: argparse.ArgumentParser) -> None:
-    """Offer ``--image-column`` for ``image_column``; keys of recipes (``--a.b_c``) keep the spelling of the YAML."""
-    for action in parser._actions:
-        for option in list(action.option_strings):
-            dashed = option.replace("_", "-")
-            if dashed != option and "." not in option:
-                action.option_strings = [dashed, *action.option_strings]
-                parser._option_string_actions[dashed] = action
 
 
 def _show_warning(

@@ -6,44 +6,36 @@ aradals recipes, aradals recipes show NAME, aradals recipes copy NAME [--output 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from aradals.cli.arguments import RecipeArguments
 from aradals.cli.terminal import print_result
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
 
 EXAMPLE = "aradals recipes copy cifar10-small --output my-study.yaml"
 RESUMES = False
 
 
-def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
-    """What to do with which recipe."""
-    parser.add_argument("action", nargs="?", choices=["list", "show", "copy"], default="list", help="list by default")
-    parser.add_argument("name", nargs="?", type=str | None, default=None, help="the recipe to show or copy")
-    parser.add_argument("--output", type=Path | None, default=None, help="copy to this file; NAME.yaml by default")
-    return arguments
-
-
-def run(action: str, name: str | None, output: Path | None) -> None:
+def run(recipe: RecipeArguments) -> Path | None:
     """List, print or copy."""
     from aradals._internal.files import atomic_path
     from aradals.errors import InputError
     from aradals.pipeline.recipes import find_recipe, list_recipes
 
-    if action == "list":
-        for recipe, summary in list_recipes().items():
-            print_result(f"{recipe:<18} {summary}")
-        return
-    if name is None:
-        raise InputError(expected=f"the recipe to {action}: {', '.join(list_recipes())}", got="none", hint=EXAMPLE)
-    source = find_recipe(name)
-    if action == "show":
-        print_result(source.read_text(encoding="utf-8").removesuffix("\n"))
-        return
-    target = output or Path(f"{source.stem}.yaml")
+    if recipe.action == "list":
+        for name, summary in list_recipes().items():
+            print_result(f"{name:<18} {summary}")
+        return None
+    if recipe.name is None:
+        known = ", ".join(list_recipes())
+        raise InputError(expected=f"the recipe to {recipe.action}: {known}", got="none", hint=EXAMPLE)
+    source = find_recipe(recipe.name)
+    text = source.read_text(encoding="utf-8")
+    if recipe.action == "show":
+        print_result(text.removesuffix("\n"))
+        return None
+    target = recipe.output or Path(f"{source.stem}.yaml")
     if target.exists():
         raise InputError(expected="a file that does not exist", got=str(target), hint="another --output")
     with atomic_path(target) as temporary:
-        temporary.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     print_result(f"recipe: {target}")
+    return target

@@ -6,33 +6,15 @@ Of a study of several data sets, a report is written into the folder of each.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from aradals.cli.arguments import ReportArguments
 from aradals.cli.terminal import print_result
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
 
 EXAMPLE = "aradals report runs/demo"
 RESUMES = False
 
 
-def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
-    """The folder, and where to write."""
-    from aradals.cli.common import add_overwrite_argument
-
-    parser.add_argument("folder", type=Path, help="holds results.json or diagnosis.json")
-    parser.add_argument(
-        "--output",
-        type=Path | None,
-        default=None,
-        help="FOLDER/report.html by default; of several data sets, the folder to write below",
-    )
-    add_overwrite_argument(parser)
-    return arguments
-
-
-def run(folder: Path, output: Path | None, overwrite: bool) -> None:
+def run(report: ReportArguments) -> Path:
     """Write the report."""
     from aradals._internal.files import file_name
     from aradals.errors import InputError
@@ -40,6 +22,7 @@ def run(folder: Path, output: Path | None, overwrite: bool) -> None:
     from aradals.pipeline.outputs import output_file
     from aradals.report import write_report
 
+    folder, output = report.folder, report.output
     found = [folder / name for name in ("results.json", "diagnosis.json") if (folder / name).exists()]
     if not found:
         raise InputError(
@@ -58,7 +41,7 @@ def run(folder: Path, output: Path | None, overwrite: bool) -> None:
                 if study["rows"]  # none where all runs failed
             ]
         for content, target in targets:
-            with output_file(target, ".html", "report", inputs=found, overwrite=overwrite):
+            with output_file(target, ".html", "report", inputs=found, overwrite=report.overwrite):
                 write_report(content, target)
             print_result(f"report: {target}")
     except InputError:
@@ -70,3 +53,4 @@ def run(folder: Path, output: Path | None, overwrite: bool) -> None:
             got=f"{type(error).__name__}: {error}",
             hint="making them again",
         ) from error
+    return output or folder

@@ -11,49 +11,34 @@ report name it with the reason, and the exit code is 1. The next call tries it a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from aradals.cli.recipe import add_recipe_arguments
+from aradals.cli.arguments import ResultsArguments, StudyArguments
+from aradals.cli.terminal import print_log
 
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
-
-EXAMPLE = "aradals run demo --output runs/demo --training.epochs=20 --methods.ar_adals.num_subsets=3"
+EXAMPLE = "aradals run demo --output runs/demo --training.epochs=20 --methods.ar_adals.targets.subsets.count=3"
 RESUMES = True
 
 
-def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
-    """The keys of the recipe, and where to write."""
-    from aradals.cli.common import add_overwrite_argument
-
-    parser.add_argument("--output", type=Path, required=True, help="folder of the study")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
-    add_overwrite_argument(parser)
-    parser.add_argument("--json", action="store_true", help="print results.json instead of the table")
-    return add_recipe_arguments(parser, arguments)
-
-
-def run(output: Path, device: str, overwrite: bool, json: bool, **study: Any) -> None:
+def run(study: StudyArguments, output: ResultsArguments) -> Path:
     """Run the study and report it."""
     from aradals._internal.files import file_name
-    from aradals.cli.common import finish
-    from aradals.cli.terminal import print_log
+    from aradals.cli.finish import finish
     from aradals.errors import RunsFailed
-    from aradals.pipeline.config import StudyConfig
     from aradals.pipeline.outputs import output_folder
+    from aradals.pipeline.recipes import load_recipe
     from aradals.pipeline.study import KINDS, OUTPUTS, files_of, run_study
     from aradals.results.failed import describe_failed
 
-    config = StudyConfig(**study)
+    config, folder, overwrite = load_recipe(study.recipe, study.overrides), output.output, output.overwrite
     names = [*OUTPUTS, "report.html"]
-    with output_folder(output, names, kinds=KINDS, inputs=files_of(config), overwrite=overwrite, log=print_log):
-        results = run_study(config, output, name=output.name, device=device, log=print_log, overwrite=overwrite)
-        if results["kind"] == "study":
-            studies = {output: results}
-        else:
-            studies = {output / file_name(each["data"]["name"]): each for each in results["studies"]}
-        for folder, each in studies.items():
+    with output_folder(folder, names, kinds=KINDS, inputs=files_of(config), overwrite=overwrite, log=print_log):
+        results = run_study(config, folder, name=folder.name, device=study.device, log=print_log, overwrite=overwrite)
+        studies = {folder: results}
+        if results["kind"] == "studies":
+            studies = {folder / file_name(each["data"]["name"]): each for each in results["studies"]}
+        for each_folder, each in studies.items():
             if each["rows"]:
-                finish(each, folder, "results.json", json)
+                finish(each, each_folder, "results.json", output.json)
     if failed := describe_failed(*studies.values()):
         raise RunsFailed(failed)
+    return folder

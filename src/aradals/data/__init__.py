@@ -3,6 +3,7 @@
 from aradals.corruptions import CORRUPTIONS, GROUPS, PRESETS, choose_preset, corrupt, corruption_names
 from aradals.data.augment import AUGMENTATIONS, Augmentation, random_flip_crop
 from aradals.data.augmix import augmix
+from aradals.data.convert import Data, as_examples
 from aradals.data.examples import Examples, as_batch, overlap
 from aradals.data.sources import (
     data_paths,
@@ -21,9 +22,11 @@ __all__ = [
     "GROUPS",
     "PRESETS",
     "Augmentation",
+    "Data",
     "Examples",
     "Splits",
     "as_batch",
+    "as_examples",
     "augmix",
     "choose_preset",
     "corrupt",

@@ -9,11 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from aradals._internal.files import check_target, set_aside
+from aradals.data import data_paths
 from aradals.errors import InputError
 from aradals.pipeline.stage import locked
 
 _HTML_HEAD = 2000
 _MARK = ".aradals"
+
+
+def input_paths(*sources: Path | str | None) -> list[Path]:
+    """The files and folders on this machine that a command reads: paths, data sets, and ``file.py:callable``."""
+    found: list[Path] = []
+    for source in sources:
+        if isinstance(source, Path):
+            found.append(source)
+        elif source is not None:
+            found += data_paths(source.rpartition(":")[0] if ".py:" in source else source)
+    return found
 
 
 @contextmanager

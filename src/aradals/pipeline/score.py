@@ -14,19 +14,32 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from aradals._internal.files import set_aside
 from aradals.attacks import describe_attack
-from aradals.data import Examples
+from aradals.data import Data, Examples, as_examples
 from aradals.errors import InputError
 from aradals.inference.gradients import model_inputs
 from aradals.inference.predictions import Batch, evaluation_mode, model_device_dtype
-from aradals.pipeline.artifacts import SCHEMA_VERSION, load_json, load_scores, save_json, save_scores, versions
-from aradals.pipeline.stage import run_stage
+from aradals.pipeline.artifacts import (
+    SCHEMA_VERSION,
+    json_text,
+    load_json,
+    load_scores,
+    save_json,
+    save_scores,
+    settings_digest,
+    versions,
+)
+from aradals.pipeline.classifier import Classifier, as_classifier
+from aradals.pipeline.outputs import output_file, refuse_other_request
+from aradals.pipeline.stage import remove_stages, run_stage, same_outputs
 from aradals.robustness.audit import audit_sample, compare_with_attack
 from aradals.robustness.scores import (
     ScoreTable,
     check_differentiable,
     choose_attack,
     merge_tables,
+    score,
     score_batches,
     with_progress,
 )
@@ -34,11 +47,16 @@ from aradals.smoothing.subsets import assign_subsets
 
 __all__ = [
     "SCORES",
+    "audit_file",
+    "audit_ranking",
     "audit_stage",
     "check_attack",
     "check_differentiable",
     "check_num_subsets",
+    "describe_scores",
+    "score_dataset",
     "score_examples",
+    "score_file",
     "score_stage",
     "scores_of",
     "scoring_record",
@@ -54,6 +72,145 @@ _FLOPS_PER_BATCH = {"cpu": 2.0**33}
 """Floating-point operations of a forward pass over one batch: a search of some 20 passes forward and backward takes a
 few seconds then, on 2 cores. What an accelerator does in that time fills its memory first, but for large models."""
 _FLOPS_PER_BATCH_ELSEWHERE = 2.0**40
+
+
+def score_dataset(
+    model: Classifier | nn.Module,
+    data: Data,
+    *,
+    attack: str = "secant",
+    attack_args: Mapping[str, Any] | None = None,
+    verified: bool = False,
+    bf16: bool = False,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    log: Callable[[str], None] = print,
+) -> ScoreTable:
+    """Measure each example's robustness: the smallest perturbation that changes the model's prediction.
+
+    Args:
+        model: maps inputs in [0, 1] to logits of shape (N, K).
+        data: `Examples`, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
+        attack: a name in ``aradals.attacks.ATTACKS``.
+        attack_args: its settings.
+        verified: also find, for the column ``norm``, a perturbation that is seen to change the prediction.
+        bf16: attack a copy in bfloat16.
+        output: parquet file for the table. With one, an interrupted call goes on where it stopped when it is made
+            again, and a call that is done is not done again.
+        overwrite: replace an output that others have made, or that was made from other inputs.
+        log: told what was done before.
+
+    Raises:
+        InputError: an unknown attack or setting, data without labels, outputs that are not logits, or an output that
+            others have made.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> table = score_dataset(model, (torch.rand(8, 1, 2, 2), torch.arange(8) % 3), attack="logit_margin")
+        >>> len(table)
+        8
+    """
+    settings = dict(attack_args or {})
+    check_attack(attack, settings)
+    examples = as_examples(data)
+    classifier = as_classifier(model, examples)
+    if output is None:
+        run_attack = choose_attack(attack, settings, verified=verified)
+        batches = _batches(examples, choose_batch_size(classifier.model, examples))
+        return score(classifier.model, batches, run_attack, verified=verified, bf16=bf16)
+    options: dict[str, Any] = {"attack": attack, "attack_args": settings, "verified": verified, "bf16": bf16}
+    return score_file(classifier, examples, Path(output), **options, overwrite=overwrite, log=log)[0]
+
+
+def score_file(
+    classifier: Classifier,
+    examples: Examples,
+    output: Path,
+    *,
+    attack: str,
+    attack_args: dict[str, Any],
+    verified: bool = False,
+    bf16: bool = False,
+    overwrite: bool = False,
+    log: Callable[[str], None] = print,
+) -> tuple[ScoreTable, float | None]:
+    """Score examples into a parquet file, unless that was done before from the same model, data and settings.
+
+    Returns:
+        The table, and the seconds that it took; None if it was there already.
+
+    Raises:
+        InputError: an output that others have made, or that was made from other inputs; see `score_examples`.
+    """
+    bound = describe_attack(choose_attack(attack, attack_args, verified=verified))
+    request = settings_digest([classifier.digest, examples.fingerprint, bound, bf16])
+    with output_file(output, ".parquet", "scores", overwrite=overwrite):
+        done = refuse_other_request(output, request, overwrite=overwrite)
+        if done and same_outputs(_probe_of(output, log), classifier.probe):
+            log(f"scores: {output} is of this model, data and attack already")
+            return load_scores(output)[0], None
+        work = _work_folder(output)
+        made = score_stage(
+            classifier.model,
+            examples,
+            work / "scores",
+            attack=attack,
+            attack_args=attack_args,
+            model_digest=classifier.digest,
+            verified=verified,
+            bf16=bf16,
+            probe=classifier.probe,
+            log=lambda line: log(f"scores: {line}"),
+        )
+        (table, metadata), seconds = load_scores(made), scoring_seconds(made)
+        save_scores(output, table, {**metadata, "request": request, "probe": json_text(classifier.probe.tolist())})
+        remove_stages(work, ("scores",))
+        return table, seconds
+
+
+def audit_file(
+    classifier: Classifier,
+    examples: Examples,
+    output: Path,
+    *,
+    num_examples: int,
+    num_subsets: int,
+    seed: int,
+    log: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Compare a score table with a strong attack on a sample, and write the record into the table's metadata."""
+    table, metadata = load_scores(output)
+    work = _work_folder(output)
+    record = audit_stage(
+        classifier.model,
+        examples,
+        output,
+        work / "audit",
+        num_examples=num_examples,
+        num_subsets=num_subsets,
+        seed=seed,
+        model_digest=classifier.digest,
+        probe=classifier.probe,
+        log=lambda line: log(f"audit: {line}"),
+    )
+    save_scores(output, table, {**metadata, "audit": json_text(record)})
+    remove_stages(work, ("audit",))
+    return record
+
+
+def _work_folder(output: Path) -> Path:
+    """Where the unfinished work for a score table lies."""
+    return output.with_name(f".{output.name}.work")
+
+
+def _probe_of(output: Path, log: Callable[[str], None]) -> object:
+    """The logits that a score table was made with; None for a table that was damaged, which is renamed."""
+    try:
+        return json.loads(load_scores(output)[1].get("probe", "null"))
+    except (InputError, ValueError, RecursionError):
+        aside = set_aside(output, "changed")
+        log(f"scores: {output} was changed or damaged, and is kept in {aside.name}; made anew")
+        return None
 
 
 def score_examples(
@@ -243,6 +400,36 @@ def audit_stage(
     return {**compare_with_attack(table, load_scores(strong)[0], num_subsets), "seconds": scoring_seconds(strong)}
 
 
+def audit_ranking(
+    classifier: Classifier,
+    examples: Examples,
+    scores: Path,
+    folder: Path,
+    *,
+    num_examples: int,
+    num_subsets: int,
+    seed: int,
+    log: Callable[[str], None] = print,
+) -> dict[str, Any] | None:
+    """Compare a ranking with a strong attack on a sample, see `audit_stage`; None if the scores are another model's."""
+    _, metadata = load_scores(scores)
+    if metadata.get("model_digest", classifier.digest) != classifier.digest:
+        log(f"audit: none, because {scores} is of another model or of other data")
+        return None
+    return audit_stage(
+        classifier.model,
+        examples,
+        scores,
+        folder,
+        num_examples=min(max(num_examples, num_subsets), len(examples)),
+        num_subsets=num_subsets,
+        seed=seed,
+        model_digest=classifier.digest,
+        probe=classifier.probe,
+        log=lambda line: log(f"audit: {line}"),
+    )
+
+
 def subsets_of(scores: Path, ids: Tensor, num_subsets: int) -> Tensor:
     """The robustness subset of each of ``ids``, ranked among them, from a score table. Raises as `scores_of`."""
     return assign_subsets(scores_of(scores, ids), num_subsets, ids)
@@ -290,6 +477,22 @@ def check_num_subsets(num_subsets: int, num_examples: int, key: str, split: str)
             got=str(num_subsets),
             hint="fewer subsets or a larger split",
         )
+
+
+def describe_scores(table: ScoreTable, seconds: float | None) -> str:
+    """A sentence on the size, the cost and the failures of a score table.
+
+    Args:
+        table: the scores.
+        seconds: that they took; None if they were there already.
+    """
+    speed = f" in {seconds:.1f} s ({len(table) / max(seconds, 0.01):.1f} images per second; " if seconds else " ("
+    forward, backward = (passes.double().mean().item() for passes in (table.num_forward, table.num_backward))
+    return (
+        f"{len(table)} examples scored by {table.attack}{speed}on average {forward:.1f} forward and {backward:.1f} "
+        f"backward passes); {int(table.norm.isfinite().sum())} with a verified norm, {table.num_failed} with a "
+        f"fallback for a score; median score {table.score.median():.4f}"
+    )
 
 
 def scoring_record(scores: Path, **keys: object) -> dict[str, Any]:

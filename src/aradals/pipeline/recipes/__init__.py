@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
 from aradals.errors import InputError
+from aradals.pipeline.config import StudyConfig
+from aradals.pipeline.recipes.migration import migrate
+from aradals.pipeline.settings import OptionText, nearest, parse_yaml, read
 
 _FOLDER = Path(__file__).parent
 
@@ -24,9 +29,80 @@ def find_recipe(name: str) -> Path:
     return path
 
 
+def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> StudyConfig:
+    """Read a recipe.
+
+    Args:
+        name: of a packaged recipe, or path of a YAML file.
+        overrides: other values of some keys, such as ``{"methods.ar_adals.targets.subsets.count": "3"}``.
+
+    Raises:
+        InputError: no such recipe; a file that is not YAML in UTF-8; unknown or missing keys; values of other types.
+    """
+    settings = _read_mapping(find_recipe(name))
+    for key, text in (overrides or {}).items():
+        _override(settings, key, text)
+    config: StudyConfig = read(StudyConfig, settings)
+    return config
+
+
 def list_recipes() -> dict[str, str]:
     """Name of each packaged recipe and its summary, the first comment line of the file."""
     return {
         path.stem: path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
         for path in sorted(_FOLDER.glob("*.yaml"))
     }
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file, in the present form."""
+    try:
+        content = parse_yaml(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(
+            expected=f"a recipe in UTF-8: {path}", got=f"the byte {error.object[error.start]:#x}", hint="saving it so"
+        ) from error
+    except ValueError as error:
+        content = str(error)
+    if not isinstance(content, dict):
+        raise InputError(
+            expected="a recipe in YAML, keys and values",
+            got="an empty file" if content is None else str(content),
+            hint="aradals recipes show demo",
+        )
+    return migrate(content)
+
+
+def _override(settings: dict[str, Any], key: str, text: str) -> None:
+    """Set one key of a recipe, such as ``training.epochs``, to a value that is written as in YAML.
+
+    Raises:
+        InputError: a setting of a method that the recipe lacks: misspelt, it would become a method of its own.
+    """
+    *path, last = key.split(".")
+    for depth, part in enumerate(path):
+        known = settings.get(part)
+        if depth == 1 and known is None and _names_its_keys(path[0]):
+            raise InputError(
+                expected=f"one of the {path[0]} of the recipe: {', '.join(map(str, settings))}",
+                got=repr(part),
+                hint=f"--{path[0]}.{nearest(part, map(str, settings), otherwise='NAME')}, or a recipe that has {part}",
+            )
+        settings[OptionText(part)] = known if isinstance(known, dict) else {}
+        settings = settings[part]
+    settings[OptionText(last)] = _mapping_or_text(text)
+
+
+def _names_its_keys(key: str) -> bool:
+    """Whether the keys below this one are names that the recipe gives, as those of methods."""
+    kind = get_type_hints(StudyConfig).get(key)
+    return get_origin(kind) is dict and get_args(kind)[1] is not Any
+
+
+def _mapping_or_text(text: str) -> Any:
+    """A mapping, so that further keys can be set in it; other text as it is."""
+    try:
+        content = parse_yaml(text)
+    except ValueError:
+        content = None
+    return content if isinstance(content, dict) else OptionText(text)

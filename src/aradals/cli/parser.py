@@ -1,0 +1,152 @@
+"""From the words of a command line to the dataclasses that the parameters of a command are declared as."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import Field, fields, is_dataclass
+from types import ModuleType
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+
+import docstring_parser
+
+from aradals.errors import InputError
+from aradals.pipeline.settings import OptionText, is_required, nearest, read
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Parses the words of one command, a module with ``run`` and ``EXAMPLE``; errors are `InputError`."""
+
+    def __init__(self, name: str, command: ModuleType) -> None:
+        self.example: str = command.EXAMPLE
+        super().__init__(
+            prog=f"aradals {name}",
+            description=command.__doc__,
+            epilog=f"example: {self.example}",
+            allow_abbrev=False,
+        )
+        self.records = {name: kind for name, kind in get_type_hints(command.run).items() if is_dataclass(kind)}
+        self.keys_of = next((each.metadata["keys_of"]() for each in self._fields() if "keys_of" in each.metadata), None)
+        if self.keys_of is not None:
+            self.usage = f"{self.prog} RECIPE [options]"
+        self.options: list[str] = []
+        for record in self.records.values():
+            group = self.add_argument_group(_texts(record)[""])
+            for option, settings in _declarations(record):
+                group.add_argument(*option, default=argparse.SUPPRESS, **settings)
+                self.options += option
+        if self.keys_of is not None:
+            group = self.add_argument_group("Keys of the recipe")
+            for key, text in _keys(self.keys_of):
+                group.add_argument(f"--{key}", metavar="VALUE", default=argparse.SUPPRESS, help=text)
+                self.options.append(f"--{key}")
+
+    def read(self, words: Sequence[str]) -> dict[str, Any]:
+        """The dataclasses, by the name of the parameter.
+
+        Raises:
+            InputError: unknown options, missing or wrong values.
+        """
+        overrides, rest = self._split_overrides(words)
+        given, unknown = self.parse_known_args(rest)
+        if unknown:
+            word = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
+            hint = nearest(word, self.options, otherwise=f"{self.prog} --help")
+            raise InputError(expected=f"an option that {self.prog} knows", got=repr(word), hint=hint)
+        return {name: self._read_record(kind, vars(given), overrides) for name, kind in self.records.items()}
+
+    def error(self, message: str) -> NoReturn:
+        """What argparse cannot read."""
+        raise InputError(expected="arguments that can be read", got=message, hint=self.example)
+
+    def _fields(self) -> Iterator[Field[Any]]:
+        for record in self.records.values():
+            yield from fields(record)
+
+    def _split_overrides(self, words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+        """Keys of the recipe and their values, ``--a.b=c`` or ``--a.b c``, and all other words, with dashes in them."""
+        known = {each.name for each in fields(self.keys_of)} if self.keys_of else set()
+        overrides: dict[str, str] = {}
+        rest: list[str] = []
+        left = iter(words)
+        for word in left:
+            option, equals, value = word.partition("=")
+            first, dot, below = option.partition(".")
+            key = first.removeprefix("--").replace("-", "_")
+            if not word.startswith("--"):
+                rest.append(word)
+            elif known and (dot or key in known):
+                overrides[f"{key}{dot}{below}"] = value if equals else next(left, "")
+            else:
+                rest.append(f"{option.replace('_', '-')}{equals}{value}")
+        return overrides, rest
+
+    def _read_record(self, kind: Any, given: Mapping[str, Any], overrides: dict[str, str]) -> Any:
+        hints, values = get_type_hints(kind), {}
+        for each in fields(kind):
+            if "keys_of" in each.metadata:
+                values[each.name] = overrides
+            elif each.name in given:
+                values[each.name] = _read_text(hints[each.name], given[each.name], _spelling(each))
+            elif is_required(each):
+                raise InputError(expected=f"a value for {_spelling(each)}", got="none", hint=self.example)
+        return kind(**values)
+
+
+def _declarations(record: Any) -> Iterator[tuple[list[str], dict[str, Any]]]:
+    """Names and settings for ``add_argument``, one for each field."""
+    texts, hints = _texts(record), get_type_hints(record)
+    for each in fields(record):
+        text = _escaped(texts[each.name] + _default(each))
+        if "positional" in each.metadata:
+            optional = {} if is_required(each) else {"nargs": "?"}
+            yield [each.name], {"metavar": _spelling(each), "help": text, **optional}
+        elif "keys_of" not in each.metadata:
+            flag = {"action": "store_true"} if hints[each.name] is bool else {}
+            yield [_spelling(each)], {"help": text, **flag}
+
+
+def _keys(kind: Any, above: str = "") -> Iterator[tuple[str, str]]:
+    """The dotted keys of a dataclass, those of dataclasses within included, and their help."""
+    texts, hints = _texts(kind), get_type_hints(kind)
+    for each in fields(kind):
+        key, hint = f"{above}{each.name}", hints[each.name]
+        named = get_origin(hint) is dict and get_args(hint)[1] is not Any
+        within = [hint, *get_args(hint)]
+        if records := list(filter(is_dataclass, within)):
+            for record in records:
+                yield from _keys(record, f"{key}.NAME." if named else f"{key}.")
+        else:
+            yield key, _escaped(texts[each.name] + _default(each))
+
+
+def _read_text(kind: Any, given: Any, name: str) -> Any:
+    """The value of an option; a list may be written with commas and no brackets."""
+    if isinstance(given, str):
+        is_list = get_origin(kind) is list
+        given = [part.strip() for part in given.strip("[]").split(",")] if is_list else OptionText(given)
+    return read(kind, given, name)
+
+
+def _spelling(option: Field[Any]) -> str:
+    """A field as it is given on the command line."""
+    return option.name.upper() if "positional" in option.metadata else f"--{option.name.replace('_', '-')}"
+
+
+def _texts(record: Any) -> dict[str, str]:
+    """What the docstrings of a dataclass and its bases say of each field, and of the whole under the empty name."""
+    found: dict[str, str] = {}
+    for each in reversed(record.__mro__[:-1]):
+        parsed = docstring_parser.parse(each.__doc__ or "")
+        found |= {param.arg_name: " ".join((param.description or "").split()) for param in parsed.params}
+        found[""] = (parsed.short_description or "").rstrip(".")
+    return found
+
+
+def _default(option: Field[Any]) -> str:
+    shown = isinstance(option.default, str | int | float) and option.default is not False and option.default != ""
+    return f" (default: {option.default})" if shown else ""
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")

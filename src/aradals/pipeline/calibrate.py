@@ -1,0 +1,62 @@
+"""Fit a calibrator to a classifier on held-out data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from aradals.calibration import Calibrator, get_calibrator, scores_for
+from aradals.data import Data, Examples, as_examples
+from aradals.inference.predictions import predict
+from aradals.pipeline.artifacts import save_calibrator, settings_digest
+from aradals.pipeline.classifier import Classifier, as_classifier, refuse_training_examples
+from aradals.pipeline.outputs import output_file, refuse_other_request
+
+
+def calibrate(
+    model: Classifier | nn.Module,
+    data: Data,
+    *,
+    method: str = "temperature",
+    output: str | Path | None = None,
+    overwrite: bool = False,
+) -> Calibrator:
+    """Fit a calibrator on data that the model was not trained on, and will not be judged on.
+
+    Args:
+        model: maps inputs in [0, 1] to logits of shape (N, K).
+        data: `Examples`, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
+        method: a name in ``aradals.calibration.CALIBRATORS``.
+        output: JSON file for the calibrator and the content hashes of the examples.
+        overwrite: replace an output that others have made, or that was made from other inputs.
+
+    Raises:
+        InputError: an unknown method, data without labels, examples that the model was trained on, outputs that are not
+            logits, or an output that others have made.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> calibrator = calibrate(model, (torch.rand(30, 1, 2, 2), torch.arange(30) % 3))
+        >>> calibrator.predict_logits(torch.zeros(1, 3)).shape
+        torch.Size([1, 3])
+    """
+    calibrator = get_calibrator(method)
+    examples = as_examples(data)
+    classifier = as_classifier(model, examples)
+    refuse_training_examples(classifier, examples)
+    if output is None:
+        return _fit(calibrator, classifier, examples)
+    output, request = Path(output), settings_digest([method, classifier.digest, examples.fingerprint])
+    with output_file(output, ".json", "calibrator", overwrite=overwrite):
+        refuse_other_request(output, request, overwrite=overwrite)
+        save_calibrator(output, _fit(calibrator, classifier, examples), examples, request=request)
+    return calibrator
+
+
+def _fit(calibrator: Calibrator, classifier: Classifier, examples: Examples) -> Calibrator:
+    predictions = predict(classifier.model, examples.batches())
+    scores = scores_for(calibrator, classifier.model, examples.batches(), predictions.ids)
+    calibrator.fit(predictions.logits, predictions.labels, scores)
+    return calibrator

@@ -1,0 +1,187 @@
+"""A model that was tried on the data: from a name and a checkpoint, or one that is in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from aradals._internal.specs import code_digest
+from aradals.checks import check_labels
+from aradals.data import Examples
+from aradals.errors import InputError
+from aradals.inference.predictions import predict, resolve_device, try_model
+from aradals.models import (
+    CheckpointDescription,
+    build_model,
+    check_fit,
+    is_built_in,
+    load_checkpoint,
+    read_description,
+    weights_digest,
+)
+from aradals.pipeline.artifacts import decode_hashes, settings_digest
+from aradals.pipeline.leakage import refuse_fitted
+
+_NUM_PROBED = 8
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model that was tried on the data.
+
+    Attributes:
+        model: on its device.
+        name: its spec or the name of its class, for reports.
+        digest: stands for its weights, its code and its settings.
+        probe: its logits of a few examples, shape (n, K); see `aradals.pipeline.stage.run_stage`.
+        checkpoint: path, or "none".
+        fitted_examples: content hashes of the examples that it was trained on; empty if the checkpoint does not say.
+        class_names: as the checkpoint names them; empty if it does not.
+    """
+
+    model: nn.Module
+    name: str
+    digest: str
+    probe: Tensor
+    checkpoint: str = "none"
+    fitted_examples: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    class_names: tuple[str, ...] = ()
+
+
+def as_classifier(model: Classifier | nn.Module, examples: Examples) -> Classifier:
+    """Try a model that is in memory on one example and on a whole batch; a `Classifier` was tried and stays as it is.
+
+    Raises:
+        InputError: outputs that are not logits, or labels out of range.
+    """
+    if isinstance(model, Classifier):
+        return model
+    batch = next(iter(examples.batches()))
+    name, tried = type(model).__name__, _tried(model, batch[1], examples.labels)
+    return Classifier(
+        model=tried,
+        name=name,
+        digest=settings_digest([name, weights_digest(model.state_dict())]),
+        probe=predict(tried, [batch]).logits[:_NUM_PROBED],
+    )
+
+
+def load_classifier(
+    model: str | None,
+    checkpoint: Path | None,
+    examples: Examples,
+    *,
+    model_args: dict[str, Any] | None = None,
+    device: str = "auto",
+    log: Callable[[str], None] = print,
+) -> Classifier:
+    """Build a model, load its weights, and try it on one example and on a whole batch.
+
+    Args:
+        model: built-in name, ``file.py:callable`` or ``package.module:callable``; None if the checkpoint names it.
+        checkpoint: file of the weights; None leaves the weights that the model is built with.
+        examples: to try it on.
+        model_args: further arguments of the builder.
+        device: auto, cpu or cuda.
+        log: told that a model is untrained.
+
+    Raises:
+        InputError: no such model, one that only the checkpoint names and that is not built in, a checkpoint that is
+            missing, corrupt or does not fit, outputs that are not logits, labels out of range.
+    """
+    target = resolve_device(device)
+    description = CheckpointDescription() if checkpoint is None else read_description(checkpoint)
+    fitted_examples = decode_hashes(description.fitted_examples, checkpoint)
+    spec = model or description.built_in_model
+    if spec is None:
+        raise InputError(
+            expected="--model (the checkpoint does not say how to build it)", got="none", hint="--model resnet20"
+        )
+    shape, given = examples.input_shape, model_args or {}
+    arguments = {
+        "num_classes": description.num_classes or examples.num_classes,
+        "in_channels": shape[0] if len(shape) == 3 else None,
+        **(description.arguments(given) if spec == description.model else given),
+    }
+    batch = next(iter(examples.batches()))
+    network = _build(spec, arguments, checkpoint, batch[1]).to(target).eval()
+    tried = _tried(network, batch[1], examples.labels)
+    _check_numbering(description.class_names, examples)
+    if checkpoint is None and ":" not in spec:
+        log(f"warning: {spec} without --checkpoint is untrained, its weights are random")
+    settings = {"model": spec, "arguments": arguments, "code": code_digest(spec)}
+    return Classifier(
+        model=tried,
+        name=spec,
+        digest=settings_digest([settings, weights_digest(tried.state_dict())]),
+        probe=predict(tried, [batch]).logits[:_NUM_PROBED],
+        checkpoint=str(checkpoint) if checkpoint else "none",
+        fitted_examples=fitted_examples,
+        class_names=description.class_names,
+    )
+
+
+def refuse_training_examples(classifier: Classifier, examples: Examples) -> None:
+    """Refuse to calibrate or judge a model on the examples that its checkpoint says it was trained on."""
+    refuse_fitted(classifier.fitted_examples, examples, what="the model")
+
+
+def _build(spec: str, arguments: dict[str, Any], checkpoint: Path | None, inputs: Tensor) -> nn.Module:
+    """A model with the weights of its checkpoint."""
+    build = partial(build_model, spec, **arguments)
+    if checkpoint is not None and is_built_in(spec):
+        with torch.device("meta"):  # takes no memory, however large the sizes that the file names
+            check_fit(build(), checkpoint)
+    network = build()
+    if any(map(is_lazy, network.parameters())):
+        try_model(network, inputs)  # lazy layers take their shapes from the first input
+    if checkpoint is not None:
+        load_checkpoint(network, checkpoint)
+    return network
+
+
+def _tried(model: nn.Module, inputs: Tensor, labels: Tensor) -> nn.Module:
+    """The model, after a call with a batch and one with a single input; wrapped if it cannot do the second."""
+    check_labels(labels, try_model(model, inputs))
+    try:
+        try_model(model, inputs[:1])
+    except InputError:
+        return NeverAlone(model)
+    return model
+
+
+def _check_numbering(class_names: tuple[str, ...], examples: Examples) -> None:
+    """Refuse data that gives a class of the model another number, as a folder does that lacks one of its classes."""
+    known = {name: number for number, name in reversed(list(enumerate(class_names)))}
+    for number, name in enumerate(examples.class_names):
+        if known.get(name, number) != number:
+            raise InputError(
+                expected=f"the classes of {examples.name} numbered as the model numbers them",
+                got=f"{name!r} as class {number} rather than {known[name]}",
+                hint="data with all classes of the model, in the same order",
+            )
+
+
+class NeverAlone(nn.Module):
+    """A model that is called with two inputs in place of a single one.
+
+    The ``forward`` of many models has a ``squeeze()`` that also drops a batch dimension of one.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The model's logits, shape (N, K), also for N = 1."""
+        logits: Tensor = self.model(torch.cat([inputs, inputs]) if len(inputs) == 1 else inputs)
+        return logits[: len(inputs)]

@@ -1,0 +1,189 @@
+"""Settings as people write them, in YAML or as options, turned into the dataclasses that declare them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from aradals.errors import InputError
+
+_WORDS: dict[Any, tuple[str, str]] = {
+    int: ("a whole number", "3"),
+    float: ("a number", "0.1"),
+    bool: ("true or false", "true"),
+    str: ("text", "quotation marks around it"),
+    Path: ("a path", "quotation marks around it"),
+    list: ("a list", "[1, 2]"),
+    dict: ("a mapping", "{key: value}"),
+    NoneType: ("null", "null"),
+}
+"""What a type is called in an error, and a value to try."""
+
+
+class OptionText(str):
+    """The text or the name of an option: a number in it is one also if any value may stand there."""
+
+
+def read(kind: Any, value: object, key: str = "") -> Any:
+    """A value of the type ``kind``, which is built of dataclasses, unions, lists, dicts and plain types.
+
+    Args:
+        kind: annotation of a field, or a dataclass.
+        value: what YAML makes of the text; text is also read where ``kind`` is no text.
+        key: names the value in errors, such as ``training.epochs``.
+
+    Raises:
+        InputError: an unknown or a missing key, or a value of another type; also what the dataclasses raise themselves.
+    """
+    kinds = _alternatives(kind)
+    if isinstance(value, Mapping):
+        if records := list(filter(is_dataclass, kinds)):
+            return _read_record(_choose(records, value, key), value, key)
+        if get_origin(kind) is dict:
+            return {str(name): read(get_args(kind)[1], item, _join(key, name)) for name, item in value.items()}
+    for each in sorted(kinds, key=lambda each: each is str):  # text is also what YAML can make something else of
+        with suppress(ValueError):
+            return _convert(each, value)
+    raise _wrong_type(kinds, value, key)
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text holds.
+
+    Raises:
+        ValueError: text that is not YAML.
+    """
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    finally:
+        loader.dispose()
+
+
+def nearest(name: str, known: Iterable[str], *, otherwise: str) -> str:
+    """The known name that a misspelt one may have meant."""
+    return next(iter(difflib.get_close_matches(name, known, n=1)), otherwise)
+
+
+def is_required(field: Field[Any]) -> bool:
+    """Whether a field of a dataclass has no default."""
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that knows 1e-3 for a number, as YAML 1.2 does."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _read_record(kind: Any, value: Mapping[Any, object], key: str) -> Any:
+    """A dataclass from its keys and values."""
+    known, hints = {field.name: field for field in fields(kind)}, get_type_hints(kind)
+    for name in value:
+        if name not in known:
+            place = ("--" if isinstance(name, OptionText) else "") + _join(key, "")
+            meant = nearest(str(name), known, otherwise="")
+            raise InputError(
+                expected=f"a setting of {key or 'the recipe'}",
+                got=repr(f"{place}{name}"),
+                hint=f"{place}{meant}" if meant else f"one of {', '.join(known)}",
+            )
+    for name, field in known.items():
+        if is_required(field) and value.get(name) is None:
+            raise InputError(expected=f"a value for {_join(key, name)}", got="none", hint=f"{name}: ...")
+    settings = {name: read(hints[name], item, _join(key, name)) for name, item in value.items()}
+    try:
+        return kind(**settings)
+    except InputError as error:
+        if "." in key:  # a group of the recipe, such as ``training``, names itself
+            error.args = (f"{key}: {error}",)
+        raise
+
+
+def _choose(records: list[Any], value: Mapping[Any, object], key: str) -> Any:
+    """The dataclass that a mapping means: by a key of fixed values that all have, such as ``by``, then by its keys."""
+    choices = [_literals(record) for record in records]
+    for tag in set.intersection(*map(set, choices)) & value.keys():
+        records = [record for record, each in zip(records, choices, strict=True) if value[tag] in each[tag]]
+        if not records:
+            known = tuple(choice for each in choices for choice in each[tag])
+            raise _wrong_type((Literal[known],), value[tag], _join(key, tag))
+    return max(records, key=lambda record: len(value.keys() & {field.name for field in fields(record)}))
+
+
+def _literals(record: Any) -> dict[str, tuple[Any, ...]]:
+    """The keys of a dataclass that have fixed values, and these."""
+    return {name: get_args(hint) for name, hint in get_type_hints(record).items() if get_origin(hint) is Literal}
+
+
+def _convert(kind: Any, value: object) -> Any:
+    """``value`` as a type that is no dataclass; text is read as YAML where the type is no text.
+
+    Raises:
+        ValueError: another type.
+    """
+    origin, inner = get_origin(kind) or kind, get_args(kind)
+    if origin is Any:
+        return _unquoted(value) if isinstance(value, OptionText) else value
+    if origin is Literal and value in inner:
+        return inner[inner.index(value)]
+    if origin in (str, Path) and isinstance(value, str):
+        return origin(value)
+    if isinstance(value, str) and origin not in (str, Path, Literal):
+        value = parse_yaml(value)
+    if origin is list and isinstance(value, list):
+        return [read(inner[0], item) for item in value]
+    if origin is dict and isinstance(value, dict):
+        return {str(name): read(inner[1], item) for name, item in value.items()}
+    if origin is float and type(value) is int:
+        return float(value)
+    if origin in (int, float, bool, NoneType) and type(value) is origin:
+        return value
+    raise ValueError(kind)
+
+
+def _unquoted(text: OptionText) -> Any:
+    try:
+        return parse_yaml(text)
+    except ValueError:
+        return str(text)
+
+
+def _wrong_type(kinds: tuple[Any, ...], value: object, key: str) -> InputError:
+    said = [_described(kind) for kind in kinds if kind is not NoneType]
+    return InputError(
+        expected=f"{key} to be {' or '.join(words for words, _ in said)}".strip(), got=repr(value), hint=said[0][1]
+    )
+
+
+def _described(kind: Any) -> tuple[str, str]:
+    """What a type is called in an error, and a value to try."""
+    if get_origin(kind) is Literal:
+        choices = list(map(str, get_args(kind)))
+        return (f"one of {', '.join(choices)}" if len(choices) > 1 else repr(choices[0])), choices[0]
+    if is_dataclass(kind):
+        return f"settings ({', '.join(field.name for field in fields(kind))})", "{} for the defaults"
+    words, example = _WORDS[get_origin(kind) or kind]
+    inner = [_described(each)[0] for each in get_args(kind) if get_origin(kind) is list]
+    return f"{words} ({inner[0]} each)" if inner else words, example
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _join(key: str, name: object) -> str:
+    return f"{key}.{name}" if key else str(name)
