@@ -15,8 +15,6 @@ from aradals.calibration import (
     CalibratedModel,
     HistogramBinning,
     IsotonicCalibration,
-    MarginTemperature,
-    RobustnessTemperature,
     TemperatureScaling,
     VectorScaling,
 )
@@ -56,9 +54,7 @@ __all__ = [
     "HistogramBinning",
     "InputError",
     "IsotonicCalibration",
-    "MarginTemperature",
     "Predictions",
-    "RobustnessTemperature",
     "ScoreTable",
     "TemperatureScaling",
     "UpdateRule",

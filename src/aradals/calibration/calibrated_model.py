@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aradals.attacks import first_order_margin
-from aradals.calibration.base import Calibrator, LogitMap
+from aradals.calibration.base import Calibrator
 from aradals.errors import InputError
 from aradals.robustness.scores import InputBatches, score
 
@@ -38,9 +38,9 @@ class CalibratedModel(nn.Module):
         tensor([[0.3775, 0.6225]])
     """
 
-    def __init__(self, model: nn.Module, calibrator: LogitMap) -> None:
+    def __init__(self, model: nn.Module, calibrator: Calibrator) -> None:
         super().__init__()
-        if not isinstance(calibrator, LogitMap):
+        if not isinstance(calibrator, Calibrator):
             raise InputError(
                 expected="a calibrator of aradals.calibration.CALIBRATORS",
                 got=type(calibrator).__name__,

@@ -59,6 +59,7 @@ def run(
     **source: Any,
 ) -> None:
     """Score the examples."""
+    from aradals._internal.specs import code_digest
     from aradals.attacks import describe_attack
     from aradals.pipeline.artifacts import json_text, load_scores, save_scores, settings_digest
     from aradals.pipeline.outputs import output_file, refuse_other_request
@@ -75,7 +76,7 @@ def run(
             check_num_subsets(num_subsets, min(audit, len(examples)), "--num-subsets", "the audit")
         classifier = load_classifier(model, checkpoint, model_args, examples, device)
         bound = describe_attack(choose_attack(attack, attack_args, verified=verified))
-        request = settings_digest([classifier.digest, examples.fingerprint, bound, bf16])
+        request = settings_digest([classifier.digest, examples.fingerprint, bound, code_digest(attack), bf16])
         work = output.with_name(f".{output.name}.work")
         seconds = None
         done = refuse_other_request(output, request, overwrite=overwrite)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from aradals._internal.specs import code_digest
 from aradals.attacks import describe_attack
 from aradals.data import Examples
 from aradals.errors import InputError
@@ -77,7 +78,7 @@ def score_examples(
         model: maps inputs in [0, 1] to logits of shape (N, K).
         examples: what to score.
         path: of the table, ends in .parquet.
-        attack: a name in ``aradals.attacks.ATTACKS``.
+        attack: a name, see `aradals.attacks.get_attack`.
         attack_args: its settings.
         model_digest: stands for the model's weights and code.
         verified: see `aradals.robustness.scores.score`.
@@ -92,6 +93,7 @@ def score_examples(
     run_attack = choose_attack(attack, attack_args, verified=verified)
     provenance = {
         "attack": describe_attack(run_attack),
+        "attack_code": str(code_digest(attack)),
         "bf16": str(bf16).lower(),
         "model_digest": model_digest,
         "data": examples.name,
@@ -190,6 +192,7 @@ def score_stage(
     """
     inputs = {
         "attack": describe_attack(choose_attack(attack, attack_args, verified=verified)),
+        "attack_code": code_digest(attack),
         "bf16": bf16,
         "model": model_digest,
         "data": examples.fingerprint,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from aradals.errors import MissingExtraError
+from aradals._internal.optional import optional_imports
 from aradals.inference.predictions import Predictions
 from aradals.metrics import expected_calibration_error, wilson_interval
 from aradals.metrics.noise_floor import ece_noise_floor
@@ -81,10 +81,8 @@ def png(image: Tensor) -> str:
     Raises:
         MissingExtraError: without Pillow.
     """
-    try:
+    with optional_imports():
         from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError("Pillow", "data") from error
     values = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
     picture = Image.fromarray(values.squeeze(2).numpy() if len(image) == 1 else values.numpy())
     picture.thumbnail((MAX_PIXELS, MAX_PIXELS))

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from aradals._internal.files import atomic_path, csv_text
-from aradals.errors import InputError, MissingExtraError
+from aradals._internal.optional import optional_imports
+from aradals.errors import InputError
 from aradals.report import figures
 from aradals.report import panels as prepared
 from aradals.report.findings import WARNING, diagnosis_headlines, study_headlines
@@ -711,11 +712,9 @@ def _seeds(seeds: list[int]) -> str:
 
 
 def _render(name: str, **values: object) -> str:
-    try:
+    with optional_imports():
         from jinja2 import Environment, PackageLoader, StrictUndefined
         from markupsafe import Markup
-    except ImportError as error:
-        raise MissingExtraError("Jinja2", "report") from error
     environment = Environment(
         loader=PackageLoader("aradals.report"),
         autoescape=True,

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aradals.errors import InputError, MissingExtraError
+from aradals._internal.optional import load_extra
+from aradals.errors import InputError
 
 Row = dict[str, Any]
 """A row of a table."""
@@ -154,7 +155,7 @@ def paired_t_test(first: Sequence[float], second: Sequence[float]) -> float:
     if spread <= rounding:
         return 1.0 if abs(mean) <= rounding else math.nan
     t = mean / (spread / math.sqrt(len(differences)))
-    return min(1.0, 2 * float(_scipy_special().stdtr(len(differences) - 1, -abs(t))))
+    return min(1.0, 2 * float(load_extra("scipy.special").stdtr(len(differences) - 1, -abs(t))))
 
 
 def student_quantile(probability: float, degrees_of_freedom: int) -> float:
@@ -163,15 +164,7 @@ def student_quantile(probability: float, degrees_of_freedom: int) -> float:
     Raises:
         MissingExtraError: without scipy.
     """
-    return float(_scipy_special().stdtrit(degrees_of_freedom, probability))
-
-
-def _scipy_special() -> Any:
-    try:
-        from scipy import special
-    except ImportError as error:
-        raise MissingExtraError("scipy", "data") from error
-    return special
+    return float(load_extra("scipy.special").stdtrit(degrees_of_freedom, probability))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

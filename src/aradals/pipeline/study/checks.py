@@ -13,7 +13,7 @@ from aradals.calibration import get_calibrator
 from aradals.checks import check_logits
 from aradals.errors import InputError
 from aradals.inference.predictions import Batch, evaluation_mode
-from aradals.objectives import choose_objective, takes_target_prob
+from aradals.objectives import get_objective, takes_target_prob
 from aradals.pipeline.config import MethodConfig, StudyConfig, TrainingConfig
 from aradals.smoothing.adaptive import AdaptiveSmoothing
 from aradals.smoothing.update_rules import UpdateRule
@@ -81,7 +81,7 @@ def try_method(name: str, method: MethodConfig, training: TrainingConfig, model:
         _refuse(
             name, f"on images, for {augment} changes them", f"inputs of shape {tuple(inputs.shape)}", "augment=none"
         )
-    objective = choose_objective(method.objective, method.objective_args)
+    objective = get_objective(method.objective, **method.objective_args)
     with user_code(method.objective, "return (loss, logits)"), evaluation_mode(model):
         loss, logits = objective(model, inputs, labels)
         loss.backward()
@@ -142,7 +142,7 @@ def _check_method(name: str, method: MethodConfig, training: TrainingConfig) -> 
 
 def _check_objective(name: str, method: MethodConfig, training: TrainingConfig) -> None:
     """An objective that can have the targets and the views that the method gives it."""
-    objective = choose_objective(method.objective, method.objective_args)
+    objective = get_objective(method.objective, **method.objective_args)
     if (method.rule or method.initial_target_prob < 1) and not takes_target_prob(objective):
         _refuse(
             name,

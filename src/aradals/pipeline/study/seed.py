@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from aradals._internal.files import file_digest
 from aradals._internal.specs import code_digest
-from aradals.calibration import CALIBRATORS, get_calibrator
+from aradals.calibration import get_calibrator
 from aradals.checks import check_labels
 from aradals.data import Examples, Splits, files_digest, make_splits
 from aradals.errors import InputError, OutputError, TrainingFailed
@@ -391,7 +391,9 @@ class SeedRun:
         """One model's predictions of the calibration split, and of the test split under every condition."""
         model_digest = self._model_digest(checkpoint)
         is_member = folder.parent.parent != self.folder
-        with_scores = not is_member and any(CALIBRATORS[each].score == FIRST_ORDER for each in self.config.calibrators)
+        with_scores = not is_member and any(
+            get_calibrator(each).score == FIRST_ORDER for each in self.config.calibrators
+        )
         corrupted = self.config.evaluation.corrupted
         inputs = {
             "model": model_digest,
@@ -513,7 +515,7 @@ class SeedRun:
     def _calibrators(self, name: str) -> list[str]:
         """Those of the recipe; an ensemble has no first-order margin that its members' predictions would give."""
         single = name in self.config.methods
-        return [each for each in self.config.calibrators if single or CALIBRATORS[each].score != FIRST_ORDER]
+        return [each for each in self.config.calibrators if single or get_calibrator(each).score != FIRST_ORDER]
 
     def _settings_of(self, name: str) -> MethodConfig:
         """The settings that the models of a method or of an ensemble are trained with."""

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from aradals.data import AUGMENTATIONS, Examples, as_batch
 from aradals.errors import InputError
 from aradals.inference.predictions import try_model
-from aradals.objectives import choose_objective
+from aradals.objectives import get_objective
 from aradals.pipeline.config import MethodConfig, TrainingConfig
 from aradals.pipeline.health import check_output_varies, check_trainable
 from aradals.pipeline.train.environment import settings_from_arguments_alone
@@ -123,7 +123,7 @@ def fit_classifier(
     )
     module = AdaptiveClassifier(
         model,
-        choose_objective(method.objective, method.objective_args),
+        get_objective(method.objective, **method.objective_args),
         criterion,
         by_id(train.ids, train_subsets),
         by_id(validation.ids, validation_subsets),
