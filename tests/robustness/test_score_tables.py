@@ -148,7 +148,7 @@ def test_batches_do_not_matter_on_resnet20(shared_data: Path) -> None:
     model = build_model("resnet20", num_classes=10, in_channels=3)
     load_checkpoint(model, shared_data / "models" / "cifar10-resnet20.safetensors")
     images = load_data(str(shared_data / "data" / "cifar10-test.parquet"), limit=200)
-    assert_batches_do_not_matter(model, images.__getitems__(list(range(200)))[1], max_moved=0)
+    assert_batches_do_not_matter(model, images.batch(range(200))[1], max_moved=0)
 
 
 class TestVerified:

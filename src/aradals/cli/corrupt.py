@@ -49,7 +49,7 @@ def run(corruption: str, severity: int, preset: str | None, output: Path, overwr
     read = Source(**source)
     with output_file(output, ".parquet", "corrupted", inputs=read.paths(), overwrite=overwrite):
         examples = read.load()
-        corrupt(examples.__getitems__([0])[1], examples.ids[:1], corruption, severity, preset=preset)
+        corrupt(examples.batch([0])[1], examples.ids[:1], corruption, severity, preset=preset)
         preset = preset or choose_preset(*examples.input_shape[1:])
         request = settings_digest([corruption, severity, preset, examples.fingerprint])
         refuse_other_request(output, request, overwrite=overwrite)

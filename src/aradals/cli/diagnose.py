@@ -124,7 +124,7 @@ def _diagnose(
         classifier = load_classifier(model, checkpoint, model_args, examples, device)
         refuse_training_examples(classifier, examples)
         if scores is None:
-            check_differentiable(classifier.model, examples.__getitems__([0])[1])
+            check_differentiable(classifier.model, examples.batch([0])[1])
         class_names = classifier.class_names or examples.class_names
         about |= {
             "model": classifier.name,

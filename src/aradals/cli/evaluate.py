@@ -221,7 +221,7 @@ def _other_data(spec: str, examples: Examples, classifier: Classifier) -> Exampl
         )
     refuse_training_examples(classifier, other)
     return Examples(
-        lambda rows: other.__getitems__(list(rows))[1],
+        lambda rows: other.batch(rows)[1],
         torch.zeros_like(other.labels),
         num_classes=examples.num_classes,
         ids=other.ids,

@@ -96,7 +96,7 @@ def predict_conditions(
         "data_fingerprint": examples.fingerprint,
         "example_hashes": encode_hashes(examples.hashes),
     }
-    fast = accelerated(model, examples.__getitems__([0])[1])
+    fast = accelerated(model, examples.batch([0])[1])
     for condition, path in tqdm(paths.items(), unit="condition", disable=None, leave=False):
         if not _is_predicted(path, provenance):
             predictions = predict(fast, shift(examples, condition))
@@ -152,7 +152,7 @@ def choose_shift(
     """
     if corrupted is None:
         wanted = conditions(corruptions, severities)
-        ids, inputs, _ = examples.__getitems__([0])
+        ids, inputs, _ = examples.batch([0])
         for condition in wanted[1:]:
             corrupt(inputs, ids, *condition, preset=preset)
         return wanted, partial(corrupted_batches, preset=preset)

@@ -134,7 +134,7 @@ def choose_batch_size(model: nn.Module, examples: Examples) -> int:
     device = model_device_dtype(model)[0].type
     largest = max(1, (examples.batches().batch_size or 1) // (4 if device == "cpu" else 1))
     budget = _FLOPS_PER_BATCH.get(device, _FLOPS_PER_BATCH_ELSEWHERE)
-    affordable = max(1, int(budget / max(1, _count_flops(model, examples.__getitems__([0])[1]))))
+    affordable = max(1, int(budget / max(1, _count_flops(model, examples.batch([0])[1]))))
     return min(largest, 1 << affordable.bit_length() - 1)
 
 
@@ -151,7 +151,7 @@ def _count_flops(model: nn.Module, inputs: Tensor) -> int:
 
 def _batches(examples: Examples, size: int) -> Iterator[Batch]:
     for start in range(0, len(examples), size):
-        yield examples.__getitems__(list(range(start, min(start + size, len(examples)))))
+        yield examples.batch(range(start, min(start + size, len(examples))))
 
 
 def _load_shards(folder: Path, provenance: Mapping[str, str]) -> tuple[list[ScoreTable], float]:

@@ -60,7 +60,7 @@ def example_images(
         if not len(index):
             found[kind] = []
             continue
-        _, images, _ = examples.__getitems__([position[example] for example in predictions.ids[index].tolist()])
+        _, images, _ = examples.batch([position[example] for example in predictions.ids[index].tolist()])
         found[kind] = [
             {
                 "id": int(predictions.ids[row]),

@@ -200,7 +200,7 @@ def test_members_in_step_lie_in_separate_files_and_share_their_targets(finished:
         load_checkpoint(model, folder / "train" / f"model-{member}.safetensors")
         members.append(model)
     splits = seed_run(finished.config, finished.folder)[0].splits
-    _, inputs, _ = splits.validation.__getitems__(list(range(len(splits.validation))))
+    _, inputs, _ = splits.validation.batch(range(len(splits.validation)))
     with torch.no_grad():
         confidence = Ensemble(members).eval()(inputs).softmax(1).amax(1).mean().item()
     assert np.mean(record["updates"][-1]["confidence"]) == pytest.approx(confidence, abs=1e-5)

@@ -125,7 +125,7 @@ class SeedRun:
 
         None for a model that torch's generator alone does not determine.
         """
-        batch = self.splits.train.__getitems__(list(range(min(_NUM_PROBED, len(self.splits.train)))))
+        batch = self.splits.train.batch(range(min(_NUM_PROBED, len(self.splits.train))))
         logits = []
         for _ in range(2):
             with torch.random.fork_rng(devices=[]):
@@ -154,7 +154,7 @@ class SeedRun:
         )
         check_attack(config.scoring.attack, config.scoring.attack_args)
         check_num_subsets(config.evaluation.num_subsets, len(splits.test), "evaluation.num_subsets", "the test split")
-        _, inputs, _ = splits.train.__getitems__([0, 1])
+        _, inputs, _ = splits.train.batch([0, 1])
         _ = self.shift
         model = self._load(Path(config.scoring.checkpoint)).cpu() if config.scoring.checkpoint else self._build()
         num_classes = try_model(model, inputs)
@@ -167,7 +167,7 @@ class SeedRun:
         for name, settings in config.methods.items():
             smallest = min(len(splits.train) // (2 if settings.cross_fit else 1), len(splits.validation))
             check_num_subsets(settings.num_subsets, smallest, f"methods.{name}.num_subsets", "splits.validation")
-            try_method(name, settings, config.training, model, splits.train.__getitems__([0, 1]))
+            try_method(name, settings, config.training, model, splits.train.batch([0, 1]))
             if needs_subsets(settings) and settings.grouping in ("random", "column"):
                 training_subsets(self, settings)
 

@@ -109,7 +109,7 @@ def fit_classifier(
     """
     check_trainable(model, train.labels)
     if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
-        try_model(model, train.__getitems__([0, 1])[1])  # lazy layers take their shapes from the first input
+        try_model(model, train.batch([0, 1])[1])  # lazy layers take their shapes from the first input
     scores_itself = method.score_every is not None
     if method.num_subsets > 1 and not scores_itself and (train_subsets is None or validation_subsets is None):
         raise InputError(
