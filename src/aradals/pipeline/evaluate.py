@@ -194,10 +194,10 @@ def evaluate_predictions(
         The overall row (``subset`` None), then one row per subset, least robust first.
     """
     logits, labels = predictions.logits, predictions.labels
-    options: dict[str, Any] = {"num_bins": num_bins, "num_resamples": num_resamples, "seed": seed}
-    rows: list[Row] = [{**keys, "subset": None, **summarize(logits, labels, subsets=subsets, **options)}]
+    options: dict[str, Any] = {"logits": logits, "num_bins": num_bins, "num_resamples": num_resamples, "seed": seed}
+    rows: list[Row] = [{**keys, "subset": None, **summarize(labels, subsets=subsets, **options)}]
     if subsets is not None:
-        rows.extend({**keys, **row} for row in summarize_by_subset(logits, labels, subsets, **options))
+        rows.extend({**keys, **row} for row in summarize_by_subset(labels, subsets, **options))
     return rows
 
 
