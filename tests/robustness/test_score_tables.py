@@ -355,3 +355,16 @@ def test_an_attack_in_a_file(model: nn.Module, inputs: Tensor, tmp_path: Path) -
     table = score(model, inputs, f"{path}:few", steps=2)
     assert table.attack == "few(steps=2)"
     assert torch.equal(table.norm, score(model, inputs, "ddn", steps=2).norm)
+
+
+def test_rows_of_some_examples_in_their_order(model: nn.Module, inputs: Tensor) -> None:
+    table = score(model, inputs, "logit_margin")
+    some = table.for_ids(torch.tensor([5, 0, 3]))
+    assert some.ids.tolist() == [5, 0, 3]
+    assert torch.equal(some.score, table.score[[5, 0, 3]])
+    assert torch.equal(some.for_ids(torch.tensor([3])).predicted, table.predicted[3:4])
+    with pytest.raises(InputError, match="a score for each of 2 examples, got none for 1 of them"):
+        some.for_ids(torch.tensor([5, 1]))
+    nothing = dataclasses.replace(table, score=table.score * torch.nan)
+    with pytest.raises(InputError, match="none for 1"):
+        nothing.for_ids(torch.tensor([0]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import torch
 from torch import Tensor, nn
 
 from aradals.attacks import first_order_margin
@@ -78,5 +77,4 @@ def scores_for(calibrator: Calibrator, model: nn.Module, batches: InputBatches, 
     """
     if calibrator.score in (None, "logit_margin"):
         return None
-    table = score(model, batches, calibrator.score)
-    return table.score[torch.searchsorted(table.ids, ids)]
+    return score(model, batches, calibrator.score).for_ids(ids).score

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -102,8 +101,7 @@ def predict_conditions(
             predictions = predict(fast, shift(examples, condition))
             if with_scores:
                 table = score(model, shift(examples, condition), "first_order_margin")
-                scores = table.score.cpu()[torch.searchsorted(table.ids, predictions.ids)]
-                predictions = replace(predictions, scores=scores)
+                predictions = replace(predictions, scores=table.for_ids(predictions.ids).score)
             save_predictions(path, predictions, provenance)
 
 

@@ -257,17 +257,7 @@ def scores_of(scores: Path, ids: Tensor) -> Tensor:
     Raises:
         InputError: the table lacks some of them.
     """
-    table, _ = load_scores(scores)
-    known, order = table.ids.sort()
-    row = order[torch.searchsorted(known, ids).clamp(max=len(known) - 1)]
-    found = torch.where(table.ids[row] == ids, table.score[row].double(), torch.nan)
-    if found.isnan().any():
-        raise InputError(
-            expected=f"a score for every example in {scores}",
-            got=f"none for {int(found.isnan().sum())} of {len(ids)}",
-            hint="scoring the same split with the same --limit",
-        )
-    return found
+    return load_scores(scores)[0].for_ids(ids).score.double()
 
 
 def check_attack(attack: str, attack_args: dict[str, Any]) -> None:

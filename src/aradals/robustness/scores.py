@@ -71,6 +71,23 @@ class ScoreTable:
         """Number of examples whose score is a fallback, because the search ended nowhere."""
         return int((~self.success).sum())
 
+    def for_ids(self, ids: Tensor) -> ScoreTable:
+        """The rows of these examples, in this order.
+
+        Raises:
+            InputError: the table lacks some of them.
+        """
+        known = torch.isin(ids, self.ids[~self.score.isnan()])
+        if not known.all():
+            raise InputError(
+                expected=f"a score for each of {len(ids)} examples",
+                got=f"none for {int((~known).sum())} of them",
+                hint="scoring the same split, as much of it",
+            )
+        ids_in_order, order = self.ids.sort()
+        rows = order[torch.searchsorted(ids_in_order, ids)]
+        return replace(self, **{name: getattr(self, name)[rows] for name in _COLUMNS})
+
 
 _COLUMNS = tuple(field.name for field in fields(ScoreTable) if field.name != "attack")
 
