@@ -34,7 +34,7 @@ ALLOWED = {
     ("cli/main.py", "import_module"): "a subcommand, from a list of ours",
     ("_internal/optional.py", "import_module"): "optional packages, named in our source",
     ("cli/common.py", "format"): "a help text of ours",
-    ("__init__.py", "import_module"): "our own module of public names",
+    ("__init__.py", "import_module"): "our own modules, from a list of ours",
 }
 """(file, call) -> why it is safe there."""
 
