@@ -48,7 +48,7 @@ def main() -> None:
     load_checkpoint(model, arguments.checkpoint)
     model.eval()
     wanted = conditions(list(CORRUPTIONS), arguments.severities)
-    images = examples.__getitems__(list(range(len(examples))))[1]
+    images = examples.batch(range(len(examples)))[1]
 
     @torch.no_grad()
     def bare() -> None:

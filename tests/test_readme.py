@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -49,10 +47,3 @@ def test_the_users_own_loop() -> None:
     assert criterion.target_prob[0] < criterion.target_prob[-1]
     assert criterion.target_prob[0] < 0.99
     assert (model(train[0]).argmax(1) == train[1]).float().mean() > 0.5
-
-
-def test_importing_the_core_imports_no_extra() -> None:
-    extras = "lightning datasets pyarrow PIL sklearn safetensors matplotlib jinja2 yaml rich pandas scipy"
-    code = f"import sys, aradals; print([name for name in {extras.split()} if name in sys.modules])"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output.strip() == "[]"

@@ -168,7 +168,7 @@ def main() -> None:
         load_checkpoint(model, arguments.checkpoint)
         table = pq.read_table(arguments.reference)
         given = torch.tensor(table["norm"].to_numpy())
-        inputs = load_data(data["cifar10"], "test").__getitems__(table["id"].to_pylist())[1]
+        inputs = load_data(data["cifar10"], "test").batch(table["id"].to_pylist())[1]
         own = reference_norms(model, inputs, output / "references" / "ResNet-20.parquet")
         print(f"  more than 0.1 % below the given norm: {float((own < 0.999 * given).float().mean()):.3f} of them")
         benchmark("ResNet-20", model, inputs, own.minimum(given), given, output / "results.jsonl")
@@ -178,7 +178,7 @@ def main() -> None:
         print(name, flush=True)
         model = train(network, data[network.dataset], output / "networks")
         examples = attacked_examples(network, data[network.dataset], arguments.num_examples)
-        inputs = examples.__getitems__(list(range(len(examples))))[1]
+        inputs = examples.batch(range(len(examples)))[1]
         reference = reference_norms(model, inputs, output / "references" / f"{name}.parquet")
         benchmark(name, model, inputs, reference, None, output / "results.jsonl")
     write_table(read_rows(output / "results.jsonl"), output / "README.md")

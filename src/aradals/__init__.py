@@ -9,23 +9,62 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from aradals.api import *  # noqa: F403
+if TYPE_CHECKING:  # the same names for type checkers
+    from aradals import attacks as attacks
+    from aradals import calibration as calibration
+    from aradals import corruptions as corruptions
+    from aradals import data as data
+    from aradals import inference as inference
+    from aradals import losses as losses
+    from aradals import metrics as metrics
+    from aradals import models as models
+    from aradals import objectives as objectives
+    from aradals import report as report
+    from aradals import robustness as robustness
+    from aradals import smoothing as smoothing
+    from aradals.calibration import CalibratedModel as CalibratedModel
+    from aradals.calibration import TemperatureScaling as TemperatureScaling
+    from aradals.data import load_data as load_data
+    from aradals.errors import InputError as InputError
+    from aradals.inference import Ensemble as Ensemble
+    from aradals.inference import Predictions as Predictions
+    from aradals.inference import predict as predict
+    from aradals.robustness import ScoreTable as ScoreTable
+    from aradals.robustness import audit_scores as audit_scores
+    from aradals.robustness import score as score
+    from aradals.smoothing import AdaptiveSmoothing as AdaptiveSmoothing
+    from aradals.smoothing import UpdateRule as UpdateRule
+    from aradals.smoothing import assign_subsets as assign_subsets
 
 __version__ = "0.1.0"
+
+_NAMES = {
+    **dict.fromkeys(("score", "ScoreTable", "audit_scores"), "robustness"),
+    **dict.fromkeys(("assign_subsets", "AdaptiveSmoothing", "UpdateRule"), "smoothing"),
+    **dict.fromkeys(("predict", "Predictions", "Ensemble"), "inference"),
+    **dict.fromkeys(("TemperatureScaling", "CalibratedModel"), "calibration"),
+    "load_data": "data",
+    "InputError": "errors",
+}
+"""Public name -> the module that has it."""
+
+_NAMESPACES = (
+    *("attacks", "calibration", "corruptions", "data", "inference", "losses", "metrics", "models", "objectives"),
+    *("report", "robustness", "smoothing"),
+)
+
+__all__ = [*_NAMES, *_NAMESPACES, "__version__"]
 
 
 def __getattr__(name: str) -> object:
     """Import torch and the core only when a name is used: the command line is there at once, and can be interrupted."""
-    if name == "__all__" or not name.startswith("__"):
-        api = importlib.import_module("aradals.api")
-        # The import has also bound the core's modules, such as `aradals.metrics`, to this one.
-        for namespace in (api.__dict__, globals()):
-            if name in namespace:
-                value: object = namespace[name]
-                return value
+    if name in _NAMESPACES:
+        return importlib.import_module(f"aradals.{name}")
+    if name in _NAMES:
+        value: object = getattr(importlib.import_module(f"aradals.{_NAMES[name]}"), name)
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *importlib.import_module("aradals.api").__all__})
+    return __all__

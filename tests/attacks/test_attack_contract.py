@@ -9,7 +9,7 @@ import torch
 from attack_problems import Bowl, Constant, Ring, box_problem, ellipsoid_problem, linear_problem
 from torch import Tensor, nn
 
-from aradals.attacks import ATTACKS, Attack, bind_attack
+from aradals.attacks import ATTACKS, Attack, get_attack
 from aradals.errors import InputError
 
 ESTIMATES = ["secant", "secant_accurate", "first_order_margin", "log_odds", "logit_margin"]
@@ -29,15 +29,15 @@ def test_every_attack_is_tested() -> None:
 @pytest.fixture(params=VERIFIED)
 def attack(request: pytest.FixtureRequest) -> Attack:
     """Attacks that promise norms."""
-    return bind_attack(request.param, VERIFIED[request.param])
+    return get_attack(request.param, **VERIFIED[request.param])
 
 
 @pytest.fixture(params=[*(f"{name} estimate" for name in ESTIMATES), *VERIFIED])
 def scorer(request: pytest.FixtureRequest) -> Attack:
     """All attacks, also as estimates that verify nothing."""
     if request.param in VERIFIED:
-        return bind_attack(request.param, VERIFIED[request.param])
-    return bind_attack(request.param.removesuffix(" estimate"), {})
+        return get_attack(request.param, **VERIFIED[request.param])
+    return get_attack(request.param.removesuffix(" estimate"))
 
 
 def small_net(dtype: torch.dtype = torch.float32) -> nn.Sequential:
@@ -71,7 +71,7 @@ def test_reported_perturbations_change_the_prediction_within_the_box(attack: Att
 @pytest.mark.parametrize("name", ESTIMATES)
 def test_estimates_claim_no_norm(name: str) -> None:
     model, inputs = small_net().eval(), small_inputs()
-    result = bind_attack(name, {})(model, inputs)
+    result = get_attack(name)(model, inputs)
     assert result.success.all()
     assert torch.equal(result.predicted, model(inputs).argmax(1))
     assert torch.equal(result.adv_inputs, inputs)
@@ -130,7 +130,7 @@ def test_passes_are_counted(scorer: Attack) -> None:
 
 @pytest.mark.parametrize("name", ["secant", "deepfool", "carlini_wagner"])
 def test_finished_examples_leave_the_batch(name: str) -> None:
-    result = bind_attack(name, VERIFIED[name])(small_net(), small_inputs())
+    result = get_attack(name, **VERIFIED[name])(small_net(), small_inputs())
     assert result.num_forward.min() < result.num_forward.max()
 
 
@@ -234,7 +234,7 @@ def test_nan_logits_are_refused(scorer: Attack) -> None:
 
 @pytest.mark.parametrize("name", ["deepfool", "carlini_wagner", "ddn", "fmn"])
 def test_a_search_is_scored_by_its_norm(name: str) -> None:
-    result = bind_attack(name, VERIFIED[name])(small_net(), small_inputs())
+    result = get_attack(name, **VERIFIED[name])(small_net(), small_inputs())
     assert torch.equal(result.score, result.norm)
 
 
@@ -271,24 +271,24 @@ def excess(attack: Attack, model: nn.Module, inputs: Tensor, distances: Tensor) 
 @pytest.mark.parametrize("name", [*EXACT, "deepfool"])
 @pytest.mark.parametrize(("shape", "num_classes"), [((8,), 2), ((2, 5), 3), ((3, 4, 4), 10), ((10, 12), 40)])
 def test_linear_optima(name: str, shape: tuple[int, ...], num_classes: int) -> None:
-    attack = bind_attack(name, {"num_candidates": num_classes, **EXACT.get(name, {})})
+    attack = get_attack(name, num_candidates=num_classes, **EXACT.get(name, {}))
     assert excess(attack, *linear_problem(shape, num_classes)) <= 1.0101  # DeepFool oversteps by 1 %
 
 
 @pytest.mark.parametrize("name", [*EXACT, "deepfool"])
 def test_optima_on_the_box(name: str) -> None:
-    assert excess(bind_attack(name, EXACT.get(name, {})), *box_problem()) <= 1.0101
+    assert excess(get_attack(name, **EXACT.get(name, {})), *box_problem()) <= 1.0101
 
 
 @pytest.mark.parametrize("name", EXACT)
 def test_circle_from_both_sides(name: str) -> None:
     inputs = torch.tensor([[0.9, 0.5], [0.1, 0.2], [0.5, 0.85], [0.6, 0.5], [0.45, 0.4]])
     distances = ((inputs - 0.5).norm(dim=1) - Ring.radius).abs()
-    assert excess(bind_attack(name, EXACT[name]), Ring(), inputs, distances) <= 1.01
+    assert excess(get_attack(name, **EXACT[name]), Ring(), inputs, distances) <= 1.01
 
 
 # The few damped steps of secant do not converge on this one: the target curves away on all sides.
 @pytest.mark.parametrize(("name", "tolerance"), [("ddn", 1.01), ("fmn", 1.01), ("secant_accurate", 1.1)])
 def test_ellipsoid_from_outside(name: str, tolerance: float) -> None:
     settings = {"verified": True} if name == "secant_accurate" else {}
-    assert excess(bind_attack(name, settings), *ellipsoid_problem()) <= tolerance
+    assert excess(get_attack(name, **settings), *ellipsoid_problem()) <= tolerance

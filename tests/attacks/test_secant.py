@@ -192,7 +192,7 @@ def test_agreement_on_a_real_network(shared_data: Path) -> None:
     model = build_model("resnet20", num_classes=10, in_channels=3)
     load_checkpoint(model, shared_data / "models" / "cifar10-resnet20.safetensors")
     examples = load_data(str(shared_data / "data" / "cifar10-test.parquet"))
-    inputs = examples.__getitems__(table["id"].to_pylist())[1]
+    inputs = examples.batch(table["id"].to_pylist())[1]
     result = secant(model, inputs)
     agreement = rank_agreement(result.score, torch.tensor(table["norm"].to_numpy()))
     assert agreement["spearman"] >= 0.997

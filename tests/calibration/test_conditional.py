@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.optimize import LinearConstraint, minimize
 from torch import Tensor
 
-from aradals.calibration import ConditionalTemperature, MarginTemperature, RobustnessTemperature, TemperatureScaling
+from aradals.calibration import ConditionalTemperature, TemperatureScaling, calibrator_from_dict
 from aradals.calibration.conditional import fit_temperatures, piecewise_linear, quantile_table, rising_step
 from aradals.errors import InputError
 from aradals.metrics import accuracy, nll
@@ -49,20 +49,23 @@ def problem(inverse_temperature: Map, n: int = 1000, seed: int = 0, k: int = 5) 
 
 @pytest.mark.parametrize(("truth", "num_degrees"), [(rising, 1), (falling, 1), (rising, 3), (falling, 3), (bent, 2)])
 def test_recovers_a_known_map(truth: Map, num_degrees: int) -> None:
-    scaling = RobustnessTemperature(num_degrees).fit(*problem(truth, n=60_000))
+    scaling = ConditionalTemperature("first_order_margin", num_degrees=num_degrees).fit(*problem(truth, n=60_000))
     scores = torch.linspace(0, 1, 21, dtype=torch.float64)
     assert (1 / scaling.temperature_for(scores)).numpy() == pytest.approx(truth(scores).numpy(), abs=0.04)
 
 
 @pytest.mark.parametrize(("truth", "num_degrees"), [(flat, 0), (rising, 1), (falling, 1), (bent, 2)])
 def test_chooses_the_degrees_that_it_takes(truth: Map, num_degrees: int) -> None:
-    scaling = RobustnessTemperature().fit(*problem(truth, n=8000))
+    scaling = ConditionalTemperature("first_order_margin").fit(*problem(truth, n=8000))
     assert scaling.num_degrees == num_degrees
 
 
 def test_better_than_one_temperature_where_it_should_be() -> None:
     logits, labels, scores = problem(rising)
-    conditional, plain = RobustnessTemperature().fit(logits, labels, scores), TemperatureScaling().fit(logits, labels)
+    conditional, plain = (
+        ConditionalTemperature("first_order_margin").fit(logits, labels, scores),
+        TemperatureScaling().fit(logits, labels),
+    )
     logits, labels, scores = problem(rising, n=10_000, seed=1)
     best = nll(labels, logits=rising(scores)[:, None] * logits)
     assert nll(labels, logits=plain.predict_logits(logits)) > best + 0.02
@@ -75,7 +78,7 @@ def test_is_plain_temperature_scaling_where_the_score_does_not_matter() -> None:
     num_flat = 0
     for seed in range(20):
         logits, labels, scores = problem(flat, n=300, seed=seed)
-        scaling = RobustnessTemperature().fit(logits, labels, scores)
+        scaling = ConditionalTemperature("first_order_margin").fit(logits, labels, scores)
         if scaling.num_degrees == 0:
             num_flat += 1
             plain = TemperatureScaling().fit(logits, labels)
@@ -123,7 +126,9 @@ def test_always_monotone_and_bounded(seed: int, num_degrees: int, scale: float, 
     scores = (4 * scores).floor() if kind == 3 else scores
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        scaling = RobustnessTemperature(num_degrees).fit(scale * logits, labels, scores)
+        scaling = ConditionalTemperature("first_order_margin", num_degrees=num_degrees).fit(
+            scale * logits, labels, scores
+        )
     temperatures = scaling.temperature_for(torch.linspace(-1, 5, 300, dtype=torch.float64))
     assert ((temperatures > 0.01 - 1e-12) & (temperatures < 100 + 1e-9)).all()
     assert (temperatures.diff() <= 1e-9).all() or (temperatures.diff() >= -1e-9).all()
@@ -161,14 +166,17 @@ def test_the_step_is_the_minimum_of_the_quadratic_on_the_chain() -> None:
 
 def test_scores_count_by_rank_alone() -> None:
     logits, labels, scores = problem(rising, n=2000)
-    plain, bent_scores = RobustnessTemperature(2).fit(logits, labels, scores), scores.square().exp()
-    scaling = RobustnessTemperature(2).fit(logits, labels, bent_scores)
+    plain, bent_scores = (
+        ConditionalTemperature("first_order_margin", num_degrees=2).fit(logits, labels, scores),
+        scores.square().exp(),
+    )
+    scaling = ConditionalTemperature("first_order_margin", num_degrees=2).fit(logits, labels, bent_scores)
     # The table is interpolated, so that only its 101 points agree exactly.
     assert scaling.temperatures == pytest.approx(plain.temperatures, rel=1e-3)
 
 
 def test_extreme_scores_get_the_temperatures_at_the_ends() -> None:
-    scaling = RobustnessTemperature(1).fit(*problem(rising))
+    scaling = ConditionalTemperature("first_order_margin", num_degrees=1).fit(*problem(rising))
     at_ends = scaling.temperature_for(torch.tensor([-1e300, -1.0, 2.0, 1e300]))
     first, last = scaling.temperatures
     assert at_ends.tolist() == pytest.approx([first, first, last, last])
@@ -187,63 +195,72 @@ def test_ties_share_the_mean_of_their_levels() -> None:
 def test_scores_that_are_all_the_same_allow_one_temperature() -> None:
     logits, labels, _ = problem(rising)
     with pytest.warns(UserWarning, match="1 distinct quantiles.*choosing among 0 to 0"):
-        scaling = RobustnessTemperature().fit(logits, labels, torch.ones(1000))
+        scaling = ConditionalTemperature("first_order_margin").fit(logits, labels, torch.ones(1000))
     assert scaling.temperatures == (TemperatureScaling().fit(logits, labels).temperature,)
-    assert RobustnessTemperature(2).fit(logits, labels, torch.ones(1000)).temperatures[1] == pytest.approx(
-        scaling.temperatures[0]
-    )
+    assert ConditionalTemperature("first_order_margin", num_degrees=2).fit(
+        logits, labels, torch.ones(1000)
+    ).temperatures[1] == pytest.approx(scaling.temperatures[0])
 
 
 @pytest.mark.parametrize(("n", "limit"), [(10, 0), (49, 0), (50, 1), (99, 2)])
 def test_few_examples_allow_few_degrees(n: int, limit: int) -> None:
     logits, labels, scores = problem(rising, n=n)
     with pytest.warns(UserWarning, match=rf"^{n} calibration examples.* too few .* among 0 to {limit}$"):
-        scaling = RobustnessTemperature().fit(logits, labels, scores)
+        scaling = ConditionalTemperature("first_order_margin").fit(logits, labels, scores)
     assert scaling.num_degrees <= limit
 
 
 def test_enough_examples_need_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        RobustnessTemperature().fit(*problem(rising, n=100))
+        ConditionalTemperature("first_order_margin").fit(*problem(rising, n=100))
 
 
 def test_bounds_are_named() -> None:
     logits, labels, scores = problem(flat)
     with pytest.warns(UserWarning, match="every label is predicted right.*the bound 0.01"):
-        assert RobustnessTemperature().fit(logits, logits.argmax(1), scores).temperatures == (0.01,)
+        assert ConditionalTemperature("first_order_margin").fit(logits, logits.argmax(1), scores).temperatures == (
+            0.01,
+        )
     labels = torch.where(scores > 0.6, logits.argmax(1), labels)
     with pytest.warns(UserWarning, match="at some robustness.*the bound 0.01"):
-        assert RobustnessTemperature(3).fit(logits, labels, scores).temperatures[-1] == 0.01
+        assert (
+            ConditionalTemperature("first_order_margin", num_degrees=3).fit(logits, labels, scores).temperatures[-1]
+            == 0.01
+        )
 
 
 def test_the_margin_is_computed_from_the_logits() -> None:
     logits, labels, scores = problem(flat)
     top = logits.topk(2).values
     margin = top[:, 0] - top[:, 1]
-    ours = MarginTemperature(2).fit(logits, labels)
-    given = RobustnessTemperature(2).fit(logits, labels, margin)
+    ours = ConditionalTemperature("logit_margin", num_degrees=2).fit(logits, labels)
+    given = ConditionalTemperature("first_order_margin", num_degrees=2).fit(logits, labels, margin)
     assert ours.temperatures == given.temperatures
     assert ours.predict_logits(logits).equal(given.predict_logits(logits, margin))
     # Scores stored for another calibrator do not confuse it.
-    assert MarginTemperature(2).fit(logits, labels, scores).temperatures == ours.temperatures
+    assert (
+        ConditionalTemperature("logit_margin", num_degrees=2).fit(logits, labels, scores).temperatures
+        == ours.temperatures
+    )
     assert ours.predict_logits(logits, scores).equal(ours.predict_logits(logits))
 
 
 def test_each_example_counts_for_itself() -> None:
     logits, labels, scores = problem(rising)
-    scaling = RobustnessTemperature(3).fit(logits, labels, scores)
+    scaling = ConditionalTemperature("first_order_margin", num_degrees=3).fit(logits, labels, scores)
     together = scaling.predict_logits(logits[:10], scores[:10])
     alone = torch.cat([scaling.predict_logits(logits[i : i + 1], scores[i : i + 1]) for i in range(10)])
     assert together.numpy() == pytest.approx(alone.numpy(), rel=1e-14)
 
 
-@pytest.mark.parametrize("kind", [MarginTemperature, RobustnessTemperature])
+@pytest.mark.parametrize("score", ["logit_margin", "first_order_margin"])
 @pytest.mark.parametrize("num_degrees", [0, 1, 3])
-def test_round_trip_through_json(kind: type[ConditionalTemperature], num_degrees: int) -> None:
+def test_round_trip_through_json(score: str, num_degrees: int) -> None:
     logits, labels, scores = problem(rising)
-    scaling = kind(num_degrees).fit(logits, labels, scores)
-    restored = kind.from_dict(json.loads(json.dumps(scaling.to_dict())))
+    scaling = ConditionalTemperature(score, num_degrees=num_degrees).fit(logits, labels, scores)
+    restored = ConditionalTemperature.from_dict(json.loads(json.dumps(scaling.to_dict())))
+    assert restored.score == score
     assert restored.temperatures == scaling.temperatures
     assert restored.num_degrees == num_degrees
     assert restored.predict_logits(logits, scores).equal(scaling.predict_logits(logits, scores))
@@ -252,7 +269,8 @@ def test_round_trip_through_json(kind: type[ConditionalTemperature], num_degrees
 @pytest.mark.parametrize(
     "change",
     [
-        {"method": "margin_temperature"},
+        {"method": "temperature"},
+        {"method": ["margin_temperature"]},
         {"temperatures": [1.0, -1.0]},
         {"temperatures": []},
         {"scores": [1.0, 1.0]},
@@ -262,17 +280,27 @@ def test_round_trip_through_json(kind: type[ConditionalTemperature], num_degrees
 )
 def test_bad_fields_are_refused(change: dict[str, object]) -> None:
     fields = {"method": "robustness_temperature", "temperatures": [2.0], "scores": [0.0, 1.0], "levels": [0.0, 1.0]}
-    RobustnessTemperature.from_dict(fields)
-    with pytest.raises(InputError, match="the state of a robustness_temperature calibrator"):
-        RobustnessTemperature.from_dict({**fields, **change})
+    ConditionalTemperature.from_dict(fields)
+    with pytest.raises(InputError, match=r"the state of a .*robustness_temperature calibrator"):
+        ConditionalTemperature.from_dict({**fields, **change})
+
+
+@pytest.mark.parametrize("method", ["margin_temperature", "robustness_temperature"])
+def test_the_file_says_which_score(method: str) -> None:
+    fields = {"method": method, "temperatures": [4.0, 2.0], "scores": [1.0, 3.0], "levels": [0.0, 1.0]}
+    logits = torch.tensor([[2.0, 0.0]], dtype=torch.float64)  # a margin of 2: halfway between 1/4 and 1/2
+    expected = 3 / 8 * logits if method == "margin_temperature" else 1 / 2 * logits
+    calibrator = calibrator_from_dict(fields)
+    assert calibrator.predict_logits(logits, torch.tensor([3.0])).equal(expected)
+    assert calibrator.to_dict() == fields
 
 
 def test_bad_input_is_refused() -> None:
     logits, labels, scores = problem(rising, n=200)
-    fitted = RobustnessTemperature(1).fit(logits, labels, scores)
+    fitted = ConditionalTemperature("first_order_margin", num_degrees=1).fit(logits, labels, scores)
     for bad in (None, scores[:5], scores * np.nan, scores / 0):
         with pytest.raises(InputError, match=r"first_order_margin of each of 200 examples.*margin_temperature"):
-            RobustnessTemperature().fit(logits, labels, bad)
+            ConditionalTemperature("first_order_margin").fit(logits, labels, bad)
         with pytest.raises(InputError, match="first_order_margin of each of 200 examples"):
             fitted.predict_proba(logits, bad)
     for bad_logits, bad_labels, message in (
@@ -282,11 +310,13 @@ def test_bad_input_is_refused() -> None:
         (logits, labels + 5, "labels from 0 to 4"),
     ):
         with pytest.raises(InputError, match=message):
-            MarginTemperature().fit(bad_logits, bad_labels)
+            ConditionalTemperature("logit_margin").fit(bad_logits, bad_labels)
     with pytest.raises(InputError, match="a fitted margin_temperature"):
-        MarginTemperature().predict_proba(logits)
+        ConditionalTemperature("logit_margin").predict_proba(logits)
+    with pytest.raises(InputError, match="logit_margin or first_order_margin, got score='norm'"):
+        ConditionalTemperature("norm")
     with pytest.raises(InputError, match="num_degrees from 0 to 3"):
-        MarginTemperature(4)
+        ConditionalTemperature("logit_margin", num_degrees=4)
 
 
 def test_piecewise_linear_equals_numpy() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from aradals.calibration import CALIBRATORS, Calibrator, TemperatureScaling
+from aradals.calibration import TemperatureScaling, calibrator_from_dict, get_calibrator
 from aradals.errors import InputError
 from aradals.metrics import accuracy, nll
 
@@ -149,10 +149,10 @@ def test_no_warning_inside_the_bounds() -> None:
 
 def test_round_trip_through_json() -> None:
     logits, labels = problem(2.0)
-    scaling = CALIBRATORS["temperature"]().fit(logits, labels)
+    scaling = get_calibrator("temperature").fit(logits, labels)
     fields = json.loads(json.dumps(scaling.to_dict()))
     assert fields.keys() == {"method", "temperature"}
-    restored: Calibrator = CALIBRATORS[fields["method"]].from_dict(fields)
+    restored = calibrator_from_dict(fields)
     assert np.array_equal(restored.predict_proba(logits), scaling.predict_proba(logits))
 
 

@@ -50,9 +50,9 @@ def test_images_are_those_of_an_evaluation_and_all_else_is_kept(source: Path, tm
         out = write(source, tmp_path / "out.parquet", "--overwrite", corruption=corruption)
         assert f"12 images of pets-test: {corruption}, severity 3, preset cifar" in out
         clean, written = load_data(str(source)), load_data(str(tmp_path / "out.parquet"))
-        ids, inputs, _ = clean.__getitems__(list(range(12)))
+        ids, inputs, _ = clean.batch(range(12))
         expected = corrupt(inputs, ids, corruption, 3)
-        assert torch.equal(written.__getitems__(list(range(12)))[1], expected)
+        assert torch.equal(written.batch(range(12))[1], expected)
         before, after = parquet.read_table(source), parquet.read_table(tmp_path / "out.parquet")
         metadata = {key: value for key, value in after.schema.metadata.items() if key != b"aradals"}
         assert after.schema.with_metadata(metadata).equals(before.schema, check_metadata=True)
@@ -65,9 +65,9 @@ def test_limit_takes_the_same_sample_as_elsewhere(source: Path, tmp_path: Path) 
     sample = load_data(str(source), limit=5)
     written = parquet.read_table(tmp_path / "out.parquet")
     assert written["note"].to_pylist() == [f"row {row}" for row in sample.ids.tolist()]
-    ids, inputs, _ = sample.__getitems__(list(range(5)))
+    ids, inputs, _ = sample.batch(range(5))
     expected = corrupt(inputs, ids, "fog", 3, preset="tiny")
-    assert torch.equal(load_data(str(tmp_path / "out.parquet")).__getitems__(list(range(5)))[1], expected)
+    assert torch.equal(load_data(str(tmp_path / "out.parquet")).batch(range(5))[1], expected)
 
 
 def test_data_that_are_no_table_get_columns_image_and_label(tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_data_that_are_no_table_get_columns_image_and_label(tmp_path: Path) -> N
     assert parquet.read_schema(tmp_path / "out.parquet").names == ["image", "label"]
     assert torch.equal(written.labels, clean.labels)
     assert written.class_names == clean.class_names
-    ids, inputs, _ = clean.__getitems__(list(range(30)))
-    assert torch.equal(written.__getitems__(list(range(30)))[1], corrupt(inputs, ids, "gaussian_blur", 3))
+    ids, inputs, _ = clean.batch(range(30))
+    assert torch.equal(written.batch(range(30))[1], corrupt(inputs, ids, "gaussian_blur", 3))
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 def corrupted_copy(tmp_path: Path) -> Path:
     """The digits as CIFAR-10-C is laid out: an array for each corruption, five severities one after the other."""
     examples = load_data("digits", "test")
-    ids, inputs, labels = examples.__getitems__(list(range(len(examples))))
+    ids, inputs, labels = examples.batch(range(len(examples)))
     folder = tmp_path / "digits-c"
     folder.mkdir()
     np.save(folder / "labels.npy", np.tile(labels.numpy(), 5))
@@ -90,7 +90,7 @@ def test_out_of_distribution_is_told_by_confidence(study: Study, tmp_path: Path)
 def test_several_calibrators(study: Study, tmp_path: Path) -> None:
     examples = load_data("digits", "train")
     held_out = tmp_path / "held-out.npz"
-    _, inputs, labels = examples.__getitems__(list(range(len(examples))))
+    _, inputs, labels = examples.batch(range(len(examples)))
     # A change of every image, so that none of them is one that the model was trained on.
     np.savez(held_out, inputs=(0.97 * inputs + 0.01).numpy(), labels=labels.numpy())
     files = []

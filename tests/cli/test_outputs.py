@@ -60,7 +60,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 @pytest.fixture
 def world(study: Study, tmp_path: Path) -> World:
     test = load_data("digits", "test", limit=40)
-    _, inputs, labels = test.__getitems__(list(range(40)))
+    _, inputs, labels = test.batch(range(40))
     data, weights, model = tmp_path / "digits.npz", tmp_path / "model.safetensors", tmp_path / "model.py"
     np.savez(data, inputs=inputs.numpy(), labels=labels.numpy())
     shutil.copy(study.checkpoint, weights)

@@ -67,7 +67,7 @@ def test_ids_of_examples_find_their_values(tmp_path: Path) -> None:
     np.savez(tmp_path / "toy.npz", inputs=inputs, labels=np.arange(20) % 2, hardness=inputs[:, 0])
     sample = load_data(str(tmp_path / "toy.npz"), limit=8).select([5, 1, 2])
     hardness = load_column(str(tmp_path / "toy.npz"), None, "hardness")[sample.ids]
-    np.testing.assert_array_equal(hardness, sample.__getitems__([0, 1, 2])[1][:, 0])
+    np.testing.assert_array_equal(hardness, sample.batch([0, 1, 2])[1][:, 0])
 
 
 def test_arrays_of_splits(tmp_path: Path) -> None:

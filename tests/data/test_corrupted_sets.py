@@ -39,7 +39,7 @@ def test_a_folder_of_arrays_has_a_split_for_each_corruption_and_severity(tmp_pat
     }
     examples = load_data(str(tmp_path / "mine"), "fog-3")
     assert examples.name == "mine-fog-3"
-    ids, inputs, labels = examples.__getitems__([0, 1, 2, 3])
+    ids, inputs, labels = examples.batch([0, 1, 2, 3])
     assert ids.tolist() == [0, 1, 2, 3]
     assert labels.tolist() == [0, 1, 2, 1]
     np.testing.assert_array_equal((inputs * 255).round().byte().permute(0, 2, 3, 1).numpy(), arrays["fog"][8:12])
@@ -55,7 +55,7 @@ def test_conditions_follow_the_clean_examples(tmp_path: Path) -> None:
     clean = Examples(inputs, torch.tensor([0, 1, 2, 1]), num_classes=3, name="clean").select([3, 0])
     examples = load_condition(str(tmp_path / "mine"), "fog", 2, clean)
     assert examples.ids.tolist() == [3, 0]
-    levels = (examples.__getitems__([0, 1])[1] * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    levels = (examples.batch([0, 1])[1] * 255).round().byte().permute(0, 2, 3, 1).numpy()
     np.testing.assert_array_equal(levels, arrays["fog"][[7, 4]])
     with pytest.raises(InputError, match=r"got snow-2; try .*fog-1"):
         load_condition(str(tmp_path / "mine"), "snow", 2, clean)
@@ -129,7 +129,7 @@ def test_image_folders_by_corruption_and_severity(tmp_path: Path, group: str) ->
     examples = load_data(root, "fog-4")
     assert examples.class_names == ("n01", "n02")
     assert examples.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert (examples.__getitems__([4])[1][0, :, 0, 0] * 255).round().tolist() == [40, 1, 1]
+    assert (examples.batch([4])[1][0, :, 0, 0] * 255).round().tolist() == [40, 1, 1]
     one = load_data(str(tmp_path / "ImageNet-C" / group / "fog"), "fog-4")
     assert torch.equal(one.labels, examples.labels)
     with pytest.raises(InputError, match="fog-1 or fog-2"):
@@ -152,7 +152,7 @@ def test_a_table_with_columns_of_corruption_and_severity(tmp_path: Path) -> None
         (name, severity): f"{name}-{severity}" for name in ("fog", "snow") for severity in (1, 2, 3)
     }
     examples = load_data(str(path), "snow-2")
-    _, inputs, labels = examples.__getitems__([0, 1])
+    _, inputs, labels = examples.batch([0, 1])
     assert (inputs[:, 0, 0, 0] * 255).round().tolist() == [7, 9]
     assert labels.tolist() == [1, 1]
     assert examples.class_names == ("a", "b")
@@ -170,7 +170,7 @@ def test_images_of_a_condition_are_decoded_on_demand_where_memory_is_short(
     monkeypatch.setattr("aradals.data.images.read_images.__kwdefaults__", {"memory_limit": 1})
     examples = load_data(str(path), "snow-2")
     assert isinstance(examples._inputs, ImageReader)
-    assert (examples.__getitems__([2, 0])[1][:, 0, 0, 0] * 255).round().tolist() == [5, 1]
+    assert (examples.batch([2, 0])[1][:, 0, 0, 0] * 255).round().tolist() == [5, 1]
 
 
 def test_a_table_with_severities_alone_is_divided_by_split(tmp_path: Path) -> None:

@@ -75,9 +75,7 @@ def test_selections_compose_and_keep_ids(outer: list[int], data: st.DataObject) 
     examples.hashes  # noqa: B018 - cached hashes have to follow the selection
     twice = examples.select(outer).select(inner)
     once = make_examples().select([outer[position] for position in inner])
-    for ours, theirs in zip(
-        twice.__getitems__([*range(len(twice))]), once.__getitems__([*range(len(once))]), strict=True
-    ):
+    for ours, theirs in zip(twice.batch(range(len(twice))), once.batch(range(len(once))), strict=True):
         assert torch.equal(ours, theirs)
     assert twice.hashes.tolist() == once.hashes.tolist()
     assert twice.ids.tolist() == [100 + outer[position] for position in inner]

@@ -58,7 +58,7 @@ def table(path: Path, name: str, *, rows: int = 3) -> Path:
 
 
 def in_memory(path: Path) -> np.ndarray[Any, Any]:
-    return load_data(str(path)).__getitems__([0, 1])[1].numpy()
+    return load_data(str(path)).batch([0, 1])[1].numpy()
 
 
 def on_disk(path: Path) -> np.ndarray[Any, Any]:
@@ -67,7 +67,7 @@ def on_disk(path: Path) -> np.ndarray[Any, Any]:
 
 
 def on_the_hub(path: Path) -> np.ndarray[Any, Any]:
-    return load_data("someone/pets", "train").__getitems__([0, 1])[1].numpy()
+    return load_data("someone/pets", "train").batch([0, 1])[1].numpy()
 
 
 @pytest.fixture(params=[in_memory, on_disk, on_the_hub])

@@ -53,7 +53,7 @@ def write_parquet(path: Path, rows: Sequence[int] = range(6), **columns: Any) ->
 
 def all_inputs(spec: str | Path, split: str | None = None, **options: Any) -> torch.Tensor:
     examples = load_data(str(spec), split, **options)
-    return examples.__getitems__([*range(len(examples))])[1]
+    return examples.batch(range(len(examples)))[1]
 
 
 # Parquet
@@ -62,7 +62,7 @@ def all_inputs(spec: str | Path, split: str | None = None, **options: Any) -> to
 def test_parquet_gives_pixels_labels_names_and_ids(tmp_path: Path) -> None:
     examples = load_data(str(write_parquet(tmp_path / "toy-train.parquet")))
     assert (examples.name, examples.num_classes, examples.class_names) == ("toy-train", 3, ("cat", "dog", "owl"))
-    ids, inputs, labels = examples.__getitems__([*range(6)])
+    ids, inputs, labels = examples.batch(range(6))
     assert torch.equal(inputs, INPUTS)
     assert (labels.tolist(), ids.tolist()) == (LABELS, [*range(6)])
 
@@ -90,7 +90,7 @@ def test_shards_are_joined_in_order(tmp_path: Path) -> None:
         write_parquet(tmp_path / f"train-0000{shard}-of-00003.parquet", [2 * shard, 2 * shard + 1])
     examples = load_data(str(tmp_path), "train")
     assert examples.ids.tolist() == [*range(6)]
-    assert torch.equal(examples.__getitems__([*range(6)])[1], INPUTS)
+    assert torch.equal(examples.batch(range(6))[1], INPUTS)
 
 
 def test_several_data_sets_in_a_folder_have_to_be_told_apart(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_digits_are_divided_once_and_for_all() -> None:
 def test_npz_of_uint8_images(tmp_path: Path, arrays: dict[str, Any]) -> None:
     np.savez(tmp_path / "toy.npz", **arrays)
     examples = load_data(str(tmp_path / "toy.npz"))
-    assert torch.equal(examples.__getitems__([*range(6)])[1], INPUTS)
+    assert torch.equal(examples.batch(range(6))[1], INPUTS)
     assert examples.labels.tolist() == LABELS
     assert list_splits(str(tmp_path / "toy")) == (["train", "test"] if "x_test" in arrays else ["all"])
 
@@ -230,7 +230,7 @@ def test_npz_of_grey_images_and_of_rows_of_floats(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).random((6, 9))
     np.savez(tmp_path / "rows-test.npz", inputs=rows, labels=LABELS, class_names=["a", "b", "c", "d"])
     examples = load_data(str(tmp_path / "rows"), "test")
-    torch.testing.assert_close(examples.__getitems__([*range(6)])[1], torch.from_numpy(rows).float())
+    torch.testing.assert_close(examples.batch(range(6))[1], torch.from_numpy(rows).float())
     assert (examples.class_names, examples.name) == (("a", "b", "c", "d"), "rows-test")
 
 
@@ -273,7 +273,7 @@ def test_folder_of_images_by_class(tmp_path: Path) -> None:
     examples = load_data(str(tmp_path))
     assert (examples.class_names, examples.name) == (("bird", "test", "train"), tmp_path.name)
     assert examples.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert torch.equal(examples.__getitems__([*range(6)])[1], INPUTS[[0, 3, 2, 5, 1, 4]])
+    assert torch.equal(examples.batch(range(6))[1], INPUTS[[0, 3, 2, 5, 1, 4]])
     with pytest.raises(InputError, match="data with named columns"):
         load_data(str(tmp_path), label_column="label")
 
@@ -284,7 +284,7 @@ def test_classes_are_numbered_over_all_splits(tmp_path: Path) -> None:
     assert list_splits(str(tmp_path)) == ["train", "validation"]
     examples = load_data(str(tmp_path), "val")
     assert (examples.labels.tolist(), examples.num_classes) == ([2, 2], 3)
-    assert torch.equal(examples.__getitems__([0, 1])[1], INPUTS[[2, 5]])
+    assert torch.equal(examples.batch([0, 1])[1], INPUTS[[2, 5]])
 
 
 def test_images_outside_class_folders_are_refused(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(datasets, "load_dataset", lambda repository: splits if repository == "someone/pets" else None)
     examples = load_data("someone/pets", "validation")
     assert (examples.name, examples.class_names) == ("pets-validation", ("cat", "dog", "owl"))
-    assert torch.equal(examples.__getitems__([0, 1, 2])[1], INPUTS[[2, 4, 3]])
+    assert torch.equal(examples.batch([0, 1, 2])[1], INPUTS[[2, 4, 3]])
     assert examples.labels.tolist() == [2, 1, 0]
 
 

@@ -25,7 +25,7 @@ def test_parts_are_disjoint_complete_and_of_the_asked_sizes(
     assert sorted(torch.cat([part.ids for part in parts]).tolist()) == list(range(len(source)))
     assert splits.test is test
     for part in parts:  # each example still has its own input
-        assert torch.equal(part.__getitems__([*range(len(part))])[1], source.__getitems__(part.ids.tolist())[1])
+        assert torch.equal(part.batch(range(len(part)))[1], source.batch(part.ids)[1])
 
 
 def test_seed_decides_and_train_size_limits() -> None:

@@ -280,7 +280,7 @@ def test_resnet20(shared_data: Path) -> None:
     model = build_model("resnet20", num_classes=10, in_channels=3)
     load_checkpoint(model, shared_data / "models" / "cifar10-resnet20.safetensors")
     model.eval()
-    _, inputs, _ = load_data(str(shared_data / "data" / "cifar10-test.parquet"), limit=24).__getitems__(list(range(24)))
+    _, inputs, _ = load_data(str(shared_data / "data" / "cifar10-test.parquet"), limit=24).batch(range(24))
     fast = accelerated(model, inputs)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
     (logits, gradient), (fast_logits, fast_gradient) = (logits_and_gradient(m, inputs) for m in (model, fast))

@@ -144,7 +144,7 @@ def test_perfect_accuracy_does_not_have_a_point_interval() -> None:
 @pytest.mark.parametrize("n", [1, 2])
 def test_tiny_samples_give_finite_numbers(n: int) -> None:
     logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.5, 1.0]])[:n]
-    row = summarize(logits, torch.tensor([0, 2])[:n], subsets=torch.arange(n), num_resamples=50)
+    row = summarize(torch.tensor([0, 2])[:n], logits=logits, subsets=torch.arange(n), num_resamples=50)
     undefined = {name for name, value in row.items() if value is None}
     # The first is right, the second wrong and less confident.
     no_interval = {"error_auroc_low", "error_auroc_high"}
@@ -213,11 +213,11 @@ def keys(*metrics: str) -> set[str]:
 
 def test_summary_keys(problem: Problem) -> None:
     logits, labels, subsets = problem
-    row = summarize(logits, labels, num_resamples=50)
+    row = summarize(labels, logits=logits, num_resamples=50)
     assert set(row) == {"n", "ece_noise_floor", "ece_noise_floor_p95", *POINT_METRICS} | keys(
         *METRICS, *OVERALL_METRICS
     )
-    with_subsets = summarize(logits, labels, subsets=subsets, num_resamples=50)
+    with_subsets = summarize(labels, logits=logits, subsets=subsets, num_resamples=50)
     floors = {name + end for name in ("subset_noise_floor", "largest_subset_noise_floor") for end in ("", "_p95")}
     assert set(with_subsets) == set(row) | keys(*SUBSET_METRICS) | floors
     values = {name: value for name, value in with_subsets.items() if value is not None}
@@ -232,11 +232,13 @@ def test_summary_keys(problem: Problem) -> None:
 
 def test_summary_by_subset_is_the_summary_of_each(problem: Problem) -> None:
     logits, labels, subsets = problem
-    rows = summarize_by_subset(logits, labels, 2 * subsets, num_resamples=50)
+    rows = summarize_by_subset(labels, 2 * subsets, logits=logits, num_resamples=50)
     assert [row["subset"] for row in rows] == [0, 2, 4]
     assert sum(row["n"] or 0 for row in rows) == 1500
     members = subsets == 1
-    expected = summarize(logits[members], labels[members], num_resamples=50)
+    expected = summarize(labels[members], logits=logits[members], num_resamples=50)
     assert rows[1] == {"subset": 2} | {
         key: expected[key] for key in expected if key not in ("smooth_ece_low", "smooth_ece_high")
     }
+    from_probs = summarize_by_subset(labels, 2 * subsets, probs=logits.softmax(1), num_resamples=50)
+    assert from_probs[1] == pytest.approx(rows[1], rel=1e-6)

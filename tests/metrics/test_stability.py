@@ -44,7 +44,7 @@ def test_disagreement_by_brute_force() -> None:
 
 
 def test_equal_models_are_perfectly_stable(logits: Tensor) -> None:
-    (row,) = stability(logits[:1].expand(3, -1, -1), num_resamples=20)
+    (row,) = stability(logits=logits[:1].expand(3, -1, -1), num_resamples=20)
     assert row["prediction_variance"] == pytest.approx(0, abs=1e-30)
     assert row["disagreement"] == row["disagreement_high"] == 0
 
@@ -81,7 +81,7 @@ def test_what_cannot_be_reached() -> None:
 
 def test_softer_models_vary_less_but_not_at_matched_confidence(logits: Tensor) -> None:
     """Dividing all logits by 3 changes nothing but softness."""
-    sharp, soft = (stability(z, match_confidence=0.6, num_resamples=20)[0] for z in (logits, logits / 3))
+    sharp, soft = (stability(logits=z, match_confidence=0.6, num_resamples=20)[0] for z in (logits, logits / 3))
     assert soft["prediction_variance"] < 0.7 * sharp["prediction_variance"]
     assert soft["matched_prediction_variance"] == pytest.approx(sharp["matched_prediction_variance"], rel=1e-6)
     assert soft["disagreement"] == sharp["disagreement"]
@@ -89,7 +89,7 @@ def test_softer_models_vary_less_but_not_at_matched_confidence(logits: Tensor) -
 
 def test_rows(logits: Tensor) -> None:
     subsets = torch.arange(300) % 3 * 2
-    rows = stability(logits, subsets, 0.7, num_resamples=200)
+    rows = stability(logits=logits, subsets=subsets, match_confidence=0.7, num_resamples=200)
     assert [row["subset"] for row in rows] == [None, 0, 2, 4]
     assert [row["n"] for row in rows] == [300, 100, 100, 100]
     measures = ("prediction_variance", "disagreement", "confidence", "matched_prediction_variance")
@@ -110,7 +110,7 @@ def test_rows(logits: Tensor) -> None:
 
 
 def test_interval_is_the_normal_approximation(logits: Tensor) -> None:
-    (row,) = stability(logits, num_resamples=4000)
+    (row,) = stability(logits=logits, num_resamples=4000)
     variance = prediction_variance(logits.softmax(2))
     half_width = 1.96 * float(variance.std()) / math.sqrt(300)
     assert row["prediction_variance"] - row["prediction_variance_low"] == pytest.approx(half_width, rel=0.1)
@@ -118,11 +118,11 @@ def test_interval_is_the_normal_approximation(logits: Tensor) -> None:
 
 
 def test_without_matching_there_are_no_matched_figures(logits: Tensor) -> None:
-    assert not any("match" in key for row in stability(logits, num_resamples=20) for key in row)
+    assert not any("match" in key for row in stability(logits=logits, num_resamples=20) for key in row)
 
 
 def test_a_model_that_cannot_match_leaves_the_rest(logits: Tensor) -> None:
-    (row,) = stability(torch.cat([logits, torch.zeros(1, 300, 5)]), match_confidence=0.7, num_resamples=20)
+    (row,) = stability(logits=torch.cat([logits, torch.zeros(1, 300, 5)]), match_confidence=0.7, num_resamples=20)
     assert row["matched_prediction_variance"] is row["matched_prediction_variance_low"] is None
     assert row["prediction_variance_low"] < row["prediction_variance"]
 
@@ -130,12 +130,12 @@ def test_a_model_that_cannot_match_leaves_the_rest(logits: Tensor) -> None:
 def test_bad_input(logits: Tensor) -> None:
     for bad in (logits[:1], logits[0]):
         with pytest.raises(InputError, match="M >= 2 models"):
-            stability(bad)
+            stability(logits=bad)
     with pytest.raises(InputError, match="M >= 2 models"):
         prediction_variance(logits[:1])
     with pytest.raises(InputError, match="M >= 2 models"):
         disagreement(torch.zeros(1, 4, dtype=torch.long))
     with pytest.raises(InputError, match="subset indices"):
-        stability(logits, torch.zeros(7, dtype=torch.long))
+        stability(logits=logits, subsets=torch.zeros(7, dtype=torch.long))
     with pytest.raises(InputError, match="at least one example"):
-        stability(logits[:, :0])
+        stability(logits=logits[:, :0])

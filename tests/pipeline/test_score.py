@@ -62,7 +62,7 @@ def run(model: nn.Module, examples: Examples, path: Path, **settings: Any) -> Sc
 
 
 def interrupt(model: nn.Module, examples: Examples, path: Path, position: int, **settings: Any) -> None:
-    stop = Interrupting(model, examples.__getitems__([position])[1])
+    stop = Interrupting(model, examples.batch([position])[1])
     with pytest.raises(Interrupted):
         run(stop, examples, path, **settings)
 
@@ -195,7 +195,7 @@ class TestInterrupted:
     def test_a_stage_goes_on_too(self, model: nn.Module, examples: Examples, tmp_path: Path, scored: list[int]) -> None:
         log: list[str] = []
         arguments: dict[str, Any] = {"attack": "secant", "attack_args": {}, "model_digest": "m", "log": log.append}
-        stop = Interrupting(model, examples.__getitems__([60])[1])
+        stop = Interrupting(model, examples.batch([60])[1])
         with pytest.raises(Interrupted):
             score_stage(stop, examples, tmp_path / "stage", **arguments)
         for _ in range(2):

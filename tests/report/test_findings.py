@@ -4,12 +4,12 @@ import math
 from typing import Any
 
 import pytest
+from aradals.results.names import Variant
 from synthetic_results import make_audit, make_comparisons, make_diagnosis, make_row, make_study
 
 from aradals.report import diagnosis_headlines, study_headlines
 from aradals.report.findings import WARNING, outstanding_classes
 from aradals.report.view import Measure, compare, gap_interval, measure, threshold_text
-from aradals.results.names import Variant
 
 
 def two_methods(

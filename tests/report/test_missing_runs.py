@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aradals.results.names import Variant
 from rich.console import Console
 from synthetic_results import METHODS, make_study
 
@@ -19,7 +20,6 @@ from aradals.report.panels import prepare_reliability, prepare_targets
 from aradals.report.view import measure, methods_of
 from aradals.results.compare import aggregate_seeds, compare_methods
 from aradals.results.failed import describe_failed
-from aradals.results.names import Variant
 
 RECIPE = StudyConfig(
     data="digits",

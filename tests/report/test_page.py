@@ -13,6 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from aradals.results.names import Variant
 from synthetic_results import make_audit, make_bins, make_diagnosis, make_row, make_study
 
 from aradals._internal.files import csv_text
@@ -28,7 +29,6 @@ from aradals.report.panels import (
     reliability_panel,
 )
 from aradals.report.view import indexed, key_variants, main_methods, main_variants, variants
-from aradals.results.names import Variant
 
 SMALL: dict[str, Any] = {
     "methods": {"vanilla": 1.0, "ar_adals": 0.1},

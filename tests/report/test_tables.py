@@ -4,13 +4,13 @@ import io
 import re
 
 import pytest
+from aradals.results.names import Variant
 from rich.console import Console
 from synthetic_results import METHODS, make_comparisons, make_diagnosis, make_study
 
 from aradals.report import comparison_table, diagnosis_rows, diagnosis_table, study_table, table_rows
 from aradals.report.tables import TerminalTables, corruption_rows, gap_rows, severity_rows
 from aradals.report.view import shift_name, variants
-from aradals.results.names import Variant
 
 
 def printed(table: TerminalTables, width: int) -> str:

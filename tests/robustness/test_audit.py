@@ -135,7 +135,7 @@ def examples() -> Examples:
 def table(examples: Examples) -> ScoreTable:
     """Estimates, twice the strong attack's norms, in the order of their ids."""
     order = examples.ids.argsort()
-    ids, inputs, _ = examples.__getitems__(order.tolist())
+    ids, inputs, _ = examples.batch(order)
     zeros = torch.zeros(N, dtype=torch.int64)
     return ScoreTable(
         ids=ids,
@@ -197,7 +197,7 @@ def test_only_scored_examples_are_audited(examples: Examples, table: ScoreTable)
 
 
 def test_failures_of_the_strong_attack_are_left_out(examples: Examples, table: ScoreTable) -> None:
-    failed = examples.__getitems__(list(range(N)))[1][:, 1] > 0.5
+    failed = examples.batch(range(N))[1][:, 1] > 0.5
     found = audit(examples, table, attack_args={"fails_above": 0.5})
     assert found["num_failed"] == int(failed.sum()) > 0
     assert found["n"] == N - found["num_failed"]

@@ -148,7 +148,7 @@ def test_batches_do_not_matter_on_resnet20(shared_data: Path) -> None:
     model = build_model("resnet20", num_classes=10, in_channels=3)
     load_checkpoint(model, shared_data / "models" / "cifar10-resnet20.safetensors")
     images = load_data(str(shared_data / "data" / "cifar10-test.parquet"), limit=200)
-    assert_batches_do_not_matter(model, images.__getitems__(list(range(200)))[1], max_moved=0)
+    assert_batches_do_not_matter(model, images.batch(range(200))[1], max_moved=0)
 
 
 class TestVerified:
@@ -333,14 +333,38 @@ def test_an_attack_may_be_a_function(model: nn.Module, inputs: Tensor) -> None:
 def test_attacks_by_name(model: nn.Module, inputs: Tensor) -> None:
     attack = get_attack("carlini-wagner", steps=3)
     assert describe_attack(attack).startswith("carlini_wagner(binary_search_steps=9, steps=3, learning_rate=0.01,")
-    assert describe_attack("deepfool", {"overshoot": 0.5}) == "deepfool(steps=50, num_candidates=10, overshoot=0.5)"
+    assert describe_attack("deepfool", overshoot=0.5) == "deepfool(steps=50, num_candidates=10, overshoot=0.5)"
     assert get_attack("deepfool") is deepfool
     table = score(model, inputs, "deepfool", steps=1, num_candidates=2)
     assert table.attack == "deepfool(steps=1, num_candidates=2, overshoot=0.01)"
 
 
 def test_unknown_attacks_and_arguments(model: nn.Module, inputs: Tensor) -> None:
-    with pytest.raises(InputError, match=r"secant or .*deepfool or carlini_wagner"):
+    with pytest.raises(InputError, match=r"an attack: secant, .*deepfool, carlini_wagner.*; try deepfool$"):
         get_attack("deep_pool")
-    with pytest.raises(InputError, match=r"got step; try steps, num_candidates, overshoot"):
+    with pytest.raises(InputError, match=r"deepfool: steps, num_candidates, overshoot, got step; try steps$"):
         score(model, inputs, "deepfool", step=3)
+
+
+def test_an_attack_in_a_file(model: nn.Module, inputs: Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from aradals.attacks import ddn\n\ndef few(model, inputs, *, steps=3):\n"
+        "    return ddn(model, inputs, steps=steps)\n"
+    )
+    table = score(model, inputs, f"{path}:few", steps=2)
+    assert table.attack == "few(steps=2)"
+    assert torch.equal(table.norm, score(model, inputs, "ddn", steps=2).norm)
+
+
+def test_rows_of_some_examples_in_their_order(model: nn.Module, inputs: Tensor) -> None:
+    table = score(model, inputs, "logit_margin")
+    some = table.for_ids(torch.tensor([5, 0, 3]))
+    assert some.ids.tolist() == [5, 0, 3]
+    assert torch.equal(some.score, table.score[[5, 0, 3]])
+    assert torch.equal(some.for_ids(torch.tensor([3])).predicted, table.predicted[3:4])
+    with pytest.raises(InputError, match="a score for each of 2 examples, got none for 1 of them"):
+        some.for_ids(torch.tensor([5, 1]))
+    nothing = dataclasses.replace(table, score=table.score * torch.nan)
+    with pytest.raises(InputError, match="none for 1"):
+        nothing.for_ids(torch.tensor([0]))

@@ -1,20 +1,54 @@
-"""Importing optional packages when they are needed."""
+"""Optional packages: each is imported where it is needed, and missed with the command that installs it."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aradals.errors import MissingExtraError
 
+_EXTRAS = {
+    "PIL": ("pillow", "data"),
+    "datasets": ("datasets", "data"),
+    "huggingface_hub": ("huggingface_hub", "data"),
+    "jinja2": ("jinja2", "report"),
+    "markupsafe": ("markupsafe", "report"),
+    "pandas": ("pandas", "data"),
+    "pyarrow": ("pyarrow", "data"),
+    "pydantic": ("pydantic", "report"),
+    "rich": ("rich", "cli"),
+    "safetensors": ("safetensors", "train"),
+    "scipy": ("scipy", "data"),
+    "sklearn": ("scikit-learn", "data"),
+    "torchmetrics": ("torchmetrics", "train"),
+    "tqdm": ("tqdm", "cli"),
+}
+"""Module -> its package, and the extra that has it."""
 
-def load_extra(module: str, package: str | None = None) -> Any:
-    """Import ``module`` of the extra ``data``.
+
+@contextmanager
+def optional_imports() -> Iterator[None]:
+    """Import optional packages in the block.
+
+    Raises:
+        MissingExtraError: one of them is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRAS:
+            raise
+        raise MissingExtraError(*_EXTRAS[missing]) from error
+
+
+def load_extra(module: str) -> Any:
+    """The optional module of that name.
 
     Raises:
         MissingExtraError: it is not installed.
     """
-    try:
+    with optional_imports():
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(package or module.partition(".")[0], "data") from error

@@ -7,10 +7,9 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
@@ -65,16 +64,6 @@ def user_code(spec: str, purpose: str) -> Iterator[None]:
 def exit_call(error: SystemExit) -> str:
     """The call in other people's code that has raised ``error``."""
     return f"sys.exit({'' if error.code is None else repr(error.code)})"
-
-
-def keyword_arguments(target: Callable[..., object]) -> tuple[list[str], bool]:
-    """The names that ``target`` takes as keywords, and whether it takes any other name."""
-    try:
-        parameters = inspect.signature(target).parameters.values()
-    except (TypeError, ValueError):  # some callables written in C
-        return [], True
-    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    return names, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def code_digest(spec: str) -> str | None:

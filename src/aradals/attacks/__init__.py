@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import Any
 
+from aradals._internal.registry import Registry, entry_name
 from aradals.attacks.base import Attack, AttackResult
 from aradals.attacks.carlini_wagner import carlini_wagner
 from aradals.attacks.ddn import ddn
@@ -14,13 +14,11 @@ from aradals.attacks.fmn import fmn
 from aradals.attacks.margins import first_order_margin, log_odds, logit_margin
 from aradals.attacks.pgd import pgd
 from aradals.attacks.secant import secant
-from aradals.errors import InputError
 
 __all__ = [
     "ATTACKS",
     "Attack",
     "AttackResult",
-    "bind_attack",
     "carlini_wagner",
     "ddn",
     "deepfool",
@@ -34,66 +32,43 @@ __all__ = [
     "secant",
 ]
 
-ATTACKS: dict[str, Attack] = {
-    "secant": secant,
-    "secant_accurate": functools.partial(secant, reach=1.5, steps=10, tolerance=0.02),
-    "logit_margin": logit_margin,
-    "log_odds": log_odds,
-    "first_order_margin": first_order_margin,
-    "deepfool": deepfool,
-    "carlini_wagner": carlini_wagner,
-    "ddn": ddn,
-    "fmn": fmn,
-}
+ATTACKS: Registry[Attack] = Registry(
+    "an attack",
+    {
+        "secant": secant,
+        "secant_accurate": functools.partial(secant, reach=1.5, steps=10, tolerance=0.02),
+        "logit_margin": logit_margin,
+        "log_odds": log_odds,
+        "first_order_margin": first_order_margin,
+        "deepfool": deepfool,
+        "carlini_wagner": carlini_wagner,
+        "ddn": ddn,
+        "fmn": fmn,
+    },
+    arguments=("model", "inputs"),
+)
 
 
-def get_attack(name: str, **attack_args: Any) -> Attack:
-    """The attack of that name (``-`` and ``_`` mean the same) with some of its arguments set.
+def get_attack(attack: str | Attack, /, **settings: Any) -> Attack:
+    """The attack, with some of its settings.
+
+    Args:
+        attack: a name in `ATTACKS` (``-`` and ``_`` mean the same), ``path/to/file.py:function``,
+            ``package.module:function``, or a function.
+        **settings: its keyword-only arguments.
 
     Raises:
-        InputError: no such attack, or an argument that it does not have.
+        InputError: no such attack, or a setting that it does not have.
     """
-    return bind_attack(name, attack_args)
+    return ATTACKS.bind(attack, settings)
 
 
-def bind_attack(attack: str | Attack, attack_args: dict[str, Any]) -> Attack:
-    """An attack, given by name or as a function, with some of its arguments set.
-
-    Raises:
-        InputError: no such attack, or an argument that it does not have.
-    """
-    if isinstance(attack, str):
-        name = attack.replace("-", "_")
-        if name not in ATTACKS:
-            raise InputError(expected="the name of an attack", got=repr(attack), hint=" or ".join(ATTACKS))
-        attack = ATTACKS[name]
-    valid = _settings(attack)
-    unknown = [name for name in attack_args if name not in valid]
-    if unknown:
-        raise InputError(
-            expected=f"arguments of {_name(attack)}", got=", ".join(unknown), hint=", ".join(valid) or "none"
-        )
-    return functools.partial(attack, **attack_args) if attack_args else attack
-
-
-def describe_attack(attack: str | Attack, attack_args: dict[str, Any] | None = None) -> str:
+def describe_attack(attack: str | Attack, /, **settings: Any) -> str:
     """The attack and all its settings, as a call: ``deepfool(steps=50, num_candidates=10, overshoot=0.01)``.
 
     Raises:
-        InputError: no such attack, or an argument that it does not have.
+        InputError: see `get_attack`.
     """
-    attack = bind_attack(attack, attack_args or {})
-    settings = ", ".join(f"{name}={value!r}" for name, value in _settings(attack).items())
-    return f"{_name(attack)}({settings})"
-
-
-def _settings(attack: Attack) -> dict[str, Any]:
-    """The attack's keyword-only arguments and what each is set to."""
-    parameters = inspect.signature(attack).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-def _name(attack: Attack) -> str:
-    while isinstance(attack, functools.partial):
-        attack = attack.func
-    return getattr(attack, "__name__", type(attack).__name__)
+    attack = get_attack(attack, **settings)
+    values, _ = ATTACKS.settings_of(attack)
+    return f"{entry_name(attack)}({', '.join(f'{name}={value!r}' for name, value in values.items())})"

@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
-from aradals.calibration.base import Calibrator, LogitMap
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from aradals._internal.registry import Registry
+from aradals.calibration.base import Calibrator, bad_state
 from aradals.calibration.calibrated_model import CalibratedModel, scores_for
-from aradals.calibration.conditional import ConditionalTemperature, MarginTemperature, RobustnessTemperature
+from aradals.calibration.conditional import ConditionalTemperature
 from aradals.calibration.one_versus_rest import HistogramBinning, IsotonicCalibration
 from aradals.calibration.temperature import TemperatureScaling
 from aradals.calibration.vector import VectorScaling
-from aradals.errors import InputError
 
-CALIBRATORS: dict[str, type[Calibrator]] = {
-    "temperature": TemperatureScaling,
-    "vector": VectorScaling,
-    "isotonic": IsotonicCalibration,
-    "histogram": HistogramBinning,
-    "margin_temperature": MarginTemperature,
-    "robustness_temperature": RobustnessTemperature,
-}
+CALIBRATORS: Registry[Callable[..., Calibrator]] = Registry(
+    "a calibrator",
+    {
+        "temperature": TemperatureScaling,
+        "vector": VectorScaling,
+        "isotonic": IsotonicCalibration,
+        "histogram": HistogramBinning,
+        "margin_temperature": partial(ConditionalTemperature, score="logit_margin"),
+        "robustness_temperature": partial(ConditionalTemperature, score="first_order_margin"),
+    },
+    only_ours=True,  # what the file of a calibrator names is not run
+)
 
 
-def get_calibrator(name: str) -> Calibrator:
+def get_calibrator(name: str, /, **settings: Any) -> Calibrator:
     """A calibrator, not yet fitted, by its name in `CALIBRATORS`.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: no such calibrator, or a setting that it does not have.
     """
-    if name not in CALIBRATORS:
-        raise InputError(expected=f"a calibrator: {', '.join(CALIBRATORS)}", got=repr(name), hint="temperature")
-    return CALIBRATORS[name]()
+    return CALIBRATORS.bind(name, settings)()
+
+
+def calibrator_from_dict(fields: Mapping[str, Any]) -> Calibrator:
+    """The fitted calibrator whose ``to_dict`` has given ``fields``.
+
+    Raises:
+        InputError: a state that no calibrator of `CALIBRATORS` has.
+    """
+    method = fields.get("method")
+    if not isinstance(method, str) or method not in CALIBRATORS:
+        raise bad_state(fields, "known", f"method: one of {', '.join(CALIBRATORS)}")
+    return type(get_calibrator(method)).from_dict(fields)
 
 
 __all__ = [
@@ -38,11 +56,9 @@ __all__ = [
     "ConditionalTemperature",
     "HistogramBinning",
     "IsotonicCalibration",
-    "LogitMap",
-    "MarginTemperature",
-    "RobustnessTemperature",
     "TemperatureScaling",
     "VectorScaling",
+    "calibrator_from_dict",
     "get_calibrator",
     "scores_for",
 ]

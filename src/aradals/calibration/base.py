@@ -1,11 +1,11 @@
-"""What calibrators share: the protocol, the checks, and the reading of a saved state."""
+"""What calibrators share: the base class, the checks, and the reading of a saved state."""
 
 from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,47 +14,22 @@ from aradals.checks import check_classes, check_logits
 from aradals.errors import InputError
 
 
-class Calibrator(Protocol):
-    """What every calibrator can do; logits of shape (N, K), labels of shape (N,), scores of shape (N,)."""
-
-    score: ClassVar[str | None]
-    """The robustness score that the map depends on, a name in ``aradals.attacks.ATTACKS``; None for none.
-
-    ``logit_margin`` is computed from the logits. Any other has to be given as ``scores``, in fitting and in use; a
-    calibrator that needs none ignores them, so that one call serves every calibrator."""
-
-    def fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:
-        """Fit on the calibration split."""
-        ...
-
-    def predict_logits(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
-        """Logits whose softmax is calibrated, float64, shape (N, K); logarithms of probabilities would underflow."""
-        ...
-
-    def predict_proba(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
-        """Calibrated probabilities, float64, shape (N, K)."""
-        ...
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fitted state, ready for JSON; ``method`` is the name in `CALIBRATORS`."""
-        ...
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """Inverse of ``to_dict``."""
-        ...
-
-
-class LogitMap(nn.Module, ABC):
-    """Base of the calibrators here: a fitted map of logits, whose numbers are float64 buffers.
+class Calibrator(nn.Module, ABC):
+    """Base of the calibrators: a map of logits, fitted on the calibration split, whose numbers are float64 buffers.
 
     ``forward(logits, scores)`` is the bare map in the precision of ``logits``, without checks, for use within a model
     (`CalibratedModel`); ``predict_logits`` checks and computes in float64. A subclass sets ``method``, registers its
     buffers in ``fit`` and ``from_dict``, and none before.
+
+    Attributes:
+        method: the name in `CALIBRATORS`.
+        score: the robustness score that the map depends on, a name in ``aradals.attacks.ATTACKS``; None for none.
+            ``logit_margin`` is computed from the logits. Any other has to be given as ``scores``, in fitting and in
+            use; a calibrator that needs none ignores them, so that one call serves every calibrator.
     """
 
-    method: ClassVar[str]
-    score: ClassVar[str | None] = None
+    method: str
+    score: str | None = None
 
     @abstractmethod
     def fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:
@@ -75,7 +50,7 @@ class LogitMap(nn.Module, ABC):
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """The fitted state, ready for JSON."""
+        """The fitted state, ready for JSON; ``method`` says whose it is."""
 
     @classmethod
     @abstractmethod

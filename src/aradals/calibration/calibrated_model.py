@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 
-import torch
 from torch import Tensor, nn
 
 from aradals.attacks import first_order_margin
-from aradals.calibration.base import Calibrator, LogitMap
+from aradals.calibration.base import Calibrator
 from aradals.errors import InputError
 from aradals.robustness.scores import InputBatches, score
 
@@ -38,9 +37,9 @@ class CalibratedModel(nn.Module):
         tensor([[0.3775, 0.6225]])
     """
 
-    def __init__(self, model: nn.Module, calibrator: LogitMap) -> None:
+    def __init__(self, model: nn.Module, calibrator: Calibrator) -> None:
         super().__init__()
-        if not isinstance(calibrator, LogitMap):
+        if not isinstance(calibrator, Calibrator):
             raise InputError(
                 expected="a calibrator of aradals.calibration.CALIBRATORS",
                 got=type(calibrator).__name__,
@@ -78,5 +77,4 @@ def scores_for(calibrator: Calibrator, model: nn.Module, batches: InputBatches, 
     """
     if calibrator.score in (None, "logit_margin"):
         return None
-    table = score(model, batches, calibrator.score)
-    return table.score[torch.searchsorted(table.ids, ids)]
+    return score(model, batches, calibrator.score).for_ids(ids).score

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from functools import lru_cache
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from aradals.calibration.base import LogitMap, bad_state, check_examples, read_state
-from aradals.calibration.newton import minimise_convex
+from aradals.calibration.base import Calibrator, bad_state, check_examples, read_state
+from aradals.calibration.newton import minimize_convex
 from aradals.calibration.temperature import (
     MAX_TEMPERATURE,
     MIN_TEMPERATURE,
@@ -27,10 +28,12 @@ NUM_FOLDS = 5
 
 _MIN_BETA, _MAX_BETA = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
 _EXAMPLES_PER_KNOT = 25
+_METHODS = {"logit_margin": "margin_temperature", "first_order_margin": "robustness_temperature"}
+"""The names in `CALIBRATORS`, by score."""
 _TABLE_SIZE = 101
 
 
-class ConditionalTemperature(LogitMap):
+class ConditionalTemperature(Calibrator):
     r"""Divide logits by a temperature that is a monotone function of a robustness score.
 
     The score's quantile q among the calibration examples (interpolated in a table of 101 quantiles; ties share their
@@ -43,23 +46,28 @@ class ConditionalTemperature(LogitMap):
     the fit exact. d = 0 is plain temperature scaling. d is the smallest of 0, 1, 2, 3 whose cross-validated NLL (5
     folds) is within one standard error of the best. The order of the classes, and so the accuracy, does not change.
 
-    Use one of its subclasses, which say what the score is.
-
     Args:
+        score: ``logit_margin`` is computed from the logits: ``scores`` are ignored, and the map is forward only, which
+            exporters need. ``first_order_margin`` has to be given as ``scores``:
+            ``aradals.score(model, inputs, "first_order_margin").score``, of the inputs as they are, corrupted ones
+            included. (Any other score will do, as long as it is the same in the fit and in use.)
         num_degrees: d, instead of choosing it.
 
     Raises:
-        InputError: a ``num_degrees`` that is not 0, 1, 2 or 3.
+        InputError: another score; a ``num_degrees`` that is not 0, 1, 2 or 3.
     """
 
     _temperatures: Tensor
     _scores: Tensor
     _levels: Tensor
 
-    def __init__(self, num_degrees: int | None = None) -> None:
+    def __init__(self, score: str, *, num_degrees: int | None = None) -> None:
         super().__init__()
+        if score not in _METHODS:
+            raise InputError(expected=" or ".join(_METHODS), got=f"score={score!r}", hint="logit_margin")
         if num_degrees not in (None, *range(MAX_DEGREES + 1)):
             raise InputError(expected="num_degrees from 0 to 3", got=f"{num_degrees}", hint="None, to choose it")
+        self.score, self.method = score, _METHODS[score]
         self._wanted_degrees = num_degrees
 
     @property
@@ -135,12 +143,16 @@ class ConditionalTemperature(LogitMap):
         Raises:
             InputError: another method, or a state that no fit leaves.
         """
-        state = read_state(fields, cls.method, temperatures=1, scores=1, levels=1)
+        scores_by_method = {method: score for score, method in _METHODS.items()}
+        method = str(fields.get("method"))
+        if method not in scores_by_method:
+            raise bad_state(fields, " or ".join(scores_by_method), "method")
+        state = read_state(fields, method, temperatures=1, scores=1, levels=1)
         temperatures, scores, levels = (torch.tensor(values, dtype=torch.float64) for values in state)
         rising = len(scores) == len(levels) and bool((scores.diff() > 0).all() and (levels.diff() > 0).all())
         if not rising or not (temperatures > 0).all():
-            raise bad_state(fields, cls.method, "positive temperatures, rising scores and as many rising levels")
-        calibrator = cls()
+            raise bad_state(fields, method, "positive temperatures, rising scores and as many rising levels")
+        calibrator = cls(scores_by_method[method])
         calibrator._keep(temperatures, scores, levels)
         return calibrator
 
@@ -156,27 +168,6 @@ class ConditionalTemperature(LogitMap):
         self.register_buffer("_temperatures", temperatures)
         self.register_buffer("_scores", scores)
         self.register_buffer("_levels", levels)
-
-
-class MarginTemperature(ConditionalTemperature):
-    """A temperature that depends on the logit margin; see `ConditionalTemperature`.
-
-    It computes the margins itself, from the logits, and ignores ``scores``: forward only, so that it can be exported.
-    """
-
-    method: ClassVar[str] = "margin_temperature"
-    score: ClassVar[str | None] = "logit_margin"
-
-
-class RobustnessTemperature(ConditionalTemperature):
-    """A temperature that depends on the first-order margin; see `ConditionalTemperature`.
-
-    ``scores`` are required: ``aradals.score(model, inputs, "first_order_margin").score``, of the inputs as they are,
-    corrupted ones included. (Any other score will do, as long as it is the same in the fit and in use.)
-    """
-
-    method: ClassVar[str] = "robustness_temperature"
-    score: ClassVar[str | None] = "first_order_margin"
 
 
 def quantile_table(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,8 +241,8 @@ def fit_temperatures(logits: Tensor, labels: Tensor, levels: Tensor, start: floa
         return value, gradient.flip(0), hessian.flip(0, 1)
 
     flat = torch.full_like(knots, 1 / start)
-    rising = _rising(minimise_convex(nll, flat, rising_step))
-    falling = _rising(minimise_convex(falling_nll, flat, rising_step)).flip(0)
+    rising = _rising(minimize_convex(nll, flat, rising_step))
+    falling = _rising(minimize_convex(falling_nll, flat, rising_step)).flip(0)
     return 1 / min(rising, falling, key=lambda betas: float(nll(betas)[0]))
 
 
@@ -267,24 +258,36 @@ def rising_step(point: Tensor, gradient: Tensor, hessian: Tensor) -> Tensor:
         hessian: shape (d + 1, d + 1); a tiny multiple of the identity is added, should it be singular.
     """
     v, g, h = point.cpu(), gradient.cpu(), hessian.cpu()
-    size = len(v)
-    h = h + (1e-10 * h.diagonal().mean() + 1e-30) * torch.eye(size, dtype=v.dtype)
-    # Each link of the chain is a row: differences @ (v + step) + ends >= 0.
-    chain = torch.eye(size + 2, dtype=v.dtype).diff(dim=0)
-    differences, ends = chain[:, 1:-1], chain[:, 0] * _MIN_BETA + chain[:, -1] * _MAX_BETA
-    slack = differences @ v + ends
-    # Every face but the one where all are tied, which is empty; 1 = tied. Lagrange: h step + g = tied^T multipliers,
-    # and tied step = -slack, while the multipliers of the links that are not tied are 0.
-    ties = torch.tensor(list(itertools.product((0.0, 1.0), repeat=size + 1))[:-1], dtype=v.dtype)
-    tied = ties[:, :, None] * differences
-    upper = torch.cat([h.expand(len(ties), -1, -1), -tied.mT], 2)
-    lower = torch.cat([tied, (1 - ties).diag_embed()], 2)
-    right_side = -torch.cat([g.expand(len(ties), -1), ties * slack], 1)
-    steps = torch.linalg.solve(torch.cat([upper, lower], 1), right_side)[:, :size]
-    steps = torch.cat([steps, torch.zeros(1, size, dtype=v.dtype)])
-    values = steps @ g + (steps @ h * steps).sum(1) / 2
-    allowed = (slack + steps @ differences.T >= -1e-12).all(1)
-    return steps[torch.where(allowed, values, torch.inf).argmin()].to(point)
+    h = h + (1e-10 * h.diagonal().mean() + 1e-30) * torch.eye(len(v), dtype=v.dtype)
+    best, lowest = torch.zeros_like(v), 0.0
+    for corner, directions in _faces(len(v)):
+        to_corner = corner - v
+        along = torch.linalg.solve(directions.T @ h @ directions, -directions.T @ (g + h @ to_corner))
+        step = to_corner + directions @ along
+        value = float(step @ g + step @ h @ step / 2)
+        if value < lowest and _is_allowed(v + step):
+            best, lowest = step, value
+    return best.to(point)
+
+
+@lru_cache
+def _faces(size: int) -> list[tuple[Tensor, Tensor]]:
+    """The faces of 1/100 <= v_0 <= ... <= v_d <= 100: each is a point, and the directions (columns) that span it.
+
+    On a face some neighbors of this chain are tied, so that it consists of blocks. The outer two are at the bounds.
+    """
+    faces = []
+    for tied in itertools.product((False, True), repeat=size + 1):
+        if not all(tied):  # or both bounds would be one
+            blocks = torch.tensor(tied).logical_not().cumsum(0)
+            members = torch.nn.functional.one_hot(blocks).double()[:-1]
+            faces.append((_MIN_BETA * members[:, 0] + _MAX_BETA * members[:, -1], members[:, 1:-1]))
+    return faces
+
+
+def _is_allowed(betas: Tensor) -> bool:
+    chain = [_MIN_BETA, *betas.tolist(), _MAX_BETA]
+    return all(high - low >= -1e-12 for low, high in itertools.pairwise(chain))
 
 
 def _rising(betas: Tensor) -> Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from aradals.calibration.base import LogitMap, bad_state, check_examples, check_num_classes, read_state
-from aradals.errors import InputError, MissingExtraError
+from aradals._internal.optional import load_extra
+from aradals.calibration.base import Calibrator, bad_state, check_examples, check_num_classes, read_state
+from aradals.errors import InputError
 
 MAX_PADDED = 50_000_000
 """Numbers of the padded table of a saved state up to which its rows may be of any lengths."""
@@ -19,7 +20,7 @@ MAX_PADDING = 20
 """Beyond that, how many times as many numbers the padded table may have as the state itself."""
 
 
-class OneVersusRest(LogitMap):
+class OneVersusRest(Calibrator):
     r"""Map every class's probability by a function of its own, and normalize (Zadrozny and Elkan 2002, section 5).
 
     A class's function is piecewise linear, through the points (``knots``, ``values``), and constant outside; a step
@@ -114,14 +115,12 @@ class IsotonicCalibration(OneVersusRest):
     zeros see `OneVersusRest`.
     """
 
-    method: ClassVar[str] = "isotonic"
+    method = "isotonic"
 
     def _fit_class(self, probs: Tensor, hits: Tensor) -> tuple[Tensor, Tensor]:
-        try:
-            from sklearn.isotonic import IsotonicRegression
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("scikit-learn", "data") from error
-        regression = IsotonicRegression(y_min=0, y_max=1).fit(probs.numpy(), hits.numpy())
+        regression = (
+            load_extra("sklearn.isotonic").IsotonicRegression(y_min=0, y_max=1).fit(probs.numpy(), hits.numpy())
+        )
         return torch.from_numpy(regression.X_thresholds_), torch.from_numpy(regression.y_thresholds_)
 
 
@@ -140,7 +139,7 @@ class HistogramBinning(OneVersusRest):
         InputError: fewer than one bin.
     """
 
-    method: ClassVar[str] = "histogram"
+    method = "histogram"
 
     def __init__(self, num_bins: int = 15, *, equal_mass: bool = True) -> None:
         super().__init__()

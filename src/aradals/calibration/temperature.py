@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from aradals.calibration.base import LogitMap, bad_state, check_examples, read_state
+from aradals.calibration.base import Calibrator, bad_state, check_examples, read_state
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 """Networks need about 0.5 to 5; at these bounds predictions are in effect one-hot or uniform."""
 
 
-class TemperatureScaling(LogitMap):
+class TemperatureScaling(Calibrator):
     """Divide logits by the temperature with the least NLL on the calibration split.
 
     Guo et al. 2017, section 4.2. The order of the classes, and so the accuracy, does not change.
@@ -28,7 +28,7 @@ class TemperatureScaling(LogitMap):
         3.641
     """
 
-    method: ClassVar[str] = "temperature"
+    method = "temperature"
     _temperature: Tensor
 
     @property

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from aradals.calibration.base import LogitMap, bad_state, check_examples, check_num_classes, read_state
-from aradals.calibration.newton import minimise_convex
+from aradals.calibration.base import Calibrator, bad_state, check_examples, check_num_classes, read_state
+from aradals.calibration.newton import minimize_convex
 from aradals.calibration.temperature import best_temperature
 from aradals.errors import InputError
 
 
-class VectorScaling(LogitMap):
+class VectorScaling(Calibrator):
     r"""Logits :math:`z \mapsto w \odot z + b` with the least NLL on the calibration split, and a pull towards one T.
 
     Guo et al. 2017, section 4.2. It corrects classes that are predicted too often or too surely; the order of the
@@ -33,7 +33,7 @@ class VectorScaling(LogitMap):
         InputError: a ``pull`` that is not positive.
     """
 
-    method: ClassVar[str] = "vector"
+    method = "vector"
     _weight: Tensor
     _bias: Tensor
 
@@ -90,7 +90,7 @@ class VectorScaling(LogitMap):
             return value, gradient, hessian
 
         start = torch.zeros(2 * num_classes).to(scaled)
-        best = minimise_convex(loss, start, lambda _, gradient, hessian: -torch.linalg.solve(hessian, gradient))
+        best = minimize_convex(loss, start, lambda _, gradient, hessian: -torch.linalg.solve(hessian, gradient))
         self._keep(beta * (1 + best[:num_classes]), best[num_classes:])
         return self
 

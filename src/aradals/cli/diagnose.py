@@ -136,5 +136,5 @@ def _load(
     classifier = model.load(examples)
     refuse_training_examples(classifier, examples)
     if stored.scores is None:
-        check_differentiable(classifier.model, examples.__getitems__([0])[1])
+        check_differentiable(classifier.model, examples.batch([0])[1])
     return examples, classifier

@@ -89,7 +89,7 @@ def _sample(images: Tensor, x: Tensor, y: Tensor, *, mirror_at_centres: bool) ->
 
 def pixelate(images: Tensor, random: Randomness, share: float) -> Tensor:
     """Fewer pixels (a ``share`` of each side), by means over boxes, and as many as before again."""
-    image = load_extra("PIL.Image", "pillow")
+    image = load_extra("PIL.Image")
     height, width = images.shape[2:]
     small = max(int(width * share), 1), max(int(height * share), 1)
     levels = to_levels(images).byte().numpy()
@@ -101,7 +101,7 @@ def pixelate(images: Tensor, random: Randomness, share: float) -> Tensor:
 
 def jpeg_compression(images: Tensor, random: Randomness, quality: int) -> Tensor:
     """JPEG with color at half the resolution."""
-    image = load_extra("PIL.Image", "pillow")
+    image = load_extra("PIL.Image")
     levels = to_levels(images).byte().movedim(1, 3).contiguous().numpy()
     for pixels in levels:
         file = io.BytesIO()

@@ -102,7 +102,7 @@ def zoom_matrix(size: int, factor: float) -> Tensor:
 @lru_cache(maxsize=8)
 def zoom_blur_matrix(height: int, width: int, factors: tuple[float, ...]) -> Any:
     """Mean of the image and its enlargements, as one sparse matrix on its pixels: float32, shape (HW, HW)."""
-    sparse = load_extra("scipy.sparse", "scipy")
+    sparse = load_extra("scipy.sparse")
     total = sparse.identity(height * width, format="csr")
     for factor in factors:
         rows, columns = (sparse.csr_matrix(zoom_matrix(size, factor).numpy()) for size in (height, width))

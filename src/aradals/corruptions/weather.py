@@ -77,7 +77,7 @@ def _texture(file: str, scale: float, at_least: tuple[int, int]) -> Tensor:
 def _load_texture(file: str) -> Tensor:
     """A texture as it is stored: float32 from 0 to 255, shape (3, H, W)."""
     path = resources.files("aradals.corruptions") / "frost" / file
-    with path.open("rb") as stream, load_extra("PIL.Image", "pillow").open(stream) as image:
+    with path.open("rb") as stream, load_extra("PIL.Image").open(stream) as image:
         pixels = np.asarray(image.convert("RGB"))
     return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32))
 

@@ -68,7 +68,7 @@ def _cell(pixels: npt.NDArray[Any], kind: Any) -> Any:
 def encode_png(pixels: npt.NDArray[Any]) -> bytes:
     """uint8, shape (H, W, 1 or 3), as a PNG file."""
     file = io.BytesIO()
-    image = load_extra("PIL.Image", "pillow").fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    image = load_extra("PIL.Image").fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     image.save(file, "PNG")
     return file.getvalue()
 

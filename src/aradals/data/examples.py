@@ -36,7 +36,7 @@ class Examples(Dataset[Example]):
     """Labeled examples with ids.
 
     ``DataLoader(examples, batch_size=..., collate_fn=as_batch)`` yields (ids, inputs, labels), each batch
-    fetched in one indexing operation (``__getitems__``). Selections share the inputs of their origin.
+    fetched in one indexing operation (`batch`). Selections share the inputs of their origin.
 
     Args:
         inputs: shape (N, ...), uint8 (0..255, read as 0..1) or float in [0, 1]; or, for data too large for
@@ -103,12 +103,16 @@ class Examples(Dataset[Example]):
 
     def __getitem__(self, position: int) -> tuple[int, Tensor, int]:
         """Id, input (float32 in [0, 1]) and label of one example."""
-        ids, inputs, labels = self.__getitems__([position])
+        ids, inputs, labels = self.batch([position])
         return int(ids[0]), inputs[0], int(labels[0])
 
     def __getitems__(self, positions: list[int]) -> Batch:
-        """Ids, inputs (float32 in [0, 1]) and labels of several examples: a batch."""
-        index = torch.as_tensor(positions, dtype=torch.int64)
+        """`batch`, under the name by which a DataLoader calls it."""
+        return self.batch(positions)
+
+    def batch(self, rows: Tensor | Sequence[int]) -> Batch:
+        """Ids, inputs (float32 in [0, 1]) and labels of the examples at these positions."""
+        index = torch.as_tensor(rows, dtype=torch.int64)
         return self.ids[index], _as_float(self._read(index)), self.labels[index]
 
     def select(self, positions: Tensor | npt.NDArray[np.integer | np.bool_] | Sequence[int]) -> Examples:

@@ -127,7 +127,7 @@ def open_digits() -> OpenSplits:
 
 def _read_digits(rows: npt.NDArray[np.int64], columns: Columns) -> Rows:
     _refuse_columns(columns, "digits")
-    digits = load_extra("sklearn.datasets", "scikit-learn").load_digits()
+    digits = load_extra("sklearn.datasets").load_digits()
     return Rows((digits.images[rows, None] / 16).astype(np.float32), digits.target[rows].astype(np.int64))
 
 

@@ -119,7 +119,7 @@ def decode_image(encoded: EncodedImage, row: int, name: str) -> npt.NDArray[np.u
         InputError: bytes that no image decoder understands, an image of more than `MAX_PIXELS`, or a file that is not
             opened: one that data name outside of their folder, or no regular file.
     """
-    pil_image, pil_ops = load_extra("PIL.Image", "pillow"), load_extra("PIL.ImageOps", "pillow")
+    pil_image, pil_ops = load_extra("PIL.Image"), load_extra("PIL.ImageOps")
     file = _file(encoded, row, name)
     try:
         if file is None:

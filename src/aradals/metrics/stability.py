@@ -94,10 +94,10 @@ def matched_temperatures(logits: Tensor, confidence: float) -> Tensor:
 
 
 def stability(
+    *,
     logits: Tensor,
     subsets: Tensor | None = None,
     match_confidence: float | None = None,
-    *,
     num_resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,

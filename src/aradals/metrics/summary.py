@@ -17,9 +17,10 @@ MetricRow = dict[str, float | None]
 
 
 def summarize(
-    logits: Tensor,
     labels: Tensor,
     *,
+    logits: Tensor | None = None,
+    probs: Tensor | None = None,
     subsets: Tensor | None = None,
     num_bins: int = 15,
     num_resamples: int = 1000,
@@ -33,8 +34,9 @@ def summarize(
     floor, and models by their intervals.
 
     Args:
-        logits: finite floats, shape (N, K).
         labels: integer, shape (N,), in [0, K).
+        logits: finite floats, shape (N, K); or
+        probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
         subsets: robustness subset of each example, integer >= 0, shape (N,).
         num_bins: bins of all binned metrics.
         num_resamples: bootstrap resamples.
@@ -51,7 +53,7 @@ def summarize(
     Raises:
         InputError: see `outcomes`; subsets of another shape, or negative.
     """
-    examples, class_gaps = outcomes_and_class_gaps(labels, logits=logits, num_bins=num_bins)
+    examples, class_gaps = outcomes_and_class_gaps(labels, logits=logits, probs=probs, num_bins=num_bins)
     if subsets is not None:
         check_subsets(subsets, len(labels))
     estimates = estimate_outcomes(
@@ -76,10 +78,11 @@ def summarize(
 
 
 def summarize_by_subset(
-    logits: Tensor,
     labels: Tensor,
     subsets: Tensor,
     *,
+    logits: Tensor | None = None,
+    probs: Tensor | None = None,
     num_bins: int = 15,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -92,8 +95,9 @@ def summarize_by_subset(
     return [
         {"subset": int(subset)}
         | summarize(
-            logits[subsets == subset],
             labels[subsets == subset],
+            logits=None if logits is None else logits[subsets == subset],
+            probs=None if probs is None else probs[subsets == subset],
             num_bins=num_bins,
             num_resamples=num_resamples,
             seed=seed,

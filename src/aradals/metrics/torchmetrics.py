@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aradals._internal.optional import optional_imports
 from aradals.checks import check_subsets
-from aradals.errors import InputError, MissingExtraError
+from aradals.errors import InputError
 from aradals.metrics.calibration import (
     BinSums,
     bin_sums,
@@ -41,11 +42,9 @@ from aradals.metrics.proper import brier_calibration_part
 from aradals.metrics.selective import most_confident, ranked_auroc, selective_risk
 from aradals.metrics.smooth import GRID_CELLS, grid_gaps, smooth_error
 
-try:
+with optional_imports():
     from torchmetrics import Metric
     from torchmetrics.utilities import dim_zero_cat
-except ImportError as error:
-    raise MissingExtraError("torchmetrics", "train") from error
 
 
 class PredictionMetric(Metric):

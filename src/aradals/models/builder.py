@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import partial
 
 from torch import nn
 
-from aradals._internal.specs import imported, keyword_arguments, user_code
+from aradals._internal.registry import Registry, check_settings
+from aradals._internal.specs import user_code
 from aradals.errors import InputError
 from aradals.models.preact_resnet import PreActResNet
 from aradals.models.resnet import ResNet
@@ -59,6 +59,19 @@ _BUILT_INS = (
 )
 
 
+class _Models(Registry[Callable[..., nn.Module]]):
+    """The built-in networks, of which there are as many as the patterns match."""
+
+    def __getitem__(self, name: str) -> Callable[..., nn.Module]:
+        for built_in in _BUILT_INS:
+            if match := re.fullmatch(built_in.pattern, name.lower().replace("-", "_")):
+                return partial(built_in.network, *map(int, match.groups()))
+        raise KeyError(name)
+
+
+_MODELS = _Models("a model", {example: built_in.network for built_in in _BUILT_INS for example in built_in.examples})
+
+
 def list_models() -> dict[str, str]:
     """The built-in models: name pattern -> one-line description."""
     return {built_in.name: built_in.description for built_in in _BUILT_INS}
@@ -66,7 +79,7 @@ def list_models() -> dict[str, str]:
 
 def is_built_in(spec: str) -> bool:
     """Whether ``spec`` names a built-in model (see `list_models`), so that building it runs nobody else's code."""
-    return any(re.fullmatch(built_in.pattern, _normal(spec)) for built_in in _BUILT_INS)
+    return spec in _MODELS
 
 
 def build_model(
@@ -78,7 +91,7 @@ def build_model(
 
     Args:
         spec: a built-in name (see ``list_models``; case and "-" or "_" do not matter),
-            ``path/to/file.py:callable``, or ``package.module:callable``. The callable is a function, a class,
+            ``path/to/file.py:name``, or ``package.module:name``. What is named is a function, a class,
             or a finished ``nn.Module``, which is used as it is. A file can import the modules beside it, a
             module those in the working directory.
         num_classes: K, the number of logits; None leaves it to the callable.
@@ -90,61 +103,12 @@ def build_model(
             ``nn.Module``, or any error in the callable's code, which is chained.
     """
     sizes = {"num_classes": num_classes, "in_channels": in_channels}
-    optional = {name: value for name, value in sizes.items() if value is not None}
-    if ":" not in spec:
-        with user_code(spec, "build a model"):
-            return _call(_find_built_in(spec), spec, optional, model_args)
-    with imported(spec, "build a model") as target:
-        return _call(target, spec, optional, model_args)
-
-
-def _normal(name: str) -> str:
-    return name.lower().replace("-", "_")
-
-
-def _find_built_in(spec: str) -> Callable[..., nn.Module]:
-    name = _normal(spec)
-    for built_in in _BUILT_INS:
-        if match := re.fullmatch(built_in.pattern, name):
-            return partial(built_in.network, *map(int, match.groups()))
-    examples = [example for built_in in _BUILT_INS for example in built_in.examples]
-    nearest = difflib.get_close_matches(name, examples, n=1, cutoff=0.0)[0]
-    raise InputError(
-        expected=f"a model: {', '.join(list_models())}, path/to/file.py:callable, or package.module:callable",
-        got=repr(spec),
-        hint=f"{spec}:callable" if spec.endswith(".py") else nearest,
-    )
-
-
-def _call(target: object, spec: str, optional: dict[str, int], model_args: dict[str, object]) -> nn.Module:
-    if isinstance(target, nn.Module):
-        return _call(lambda: target, spec, optional, model_args)
-    if not callable(target):
-        raise InputError(
-            expected=f"{spec} to be a function, a class, or an nn.Module",
-            got=f"an object of type {type(target).__name__}",
-            hint="a function that returns the model",
-        )
-    names, takes_any = keyword_arguments(target)
-    if not takes_any and (unknown := [name for name in model_args if name not in names]):
-        nearest = difflib.get_close_matches(unknown[0], names, n=1)
-        raise InputError(
-            expected=f"model arguments that {spec} takes ({', '.join(names) or 'none'})",
-            got=", ".join(unknown),
-            hint=nearest[0] if nearest else "leaving it out",
-        )
-    arguments = {name: value for name, value in optional.items() if takes_any or name in names} | model_args
-    while True:
-        try:
-            model = target(**arguments)
-            break
-        except TypeError as error:
-            # Behind **kwargs (as in torchvision's models) it shows only now that an argument is not taken.
-            tentative = arguments.keys() & optional.keys() - set(names)
-            refused = {n for n in tentative if f"unexpected keyword argument '{n}'" in str(error)}
-            if not refused:
-                raise
-            arguments = {name: value for name, value in arguments.items() if name not in refused}
+    with _MODELS.found(spec) as target, user_code(spec, "build a model"):
+        build = (lambda: target) if isinstance(target, nn.Module) else target
+        known, takes_any = _MODELS.settings_of(build)
+        check_settings(spec, model_args, known, takes_any)
+        wanted = {name: value for name, value in sizes.items() if value is not None and (takes_any or name in known)}
+        model = _call(build, wanted.keys() - known.keys(), wanted | model_args)
     if not isinstance(model, nn.Module):
         raise InputError(
             expected=f"{spec} to return an nn.Module",
@@ -152,3 +116,14 @@ def _call(target: object, spec: str, optional: dict[str, int], model_args: dict[
             hint="a callable that returns the model itself",
         )
     return model
+
+
+def _call(build: Callable[..., object], tentative: Set[str], arguments: dict[str, object]) -> object:
+    """Call ``build``, without those ``tentative`` arguments that are refused only behind its ``**kwargs``."""
+    try:
+        return build(**arguments)
+    except TypeError as error:
+        refused = {name for name in tentative if f"unexpected keyword argument '{name}'" in str(error)}
+        if not refused:
+            raise
+    return _call(build, tentative - refused, {name: arguments[name] for name in arguments.keys() - refused})

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from aradals._internal.files import atomic_path
-from aradals.errors import InputError, MissingExtraError
+from aradals._internal.optional import optional_imports
+from aradals.errors import InputError
 from aradals.models.builder import is_built_in, list_models
 
 # Where training scripts put the weights beside other things, and what wrappers put before the names.
@@ -192,10 +193,8 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], metadata: di
         InputError: the file cannot be written.
         MissingExtraError: safetensors is not installed.
     """
-    try:
+    with optional_imports():
         from safetensors.torch import save
-    except ImportError as error:
-        raise MissingExtraError("safetensors", "train") from error
     # Clones, since safetensors refuses tensors that share memory and those that are not contiguous.
     state = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -266,10 +265,8 @@ def _read(path: Path, *, shapes_alone: bool = False) -> tuple[dict[str, Tensor],
 
 
 def _read_safetensors(path: Path, *, shapes_alone: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
+    with optional_imports():
         from safetensors import safe_open
-    except ImportError as error:
-        raise MissingExtraError("safetensors", "train") from error
     try:
         with safe_open(path, framework="pt") as file:
             if shapes_alone:

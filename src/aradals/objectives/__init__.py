@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aradals._internal.specs import imported
+from aradals._internal.registry import Registry
 from aradals.errors import InputError
 from aradals.objectives.ccat import ccat, max_confidence_attack, transition_target_prob
 from aradals.objectives.cross_entropy import cross_entropy
@@ -23,9 +21,9 @@ __all__ = [
     "OBJECTIVES",
     "Objective",
     "ccat",
-    "choose_objective",
     "cross_entropy",
     "focal",
+    "get_objective",
     "margin_smoothing",
     "max_confidence_attack",
     "mixup",
@@ -40,86 +38,46 @@ An objective that can be smoothed has a fourth argument ``target_prob``, shape (
 the global generator of torch.
 """
 
-OBJECTIVES: dict[str, Objective] = {
-    "cross_entropy": cross_entropy,
-    "mixup": mixup,
-    "ccat": ccat,
-    "focal": focal,
-    "margin_smoothing": margin_smoothing,
-}
+OBJECTIVES: Registry[Objective] = Registry(
+    "an objective",
+    {
+        "cross_entropy": cross_entropy,
+        "mixup": mixup,
+        "ccat": ccat,
+        "focal": focal,
+        "margin_smoothing": margin_smoothing,
+    },
+    arguments=("model", "inputs", "labels"),
+)
 
 
-def choose_objective(name_or_spec: str, args: Mapping[str, Any] | None = None) -> Objective:
-    """The objective of that name with some of its settings, checked before any training.
+def get_objective(objective: str | Objective, /, **settings: Any) -> Objective:
+    """The objective, with some of its settings, which are checked before any training.
 
     Args:
-        name_or_spec: a name in `OBJECTIVES` (``-`` and ``_`` mean the same), ``path/to/file.py:function``, or
-            ``package.module:function``.
-        args: its settings, which are its keyword-only arguments.
+        objective: a name in `OBJECTIVES` (``-`` and ``_`` mean the same), ``path/to/file.py:function``,
+            ``package.module:function``, or a function.
+        **settings: its keyword-only arguments.
 
     Raises:
         InputError: no such objective, a setting that it does not have, or a value out of range; for other people's
             functions also whatever goes wrong in importing them.
 
     Example:
-        >>> choose_objective("mixup", {"alpha": -1})
+        >>> get_objective("mixup", alpha=-1)
         Traceback (most recent call last):
             ...
         aradals.errors.InputError: expected alpha >= 0, got alpha=-1; try 0.2, or 0 for no mixup
     """
-    args = dict(args or {})
-    if ":" in name_or_spec:
-        objective = _import_objective(name_or_spec)
-        _check_settings(name_or_spec, objective, args)
-        return functools.partial(objective, **args)
-    name = name_or_spec.replace("-", "_")
-    if name not in OBJECTIVES:
-        raise InputError(
-            expected=f"an objective: {', '.join(OBJECTIVES)}, path/to/file.py:function, or package.module:function",
-            got=repr(name_or_spec),
-            hint=difflib.get_close_matches(name, OBJECTIVES, n=1, cutoff=0.0)[0],
-        )
-    _check_settings(name, OBJECTIVES[name], args)
-    objective = functools.partial(OBJECTIVES[name], **args)
-    _try(name, objective)
-    return objective
+    bound = OBJECTIVES.bind(objective, settings)
+    if isinstance(objective, str) and ":" not in objective:
+        _try(objective, bound)
+    return bound
 
 
 def takes_target_prob(objective: Objective) -> bool:
     """Whether the objective can be smoothed: whether it has an argument ``target_prob``."""
     return "target_prob" in inspect.signature(objective).parameters
-
-
-def _import_objective(spec: str) -> Objective:
-    with imported(spec, "name an objective") as target:
-        if not callable(target):
-            raise InputError(
-                expected=f"{spec} to be a function of (model, inputs, labels)",
-                got=f"an object of type {type(target).__name__}",
-                hint="a function that returns (loss, logits)",
-            )
-        try:
-            inspect.signature(target).bind("model", "inputs", "labels")
-        except TypeError as error:
-            raise InputError(
-                expected=f"{spec} to take (model, inputs, labels), and everything else by default",
-                got=f"({', '.join(inspect.signature(target).parameters)})",
-                hint="settings as keyword-only arguments with defaults",
-            ) from error
-        return target
-
-
-def _check_settings(name: str, objective: Objective, args: Mapping[str, Any]) -> None:
-    parameters = inspect.signature(objective).parameters.values()
-    settings = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    unknown = [given for given in args if given not in settings]
-    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        nearest = difflib.get_close_matches(unknown[0], settings, n=1)
-        raise InputError(
-            expected=f"the settings of {name}: {', '.join(settings) or 'none'}",
-            got=", ".join(unknown),
-            hint=nearest[0] if nearest else "leaving it out",
-        )
 
 
 def _try(name: str, objective: Objective) -> None:

@@ -23,12 +23,13 @@ from aradals._internal.json_files import load_sealed as load_sealed
 from aradals._internal.json_files import save_json as save_json
 from aradals._internal.json_files import save_sealed as save_sealed
 from aradals._internal.json_files import settings_digest as settings_digest
-from aradals.calibration import CALIBRATORS, Calibrator
+from aradals._internal.optional import load_extra
+from aradals.calibration import Calibrator, calibrator_from_dict
 from aradals.checks import check_labels, check_logits
 from aradals.data import Examples
 from aradals.data.formats import NPZ_ERRORS, check_npz
 from aradals.data.tables import read_columns
-from aradals.errors import InputError, MissingExtraError
+from aradals.errors import InputError
 from aradals.inference.predictions import Predictions
 from aradals.robustness.scores import ScoreTable
 
@@ -106,8 +107,7 @@ def save_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         path: without a suffix.
         rows: flat records.
     """
-    pa, _ = _pyarrow()
-    from pyarrow import csv
+    pa, csv = load_extra("pyarrow"), load_extra("pyarrow.csv")
 
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = pa.table({name: [row.get(name) for row in rows] for name in names})
@@ -118,7 +118,7 @@ def save_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 def _as_csv(table: Any) -> Any:
     """An Arrow table with its text, also that of the titles, as `csv_text` has it."""
-    pa, _ = _pyarrow()
+    pa = load_extra("pyarrow")
 
     def written(column: Any) -> Any:
         if not pa.types.is_string(column.type):
@@ -130,7 +130,7 @@ def _as_csv(table: Any) -> Any:
 
 def save_predictions(path: Path, predictions: Predictions, provenance: Mapping[str, str]) -> None:
     """Write ids, labels, logits (a list column) and, where there are some, scores as parquet."""
-    pa, _ = _pyarrow()
+    pa = load_extra("pyarrow")
     logits = predictions.logits.numpy()
     flat = pa.array(logits.reshape(-1))
     columns = {
@@ -246,14 +246,14 @@ def load_calibrator(path: Path) -> tuple[Calibrator, np.ndarray]:
         InputError: the file is missing, or not one that `save_calibrator` has written.
     """
     content = load_sealed(path, required=False)
-    method, fitted_on = content.get("method"), content.get("fitted_on")
-    if not isinstance(method, str) or method not in CALIBRATORS or not isinstance(fitted_on, dict):
+    fitted_on = content.get("fitted_on")
+    if not isinstance(fitted_on, dict):
         raise InputError(
-            expected=f"a calibrator in {path} ({', '.join(CALIBRATORS)}), and what it was fitted on",
-            got=f"method {method!r:.80}",
+            expected=f"a calibrator in {path}, and what it was fitted on",
+            got=f"{fitted_on!r:.80}",
             hint="a file written by `aradals calibrate`",
         )
-    return CALIBRATORS[method].from_dict(content), decode_hashes(fitted_on.get("example_hashes"), path)
+    return calibrator_from_dict(content), decode_hashes(fitted_on.get("example_hashes"), path)
 
 
 def _write_parquet(path: Path, kind: str, columns: Mapping[str, object], metadata: Mapping[str, str]) -> None:
@@ -265,7 +265,7 @@ def _write_parquet(path: Path, kind: str, columns: Mapping[str, object], metadat
         columns: by name.
         metadata: by name; ``request`` also stands in the description.
     """
-    pa, parquet = _pyarrow()
+    pa, parquet = load_extra("pyarrow"), load_extra("pyarrow.parquet")
     description = {"kind": kind, **({"request": metadata["request"]} if "request" in metadata else {})}
     metadata = {**metadata, "schema": SCHEMA_VERSION, "aradals": json.dumps(description)}
     table = pa.table(dict(columns))
@@ -280,7 +280,7 @@ def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.
     Raises:
         InputError: the file is missing, not parquet, damaged, or lacks a column.
     """
-    pa, parquet = _pyarrow()
+    pa, parquet = load_extra("pyarrow"), load_extra("pyarrow.parquet")
     try:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             table = read_columns(file, path, file.schema_arrow.names)
@@ -310,7 +310,7 @@ def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.
 
 def _as_arrays(table: Any) -> dict[str, np.ndarray]:
     """The columns of an Arrow table as arrays of its own; lists of one length as shape (N, length)."""
-    pa, _ = _pyarrow()
+    pa = load_extra("pyarrow")
     columns: dict[str, np.ndarray] = {}
     for name in table.column_names:
         column = table.column(name).combine_chunks()
@@ -327,15 +327,6 @@ def _table_digest(columns: Mapping[str, np.ndarray], metadata: Mapping[str, str]
         content = json_text(values.tolist()).encode() if values.dtype == object else values.tobytes()
         digest.update(f"{name} {values.dtype} {values.shape} ".encode() + content)
     return digest.hexdigest()
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "data") from error
-    return pyarrow, pyarrow.parquet
 
 
 def encode_hashes(hashes: np.ndarray) -> str:

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -96,14 +95,13 @@ def predict_conditions(
         "data_fingerprint": examples.fingerprint,
         "example_hashes": encode_hashes(examples.hashes),
     }
-    fast = accelerated(model, examples.__getitems__([0])[1])
+    fast = accelerated(model, examples.batch([0])[1])
     for condition, path in tqdm(paths.items(), unit="condition", disable=None, leave=False):
         if not _is_predicted(path, provenance):
             predictions = predict(fast, shift(examples, condition))
             if with_scores:
                 table = score(model, shift(examples, condition), "first_order_margin")
-                scores = table.score.cpu()[torch.searchsorted(table.ids, predictions.ids)]
-                predictions = replace(predictions, scores=scores)
+                predictions = replace(predictions, scores=table.for_ids(predictions.ids).score)
             save_predictions(path, predictions, provenance)
 
 
@@ -152,7 +150,7 @@ def choose_shift(
     """
     if corrupted is None:
         wanted = conditions(corruptions, severities)
-        ids, inputs, _ = examples.__getitems__([0])
+        ids, inputs, _ = examples.batch([0])
         for condition in wanted[1:]:
             corrupt(inputs, ids, *condition, preset=preset)
         return wanted, partial(corrupted_batches, preset=preset)
@@ -194,10 +192,10 @@ def evaluate_predictions(
         The overall row (``subset`` None), then one row per subset, least robust first.
     """
     logits, labels = predictions.logits, predictions.labels
-    options: dict[str, Any] = {"num_bins": num_bins, "num_resamples": num_resamples, "seed": seed}
-    rows: list[Row] = [{**keys, "subset": None, **summarize(logits, labels, subsets=subsets, **options)}]
+    options: dict[str, Any] = {"logits": logits, "num_bins": num_bins, "num_resamples": num_resamples, "seed": seed}
+    rows: list[Row] = [{**keys, "subset": None, **summarize(labels, subsets=subsets, **options)}]
     if subsets is not None:
-        rows.extend({**keys, **row} for row in summarize_by_subset(logits, labels, subsets, **options))
+        rows.extend({**keys, **row} for row in summarize_by_subset(labels, subsets, **options))
     return rows
 
 

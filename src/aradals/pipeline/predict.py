@@ -119,7 +119,7 @@ def load_other_data(spec: str, examples: Examples, classifier: Classifier) -> Ex
         )
     refuse_training_examples(classifier, other)
     return Examples(
-        lambda rows: other.__getitems__(list(rows))[1],
+        lambda rows: other.batch(rows)[1],
         torch.zeros_like(other.labels),
         num_classes=examples.num_classes,
         ids=other.ids,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from aradals._internal.files import set_aside
+from aradals._internal.specs import code_digest
 from aradals.attacks import describe_attack
 from aradals.data import Data, Examples, as_examples
 from aradals.errors import InputError
@@ -234,7 +235,7 @@ def score_examples(
         model: maps inputs in [0, 1] to logits of shape (N, K).
         examples: what to score.
         path: of the table, ends in .parquet.
-        attack: a name in ``aradals.attacks.ATTACKS``.
+        attack: a name, see `aradals.attacks.get_attack`.
         attack_args: its settings.
         model_digest: stands for the model's weights and code.
         verified: see `aradals.robustness.scores.score`.
@@ -249,6 +250,7 @@ def score_examples(
     run_attack = choose_attack(attack, attack_args, verified=verified)
     provenance = {
         "attack": describe_attack(run_attack),
+        "attack_code": str(code_digest(attack)),
         "bf16": str(bf16).lower(),
         "model_digest": model_digest,
         "data": examples.name,
@@ -289,7 +291,7 @@ def choose_batch_size(model: nn.Module, examples: Examples) -> int:
     device = model_device_dtype(model)[0].type
     largest = max(1, (examples.batches().batch_size or 1) // (4 if device == "cpu" else 1))
     budget = _FLOPS_PER_BATCH.get(device, _FLOPS_PER_BATCH_ELSEWHERE)
-    affordable = max(1, int(budget / max(1, _count_flops(model, examples.__getitems__([0])[1]))))
+    affordable = max(1, int(budget / max(1, _count_flops(model, examples.batch([0])[1]))))
     return min(largest, 1 << affordable.bit_length() - 1)
 
 
@@ -306,7 +308,7 @@ def _count_flops(model: nn.Module, inputs: Tensor) -> int:
 
 def _batches(examples: Examples, size: int) -> Iterator[Batch]:
     for start in range(0, len(examples), size):
-        yield examples.__getitems__(list(range(start, min(start + size, len(examples)))))
+        yield examples.batch(range(start, min(start + size, len(examples))))
 
 
 def _load_shards(folder: Path, provenance: Mapping[str, str]) -> tuple[list[ScoreTable], float]:
@@ -347,6 +349,7 @@ def score_stage(
     """
     inputs = {
         "attack": describe_attack(choose_attack(attack, attack_args, verified=verified)),
+        "attack_code": code_digest(attack),
         "bf16": bf16,
         "model": model_digest,
         "data": examples.fingerprint,
@@ -441,17 +444,7 @@ def scores_of(scores: Path, ids: Tensor) -> Tensor:
     Raises:
         InputError: the table lacks some of them.
     """
-    table, _ = load_scores(scores)
-    known, order = table.ids.sort()
-    row = order[torch.searchsorted(known, ids).clamp(max=len(known) - 1)]
-    found = torch.where(table.ids[row] == ids, table.score[row].double(), torch.nan)
-    if found.isnan().any():
-        raise InputError(
-            expected=f"a score for every example in {scores}",
-            got=f"none for {int(found.isnan().sum())} of {len(ids)}",
-            hint="scoring the same split with the same --limit",
-        )
-    return found
+    return load_scores(scores)[0].for_ids(ids).score.double()
 
 
 def check_attack(attack: str, attack_args: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from aradals.errors import MissingExtraError
+from aradals._internal.optional import optional_imports
 from aradals.inference.predictions import Predictions
 from aradals.metrics import expected_calibration_error, wilson_interval
 from aradals.metrics.noise_floor import ece_noise_floor
@@ -52,7 +52,7 @@ def example_pictures(
     names = [*examples.class_names, *map(str, range(examples.num_classes, predictions.logits.shape[1]))]
 
     def picture(row: int) -> Picture:
-        _, [image], _ = examples.__getitems__([position[int(predictions.ids[row])]])
+        _, [image], _ = examples.batch([position[int(predictions.ids[row])]])
         return Picture(
             id=int(predictions.ids[row]),
             label=names[int(predictions.labels[row])],
@@ -71,10 +71,8 @@ def png(image: Tensor) -> str:
     Raises:
         MissingExtraError: without Pillow.
     """
-    try:
+    with optional_imports():
         from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError("Pillow", "data") from error
     values = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
     picture = Image.fromarray(values.squeeze(2).numpy() if len(image) == 1 else values.numpy())
     picture.thumbnail((MAX_PIXELS, MAX_PIXELS))

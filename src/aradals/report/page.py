@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aradals._internal.files import atomic_path
-from aradals.errors import InputError, MissingExtraError
+from aradals.errors import InputError
 from aradals.report import figures
 from aradals.report import panels as prepared
 from aradals.report.drawings import Drawing, draw, slug
@@ -558,11 +558,9 @@ def _prose(text: str) -> Any:
 
 
 def _render(name: str, **values: object) -> str:
-    try:
+    with optional_imports():
         from jinja2 import Environment, PackageLoader, StrictUndefined
         from markupsafe import Markup
-    except ImportError as error:
-        raise MissingExtraError("Jinja2", "report") from error
     environment = Environment(
         loader=PackageLoader("aradals.report"),
         autoescape=True,

@@ -6,7 +6,8 @@ import textwrap
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from aradals.errors import MissingExtraError, printable
+from aradals._internal.optional import optional_imports
+from aradals.errors import printable
 from aradals.report.findings import Verdict, verdict
 from aradals.report.tables import TableBlock, main_table, main_table_note
 
@@ -53,10 +54,8 @@ class TerminalTable:
         Raises:
             MissingExtraError: without rich.
         """
-        try:
+        with optional_imports():
             from rich.console import Console
-        except ImportError as error:
-            raise MissingExtraError("rich", "cli") from error
         console = Console(width=100)
         with console.capture() as captured:
             console.print(self)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aradals.errors import MissingExtraError
+from aradals._internal.optional import load_extra
 from aradals.results.records import CLEAN, METRICS, Condition, Measure, Metric, Place, Results, Variant
 
 NOISE_LIMITS: dict[Metric, Metric] = {
@@ -191,17 +191,4 @@ def student_quantile(probability: float, degrees_of_freedom: int) -> float:
     Raises:
         MissingExtraError: without scipy.
     """
-    return float(scipy_special().stdtrit(degrees_of_freedom, probability))
-
-
-def scipy_special() -> Any:
-    """The functions of scipy that no other dependency has.
-
-    Raises:
-        MissingExtraError: without scipy.
-    """
-    try:
-        from scipy import special
-    except ImportError as error:
-        raise MissingExtraError("scipy", "data") from error
-    return special
+    return float(load_extra("scipy.special").stdtrit(degrees_of_freedom, probability))

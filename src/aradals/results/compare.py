@@ -11,8 +11,9 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from aradals._internal.optional import load_extra
 from aradals.errors import InputError
-from aradals.results.aggregate import by_seed, places, scipy_special, student_quantile
+from aradals.results.aggregate import by_seed, places, student_quantile
 from aradals.results.records import Comparison, Metric, Place, Results, Variant
 
 COMPARED: tuple[Metric, ...] = ("ece", "subset_calibration_error", "nll", "brier", "accuracy")
@@ -51,7 +52,7 @@ def paired_t_test(first: Sequence[float], second: Sequence[float]) -> float:
     if spread <= rounding:
         return 1.0 if abs(mean) <= rounding else math.nan
     t = mean / (spread / math.sqrt(len(differences)))
-    return min(1.0, 2 * float(scipy_special().stdtr(len(differences) - 1, -abs(t))))
+    return min(1.0, 2 * float(load_extra("scipy.special").stdtr(len(differences) - 1, -abs(t))))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -187,9 +187,8 @@ def compare_with_attack(table: ScoreTable, strong: ScoreTable, num_subsets: int 
         num_subsets: R.
     """
     found = strong.norm.isfinite()
-    order = table.ids.argsort()
-    rows = order[torch.searchsorted(table.ids[order], strong.ids[found])]
-    scores, norm, own_norm = table.score[rows].double(), strong.norm[found].double(), table.norm[rows].double()
+    same = table.for_ids(strong.ids[found])
+    scores, norm, own_norm = same.score.double(), strong.norm[found].double(), same.norm.double()
     if "norm_order=inf" in table.attack:
         own_norm = torch.full_like(own_norm, math.inf)  # an L-inf norm is always the smaller one
     reference = norm.minimum(own_norm)

@@ -12,20 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
+from aradals._internal.optional import optional_imports
 from aradals.attacks import (
     ATTACKS,
     Attack,
     AttackResult,
-    bind_attack,
     deepfool,
     describe_attack,
+    get_attack,
     log_odds,
     logit_margin,
     pgd,
 )
 from aradals.attacks.base import prediction_changes
 from aradals.checks import check_inputs, check_logits
-from aradals.errors import InputError, MissingExtraError
+from aradals.errors import InputError
 from aradals.inference.accelerate import accelerated
 from aradals.inference.gradients import forward_with_graph, gradients_enabled, input_gradient, model_inputs
 from aradals.inference.predictions import evaluation_mode, try_model
@@ -70,6 +71,23 @@ class ScoreTable:
         """Number of examples whose score is a fallback, because the search ended nowhere."""
         return int((~self.success).sum())
 
+    def for_ids(self, ids: Tensor) -> ScoreTable:
+        """The rows of these examples, in this order.
+
+        Raises:
+            InputError: the table lacks some of them.
+        """
+        known = torch.isin(ids, self.ids[~self.score.isnan()])
+        if not known.all():
+            raise InputError(
+                expected=f"a score for each of {len(ids)} examples",
+                got=f"none for {int((~known).sum())} of them",
+                hint="scoring the same split, as much of it",
+            )
+        ids_in_order, order = self.ids.sort()
+        rows = order[torch.searchsorted(ids_in_order, ids)]
+        return replace(self, **{name: getattr(self, name)[rows] for name in _COLUMNS})
+
 
 _COLUMNS = tuple(field.name for field in fields(ScoreTable) if field.name != "attack")
 
@@ -92,7 +110,7 @@ def score(
         batches: a tensor of inputs (N, ...); or an iterable of batches, each a tensor of inputs, a pair
             (inputs, labels) or a triple (ids, inputs, labels). Without ids, an example's id is its running number.
             Of examples with the same id, as distributed samplers add to even out batches, the first counts.
-        attack: a name in ``aradals.attacks.ATTACKS``, or a function like those there.
+        attack: see `aradals.attacks.get_attack`.
         batch_size: number of examples attacked at a time, where ``batches`` is a tensor.
         verified: also find, for ``norm``, a perturbation that is seen to change the prediction.
         bf16: attack a copy of the model that computes in bfloat16. Faster on some hardware, and coarser: up to 1
@@ -192,9 +210,9 @@ def choose_attack(attack: str | Attack, attack_args: dict[str, Any], *, verified
     Raises:
         InputError: no such attack or argument.
     """
-    run_attack = bind_attack(attack, attack_args)
+    run_attack = get_attack(attack, **attack_args)
     if verified and "verified" in inspect.signature(run_attack).parameters:
-        run_attack = bind_attack(run_attack, {"verified": True})
+        run_attack = get_attack(run_attack, verified=True)
     return run_attack
 
 
@@ -219,10 +237,8 @@ def with_progress(tables: Iterable[ScoreTable], total: int | None, num_done: int
     Raises:
         MissingExtraError: tqdm is not installed.
     """
-    try:
+    with optional_imports():
         from tqdm import tqdm
-    except ImportError as error:
-        raise MissingExtraError("tqdm", "cli") from error
     on_terminal = sys.stderr.isatty()
     pause = 0.1 if on_terminal else _LOG_SECONDS
     bar = tqdm(

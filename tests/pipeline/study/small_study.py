@@ -31,7 +31,7 @@ def save_digits(path: Path, *, num_train: int = 200, num_test: int = 100, **colu
     """Some of scikit-learn's digits as an ``.npz`` with a training and a test split, and further arrays."""
     arrays = dict(columns)
     for split, num in (("train", num_train), ("test", num_test)):
-        _, inputs, labels = load_data("digits", split).__getitems__(list(range(num)))
+        _, inputs, labels = load_data("digits", split).batch(range(num))
         arrays |= {f"x_{split}": inputs.numpy(), f"y_{split}": labels.numpy()}
     np.savez(path, **arrays)
     return str(path)

@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from small_study import ADAPTIVE, VANILLA, save_digits, seed_run, small_config, trainings, weights
 from torch import Tensor
 
-from aradals.calibration import MarginTemperature, RobustnessTemperature, TemperatureScaling
+from aradals.calibration import ConditionalTemperature, TemperatureScaling
 from aradals.inference.ensemble import Ensemble
 from aradals.inference.predictions import Predictions
 from aradals.models import build_model, load_checkpoint
@@ -174,8 +174,8 @@ def test_robustness_temperature_is_fitted_and_used_with_the_models_own_margins(f
         torch.testing.assert_close(stored[file].scores, expected, rtol=1e-4, atol=1e-6)
     calibration, test = stored["calibration"], stored["predictions-none-0"]
     for name, calibrator in (
-        ("robustness_temperature", RobustnessTemperature()),
-        ("margin_temperature", MarginTemperature()),
+        ("robustness_temperature", ConditionalTemperature("first_order_margin")),
+        ("margin_temperature", ConditionalTemperature("logit_margin")),
     ):
         fitted = calibrator.fit(calibration.logits, calibration.labels, calibration.scores)
         confidence = fitted.predict_proba(test.logits, test.scores).amax(1).mean().item()
@@ -189,7 +189,7 @@ def test_robustness_temperature_is_fitted_and_used_with_the_models_own_margins(f
 
 def test_margin_temperature_of_an_ensemble_has_the_pooled_margins(finished: Finished) -> None:
     probs, labels = finished.pooled("calibration", TRIO)
-    fitted = MarginTemperature().fit(probs.log(), labels)
+    fitted = ConditionalTemperature("logit_margin").fit(probs.log(), labels)
     probs, _ = finished.pooled("predictions-none-0", TRIO)
     row = finished.row(method="trio", calibrator="margin_temperature", corruption="none", subset=None)
     assert row["confidence"] == pytest.approx(fitted.predict_proba(probs.log()).amax(1).mean().item(), rel=1e-4)
@@ -212,7 +212,7 @@ def test_members_in_step_lie_in_separate_files_and_share_their_targets(finished:
         load_checkpoint(model, folder / "train" / f"model-{member}.safetensors")
         members.append(model)
     splits = seed_run(finished.config, finished.folder)[0].splits
-    _, inputs, _ = splits.validation.__getitems__(list(range(len(splits.validation))))
+    _, inputs, _ = splits.validation.batch(range(len(splits.validation)))
     with torch.no_grad():
         confidence = Ensemble(members).eval()(inputs).softmax(1).amax(1).mean().item()
     assert np.mean(record["updates"][-1]["confidence"]) == pytest.approx(confidence, abs=1e-5)

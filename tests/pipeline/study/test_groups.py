@@ -130,7 +130,7 @@ def test_confidence_ranks_by_the_log_odds_of_the_prediction(data: str, tmp_path:
     model = build_model("small_cnn", num_classes=10, in_channels=1, width=4)
     load_checkpoint(model, run.train("vanilla"))
     for split, subsets in (("train", groups.train), ("validation", groups.validation)):
-        _, inputs, _ = getattr(run.splits, split).__getitems__(list(range(len(subsets))))
+        _, inputs, _ = getattr(run.splits, split).batch(range(len(subsets)))
         with torch.no_grad():
             confidence = model.eval()(inputs).double().softmax(1).amax(1)
         assert torch.equal(subsets, by_rank(confidence))
@@ -161,7 +161,7 @@ WRITERS = ("ann", "bob", "eve")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parquet")
     for split, num in (("train", 200), ("test", 60)):
-        _, inputs, labels = load_data("digits", split).__getitems__(list(range(num)))
+        _, inputs, labels = load_data("digits", split).batch(range(num))
         encoded = []
         for image in (inputs * 255).round().byte().numpy():
             buffer = io.BytesIO()

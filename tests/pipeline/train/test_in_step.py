@@ -69,7 +69,7 @@ def test_with_fixed_targets_members_are_to_the_bit_those_trained_alone(optimizer
 def test_the_averaged_prediction_drives_the_targets() -> None:
     """After one epoch, from the members' logits on the validation split."""
     trained = fit([0, 1], training=replace(TRAINING, epochs=1))
-    _, inputs, labels = VALIDATION.__getitems__(list(range(len(VALIDATION))))
+    _, inputs, labels = VALIDATION.batch(range(len(VALIDATION)))
     with torch.no_grad():
         member_probs = torch.stack([model(inputs).double().softmax(1) for model in members_of(trained)])
 

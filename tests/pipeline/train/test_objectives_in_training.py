@@ -92,7 +92,7 @@ def first_step(loss_of: Any) -> nn.Module:
     """One step of gradient descent by hand, on the first batch of the first epoch."""
     model = small_cnn(SEED).train()
     [positions, *_], _ = member_batches(len(TRAIN), len(TRAIN), SEED, epoch=0)
-    _, inputs, labels = TRAIN.__getitems__(positions)
+    _, inputs, labels = TRAIN.batch(positions)
     torch.manual_seed(epoch_seed(SEED, 0))
     loss_of(model, inputs, labels).backward()
     with torch.no_grad():
@@ -128,13 +128,13 @@ def test_one_subset_is_adals() -> None:
     for epoch in range(3):
         model.train()
         for positions in member_batches(len(TRAIN), 24, SEED, epoch)[0]:
-            _, inputs, labels = TRAIN.__getitems__(positions)
+            _, inputs, labels = TRAIN.batch(positions)
             soft = torch.full((len(labels), 10), (1 - p) / 9).scatter(1, labels[:, None], p)
             loss = F.cross_entropy(model(inputs), soft)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        _, inputs, labels = VALIDATION.__getitems__(list(range(len(VALIDATION))))
+        _, inputs, labels = VALIDATION.batch(range(len(VALIDATION)))
         with torch.no_grad():
             confidence, predicted = model.eval()(inputs).softmax(1).max(1)
         targets.append(p)

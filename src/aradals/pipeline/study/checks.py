@@ -9,7 +9,7 @@ from aradals.calibration import get_calibrator
 from aradals.checks import check_logits
 from aradals.errors import InputError
 from aradals.inference.predictions import Batch, evaluation_mode
-from aradals.objectives import choose_objective, takes_target_prob
+from aradals.objectives import get_objective, takes_target_prob
 from aradals.pipeline.config import FixedTargets, MethodConfig, StudyConfig, TrainingConfig
 
 
@@ -18,7 +18,7 @@ def check_config(config: StudyConfig) -> None:
     for calibrator in config.calibrators:
         get_calibrator(calibrator)
     for name, method in config.methods.items():
-        objective = choose_objective(method.objective, method.objective_args)
+        objective = get_objective(method.objective, **method.objective_args)
         if method.targets != FixedTargets() and not takes_target_prob(objective):
             raise InputError(
                 expected=f"methods.{name} with one-hot targets, because its objective knows no others",
@@ -41,7 +41,7 @@ def try_method(name: str, method: MethodConfig, training: TrainingConfig, model:
             got=f"inputs of shape {tuple(inputs.shape)}",
             hint="augment=none",
         )
-    objective = choose_objective(method.objective, method.objective_args)
+    objective = get_objective(method.objective, **method.objective_args)
     with user_code(method.objective, "return (loss, logits)"), evaluation_mode(model):
         loss, logits = objective(model, inputs, labels)
         loss.backward()

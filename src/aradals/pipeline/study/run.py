@@ -292,7 +292,8 @@ def study_stability(config: StudyConfig, arrays: Mapping[tuple[str, int], RunArr
     common = accuracy if 1 / first[0].logits.shape[2] < accuracy < 1 else None
 
     def rows(method: str, models: str, seed: int | None, logits: Tensor, subsets: Tensor) -> list[Row]:
-        found = stability(logits, subsets, common, num_resamples=config.evaluation.num_resamples)
+        num_resamples = config.evaluation.num_resamples
+        found = stability(logits=logits, subsets=subsets, match_confidence=common, num_resamples=num_resamples)
         return [{"method": method, "models": models, "seed": seed, **row} for row in found]
 
     found: list[Row] = []

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from aradals._internal.files import file_digest
 from aradals._internal.specs import code_digest
-from aradals.calibration import CALIBRATORS, get_calibrator
+from aradals.calibration import get_calibrator
 from aradals.checks import check_labels
 from aradals.data import Examples, Splits, files_digest, make_splits
 from aradals.errors import InputError, OutputError, TrainingFailed
@@ -132,7 +132,7 @@ class SeedRun:
 
         None for a model that torch's generator alone does not determine.
         """
-        batch = self.splits.train.__getitems__(list(range(min(_NUM_PROBED, len(self.splits.train)))))
+        batch = self.splits.train.batch(range(min(_NUM_PROBED, len(self.splits.train))))
         logits = []
         for _ in range(2):
             with torch.random.fork_rng(devices=[]):
@@ -161,7 +161,7 @@ class SeedRun:
         )
         check_attack(config.scoring.attack, config.scoring.attack_args)
         check_num_subsets(config.evaluation.num_subsets, len(splits.test), "evaluation.num_subsets", "the test split")
-        _, inputs, _ = splits.train.__getitems__([0, 1])
+        _, inputs, _ = splits.train.batch([0, 1])
         _ = self.shift
         model = self._load(Path(config.scoring.checkpoint)).cpu() if config.scoring.checkpoint else self._build()
         num_classes = try_model(model, inputs)
@@ -177,7 +177,7 @@ class SeedRun:
             smallest = min(len(splits.train) // folds, len(splits.validation))
             key = f"methods.{name}.targets.subsets.count"
             check_num_subsets(settings.num_subsets, smallest, key, "splits.validation")
-            try_method(name, settings, config.training, model, splits.train.__getitems__([0, 1]))
+            try_method(name, settings, config.training, model, splits.train.batch([0, 1]))
             if isinstance(subsets, RandomSubsets | ColumnSubsets):
                 training_subsets(self, subsets)
 
@@ -406,7 +406,9 @@ class SeedRun:
         """One model's predictions of the calibration split, and of the test split under every condition."""
         model_digest = self._model_digest(checkpoint)
         is_member = folder.parent.parent != self.folder
-        with_scores = not is_member and any(CALIBRATORS[each].score == FIRST_ORDER for each in self.config.calibrators)
+        with_scores = not is_member and any(
+            get_calibrator(each).score == FIRST_ORDER for each in self.config.calibrators
+        )
         corrupted = self.config.evaluation.corrupted
         inputs = {
             "model": model_digest,
@@ -528,7 +530,7 @@ class SeedRun:
     def _calibrators(self, name: str) -> list[str]:
         """Those of the recipe; an ensemble has no first-order margin that its members' predictions would give."""
         single = name in self.config.methods
-        return [each for each in self.config.calibrators if single or CALIBRATORS[each].score != FIRST_ORDER]
+        return [each for each in self.config.calibrators if single or get_calibrator(each).score != FIRST_ORDER]
 
     def _settings_of(self, name: str) -> MethodConfig:
         """The settings that the models of a method or of an ensemble are trained with."""

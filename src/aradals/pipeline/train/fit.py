@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from aradals.data import AUGMENTATIONS, Examples, as_batch
 from aradals.errors import InputError
 from aradals.inference.predictions import try_model
-from aradals.objectives import choose_objective
+from aradals.objectives import get_objective
 from aradals.pipeline.config import MethodConfig, SelfScoredSubsets, TrainingConfig
 from aradals.pipeline.health import check_output_varies, check_trainable
 from aradals.pipeline.train.environment import settings_from_arguments_alone
@@ -109,7 +109,7 @@ def fit_classifier(
     """
     check_trainable(model, train.labels)
     if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
-        try_model(model, train.__getitems__([0, 1])[1])  # lazy layers take their shapes from the first input
+        try_model(model, train.batch([0, 1])[1])  # lazy layers take their shapes from the first input
     targets = method.targets
     scores_itself = isinstance(targets.subsets, SelfScoredSubsets)
     if targets.subsets and not scores_itself and (train_subsets is None or validation_subsets is None):
@@ -124,7 +124,7 @@ def fit_classifier(
     )
     module = AdaptiveClassifier(
         model,
-        choose_objective(method.objective, method.objective_args),
+        get_objective(method.objective, **method.objective_args),
         criterion,
         by_id(train.ids, train_subsets),
         by_id(validation.ids, validation_subsets),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aradals.errors import InputError
 from aradals.losses import focal_loss, margin_smoothing_loss
-from aradals.objectives import OBJECTIVES, choose_objective, takes_target_prob
+from aradals.objectives import OBJECTIVES, get_objective, takes_target_prob
 
 
 def problem() -> tuple[nn.Module, Tensor, Tensor]:
@@ -24,7 +24,7 @@ def test_every_objective_trains_a_linear_model(name: str) -> None:
     torch.manual_seed(0)
     inputs = torch.rand(64, 2)
     labels = (inputs[:, 0] > inputs[:, 1]).long()
-    model, objective = nn.Linear(2, 2), choose_objective(name)
+    model, objective = nn.Linear(2, 2), get_objective(name)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     for _ in range(60):
         loss, logits = objective(model, inputs, labels)
@@ -44,13 +44,13 @@ def test_settings_reach_the_loss() -> None:
         ("margin-smoothing", {"margin": 0.1, "weight": 2}, margin_smoothing_loss(logits, labels, 0.1, 2)),
         ("cross_entropy", {}, F.cross_entropy(logits, labels)),
     ]:
-        loss, returned = choose_objective(name, args)(model, inputs, labels)
+        loss, returned = get_objective(name, **(args or {}))(model, inputs, labels)
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(returned, logits)
 
 
 def test_which_can_be_smoothed() -> None:
-    smoothed = {name for name in OBJECTIVES if takes_target_prob(choose_objective(name))}
+    smoothed = {name for name in OBJECTIVES if takes_target_prob(get_objective(name))}
     assert smoothed == {"cross_entropy", "mixup", "ccat"}
 
 
@@ -59,7 +59,7 @@ def test_choosing_draws_no_random_numbers() -> None:
     expected = torch.rand(2)
     torch.manual_seed(3)
     for name in OBJECTIVES:
-        choose_objective(name)
+        get_objective(name)
     assert torch.equal(torch.rand(2), expected)
 
 
@@ -82,7 +82,7 @@ def test_choosing_draws_no_random_numbers() -> None:
 )
 def test_bad_names_and_settings(name: str, args: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        choose_objective(name, args)
+        get_objective(name, **args)
 
 
 OURS = """
@@ -110,13 +110,13 @@ def objective_file(tmp_path: Path) -> Path:
 def test_other_peoples_objectives(objective_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs, labels = problem()
     expected = 8 * F.cross_entropy(model(inputs), labels)
-    objective = choose_objective(f"{objective_file}:scaled", {"power": 3})
+    objective = get_objective(f"{objective_file}:scaled", power=3)
     torch.testing.assert_close(objective(model, inputs, labels)[0], expected)
     assert not takes_target_prob(objective)
-    assert takes_target_prob(choose_objective(f"{objective_file}:smoothed"))
+    assert takes_target_prob(get_objective(f"{objective_file}:smoothed"))
     monkeypatch.chdir(objective_file.parent)
-    torch.testing.assert_close(choose_objective("ours:scaled", {"power": 3})(model, inputs, labels)[0], expected)
-    assert choose_objective("aradals.objectives:mixup", {"alpha": 1.0}) is not None
+    torch.testing.assert_close(get_objective("ours:scaled", power=3)(model, inputs, labels)[0], expected)
+    assert get_objective("aradals.objectives:mixup", alpha=1.0) is not None
 
 
 @pytest.mark.parametrize(
@@ -133,6 +133,6 @@ def test_what_can_go_wrong_with_other_peoples(
     objective_file: Path, attribute: str, args: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        choose_objective(f"{objective_file}:{attribute}", args)
+        get_objective(f"{objective_file}:{attribute}", **args)
     with pytest.raises(InputError, match="ModuleNotFoundError"):
-        choose_objective(f"no_such_module_of_mine:{attribute}", args)
+        get_objective(f"no_such_module_of_mine:{attribute}", **args)
