@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aradals._internal.files import atomic_path
+from aradals._internal.optional import optional_imports
 from aradals.errors import InputError
 from aradals.report import figures
 from aradals.report import panels as prepared
