@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from aradals.data import load_column
 from aradals.errors import InputError
 from aradals.pipeline.artifacts import settings_digest
 from aradals.pipeline.config import MethodConfig
-from aradals.pipeline.score import scores_of
-from aradals.pipeline.study.checks import data_sets
 from aradals.smoothing.subsets import (
     assign_subsets,
     column_subsets,
@@ -24,9 +22,6 @@ from aradals.smoothing.subsets import (
     subset_thresholds,
 )
 
-if TYPE_CHECKING:
-    from aradals.pipeline.study.seed import SeedRun
-
 
 @dataclass(frozen=True)
 class TrainingSubsets:
@@ -35,14 +30,10 @@ class TrainingSubsets:
     Attributes:
         train: of the training split.
         validation: of the validation split.
-        tables: score tables that they come from.
-        scorers: checkpoints of the models that scored, but for those that the recipe gives.
     """
 
     train: Tensor
     validation: Tensor
-    tables: list[Path] = field(default_factory=list)
-    scorers: list[Path] = field(default_factory=list)
 
     @property
     def digest(self) -> str:
@@ -50,82 +41,84 @@ class TrainingSubsets:
         return settings_digest([self.train.tolist(), self.validation.tolist()])
 
 
-def training_subsets(run: SeedRun, settings: MethodConfig) -> TrainingSubsets:
-    """The subsets of the training and of the validation split, as the method's settings say."""
-    train, validation, count = run.splits.train, run.splits.validation, settings.num_subsets
-    if settings.grouping == "random":
-        return TrainingSubsets(
-            random_subsets(train.ids, count, run.seed), random_subsets(validation.ids, count, run.seed)
-        )
-    if settings.grouping == "column":
-        return _by_column(run, settings)
-    if settings.cross_fit:
-        return _cross_fitted(run, settings)
-    tables = [run.scores(split, attack=attack_of(settings)) for split in ("train", "validation")]
-    scores = [scores_of(table, split.ids) for table, split in zip(tables, (train, validation), strict=True)]
-    return TrainingSubsets(
-        _matched(scores[0], train.ids, scores[1], settings),
-        assign_subsets(scores[1], count, validation.ids),
-        tables,
-        [] if run.config.scoring.checkpoint else [run.scorer()],
-    )
-
-
 def attack_of(settings: MethodConfig) -> str | None:
     """The score that ranks examples, where it is another than the recipe's."""
     return "log_odds" if settings.grouping == "confidence" else None
 
 
-def _matched(train_scores: Tensor, train_ids: Tensor, validation_scores: Tensor, settings: MethodConfig) -> Tensor:
+def num_folds(settings: MethodConfig) -> int:
+    """Parts of the training split, each scored by a model that has not seen it; with one part, one model scores all."""
+    return 2 if settings.cross_fit else 1
+
+
+def folds_of(ids: Tensor, num_folds: int, seed: int) -> Tensor:
+    """The fold of each training example, int64, shape (N,)."""
+    return fold_of(ids, seed) if num_folds > 1 else torch.zeros_like(ids)
+
+
+def chance_subsets(settings: MethodConfig, train: Tensor, validation: Tensor, seed: int) -> TrainingSubsets:
+    """Subsets that have nothing to do with robustness.
+
+    Args:
+        settings: of the method.
+        train: ids of the training split.
+        validation: ids of the validation split.
+        seed: of the study.
+    """
+    return TrainingSubsets(*(random_subsets(ids, settings.num_subsets, seed) for ids in (train, validation)))
+
+
+def score_subsets(
+    settings: MethodConfig, train: Tensor, validation: Tensor, folds: Tensor, scores: Sequence[tuple[Tensor, Tensor]]
+) -> TrainingSubsets:
+    """Subsets by rank within the fold for training examples, and by the mean of all ranks for validation examples.
+
+    Two models' scores are not on one scale, so that they are compared by their ranks alone.
+
+    Args:
+        settings: of the method.
+        train: ids of the training split.
+        validation: ids of the validation split.
+        folds: of each training example, see `folds_of`.
+        scores: by fold, those of its training examples, and those of all validation examples.
+    """
+    subsets, ranks = torch.empty_like(train), torch.zeros_like(validation)
+    for fold, (train_scores, validation_scores) in enumerate(scores):
+        own = folds == fold
+        subsets[own] = _matched(settings, train_scores, train[own], validation_scores)
+        ranks += assign_subsets(validation_scores, len(validation), validation)  # each a subset of its own
+    return TrainingSubsets(subsets, assign_subsets(ranks, settings.num_subsets, validation))
+
+
+def _matched(settings: MethodConfig, scores: Tensor, ids: Tensor, validation_scores: Tensor) -> Tensor:
     """Training subsets: by rank, or by the thresholds between the validation subsets."""
     if settings.matching == "thresholds":
-        return match_subsets(train_scores, subset_thresholds(validation_scores, settings.num_subsets))
-    return assign_subsets(train_scores, settings.num_subsets, train_ids)
+        return match_subsets(scores, subset_thresholds(validation_scores, settings.num_subsets))
+    return assign_subsets(scores, settings.num_subsets, ids)
 
 
-def _cross_fitted(run: SeedRun, settings: MethodConfig) -> TrainingSubsets:
-    """Each half of the training split scored by a model that was trained on the other half.
+def value_subsets(
+    settings: MethodConfig, train: Tensor, validation: Tensor, values: npt.NDArray[Any]
+) -> TrainingSubsets:
+    """One subset for each value of a column of categories, or the ranks of a column of numbers with a fraction.
 
-    Two models' scores are not on one scale, so training examples are grouped within their half. Validation examples,
-    which both models score, are grouped by the mean of their two ranks.
+    Args:
+        settings: of the method.
+        train: ids of the training split.
+        validation: ids of the validation split.
+        values: of the column, by id.
+
+    Raises:
+        InputError: another number of categories than of subsets.
     """
-    train, validation = run.splits.train, run.splits.validation
-    attack = attack_of(settings)
-    folds = fold_of(train.ids, run.seed)
-    subsets = torch.empty(len(train), dtype=torch.int64)
-    ranks = torch.zeros_like(validation.ids)
-    tables: list[Path] = []
-    for fold in (0, 1):
-        half = train.ids[folds == fold]
-        own = [run.scores(split, attack=attack, fold=fold) for split in ("train", "validation")]
-        validation_scores = scores_of(own[1], validation.ids)
-        subsets[folds == fold] = _matched(scores_of(own[0], half), half, validation_scores, settings)
-        ranks += assign_subsets(validation_scores, len(validation), validation.ids)  # each a subset of its own
-        tables += own
-    return TrainingSubsets(
-        subsets,
-        assign_subsets(ranks, settings.num_subsets, validation.ids),
-        tables,
-        [run.fold_scorer(fold) for fold in (0, 1)],
-    )
-
-
-def _by_column(run: SeedRun, settings: MethodConfig) -> TrainingSubsets:
-    """One subset for each value of a column of categories, or the ranks of a column of numbers with a fraction."""
-    assert settings.group_column is not None
-    train, validation, count = run.splits.train, run.splits.validation, settings.num_subsets
-    values = load_column(data_sets(run.config)[0], "train", settings.group_column)
     if values.dtype.kind == "f":
         scores = torch.tensor(values)
-        return TrainingSubsets(
-            assign_subsets(scores[train.ids], count, train.ids),
-            assign_subsets(scores[validation.ids], count, validation.ids),
-        )
+        return TrainingSubsets(*(assign_subsets(scores[ids], settings.num_subsets, ids) for ids in (train, validation)))
     subsets, names = column_subsets(values)
-    if len(names) != count:
+    if len(names) != settings.num_subsets:
         raise InputError(
             expected=f"num_subsets={len(names)}, one for each value of the column {settings.group_column}",
-            got=str(count),
+            got=str(settings.num_subsets),
             hint=f"num_subsets={len(names)}",
         )
-    return TrainingSubsets(subsets[train.ids], subsets[validation.ids])
+    return TrainingSubsets(subsets[train], subsets[validation])
