@@ -117,7 +117,7 @@ def _evaluate(
     """Evaluate and report."""
     from aradals.data import files_digest
     from aradals.pipeline.artifacts import SCHEMA_VERSION, decode_hashes, load_calibrator, load_predictions, versions
-    from aradals.pipeline.evaluate import CLEAN, choose_shift, evaluate_conditions, ood_rows
+    from aradals.pipeline.evaluate import CLEAN, choose_shift, evaluate_conditions, ood_rows, stored_predictions
     from aradals.pipeline.leakage import refuse_fitted, refuse_fitted_hashes
     from aradals.pipeline.score import scores_of, scoring_record, subsets_of
     from aradals.pipeline.shown import class_rows, example_images
@@ -164,7 +164,7 @@ def _evaluate(
         )
         stored_at = stage(examples, wanted, output / "predictions", shift=shift, source=source_of_shift)
         stored, _ = load_predictions(stored_at[CLEAN])
-        evaluated = ((condition, load_predictions(path)[0]) for condition, path in stored_at.items())
+        evaluated = stored_predictions(stored_at)
         if other is not None:
             others, _ = load_predictions(stage(other, [CLEAN], output / "ood")[CLEAN])
             out_of_distribution = ood_rows(stored, others, fitted, data=data, ood=other.name)

@@ -272,12 +272,9 @@ def evaluate_conditions(
     return found
 
 
-def stored_members(
-    members: Sequence[Mapping[Condition, Path]],
-) -> Iterator[tuple[Condition, list[Predictions]]]:
-    """Predictions of one model, or of each member of an ensemble, from files by condition."""
-    for condition in members[0]:
-        yield condition, [load_predictions(paths[condition])[0] for paths in members]
+def stored_predictions(paths: Mapping[Condition, Path]) -> Iterator[tuple[Condition, Predictions]]:
+    """Predictions from files by condition, one after the other."""
+    return ((condition, load_predictions(path)[0]) for condition, path in paths.items())
 
 
 def pool_members(members: Sequence[Predictions]) -> Predictions:

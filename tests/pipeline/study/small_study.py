@@ -106,8 +106,11 @@ class SeedRun:
         return subsets
 
     def cost(self, method: str) -> dict[str, float]:
-        """Of a method that is trained."""
-        return read_cost(self.plan.evaluate(method), self.space)
+        """What it costs until a method is trained."""
+        run = self.plan.evaluate(method)
+        for training in run.trainings:
+            self.finish(training)
+        return read_cost(run, self.space)
 
     def record(self, method: str) -> dict[str, list[dict[str, Any]]]:
         """What a method gives to the results."""

@@ -21,6 +21,7 @@ from aradals.models import save_checkpoint, seal_description
 from aradals.pipeline.artifacts import (
     encode_hashes,
     load_calibrator,
+    load_predictions,
     save_calibrator,
     save_json,
     settings_digest,
@@ -34,7 +35,6 @@ from aradals.pipeline.evaluate import (
     predict_conditions,
     prediction_paths,
     shift_of,
-    stored_members,
 )
 from aradals.pipeline.score import SCORES, score_stage, scores_of
 from aradals.pipeline.study.arrays import RunArrays, clean_and_shifted
@@ -268,9 +268,8 @@ def calibrate(task: Calibrate, space: Workspace) -> None:
     }
 
     def make(folder: Path) -> None:
-        paths = [{CLEAN: space.paths(each)[CALIBRATION_FILE]} for each in task.predictions]
-        [(_, members)] = stored_members(paths)
-        fitted_on = pool_members(members)
+        paths = [space.paths(each)[CALIBRATION_FILE] for each in task.predictions]
+        fitted_on = pool_members([load_predictions(path)[0] for path in paths])
         for calibrator in task.calibrators:
             fitted = get_calibrator(calibrator).fit(fitted_on.logits, fitted_on.labels, fitted_on.scores)
             save_calibrator(folder / f"{calibrator}.json", fitted, examples)
@@ -301,7 +300,8 @@ def evaluate(task: Evaluate, space: Workspace) -> None:
         clean_logits: list[Tensor] = []
 
         def pooled() -> Iterator[tuple[Condition, Predictions]]:
-            for condition, predictions in stored_members(members):
+            for condition in members[0]:
+                predictions = [load_predictions(paths[condition])[0] for paths in members]
                 if condition == CLEAN:
                     clean_logits.extend(each.logits for each in predictions)
                 yield condition, pool_members(predictions)
