@@ -28,7 +28,7 @@ from aradals.metrics import (
 )
 from aradals.metrics.bootstrap import resample_means
 from aradals.metrics.intervals import abs_max, abs_sum
-from aradals.metrics.selective import aurc, aurc_terms, auroc_terms
+from aradals.metrics.selective import aurc_terms, auroc_terms
 from aradals.metrics.summary import summarize_and_resample
 
 

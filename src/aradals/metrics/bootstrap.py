@@ -59,7 +59,7 @@ def resampled_metrics(
     """
     examples = outcomes(labels, logits=logits)
     columns = metric_columns(examples, subsets, num_bins)
-    values = replicates(resample_columns(columns, num_resamples, seed))
+    values = replicates(Bootstrap(num_resamples, seed=seed).resample(columns))
     if metrics is None:
         metrics = [name for name in values if name not in LINEARIZED]
     unknown = [name for name in metrics if name not in values]
@@ -119,7 +119,10 @@ class Bootstrap:
 
     def resample(self, columns: Mapping[str, Tensor]) -> Resampled:
         """The means of columns of shape (N, C) each, and those of their resamples, the same for all columns."""
-        return resample_columns(columns, self.num_resamples, self.seed)
+        table, widths = torch.cat(list(columns.values()), 1), [column.shape[1] for column in columns.values()]
+        resampled = resample_means(table, self.num_resamples, self.seed)
+        means, parts = table.mean(0).split(widths), resampled.split(widths, 1)
+        return Resampled(dict(zip(columns, means, strict=True)), dict(zip(columns, parts, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -137,15 +140,6 @@ class Resampled:
     def gaps(self, name: str) -> tuple[Tensor, Tensor]:
         """The means of columns, and the deviations of the resamples from them."""
         return self.means[name], self.resampled[name] - self.means[name]
-
-
-def resample_columns(columns: Mapping[str, Tensor], num_resamples: int, seed: int) -> Resampled:
-    """The means of columns of shape (N, C) each, and those of their resamples, the same for all columns."""
-    table, widths = torch.cat(list(columns.values()), 1), [column.shape[1] for column in columns.values()]
-    resampled = resample_means(table, num_resamples, seed).split(widths, 1)
-    return Resampled(
-        dict(zip(columns, table.mean(0).split(widths), strict=True)), dict(zip(columns, resampled, strict=True))
-    )
 
 
 def replicates(sample: Resampled) -> dict[str, Tensor]:

@@ -226,14 +226,12 @@ def _mean(value: float, deviations: Tensor, scale: Scale, top: float, level: flo
 
 
 def num_grid_cells(sigma: float) -> int:
-    """Cells on [0, 1] that resolve a kernel of this width well enough for an interval; none for an infinite one."""
-    return 0 if math.isinf(sigma) else min(max(16, math.ceil(3 / max(sigma, 1e-9))), 96)
+    """Cells on [0, 1] that resolve a kernel of this width well enough for an interval."""
+    return min(max(16, math.ceil(3 / max(sigma, 1e-9))), 96)
 
 
 def grid_members(confidence: Tensor, num_cells: int) -> Tensor:
     """How much of each example is at each point of a grid, see `grid_gaps`; shape (N, num_cells + 1)."""
-    if num_cells == 0:
-        return confidence.new_zeros(len(confidence), 0)
     left, share = grid_position(confidence, num_cells)
     members = confidence.new_zeros(len(confidence), num_cells + 1)
     members.scatter_(1, left[:, None], 1 - share[:, None])

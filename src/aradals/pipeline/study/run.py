@@ -103,10 +103,10 @@ def _run_all(config: StudyConfig, output: Path, name: str, device: str, log: Log
     studies = [replace(config, data=data) for data in config.data]
     folders = [output / file_name(data) for data in config.data]
     # All of them are looked at before the first is trained for hours.
-    names = []
-    for study in studies:
-        source = SeedPlan(study, study.seeds[0]).source
-        names.append(_tried(study, output, device, log).materials(source).splits.test.name)
+    names = [
+        _tried(study, output, device, log).materials(SeedPlan(study, study.seeds[0]).source).splits.test.name
+        for study in studies
+    ]
     if len(set(names)) < len(names) or len(set(folders)) < len(folders):
         raise InputError(
             expected="data sets with names of their own", got=", ".join(map(str, config.data)), hint="renaming one"

@@ -7,7 +7,7 @@ to do the task, in this process or in another.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -24,12 +24,14 @@ from aradals.pipeline.study.groups import attack_of, num_folds
 SCORER = "scorer"
 """The folder of vanilla models that only score."""
 
-FIRST_ORDER = "first_order_margin"
+VANILLA = MethodConfig()
+"""What a model is trained by that scores."""
+
 CALIBRATION_FILE, ARRAYS_FILE = "calibration.parquet", "arrays.npz"
 HISTORY_FILE, ROWS_FILE = "history.json", "rows.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """The data and the model of a study at one seed, which all tasks of this seed share."""
 
@@ -37,12 +39,12 @@ class Source:
     splits: SplitConfig
     model: str
     seed: int
-    image_column: str | None = None
-    label_column: str | None = None
-    model_args: dict[str, Any] = field(default_factory=dict)
+    image_column: str | None
+    label_column: str | None
+    model_args: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """One step of a study.
 
@@ -84,7 +86,7 @@ class Task:
         return settings_digest(self.record)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Train(Task):
     """Train a model, or the members of an ensemble in step.
 
@@ -101,10 +103,10 @@ class Train(Task):
     name: str
     method: MethodConfig
     training: TrainingConfig
-    members: list[int] = field(default_factory=lambda: [0])
-    without_fold: int | None = None
-    train_scores: list[Score] = field(default_factory=list)
-    validation_scores: list[Score] = field(default_factory=list)
+    members: list[int]
+    without_fold: int | None
+    train_scores: list[Score]
+    validation_scores: list[Score]
 
     @property
     def checkpoints(self) -> list[str]:
@@ -128,7 +130,7 @@ class Train(Task):
         return [table for pair in zip(self.train_scores, self.validation_scores, strict=True) for table in pair]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Score(Task):
     """Score a split.
 
@@ -144,7 +146,7 @@ class Score(Task):
     split: str
     attack: str
     attack_args: dict[str, Any]
-    fold: int | None = None
+    fold: int | None
 
     @property
     def outputs(self) -> list[str]:
@@ -152,7 +154,7 @@ class Score(Task):
         return list(SCORE_FILES)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Predict(Task):
     """Predict the calibration split, and the test split under every condition.
 
@@ -179,7 +181,7 @@ class Predict(Task):
         return [*calibration, *map(prediction_file, self.conditions)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Calibrate(Task):
     """Fit calibrators on the calibration split, on the averaged prediction where several models predict."""
 
@@ -192,7 +194,7 @@ class Calibrate(Task):
         return [f"{calibrator}.json" for calibrator in self.calibrators]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluate(Task):
     """Make the rows of a method or an ensemble, and the arrays that comparisons need.
 
@@ -232,11 +234,10 @@ def read_task(record: Mapping[str, Any]) -> Task:
     Raises:
         InputError: something that `Task.record` has not made.
     """
-    kind = KINDS.get(str(record.get("task")))
+    name = record.get("task")
+    kind = KINDS.get(str(name))
     if kind is None:
-        raise InputError(
-            expected=f"the record of a task: {', '.join(KINDS)}", got=repr(record.get("task")), hint="Task.record"
-        )
+        raise InputError(expected=f"the record of a task: {', '.join(KINDS)}", got=repr(name), hint="Task.record")
     task: Task = decode(kind, {key: value for key, value in record.items() if key != "task"})
     return task
 
@@ -283,8 +284,15 @@ class SeedPlan:
     def source(self) -> Source:
         """The data and the model."""
         config, [data] = self.config, data_sets(self.config)
-        columns = (config.image_column, config.label_column)
-        return Source(data, config.splits, config.model, self.seed, *columns, config.model_args)
+        return Source(
+            data=data,
+            splits=config.splits,
+            model=config.model,
+            seed=self.seed,
+            image_column=config.image_column,
+            label_column=config.label_column,
+            model_args=config.model_args,
+        )
 
     @cached_property
     def conditions(self) -> list[Condition]:
@@ -295,7 +303,7 @@ class SeedPlan:
     def train(self, name: str, member: int = 0) -> Train:
         """The training of a method's model; further members of an ensemble differ in initialization and order."""
         folder = f"{name}/member-{member}/train" if member else f"{name}/train"
-        return self._train(folder, name, self.config.methods.get(name, MethodConfig()), [member])
+        return self._train(folder, name, self.config.methods[name], [member])
 
     def train_in_step(self, ensemble: str) -> Train:
         """The training of an ensemble's members together."""
@@ -303,53 +311,48 @@ class SeedPlan:
         members = list(range(settings.num_members))
         return self._train(f"{ensemble}/train", ensemble, self.config.methods[settings.method], members)
 
+    @property
+    def scorer(self) -> Train | str:
+        """What scores: the checkpoint that the recipe gives, its vanilla method, or a vanilla model of its own."""
+        vanilla = next((name for name, settings in self.config.methods.items() if settings == VANILLA), None)
+        return self.config.scoring.checkpoint or (
+            self.train(vanilla) if vanilla else self._train(f"{SCORER}/train", SCORER, VANILLA, [0])
+        )
+
     def fold_scorer(self, fold: int) -> Train:
         """The training of a vanilla model on the other half of the training split."""
-        name, folder = f"{SCORER} of fold {fold}", f"{SCORER}/without-fold-{fold}"
-        return self._train(folder, name, MethodConfig(), [0], without_fold=fold)
+        return self._train(f"{SCORER}/without-fold-{fold}", f"{SCORER} of fold {fold}", VANILLA, [0], fold)
 
     def _train(
         self, folder: str, name: str, method: MethodConfig, members: list[int], without_fold: int | None = None
     ) -> Train:
-        tables = {
-            split: [self.score(split, method, fold) for fold in range(num_folds(method))]
-            if needs_scores(method)
-            else []
-            for split in ("train", "validation")
-        }
+        folds = range(num_folds(method)) if needs_scores(method) else ()
         return Train(
-            self.source,
-            self.home + folder,
-            f"{name}: train" + (f" member {members[0]}" if members[0] else ""),
-            name,
-            method,
-            self.config.training,
-            members,
-            without_fold,
-            tables["train"],
-            tables["validation"],
+            source=self.source,
+            folder=self.home + folder,
+            label=f"{name}: train" + (f" member {members[0]}" if members[0] else ""),
+            name=name,
+            method=method,
+            training=self.config.training,
+            members=members,
+            without_fold=without_fold,
+            train_scores=[self.score("train", method, fold) for fold in folds],
+            validation_scores=[self.score("validation", method, fold) for fold in folds],
         )
 
-    @property
-    def scorer(self) -> Train | str:
-        """What scores: the checkpoint that the recipe gives, its vanilla method, or a vanilla model of its own."""
-        vanilla = (name for name, settings in self.config.methods.items() if settings == MethodConfig())
-        return self.config.scoring.checkpoint or self.train(next(vanilla, SCORER))
-
-    def score(self, split: str, method: MethodConfig | None = None, fold: int = 0) -> Score:
+    def score(self, split: str, method: MethodConfig = VANILLA, fold: int = 0) -> Score:
         """The score table of a split: by the scorer and attack of the recipe, unless a method asks for others."""
-        scoring = self.config.scoring
-        attack, cross_fit = (attack_of(method), num_folds(method) > 1) if method else (None, False)
+        attack, cross_fit = attack_of(method), num_folds(method) > 1
         name = "-".join(filter(None, [attack, f"fold-{fold}" if cross_fit else None, split]))
         return Score(
-            self.source,
-            f"{self.home}scores/{name}",
-            f"scores: {name}",
-            self.fold_scorer(fold) if cross_fit else self.scorer,
-            split,
-            attack or scoring.attack,
-            {} if attack else scoring.attack_args,
-            fold if cross_fit and split == "train" else None,
+            source=self.source,
+            folder=f"{self.home}scores/{name}",
+            label=f"scores: {name}",
+            scorer=self.fold_scorer(fold) if cross_fit else self.scorer,
+            split=split,
+            attack=attack or self.config.scoring.attack,
+            attack_args={} if attack else self.config.scoring.attack_args,
+            fold=fold if cross_fit and split == "train" else None,
         )
 
     def predict(self, name: str) -> list[Predict]:
@@ -366,36 +369,47 @@ class SeedPlan:
         return [*self.predict(ensemble.method), *more]
 
     def _predict(self, owner: str, train: Train, position: int = 0) -> Predict:
-        given = self.config.evaluation
+        scored = owner in self.config.methods and any(map(needs_margins, self.config.calibrators))
         return Predict(
-            self.source,
-            f"{self.home}{owner}/predict",
-            f"{owner}: predict",
-            train,
-            train.checkpoints[position],
-            self.conditions,
-            given.preset,
-            given.corrupted,
-            owner in self.config.methods
-            and any(CALIBRATORS[each].score == FIRST_ORDER for each in self.config.calibrators),
+            source=self.source,
+            folder=f"{self.home}{owner}/predict",
+            label=f"{owner}: predict",
+            train=train,
+            checkpoint=train.checkpoints[position],
+            conditions=self.conditions,
+            preset=self.config.evaluation.preset,
+            corrupted=self.config.evaluation.corrupted,
+            with_scores=scored,
         )
 
     def calibrate(self, name: str) -> Calibrate | None:
         """The calibrators of a method or ensemble; an ensemble has no first-order margin of its own."""
         single = name in self.config.methods
-        calibrators = [each for each in self.config.calibrators if single or CALIBRATORS[each].score != FIRST_ORDER]
-        folder, label = f"{self.home}{name}/calibrate", f"{name}: calibrate"
-        return Calibrate(self.source, folder, label, self.predict(name), calibrators) if calibrators else None
+        calibrators = [each for each in self.config.calibrators if single or not needs_margins(each)]
+        if not calibrators:
+            return None
+        return Calibrate(
+            source=self.source,
+            folder=f"{self.home}{name}/calibrate",
+            label=f"{name}: calibrate",
+            predictions=self.predict(name),
+            calibrators=calibrators,
+        )
 
     def evaluate(self, name: str) -> Evaluate:
         """The evaluation of a method or ensemble."""
         return Evaluate(
-            self.source,
-            f"{self.home}{name}/evaluate",
-            f"{name}: evaluate",
-            self.score("test"),
-            self.calibrate(name),
-            self.predict(name),
-            name,
-            self.config.evaluation,
+            source=self.source,
+            folder=f"{self.home}{name}/evaluate",
+            label=f"{name}: evaluate",
+            scores=self.score("test"),
+            calibrate=self.calibrate(name),
+            predictions=self.predict(name),
+            name=name,
+            evaluation=self.config.evaluation,
         )
+
+
+def needs_margins(calibrator: str) -> bool:
+    """Whether a calibrator needs the first-order margins of the model."""
+    return CALIBRATORS[calibrator].score == "first_order_margin"

@@ -56,7 +56,6 @@ from aradals.pipeline.study.tasks import (
     Evaluate,
     Predict,
     Score,
-    Task,
     Train,
     read_task,
 )
@@ -76,21 +75,16 @@ def run_task(record: Mapping[str, Any], space: Workspace) -> None:
         InputError: something that the task reads is missing or damaged.
         OutputError: something cannot be written.
     """
-    do_task(read_task(record), space)
-
-
-def do_task(task: Task, space: Workspace) -> None:
-    """`run_task` of a task that is read already."""
-    match task:
-        case Train():
+    match read_task(record):
+        case Train() as task:
             train(task, space)
-        case Score():
+        case Score() as task:
             score(task, space)
-        case Predict():
+        case Predict() as task:
             predict(task, space)
-        case Calibrate():
+        case Calibrate() as task:
             calibrate(task, space)
-        case Evaluate():
+        case Evaluate() as task:
             evaluate(task, space)
 
 
@@ -114,51 +108,47 @@ def train(task: Train, space: Workspace) -> None:
     }
 
     def make(folder: Path) -> None:
-        from aradals.pipeline.train import (  # takes seconds, and a finished study needs none
-            fit_classifier,
-            member_seed,
-        )
-
-        models = []
-        for member in task.members:
-            torch.manual_seed(member_seed(seed, member))
-            models.append(materials.build())
-        resume = folder / "resume.ckpt"
-        trained = fit_classifier(
-            models[0] if len(models) == 1 else Ensemble(models),
-            examples,
-            splits.validation,
-            method=settings,
-            training=task.training,
-            seed=member_seed(seed, task.members[0]),
-            train_subsets=subsets.train if subsets else None,
-            validation_subsets=subsets.validation if subsets else None,
-            device=str(resolve_device(space.device)),
-            resume=resume,
-            inputs_digest=settings_digest(inputs),
-            log=space.log_of(task),
-        )
-        save_json(
-            folder / HISTORY_FILE,
-            {
-                "settings": {**asdict(settings), "num_members": len(models), "update_rate": trained.update_rate},
-                "seconds": trained.seconds,
-                "epochs": trained.epochs,
-                "scorings": trained.scorings,
-                "updates": trained.updates,
-                "target_prob": trained.target_prob,
-                "at_lower_bound": trained.at_lower_bound,
-            },
-        )
-        about = _describe(task, materials, examples, settings_digest(inputs))
-        for model, name in zip(models, task.checkpoints, strict=True):
-            save_checkpoint(model, folder / name, seal_description(model, about))
-        resume.unlink(missing_ok=True)
+        _fit(task, space, examples, subsets, settings_digest(inputs), folder)
 
     try:
         space.fill(task, inputs, make, materials.probe)
     except TrainingFailed as error:
         raise TrainingFailed(error.reason, task.model_name) from error
+
+
+def _fit(
+    task: Train, space: Workspace, examples: Examples, subsets: TrainingSubsets | None, inputs: str, folder: Path
+) -> None:
+    """Train from fresh models, or from the state of an interrupted training, and write the models and the history."""
+    from aradals.pipeline.train import fit_classifier, member_seed  # takes seconds, and a finished study needs none
+
+    materials, resume = space.materials(task.source), folder / "resume.ckpt"
+    seeds = [member_seed(task.source.seed, member) for member in task.members]
+    models = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        models.append(materials.build())
+    trained = fit_classifier(
+        models[0] if len(models) == 1 else Ensemble(models),
+        examples,
+        materials.splits.validation,
+        method=task.method,
+        training=task.training,
+        seed=seeds[0],
+        train_subsets=subsets.train if subsets else None,
+        validation_subsets=subsets.validation if subsets else None,
+        device=str(resolve_device(space.device)),
+        resume=resume,
+        inputs_digest=inputs,
+        log=space.log_of(task),
+    )
+    settings = {**asdict(task.method), "num_members": len(models), "update_rate": trained.update_rate}
+    kept = ("seconds", "epochs", "scorings", "updates", "target_prob", "at_lower_bound")
+    save_json(folder / HISTORY_FILE, {"settings": settings, **{key: getattr(trained, key) for key in kept}})
+    description = _describe(task, materials, examples, inputs)
+    for model, name in zip(models, task.checkpoints, strict=True):
+        save_checkpoint(model, folder / name, seal_description(model, description))
+    resume.unlink(missing_ok=True)
 
 
 def training_subsets(task: Train, space: Workspace) -> TrainingSubsets | None:
