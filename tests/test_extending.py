@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aradals.cli.main import main
-from aradals.pipeline.artifacts import load_json
+from aradals._internal.json_files import load_json
 
 DOCS = Path(__file__).parents[1] / "docs" / "extending.md"
 

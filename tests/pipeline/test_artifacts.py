@@ -14,20 +14,8 @@ import torch
 from aradals import InputError, Predictions, ScoreTable, TemperatureScaling
 from aradals._internal.files import atomic_path, ensure_writable
 from aradals.data import Examples
-from aradals.pipeline.artifacts import (
-    decode_hashes,
-    encode_hashes,
-    load_calibrator,
-    load_json,
-    load_predictions,
-    load_scores,
-    save_calibrator,
-    save_json,
-    save_predictions,
-    save_scores,
-    save_table,
-    settings_digest,
-)
+from aradals._internal.json_files import load_json, save_json, settings_digest
+from aradals.pipeline.artifacts import decode_hashes, encode_hashes, load_calibrator, load_predictions, load_scores, save_calibrator, save_predictions, save_scores, save_table
 
 
 @pytest.fixture

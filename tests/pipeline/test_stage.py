@@ -121,7 +121,7 @@ class TestDamage:
 
     def test_a_record_names_no_path(self, tmp_path: Path) -> None:
         """Though its own digest is right: anybody can make one."""
-        from aradals.pipeline.artifacts import save_sealed
+        from aradals._internal.json_files import save_sealed
 
         folder = tmp_path / "in" / "stage"
         run_stage(folder, {}, OUT, write("one"))

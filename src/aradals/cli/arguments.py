@@ -14,6 +14,7 @@ from aradals.errors import InputError
 
 if TYPE_CHECKING:
     from aradals.data import Examples
+    from aradals.pipeline.artifacts import StoredPredictions
     from aradals.pipeline.classifier import Classifier
 
 _POSITIONAL = {"positional": True}
@@ -115,6 +116,18 @@ class StoredArguments:
 
     predictions: Path | None = None
     scores: Path | None = None
+
+    def load(self) -> StoredPredictions:
+        """The predictions, with what their file says about them.
+
+        Raises:
+            InputError: no ``--predictions``, or a file that cannot be read.
+        """
+        from aradals.pipeline.artifacts import read_predictions
+
+        if self.predictions is None:
+            raise InputError(expected="--predictions", got="none", hint="--predictions logits.npz")
+        return read_predictions(self.predictions)
 
     def refuse_beside(self, **given: object) -> None:
         """Refuse options that the predictions would leave unused; else the command judges something unnamed.

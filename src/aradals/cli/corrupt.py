@@ -17,10 +17,10 @@ RESUMES = False
 
 def run(data: DataArguments, corruption: CorruptionArguments, output: OutputArguments) -> Path:
     """Corrupt and write."""
+    from aradals._internal.json_files import settings_digest
     from aradals.corruptions import choose_preset, corrupt
     from aradals.data.corrupted_parquet import write_corrupted
     from aradals.data.sources import load_companions
-    from aradals.pipeline.artifacts import settings_digest
     from aradals.pipeline.outputs import input_paths, output_file, refuse_other_request
 
     name, severity, path = corruption.corruption, corruption.severity, output.output

@@ -17,40 +17,18 @@ RESUMES = False
 def run(report: ReportArguments) -> Path:
     """Write the report."""
     from aradals._internal.files import file_name
-    from aradals.errors import InputError
-    from aradals.pipeline.artifacts import load_sealed
     from aradals.pipeline.outputs import output_file
-    from aradals.report import write_report
+    from aradals.results.files import read_studies, results_file
 
     folder, output = report.folder, report.output
-    found = [folder / name for name in ("results.json", "diagnosis.json") if (folder / name).exists()]
-    if not found:
-        raise InputError(
-            expected=f"results.json or diagnosis.json in {folder}",
-            got="neither",
-            hint="the --output folder of aradals run, evaluate or diagnose",
-        )
-    results = load_sealed(found[0], required=False)
-    try:
-        targets = [(results, output or folder / "report.html")]
-        if results.get("kind") == "studies":
-            below = output or folder
-            targets = [
-                (study, below / file_name(study["data"]["name"]) / "report.html")
-                for study in results["studies"]
-                if study["rows"]  # none where all runs failed
-            ]
-        for content, target in targets:
-            with output_file(target, ".html", "report", inputs=found, overwrite=report.overwrite):
-                write_report(content, target)
-            print_result(f"report: {target}")
-    except InputError:
-        raise
-    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
-        # The file is somebody's, and may hold anything anywhere.
-        raise InputError(
-            expected=f"results in {found[0]} as `aradals run`, `evaluate` or `diagnose` write them",
-            got=f"{type(error).__name__}: {error}",
-            hint="making them again",
-        ) from error
+    read = results_file(folder)
+    studies = read_studies(read)
+    targets = {output or folder / "report.html": studies[0]}
+    if len(studies) > 1:
+        below = output or folder
+        targets = {below / file_name(study.data.name) / "report.html": study for study in studies if study.rows}
+    for target, results in targets.items():
+        with output_file(target, ".html", "report", inputs=[read], overwrite=report.overwrite):
+            results.report(target)
+        print_result(f"report: {target}")
     return output or folder

@@ -21,24 +21,20 @@ RESUMES = True
 
 def run(study: StudyArguments, output: ResultsArguments) -> Path:
     """Run the study and report it."""
-    from aradals._internal.files import file_name
     from aradals.cli.finish import finish
     from aradals.errors import RunsFailed
     from aradals.pipeline.outputs import output_folder
     from aradals.pipeline.recipes import load_recipe
-    from aradals.pipeline.study import KINDS, OUTPUTS, files_of, run_study
+    from aradals.pipeline.study import KINDS, OUTPUTS, files_of, run_studies
     from aradals.results.failed import describe_failed
 
     config, folder, overwrite = load_recipe(study.recipe, study.overrides), output.output, output.overwrite
     names = [*OUTPUTS, "report.html"]
     with output_folder(folder, names, kinds=KINDS, inputs=files_of(config), overwrite=overwrite, log=print_log):
-        results = run_study(config, folder, name=folder.name, device=study.device, log=print_log, overwrite=overwrite)
-        studies = {folder: results}
-        if results["kind"] == "studies":
-            studies = {folder / file_name(each["data"]["name"]): each for each in results["studies"]}
-        for each_folder, each in studies.items():
-            if each["rows"]:
-                finish(each, each_folder, "results.json", output.json)
+        studies = run_studies(config, folder, device=study.device, log=print_log, overwrite=overwrite)
+        for each_folder, results in studies.items():
+            if results.rows:
+                finish(results, each_folder, "results.json", json=output.json)
     if failed := describe_failed(*studies.values()):
         raise RunsFailed(failed)
     return folder

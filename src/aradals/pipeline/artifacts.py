@@ -8,21 +8,17 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from aradals._internal.files import atomic_path, csv_text
-from aradals._internal.json_files import SEAL, changed
-from aradals._internal.json_files import json_text as json_text
-from aradals._internal.json_files import load_json as load_json
-from aradals._internal.json_files import load_sealed as load_sealed
-from aradals._internal.json_files import save_json as save_json
-from aradals._internal.json_files import save_sealed as save_sealed
-from aradals._internal.json_files import settings_digest as settings_digest
+from aradals._internal.json_files import SEAL, changed, json_text, load_sealed, save_sealed
 from aradals._internal.optional import load_extra
 from aradals.calibration import Calibrator, calibrator_from_dict
 from aradals.checks import check_labels, check_logits
@@ -141,6 +137,30 @@ def save_predictions(path: Path, predictions: Predictions, provenance: Mapping[s
     if predictions.scores is not None:
         columns["score"] = predictions.scores.double().numpy()
     _write_parquet(path, "predictions", columns, provenance)
+
+
+@dataclass(frozen=True)
+class StoredPredictions:
+    """Predictions with what their file says about them.
+
+    Attributes:
+        predictions: of N examples.
+        name: of the file.
+        data: name of the data; that of the file if the file names none.
+        hashes: content hashes of the examples, uint64; empty if the file has none.
+    """
+
+    predictions: Predictions
+    name: str
+    data: str
+    hashes: npt.NDArray[np.uint64]
+
+
+def read_predictions(path: Path) -> StoredPredictions:
+    """Read predictions that stand in for a model, see `load_predictions`."""
+    predictions, metadata = load_predictions(path)
+    hashes = decode_hashes(metadata.get("example_hashes", ""), path)
+    return StoredPredictions(predictions, path.stem, metadata.get("data", path.stem), hashes)
 
 
 def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:

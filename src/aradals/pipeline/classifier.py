@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from aradals._internal.json_files import settings_digest
 from aradals._internal.specs import code_digest
 from aradals.checks import check_labels
 from aradals.data import Examples
@@ -28,7 +29,7 @@ from aradals.models import (
     read_description,
     weights_digest,
 )
-from aradals.pipeline.artifacts import decode_hashes, settings_digest
+from aradals.pipeline.artifacts import decode_hashes
 from aradals.pipeline.leakage import refuse_fitted
 
 _NUM_PROBED = 8

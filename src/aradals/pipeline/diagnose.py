@@ -2,92 +2,204 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from aradals.data import Data, as_examples
 from aradals.inference.predictions import Predictions
 from aradals.metrics import confidence_threshold
-from aradals.pipeline.evaluate import evaluate_predictions, reliability_bins
+from aradals.pipeline.artifacts import versions
+from aradals.pipeline.classifier import Classifier, as_classifier, refuse_training_examples
+from aradals.pipeline.evaluate import measure_predictions, reliability_bins
+from aradals.pipeline.outputs import work_folder
+from aradals.pipeline.predict import predict_and_score
+from aradals.pipeline.score import (
+    audit_ranking,
+    check_attack,
+    check_differentiable,
+    check_num_subsets,
+    scores_of,
+    scoring_record,
+)
+from aradals.pipeline.shown import class_rows, example_pictures
+from aradals.results.records import ClassShare, DataSummary, Method, Reliability, Results, Scoring, Threshold
+from aradals.robustness.scores import ScoreTable
+from aradals.smoothing.subsets import assign_subsets
 
 MAX_ERRORS = (0.01, 0.05)
+"""Shares of wrong predictions for which a confidence threshold is reported."""
 
 
 def diagnose(
-    predictions: Predictions,
-    subsets: Tensor | None,
-    class_names: tuple[str, ...],
+    model: Classifier | nn.Module,
+    data: Data,
     *,
-    keys: Mapping[str, object],
-    num_bins: int = 15,
-    num_resamples: int = 1000,
+    attack: str = "secant",
+    attack_args: Mapping[str, Any] | None = None,
+    verified: bool = False,
+    bf16: bool = False,
+    scores: Path | None = None,
+    num_subsets: int = 10,
+    audit: int = 128,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Everything that `aradals diagnose` finds out, from predictions and robustness subsets.
+    output: str | Path | None = None,
+    log: Callable[[str], None] = print,
+) -> Results:
+    """Find out where a classifier's confidence is wrong, without training anything.
+
+    Args:
+        model: maps inputs in [0, 1] to logits of shape (N, K).
+        data: `Examples`, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
+        attack: how robustness is measured, a name in ``aradals.attacks.ATTACKS``.
+        attack_args: its settings.
+        verified: also find a perturbation that is seen to change the prediction.
+        bf16: attack a copy of the model in bfloat16.
+        scores: file of a score table of the same examples, in place of an attack.
+        num_subsets: R; subset 0 is the least robust.
+        audit: compares the ranking with a strong attack on so many examples (at least R); 0 leaves that out.
+        seed: of the bootstrap and of the audited sample.
+        output: folder for the predictions and scores, from which an interrupted call goes on; temporary if not given.
+        log: told what is done.
+
+    Raises:
+        InputError: data without labels or examples that the model was trained on, outputs that are not logits, a model
+            without gradients, fewer examples than subsets.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> data = (torch.rand(60, 1, 2, 2), torch.arange(60) % 3)
+        >>> diagnose(model, data, num_subsets=2, audit=0, log=lambda line: None).num_subsets
+        2
+    """
+    check_attack(attack, dict(attack_args or {}))
+    examples = as_examples(data)
+    check_num_subsets(num_subsets, len(examples), "num_subsets", examples.name)
+    classifier = as_classifier(model, examples)
+    refuse_training_examples(classifier, examples)
+    if scores is None:
+        check_differentiable(classifier.model, examples.batch([0])[1])
+    with work_folder(output) as folder:
+        settings = {"attack": attack, "attack_args": dict(attack_args or {}), "verified": verified, "bf16": bf16}
+        predictions, table = predict_and_score(classifier, examples, folder, scores=scores, log=log, **settings)
+        results = diagnose_predictions(
+            predictions,
+            name=classifier.name,
+            data=examples.name,
+            scores=table,
+            num_subsets=num_subsets,
+            class_names=classifier.class_names or examples.class_names,
+            seed=seed,
+        )
+        audited = None
+        if audit:
+            audited = audit_ranking(
+                classifier,
+                examples,
+                table,
+                folder / "audit",
+                num_examples=audit,
+                num_subsets=num_subsets,
+                seed=seed,
+                log=log,
+            )
+        return replace(
+            results,
+            audit=audited,
+            pictures=example_pictures(examples, predictions, scores_of(table, predictions.ids)),
+            config={**results.config, "checkpoint": classifier.checkpoint},
+        )
+
+
+def diagnose_predictions(
+    predictions: Predictions,
+    *,
+    name: str,
+    data: str,
+    scores: ScoreTable | Path | None = None,
+    num_subsets: int = 10,
+    class_names: Sequence[str] = (),
+    seed: int = 0,
+) -> Results:
+    """Diagnose predictions that are there already.
 
     Args:
         predictions: of N examples.
-        subsets: int64, shape (N,), 0 = least robust; None leaves out what is told by robustness.
-        class_names: one per class.
-        keys: what was evaluated (method, data, ...), copied into every row.
-        num_bins: of ECE and reliability diagrams.
-        num_resamples: bootstrap resamples for the intervals.
+        name: of the model.
+        data: name of the data.
+        scores: robustness of the examples; without them, nothing is reported by robustness.
+        num_subsets: R; subset 0 is the least robust.
+        class_names: one per class; a class without a name has its number.
         seed: of the bootstrap.
 
-    Returns:
-        ``overall`` and ``subsets`` (rows as in `evaluate_predictions`), ``reliability``,
-        ``least_robust_classes`` (by their share of subset 0, largest first), ``confidence_thresholds`` (the
-        confidence above which at most 1 % / 5 % of the predictions are wrong; ``threshold`` None when there is none).
+    Raises:
+        InputError: fewer examples than subsets, scores that lack some of the examples.
     """
-    overall, *rows = evaluate_predictions(
-        predictions, subsets, keys=keys, num_bins=num_bins, num_resamples=num_resamples, seed=seed
+    num_classes = predictions.logits.shape[1]
+    names = (*class_names, *map(str, range(len(class_names), num_classes)))
+    subsets, scoring = None, tuple[Scoring, ...]()
+    if scores is not None:
+        check_num_subsets(num_subsets, len(predictions), "num_subsets", "the predictions")
+        subsets = assign_subsets(scores_of(scores, predictions.ids), num_subsets, predictions.ids)
+        scoring = (scoring_record(scores, split="evaluated"),)
+    keys: dict[str, Any] = {"method": name, "calibrator": "none", "seed": seed, "corruption": "none", "severity": 0}
+    rows, _ = measure_predictions(predictions, subsets, keys=keys, seed=seed)
+    return Results(
+        kind="diagnosis",
+        name=name,
+        data=DataSummary(data, num_classes, names, {"evaluated": len(predictions)}),
+        methods=(Method(name, name),),
+        reference=name,
+        rows=tuple(rows),
+        reliability=tuple(
+            Reliability(**keys, bins=reliability_bins(part), subset=subset)
+            for subset, part in _parts(predictions, subsets)
+        ),
+        config={"model": name, **({"attack": scoring[0].attack} if scoring else {})},
+        versions=versions(),
+        scoring=scoring,
+        classes=class_rows(predictions, names, name),
+        least_robust_classes=() if subsets is None else _class_shares(predictions, subsets == 0, names),
+        thresholds=tuple(_threshold(predictions, max_error) for max_error in MAX_ERRORS),
     )
-    by_subset = [] if subsets is None else [predictions.select(subsets == row["subset"]) for row in rows]
-    return {
-        "num_classes": predictions.logits.shape[1],
-        "class_names": list(class_names),
-        "overall": overall,
-        "subsets": rows,
-        "reliability": {
-            "overall": reliability_bins(predictions.logits, predictions.labels, num_bins),
-            "subsets": [reliability_bins(part.logits, part.labels, num_bins) for part in by_subset],
-        },
-        "least_robust_classes": _classes(by_subset[0], predictions, class_names) if by_subset else [],
-        "confidence_thresholds": [_threshold(predictions, max_error) for max_error in MAX_ERRORS],
-    }
 
 
-def _classes(least_robust: Predictions, everything: Predictions, names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Which true classes the least robust subset is made of, beside their share of all examples."""
-    confidence, predicted = least_robust.probs.max(1)
-    correct = (predicted == least_robust.labels).double()
+def _parts(predictions: Predictions, subsets: Tensor | None) -> Iterator[tuple[int | None, Predictions]]:
+    """All examples, then each subset that holds some."""
+    yield None, predictions
+    for subset in [] if subsets is None else torch.unique(subsets).tolist():
+        yield subset, predictions.select(subsets == subset)
+
+
+def _class_shares(predictions: Predictions, member: Tensor, names: Sequence[str]) -> tuple[ClassShare, ...]:
+    """The true classes that some examples are made of, beside their share of all; the largest first."""
+    part = predictions.select(member)
+    confidence, predicted = part.probs.max(1)
+    correct = (predicted == part.labels).double()
     found = []
-    for label in torch.unique(least_robust.labels).tolist():
-        member = least_robust.labels == label
+    for label in torch.unique(part.labels).tolist():
+        own = part.labels == label
         found.append(
-            {
-                "class": label,
-                "name": names[label] if label < len(names) else str(label),
-                "n": int(member.sum()),
-                "share": member.double().mean().item(),
-                "base_share": (everything.labels == label).double().mean().item(),
-                "accuracy": correct[member].mean().item(),
-                "confidence": confidence[member].mean().item(),
-            }
+            ClassShare(
+                label=label,
+                name=names[label],
+                n=int(own.sum()),
+                share=own.double().mean().item(),
+                base_share=(predictions.labels == label).double().mean().item(),
+                accuracy=correct[own].mean().item(),
+                confidence=confidence[own].mean().item(),
+            )
         )
-    return sorted(found, key=lambda row: (-row["n"], row["class"]))
+    return tuple(sorted(found, key=lambda row: (-row.n, row.label)))
 
 
-def _threshold(predictions: Predictions, max_error: float) -> dict[str, Any]:
+def _threshold(predictions: Predictions, max_error: float) -> Threshold:
     found = confidence_threshold(predictions.labels, max_error, logits=predictions.logits)
     if found is None:
-        return {"max_error": max_error, "threshold": None, "coverage": 0.0, "n": 0, "error": None}
-    return {
-        "max_error": max_error,
-        "threshold": found.threshold,
-        "coverage": found.coverage,
-        "n": found.n,
-        "error": found.error,
-    }
+        return Threshold(max_error)
+    return Threshold(max_error, found.threshold, found.coverage, found.n, found.error)

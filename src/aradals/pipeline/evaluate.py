@@ -1,202 +1,194 @@
-"""From predictions to the rows of every table: overall and by robustness subset."""
+"""How good a classifier's confidence is, clean and under shift, with calibrators and without."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from aradals._internal.files import file_name, set_aside
 from aradals.calibration import Calibrator
-from aradals.data import Examples, corrupt, corruption_names, list_conditions, load_condition
-from aradals.errors import InputError
-from aradals.inference.accelerate import accelerated
-from aradals.inference.ensemble import pool_predictions
-from aradals.inference.predictions import Batch, Predictions, predict
-from aradals.metrics import ood_auroc, reliability_diagram, summarize, summarize_by_subset
-from aradals.pipeline.artifacts import encode_hashes, load_predictions, save_predictions
-from aradals.robustness.scores import score
+from aradals.data import Data, as_examples, files_digest
+from aradals.inference.predictions import Predictions
+from aradals.metrics import ood_auroc, reliability_diagram, summarize_by_subset
+from aradals.metrics.summary import summarize_and_resample
+from aradals.pipeline.artifacts import load_predictions, versions
+from aradals.pipeline.classifier import Classifier, as_classifier, refuse_training_examples
+from aradals.pipeline.outputs import work_folder
+from aradals.pipeline.predict import load_other_data, prediction_stage, stored_predictions
+from aradals.pipeline.score import scores_of, scoring_record
+from aradals.pipeline.shifts import choose_shift
+from aradals.pipeline.shown import class_rows, example_pictures
+from aradals.results.compare import compare_methods, mean_replicates
+from aradals.results.records import (
+    CLEAN,
+    Bin,
+    Condition,
+    DataSummary,
+    Method,
+    OutOfDistribution,
+    Place,
+    Reliability,
+    Results,
+    Row,
+    Variant,
+    measures_of,
+)
+from aradals.robustness.scores import ScoreTable
+from aradals.smoothing.subsets import assign_subsets
 
-Condition = tuple[str, int]
-"""(corruption, severity); clean data are ("none", 0)."""
-
-CLEAN: Condition = ("none", 0)
-
-Row = dict[str, Any]
-"""One row of a table: keys that say what was evaluated, then fractions with their `_low` and `_high`."""
+Sample = dict[str, Tensor]
+"""What `aradals.metrics.resampled_metrics` returns: metric -> its value on every resample, shape (B,)."""
 
 
-Shift = Callable[[Examples, Condition], Iterable[Batch]]
-"""The examples under a condition, as batches; ids and labels are those of the clean examples."""
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation under several conditions finds.
 
-
-def corrupted_batches(examples: Examples, condition: Condition, *, preset: str | None = None) -> Iterator[Batch]:
-    """Examples corrupted on the fly: a `Shift`.
-
-    Args:
-        examples: clean images.
-        condition: corruption and severity.
-        preset: whose constants, see `aradals.data.corrupt`; by default those for the size of the images.
+    Attributes:
+        rows: of all examples, then of each robustness subset, for each condition and calibrator.
+        reliability: of all examples.
+        samples: metrics on resamples of all examples, by calibrator and condition.
     """
-    for ids, inputs, labels in examples.batches():
-        yield ids, corrupt(inputs, ids, *condition, preset=preset) if condition != CLEAN else inputs, labels
+
+    rows: list[Row] = field(default_factory=list)
+    reliability: list[Reliability] = field(default_factory=list)
+    samples: dict[tuple[str, Condition], Sample] = field(default_factory=dict)
+
+    @property
+    def by_place(self) -> dict[tuple[str, Place], Sample]:
+        """The samples on clean data, and their mean over all shifts, by calibrator."""
+        found: dict[tuple[str, Place], Sample] = {}
+        for calibrator in dict.fromkeys(name for name, _ in self.samples):
+            found[calibrator, "clean"] = self.samples[calibrator, CLEAN]
+            shifted = [each for (name, where), each in self.samples.items() if name == calibrator and where != CLEAN]
+            if shifted:
+                found[calibrator, "all_shifts"] = mean_replicates(shifted)
+        return found
 
 
-def published_batches(examples: Examples, condition: Condition, *, data: str) -> Iterable[Batch]:
-    """The same examples from a corrupted copy that others have made, such as CIFAR-10-C: a `Shift`.
-
-    Args:
-        examples: the clean ones, whose ids are the rows of every part of the copy.
-        condition: corruption and severity, a part of the copy.
-        data: see `aradals.data.load_condition`, which raises where the two do not fit.
-    """
-    clean = condition == CLEAN
-    return (examples if clean else load_condition(data, *condition, examples)).batches()
-
-
-def prediction_paths(folder: Path, conditions: Sequence[Condition]) -> dict[Condition, Path]:
-    """Where in ``folder`` the predictions under each condition lie."""
-    return {
-        (name, severity): folder / f"predictions-{file_name(name)}-{severity}.parquet" for name, severity in conditions
-    }
-
-
-def predict_conditions(
-    model: nn.Module,
-    examples: Examples,
-    paths: Mapping[Condition, Path],
+def evaluate(
+    model: Classifier | nn.Module,
+    data: Data,
     *,
-    model_digest: str,
-    with_scores: bool = False,
-    shift: Shift = corrupted_batches,
-) -> None:
-    """Write the predictions under every condition, but for those that are there already: one pass for each.
-
-    The caller sees to it that what is there is of this model and these examples.
-
-    Args:
-        model: inputs in [0, 1] to logits. What predicts is a copy of it with batch norm folded in, which is faster and
-            the same up to rounding.
-        examples: to be predicted.
-        paths: where to.
-        model_digest: stands for the model's weights.
-        with_scores: also the model's first-order margins, which some calibrators need.
-        shift: where the corrupted examples come from.
-    """
-    provenance = {
-        "model_digest": model_digest,
-        "data": examples.name,
-        "data_fingerprint": examples.fingerprint,
-        "example_hashes": encode_hashes(examples.hashes),
-    }
-    fast = accelerated(model, examples.batch([0])[1])
-    for condition, path in tqdm(paths.items(), unit="condition", disable=None, leave=False):
-        if not _is_predicted(path, provenance):
-            predictions = predict(fast, shift(examples, condition))
-            if with_scores:
-                table = score(model, shift(examples, condition), "first_order_margin")
-                predictions = replace(predictions, scores=table.for_ids(predictions.ids).score)
-            save_predictions(path, predictions, provenance)
-
-
-def _is_predicted(path: Path, provenance: Mapping[str, str]) -> bool:
-    """Whether an interrupted call has written these predictions; a file that it has not is renamed."""
-    if not path.exists():
-        return False
-    with suppress(InputError):
-        if provenance.items() <= load_predictions(path)[1].items():
-            return True
-    set_aside(path, "changed")
-    return False
-
-
-def conditions(corruptions: Sequence[str], severities: Sequence[int]) -> list[Condition]:
-    """Clean data, then every corruption, or those of every group, at every severity.
-
-    Raises:
-        InputError: a severity that is not from 1 to 5; an unknown corruption or group.
-    """
-    for severity in severities:
-        if severity not in range(1, 6):
-            raise InputError(expected="severities from 1 to 5", got=str(severity), hint="1 (mild) to 5 (strong)")
-    return [CLEAN, *((name, severity) for name in corruption_names(corruptions) for severity in severities)]
-
-
-def choose_shift(
-    examples: Examples,
-    corruptions: Sequence[str],
-    severities: Sequence[int],
-    *,
+    calibrators: Mapping[str, Calibrator] | None = None,
+    scores: ScoreTable | Path | None = None,
+    num_subsets: int = 10,
+    corruptions: Sequence[str] = (),
+    severities: Sequence[int] = (1, 2, 3, 4, 5),
     preset: str | None = None,
     corrupted: str | None = None,
-) -> tuple[list[Condition], Shift]:
-    """The conditions to evaluate under, and where their examples come from; what can fail is tried on one example.
+    ood: str | None = None,
+    output: str | Path | None = None,
+    log: Callable[[str], None] = print,
+) -> Results:
+    """Evaluate a classifier on clean and on corrupted data, as it is and with each calibrator.
 
     Args:
-        examples: clean.
-        corruptions: names or groups; of a corrupted copy, all that it has where none are named.
-        severities: 1 to 5.
-        preset: of the constants, see `aradals.data.corrupt`.
-        corrupted: a corrupted copy of the examples, see `published_batches`.
+        model: maps inputs in [0, 1] to logits of shape (N, K).
+        data: `Examples`, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
+        calibrators: fitted ones by name, see `aradals.pipeline.calibrate`.
+        scores: robustness of the same examples, a table or its file; cuts them into subsets.
+        num_subsets: R.
+        corruptions: names or groups; clean data are always evaluated.
+        severities: of the corruptions, 1 to 5.
+        preset: whose constants: cifar, tiny or imagenet; by default by the size of the images.
+        corrupted: a corrupted copy of the examples, such as a CIFAR-10-C folder, in place of own corruptions.
+        ood: other data; reports the AUROC of the confidence for telling them from ``data``.
+        output: folder for the predictions, from which an interrupted call goes on; temporary if not given.
+        log: told what is done.
 
     Raises:
-        InputError: unknown names; a preset beside a corrupted copy; a copy without what is asked of it.
+        InputError: data without labels or examples that the model was trained on, outputs that are not logits, unknown
+            corruptions, scores that lack some of the examples.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> results = evaluate(model, (torch.rand(30, 1, 2, 2), torch.arange(30) % 3))
+        >>> results.rows[0].n
+        30
     """
-    if corrupted is None:
-        wanted = conditions(corruptions, severities)
-        ids, inputs, _ = examples.batch([0])
-        for condition in wanted[1:]:
-            corrupt(inputs, ids, *condition, preset=preset)
-        return wanted, partial(corrupted_batches, preset=preset)
-    if preset is not None:
-        raise InputError(
-            expected="a preset or a corrupted copy", got=f"both ({preset}, {corrupted})", hint="one of them"
+    examples = as_examples(data)
+    classifier = as_classifier(model, examples)
+    refuse_training_examples(classifier, examples)
+    conditions, shift = choose_shift(examples, corruptions, severities, preset=preset, corrupted=corrupted)
+    other = None if ood is None else load_other_data(ood, examples, classifier)
+    fitted = dict(calibrators or {})
+    needs_scores = any(each.score == "first_order_margin" for each in fitted.values())
+    source = f"{corrupted}, {files_digest(corrupted)}" if corrupted else preset
+    with work_folder(output) as folder:
+        predicted = partial(prediction_stage, classifier, with_scores=needs_scores, log=log)
+        paths = predicted(examples, conditions, folder / "predictions", shift=shift, source=source)
+        clean, _ = load_predictions(paths[CLEAN])
+        results = evaluate_predictions(
+            stored_predictions(paths),
+            name=classifier.name,
+            data=examples.name,
+            calibrators=fitted,
+            scores=scores,
+            num_subsets=num_subsets,
+            class_names=classifier.class_names or examples.class_names,
         )
-    found = list_conditions(corrupted)
-    known = list(dict.fromkeys(name for name, _ in found))
-    chosen = corruption_names(corruptions) if corruptions else known
-    wanted = [CLEAN, *((name, severity) for name, severity in found if name in chosen and severity in severities)]
-    if missing := set(chosen) - {name for name, _ in wanted}:
-        raise InputError(
-            expected=f"corruptions of {corrupted}: {', '.join(known)}", got=", ".join(sorted(missing)), hint="these"
-        )
-    return wanted, partial(published_batches, data=corrupted)
+        others = None if other is None else load_predictions(predicted(other, [CLEAN], folder / "ood")[CLEAN])[0]
+    told = () if other is None or others is None else tuple(ood_rows(clean, others, fitted, ood=other.name))
+    ranking = None if scores is None else scores_of(scores, clean.ids)
+    return replace(
+        results,
+        pictures=example_pictures(examples, clean, ranking),
+        out_of_distribution=told,
+        config={**results.config, "checkpoint": classifier.checkpoint, "corrupted": corrupted, "preset": preset},
+    )
 
 
 def evaluate_predictions(
-    predictions: Predictions,
-    subsets: Tensor | None = None,
+    predictions: Iterable[tuple[Condition, Predictions]],
     *,
-    keys: Mapping[str, object],
-    num_bins: int = 15,
-    num_resamples: int = 1000,
-    seed: int = 0,
-) -> list[Row]:
-    """All metrics of one set of predictions.
+    name: str,
+    data: str,
+    calibrators: Mapping[str, Calibrator] | None = None,
+    scores: ScoreTable | Path | None = None,
+    num_subsets: int = 10,
+    class_names: Sequence[str] = (),
+) -> Results:
+    """Evaluate predictions that are there already, as they are and with each calibrator.
 
     Args:
-        predictions: of N examples.
-        subsets: robustness subset of each, int64, shape (N,); without them there is the overall row only.
-        keys: what was evaluated (method, seed, corruption, ...), copied into every row.
-        num_bins: of the ECE.
-        num_resamples: bootstrap resamples for the intervals.
-        seed: of the bootstrap.
-
-    Returns:
-        The overall row (``subset`` None), then one row per subset, least robust first.
+        predictions: by condition, clean data first, all of the same examples in the same order.
+        name: of the model.
+        data: name of the data.
+        calibrators: fitted ones by name.
+        scores: robustness of the examples; cuts them into subsets.
+        num_subsets: R.
+        class_names: one per class; a class without a name has its number.
     """
-    logits, labels = predictions.logits, predictions.labels
-    options: dict[str, Any] = {"logits": logits, "num_bins": num_bins, "num_resamples": num_resamples, "seed": seed}
-    rows: list[Row] = [{**keys, "subset": None, **summarize(labels, subsets=subsets, **options)}]
-    if subsets is not None:
-        rows.extend({**keys, **row} for row in summarize_by_subset(labels, subsets, **options))
-    return rows
+    given = iter(predictions)
+    condition, clean = next(given)
+    subsets = None if scores is None else assign_subsets(scores_of(scores, clean.ids), num_subsets, clean.ids)
+
+    def everything() -> Iterator[tuple[Condition, Predictions]]:
+        yield condition, clean
+        yield from given
+
+    found = evaluate_conditions(everything(), subsets, calibrators or {}, method=name, seed=0)
+    results = Results(
+        kind="evaluation",
+        name=name,
+        data=DataSummary(data, clean.logits.shape[1], tuple(class_names), {"evaluated": len(clean)}),
+        methods=(Method(name, name),),
+        reference=name,
+        rows=tuple(found.rows),
+        reliability=tuple(found.reliability),
+        config={"model": name, "calibrators": list(calibrators or {})},
+        versions=versions(),
+        scoring=() if scores is None else (scoring_record(scores, split="evaluated"),),
+        classes=class_rows(clean, class_names, name),
+    )
+    replicates = {(Variant(name, each), 0, place): sample for (each, place), sample in found.by_place.items()}
+    return replace(results, comparisons=compare_methods(results, replicates))
 
 
 def evaluate_conditions(
@@ -204,43 +196,72 @@ def evaluate_conditions(
     subsets: Tensor | None,
     calibrators: Mapping[str, Calibrator],
     *,
-    keys: Mapping[str, object],
+    method: str,
+    seed: int,
     num_bins: int = 15,
     num_resamples: int = 1000,
-) -> tuple[list[Row], list[Row]]:
-    """Rows and reliability diagrams under several conditions, without and with each calibrator.
+) -> Evaluated:
+    """Measure predictions under several conditions, without and with each calibrator, in one pass.
 
     Args:
         predictions: by condition, all of the same examples in the same order.
         subsets: robustness subset of each example, int64, shape (N,), or None.
         calibrators: fitted, by name.
-        keys: what was evaluated (method, seed, ...), copied into every row.
+        method: what was trained.
+        seed: of the training.
         num_bins: of the ECE.
         num_resamples: bootstrap resamples for the intervals.
+    """
+    found = Evaluated()
+    for condition, plain in predictions:
+        for calibrator, variant in calibrated_variants(plain, calibrators):
+            keys = {"method": method, "calibrator": calibrator, "seed": seed, **condition._asdict()}
+            rows, sample = measure_predictions(
+                variant, subsets, keys=keys, num_bins=num_bins, num_resamples=num_resamples
+            )
+            found.rows.extend(rows)
+            found.reliability.append(Reliability(**keys, bins=reliability_bins(variant, num_bins)))
+            found.samples[calibrator, condition] = sample
+    return found
+
+
+def measure_predictions(
+    predictions: Predictions,
+    subsets: Tensor | None = None,
+    *,
+    keys: Mapping[str, Any],
+    num_bins: int = 15,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[list[Row], Sample]:
+    """Compute all metrics of one set of predictions.
+
+    Args:
+        predictions: of N examples.
+        subsets: robustness subset of each, int64, shape (N,); without them, the only row is that of all examples.
+        keys: the fields of `Row` that say what was evaluated.
+        num_bins: of the ECE.
+        num_resamples: bootstrap resamples for the intervals.
+        seed: of the bootstrap.
 
     Returns:
-        Rows as in `evaluate_predictions`, and one dict per diagram with the key ``bins``.
+        The row of all examples, then one per subset, least robust first; and the metrics of the resamples that the
+        intervals of the first row come from.
     """
-    rows: list[Row] = []
-    reliability: list[Row] = []
-    for (corruption, severity), plain in predictions:
-        for name, calibrated in calibrated_variants(plain, calibrators):
-            row_keys: Row = {**keys, "calibrator": name, "corruption": corruption, "severity": severity}
-            rows += evaluate_predictions(
-                calibrated, subsets, keys=row_keys, num_bins=num_bins, num_resamples=num_resamples
-            )
-            bins = reliability_bins(calibrated.logits, calibrated.labels, num_bins)
-            reliability.append({**row_keys, "subset": None, "bins": bins})
-    return rows, reliability
-
-
-def stored_predictions(
-    members: Sequence[Mapping[Condition, Path]],
-) -> Iterator[tuple[Condition, Predictions]]:
-    """Predictions from files by condition: of one model, or pooled over the members of an ensemble."""
-    for condition in members[0]:
-        loaded = [load_predictions(paths[condition])[0] for paths in members]
-        yield condition, loaded[0] if len(loaded) == 1 else pool_predictions(loaded)
+    options: dict[str, Any] = {
+        "logits": predictions.logits,
+        "num_bins": num_bins,
+        "num_resamples": num_resamples,
+        "seed": seed,
+    }
+    overall, sample = summarize_and_resample(predictions.labels, subsets=subsets, **options)
+    by_subset = [] if subsets is None else summarize_by_subset(predictions.labels, subsets, **options)
+    rows = [
+        Row(**keys, n=int(row["n"] or 0), metrics=measures_of(row), subset=None if subset is None else int(subset))
+        for row in (overall, *by_subset)
+        for subset in [row.get("subset")]
+    ]
+    return rows, sample
 
 
 def calibrated_variants(
@@ -253,25 +274,20 @@ def calibrated_variants(
 
 
 def ood_rows(
-    inside: Predictions, outside: Predictions, calibrators: Mapping[str, Calibrator], *, data: str, ood: str
-) -> list[Row]:
-    """How well the confidence tells the examples of one data set from those of another, with each calibrator."""
+    inside: Predictions, outside: Predictions, calibrators: Mapping[str, Calibrator], *, ood: str
+) -> Iterator[OutOfDistribution]:
+    """Measure how well the confidence tells other data from these, with each calibrator."""
     pairs = zip(calibrated_variants(inside, calibrators), calibrated_variants(outside, calibrators), strict=True)
-    return [
-        {
-            "calibrator": name,
-            "data": data,
-            "ood_data": ood,
-            "n": len(ours),
-            "ood_n": len(others),
-            "ood_auroc": ood_auroc(ours.probs.amax(1), others.probs.amax(1)),
-        }
-        for (name, ours), (_, others) in pairs
-    ]
+    for (name, ours), (_, others) in pairs:
+        auroc = ood_auroc(ours.probs.amax(1), others.probs.amax(1))
+        yield OutOfDistribution(calibrator=name, ood_data=ood, n=len(ours), ood_n=len(others), ood_auroc=auroc)
 
 
-def reliability_bins(logits: Tensor, labels: Tensor, num_bins: int = 15) -> list[dict[str, float]]:
-    """The bins of a reliability diagram, one dict each: low, high, count, confidence, accuracy and its interval."""
-    columns = asdict(reliability_diagram(labels, logits=logits, num_bins=num_bins))
-    values = {name: column.tolist() for name, column in columns.items()}
-    return [dict(zip(values, bin_values, strict=True)) for bin_values in zip(*values.values(), strict=True)]
+def reliability_bins(predictions: Predictions, num_bins: int = 15) -> tuple[Bin, ...]:
+    """The bins of a reliability diagram."""
+    diagram = reliability_diagram(predictions.labels, logits=predictions.logits, num_bins=num_bins)
+    columns = {name: column.tolist() for name, column in asdict(diagram).items()}
+    return tuple(
+        Bin(**{**dict(zip(columns, values, strict=True)), "count": int(count)})
+        for *values, count in zip(*columns.values(), columns["count"], strict=True)
+    )

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from aradals._internal.files import check_target, set_aside
@@ -26,6 +27,16 @@ def input_paths(*sources: Path | str | None) -> list[Path]:
         elif source is not None:
             found += data_paths(source.rpartition(":")[0] if ".py:" in source else source)
     return found
+
+
+@contextmanager
+def work_folder(folder: str | Path | None) -> Iterator[Path]:
+    """Give a folder for unfinished work: the one of that name, or one that is removed after the block."""
+    if folder is not None:
+        yield Path(folder)
+        return
+    with TemporaryDirectory() as temporary:
+        yield Path(temporary)
 
 
 @contextmanager

@@ -1,21 +1,100 @@
-"""Predictions of a classifier under every condition, made once and kept in files."""
+"""Predictions of a model under every condition, made once and kept in files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from tqdm import tqdm
 
+from aradals._internal.files import file_name, set_aside
 from aradals.data import Examples, load_data
 from aradals.errors import InputError
-from aradals.inference.predictions import Predictions
-from aradals.pipeline.artifacts import load_predictions
+from aradals.inference.accelerate import accelerated
+from aradals.inference.ensemble import pool_predictions
+from aradals.inference.predictions import Predictions, predict
+from aradals.pipeline.artifacts import encode_hashes, load_predictions, save_predictions
 from aradals.pipeline.classifier import Classifier, refuse_training_examples
-from aradals.pipeline.evaluate import CLEAN, Condition, Shift, corrupted_batches, predict_conditions, prediction_paths
 from aradals.pipeline.score import score_stage
+from aradals.pipeline.shifts import Shift, corrupted_batches
 from aradals.pipeline.stage import run_stage
+from aradals.results.records import CLEAN, Condition
+from aradals.robustness.scores import score
+
+
+def prediction_file(condition: Condition) -> str:
+    """The name of the file of predictions under a condition."""
+    name, severity = condition
+    return f"predictions-{file_name(name)}-{severity}.parquet"
+
+
+def prediction_paths(folder: Path, conditions: Sequence[Condition]) -> dict[Condition, Path]:
+    """Where in ``folder`` the predictions under each condition lie."""
+    return {condition: folder / prediction_file(condition) for condition in conditions}
+
+
+def predict_conditions(
+    model: nn.Module,
+    examples: Examples,
+    paths: Mapping[Condition, Path],
+    *,
+    model_digest: str,
+    with_scores: bool = False,
+    shift: Shift = corrupted_batches,
+) -> None:
+    """Write the predictions under every condition, but for those that are there already: one pass for each.
+
+    The caller sees to it that what is there is of this model and these examples.
+
+    Args:
+        model: inputs in [0, 1] to logits. What predicts is a copy of it with batch norm folded in, which is faster and
+            the same up to rounding.
+        examples: to be predicted.
+        paths: where to.
+        model_digest: stands for the model's weights.
+        with_scores: also the model's first-order margins, which some calibrators need.
+        shift: where the corrupted examples come from.
+    """
+    provenance = {
+        "model_digest": model_digest,
+        "data": examples.name,
+        "data_fingerprint": examples.fingerprint,
+        "example_hashes": encode_hashes(examples.hashes),
+    }
+    fast = accelerated(model, examples.batch([0])[1])
+    for condition, path in tqdm(paths.items(), unit="condition", disable=None, leave=False):
+        if not _is_predicted(path, provenance):
+            predictions = predict(fast, shift(examples, condition))
+            if with_scores:
+                table = score(model, shift(examples, condition), "first_order_margin")
+                predictions = replace(predictions, scores=table.for_ids(predictions.ids).score)
+            save_predictions(path, predictions, provenance)
+
+
+def _is_predicted(path: Path, provenance: Mapping[str, str]) -> bool:
+    """Whether an interrupted call has written these predictions; a file that it has not is renamed."""
+    if not path.exists():
+        return False
+    with suppress(InputError):
+        if provenance.items() <= load_predictions(path)[1].items():
+            return True
+    set_aside(path, "changed")
+    return False
+
+
+def stored_predictions(paths: Mapping[Condition, Path]) -> Iterator[tuple[Condition, Predictions]]:
+    """Predictions from files by condition, one after the other."""
+    return ((condition, load_predictions(path)[0]) for condition, path in paths.items())
+
+
+def pool_members(members: Sequence[Predictions]) -> Predictions:
+    """The predictions of one model as they are, and those of several as `pool_predictions` gives them."""
+    return members[0] if len(members) == 1 else pool_predictions(members)
 
 
 def prediction_stage(

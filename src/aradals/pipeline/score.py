@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,20 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from aradals._internal.files import set_aside
+from aradals._internal.json_files import json_text, load_json, save_json, settings_digest
 from aradals._internal.specs import code_digest
 from aradals.attacks import describe_attack
 from aradals.data import Data, Examples, as_examples
 from aradals.errors import InputError
 from aradals.inference.gradients import model_inputs
 from aradals.inference.predictions import Batch, evaluation_mode, model_device_dtype
-from aradals.pipeline.artifacts import (
-    SCHEMA_VERSION,
-    json_text,
-    load_json,
-    load_scores,
-    save_json,
-    save_scores,
-    settings_digest,
-    versions,
-)
+from aradals.pipeline.artifacts import SCHEMA_VERSION, load_scores, save_scores, versions
 from aradals.pipeline.classifier import Classifier, as_classifier
 from aradals.pipeline.outputs import output_file, refuse_other_request
 from aradals.pipeline.stage import remove_stages, run_stage, same_outputs
-from aradals.robustness.audit import audit_sample, compare_with_attack
+from aradals.results.files import plain
+from aradals.results.records import Scoring
+from aradals.robustness.audit import Audit, audit_sample, compare_with_attack
 from aradals.robustness.scores import (
     ScoreTable,
     check_differentiable,
@@ -44,10 +39,10 @@ from aradals.robustness.scores import (
     score_batches,
     with_progress,
 )
-from aradals.smoothing.subsets import assign_subsets
 
 __all__ = [
     "SCORES",
+    "SCORE_FILES",
     "audit_file",
     "audit_ranking",
     "audit_stage",
@@ -61,10 +56,9 @@ __all__ = [
     "score_stage",
     "scores_of",
     "scoring_record",
-    "subsets_of",
 ]
 
-SCORES, _COST = "scores.parquet", "cost.json"
+SCORE_FILES = SCORES, _COST = ("scores.parquet", "cost.json")
 """What a scoring stage writes: the table, and the seconds that it took."""
 
 _SHARD_SECONDS = 10.0
@@ -178,7 +172,7 @@ def audit_file(
     num_subsets: int,
     seed: int,
     log: Callable[[str], None] = print,
-) -> dict[str, Any]:
+) -> Audit:
     """Compare a score table with a strong attack on a sample, and write the record into the table's metadata."""
     table, metadata = load_scores(output)
     work = _work_folder(output)
@@ -194,7 +188,7 @@ def audit_file(
         probe=classifier.probe,
         log=lambda line: log(f"audit: {line}"),
     )
-    save_scores(output, table, {**metadata, "audit": json_text(record)})
+    save_scores(output, table, {**metadata, "audit": json_text(plain(record))})
     remove_stages(work, ("audit",))
     return record
 
@@ -369,7 +363,7 @@ def score_stage(
         )
         save_json(folder / _COST, {"seconds": seconds})
 
-    run_stage(folder, inputs, [SCORES, _COST], make, log, probe=probe)
+    run_stage(folder, inputs, SCORE_FILES, make, log, probe=probe)
     return folder / SCORES
 
 
@@ -385,7 +379,7 @@ def audit_stage(
     model_digest: str,
     log: Callable[[str], None],
     probe: Tensor | None = None,
-) -> dict[str, Any]:
+) -> Audit:
     """Compare a score table with DDN on a sample, see `aradals.robustness.audit_scores`; goes on when interrupted."""
     table, _ = load_scores(scores)
     sample = audit_sample(examples, table, num_examples=num_examples, num_subsets=num_subsets, seed=seed)
@@ -400,7 +394,7 @@ def audit_stage(
         probe=probe,
         log=log,
     )
-    return {**compare_with_attack(table, load_scores(strong)[0], num_subsets), "seconds": scoring_seconds(strong)}
+    return replace(compare_with_attack(table, load_scores(strong)[0], num_subsets), seconds=scoring_seconds(strong))
 
 
 def audit_ranking(
@@ -413,7 +407,7 @@ def audit_ranking(
     num_subsets: int,
     seed: int,
     log: Callable[[str], None] = print,
-) -> dict[str, Any] | None:
+) -> Audit | None:
     """Compare a ranking with a strong attack on a sample, see `audit_stage`; None if the scores are another model's."""
     _, metadata = load_scores(scores)
     if metadata.get("model_digest", classifier.digest) != classifier.digest:
@@ -433,18 +427,14 @@ def audit_ranking(
     )
 
 
-def subsets_of(scores: Path, ids: Tensor, num_subsets: int) -> Tensor:
-    """The robustness subset of each of ``ids``, ranked among them, from a score table. Raises as `scores_of`."""
-    return assign_subsets(scores_of(scores, ids), num_subsets, ids)
-
-
-def scores_of(scores: Path, ids: Tensor) -> Tensor:
-    """The score of each of ``ids``, float64, from a score table.
+def scores_of(scores: ScoreTable | Path, ids: Tensor) -> Tensor:
+    """The score of each of ``ids``, float64, from a score table or its file.
 
     Raises:
         InputError: the table lacks some of them.
     """
-    return load_scores(scores)[0].for_ids(ids).score.double()
+    table = scores if isinstance(scores, ScoreTable) else load_scores(scores)[0]
+    return table.for_ids(ids).score.double()
 
 
 def check_attack(attack: str, attack_args: dict[str, Any]) -> None:
@@ -488,18 +478,19 @@ def describe_scores(table: ScoreTable, seconds: float | None) -> str:
     )
 
 
-def scoring_record(scores: Path, **keys: object) -> dict[str, Any]:
-    """Attack, size, failures and cost of a score table, for reports."""
-    table, _ = load_scores(scores)
-    return {
-        **keys,
-        "attack": table.attack,
-        "n": len(table),
-        "num_failed": table.num_failed,
-        "mean_forward": table.num_forward.double().mean().item(),
-        "mean_backward": table.num_backward.double().mean().item(),
-        "seconds": scoring_seconds(scores),
-    }
+def scoring_record(scores: ScoreTable | Path, split: str, seed: int = 0) -> Scoring:
+    """Attack, size, failures and cost of a score table."""
+    table = scores if isinstance(scores, ScoreTable) else load_scores(scores)[0]
+    return Scoring(
+        split=split,
+        attack=table.attack,
+        n=len(table),
+        seed=seed,
+        num_failed=table.num_failed,
+        mean_forward=table.num_forward.double().mean().item(),
+        mean_backward=table.num_backward.double().mean().item(),
+        seconds=math.nan if isinstance(scores, ScoreTable) else scoring_seconds(scores),
+    )
 
 
 def scoring_seconds(scores: Path) -> float:

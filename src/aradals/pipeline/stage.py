@@ -15,8 +15,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from aradals._internal.files import check_target, ensure_writable, file_digest, remove_partial_files, set_aside
+from aradals._internal.json_files import load_sealed, save_sealed, settings_digest
 from aradals.errors import InputError, OutputError
-from aradals.pipeline.artifacts import SCHEMA_VERSION, load_sealed, save_sealed, settings_digest
+from aradals.pipeline.artifacts import SCHEMA_VERSION
 
 _RECORD = "stage.json"
 _LOCK = ".aradals-lock"
@@ -92,6 +93,22 @@ def run_stage(
     make(folder)
     save_sealed(folder / _RECORD, {**open_record, "outputs": {name: file_digest(folder / name) for name in outputs}})
     return True
+
+
+def output_digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The digests of outputs that a finished stage has recorded; those who read the files need not hash them again.
+
+    Raises:
+        InputError: the stage is not finished, or has other outputs.
+    """
+    outputs = load_sealed(folder / _RECORD).get("outputs")
+    if not isinstance(outputs, dict) or not all(isinstance(outputs.get(name), str) for name in names):
+        raise InputError(
+            expected=f"a finished stage in {folder} with {', '.join(names)}",
+            got="one without them",
+            hint="the stage that writes them, first",
+        )
+    return {name: outputs[name] for name in names}
 
 
 def remove_stages(folder: Path, names: Sequence[str]) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aradals._internal.json_files import SEAL, load_sealed, save_sealed
 from aradals._internal.optional import load_extra
+from aradals._internal.typed import first_problem, read_typed, type_adapter
 from aradals.errors import InputError
 from aradals.metrics import Estimate
 from aradals.results.previous import PREVIOUS, upgrade
@@ -23,15 +23,11 @@ from aradals.results.records import Measure, Metric, Results, Row
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
-    from pydantic import TypeAdapter
 
 SCHEMA = "4"
 """Version of the form of results files."""
 
 _ENVELOPE = ("schema", SEAL)
-
-_LARGEST = 1e300
-"""A few thousand numbers of this size still have a finite sum."""
 
 
 def save_results(results: Results, path: Path) -> None:
@@ -77,7 +73,7 @@ def read_studies(path: str | Path) -> list[Results]:
         InputError: the file is missing, was changed, or does not hold results of this version or the previous one.
         MissingExtraError: without pydantic.
     """
-    file = _results_file(Path(path))
+    file = results_file(Path(path))
     content = load_sealed(file, required=False)
     parts = content.get("studies") if content.get("kind") == "studies" else [content]
     try:
@@ -85,7 +81,7 @@ def read_studies(path: str | Path) -> list[Results]:
     except (InputError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise InputError(
             expected=f"results in {file} as `aradals run`, `evaluate` or `diagnose` write them",
-            got=_first_problem(error),
+            got=str(error) if isinstance(error, InputError) else first_problem(error),
             hint="the same command, which makes them anew",
         ) from error
 
@@ -104,8 +100,7 @@ def parse(content: Any) -> Results:
             hint="a newer version of ar-adals",
         )
     given = upgrade(content) if version in PREVIOUS else {k: v for k, v in content.items() if k not in _ENVELOPE}
-    _refuse_huge(given)
-    return _adapter().validate_python(given)
+    return read_typed(Results, given)
 
 
 def json_schema() -> dict[str, Any]:
@@ -114,7 +109,8 @@ def json_schema() -> dict[str, Any]:
     Raises:
         MissingExtraError: without pydantic.
     """
-    return _adapter().json_schema()
+    schema: dict[str, Any] = type_adapter(Results).json_schema()
+    return schema
 
 
 def plain(value: Any) -> Any:
@@ -171,13 +167,7 @@ def _is_default(field: dataclasses.Field[Any], value: object) -> bool:
     return bool(value == default)
 
 
-@cache
-def _adapter() -> TypeAdapter[Results]:
-    adapter: TypeAdapter[Results] = load_extra("pydantic").TypeAdapter(Results)
-    return adapter
-
-
-def _results_file(path: Path) -> Path:
+def results_file(path: Path) -> Path:
     """The file itself, or the one in a folder."""
     if not path.is_dir():
         return path
@@ -189,19 +179,3 @@ def _results_file(path: Path) -> Path:
             hint="the --output folder of aradals run, evaluate or diagnose",
         )
     return found[0]
-
-
-def _refuse_huge(value: Any) -> None:
-    if isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            _refuse_huge(item)
-    elif isinstance(value, int | float) and abs(value) > _LARGEST:
-        raise ValueError(f"the number {value:.3g}")
-
-
-def _first_problem(error: Exception) -> str:
-    """The first line of a validation error says only how many there are; the next ones say where and what."""
-    if isinstance(error, InputError):
-        return str(error)
-    lines = [line.strip() for line in str(error).splitlines()]
-    return f"{type(error).__name__}: {': '.join(lines[1:3]) or lines[0] if lines else ''}"

@@ -8,11 +8,11 @@ immutable, hold plain values and no tensors; `aradals.results.files` writes and 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from aradals.errors import InputError
 from aradals.robustness.audit import Audit
@@ -100,8 +100,7 @@ class Measure:
         return Measure(factor * self.value, factor * self.low, factor * self.high)
 
 
-@dataclass(frozen=True, order=True)
-class Condition:
+class Condition(NamedTuple):
     """A corruption and its severity, 1 to 5; clean data by default."""
 
     corruption: str = "none"
@@ -110,7 +109,7 @@ class Condition:
     @property
     def is_clean(self) -> bool:
         """Whether nothing was changed."""
-        return self == CLEAN
+        return self.severity == 0
 
     @property
     def label(self) -> str:
@@ -212,6 +211,18 @@ def measured(metrics: Metrics, metric: Metric) -> Measure:
     below = math.hypot(confidence.value - confidence.low, accuracy.high - accuracy.value)
     above = math.hypot(confidence.high - confidence.value, accuracy.value - accuracy.low)
     return Measure(gap, gap - below, gap + above)
+
+
+def measures_of(flat: Mapping[str, Any], metrics: Iterable[Metric] = METRICS) -> dict[Metric, Measure]:
+    """Collect the metrics of a flat row, whose intervals are in ``<metric>_low`` and ``<metric>_high``."""
+    return {metric: measure_of(flat, metric) for metric in metrics if flat.get(metric) is not None}
+
+
+def measure_of(flat: Mapping[str, Any], name: str) -> Measure:
+    """A number of a flat row with its interval; what is missing or None is unknown."""
+    ends = (flat.get(name), flat.get(f"{name}_low"), flat.get(f"{name}_high"))
+    value, low, high = (math.nan if end is None else float(end) for end in ends)
+    return Measure(value, low, high)
 
 
 @dataclass(frozen=True)
@@ -379,6 +390,7 @@ class Training:
         update_every: epochs between two updates.
         seconds: on the machine that trained.
         epochs: one record each.
+        scorings: by the model itself: epochs before it, seconds, passes and failures.
         updates: of the targets, in order; their ``target_prob`` is the one before the update.
         target_prob: of each subset at the end.
         at_lower_bound: subsets whose target ran down to its lower bound 1/K.
@@ -391,6 +403,7 @@ class Training:
     update_every: int = 1
     seconds: float = math.nan
     epochs: tuple[Epoch, ...] = ()
+    scorings: tuple[Mapping[str, float], ...] = ()
     updates: tuple[Update, ...] = ()
     target_prob: tuple[float, ...] = ()
     at_lower_bound: tuple[int, ...] = ()
@@ -502,7 +515,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Data:
+class DataSummary:
     """The data that the results are about.
 
     Attributes:
@@ -558,7 +571,7 @@ class Results:
 
     kind: Kind
     name: str
-    data: Data
+    data: DataSummary
     methods: tuple[Method, ...]
     reference: str
     rows: tuple[Row, ...]

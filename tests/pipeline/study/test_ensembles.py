@@ -18,7 +18,8 @@ from aradals.calibration import ConditionalTemperature, TemperatureScaling
 from aradals.inference.ensemble import Ensemble
 from aradals.inference.predictions import Predictions
 from aradals.models import build_model, load_checkpoint
-from aradals.pipeline.artifacts import load_calibrator, load_json, load_predictions
+from aradals._internal.json_files import load_json
+from aradals.pipeline.artifacts import load_calibrator, load_predictions
 from aradals.pipeline.config import (
     AdaptiveTargets,
     EnsembleConfig,

@@ -17,7 +17,7 @@ from small_study import ADAPTIVE, VANILLA, save_digits, seed_run, small_config, 
 
 from aradals._internal.files import file_name
 from aradals.errors import OutputError, TrainingFailed
-from aradals.pipeline.artifacts import load_sealed
+from aradals._internal.json_files import load_sealed
 from aradals.pipeline.config import (
     AdaptiveTargets,
     EnsembleConfig,

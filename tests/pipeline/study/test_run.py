@@ -22,14 +22,8 @@ from aradals import InputError
 from aradals._internal.files import file_name
 from aradals.data import Examples, overlap
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
-from aradals.pipeline.artifacts import (
-    decode_hashes,
-    load_calibrator,
-    load_json,
-    load_predictions,
-    load_scores,
-    load_sealed,
-)
+from aradals._internal.json_files import load_json, load_sealed
+from aradals.pipeline.artifacts import decode_hashes, load_calibrator, load_predictions, load_scores
 from aradals.pipeline.config import (
     AdaptiveTargets,
     ColumnSubsets,

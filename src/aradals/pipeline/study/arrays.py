@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from aradals._internal.files import atomic_path
-from aradals.calibration import Calibrator
 from aradals.data.formats import NPZ_ERRORS, check_npz
 from aradals.errors import InputError
-from aradals.inference.predictions import Predictions
-from aradals.metrics import resampled_metrics
-from aradals.pipeline.evaluate import CLEAN, Condition, calibrated_variants
-from aradals.results import compare
-from aradals.results.compare import mean_replicates
+from aradals.pipeline.evaluate import Sample
+from aradals.results.records import Place
 
-Replicates = dict[tuple[str, str], dict[str, Tensor]]
-"""(calibrator, "clean" or "all_shifts") -> metric -> its value on every bootstrap resample, shape (B,)."""
+Replicates = dict[tuple[str, Place], Sample]
+"""(calibrator, place) -> metrics on every bootstrap resample."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +41,8 @@ class RunArrays:
     def save(self, path: Path) -> None:
         """Write an ``.npz``; logits as float16, replicates as float32."""
         arrays = {
-            f"replicates/{calibrator}/{condition}/{metric}": values.float().numpy()
-            for (calibrator, condition), metrics in self.replicates.items()
+            f"replicates/{calibrator}/{place}/{metric}": values.float().numpy()
+            for (calibrator, place), metrics in self.replicates.items()
             for metric, values in metrics.items()
         }
         limit = torch.finfo(torch.float16).max
@@ -73,8 +69,8 @@ class RunArrays:
             replicates: Replicates = {}
             for key, values in found.items():
                 if key.startswith("replicates/"):
-                    _, calibrator, condition, metric = key.split("/")
-                    replicates.setdefault((calibrator, condition), {})[metric] = values.double()
+                    _, calibrator, place, metric = key.split("/")
+                    replicates.setdefault((calibrator, _place(place)), {})[metric] = values.double()
             logits, scores, subsets = found["logits"].double(), found["scores"].double(), found["subsets"].long()
             fits = torch.equal(found["labels"], labels) and labels.shape == scores.shape == subsets.shape
             fits &= logits.ndim == 3 and logits.shape[1] == len(labels) and logits.shape[2] > int(labels.max())
@@ -90,29 +86,9 @@ class RunArrays:
         return cls(replicates, logits, labels, scores, subsets)
 
 
-def resample(
-    predictions: Iterable[tuple[Condition, Predictions]],
-    subsets: Tensor,
-    calibrators: Mapping[str, Calibrator],
-    *,
-    num_bins: int,
-    num_resamples: int,
-) -> Replicates:
-    """The metrics of each variant of some predictions on resamples of the examples: clean, and the mean over shifts."""
-    clean: Replicates = {}
-    shifts: dict[str, list[dict[str, Tensor]]] = {}
-    for condition, plain in predictions:
-        for calibrator, variant in calibrated_variants(plain, calibrators):
-            metrics = resampled_metrics(
-                variant.labels,
-                logits=variant.logits,
-                subsets=subsets,
-                num_bins=num_bins,
-                num_resamples=num_resamples,
-            )
-            if condition == CLEAN:
-                clean[calibrator, compare.CLEAN] = metrics
-            else:
-                shifts.setdefault(calibrator, []).append(metrics)
-    means = {(calibrator, compare.ALL_SHIFTS): mean_replicates(each) for calibrator, each in shifts.items()}
-    return {**clean, **means}
+def _place(name: str) -> Place:
+    for place in get_args(Place):
+        if name == place:
+            known: Place = place
+            return known
+    raise LookupError(f"replicates of {name}")

@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from aradals._internal.files import file_name
-from aradals.data import Examples, data_paths, load_data, splits_hash
+from aradals.data import Examples, data_paths, splits_hash
 from aradals.errors import InputError, OutputError, TrainingFailed
 from aradals.inference.ensemble import pool_logits
 from aradals.inference.predictions import Predictions, resolve_device
 from aradals.metrics import stability
-from aradals.pipeline.artifacts import (
-    SCHEMA_VERSION,
-    save_sealed,
-    save_table,
-    versions,
-)
+from aradals.pipeline.artifacts import save_table, versions
 from aradals.pipeline.config import StudyConfig, is_plain
 from aradals.pipeline.outputs import output_folder
-from aradals.pipeline.shown import class_rows, example_images
+from aradals.pipeline.shown import class_rows, example_pictures
 from aradals.pipeline.study.arrays import RunArrays
 from aradals.pipeline.study.checks import check_config
-from aradals.pipeline.study.seed import Log, SeedRun
-from aradals.results.compare import aggregate_seeds, compare_methods
+from aradals.pipeline.study.executor import SerialExecutor
+from aradals.pipeline.study.finished import FinishedRun, read_run
+from aradals.pipeline.study.tasks import SeedPlan, goals
+from aradals.pipeline.study.trial import try_seed, try_study
+from aradals.pipeline.study.workspace import Log, Workspace
+from aradals.results.aggregate import means
+from aradals.results.compare import compare_methods
 from aradals.results.failed import describe_failed
+from aradals.results.files import save_studies, table_rows
+from aradals.results.records import Cost, DataSummary, FailedRun, Method, Results, Stability, Variant, measure_of
 
-Row = dict[str, Any]
-
-
-OUTPUTS = ("results.json", "table.parquet", "table.csv")
+OUTPUTS = ("results.json", "table.parquet", "table.csv", "means.parquet", "means.csv")
 """What a study writes into its folder, beside the folders of its stages."""
 
 
@@ -57,27 +55,55 @@ def files_of(config: StudyConfig) -> list[Path]:
 
 
 def run_study(
-    config: StudyConfig, output: Path, *, name: str, device: str = "auto", log: Log = print, overwrite: bool = False
-) -> dict[str, Any]:
-    """Train, calibrate and evaluate every method at every seed; what is done is not done again.
+    config: StudyConfig,
+    output: str | Path,
+    *,
+    name: str | None = None,
+    device: str = "auto",
+    log: Log = print,
+    overwrite: bool = False,
+) -> Results:
+    """Train, calibrate and evaluate every method at every seed on one data set; see `run_studies`.
 
-    The stages of a run (a method or an ensemble, at a seed) are folders under ``seed-<seed>/``, see `run_stage`. With
+    Raises:
+        InputError: several data sets; see `run_studies`.
+    """
+    if len(config.data_sets) > 1:
+        raise InputError(
+            expected="one data set", got=", ".join(config.data_sets), hint="run_studies, which takes several"
+        )
+    [results] = run_studies(config, output, name=name, device=device, log=log, overwrite=overwrite).values()
+    return results
+
+
+def run_studies(
+    config: StudyConfig,
+    output: str | Path,
+    *,
+    name: str | None = None,
+    device: str = "auto",
+    log: Log = print,
+    overwrite: bool = False,
+) -> dict[Path, Results]:
+    """Train, calibrate and evaluate every method at every seed on each data set; what is done is not done again.
+
+    The tasks of a run (a method or an ensemble, at a seed) are folders under ``seed-<seed>/``, see `run_stage`. With
     several data sets each has a folder of its own.
 
     A run that fails by itself, because its training diverged for example, costs nothing but itself: the results name
     it under ``failed`` with the reason, and hold everything that the other runs give. The next call tries it again.
 
     Args:
-        config: the recipe.
-        output: folder of the study; ``results.json``, ``table.parquet`` and ``table.csv`` are written there.
-        name: of the study, for the report.
+        config: the recipe, see `aradals.pipeline.recipes.load_recipe`.
+        output: folder of the study; ``results.json`` and the tables ``table`` and ``means`` are written there.
+        name: of the study, for the report; by default that of the folder.
         device: auto, cpu or cuda.
         log: called with each line of progress.
         overwrite: replace files of other people that lie where results are written.
 
     Returns:
-        What ``results.json`` holds; with several data sets the results of each under ``studies``, without rows where
-        all runs on one of them failed.
+        The results of each data set, by the folder that holds them; without rows where all runs on one of several
+        data sets failed.
 
     Raises:
         InputError: anything in the recipe or the data that cannot work, before training starts.
@@ -85,38 +111,42 @@ def run_study(
         OutputError: something cannot be written.
     """
     check_config(config)
+    output = Path(output)
     _refuse_own_scorer(config, output)
     inputs = files_of(config)
     with output_folder(output, OUTPUTS, kinds=KINDS, inputs=inputs, overwrite=overwrite, log=log), _ALONE:
-        return _run_all(config, output, name, device, log)
+        return _run_all(config, output, name or output.name, device, log)
 
 
-def _run_all(config: StudyConfig, output: Path, name: str, device: str, log: Log) -> dict[str, Any]:
+def _run_all(config: StudyConfig, output: Path, name: str, device: str, log: Log) -> dict[Path, Results]:
     """A study of one data set, or of several."""
     if isinstance(config.data, str):
-        alone = _run_one(config, output, name, device, log)
-        _refuse_without_rows([alone])
+        alone = {output: _run_one(config, output, name, device, log)}
+        _refuse_without_rows(alone)
         return alone
-    studies = [replace(config, data=data) for data in config.data]
-    folders = [output / file_name(data) for data in config.data]
+    studies = {output / file_name(data): replace(config, data=data) for data in config.data}
     # All of them are looked at before the first is trained for hours.
-    names = [_checked_runs(study, output, device, log)[0].splits.test.name for study in studies]
-    if len(set(names)) < len(names) or len(set(folders)) < len(folders):
+    names = []
+    for study in studies.values():
+        source = SeedPlan(study, study.seeds[0]).source
+        names.append(_tried(study, output, device, log).materials(source).splits.test.name)
+    if len(set(names)) < len(names) or len(studies) < len(config.data):
         raise InputError(
             expected="data sets with names of their own", got=", ".join(map(str, config.data)), hint="renaming one"
         )
-    results = [_run_one(*pair, f"{name}: {pair[0].data}", device, log) for pair in zip(studies, folders, strict=True)]
+    results = {
+        folder: _run_one(study, folder, f"{name}: {study.data}", device, log) for folder, study in studies.items()
+    }
     _refuse_without_rows(results)
-    together = {"schema": SCHEMA_VERSION, "kind": "studies", "name": name, "studies": results}
-    save_sealed(output / "results.json", together)
-    save_table(output / "table", [row for result in results for row in table_rows(result)])
-    return together
+    save_studies(list(results.values()), output / "results.json", name=name)
+    save_tables(list(results.values()), output)
+    return results
 
 
-def _refuse_without_rows(studies: list[dict[str, Any]]) -> None:
+def _refuse_without_rows(studies: Mapping[Path, Results]) -> None:
     """Raise TrainingFailed where not a single run has succeeded."""
-    if not any(study["rows"] for study in studies):
-        raise TrainingFailed(describe_failed(*studies))
+    if not any(study.rows for study in studies.values()):
+        raise TrainingFailed(describe_failed(*studies.values()))
 
 
 def train_one(
@@ -139,9 +169,12 @@ def train_one(
     check_config(replace(config, seeds=[seed]))
     _refuse_own_scorer(config, output)
     with output_folder(output, inputs=files_of(config)), _ALONE:
-        run = SeedRun(config, *load_study_data(config), seed, output, device, log)
-        run.check()
-        return run.checkpoints(method)
+        space, planned = Workspace(output, device, log), SeedPlan(config, seed)
+        try_seed(planned, space)
+        executor, models = SerialExecutor(space), planned.predict(method)
+        for model in models:
+            executor.finish(model.train)
+        return [space.paths(model.train)[model.checkpoint] for model in models]
 
 
 def _refuse_own_scorer(config: StudyConfig, output: Path) -> None:
@@ -155,81 +188,91 @@ def _refuse_own_scorer(config: StudyConfig, output: Path) -> None:
         )
 
 
-def load_study_data(config: StudyConfig) -> tuple[Examples, Examples]:
-    """The training and the test examples of a study with one data set."""
-    [data] = config.data_sets
-    load = partial(load_data, data, image_column=config.image_column, label_column=config.label_column)
-    return load("train"), load("test")
+def save_tables(studies: Sequence[Results], output: Path) -> None:
+    """Write the rows of some studies, and their means over seeds and shifts, as tables."""
+    save_table(output / "table", [row for study in studies for row in table_rows(study)])
+    save_table(
+        output / "means",
+        [{"data": study.data.name, **mean.record} for study in studies for mean in means(study)],
+    )
 
 
-def table_rows(results: dict[str, Any]) -> list[Row]:
-    """The tidy table of a study: one row per run, calibrator, condition and subset, with the cost of the run."""
-    costs = {(cost["method"], cost["seed"]): cost for cost in results["costs"]}
-    added = ("seconds", "relative_cost")
-    return [{**row, **{key: costs[row["method"], row["seed"]][key] for key in added}} for row in results["rows"]]
+def _tried(config: StudyConfig, output: Path, device: str, log: Log) -> Workspace:
+    """The workspace of a study of one data set, in which everything that can fail has been tried."""
+    space = Workspace(output, device, log)
+    try_study(config, space)
+    return space
 
 
-def _checked_runs(config: StudyConfig, output: Path, device: str, log: Log) -> list[SeedRun]:
-    data = load_study_data(config)
-    runs = [SeedRun(config, *data, seed, output / f"seed-{seed}", device, log) for seed in config.seeds]
-    for run in runs:  # each has other splits
-        run.check()
-    return runs
-
-
-def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log) -> dict[str, Any]:
+def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log) -> Results:
     """A study of one data set; nothing is written where all its runs fail."""
-    runs = _checked_runs(config, output, device, log)
-    names = [*config.methods, *config.ensembles]
-    records, failed, arrays = [], [], {}
-    for position, (run, method) in enumerate((run, method) for run in runs for method in names):
-        log(f"run {position + 1} of {len(runs) * len(names)}: {method}, seed {run.seed}")
+    space = _tried(config, output, device, log)
+    executor, runs = SerialExecutor(space), goals(config)
+    finished: list[FinishedRun] = []
+    failed: list[FailedRun] = []
+    for position, run in enumerate(runs):
+        log(f"run {position + 1} of {len(runs)}: {run.name}, seed {run.source.seed}")
         try:
-            record = {"method": method, "seed": run.seed, **run.record(method)}
-            arrays[method, run.seed] = run.arrays(method)
-            records.append(record)
+            executor.finish(run)
+            finished.append(read_run(run, space))
         except OutputError:
             raise
         except InputError as error:
-            reason = _reason(error, method)
-            log(f"[seed {run.seed}] {method}: FAILED: {reason}")
-            failed.append({"method": method, "seed": run.seed, "reason": reason})
-    results: dict[str, Any] = {
-        "schema": SCHEMA_VERSION,
-        "kind": "study",
-        "name": name,
-        "description": config.description,
-        "config": asdict(config),
-        "versions": versions(),
-        "device": str(resolve_device(device)),
-        "data": {
-            "name": config.data,
-            "num_classes": runs[0].train_data.num_classes,
-            "class_names": list(runs[0].train_data.class_names),
-            "splits": {split: len(examples) for split, examples in runs[0].splits.items()},
-            "splits_hash": {str(run.seed): splits_hash(run.splits) for run in runs},
-        },
-        **{
-            part: [row for record in records for row in record[part]]
-            for part in ("rows", "reliability", "training", "calibrators", "costs")
-        },
-        "scoring": _distinct([row for record in records for row in record["scoring"]]),
-        "failed": failed,
-    }
-    results["costs"] = relative_costs(config, results["costs"])
-    results["seeds"] = aggregate_seeds(results["rows"])
-    replicates = {
-        (method, calibrator, seed, condition): metrics
-        for (method, seed), stored in arrays.items()
-        for (calibrator, condition), metrics in stored.replicates.items()
-    }
-    results["comparisons"] = compare_methods([row for row in results["rows"] if row["subset"] is None], replicates)
-    results["stability"] = study_stability(config, arrays)
-    results |= _shown_examples(runs, arrays)
-    if records:
-        save_sealed(output / "results.json", results)
-        save_table(output / "table", table_rows(results))
+            reason = _reason(error, run.name)
+            log(f"[seed {run.source.seed}] {run.name}: FAILED: {reason}")
+            failed.append(FailedRun(run.name, run.source.seed, reason))
+    results = assemble(config, name, space, finished, failed)
+    if finished:
+        results.save(output / "results.json")
+        save_tables([results], output)
     return results
+
+
+def assemble(
+    config: StudyConfig, name: str, space: Workspace, finished: list[FinishedRun], failed: list[FailedRun]
+) -> Results:
+    """The results of a study of one data set, from its finished and its failed runs."""
+    splits = {seed: space.materials(SeedPlan(config, seed).source).splits for seed in config.seeds}
+    first = splits[config.seeds[0]]
+    results = Results(
+        kind="study",
+        name=name,
+        description=config.description,
+        config=asdict(config),
+        versions=versions(),
+        device=str(resolve_device(space.device)),
+        data=DataSummary(
+            name=str(config.data),
+            num_classes=first.train.num_classes,
+            class_names=tuple(first.train.class_names),
+            splits={split: len(examples) for split, examples in first.items()},
+            splits_hash={str(seed): splits_hash(each) for seed, each in splits.items()},
+        ),
+        methods=tuple(
+            Method(each, config.label_of(each), config.variant_of(each), getattr(settings, "num_members", 1))
+            for each, settings in config.runs.items()
+        ),
+        reference=config.reference_name,
+        rows=tuple(row for run in finished for row in run.measured.rows),
+        reliability=tuple(each for run in finished for each in run.measured.reliability),
+        training=tuple(each for run in finished for each in run.training),
+        calibrators=tuple(each for run in finished for each in run.calibrators),
+        # Several methods use a table, and a later run may have made it again.
+        scoring=tuple({(each.seed, each.split): each for run in finished for each in run.scoring}.values()),
+        costs=relative_costs(config, [run.cost for run in finished]),
+        failed=tuple(failed),
+    )
+    replicates = {
+        (Variant(run.method, calibrator), run.seed, place): sample
+        for run in finished
+        for (calibrator, place), sample in run.arrays.replicates.items()
+    }
+    arrays = {(run.method, run.seed): run.arrays for run in finished}
+    return replace(
+        _with_examples(results, config, first.test, arrays),
+        comparisons=compare_methods(results, replicates),
+        stability=tuple(study_stability(config, arrays)),
+    )
 
 
 def _reason(error: InputError, method: str) -> str:
@@ -240,74 +283,77 @@ def _reason(error: InputError, method: str) -> str:
     return " ".join(reason.split())
 
 
-def relative_costs(config: StudyConfig, costs: list[Row]) -> list[Row]:
-    """With each cost, ``relative_cost``: as a multiple of the plain training of the same seed, where there is one."""
+def relative_costs(config: StudyConfig, costs: Sequence[Cost]) -> tuple[Cost, ...]:
+    """Express costs as multiples of the plain training of the same seed; unknown without any plain training."""
     plain = next((name for name, settings in config.methods.items() if is_plain(settings)), None)
-    seconds = {cost["seed"]: cost["training_seconds"] for cost in costs if cost["method"] == plain}
-    return [
-        {**cost, "relative_cost": cost["seconds"] / seconds[cost["seed"]] if cost["seed"] in seconds else None}
-        for cost in costs
-    ]
+    seconds = {cost.seed: cost.training_seconds for cost in costs if cost.method == plain}
+    return tuple(replace(cost, relative_cost=cost.seconds / seconds.get(cost.seed, math.nan)) for cost in costs)
 
 
-def _shown_examples(runs: list[SeedRun], arrays: Mapping[tuple[str, int], RunArrays]) -> dict[str, Any]:
-    """For the report: images of the first method; its classes and those of the main method, each at its first seed."""
-    test = runs[0].splits.test  # the same at all seeds
-    own = {
-        name: next(arrays[name, run.seed] for run in runs if (name, run.seed) in arrays)
-        for name in runs[0].config.methods
-        if any(method == name for method, _ in arrays)
-    }
-    if not own:
-        return {}
-    first = next(iter(own))
-    main = [name for name in dict.fromkeys((first, runs[0].config.main_name)) if name in own]
-    predictions = {name: Predictions(test.ids, own[name].logits[0], own[name].labels) for name in main}
-    return {
-        "examples": example_images(test, predictions[first], own[first].scores),
-        "classes": [
-            {"method": name, "calibrator": "none", **row}
-            for name in main
-            for row in class_rows(predictions[name], test.class_names)
-        ],
-    }
+def _with_examples(
+    results: Results, config: StudyConfig, test: Examples, arrays: Mapping[tuple[str, int], RunArrays]
+) -> Results:
+    """Add images of the reference, and the classes of the reference and of the main method, each at its first seed."""
+    own: dict[str, RunArrays] = {}
+    for (name, _), each in arrays.items():
+        own.setdefault(name, each)
+    named = [name for name in (config.reference_name, config.main_name, *config.methods) if name in own]
+    shown = list(dict.fromkeys(named))[:2]
+    if not shown:
+        return results
+    predictions = {name: Predictions(test.ids, own[name].logits[0], own[name].labels) for name in shown}
+    return replace(
+        results,
+        pictures=example_pictures(test, predictions[shown[0]], own[shown[0]].scores),
+        classes=tuple(row for name in shown for row in class_rows(predictions[name], test.class_names, name)),
+    )
 
 
-def study_stability(config: StudyConfig, arrays: Mapping[tuple[str, int], RunArrays]) -> list[Row]:
-    """Stability on clean test data: of each method over the seeds, and over the members of its ensembles.
+def study_stability(config: StudyConfig, arrays: Mapping[tuple[str, int], RunArrays]) -> Iterator[Stability]:
+    """Measure stability on clean test data: of each method over the seeds, and over the members of its ensembles.
 
     Members in step share their targets, and so are not independent: they are left out. Soft predictions vary less for
     free; so the variance is given a second time with every model's mean confidence brought to one number by a
     temperature: the mean accuracy of the first method, where that is better than chance and not perfect. Runs that
-    are not there are left out.
+    have failed are left out.
     """
     found_runs = {
-        name: {seed: arrays[name, seed] for seed in config.seeds if (name, seed) in arrays}
-        for name in (*config.methods, *config.ensembles)
+        name: {seed: arrays[name, seed] for seed in config.seeds if (name, seed) in arrays} for name in config.runs
     }
     first = next((list(runs.values()) for runs in found_runs.values() if runs), [])
     if not first:
-        return []
+        return
     accuracy = torch.stack([(run.logits[0].argmax(1) == run.labels).double().mean() for run in first]).mean().item()
     common = accuracy if 1 / first[0].logits.shape[2] < accuracy < 1 else None
-
-    def rows(method: str, models: str, seed: int | None, logits: Tensor, subsets: Tensor) -> list[Row]:
-        num_resamples = config.evaluation.num_resamples
-        found = stability(logits=logits, subsets=subsets, match_confidence=common, num_resamples=num_resamples)
-        return [{"method": method, "models": models, "seed": seed, **row} for row in found]
-
-    found: list[Row] = []
+    options: dict[str, Any] = {"match_confidence": common, "num_resamples": config.evaluation.num_resamples}
     for name, runs in found_runs.items():
         if len(runs) > 1:
             pooled = torch.stack([pool_logits(run.logits) for run in runs.values()])
             # Each seed has a scoring model of its own; the subsets are those of the first.
-            found += rows(name, "seeds", None, pooled, next(iter(runs.values())).subsets)
-        if name in config.ensembles and not config.ensembles[name].in_step:
+            subsets = next(iter(runs.values())).subsets
+            for row in stability(logits=pooled, subsets=subsets, **options):
+                yield _stability(row, name, "seeds", None)
+        ensemble = config.ensembles.get(name)
+        if ensemble and not ensemble.in_step:
             for seed, run in runs.items():
-                found += rows(config.ensembles[name].method, "members", seed, run.logits, run.subsets)
-    return found
+                for row in stability(
+                    logits=run.logits,
+                    subsets=run.subsets,
+                    match_confidence=common,
+                    num_resamples=config.evaluation.num_resamples,
+                ):
+                    yield _stability(row, ensemble.method, "members", seed)
 
 
-def _distinct(rows: list[Row]) -> list[Row]:
-    """Each table once, in order: several methods use it, and a later run may have made it again."""
-    return list({(row["seed"], row["split"]): row for row in rows}.values())
+def _stability(row: Mapping[str, Any], method: str, models: Literal["seeds", "members"], seed: int | None) -> Stability:
+    return Stability(
+        method=method,
+        models=models,
+        num_models=row["num_models"],
+        n=row["n"],
+        subset=row["subset"],
+        seed=seed,
+        prediction_variance=measure_of(row, "prediction_variance"),
+        matched_prediction_variance=measure_of(row, "matched_prediction_variance"),
+        disagreement=measure_of(row, "disagreement"),
+    )

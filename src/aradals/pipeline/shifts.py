@@ -1,0 +1,113 @@
+"""What examples are evaluated under: clean, corrupted on the fly, or from a corrupted copy that others have made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+
+from aradals.data import Examples, corrupt, corruption_names, list_conditions, load_condition
+from aradals.errors import InputError
+from aradals.inference.predictions import Batch
+from aradals.results.records import CLEAN, Condition
+
+Shift = Callable[[Examples, Condition], Iterable[Batch]]
+"""The examples under a condition, as batches; ids and labels are those of the clean examples."""
+
+
+def corrupted_batches(examples: Examples, condition: Condition, *, preset: str | None = None) -> Iterator[Batch]:
+    """Examples corrupted on the fly: a `Shift`.
+
+    Args:
+        examples: clean images.
+        condition: corruption and severity.
+        preset: whose constants, see `aradals.data.corrupt`; by default those for the size of the images.
+    """
+    for ids, inputs, labels in examples.batches():
+        yield ids, corrupt(inputs, ids, *condition, preset=preset) if condition != CLEAN else inputs, labels
+
+
+def published_batches(examples: Examples, condition: Condition, *, data: str) -> Iterable[Batch]:
+    """The same examples from a corrupted copy that others have made, such as CIFAR-10-C: a `Shift`.
+
+    Args:
+        examples: the clean ones, whose ids are the rows of every part of the copy.
+        condition: corruption and severity, a part of the copy.
+        data: see `aradals.data.load_condition`, which raises where the two do not fit.
+    """
+    clean = condition == CLEAN
+    return (examples if clean else load_condition(data, *condition, examples)).batches()
+
+
+def conditions(corruptions: Sequence[str], severities: Sequence[int]) -> list[Condition]:
+    """Clean data, then every corruption, or those of every group, at every severity.
+
+    Raises:
+        InputError: a severity that is not from 1 to 5; an unknown corruption or group.
+    """
+    for severity in severities:
+        if severity not in range(1, 6):
+            raise InputError(expected="severities from 1 to 5", got=str(severity), hint="1 (mild) to 5 (strong)")
+    return [CLEAN, *(Condition(name, severity) for name in corruption_names(corruptions) for severity in severities)]
+
+
+def choose_conditions(
+    corruptions: Sequence[str], severities: Sequence[int], *, corrupted: str | None = None
+) -> list[Condition]:
+    """The conditions to evaluate under; of a corrupted copy, all that it has where no corruptions are named.
+
+    Raises:
+        InputError: unknown names or severities; a copy without what is asked of it.
+    """
+    if corrupted is None:
+        return conditions(corruptions, severities)
+    found = list_conditions(corrupted)
+    known = list(dict.fromkeys(name for name, _ in found))
+    chosen = corruption_names(corruptions) if corruptions else known
+    wanted = [
+        CLEAN,
+        *(Condition(name, severity) for name, severity in found if name in chosen and severity in severities),
+    ]
+    if missing := set(chosen) - {name for name, _ in wanted}:
+        raise InputError(
+            expected=f"corruptions of {corrupted}: {', '.join(known)}", got=", ".join(sorted(missing)), hint="these"
+        )
+    return wanted
+
+
+def shift_of(preset: str | None, corrupted: str | None) -> Shift:
+    """Where corrupted examples come from: they are made on the fly, or a corrupted copy has them."""
+    return (
+        partial(corrupted_batches, preset=preset) if corrupted is None else partial(published_batches, data=corrupted)
+    )
+
+
+def choose_shift(
+    examples: Examples,
+    corruptions: Sequence[str],
+    severities: Sequence[int],
+    *,
+    preset: str | None = None,
+    corrupted: str | None = None,
+) -> tuple[list[Condition], Shift]:
+    """The conditions to evaluate under, and where their examples come from; what can fail is tried on one example.
+
+    Args:
+        examples: clean.
+        corruptions: names or groups; of a corrupted copy, all that it has where none are named.
+        severities: 1 to 5.
+        preset: of the constants, see `aradals.data.corrupt`.
+        corrupted: a corrupted copy of the examples, see `published_batches`.
+
+    Raises:
+        InputError: see `choose_conditions`; a preset beside a corrupted copy.
+    """
+    if preset is not None and corrupted is not None:
+        raise InputError(
+            expected="a preset or a corrupted copy", got=f"both ({preset}, {corrupted})", hint="one of them"
+        )
+    wanted = choose_conditions(corruptions, severities, corrupted=corrupted)
+    if corrupted is None:
+        ids, inputs, _ = examples.batch([0])
+        for condition in wanted[1:]:
+            corrupt(inputs, ids, *condition, preset=preset)
+    return wanted, shift_of(preset, corrupted)

@@ -1,0 +1,122 @@
+"""What the runs of a study that are finished give to its results, read from the files of their tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from aradals._internal.json_files import load_json
+from aradals._internal.typed import first_problem, read_typed
+from aradals.errors import InputError
+from aradals.pipeline.artifacts import load_calibrator
+from aradals.pipeline.score import SCORES, scoring_record
+from aradals.pipeline.study.arrays import RunArrays
+from aradals.pipeline.study.tasks import ARRAYS_FILE, HISTORY_FILE, ROWS_FILE, Evaluate, Score, Train, distinct
+from aradals.pipeline.study.workspace import Workspace
+from aradals.results.records import Cost, Fitted, Reliability, Row, Scoring, Training
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The content of the file that an evaluation writes."""
+
+    rows: tuple[Row, ...]
+    reliability: tuple[Reliability, ...]
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One method or ensemble at one seed.
+
+    Attributes:
+        method: its name.
+        seed: of the run.
+        measured: its rows and reliability diagrams.
+        training: how its own models were trained; those of an ensemble that is not trained in step are its method's.
+        calibrators: what was fitted to it.
+        scoring: the score tables that it has used.
+        cost: of its training.
+        arrays: for comparisons with other runs.
+    """
+
+    method: str
+    seed: int
+    measured: Measurements
+    training: tuple[Training, ...]
+    calibrators: tuple[Fitted, ...]
+    scoring: tuple[Scoring, ...]
+    cost: Cost
+    arrays: RunArrays
+
+
+def read_run(run: Evaluate, space: Workspace) -> FinishedRun:
+    """Read what a run has written.
+
+    Raises:
+        InputError: a file that no run has written.
+    """
+    method, seed = run.name, run.source.seed
+    labels = space.materials(run.source).splits.test.labels
+    own = [training for training in run.trainings if training.model_name == method]
+    return FinishedRun(
+        method=method,
+        seed=seed,
+        measured=read_file(space.paths(run)[ROWS_FILE], Measurements),
+        training=tuple(replace(_history(training, space), method=method, seed=seed) for training in own),
+        calibrators=tuple(_fitted(path, method, seed) for path in space.paths(run.calibrate).values()),
+        scoring=tuple(_scoring(table, space) for table in (run.scores, *_tables(run))),
+        cost=_cost(run, space),
+        arrays=RunArrays.load(space.paths(run)[ARRAYS_FILE], labels),
+    )
+
+
+def read_file(path: Path, kind: type[T]) -> T:
+    """Read a file of records.
+
+    Raises:
+        InputError: the file holds something else.
+    """
+    try:
+        return read_typed(kind, load_json(path))
+    except ValueError as error:
+        raise InputError(
+            expected=f"a {path.name} as `aradals run` writes it",
+            got=f"something else in {path.parent} ({first_problem(error)})",
+            hint="removing this folder, which is made anew then",
+        ) from error
+
+
+def _fitted(path: Path, method: str, seed: int) -> Fitted:
+    parameters = load_calibrator(path)[0].to_dict()
+    temperature = parameters.get("temperature")
+    known = {"temperature": float(temperature)} if isinstance(temperature, int | float) else {}
+    return Fitted(method=method, calibrator=path.stem, seed=seed, parameters=parameters, **known)
+
+
+def _cost(run: Evaluate, space: Workspace) -> Cost:
+    """Seconds before a method can predict: its own training, and models that are trained and score only for it."""
+    tables = _tables(run)
+    scorers = distinct([table.scorer for table in tables if isinstance(table.scorer, Train)])
+    parts = (
+        float(sum(_history(training, space).seconds for training in run.trainings)),
+        float(sum(_history(training, space).seconds for training in scorers)),
+        float(sum(_scoring(table, space).seconds for table in tables)),
+    )
+    return Cost(run.name, run.source.seed, *parts, seconds=sum(parts))
+
+
+def _tables(run: Evaluate) -> list[Score]:
+    """The score tables that decide the subsets of its trainings."""
+    return distinct([table for training in run.trainings for table in training.score_tables])
+
+
+def _history(training: Train, space: Workspace) -> Training:
+    return read_file(space.paths(training)[HISTORY_FILE], Training)
+
+
+def _scoring(table: Score, space: Workspace) -> Scoring:
+    split = table.folder.rpartition("/")[2]
+    return scoring_record(space.paths(table)[SCORES], split=split, seed=table.source.seed)
