@@ -66,30 +66,28 @@ def _evaluate(
 ) -> dict[str, Any]:
     """The results of the evaluation."""
     from aradals.data import files_digest
-    from aradals.pipeline.artifacts import SCHEMA_VERSION, decode_hashes, load_calibrator, load_predictions, versions
+    from aradals.pipeline.artifacts import SCHEMA_VERSION, decode_hashes, load_predictions, versions
+    from aradals.pipeline.calibrate import load_calibrators
     from aradals.pipeline.classifier import refuse_training_examples
     from aradals.pipeline.evaluate import CLEAN, choose_shift, evaluate_conditions, ood_rows, stored_predictions
-    from aradals.pipeline.leakage import refuse_fitted, refuse_fitted_hashes
     from aradals.pipeline.predict import load_other_data, prediction_stage
     from aradals.pipeline.score import scores_of, scoring_record, subsets_of
     from aradals.pipeline.shown import class_rows, example_images
 
     predictions, scores, corrupted, preset = given.predictions, given.scores, changes.corrupted, changes.preset
-    loaded = {path.stem: load_calibrator(path) for path in changes.calibrator}
-    fitted = {name: each for name, (each, _) in loaded.items()}
     evaluated: Iterator[tuple[Condition, Predictions]]
     class_names: tuple[str, ...] = ()
     out_of_distribution: list[dict[str, Any]] = []
     if predictions is not None:
         stored, metadata = load_predictions(predictions)
         name, data = predictions.stem, metadata.get("data", predictions.stem)
-        evaluated_hashes = decode_hashes(metadata.get("example_hashes", ""), predictions)
-        for each, (_, hashes) in loaded.items():
-            refuse_fitted_hashes(hashes, evaluated_hashes, what=f"the calibrator {each}", where=data)
+        hashes = decode_hashes(metadata.get("example_hashes", ""), predictions)
+        fitted = load_calibrators(changes.calibrator, hashes, where=data)
         subsets = None if scores is None else subsets_of(scores, stored.ids, num_subsets)
         evaluated = iter([(CLEAN, stored)])
     else:
         examples = source.load()
+        fitted = load_calibrators(changes.calibrator, examples.hashes, where=examples.name)
         subsets = None if scores is None else subsets_of(scores, examples.ids, num_subsets)
         wanted, shift = choose_shift(
             examples, changes.corruptions, changes.severities, preset=preset, corrupted=corrupted
@@ -97,8 +95,6 @@ def _evaluate(
         source_of_shift = f"{corrupted}, {files_digest(corrupted)}" if corrupted else preset
         classifier = model.load(examples)
         refuse_training_examples(classifier, examples)
-        for each, (_, hashes) in loaded.items():
-            refuse_fitted(hashes, examples, what=f"the calibrator {each}")
         other = None if changes.ood is None else load_other_data(changes.ood, examples, classifier)
         name, data = classifier.name, examples.name
         class_names = classifier.class_names or examples.class_names

@@ -64,7 +64,7 @@ class CommandParser(argparse.ArgumentParser):
             yield from fields(record)
 
     def _split_overrides(self, words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-        """Keys of the recipe and their values, ``--a.b=c`` or ``--a.b c``, and all other words, with dashes in names."""
+        """Keys of the recipe and their values (``--a.b=c``, ``--a.b c``), and the other words with dashes in names."""
         known = {each.name for each in fields(self.keys_of)} if self.keys_of else set()
         overrides: dict[str, str] = {}
         rest: list[str] = []
@@ -76,7 +76,9 @@ class CommandParser(argparse.ArgumentParser):
             if not word.startswith("--"):
                 rest.append(word)
             elif known and (dot or key in known):
-                overrides[f"{key}{dot}{below}"] = value if equals else next(left, "")
+                if not equals and (value := next(left, "--")).startswith("--"):
+                    self.error(f"argument {option}: expected one argument")
+                overrides[f"{key}{dot}{below}"] = value
             else:
                 rest.append(f"{option.replace('_', '-')}{equals}{value}")
         return overrides, rest

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from aradals.calibration import Calibrator, get_calibrator, scores_for
 from aradals.data import Data, Examples, as_examples
 from aradals.inference.predictions import predict
-from aradals.pipeline.artifacts import save_calibrator, settings_digest
+from aradals.pipeline.artifacts import load_calibrator, save_calibrator, settings_digest
 from aradals.pipeline.classifier import Classifier, as_classifier, refuse_training_examples
+from aradals.pipeline.leakage import refuse_fitted_hashes
 from aradals.pipeline.outputs import output_file, refuse_other_request
 
 
@@ -53,6 +57,23 @@ def calibrate(
         refuse_other_request(output, request, overwrite=overwrite)
         save_calibrator(output, _fit(calibrator, classifier, examples), examples, request=request)
     return calibrator
+
+
+def load_calibrators(paths: Sequence[Path], evaluated: npt.NDArray[np.uint64], *, where: str) -> dict[str, Calibrator]:
+    """Load fitted calibrators by the names of their files.
+
+    Args:
+        paths: files of `calibrate`.
+        evaluated: content hashes of the examples that the calibrators will be judged on.
+        where: names these examples in errors.
+
+    Raises:
+        InputError: a file that is no calibrator, or one that was fitted on the examples.
+    """
+    loaded = {path.stem: load_calibrator(path) for path in paths}
+    for name, (_, fitted) in loaded.items():
+        refuse_fitted_hashes(fitted, evaluated, what=f"the calibrator {name}", where=where)
+    return {name: calibrator for name, (calibrator, _) in loaded.items()}
 
 
 def _fit(calibrator: Calibrator, classifier: Classifier, examples: Examples) -> Calibrator:
