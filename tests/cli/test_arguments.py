@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from command_line import aradals
@@ -14,9 +15,46 @@ from aradals.attacks import ATTACKS
 from aradals.calibration import CALIBRATORS
 from aradals.cli.arguments import ModelArguments, ResultsArguments, StudyArguments
 from aradals.cli.main import COMMANDS
-from aradals.cli.parser import CommandParser
+from aradals.cli.parser import CommandParser, _keys
 from aradals.corruptions import CORRUPTIONS, GROUPS, PRESETS
 from aradals.errors import InputError
+
+
+@dataclass
+class Random:
+    """Random.
+
+    Args:
+        count: how many.
+    """
+
+    count: int = 3
+
+
+@dataclass
+class Column:
+    """A column.
+
+    Args:
+        count: how many.
+        column: which, 5 % of the rows.
+    """
+
+    column: str
+    count: int = 3
+
+
+@dataclass
+class Recipe:
+    """A recipe.
+
+    Args:
+        methods: by name.
+        arguments: any.
+    """
+
+    methods: dict[str, Random | Column | None]
+    arguments: dict[str, Any]
 
 
 def parser_of(name: str) -> CommandParser:
@@ -107,6 +145,14 @@ def test_errors(words: list[str], says: str) -> None:
     with pytest.raises(InputError) as caught:
         parser_of("score").read(words)
     assert says in str(caught.value)
+
+
+def test_keys_of_alternatives() -> None:
+    """Records that stand for each other, and those that have names, are listed with the keys of each."""
+
+    keys = dict(_keys(Recipe))
+    assert list(keys) == ["methods.NAME.count", "methods.NAME.column", "arguments"]
+    assert keys["methods.NAME.column"] == "which, 5 %% of the rows."
 
 
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"diagnose", "evaluate"}))

@@ -54,7 +54,7 @@ def list_recipes() -> dict[str, str]:
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file."""
+    """Read the keys and values of a YAML file."""
     try:
         content = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -93,13 +93,13 @@ def _override(settings: dict[str, Any], key: str, text: str) -> None:
 
 
 def _names_its_keys(key: str) -> bool:
-    """Whether the keys below this one are names that the recipe gives, as those of methods."""
+    """Say if the keys below this one are names that the recipe gives, such as those of methods."""
     kind = get_type_hints(StudyConfig).get(key)
     return get_origin(kind) is dict and get_args(kind)[1] is not Any
 
 
 def _mapping_or_text(text: str) -> Any:
-    """A mapping, so that further keys can be set in it; other text as it is."""
+    """Parse a mapping, so that further keys can be set in it; other text stays text."""
     try:
         content = parse_yaml(text)
     except ValueError:
