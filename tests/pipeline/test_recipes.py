@@ -62,3 +62,13 @@ def test_numbers_without_a_point(tmp_path: Path) -> None:
     config = load_recipe(str(path))
     assert config.training.learning_rate == 0.01
     assert config.model_args == {"slope": 0.001}
+
+
+def test_an_override_leaves_the_aliases_of_a_method_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "data: digits\nmodel: m\nsplits: {validation: 1, calibration: 1}\ntraining: {epochs: 1}\n"
+        "methods: {a: &a {objective: ccat}, b: *a}\n"
+    )
+    methods = load_recipe(str(path), {"methods.a.objective": "mixup"}).methods
+    assert (methods["a"].objective, methods["b"].objective) == ("mixup", "ccat")

@@ -61,7 +61,7 @@ class CommandParser(argparse.ArgumentParser):
         raise InputError(expected="arguments that can be read", got=message, hint=self.example)
 
     def _split_overrides(self, words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-        """Split words into keys of the recipe (``--a.b=c``, ``--a.b c``) and options, which get dashes in their names."""
+        """Split words into keys of the recipe (``--a.b=c``, ``--a.b c``) and options, whose names get dashes."""
         known = {each.name for each in fields(self.keys_of)} if self.keys_of else set()
         overrides: dict[str, str] = {}
         rest: list[str] = []

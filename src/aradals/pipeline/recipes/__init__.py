@@ -87,7 +87,8 @@ def _override(settings: dict[str, Any], key: str, text: str) -> None:
                 got=repr(part),
                 hint=f"--{path[0]}.{nearest(part, map(str, settings), otherwise='NAME')}, or a recipe that has {part}",
             )
-        settings[OptionText(part)] = known if isinstance(known, dict) else {}
+        # A copy, because an anchor and its aliases are one mapping.
+        settings[OptionText(part)] = dict(known) if isinstance(known, dict) else {}
         settings = settings[part]
     settings[OptionText(last)] = _mapping_or_text(text)
 
