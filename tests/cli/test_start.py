@@ -22,6 +22,17 @@ def test_without_torch(option: str) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("arguments", [["score", "--help"], ["diagnose", "--modle=x"], ["evaluate", "--limit=ten"]])
+def test_options_are_read_without_torch(arguments: list[str]) -> None:
+    program = (
+        "import sys; from aradals.cli.main import main\n"
+        f"main({arguments!r})\n"
+        "sys.exit('loaded torch' if 'torch' in sys.modules else 0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_as_a_module() -> None:
     ran = subprocess.run([sys.executable, "-m", "aradals", "--version"], capture_output=True, text=True, check=True)
     assert ran.stdout == f"aradals {aradals.__version__}\n"

@@ -156,16 +156,14 @@ class SubsetArguments:
 
 
 @dataclass(frozen=True)
-class AuditArguments:
+class AuditArguments(SubsetArguments):
     """The audit of the ranking.
 
     Attributes:
-        num_subsets: number R of robustness subsets; subset 0 is the least robust
         audit: attack so many random examples with DDN, and report how often both rankings agree; 0 turns the audit off
         seed: seed of the random sample and of the bootstrap
     """
 
-    num_subsets: int = 10
     audit: int = 0
     seed: int = 0
 
@@ -298,7 +296,7 @@ class ReportArguments:
 
     Attributes:
         folder: folder with results.json or diagnosis.json
-        output: file to write; default: FOLDER/report.html. For several data sets, the folder to write below
+        output: file to write, or the folder to write below for several data sets; default: FOLDER/report.html
         overwrite: replace a file that others have made
     """
 

@@ -1,4 +1,4 @@
-"""From the words of a command line to the dataclasses that the parameters of a command are declared as."""
+"""The parser of a command line: words become the dataclasses that are the parameters of a command."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class CommandParser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.records = {name: kind for name, kind in get_type_hints(command.run).items() if is_dataclass(kind)}
-        self.keys_of = next((each.metadata["keys_of"]() for each in self._fields() if "keys_of" in each.metadata), None)
+        metadata = [each.metadata for record in self.records.values() for each in fields(record)]
+        self.keys_of = next((each["keys_of"]() for each in metadata if "keys_of" in each), None)
         if self.keys_of is not None:
             self.usage = f"{self.prog} RECIPE [options]"
         self.options: list[str] = []
@@ -37,12 +38,12 @@ class CommandParser(argparse.ArgumentParser):
                 self.options += option
         if self.keys_of is not None:
             group = self.add_argument_group("Keys of the recipe")
-            for key, text in _keys(self.keys_of):
+            for key, text in dict(_keys(self.keys_of)).items():  # alternatives have keys in common
                 group.add_argument(f"--{key}", metavar="VALUE", default=argparse.SUPPRESS, help=text)
                 self.options.append(f"--{key}")
 
     def read(self, words: Sequence[str]) -> dict[str, Any]:
-        """The dataclasses, by the name of the parameter.
+        """Read the dataclasses, by the name of the parameter.
 
         Raises:
             InputError: unknown options, missing or wrong values.
@@ -56,12 +57,8 @@ class CommandParser(argparse.ArgumentParser):
         return {name: self._read_record(kind, vars(given), overrides) for name, kind in self.records.items()}
 
     def error(self, message: str) -> NoReturn:
-        """What argparse cannot read."""
+        """Refuse words that argparse cannot read."""
         raise InputError(expected="arguments that can be read", got=message, hint=self.example)
-
-    def _fields(self) -> Iterator[Field[Any]]:
-        for record in self.records.values():
-            yield from fields(record)
 
     def _split_overrides(self, words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         """Keys of the recipe and their values, ``--a.b=c`` or ``--a.b c``, and all other words, with dashes in them."""
@@ -76,7 +73,9 @@ class CommandParser(argparse.ArgumentParser):
             if not word.startswith("--"):
                 rest.append(word)
             elif known and (dot or key in known):
-                overrides[f"{key}{dot}{below}"] = value if equals else next(left, "")
+                if not equals and (value := next(left, "--")).startswith("--"):
+                    self.error(f"argument {option}: expected one argument")
+                overrides[f"{key}{dot}{below}"] = value
             else:
                 rest.append(f"{option.replace('_', '-')}{equals}{value}")
         return overrides, rest
@@ -107,17 +106,20 @@ def _declarations(record: Any) -> Iterator[tuple[list[str], dict[str, Any]]]:
 
 
 def _keys(kind: Any, above: str = "") -> Iterator[tuple[str, str]]:
-    """The dotted keys of a dataclass, those of dataclasses within included, and their help."""
+    """Dotted keys of a dataclass and of the dataclasses in it, with their help."""
     texts, hints = _texts(kind), get_type_hints(kind)
     for each in fields(kind):
         key, hint = f"{above}{each.name}", hints[each.name]
-        named = get_origin(hint) is dict and get_args(hint)[1] is not Any
-        within = [hint, *get_args(hint)]
-        if records := list(filter(is_dataclass, within)):
-            for record in records:
-                yield from _keys(record, f"{key}.NAME." if named else f"{key}.")
-        else:
+        records = _records_in(hint)
+        for record in records:
+            yield from _keys(record, f"{key}.NAME." if get_origin(hint) is dict else f"{key}.")
+        if not records:
             yield key, _escaped(texts[each.name] + _default(each))
+
+
+def _records_in(kind: Any) -> list[Any]:
+    """The dataclasses that a type is built of."""
+    return [kind] if is_dataclass(kind) else [record for part in get_args(kind) for record in _records_in(part)]
 
 
 def _read_text(kind: Any, given: Any, name: str) -> Any:
@@ -129,12 +131,12 @@ def _read_text(kind: Any, given: Any, name: str) -> Any:
 
 
 def _spelling(option: Field[Any]) -> str:
-    """A field as it is given on the command line."""
+    """Name of a field on the command line."""
     return option.name.upper() if "positional" in option.metadata else f"--{option.name.replace('_', '-')}"
 
 
 def _texts(record: Any) -> dict[str, str]:
-    """What the docstrings of a dataclass and its bases say of each field, and of the whole under the empty name."""
+    """Texts of the fields in the docstrings of a dataclass and its bases; the empty name has the first line."""
     found: dict[str, str] = {}
     for each in reversed(record.__mro__[:-1]):
         parsed = docstring_parser.parse(each.__doc__ or "")

@@ -118,7 +118,7 @@ def prediction_stage(
         with_scores: also first-order margins.
         shift: where the corrupted examples come from.
         source: stands for ``shift`` in the record of the stage's inputs.
-        log: told what is done, and what was done before.
+        log: told about work that is done, or was done before.
 
     Returns:
         The file of the predictions under each condition.
@@ -164,7 +164,7 @@ def predict_and_score(
         examples: clean.
         folder: of the stages.
         scores: a score table to use in place of a new one.
-        log: told what is done, and what was done before.
+        log: told about work that is done, or was done before.
         **attack: attack, attack_args, verified and bf16, as in `aradals.pipeline.score.score_stage`.
 
     Returns:

@@ -93,7 +93,7 @@ def score_dataset(
         output: parquet file for the table. With one, an interrupted call goes on where it stopped when it is made
             again, and a call that is done is not done again.
         overwrite: replace an output that others have made, or that was made from other inputs.
-        log: told what was done before.
+        log: told about work that was done before.
 
     Raises:
         InputError: an unknown attack or setting, data without labels, outputs that are not logits, or an output that
@@ -194,7 +194,7 @@ def audit_file(
 
 
 def _work_folder(output: Path) -> Path:
-    """Where the unfinished work for a score table lies."""
+    """Folder of the unfinished work for a score table."""
     return output.with_name(f".{output.name}.work")
 
 

@@ -25,7 +25,7 @@ _WORDS: dict[Any, tuple[str, str]] = {
     dict: ("a mapping", "{key: value}"),
     NoneType: ("null", "null"),
 }
-"""What a type is called in an error, and a value to try."""
+"""Name of each type in errors, and a value to try."""
 
 
 class OptionText(str):
@@ -33,15 +33,15 @@ class OptionText(str):
 
 
 def read(kind: Any, value: object, key: str = "") -> Any:
-    """A value of the type ``kind``, which is built of dataclasses, unions, lists, dicts and plain types.
+    """Read a value as the type ``kind``, which is built of dataclasses, unions, lists, dicts and plain types.
 
     Args:
         kind: annotation of a field, or a dataclass.
-        value: what YAML makes of the text; text is also read where ``kind`` is no text.
+        value: as YAML gives it; text is parsed as YAML if ``kind`` is not text.
         key: names the value in errors, such as ``training.epochs``.
 
     Raises:
-        InputError: an unknown or a missing key, or a value of another type; also what the dataclasses raise themselves.
+        InputError: an unknown or a missing key, a value of another type, or a value that a dataclass refuses.
     """
     kinds = _alternatives(kind)
     if isinstance(value, Mapping):
@@ -49,14 +49,14 @@ def read(kind: Any, value: object, key: str = "") -> Any:
             return _read_record(_choose(records, value, key), value, key)
         if get_origin(kind) is dict:
             return {str(name): read(get_args(kind)[1], item, _join(key, name)) for name, item in value.items()}
-    for each in sorted(kinds, key=lambda each: each is str):  # text is also what YAML can make something else of
+    for each in sorted(kinds, key=lambda each: each is str):  # text last: any text is text
         with suppress(ValueError):
             return _convert(each, value)
     raise _wrong_type(kinds, value, key)
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML text holds.
+    """Parse a YAML text.
 
     Raises:
         ValueError: text that is not YAML.
@@ -71,12 +71,12 @@ def parse_yaml(text: str) -> Any:
 
 
 def nearest(name: str, known: Iterable[str], *, otherwise: str) -> str:
-    """The known name that a misspelt one may have meant."""
+    """Find the known name that a misspelled one may have meant."""
     return next(iter(difflib.get_close_matches(name, known, n=1)), otherwise)
 
 
 def is_required(field: Field[Any]) -> bool:
-    """Whether a field of a dataclass has no default."""
+    """Say if a field of a dataclass has no default."""
     return field.default is MISSING and field.default_factory is MISSING
 
 
@@ -90,7 +90,7 @@ _Loader.add_implicit_resolver(
 
 
 def _read_record(kind: Any, value: Mapping[Any, object], key: str) -> Any:
-    """A dataclass from its keys and values."""
+    """Read a dataclass from its keys and values."""
     known, hints = {field.name: field for field in fields(kind)}, get_type_hints(kind)
     for name in value:
         if name not in known:
@@ -130,7 +130,7 @@ def _literals(record: Any) -> dict[str, tuple[Any, ...]]:
 
 
 def _convert(kind: Any, value: object) -> Any:
-    """``value`` as a type that is no dataclass; text is read as YAML where the type is no text.
+    """Convert ``value`` to a type that is no dataclass.
 
     Raises:
         ValueError: another type.
@@ -170,7 +170,7 @@ def _wrong_type(kinds: tuple[Any, ...], value: object, key: str) -> InputError:
 
 
 def _described(kind: Any) -> tuple[str, str]:
-    """What a type is called in an error, and a value to try."""
+    """Name a type in an error, and give a value to try."""
     if get_origin(kind) is Literal:
         choices = list(map(str, get_args(kind)))
         return (f"one of {', '.join(choices)}" if len(choices) > 1 else repr(choices[0])), choices[0]

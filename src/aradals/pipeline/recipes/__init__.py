@@ -88,19 +88,20 @@ def _override(settings: dict[str, Any], key: str, text: str) -> None:
                 got=repr(part),
                 hint=f"--{path[0]}.{nearest(part, map(str, settings), otherwise='NAME')}, or a recipe that has {part}",
             )
-        settings[OptionText(part)] = known if isinstance(known, dict) else {}
+        # A copy, because an anchor and its aliases are one mapping.
+        settings[OptionText(part)] = dict(known) if isinstance(known, dict) else {}
         settings = settings[part]
     settings[OptionText(last)] = _mapping_or_text(text)
 
 
 def _names_its_keys(key: str) -> bool:
-    """Whether the keys below this one are names that the recipe gives, as those of methods."""
+    """Say if the keys below this one are names that the recipe gives, such as those of methods."""
     kind = get_type_hints(StudyConfig).get(key)
     return get_origin(kind) is dict and get_args(kind)[1] is not Any
 
 
 def _mapping_or_text(text: str) -> Any:
-    """A mapping, so that further keys can be set in it; other text as it is."""
+    """Parse a mapping, so that further keys can be set in it; other text stays text."""
     try:
         content = parse_yaml(text)
     except ValueError:
