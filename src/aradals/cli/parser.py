@@ -37,7 +37,7 @@ class CommandParser(argparse.ArgumentParser):
                 self.options += option
         if self.keys_of is not None:
             group = self.add_argument_group("Keys of the recipe")
-            for key, text in _keys(self.keys_of):
+            for key, text in _merged(_keys(self.keys_of)).items():
                 group.add_argument(f"--{key}", metavar="VALUE", default=argparse.SUPPRESS, help=text)
                 self.options.append(f"--{key}")
 
@@ -117,7 +117,16 @@ def _keys(kind: Any, above: str = "") -> Iterator[tuple[str, str]]:
             for record in records:
                 yield from _keys(record, f"{key}.NAME." if named else f"{key}.")
         else:
-            yield key, _escaped(texts[each.name] + _default(each))
+            is_tag = len(get_args(hint)) == 1  # such as ``by``, which tells the members of a union apart
+            yield key, _escaped(texts[each.name] + ("" if is_tag else _default(each)))
+
+
+def _merged(keys: Iterator[tuple[str, str]]) -> dict[str, str]:
+    """One help for each key: members of a union may have the same."""
+    found: dict[str, dict[str, None]] = {}
+    for key, text in keys:
+        found.setdefault(key, {})[text] = None
+    return {key: "; ".join(texts) for key, texts in found.items()}
 
 
 def _read_text(kind: Any, given: Any, name: str) -> Any:
