@@ -222,7 +222,7 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     "scored too late": (lambda w: w.run("--methods.ar_adals.targets.subsets={every: 5}"), "every=5"),
     "scored for one subset": (
         lambda w: w.run("--methods.ar_adals.targets.subsets={by: self, every: 2, count: 1}"),
-        "count of at least 2",
+        "no subsets for a single one",
     ),
     "impossible target": (lambda w: w.run("--methods.vanilla.targets.smoothing=1.5"), "1.5"),
     "unknown calibrator": (lambda w: w.run("--calibrators=[platt]"), "'platt'"),

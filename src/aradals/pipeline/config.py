@@ -104,7 +104,7 @@ class RankedSubsets:
 
     Args:
         count: R.
-        by: robustness (`ScoringConfig`), or confidence.
+        by: robustness or confidence.
         matching: training subsets by rank within the training split, or by the thresholds of the validation subsets.
         folds: 1 = one model scores everything; 2 = a model that was trained on the other half scores each half of the
             training split.
@@ -156,11 +156,11 @@ class RandomSubsets:
 
 @dataclass(frozen=True)
 class ColumnSubsets:
-    """One subset for each category of a column of the data, or equal parts of the ranking by a column of fractions.
+    """One subset for each category in a column of the data, or equal parts of the ranking by a column of fractions.
 
     Args:
         column: its name.
-        count: R; for categories their number.
+        count: R.
         by: column.
     """
 
@@ -186,8 +186,8 @@ class FixedTargets:
     """Targets that stay as they are.
 
     Args:
-        smoothing: probability that a target takes from the true class and shares evenly among the others; 0 = one-hot.
-            PyTorch's ``label_smoothing``, which gives the true class a share as well, is K/(K - 1) times as much.
+        smoothing: probability that the true class gives to the others, which share it evenly; 0 = one-hot. The
+            ``label_smoothing`` of PyTorch shares among all K classes, and so is K/(K - 1) times as much.
     """
 
     smoothing: float = 0.0
@@ -208,7 +208,7 @@ class AdaptiveTargets:
         rule: how they answer ({} = the default rule).
         subsets: R groups with a target each (AR-AdaLS); one target for all without (AdaLS).
         update_every: epochs between two updates.
-        smoothing: at the start, see `FixedTargets`.
+        smoothing: of the targets at the start.
     """
 
     rule: UpdateRule

@@ -109,7 +109,7 @@ def _read_record(kind: Any, value: Mapping[Any, object], key: str) -> Any:
         return kind(**settings)
     except InputError as error:
         if "." in key:  # a group of the recipe, such as ``training``, names itself
-            error.args = (f"{key}: {error}",)
+            error.args = (f"expected {key}: {str(error).removeprefix('expected ')}",)
         raise
 
 
