@@ -20,7 +20,7 @@ from aradals.robustness.scores import ScoreTable, score, score_batches
 from aradals.smoothing.subsets import assign_subsets
 
 COLUMNS = ("ids", "predicted", "score", "norm", "success", "num_forward", "num_backward")
-BOUNDARY = "secant(num_candidates=3, reach=1.1, steps=6, tolerance=0.05, verified=False)"
+SECANT = "secant(num_candidates=3, accurate=False, reach=None, steps=None, tolerance=None, verified={})"
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_columns(model: nn.Module, inputs: Tensor) -> None:
     assert len(table) == 23
     assert table.ids.tolist() == list(range(23))
     assert table.num_failed == 0
-    assert table.attack == BOUNDARY
+    assert table.attack == SECANT.format(False)
     for name in COLUMNS[1:]:
         torch.testing.assert_close(getattr(table, name), getattr(result, name))
 
@@ -157,7 +157,7 @@ class TestVerified:
         assert estimates.norm.isinf().all()
         assert table.norm.isfinite().all()
         torch.testing.assert_close(table.score, estimates.score)
-        assert table.attack == BOUNDARY.replace("False", "True")
+        assert table.attack == SECANT.format(True)
         result = secant(model, inputs, verified=True)
         torch.testing.assert_close(table.norm, result.norm)
 
