@@ -363,7 +363,7 @@ def test_rows_of_some_examples_in_their_order(model: nn.Module, inputs: Tensor) 
     assert some.ids.tolist() == [5, 0, 3]
     assert torch.equal(some.score, table.score[[5, 0, 3]])
     assert torch.equal(some.for_ids(torch.tensor([3])).predicted, table.predicted[3:4])
-    with pytest.raises(InputError, match="a score for each of 2 examples, got none for 1 of them"):
+    with pytest.raises(InputError, match="a score for every example, got none for 1 of 2"):
         some.for_ids(torch.tensor([5, 1]))
     nothing = dataclasses.replace(table, score=table.score * torch.nan)
     with pytest.raises(InputError, match="none for 1"):
