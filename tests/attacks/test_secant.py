@@ -177,6 +177,10 @@ def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
 def test_accurate_setting_is_an_attack_by_name() -> None:
     model, inputs = curved_problem()
     accurate = get_attack("secant_accurate")(model, inputs)
+    assert torch.equal(accurate.score, secant(model, inputs, reach=1.5, steps=10, tolerance=0.02).score)
+    assert torch.equal(
+        secant(model, inputs, accurate=True, steps=6).score, secant(model, inputs, reach=1.5, tolerance=0.02).score
+    )
     assert accurate.num_forward.double().mean() > secant(model, inputs).num_forward.double().mean()
     assert math.isfinite(float(accurate.score.max()))
 

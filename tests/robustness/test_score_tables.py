@@ -20,7 +20,7 @@ from aradals.robustness.scores import ScoreTable, score, score_batches
 from aradals.smoothing.subsets import assign_subsets
 
 COLUMNS = ("ids", "predicted", "score", "norm", "success", "num_forward", "num_backward")
-BOUNDARY = "secant(num_candidates=3, reach=1.1, steps=6, tolerance=0.05, verified=False)"
+SECANT = "secant(num_candidates=3, accurate=False, reach=None, steps=None, tolerance=None, verified={})"
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_columns(model: nn.Module, inputs: Tensor) -> None:
     assert len(table) == 23
     assert table.ids.tolist() == list(range(23))
     assert table.num_failed == 0
-    assert table.attack == BOUNDARY
+    assert table.attack == SECANT.format(False)
     for name in COLUMNS[1:]:
         torch.testing.assert_close(getattr(table, name), getattr(result, name))
 
@@ -157,7 +157,7 @@ class TestVerified:
         assert estimates.norm.isinf().all()
         assert table.norm.isfinite().all()
         torch.testing.assert_close(table.score, estimates.score)
-        assert table.attack == BOUNDARY.replace("False", "True")
+        assert table.attack == SECANT.format(True)
         result = secant(model, inputs, verified=True)
         torch.testing.assert_close(table.norm, result.norm)
 
@@ -363,7 +363,7 @@ def test_rows_of_some_examples_in_their_order(model: nn.Module, inputs: Tensor) 
     assert some.ids.tolist() == [5, 0, 3]
     assert torch.equal(some.score, table.score[[5, 0, 3]])
     assert torch.equal(some.for_ids(torch.tensor([3])).predicted, table.predicted[3:4])
-    with pytest.raises(InputError, match="a score for each of 2 examples, got none for 1 of them"):
+    with pytest.raises(InputError, match="a score for every example, got none for 1 of 2"):
         some.for_ids(torch.tensor([5, 1]))
     nothing = dataclasses.replace(table, score=table.score * torch.nan)
     with pytest.raises(InputError, match="none for 1"):

@@ -36,7 +36,7 @@ ATTACKS: Registry[Attack] = Registry(
     "an attack",
     {
         "secant": secant,
-        "secant_accurate": functools.partial(secant, reach=1.5, steps=10, tolerance=0.02),
+        "secant_accurate": functools.partial(secant, accurate=True),
         "logit_margin": logit_margin,
         "log_odds": log_odds,
         "first_order_margin": first_order_margin,

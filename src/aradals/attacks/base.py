@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from aradals.geometry import box_diagonal, per_example, perturbation_norm
+from aradals.inference.gradients import gradients_enabled, model_inputs
 
 _MAX_VERIFICATIONS = 20
 
@@ -51,6 +54,56 @@ class Attack(Protocol):
         ...
 
 
+class CountedModel(nn.Module):
+    """A model that counts the passes of every example through it.
+
+    Args:
+        model: the model.
+        num_forward: int64, shape (N,), the forward passes so far.
+        num_backward: int64, shape (N,), the backward passes so far, one for each gradient.
+        rows: int64, shape (n,); which examples the inputs of a call belong to.
+    """
+
+    def __init__(self, model: nn.Module, num_forward: Tensor, num_backward: Tensor, rows: Tensor) -> None:
+        super().__init__()
+        self.model, self.num_forward, self.num_backward, self.rows = model, num_forward, num_backward, rows
+
+    def at(self, rows: Tensor) -> CountedModel:
+        """The model for some of the examples, with the same counts."""
+        return CountedModel(self.model, self.num_forward, self.num_backward, self.rows[rows])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The logits, as the model returns them."""
+        self.num_forward[self.rows] += 1
+        if inputs.requires_grad:
+            inputs.register_hook(self._count_backward)
+        logits: Tensor = self.model(inputs)
+        return logits
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.num_backward[self.rows] += 1
+
+
+@contextmanager
+def attacked(model: nn.Module, inputs: Tensor) -> Iterator[tuple[CountedModel, Tensor]]:
+    """Make the model ready for an attack: in evaluation mode, with gradients, and counted.
+
+    An attack within an attack counts on.
+
+    Yields:
+        The model, and a copy of ``inputs`` as it takes them.
+
+    Raises:
+        InputError: inputs outside [0, 1].
+    """
+    with gradients_enabled(model):
+        inputs = model_inputs(model, inputs)
+        if not isinstance(model, CountedModel):
+            none = torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)
+            model = CountedModel(model, none, none.clone(), torch.arange(len(inputs), device=inputs.device))
+        yield model, inputs
+
+
 def prediction_changes(model: nn.Module, points: Tensor, predicted: Tensor) -> Tensor:
     """Whether each of ``points`` is predicted as another class than ``predicted``, bool, shape (N,)."""
     with torch.no_grad():
@@ -60,14 +113,13 @@ def prediction_changes(model: nn.Module, points: Tensor, predicted: Tensor) -> T
 
 
 def verified_result(
+    model: CountedModel,
     inputs: Tensor,
     adv_inputs: Tensor,
     success: Tensor,
     *,
     predicted: Tensor,
     fallback: Tensor,
-    num_forward: Tensor,
-    num_backward: Tensor,
     norm_order: float = 2,
 ) -> AttackResult:
     """The record of an attack that ended at ``adv_inputs`` and saw ``success`` there.
@@ -81,29 +133,29 @@ def verified_result(
         score=torch.where(success, norm, fallback),
         norm=torch.where(success, norm, math.inf),
         success=success,
-        num_forward=num_forward,
-        num_backward=num_backward,
+        num_forward=model.num_forward[model.rows],
+        num_backward=model.num_backward[model.rows],
     )
 
 
 def estimate_result(
-    inputs: Tensor, score: Tensor, *, predicted: Tensor, sound: Tensor, num_forward: int, num_backward: int
+    model: CountedModel, inputs: Tensor, score: Tensor, *, predicted: Tensor, sound: Tensor
 ) -> AttackResult:
-    """The record of an estimate that took the same passes for every example and verified none."""
+    """The record of an estimate that verified no norm."""
     return AttackResult(
         adv_inputs=inputs,
         predicted=predicted,
         score=score.detach(),
         norm=torch.full_like(score.detach(), math.inf),
         success=sound,
-        num_forward=torch.full_like(predicted, num_forward),
-        num_backward=torch.full_like(predicted, num_backward),
+        num_forward=model.num_forward[model.rows],
+        num_backward=model.num_backward[model.rows],
     )
 
 
 def closest_crossing(
-    model: nn.Module, inputs: Tensor, direction: Tensor, predicted: Tensor, estimate: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    model: CountedModel, inputs: Tensor, direction: Tensor, predicted: Tensor, estimate: Tensor
+) -> tuple[Tensor, Tensor]:
     """Verify by forward passes: the smallest step along ``direction``, within 1 %, that changes the prediction.
 
     The step starts a little beyond ``estimate``, is doubled in its change until a crossing is bracketed, and bisected.
@@ -116,7 +168,7 @@ def closest_crossing(
         estimate: shape (N,), finite, >= 0; where the crossing is expected.
 
     Returns:
-        ``(adv_inputs, crossed, num_forward)``.
+        ``(adv_inputs, crossed)``.
     """
     longest = box_diagonal(inputs)
     shortest = longest * torch.finfo(inputs.dtype).eps
@@ -124,13 +176,12 @@ def closest_crossing(
     lower, upper = torch.zeros_like(length), torch.full_like(length, math.inf)
     # Clearly less than the precision, so that rounding does not decide whether one bracket is narrow enough.
     change = torch.full_like(length, 0.009)
-    adv_inputs, num_forward = inputs.clone(), torch.zeros_like(predicted)
+    adv_inputs = inputs.clone()
     active = torch.arange(len(inputs), device=inputs.device)
     for _ in range(_MAX_VERIFICATIONS):
         points = inputs[active] + per_example(length[active], inputs) * direction[active]
         points = points.clamp(0, 1).to(inputs.dtype)
-        crossed = prediction_changes(model, points, predicted[active])
-        num_forward[active] += 1
+        crossed = prediction_changes(model.at(active), points, predicted[active])
         adv_inputs[active[crossed]] = points[crossed]
         upper[active[crossed]] = length[active[crossed]]
         lower[active[~crossed]] = length[active[~crossed]]
@@ -142,4 +193,4 @@ def closest_crossing(
         active = active[~settled[active]]
         if len(active) == 0:
             break
-    return adv_inputs, upper.isfinite(), num_forward
+    return adv_inputs, upper.isfinite()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from aradals.attacks.base import AttackResult, prediction_changes, verified_result
+from aradals.attacks.base import AttackResult, CountedModel, attacked, prediction_changes, verified_result
 from aradals.attacks.deepfool import deepfool
 from aradals.attacks.margins import first_order_margin
 from aradals.checks import check_positive
 from aradals.errors import InputError
 from aradals.geometry import per_example, working_dtype
-from aradals.inference.gradients import class_margin, gradients_enabled, input_gradient, model_inputs
+from aradals.inference.gradients import class_margin, input_gradient
 
 
 def carlini_wagner(
@@ -60,92 +62,104 @@ def carlini_wagner(
     if min_margin < 0:
         raise InputError(expected="min_margin >= 0", got=f"min_margin={min_margin}", hint="0.0")
 
-    with gradients_enabled(model):
-        inputs = model_inputs(model, inputs)
+    with attacked(model, inputs) as (model, inputs):
         first_order = first_order_margin(model, inputs)
-        fallback, predicted = first_order.score, first_order.predicted
-        nearest = deepfool(model, inputs, steps=1)
-        num_forward, num_backward = 1 + nearest.num_forward, 1 + nearest.num_backward
-
-        exact = inputs.to(working_dtype(inputs))
+        predicted, exact = first_order.predicted, inputs.to(working_dtype(inputs))
         # Slightly inside the box: at its bounds w would be infinite, and close to them its gradient vanishes.
-        start = torch.atanh((2 * nearest.adv_inputs.to(exact) - 1) * (1 - 1e-4))
-        adv_inputs, best_norm = inputs.clone(), torch.full_like(fallback, math.inf)
-        const = torch.full_like(fallback, initial_const)
-        lower, upper = torch.zeros_like(const), torch.full_like(const, math.inf)
-
+        start = torch.atanh((2 * deepfool(model, inputs, steps=1).adv_inputs.to(exact) - 1) * (1 - 1e-4))
+        adv_inputs, best_norm = inputs.clone(), torch.full_like(first_order.score, math.inf)
         stretch = max(steps // 20, 1)
 
-        for _ in range(binary_search_steps):
+        def minimize(const: Tensor) -> Tensor:
+            """Descend with a constant for each example, keep the best, and tell which end across a boundary."""
             found = torch.zeros_like(predicted, dtype=torch.bool)
-            # The rows still in this search step, and what it carries for each of them.
-            active = torch.arange(len(inputs), device=inputs.device)
-            original, w = exact, start
-            momentum, second_moment = torch.zeros_like(start), torch.zeros_like(start)
-            rate = torch.full_like(const, learning_rate)
-            lowest_loss = torch.full_like(const, math.inf)
-
+            state = Descent.at(start, learning_rate)
             for step in range(1, steps + 1):
-                leaf = w.detach().clone().requires_grad_()
+                rows, leaf = state.rows, state.w.detach().clone().requires_grad_()
                 adv = (leaf.tanh() + 1) / 2
-                logits = model(adv.to(inputs.dtype, copy=True)).to(exact.dtype)
-                margin = class_margin(logits, predicted[active])[0] + min_margin
-                squared_norm = (adv - original).square().flatten(1).sum(1)
-                loss = squared_norm + const[active] * margin.clamp(min=0)
-                gradient = input_gradient(loss, leaf)
-                num_forward[active] += 1
-                num_backward[active] += 1
+                logits = model.at(rows)(adv.to(inputs.dtype, copy=True)).to(exact.dtype)
+                margin = class_margin(logits, predicted[rows])[0] + min_margin
+                squared_norm = (adv - exact[rows]).square().flatten(1).sum(1)
+                loss = squared_norm + const[rows] * margin.clamp(min=0)
+                state.move(input_gradient(loss, leaf), step)
 
-                # Best so far.
                 loss, norm, crossed = loss.detach(), squared_norm.detach().sqrt(), margin.detach() < 0
-                better = crossed & (norm < best_norm[active])
-                found[active] |= crossed
-                best_norm[active] = torch.where(better, norm, best_norm[active])
-                adv_inputs[active[better]] = adv.detach()[better].to(inputs.dtype)
-
-                # Adam. The examples are independent, so that one batched state is a state for each.
-                momentum = momentum.lerp(gradient, 1 - 0.9)
-                second_moment = second_moment.lerp(gradient.square(), 1 - 0.999)
-                mean, deviation = momentum / (1 - 0.9**step), (second_moment / (1 - 0.999**step)).sqrt()
-                w = w - per_example(rate, w) * mean / (deviation + 1e-8)
+                better = crossed & (norm < best_norm[rows])
+                found[rows] |= crossed
+                best_norm[rows] = torch.where(better, norm, best_norm[rows])
+                adv_inputs[rows[better]] = adv.detach()[better].to(inputs.dtype)
 
                 if step % stretch == 0 and step < steps:
-                    stalled = loss > 0.9999 * lowest_loss
-                    lowest_loss = torch.minimum(loss, lowest_loss)
-                    rate = torch.where(stalled, rate / 10, rate)
-                    staying = rate > learning_rate / 500
-                    active, original, w = active[staying], original[staying], w[staying]
-                    momentum, second_moment = momentum[staying], second_moment[staying]
-                    rate, lowest_loss = rate[staying], lowest_loss[staying]
-                    if len(active) == 0:
+                    state.slow_down(loss)
+                    state = state.select(state.rate > learning_rate / 500)
+                    if len(state.rows) == 0:
                         break
                     # Whether c suffices shows at the end. Adam's first steps are as long as its rate for any c,
                     # and so cross boundaries that are nearer than that.
-                    found[active] = False
+                    found[state.rows] = False
+            return found
 
-            upper = torch.where(found, const, upper)
-            lower = torch.where(found, lower, const)
+        const = torch.full_like(best_norm, initial_const)
+        lower, upper = torch.zeros_like(const), torch.full_like(const, math.inf)
+        for _ in range(binary_search_steps):
+            found = minimize(const)
+            upper, lower = torch.where(found, const, upper), torch.where(found, lower, const)
             const = torch.where(upper.isfinite(), (lower + upper) / 2, const * 10)
+        success = confirm(model, inputs, adv_inputs, predicted, best_norm.isfinite())
 
-        # Each was seen to cross, but so closely that rounding, which differs between batches, may undo it.
-        # Such a perturbation is lengthened.
-        success = torch.zeros_like(predicted, dtype=torch.bool)
-        for lengthening in (0.0, 1e-3, 1e-2):
-            unseen = (best_norm.isfinite() & ~success).nonzero()[:, 0]
-            if len(unseen) == 0:
-                break
-            delta = (1 + lengthening) * (adv_inputs[unseen] - inputs[unseen])
-            points = (inputs[unseen] + delta).clamp(0, 1)
-            success[unseen] = prediction_changes(model, points, predicted[unseen])
-            adv_inputs[unseen] = points
-            num_forward[unseen] += 1
+    return verified_result(model, inputs, adv_inputs, success, predicted=predicted, fallback=first_order.score)
 
-    return verified_result(
-        inputs,
-        adv_inputs,
-        success,
-        predicted=predicted,
-        fallback=fallback,
-        num_forward=num_forward,
-        num_backward=num_backward,
-    )
+
+@dataclass
+class Descent:
+    """What a descent carries for each example that is still in it: shape (n,), or that of the inputs.
+
+    Adam treats the examples as independent, so that one batched state is a state for each.
+    """
+
+    rows: Tensor
+    w: Tensor
+    momentum: Tensor
+    second_moment: Tensor
+    rate: Tensor
+    lowest_loss: Tensor
+
+    @classmethod
+    def at(cls, w: Tensor, learning_rate: float) -> Self:
+        """The start of a descent from w."""
+        rows = torch.arange(len(w), device=w.device)
+        rate = w.new_full((len(w),), learning_rate)
+        return cls(rows, w, torch.zeros_like(w), torch.zeros_like(w), rate, torch.full_like(rate, math.inf))
+
+    def move(self, gradient: Tensor, step: int) -> None:
+        """One step of Adam, the first being number 1."""
+        self.momentum = self.momentum.lerp(gradient, 1 - 0.9)
+        self.second_moment = self.second_moment.lerp(gradient.square(), 1 - 0.999)
+        mean, deviation = self.momentum / (1 - 0.9**step), (self.second_moment / (1 - 0.999**step)).sqrt()
+        self.w = self.w - per_example(self.rate, self.w) * mean / (deviation + 1e-8)
+
+    def slow_down(self, loss: Tensor) -> None:
+        """Give a tenth of the rate to the examples whose loss has stopped falling."""
+        self.rate = torch.where(loss > 0.9999 * self.lowest_loss, self.rate / 10, self.rate)
+        self.lowest_loss = torch.minimum(loss, self.lowest_loss)
+
+    def select(self, staying: Tensor) -> Self:
+        """The examples that stay."""
+        return type(self)(*(getattr(self, field.name)[staying] for field in fields(self)))
+
+
+def confirm(model: CountedModel, inputs: Tensor, adv_inputs: Tensor, predicted: Tensor, crossed: Tensor) -> Tensor:
+    """Look again at all ``adv_inputs`` that have ``crossed``; those that no longer do are lengthened in place.
+
+    Some cross so closely that rounding, which differs between batches, may undo it.
+    """
+    success = torch.zeros_like(crossed)
+    for lengthening in (0.0, 1e-3, 1e-2):
+        unseen = (crossed & ~success).nonzero()[:, 0]
+        if len(unseen) == 0:
+            break
+        delta = (1 + lengthening) * (adv_inputs[unseen] - inputs[unseen])
+        points = (inputs[unseen] + delta).clamp(0, 1)
+        success[unseen] = prediction_changes(model.at(unseen), points, predicted[unseen])
+        adv_inputs[unseen] = points
+    return success

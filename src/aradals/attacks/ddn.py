@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from aradals.attacks.base import AttackResult, verified_result
+from aradals.attacks.base import AttackResult, attacked, verified_result
 from aradals.attacks.deepfool import deepfool
 from aradals.checks import check_positive
 from aradals.errors import InputError
@@ -15,10 +15,8 @@ from aradals.geometry import per_example, perturbation_norm, unit, working_dtype
 from aradals.inference.gradients import (
     class_margin,
     forward_with_graph,
-    gradients_enabled,
     input_gradient,
     logit_rounding,
-    model_inputs,
 )
 
 
@@ -53,8 +51,7 @@ def ddn(
     if gamma >= 1:
         raise InputError(expected="gamma < 1", got=f"gamma={gamma}", hint="0.05")
 
-    with gradients_enabled(model):
-        inputs = model_inputs(model, inputs)
+    with attacked(model, inputs) as (model, inputs):
         exact = inputs.to(working_dtype(inputs))
         nearest = deepfool(model, inputs, num_candidates=num_candidates)
         predicted = nearest.predicted
@@ -85,11 +82,10 @@ def ddn(
             delta = (exact + per_example(radius, delta) * unit(delta)).clamp(0, 1) - exact
 
     return verified_result(
+        model,
         inputs,
         adv_inputs,
         best_norm.isfinite(),
         predicted=predicted,
         fallback=nearest.score,
-        num_forward=nearest.num_forward + steps,
-        num_backward=nearest.num_backward + steps,
     )

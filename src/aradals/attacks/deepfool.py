@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from aradals.attacks.base import AttackResult, prediction_changes, verified_result
+from aradals.attacks.base import AttackResult, attacked, prediction_changes, verified_result
 from aradals.checks import check_logits, check_positive
 from aradals.geometry import linear_distance, per_example, working_dtype
-from aradals.inference.gradients import forward_with_graph, gradients_enabled, input_gradient, model_inputs
+from aradals.inference.gradients import forward_with_graph, input_gradient
 
 _NUM_RIVALS = 2
 
@@ -39,20 +39,17 @@ def deepfool(
         box forbids, and after the first step only the nearest classes are followed.
     """
     check_positive(steps=steps, num_candidates=num_candidates, overshoot=overshoot)
-    with gradients_enabled(model):
-        inputs = model_inputs(model, inputs)
+    with attacked(model, inputs) as (model, inputs):
         delta = torch.zeros_like(inputs, dtype=working_dtype(inputs))
         adv_inputs = inputs.clone()
         active = torch.arange(len(inputs), device=inputs.device)
         success = torch.zeros_like(active, dtype=torch.bool)
-        num_forward, num_backward = torch.zeros_like(active), torch.zeros_like(active)
         # A step is at least the rounding of the inputs, to leave a boundary, and at most the box's diagonal.
         longest = math.sqrt(inputs[0].numel())
         shortest = longest * torch.finfo(delta.dtype).eps
 
         for step in range(steps):
-            points, logits = forward_with_graph(model, adv_inputs[active])
-            num_forward[active] += 1
+            points, logits = forward_with_graph(model.at(active), adv_inputs[active])
             if step == 0:
                 check_logits(logits, len(inputs))
                 predicted = logits.argmax(1)
@@ -83,12 +80,10 @@ def deepfool(
                     per_example(nearer, gradient), -gradient / per_example(slope, gradient), direction
                 )
                 distance = torch.where(nearer, distances[:, k], distance)
-            num_backward[active] += classes.shape[1]
 
             delta[active] += per_example(distance.clamp(shortest, longest), direction) * direction
             adv_inputs[active] = (inputs[active] + (1 + overshoot) * delta[active]).clamp(0, 1).to(inputs.dtype)
-            success[active] = prediction_changes(model, adv_inputs[active], predicted[active])
-            num_forward[active] += 1
+            success[active] = prediction_changes(model.at(active), adv_inputs[active], predicted[active])
 
             # Gradients are the cost, and which classes are nearest changes little on the way.
             nearest = distances.topk(min(_NUM_RIVALS, classes.shape[1]), largest=False).indices
@@ -99,11 +94,10 @@ def deepfool(
                 break
 
     return verified_result(
+        model,
         inputs,
         adv_inputs,
         success,
         predicted=predicted,
         fallback=fallback,
-        num_forward=num_forward,
-        num_backward=num_backward,
     )

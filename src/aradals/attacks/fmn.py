@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from aradals.attacks.base import AttackResult, verified_result
+from aradals.attacks.base import AttackResult, attacked, verified_result
 from aradals.checks import check_logits, check_norm_order, check_positive
 from aradals.errors import InputError
 from aradals.geometry import (
@@ -23,10 +23,8 @@ from aradals.geometry import (
 from aradals.inference.gradients import (
     class_margin,
     forward_with_graph,
-    gradients_enabled,
     input_gradient,
     logit_rounding,
-    model_inputs,
 )
 
 _OVERSHOOT = 0.02
@@ -72,10 +70,9 @@ def fmn(
     if gamma >= 1:
         raise InputError(expected="gamma < 1", got=f"gamma={gamma}", hint="0.05")
 
-    with gradients_enabled(model):
-        inputs = model_inputs(model, inputs)
+    with attacked(model, inputs) as (model, inputs):
         exact = inputs.to(working_dtype(inputs))
-        delta, predicted, fallback, num_gradients = _nearest_plane(model, inputs, norm_order, num_candidates)
+        delta, predicted, fallback = _nearest_plane(model, inputs, norm_order, num_candidates)
         radius, step_size = perturbation_norm(delta, norm_order), perturbation_norm(delta)
         adv_inputs, best_norm = inputs.clone(), torch.full_like(fallback, math.inf)
 
@@ -103,25 +100,24 @@ def fmn(
             delta = project_to_ball(delta, radius, norm_order)
 
     return verified_result(
+        model,
         inputs,
         adv_inputs,
         best_norm.isfinite(),
         predicted=predicted,
         fallback=fallback,
-        num_forward=torch.full_like(predicted, 1 + steps),
-        num_backward=torch.full_like(predicted, num_gradients + steps),
         norm_order=norm_order,
     )
 
 
 def _nearest_plane(
     model: nn.Module, inputs: Tensor, norm_order: float, num_candidates: int
-) -> tuple[Tensor, Tensor, Tensor, int]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The shortest step across a linearized boundary; in L-inf disregarding the box.
 
     Returns:
-        ``(delta, predicted, fallback, num_gradients)``: the step, 0 where every gradient vanishes, shape (N, ...);
-        the predicted class and the distance to the runner-up's plane, shape (N,); gradients spent on each example.
+        ``(delta, predicted, fallback)``: the step, 0 where every gradient vanishes, shape (N, ...); the predicted class
+        and the distance to the runner-up's plane, shape (N,).
     """
     points, logits = forward_with_graph(model, inputs)
     check_logits(logits, len(inputs))
@@ -148,4 +144,4 @@ def _nearest_plane(
         nearest = torch.where(nearer, length, nearest)
         stretch = (1 + _OVERSHOOT) * length.clamp(min=shortest) / length
         delta = torch.where(per_example(nearer, step), per_example(stretch, step) * step, delta)
-    return delta, predicted, fallback, candidates.shape[1]
+    return delta, predicted, fallback

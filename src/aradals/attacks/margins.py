@@ -7,15 +7,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from aradals.attacks.base import AttackResult, estimate_result
+from aradals.attacks.base import AttackResult, attacked, estimate_result
 from aradals.checks import check_logits, check_norm_order
 from aradals.geometry import linear_distance
 from aradals.inference.gradients import (
     class_margin,
     forward_with_graph,
-    gradients_enabled,
     input_gradient,
-    model_inputs,
 )
 
 
@@ -31,9 +29,10 @@ def logit_margin(model: nn.Module, inputs: Tensor) -> AttackResult:
     Raises:
         InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities.
     """
-    inputs, logits = _forward(model, inputs)
-    margin, predicted, _ = class_margin(logits)
-    return estimate_result(inputs, margin, predicted=predicted, sound=margin.isfinite(), num_forward=1, num_backward=0)
+    with attacked(model, inputs) as (model, inputs), torch.no_grad():
+        _, logits = forward_with_graph(model, inputs)
+        margin, predicted, _ = class_margin(check_logits(logits, len(inputs)))
+    return estimate_result(model, inputs, margin, predicted=predicted, sound=margin.isfinite())
 
 
 def log_odds(model: nn.Module, inputs: Tensor) -> AttackResult:
@@ -50,12 +49,12 @@ def log_odds(model: nn.Module, inputs: Tensor) -> AttackResult:
     Raises:
         InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities.
     """
-    inputs, logits = _forward(model, inputs)
-    largest, predicted = logits.max(1)
-    others = logits.scatter(1, predicted[:, None], -math.inf)
-    log_odds = largest - others.logsumexp(1)
-    sound = log_odds.isfinite()
-    return estimate_result(inputs, log_odds, predicted=predicted, sound=sound, num_forward=1, num_backward=0)
+    with attacked(model, inputs) as (model, inputs), torch.no_grad():
+        _, logits = forward_with_graph(model, inputs)
+        largest, predicted = check_logits(logits, len(inputs)).max(1)
+        others = logits.scatter(1, predicted[:, None], -math.inf)
+        log_odds = largest - others.logsumexp(1)
+    return estimate_result(model, inputs, log_odds, predicted=predicted, sound=log_odds.isfinite())
 
 
 def first_order_margin(model: nn.Module, inputs: Tensor, *, norm_order: float = 2) -> AttackResult:
@@ -77,8 +76,7 @@ def first_order_margin(model: nn.Module, inputs: Tensor, *, norm_order: float = 
         NeurIPS 2017, arXiv:1705.08475, theorem 2.1, with the local slope for the Lipschitz constant.
     """
     check_norm_order(norm_order)
-    with gradients_enabled(model):
-        inputs = model_inputs(model, inputs)
+    with attacked(model, inputs) as (model, inputs):
         points, logits = forward_with_graph(model, inputs)
         check_logits(logits, len(inputs))
         margin, predicted, _ = class_margin(logits)
@@ -86,12 +84,4 @@ def first_order_margin(model: nn.Module, inputs: Tensor, *, norm_order: float = 
     margin = margin.detach()
     score = linear_distance(margin, gradient, norm_order)
     sound = gradient.flatten(1).ne(0).any(1) & ((score > 0) | (margin == 0))
-    return estimate_result(inputs, score, predicted=predicted, sound=sound, num_forward=1, num_backward=1)
-
-
-def _forward(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """The inputs as the model takes them, and its logits."""
-    with gradients_enabled(model), torch.no_grad():
-        inputs = model_inputs(model, inputs)
-        _, logits = forward_with_graph(model, inputs)
-    return inputs, check_logits(logits, len(inputs))
+    return estimate_result(model, inputs, score, predicted=predicted, sound=sound)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from aradals.attacks.base import AttackResult, verified_result
+from aradals.attacks.base import AttackResult, attacked, verified_result
 from aradals.attacks.margins import first_order_margin
 from aradals.checks import check_norm_order, check_positive
 from aradals.errors import InputError
@@ -16,10 +16,8 @@ from aradals.geometry import draw_from_ball, per_example, perturbation_norm, pro
 from aradals.inference.gradients import (
     class_margin,
     forward_with_graph,
-    gradients_enabled,
     input_gradient,
     logit_rounding,
-    model_inputs,
 )
 
 
@@ -69,8 +67,7 @@ def pgd(
     if loss not in ("margin", "cross_entropy", "other_confidence"):
         raise InputError(expected="a loss of PGD", got=repr(loss), hint="margin, cross_entropy or other_confidence")
 
-    with gradients_enabled(model):
-        inputs = model_inputs(model, inputs)
+    with attacked(model, inputs) as (model, inputs):
         exact = inputs.to(working_dtype(inputs))
         first_order = first_order_margin(model, inputs, norm_order=norm_order)
         predicted = first_order.predicted
@@ -106,14 +103,12 @@ def pgd(
                 direction = gradient.sign() if norm_order == math.inf else unit(gradient)
                 delta = project_to_ball(delta + step_size * direction, radii, norm_order)
 
-    num_passes = 1 + restarts * (steps + 1)
     return verified_result(
+        model,
         inputs,
         adv_inputs,
         best_norm.isfinite(),
         predicted=predicted,
         fallback=first_order.score.clamp(min=radius),
-        num_forward=torch.full_like(predicted, num_passes),
-        num_backward=torch.full_like(predicted, num_passes),
         norm_order=norm_order,
     )

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aradals.attacks.base import AttackResult, closest_crossing
+from aradals.attacks.base import (
+    AttackResult,
+    CountedModel,
+    attacked,
+    closest_crossing,
+    estimate_result,
+    verified_result,
+)
 from aradals.checks import check_logits, check_positive
 from aradals.errors import InputError
 from aradals.geometry import (
@@ -19,13 +28,7 @@ from aradals.geometry import (
     unit,
     working_dtype,
 )
-from aradals.inference.gradients import (
-    forward_with_graph,
-    gradients_enabled,
-    input_gradient,
-    margin_and_gradient,
-    model_inputs,
-)
+from aradals.inference.gradients import forward_with_graph, input_gradient, margin_and_gradient
 
 _MAX_CANDIDATES = 10
 _STEEPER = 1.15
@@ -36,9 +39,10 @@ def secant(
     inputs: Tensor,
     *,
     num_candidates: int = 3,
-    reach: float = 1.1,
-    steps: int = 6,
-    tolerance: float = 0.05,
+    accurate: bool = False,
+    reach: float | None = None,
+    steps: int | None = None,
+    tolerance: float | None = None,
     verified: bool = False,
 ) -> AttackResult:
     r"""Distance to the nearest decision boundary, L2, within the box [0, 1], by a few damped linearizations.
@@ -57,9 +61,12 @@ def secant(
         inputs: shape (N, ...), values in [0, 1].
         num_candidates: how many of the K - 1 other classes, largest logits first, are linearized at the input; up to
             10 where the logits of others are close, and always with ``verified``.
-        reach: further candidates are followed where their plane is nearer than this multiple of the score so far.
-        steps: at most so many linearizations for each class that is followed, the one at the input included.
-        tolerance: of the logarithm of the ratio of the two estimates.
+        accurate: search farther, longer and to a smaller tolerance, in 8 to 19 passes rather than 6.
+        reach: further candidates are followed where their plane is nearer than this multiple of the score so far; 1.1
+            by default, 1.5 if ``accurate``.
+        steps: at most so many linearizations for each class that is followed, the one at the input included; 6 by
+            default, 10 if ``accurate``.
+        tolerance: of the logarithm of the ratio of the two estimates; 0.05 by default, 0.02 if ``accurate``.
         verified: search, by a few forward passes along the final direction, a point where the prediction is seen to
             change; its norm is ``norm``. The score remains an estimate.
 
@@ -71,117 +78,153 @@ def secant(
         adversarial examples with a fast adaptive boundary attack, ICML 2020, arXiv:1907.02044, section 3; the choice
         among planes from DeepFool (`aradals.attacks.deepfool`).
     """
-    check_positive(num_candidates=num_candidates, steps=steps, tolerance=tolerance)
-    if reach < 1:
-        raise InputError(expected="reach >= 1", got=f"reach={reach}", hint="1.0, to follow the nearest class alone")
-    with gradients_enabled(model):
-        inputs = model_inputs(model, inputs)
-        origin = inputs.to(working_dtype(inputs))
-        points, logits = forward_with_graph(model, inputs)
-        check_logits(logits, len(inputs))
-        predicted = logits.argmax(1)
-        margins = logits.gather(1, predicted[:, None]) - logits
-        # Logits that differ by less than their rounding tie; a tie counts as if it were that wide.
-        rounding = torch.finfo(inputs.dtype).eps * logits.detach().abs().amax(1, keepdim=True)
-        margins_at_input = margins.detach().maximum(rounding).scatter(1, predicted[:, None], math.inf)
-
-        # 1. The planes of the candidates, as they look from the input: of the first few for every example, of others
-        # where they would be the nearest if their gradient were a little steeper than the steepest so far.
-        num_first = min(max(num_candidates, _MAX_CANDIDATES if verified else 1), logits.shape[1] - 1)
-        num_candidates = min(max(num_first, _MAX_CANDIDATES), logits.shape[1] - 1)
-        margin, candidates = margins_at_input.topk(num_candidates, largest=False)
-        distances, steepest = torch.full_like(margin, math.inf), torch.zeros_like(margin[:, 0])
-        starts = origin.new_zeros(len(inputs), num_candidates, *inputs.shape[1:])
-        num_forward, num_backward = torch.ones_like(predicted), torch.zeros_like(predicted)
-        for k in range(num_candidates):
-            if k < num_first:
-                rows = torch.arange(len(inputs), device=inputs.device)
-                gradient = input_gradient(margins.gather(1, candidates[:, [k]])[:, 0], points, keep_graph=True)
-            else:
-                rows = (margin[:, k] < _STEEPER * steepest * distances.amin(1)).nonzero()[:, 0]
-                if len(rows) == 0:
-                    break
-                _, gradient, _ = margin_and_gradient(model, inputs[rows], predicted[rows], candidates[rows, k])
-                num_forward[rows] += 1
-            num_backward[rows] += 1
-            if k == 0:
-                fallback = linear_distance(margin[:, 0], gradient)
-            delta, reachable = project_to_plane(origin[rows], gradient, margin[rows, k])
-            distance = torch.where(reachable, perturbation_norm(delta), box_diagonal(inputs))
-            slope = perturbation_norm(gradient)
-            distances[rows, k] = torch.where(slope > 0, distance, math.inf)
-            steepest[rows] = steepest[rows].maximum(slope)
-            starts[rows, k] = delta
-        distances, nearest = distances.sort(1)
-
-        # 2. From the nearest plane on, then from the others within reach.
-        best, direction = torch.full_like(fallback, math.inf), torch.zeros_like(origin)
-        for rank in range(num_candidates):
-            rows = (distances[:, rank] < reach * best).nonzero()[:, 0]
-            if len(rows) == 0:
-                break  # further candidates are no nearer
-            start = starts[rows, nearest[rows, rank]]
-            # The first search may change over to a class that turns out to be nearer; the others hold theirs, or
-            # they would run back to where it has been.
-            rival = None if rank == 0 else candidates[rows, nearest[rows, rank]]
-            distance, delta, num_passes = _follow(
-                model, inputs[rows], start, predicted[rows], rival, margins_at_input[rows], steps, tolerance
-            )
-            num_forward[rows] += num_passes
-            num_backward[rows] += num_passes
-            nearer = distance < best[rows]
-            best[rows] = torch.where(nearer, distance, best[rows])
-            direction[rows[nearer]] = unit(delta[nearer])
-
-        found = best < box_diagonal(inputs)  # what is as far as the box is wide is no boundary in it
-        success, adv_inputs = found, inputs
+    check_positive(num_candidates=num_candidates)
+    given: dict[str, Any] = {"reach": reach, "steps": steps, "tolerance": tolerance}
+    given = {name: value for name, value in given.items() if value is not None}
+    search = replace(_ACCURATE if accurate else _FAST, **given)
+    with attacked(model, inputs) as (model, inputs):
+        planes = candidate_planes(model, inputs, max(num_candidates, _MAX_CANDIDATES if verified else 1))
+        distance, direction = follow(model, inputs, planes, search)
         if verified:
-            adv_inputs, success, num_checks = closest_crossing(
-                model, inputs, direction, predicted, torch.where(found, best, fallback)
-            )
-            num_forward += num_checks
-    norm = perturbation_norm(adv_inputs.double() - inputs.double()).to(best.dtype)
-    return AttackResult(
-        adv_inputs=adv_inputs,
-        predicted=predicted,
-        score=torch.where(success, torch.where(found, best, norm), fallback),
-        norm=torch.where(success & verified, norm, math.inf),
-        success=success,
-        num_forward=num_forward,
-        num_backward=num_backward,
-    )
+            return verify(model, inputs, planes, distance, direction)
+    found = distance.isfinite()
+    score = torch.where(found, distance, planes.fallback)
+    return estimate_result(model, inputs, score, predicted=planes.predicted, sound=found)
 
 
-def _follow(
-    model: nn.Module,
+@dataclass(frozen=True)
+class Search:
+    """How far and how long boundaries are followed, see `secant`."""
+
+    reach: float
+    steps: int
+    tolerance: float
+
+    def __post_init__(self) -> None:
+        check_positive(steps=self.steps, tolerance=self.tolerance)
+        if self.reach < 1:
+            hint = "1.0, to follow the nearest class alone"
+            raise InputError(expected="reach >= 1", got=f"reach={self.reach}", hint=hint)
+
+
+_FAST, _ACCURATE = Search(reach=1.1, steps=6, tolerance=0.05), Search(reach=1.5, steps=10, tolerance=0.02)
+
+
+@dataclass(frozen=True)
+class Planes:
+    """The linearized boundaries with C candidates, as they look from the input.
+
+    Attributes:
+        predicted: int64, shape (N,).
+        margins: leads of the predicted class in logits, at least their rounding; inf for itself; shape (N, K).
+        candidates: other classes, the largest logit first, int64, shape (N, C).
+        steps: the shortest step within the box to each plane, shape (N, C, ...).
+        distances: length of each step; inf for planes that are not there or not looked at; shape (N, C).
+        fallback: first-order distance to the strongest rival, shape (N,).
+    """
+
+    predicted: Tensor
+    margins: Tensor
+    candidates: Tensor
+    steps: Tensor
+    distances: Tensor
+    fallback: Tensor
+
+
+def candidate_planes(model: CountedModel, inputs: Tensor, num_first: int) -> Planes:
+    """Step 1: the planes of the first few candidates for every example.
+
+    Up to 10 candidates are looked at where they would be the nearest if their gradient were a little steeper than the
+    steepest so far.
+    """
+    origin = inputs.to(working_dtype(inputs))
+    points, logits = forward_with_graph(model, inputs)
+    check_logits(logits, len(inputs))
+    predicted = logits.argmax(1)
+    margins = logits.gather(1, predicted[:, None]) - logits
+    # Logits that differ by less than their rounding tie; a tie counts as if it were that wide.
+    rounding = torch.finfo(inputs.dtype).eps * logits.detach().abs().amax(1, keepdim=True)
+    margins_at_input = margins.detach().maximum(rounding).scatter(1, predicted[:, None], math.inf)
+
+    num_others = logits.shape[1] - 1
+    num_candidates = min(max(num_first, _MAX_CANDIDATES), num_others)
+    margin, candidates = margins_at_input.topk(num_candidates, largest=False)
+    distances, steepest = torch.full_like(margin, math.inf), torch.zeros_like(margin[:, 0])
+    steps = origin.new_zeros(len(inputs), num_candidates, *inputs.shape[1:])
+    for k in range(num_candidates):
+        if k < min(num_first, num_others):
+            rows = torch.arange(len(inputs), device=inputs.device)
+            gradient = input_gradient(margins.gather(1, candidates[:, [k]])[:, 0], points, keep_graph=True)
+        else:
+            rows = (margin[:, k] < _STEEPER * steepest * distances.amin(1)).nonzero()[:, 0]
+            if len(rows) == 0:
+                break
+            _, gradient, _ = margin_and_gradient(model.at(rows), inputs[rows], predicted[rows], candidates[rows, k])
+        if k == 0:
+            fallback = linear_distance(margin[:, 0], gradient)
+        steps[rows, k], reachable = project_to_plane(origin[rows], gradient, margin[rows, k])
+        distance = torch.where(reachable, perturbation_norm(steps[rows, k]), box_diagonal(inputs))
+        slope = perturbation_norm(gradient)
+        distances[rows, k] = torch.where(slope > 0, distance, math.inf)
+        steepest[rows] = steepest[rows].maximum(slope)
+    return Planes(predicted, margins_at_input, candidates, steps, distances, fallback)
+
+
+def follow(model: CountedModel, inputs: Tensor, planes: Planes, search: Search) -> tuple[Tensor, Tensor]:
+    """Steps 2 and 3, from the nearest plane on, then from the others within reach.
+
+    Returns:
+        ``(distance, direction)``: the estimate, inf where no boundary within the box was found, shape (N,); where it
+        lies, shape (N, ...), of unit norm or 0.
+    """
+    distances, nearest = planes.distances.sort(1)
+    best, direction = torch.full_like(planes.fallback, math.inf), torch.zeros_like(planes.steps[:, 0])
+    for rank in range(distances.shape[1]):
+        rows = (distances[:, rank] < search.reach * best).nonzero()[:, 0]
+        if len(rows) == 0:
+            break  # further candidates are no nearer
+        start = planes.steps[rows, nearest[rows, rank]]
+        # The first search may change over to a class that turns out to be nearer; the others hold theirs, or
+        # they would run back to where it has been.
+        rival = None if rank == 0 else planes.candidates[rows, nearest[rows, rank]]
+        distance, delta = follow_plane(
+            model.at(rows), inputs[rows], start, planes.predicted[rows], rival, planes.margins[rows], search
+        )
+        nearer = distance < best[rows]
+        best[rows] = torch.where(nearer, distance, best[rows])
+        direction[rows[nearer]] = unit(delta[nearer])
+    # What is as far as the box is wide is no boundary in it.
+    return torch.where(best < box_diagonal(inputs), best, math.inf), direction
+
+
+def follow_plane(
+    model: CountedModel,
     inputs: Tensor,
     delta: Tensor,
     predicted: Tensor,
     rival: Tensor | None,
     margins_at_input: Tensor,
-    steps: int,
-    tolerance: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Steps 2 and 3, from the plane at ``inputs + delta`` on.
+    search: Search,
+) -> tuple[Tensor, Tensor]:
+    """Follow one boundary, from the plane at ``inputs + delta`` on.
 
     Returns:
-        ``(distance, delta, num_passes)``: the estimate, inf where the last linearization pointed nowhere, shape (N,);
-        the direction that it was found in, shape (N, ...); passes spent, each forward and backward.
+        ``(distance, delta)``: the estimate, inf where the last linearization pointed nowhere, shape (N,); the direction
+        that it was found in, shape (N, ...).
     """
     origin, longest = inputs.to(delta.dtype), box_diagonal(inputs)
-    distance, num_passes = perturbation_norm(delta), torch.zeros_like(predicted)
+    distance = perturbation_norm(delta)
     # A step shorter than the rounding of the inputs cannot be taken.
     active = (distance > longest * torch.finfo(inputs.dtype).eps).nonzero()[:, 0]
-    for number in range(2, steps + 1):
+    for number in range(2, search.steps + 1):
         if len(active) == 0:
             break
         x = origin[active]
         points = (x + delta[active]).clamp(0, 1).to(inputs.dtype)
         step = points.to(x) - x
         margin, gradient, other = margin_and_gradient(
-            model, points, predicted[active], None if rival is None else rival[active]
+            model.at(active), points, predicted[active], None if rival is None else rival[active]
         )
-        num_passes[active] += 1
 
         offset = margin - (gradient * step).flatten(1).sum(1)  # the linearized margin at the input
         plane_step, reachable = project_to_plane(x, gradient, offset)
@@ -198,6 +241,14 @@ def _follow(
         weight = torch.full_like(plane, 2 / (number + 1)).masked_fill(plane.isnan(), 0.0)
         direction = torch.lerp(unit(step), unit(plane_step), per_example(weight, step))
         delta[active[pointed]] = (per_example(estimate, step) * unit(direction))[pointed]
-        agreed = (plane / secant).log().abs() < tolerance
+        agreed = (plane / secant).log().abs() < search.tolerance
         active = active[pointed & ~agreed]
-    return distance, delta, num_passes
+    return distance, delta
+
+
+def verify(model: CountedModel, inputs: Tensor, planes: Planes, distance: Tensor, direction: Tensor) -> AttackResult:
+    """The record with norms that were seen to change the prediction; the scores remain the estimates."""
+    expected = torch.where(distance.isfinite(), distance, planes.fallback)
+    adv_inputs, crossed = closest_crossing(model, inputs, direction, planes.predicted, expected)
+    result = verified_result(model, inputs, adv_inputs, crossed, predicted=planes.predicted, fallback=planes.fallback)
+    return replace(result, score=torch.where(crossed & distance.isfinite(), distance, result.score))

@@ -20,7 +20,7 @@ import torch
 from aradals._internal.files import atomic_path, csv_text
 from aradals._internal.json_files import SEAL, changed, json_text, load_sealed, save_sealed
 from aradals._internal.optional import load_extra
-from aradals.calibration import Calibrator, calibrator_from_dict
+from aradals.calibration import CALIBRATORS, Calibrator, calibrator_from_dict
 from aradals.checks import check_labels, check_logits
 from aradals.data import Examples
 from aradals.data.formats import NPZ_ERRORS, check_npz
@@ -266,11 +266,11 @@ def load_calibrator(path: Path) -> tuple[Calibrator, np.ndarray]:
         InputError: the file is missing, or not one that `save_calibrator` has written.
     """
     content = load_sealed(path, required=False)
-    fitted_on = content.get("fitted_on")
-    if not isinstance(fitted_on, dict):
+    method, fitted_on = content.get("method"), content.get("fitted_on")
+    if not isinstance(method, str) or method not in CALIBRATORS or not isinstance(fitted_on, dict):
         raise InputError(
-            expected=f"a calibrator in {path}, and what it was fitted on",
-            got=f"{fitted_on!r:.80}",
+            expected=f"a calibrator in {path} ({', '.join(CALIBRATORS)}), and what it was fitted on",
+            got=f"method {method!r:.80}",
             hint="a file written by `aradals calibrate`",
         )
     return calibrator_from_dict(content), decode_hashes(fitted_on.get("example_hashes"), path)

@@ -80,9 +80,9 @@ class ScoreTable:
         known = torch.isin(ids, self.ids[~self.score.isnan()])
         if not known.all():
             raise InputError(
-                expected=f"a score for each of {len(ids)} examples",
-                got=f"none for {int((~known).sum())} of them",
-                hint="scoring the same split, as much of it",
+                expected="a score for every example",
+                got=f"none for {int((~known).sum())} of {len(ids)}",
+                hint="scoring the same split with the same limit",
             )
         ids_in_order, order = self.ids.sort()
         rows = order[torch.searchsorted(ids_in_order, ids)]
