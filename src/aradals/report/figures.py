@@ -201,7 +201,7 @@ def dot_limits(panels: Sequence[DotPanel]) -> tuple[float, float]:
         value
         for panel in panels
         for each in panel.series
-        for column in (each.values, each.low, each.high)
+        for column in (each.values, each.low, each.high, each.noise_floor)
         for value in column
         if math.isfinite(value)
     ]
