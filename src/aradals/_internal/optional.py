@@ -14,6 +14,7 @@ _EXTRAS = {
     "datasets": ("datasets", "data"),
     "huggingface_hub": ("huggingface_hub", "data"),
     "jinja2": ("jinja2", "report"),
+    "matplotlib": ("matplotlib", "plots"),
     "markupsafe": ("markupsafe", "report"),
     "pandas": ("pandas", "data"),
     "pyarrow": ("pyarrow", "data"),

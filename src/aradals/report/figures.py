@@ -50,14 +50,13 @@ def draw_subsets(panel: SubsetPanel, *, lowest: float = 0.0, highest: float = 1.
     drawing.title(panel.title)
     drawing.y_axis(y, LEFT, RIGHT, "fraction")
     drawing.y_axis(y_ece, LEFT, RIGHT, "ECE", 3)
-    gaps = [c - a for c, a in zip(panel.confidence, panel.accuracy, strict=True)]
     for left, right in pairwise(subsets):
         _shade(drawing, x, y, panel, left, right)
     entries = [("0", "over", "confidence"), ("1", "under", "accuracy")]
     entries += [
         ("area", classes, name)
         for sign, classes, name in ((1, "over", "overconfident"), (-1, "under", "underconfident"))
-        if any(sign * gap > VISIBLE_GAP for gap in gaps)
+        if any(sign * gap > VISIBLE_GAP for gap in panel.gap)
     ]
     for shape, classes, name in ((0, "over", "confidence"), (1, "under", "accuracy")):
         values, low, high = (getattr(panel, f"{name}{end}") for end in ("", "_low", "_high"))
@@ -66,7 +65,7 @@ def draw_subsets(panel: SubsetPanel, *, lowest: float = 0.0, highest: float = 1.
         drawing.polyline([(x(subset), _at(y, values[subset])) for subset in subsets], classes)
         for subset in subsets:
             tip = f"subset {subset}: {name} {_estimate(values[subset], low[subset], high[subset])}"
-            tip += f"; gap {100 * gaps[subset]:+.1f} points"
+            tip += f"; gap {100 * panel.gap[subset]:+.1f} points"
             drawing.mark(shape, x(subset), _at(y, values[subset]), classes, tip)
     for subset in subsets:
         drawing.line(
@@ -129,16 +128,14 @@ def draw_targets(panel: TargetPanel) -> str:
     """The true-class target probability of each subset over the epochs, from red (least robust) to blue."""
     drawing = Drawing(270)
     values = [value for course in panel.target_prob for value in course if math.isfinite(value)]
-    lowest = min(values, default=0.0)
-    near_bound = lowest < panel.lower_bound + 0.1
-    low, high = (0.0 if near_bound else lowest), max(values, default=1.0)
+    low, high = (0.0 if panel.near_bound else min(values, default=0.0)), max(values, default=1.0)
     padding = max(0.05 * (high - low), 0.005)
     x = Scale(panel.epochs[0], max(panel.epochs[-1], panel.epochs[0] + 1), LEFT, RIGHT - 14)
     y = Scale(max(0.0, low - padding), min(1.0, high + padding), 220, 28)
     drawing.title(panel.title)
     drawing.y_axis(y, LEFT, RIGHT - 14, "target of the true class")
     drawing.x_axis(x, 28, 220, "epoch", [tick for tick in x.ticks() if tick == int(tick)])
-    if near_bound:
+    if panel.near_bound:
         drawing.line(LEFT, y(panel.lower_bound), RIGHT - 14, y(panel.lower_bound), "line over dashed")
         drawing.text(LEFT + 4, y(panel.lower_bound) - 4, "lower bound 1/K")
     count = len(panel.target_prob)
@@ -204,7 +201,7 @@ def dot_limits(panels: Sequence[DotPanel]) -> tuple[float, float]:
         value
         for panel in panels
         for each in panel.series
-        for column in (each.values, each.low, each.high)
+        for column in (each.values, each.low, each.high, each.noise_floor)
         for value in column
         if math.isfinite(value)
     ]

@@ -11,9 +11,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from aradals.report.view import (
+    PLACES,
     label,
     main_methods,
-    places_by_name,
+    metric_name,
     reference,
     share_interval,
     subset_name,
@@ -24,9 +25,9 @@ from aradals.results.records import (
     CLEAN,
     Bin,
     ClassRow,
-    Condition,
     Measure,
     Metric,
+    Place,
     Reliability,
     Results,
     Stability,
@@ -40,11 +41,7 @@ MAX_CLASSES = 15
 MAX_LABEL = 24
 MAX_TITLE = 48
 
-COMPARED: dict[Metric, str] = {
-    "ece": "ECE",
-    "subset_calibration_error": "subset calibration error",
-    "accuracy": "accuracy",
-}
+COMPARED: tuple[Metric, ...] = ("ece", "subset_calibration_error", "accuracy")
 """What methods are set side by side by."""
 
 NOISE_FLOORS: dict[Metric, Metric] = {
@@ -69,6 +66,11 @@ class SubsetPanel:
     ece_low: Values
     ece_high: Values
     noise_floor: Values
+
+    @property
+    def gap(self) -> Values:
+        """Confidence minus accuracy."""
+        return [c - a for c, a in zip(self.confidence, self.accuracy, strict=True)]
 
     @property
     def columns(self) -> Columns:
@@ -103,6 +105,11 @@ class TargetPanel:
     epochs: list[int]
     target_prob: list[Values]
     lower_bound: float
+
+    @property
+    def near_bound(self) -> bool:
+        """Whether a target came close to its lower bound 1/K."""
+        return any(value < self.lower_bound + 0.1 for course in self.target_prob for value in course)
 
     @property
     def columns(self) -> Columns:
@@ -251,24 +258,23 @@ def prepare_targets(results: Results) -> dict[str, TargetPanel]:
 
 
 def prepare_methods(results: Results, methods: Sequence[str] | None = None) -> list[DotPanel]:
-    """Methods (by default the main ones) side by side, without and with each calibrator, clean and under shift."""
-    rows = main_methods(results) if methods is None else list(methods)
-
-    def values(variant: Variant, metric: Metric, conditions: Sequence[Condition]) -> Measure:
-        return measure(results, variant, metric, conditions=conditions)
-
-    panels = []
-    for metric, name in COMPARED.items():
-        for place, conditions in places_by_name(results).items():
-            series = []
-            for calibrator in dict.fromkeys(variant.calibrator for variant in results.variants):
-                shown = [Variant(method, calibrator) for method in rows]
-                floor = NOISE_FLOORS.get(metric)
-                floors = [values(variant, floor, conditions).value if floor else math.nan for variant in shown]
-                own = [values(variant, metric, conditions) for variant in shown]
-                series.append(_series(treatment(calibrator), own, floors))
-            panels.append(_dots(f"{name}, {place}", name, _labels(results, rows), series))
+    """Methods (by default the main ones) side by side, clean and under shift."""
+    panels = [methods_panel(results, metric, place, methods) for metric in COMPARED for place in places(results)]
     return [panel for panel in panels if panel.rows]
+
+
+def methods_panel(results: Results, metric: Metric, place: Place, methods: Sequence[str] | None = None) -> DotPanel:
+    """Methods side by side by one metric in one place, without and with each calibrator."""
+    rows = main_methods(results) if methods is None else list(methods)
+    conditions, floor = places(results)[place], NOISE_FLOORS.get(metric)
+    series = []
+    for calibrator in dict.fromkeys(variant.calibrator for variant in results.variants):
+        shown = [Variant(method, calibrator) for method in rows]
+        own = [measure(results, variant, metric, conditions=conditions) for variant in shown]
+        floors = [measure(results, variant, floor, conditions=conditions).value for variant in shown] if floor else ()
+        series.append(_series(treatment(calibrator), own, floors))
+    name = metric_name(metric)
+    return _dots(f"{name}, {PLACES[place]}", name, _labels(results, rows), series)
 
 
 def prepare_differences(results: Results, methods: Sequence[str] | None = None) -> list[DotPanel]:
@@ -276,8 +282,8 @@ def prepare_differences(results: Results, methods: Sequence[str] | None = None) 
     first = reference(results).method
     rows = [name for name in (main_methods(results) if methods is None else methods) if name != first]
     panels = []
-    for metric, name in COMPARED.items():
-        for place, place_name in zip(places(results), places_by_name(results), strict=True):
+    for metric in COMPARED:
+        for place in places(results):
             series = [
                 _series(
                     treatment(calibrator),
@@ -288,7 +294,8 @@ def prepare_differences(results: Results, methods: Sequence[str] | None = None) 
                 )
                 for calibrator in dict.fromkeys(variant.calibrator for variant in results.variants)
             ]
-            panels.append(_dots(f"{name}, {place_name}", name, _labels(results, rows), series, signed=True))
+            name = metric_name(metric)
+            panels.append(_dots(f"{name}, {PLACES[place]}", name, _labels(results, rows), series, signed=True))
     return [panel for panel in panels if panel.rows]
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from aradals.report.view import (
     label,
+    metric_name,
     places_by_name,
     reference,
     shift_mean,
@@ -41,30 +42,6 @@ COMPARISONS: dict[Metric, str] = {
 }
 MODEL_COLUMNS = ("examples", "gap, points", "ECE", "noise floor", "accuracy %", "confidence %", "n")
 CLASS_COLUMNS = ("class", *MODEL_COLUMNS[1:])
-
-METRIC_NAMES: dict[Metric, str] = {
-    "nll": "NLL",
-    "brier": "Brier score",
-    "brier_calibration": "Brier: calibration",
-    "brier_refinement": "Brier: refinement",
-    "ece": "ECE",
-    "ece_noise_floor": "ECE: noise floor",
-    "ece_noise_floor_p95": "ECE: 95 % of noise",
-    "adaptive_ece": "adaptive ECE",
-    "classwise_ece": "classwise ECE",
-    "mce": "largest bin error",
-    "smooth_ece": "smooth ECE",
-    "debiased_l2_ece": "debiased L2 ECE",
-    "ks_error": "KS error",
-    "aurc": "AURC",
-    "error_auroc": "AUROC of errors",
-    "subset_noise_floor": "subset error: noise floor",
-    "subset_noise_floor_p95": "subset error: 95 % of noise",
-    "largest_subset_calibration_error": "largest subset gap",
-    "largest_subset_noise_floor": "largest subset gap: noise floor",
-    "largest_subset_noise_floor_p95": "largest subset gap: 95 % of noise",
-}
-"""Names of metrics for people; others read as they are written, with spaces."""
 
 FULL_SHADE = 0.2
 """The gap or calibration error that is colored in full."""
@@ -225,7 +202,7 @@ def metric_rows(results: Results, shown: Sequence[Variant]) -> list[TableBlock]:
     """Every metric that the rows have, clean and as the mean over shifts; a metric per column, in three digits."""
     found = {metric for row in results.rows if row.subset is None for metric in row.metrics if row[metric].known}
     metrics = [metric for metric in METRICS if metric in found]
-    columns = ("method", *(METRIC_NAMES.get(metric) or metric.replace("_", " ") for metric in metrics))
+    columns = ("method", *map(metric_name, metrics))
     titles = {"clean": "all metrics, clean", "under shift": "all metrics, mean under shift"}
     return [
         TableBlock(

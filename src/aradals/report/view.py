@@ -10,7 +10,7 @@ import torch
 from aradals.metrics import wilson_interval
 from aradals.results.aggregate import places
 from aradals.results.failed import join
-from aradals.results.records import ClassShare, Condition, Place, Results, Threshold, Variant
+from aradals.results.records import ClassShare, Condition, Metric, Place, Results, Threshold, Variant
 
 MAX_SHOWN = 12
 """A page shows all variants up to this number; of more, it shows the main ones and folds the rest."""
@@ -23,6 +23,30 @@ FRACTIONS = {2: "half", 3: "third", 4: "quarter", 5: "fifth", 10: "decile"}
 TREATMENTS = {"none": "as trained", "temperature": "temperature scaling"}
 
 PLACES: dict[Place, str] = {"clean": "clean", "all_shifts": "under shift"}
+
+METRIC_NAMES: dict[Metric, str] = {
+    "nll": "NLL",
+    "brier": "Brier score",
+    "brier_calibration": "Brier: calibration",
+    "brier_refinement": "Brier: refinement",
+    "ece": "ECE",
+    "ece_noise_floor": "ECE: noise floor",
+    "ece_noise_floor_p95": "ECE: 95 % of noise",
+    "adaptive_ece": "adaptive ECE",
+    "classwise_ece": "classwise ECE",
+    "mce": "largest bin error",
+    "smooth_ece": "smooth ECE",
+    "debiased_l2_ece": "debiased L2 ECE",
+    "ks_error": "KS error",
+    "aurc": "AURC",
+    "error_auroc": "AUROC of errors",
+    "subset_noise_floor": "subset error: noise floor",
+    "subset_noise_floor_p95": "subset error: 95 % of noise",
+    "largest_subset_calibration_error": "largest subset gap",
+    "largest_subset_noise_floor": "largest subset gap: noise floor",
+    "largest_subset_noise_floor_p95": "largest subset gap: 95 % of noise",
+}
+"""Names of metrics for people; others read as they are written, with spaces."""
 
 
 def label(results: Results, variant: Variant) -> str:
@@ -39,6 +63,11 @@ def short_label(results: Results, variant: Variant) -> str:
 def treatment(calibrator: str) -> str:
     """Name a calibrator: ``temperature scaling``; ``as trained`` without one."""
     return TREATMENTS.get(calibrator) or calibrator.replace("_", " ")
+
+
+def metric_name(metric: Metric) -> str:
+    """Name a metric: ``ECE``."""
+    return METRIC_NAMES.get(metric) or metric.replace("_", " ")
 
 
 def reference(results: Results) -> Variant:
