@@ -1,7 +1,7 @@
 """ar-adals: find out where a classifier's confidence is wrong, train it to be right, and prove it.
 
-The core (scores, subsets, adaptive targets, metrics, temperature) needs torch and numpy alone. Training, data, reports
-and the command line are extras: ``pip install 'ar-adals[all]'``.
+The core (scores, subsets, adaptive targets, metrics, temperature) needs only torch and numpy. Training, data, reports
+and the command line need extras: ``pip install 'ar-adals[all]'``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """Import torch and the core only when a name is used: the command line is there at once, and can be interrupted."""
+    """Import torch and the core when a name is first used, so that the command line starts quickly."""
     if name == "__all__" or not name.startswith("__"):
         api = importlib.import_module("aradals.api")
         # The import has also bound the core's modules, such as `aradals.metrics`, to this one.

@@ -48,39 +48,41 @@ ATTACKS: dict[str, Attack] = {
 
 
 def get_attack(name: str, **attack_args: Any) -> Attack:
-    """The attack of that name (``-`` and ``_`` mean the same) with some of its arguments set.
+    """Return the attack with this name (``-`` and ``_`` mean the same), with some of its arguments set.
 
     Raises:
-        InputError: no such attack, or an argument that it does not have.
+        InputError: there is no such attack, or the attack does not have one of the arguments.
     """
     return bind_attack(name, attack_args)
 
 
 def bind_attack(attack: str | Attack, attack_args: dict[str, Any]) -> Attack:
-    """An attack, given by name or as a function, with some of its arguments set.
+    """Return an attack, given by name or as a function, with some of its arguments set.
 
     Raises:
-        InputError: no such attack, or an argument that it does not have.
+        InputError: there is no such attack, or the attack does not have one of the arguments.
     """
     if isinstance(attack, str):
         name = attack.replace("-", "_")
         if name not in ATTACKS:
-            raise InputError(expected="the name of an attack", got=repr(attack), hint=" or ".join(ATTACKS))
+            raise InputError(expected="the name of an attack", got=repr(attack), hint="one of: " + ", ".join(ATTACKS))
         attack = ATTACKS[name]
     valid = _settings(attack)
     unknown = [name for name in attack_args if name not in valid]
     if unknown:
         raise InputError(
-            expected=f"arguments of {_name(attack)}", got=", ".join(unknown), hint=", ".join(valid) or "none"
+            expected=f"arguments of {_name(attack)}",
+            got=", ".join(unknown),
+            hint="one of: " + ", ".join(valid) if valid else "no arguments, because this attack has none",
         )
     return functools.partial(attack, **attack_args) if attack_args else attack
 
 
 def describe_attack(attack: str | Attack, attack_args: dict[str, Any] | None = None) -> str:
-    """The attack and all its settings, as a call: ``deepfool(steps=50, num_candidates=10, overshoot=0.01)``.
+    """Write the attack and all its settings as a call: ``deepfool(steps=50, num_candidates=10, overshoot=0.01)``.
 
     Raises:
-        InputError: no such attack, or an argument that it does not have.
+        InputError: there is no such attack, or the attack does not have one of the arguments.
     """
     attack = bind_attack(attack, attack_args or {})
     settings = ", ".join(f"{name}={value!r}" for name, value in _settings(attack).items())
@@ -88,7 +90,7 @@ def describe_attack(attack: str | Attack, attack_args: dict[str, Any] | None = N
 
 
 def _settings(attack: Attack) -> dict[str, Any]:
-    """The attack's keyword-only arguments and what each is set to."""
+    """Return the attack's keyword-only arguments and their values."""
     parameters = inspect.signature(attack).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 

@@ -1,4 +1,4 @@
-"""What every attack takes and returns."""
+"""The interface of every attack: its arguments, its result, and the steps that several attacks share."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ _MAX_VERIFICATIONS = 20
 
 @dataclass(frozen=True)
 class AttackResult:
-    """How far each input is from changing the model's own prediction.
+    """Result of an attack: the distance of each input to a change of the model's own prediction.
 
-    Estimates and verified norms are kept apart: ``score`` ranks, ``norm`` is an upper bound that was seen to hold.
+    Estimates and verified norms are separate: ``score`` ranks the examples, and ``norm`` is a verified upper bound.
 
     Attributes:
-        adv_inputs: shape (N, ...), values in [0, 1]; the unchanged input where no perturbation was verified.
+        adv_inputs: shape (N, ...), values in [0, 1]; the unchanged input if no perturbation was verified.
         predicted: int64, shape (N,); the class predicted for the unperturbed input.
-        score: shape (N,), finite; larger = more robust. An estimate of the smallest norm where the attack succeeded,
+        score: shape (N,), finite; larger = more robust. An estimate of the smallest norm if the attack succeeded,
             else the first-order margin at the input.
-        norm: shape (N,); norm of ``adv_inputs - inputs``, verified to change the prediction; inf where none was.
-        success: bool, shape (N,); whether the search ended at a boundary. The scores of the others are fallbacks.
+        norm: shape (N,); norm of ``adv_inputs - inputs``, verified to change the prediction; inf if no perturbation
+            was verified.
+        success: bool, shape (N,); true if the search ended at a boundary. The scores of all other examples are
+            fallbacks.
         num_forward: int64, shape (N,); forward passes spent on each example.
         num_backward: int64, shape (N,); backward passes, one for each gradient.
     """
@@ -41,9 +43,9 @@ class AttackResult:
 
 
 class Attack(Protocol):
-    """Looks for the smallest perturbation, within [0, 1], that changes the model's own prediction.
+    """Search for the smallest perturbation, within [0, 1], that changes the model's own prediction.
 
-    It leaves the model as it found it: modes, parameters, and their gradients.
+    An attack does not change the model: its modes, parameters and their gradients stay the same.
     """
 
     def __call__(self, model: nn.Module, inputs: Tensor, /) -> AttackResult:
@@ -52,10 +54,10 @@ class Attack(Protocol):
 
 
 def prediction_changes(model: nn.Module, points: Tensor, predicted: Tensor) -> Tensor:
-    """Whether each of ``points`` is predicted as another class than ``predicted``, bool, shape (N,)."""
+    """Test if the model predicts another class than ``predicted`` at each of ``points``; bool, shape (N,)."""
     with torch.no_grad():
         logits: Tensor = model(points.clone())
-    # argmax takes NaN for the largest value, but a model that breaks has not changed its mind.
+    # argmax takes NaN for the largest value, but NaN logits do not mean that the prediction has changed.
     return (logits.argmax(1) != predicted) & ~logits.isnan().any(1)
 
 
@@ -70,7 +72,7 @@ def verified_result(
     num_backward: Tensor,
     norm_order: float = 2,
 ) -> AttackResult:
-    """The record of an attack that ended at ``adv_inputs`` and saw ``success`` there.
+    """Make the record of an attack that ended at ``adv_inputs`` and verified ``success`` there.
 
     ``fallback``, shape (N,), is the finite score of the examples without success.
     """
@@ -89,7 +91,7 @@ def verified_result(
 def estimate_result(
     inputs: Tensor, score: Tensor, *, predicted: Tensor, sound: Tensor, num_forward: int, num_backward: int
 ) -> AttackResult:
-    """The record of an estimate that took the same passes for every example and verified none."""
+    """Make the record of an estimate that took the same passes for every example and verified no perturbation."""
     return AttackResult(
         adv_inputs=inputs,
         predicted=predicted,
@@ -104,16 +106,17 @@ def estimate_result(
 def closest_crossing(
     model: nn.Module, inputs: Tensor, direction: Tensor, predicted: Tensor, estimate: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Verify by forward passes: the smallest step along ``direction``, within 1 %, that changes the prediction.
+    """Find the smallest step along ``direction`` that changes the prediction, within 1 %, by forward passes.
 
-    The step starts a little beyond ``estimate``, is doubled in its change until a crossing is bracketed, and bisected.
+    The first step ends a little beyond ``estimate``. Its relative change is doubled until a crossing is bracketed;
+    then the bracket is bisected.
 
     Args:
         model: in evaluation mode.
         inputs: shape (N, ...), in [0, 1].
         direction: shape (N, ...), of unit norm or 0.
         predicted: int64, shape (N,).
-        estimate: shape (N,), finite, >= 0; where the crossing is expected.
+        estimate: shape (N,), finite, >= 0; the expected distance of the crossing.
 
     Returns:
         ``(adv_inputs, crossed, num_forward)``.
@@ -122,7 +125,7 @@ def closest_crossing(
     shortest = longest * torch.finfo(inputs.dtype).eps
     length = (1.005 * estimate).clamp(shortest, longest)
     lower, upper = torch.zeros_like(length), torch.full_like(length, math.inf)
-    # Clearly less than the precision, so that rounding does not decide whether one bracket is narrow enough.
+    # This is clearly less than the precision, so that rounding does not decide if a bracket is narrow enough.
     change = torch.full_like(length, 0.009)
     adv_inputs, num_forward = inputs.clone(), torch.zeros_like(predicted)
     active = torch.arange(len(inputs), device=inputs.device)

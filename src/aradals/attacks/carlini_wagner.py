@@ -1,4 +1,4 @@
-"""Carlini and Wagner's L2 attack."""
+"""L2 attack of Carlini and Wagner."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ def carlini_wagner(
 ) -> AttackResult:
     r"""Carlini-Wagner L2 attack, untargeted, on the model's own prediction.
 
-    Minimizes :math:`\|\delta\|_2^2 + c \max(z_{pred} - \max_{k \ne pred} z_k + \kappa, 0)` by Adam over w,
-    where :math:`x + \delta = (\tanh w + 1)/2`, and searches the smallest c that succeeds, for each example.
+    The attack minimizes :math:`\|\delta\|_2^2 + c \max(z_{pred} - \max_{k \ne pred} z_k + \kappa, 0)` by Adam over w,
+    where :math:`x + \delta = (\tanh w + 1)/2`. It searches for the smallest c that succeeds, for each example.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
         inputs: shape (N, ...), values in [0, 1].
-        binary_search_steps: number of constants c tried.
-        steps: at most so many Adam steps for each c.
-        learning_rate: of Adam, in w, at the start of each search step.
-        initial_const: the first c; multiplied by 10 until it succeeds, then bisected.
-        min_margin: kappa, in logits; by how much the other class has to win.
+        binary_search_steps: number of constants c that are tried.
+        steps: largest number of Adam steps for each c.
+        learning_rate: learning rate of Adam, in w, at the start of each search step.
+        initial_const: the first c; it is multiplied by 10 until it succeeds, then bisected.
+        min_margin: kappa, in logits; the lead that the other class must have.
 
     Raises:
         InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities.
 
     References:
         Carlini and Wagner, Towards evaluating the robustness of neural networks, IEEE S&P 2017,
-        arXiv:1608.04644, sections V and VI.A. Two departures. Where one step of DeepFool crosses a boundary, the
-        search starts there rather than at the input: the class with the second largest logit, to which the loss is
-        drawn from the input, need not be the nearest. And an example whose loss has stopped falling gets a
-        tenth of the learning rate, and at the third time leaves the search step. At a constant rate the
-        iterates jitter by more than the norms of undefended networks.
+        arXiv:1608.04644, sections V and VI.A. This code departs from the paper in two points. First, if one step of
+        DeepFool crosses a boundary, the search starts there instead of at the input. From the input, the loss leads to
+        the class with the second largest logit, which need not be the nearest class. Second, when the loss of an
+        example stops falling, its learning rate is divided by 10; at the third time the example leaves the search
+        step. At a constant rate the iterates vary by more than the norms of undefended networks.
     """
     check_positive(
         binary_search_steps=binary_search_steps,
@@ -58,7 +58,7 @@ def carlini_wagner(
         initial_const=initial_const,
     )
     if min_margin < 0:
-        raise InputError(expected="min_margin >= 0", got=f"min_margin={min_margin}", hint="0.0")
+        raise InputError(expected="min_margin >= 0", got=f"min_margin={min_margin}", hint="min_margin=0.0")
 
     with gradients_enabled(model):
         inputs = model_inputs(model, inputs)
@@ -68,7 +68,8 @@ def carlini_wagner(
         num_forward, num_backward = 1 + nearest.num_forward, 1 + nearest.num_backward
 
         exact = inputs.to(working_dtype(inputs))
-        # Slightly inside the box: at its bounds w would be infinite, and close to them its gradient vanishes.
+        # The start is slightly inside the box. At the bounds of the box w is infinite, and near them its gradient
+        # vanishes.
         start = torch.atanh((2 * nearest.adv_inputs.to(exact) - 1) * (1 - 1e-4))
         adv_inputs, best_norm = inputs.clone(), torch.full_like(fallback, math.inf)
         const = torch.full_like(fallback, initial_const)
@@ -78,7 +79,7 @@ def carlini_wagner(
 
         for _ in range(binary_search_steps):
             found = torch.zeros_like(predicted, dtype=torch.bool)
-            # The rows still in this search step, and what it carries for each of them.
+            # The rows that are still in this search step, and the state of the search for each of them.
             active = torch.arange(len(inputs), device=inputs.device)
             original, w = exact, start
             momentum, second_moment = torch.zeros_like(start), torch.zeros_like(start)
@@ -96,14 +97,14 @@ def carlini_wagner(
                 num_forward[active] += 1
                 num_backward[active] += 1
 
-                # Best so far.
+                # The best perturbation so far.
                 loss, norm, crossed = loss.detach(), squared_norm.detach().sqrt(), margin.detach() < 0
                 better = crossed & (norm < best_norm[active])
                 found[active] |= crossed
                 best_norm[active] = torch.where(better, norm, best_norm[active])
                 adv_inputs[active[better]] = adv.detach()[better].to(inputs.dtype)
 
-                # Adam. The examples are independent, so that one batched state is a state for each.
+                # Adam. The examples are independent, so that one batched state holds a state for each example.
                 momentum = momentum.lerp(gradient, 1 - 0.9)
                 second_moment = second_moment.lerp(gradient.square(), 1 - 0.999)
                 mean, deviation = momentum / (1 - 0.9**step), (second_moment / (1 - 0.999**step)).sqrt()
@@ -119,16 +120,16 @@ def carlini_wagner(
                     rate, lowest_loss = rate[staying], lowest_loss[staying]
                     if len(active) == 0:
                         break
-                    # Whether c suffices shows at the end. Adam's first steps are as long as its rate for any c,
-                    # and so cross boundaries that are nearer than that.
+                    # Only the later steps show if c suffices. Adam's first steps are as long as its rate for any c,
+                    # and so cross every boundary that is nearer than the rate.
                     found[active] = False
 
             upper = torch.where(found, const, upper)
             lower = torch.where(found, lower, const)
             const = torch.where(upper.isfinite(), (lower + upper) / 2, const * 10)
 
-        # Each was seen to cross, but so closely that rounding, which differs between batches, may undo it.
-        # Such a perturbation is lengthened.
+        # Each perturbation crossed a boundary, but perhaps so closely that rounding, which differs between batches,
+        # can undo the crossing. Such a perturbation is lengthened.
         success = torch.zeros_like(predicted, dtype=torch.bool)
         for lengthening in (0.0, 1e-3, 1e-2):
             unseen = (best_norm.isfinite() & ~success).nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""The nearest boundary, by repeated linearization: a handful of passes for the ranking that a long search gives."""
+"""The secant attack: a few linearizations, which give nearly the ranking of a long search."""
 
 from __future__ import annotations
 
@@ -44,36 +44,39 @@ def secant(
     r"""Distance to the nearest decision boundary, L2, within the box [0, 1], by a few damped linearizations.
 
     1. Linearize the margins over the strongest rivals at the input, and project the input on each of their planes.
-    2. From the nearest plane on, then from the others within reach: linearize the margin at the current point, and
-       project the *input* on the new plane. Two estimates of the distance come for free, the distance to the plane and
-       the secant through the margins at both ends of the step. The first is too short where the boundary curves
-       away, the second too long while the direction is not yet the best; their geometric mean is the score.
-       The next point lies that far away, in a running mean of the directions so far, the t-th with weight 2 / (t + 1):
-       undamped, they swing to and fro where the boundary curves more than the distance.
+    2. Start from the nearest plane, then from the other planes within reach. Linearize the margin at the current
+       point, and project the *input* on the new plane. This step gives two estimates of the distance: the distance to
+       the plane, and the secant through the margins at both ends of the step. The first estimate is too short if the
+       boundary curves away. The second is too long as long as the direction is not the best one. The score is their
+       geometric mean. The next point lies at this distance, in the running mean of the directions so far; the t-th
+       direction has the weight 2 / (t + 1). Without this damping, the directions oscillate if the radius of curvature
+       of the boundary is smaller than the distance.
     3. An example is done when the two estimates agree.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
         inputs: shape (N, ...), values in [0, 1].
-        num_candidates: how many of the K - 1 other classes, largest logits first, are linearized at the input; up to
-            10 where the logits of others are close, and always with ``verified``.
-        reach: further candidates are followed where their plane is nearer than this multiple of the score so far.
-        steps: at most so many linearizations for each class that is followed, the one at the input included.
-        tolerance: of the logarithm of the ratio of the two estimates.
-        verified: search, by a few forward passes along the final direction, a point where the prediction is seen to
-            change; its norm is ``norm``. The score remains an estimate.
+        num_candidates: number of other classes, largest logits first, that are linearized at the input. The number
+            rises to up to 10 if the logits of further classes are close, and always with ``verified``.
+        reach: a further candidate is followed if its plane is nearer than this multiple of the score so far.
+        steps: largest number of linearizations for each class that is followed, including the one at the input.
+        tolerance: the two estimates agree if the logarithm of their ratio is smaller than this.
+        verified: search along the final direction, by a few forward passes, for a point where the prediction changes;
+            its norm is ``norm``. The score remains an estimate.
 
     Raises:
         InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities.
 
     References:
-        Ours. That the input, not the current point, is projected is from Croce and Hein, Minimally distorted
-        adversarial examples with a fast adaptive boundary attack, ICML 2020, arXiv:1907.02044, section 3; the choice
-        among planes from DeepFool (`aradals.attacks.deepfool`).
+        The method is new. It takes two ideas from others: the projection of the input, not of the current point, from
+        Croce and Hein, Minimally distorted adversarial examples with a fast adaptive boundary attack, ICML 2020,
+        arXiv:1907.02044, section 3; and the choice among planes from DeepFool (`aradals.attacks.deepfool`).
     """
     check_positive(num_candidates=num_candidates, steps=steps, tolerance=tolerance)
     if reach < 1:
-        raise InputError(expected="reach >= 1", got=f"reach={reach}", hint="1.0, to follow the nearest class alone")
+        raise InputError(
+            expected="reach >= 1", got=f"reach={reach}", hint="reach=1.0 to follow only the nearest class"
+        )
     with gradients_enabled(model):
         inputs = model_inputs(model, inputs)
         origin = inputs.to(working_dtype(inputs))
@@ -81,12 +84,13 @@ def secant(
         check_logits(logits, len(inputs))
         predicted = logits.argmax(1)
         margins = logits.gather(1, predicted[:, None]) - logits
-        # Logits that differ by less than their rounding tie; a tie counts as if it were that wide.
+        # Logits that differ by less than their rounding are a tie. A tie counts as a margin as wide as the rounding.
         rounding = torch.finfo(inputs.dtype).eps * logits.detach().abs().amax(1, keepdim=True)
         margins_at_input = margins.detach().maximum(rounding).scatter(1, predicted[:, None], math.inf)
 
-        # 1. The planes of the candidates, as they look from the input: of the first few for every example, of others
-        # where they would be the nearest if their gradient were a little steeper than the steepest so far.
+        # 1. Compute the planes of the candidates, linearized at the input. The first few candidates count for every
+        # example. A further candidate counts only if its plane would be the nearest with a gradient a little steeper
+        # than the steepest so far.
         num_first = min(max(num_candidates, _MAX_CANDIDATES if verified else 1), logits.shape[1] - 1)
         num_candidates = min(max(num_first, _MAX_CANDIDATES), logits.shape[1] - 1)
         margin, candidates = margins_at_input.topk(num_candidates, largest=False)
@@ -114,15 +118,15 @@ def secant(
             starts[rows, k] = delta
         distances, nearest = distances.sort(1)
 
-        # 2. From the nearest plane on, then from the others within reach.
+        # 2. Start from the nearest plane, then from the other planes within reach.
         best, direction = torch.full_like(fallback, math.inf), torch.zeros_like(origin)
         for rank in range(num_candidates):
             rows = (distances[:, rank] < reach * best).nonzero()[:, 0]
             if len(rows) == 0:
                 break  # further candidates are no nearer
             start = starts[rows, nearest[rows, rank]]
-            # The first search may change over to a class that turns out to be nearer; the others hold theirs, or
-            # they would run back to where it has been.
+            # The first search may change to a class that turns out to be nearer. The later searches keep their class.
+            # Otherwise they would return to the boundary that the first search has found.
             rival = None if rank == 0 else candidates[rows, nearest[rows, rank]]
             distance, delta, num_passes = _follow(
                 model, inputs[rows], start, predicted[rows], rival, margins_at_input[rows], steps, tolerance
@@ -133,7 +137,7 @@ def secant(
             best[rows] = torch.where(nearer, distance, best[rows])
             direction[rows[nearer]] = unit(delta[nearer])
 
-        found = best < box_diagonal(inputs)  # what is as far as the box is wide is no boundary in it
+        found = best < box_diagonal(inputs)  # a boundary as far away as the box's diagonal is not within the box
         success, adv_inputs = found, inputs
         if verified:
             adv_inputs, success, num_checks = closest_crossing(
@@ -162,11 +166,12 @@ def _follow(
     steps: int,
     tolerance: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Steps 2 and 3, from the plane at ``inputs + delta`` on.
+    """Run steps 2 and 3 from the plane at ``inputs + delta``.
 
     Returns:
-        ``(distance, delta, num_passes)``: the estimate, inf where the last linearization pointed nowhere, shape (N,);
-        the direction that it was found in, shape (N, ...); passes spent, each forward and backward.
+        ``(distance, delta, num_passes)``: the estimate, shape (N,), which is inf if the last linearization gave no
+        distance; its direction, shape (N, ...); and the number of forward passes, which is also the number of backward
+        passes.
     """
     origin, longest = inputs.to(delta.dtype), box_diagonal(inputs)
     distance, num_passes = perturbation_norm(delta), torch.zeros_like(predicted)
@@ -189,7 +194,7 @@ def _follow(
         at_input = margins_at_input[active].gather(1, other[:, None])[:, 0]
         secant = perturbation_norm(step) * at_input / (at_input - margin)
         secant = torch.where((margin < at_input) & (secant > 0), secant, math.nan)
-        # Where only one of the two makes sense, it has to do.
+        # If only one of the two estimates is valid, it is used alone.
         estimate = (torch.where(plane.isnan(), secant, plane) * torch.where(secant.isnan(), plane, secant)).sqrt()
         estimate = estimate.clamp(max=longest)
         distance[active] = estimate.nan_to_num(math.inf)
