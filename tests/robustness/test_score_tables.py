@@ -168,7 +168,7 @@ class TestVerified:
 
     @pytest.mark.parametrize("attack", ["logit_margin", "log_odds", "first_order_margin"])
     def test_estimates_cannot(self, attack: str, model: nn.Module, inputs: Tensor) -> None:
-        with pytest.raises(InputError, match="verified none of 23"):
+        with pytest.raises(InputError, match="verified no norm of 23"):
             score(model, inputs, attack, verified=True)
 
     def test_what_holds_for_a_faster_copy_alone_does_not_count(self, model: nn.Module, inputs: Tensor) -> None:
@@ -340,7 +340,7 @@ def test_attacks_by_name(model: nn.Module, inputs: Tensor) -> None:
 
 
 def test_unknown_attacks_and_arguments(model: nn.Module, inputs: Tensor) -> None:
-    with pytest.raises(InputError, match=r"secant or .*deepfool or carlini_wagner"):
+    with pytest.raises(InputError, match=r"try one of: secant, .*deepfool, carlini_wagner"):
         get_attack("deep_pool")
-    with pytest.raises(InputError, match=r"got step; try steps, num_candidates, overshoot"):
+    with pytest.raises(InputError, match=r"got step; try one of: steps, num_candidates, overshoot"):
         score(model, inputs, "deepfool", step=3)

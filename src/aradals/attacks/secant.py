@@ -74,9 +74,7 @@ def secant(
     """
     check_positive(num_candidates=num_candidates, steps=steps, tolerance=tolerance)
     if reach < 1:
-        raise InputError(
-            expected="reach >= 1", got=f"reach={reach}", hint="reach=1.0 to follow only the nearest class"
-        )
+        raise InputError(expected="reach >= 1", got=f"reach={reach}", hint="reach=1.0 to follow only the nearest class")
     with gradients_enabled(model):
         inputs = model_inputs(model, inputs)
         origin = inputs.to(working_dtype(inputs))

@@ -1,4 +1,4 @@
-"""Resampling of examples: one draw for all metrics, the same for all models."""
+"""Resampling of examples: all metrics and all models use the same draws."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aradals.metrics.outcomes import assign_bins, membership, outcomes, subset_m
 from aradals.metrics.selective import aurc_terms, auroc_terms, ranked_auroc
 
 KEPT_COUNTS = 2**24
-"""Counts of resamples that are kept for the next call: 16 MB."""
+"""Largest number of resampling counts that are kept for the next call: 16 MB."""
 
 
 def resampled_metrics(
@@ -28,10 +28,10 @@ def resampled_metrics(
     seed: int = 0,
     metrics: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
-    """The plain metrics on each of many resamples of the examples.
+    """Compute the plain metrics on each of many resamples of the examples.
 
-    Two models on the same N examples in the same order see the same resamples (given one seed), so that the
-    difference of their results is the paired bootstrap of the difference. See `compare_methods`.
+    Two models on the same N examples in the same order get the same resamples (for the same seed). The difference of
+    their results is therefore a paired bootstrap of the difference. See `compare_methods`.
 
     Args:
         labels: integer, shape (N,), in [0, K).
@@ -39,13 +39,13 @@ def resampled_metrics(
         subsets: integer >= 0, shape (N,); adds the subset calibration error.
         num_bins: bins of the ECE.
         num_resamples: B, the number of resamples.
-        seed: of the resamples.
-        metrics: the keys that are wanted; by default all but ``aurc`` and ``error_auroc``.
+        seed: seed of the resamples.
+        metrics: the keys to return; by default all except ``aurc`` and ``error_auroc``.
 
     Returns:
-        Keys ``accuracy, confidence, nll, brier, ece``, with subsets ``subset_calibration_error``, and where they are
-        asked for ``aurc`` and ``error_auroc``, these two to first order in the resampling; float64, shape (B,). In a
-        resample the subset calibration error is the mean over the subsets that it holds.
+        Keys ``accuracy, confidence, nll, brier, ece``; with subsets also ``subset_calibration_error``; on request also
+        ``aurc`` and ``error_auroc``, which are exact to first order in the resampling. Values are float64, shape (B,).
+        The subset calibration error of a resample is the mean over the subsets that have examples in the resample.
 
     Raises:
         InputError: see `outcomes`; wrong ``subsets``; a metric that is unknown, or that needs subsets.
@@ -83,30 +83,30 @@ def resampled_metrics(
         raise InputError(
             expected="metrics among " + ", ".join(values),
             got=", ".join(unknown),
-            hint="these, or subsets= for the subset calibration error",
+            hint="one of these metrics, or passing subsets= for the subset calibration error",
         )
     return {name: values[name] for name in metrics}
 
 
 def resample_means(columns: Tensor, num_resamples: int, seed: int) -> Tensor:
-    """Column means of resamples with replacement; (N, C) -> (num_resamples, C).
+    """Compute column means of resamples with replacement; (N, C) -> (num_resamples, C).
 
-    A resample is a vector of multinomial counts, so all columns cost one matrix product.
+    A resample is a vector of multinomial counts, so that all columns cost only one matrix product.
     """
     n = len(columns)
-    # Rows of one study have the same few numbers of examples: their counts are drawn once, if they are not too large.
+    # Most calls of one study have the same number of examples. Their counts are drawn once, if they are not too large.
     draw = _kept_counts if num_resamples * n <= KEPT_COUNTS else _drawn_counts
     return torch.cat([counts.double() @ columns / n for counts in draw(n, num_resamples, seed)])
 
 
 @lru_cache(maxsize=4)
 def _kept_counts(n: int, num_resamples: int, seed: int) -> list[Tensor]:
-    # In one byte: the chance that an example is drawn 256 times is below 1e-500, and 0 for n < 256.
+    # A count fits into one byte: the chance that an example is drawn 256 times is below 1e-500, and 0 for n < 256.
     return [counts.byte() for counts in _drawn_counts(n, num_resamples, seed)]
 
 
 def _drawn_counts(n: int, num_resamples: int, seed: int) -> Iterator[Tensor]:
-    """How often each of n examples is in each resample, a few resamples at a time; shape (rows, n)."""
+    """Draw the number of times that each of n examples is in each resample, in chunks of shape (rows, n)."""
     generator = torch.Generator().manual_seed(seed)
     for rows in chunk_sizes(num_resamples, n):
         drawn = torch.randint(n, (rows, n), generator=generator)

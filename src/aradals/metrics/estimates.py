@@ -1,8 +1,8 @@
 """Metrics with confidence intervals, from one bootstrap over examples.
 
-Accuracies have Wilson's interval, which stays honest when every prediction is right. Confidence, NLL and Brier score
-are means, for which bootstrap percentiles do; AURC and AUROC are nearly so, on the scales of logarithms and log-odds.
-Calibration errors need more care, see `calibration_error_interval`.
+Accuracies have Wilson's interval, which stays correct when every prediction is right. Confidence, NLL and Brier score
+are means, for which bootstrap percentiles suffice. AURC and AUROC behave nearly like means on the scales of logarithms
+and log-odds. Calibration errors need more care, see `calibration_error_interval`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from aradals.metrics.smooth import grid_gaps, grid_position, smooth_error, smoot
 class Estimate:
     """A metric on the examples at hand, and an interval for its value in the population.
 
-    For calibration errors ``value`` is the usual estimate, which finite samples inflate, while the interval
-    is for the true error: ``value`` may lie near or above ``high``.
+    For calibration errors, ``value`` is the usual estimate, which finite samples inflate. The interval is for the true
+    error, so that ``value`` may lie near or above ``high``.
     """
 
     value: float
@@ -59,30 +59,30 @@ def estimate_metrics(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Every metric that has an honest interval, with it; examples are resampled once for all of them.
+    """Compute the metrics that have a valid interval, each with its interval, from one resampling of the examples.
 
-    Left out are the metrics for which the resamples cannot tell what noise does to them: the largest gap of a bin,
-    which is often that of a bin with a handful of examples, and those of gaps in K times ``num_bins`` bins
-    (class-wise ECE, the parts of the Brier score).
+    Some metrics are left out, because the resamples do not show the effect of noise on them: the largest gap of a bin,
+    which is often a bin with very few examples, and the metrics of gaps in K times ``num_bins`` bins (class-wise ECE,
+    the parts of the Brier score).
 
     Args:
         labels: integer, shape (N,), in [0, K).
         logits: finite floats, shape (N, K); or
         probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
         subsets: integer >= 0, shape (N,); adds the subset calibration errors.
-        num_bins: bins of the ECE, of the adaptive and of the debiased L2 ECE.
-        coverage: at which the accuracy of the most confident predictions is measured.
-        smooth: also the smooth ECE, which costs as much as all others together.
-        num_resamples: bootstrap resamples.
+        num_bins: bins of the ECE, the adaptive ECE and the debiased L2 ECE.
+        coverage: share of the most confident predictions whose accuracy is measured.
+        smooth: include the smooth ECE, which costs as much as all other metrics together.
+        num_resamples: number of bootstrap resamples.
         level: nominal coverage of the intervals, in (0, 1).
-        seed: of the resamples.
+        seed: seed of the resamples.
 
     Returns:
         Keys ``accuracy, confidence, nll, brier, ece, adaptive_ece, debiased_l2_ece, ks_error, aurc, error_auroc,
-        accuracy_at_coverage_90`` (its number is the coverage in percent); with ``smooth`` also ``smooth_ece``; and with
-        subsets ``subset_calibration_error`` and ``largest_subset_calibration_error``. NaN is what is not defined:
-        ``error_auroc`` where all predictions are right or all wrong, its interval where it is 0 or 1, and the interval
-        of ``aurc`` where it is 0.
+        accuracy_at_coverage_90`` (the number is the coverage in percent); with ``smooth`` also ``smooth_ece``; with
+        subsets also ``subset_calibration_error`` and ``largest_subset_calibration_error``. An undefined value is NaN:
+        ``error_auroc`` if all predictions are right or all are wrong, the interval of ``error_auroc`` if it is 0 or 1,
+        and the interval of ``aurc`` if it is 0.
 
     Raises:
         InputError: see `outcomes`; a wrong ``level``, ``num_resamples``, ``coverage`` or ``subsets``.
@@ -113,12 +113,12 @@ def estimate_outcomes(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """`estimate_metrics` of outcomes that are known already."""
+    """Compute `estimate_metrics` from known outcomes."""
     if not 0 < level < 1 or num_resamples < 2:
         raise InputError(
             expected="level in (0, 1) and num_resamples >= 2",
-            got=f"{level} and {num_resamples}",
-            hint="0.95 and 1000",
+            got=f"level={level} and num_resamples={num_resamples}",
+            hint="level=0.95 and num_resamples=1000",
         )
     examples = examples.cpu()
     ranking, gap, n = examples.ranking, examples.gap[:, None], len(examples.gap)
@@ -127,8 +127,8 @@ def estimate_outcomes(
     mass_bins = torch.empty_like(ranking.order).scatter_(0, ranking.order, equal_mass_bins(ranking, num_bins))
     mass_members = membership(mass_bins, num_bins)
     subset_members = mass_members[:, :0] if subsets is None else subset_membership(subsets.cpu())
-    # A subset's gap is a ratio (sum of gaps / number of examples); its linear part is resampled, so that a resample
-    # without examples of a small subset does no harm. The terms of AURC and AUROC are linear parts, too.
+    # A subset's gap is a ratio (sum of gaps / number of examples). Only its linear part is resampled, so that a
+    # resample without examples of a small subset is no problem. The terms of AURC and AUROC are linear parts, too.
     subset_shares = subset_members.mean(0)
     subset_gaps = (gap * subset_members).mean(0) / subset_shares
     columns = {
@@ -158,7 +158,7 @@ def estimate_outcomes(
         return Estimate(float(norm(gaps)) if value is None else value, low, high)
 
     mass_gaps, mass_noise = center["mass_gaps"], deviations["mass_gaps"]
-    # The L2 error weighs each bin's squared gap by its share; ties can leave a bin empty.
+    # The L2 error weights each bin's squared gap by the bin's share. Ties can leave a bin empty.
     root_shares = mass_members.mean(0).sqrt().clamp(min=1 / n)
     l2_ece = debiased_l2_gap(equal_mass_sums(ranking, num_bins))
     estimates = {
@@ -177,8 +177,9 @@ def estimate_outcomes(
     if smooth:
         gaps, noise = (smoother(each["grid_gaps"])(smooth_ece) for each in (center, deviations))
         estimate = error_estimate(gaps, noise, abs_sum, smooth_ece)
-        # The interval is for the error e at this bandwidth. The smooth ECE of the population is the fixed point of an
-        # error that falls with the bandwidth, hence between e and the bandwidth, which is the smooth ECE observed.
+        # The interval is for the error e at this bandwidth, which is the observed smooth ECE. The smooth ECE of the
+        # population is the fixed point of an error that falls with the bandwidth, and so lies between e and the
+        # bandwidth.
         estimates["smooth_ece"] = replace(estimate, high=max(estimate.high, smooth_ece))
     if subsets is not None:
         noise = deviations["subset_gaps"]
@@ -201,7 +202,8 @@ def _proportion(successes: Tensor, count: Tensor, level: float) -> Estimate:
 def _aurc_estimate(aurc: float, deviations: Tensor, level: float) -> Estimate:
     if aurc <= 0:
         return Estimate(0.0, math.nan, math.nan)
-    # On the scale of logarithms: with few errors the distribution is skewed, and percentiles would end too low.
+    # The percentiles are taken on the scale of logarithms. With few errors the distribution of the AURC is skewed, and
+    # plain percentiles end too low.
     low, high = _quantiles(aurc * (deviations / aurc).exp(), level)
     return Estimate(aurc, low, min(high, 1.0))
 
@@ -209,18 +211,19 @@ def _aurc_estimate(aurc: float, deviations: Tensor, level: float) -> Estimate:
 def _auroc_estimate(auroc: float, deviations: Tensor, level: float) -> Estimate:
     if not 0 < auroc < 1:
         return Estimate(auroc, math.nan, math.nan)
-    # On the scale of log-odds, where the distribution is less skewed and no end can leave [0, 1].
+    # The percentiles are taken on the scale of log-odds, where the distribution is less skewed and no end of the
+    # interval can leave [0, 1].
     log_odds = math.log(auroc / (1 - auroc)) + deviations / (auroc * (1 - auroc))
     return Estimate(auroc, *_quantiles(log_odds.sigmoid(), level))
 
 
 def num_grid_cells(sigma: float) -> int:
-    """Cells on [0, 1] that resolve a kernel of this width well enough for an interval; none for an infinite one."""
+    """Choose the number of cells on [0, 1] that resolve a kernel of this width; 0 for an infinite width."""
     return 0 if math.isinf(sigma) else min(max(16, math.ceil(3 / max(sigma, 1e-9))), 96)
 
 
 def grid_members(confidence: Tensor, num_cells: int) -> Tensor:
-    """How much of each example is at each point of a grid, see `grid_gaps`; shape (N, num_cells + 1)."""
+    """Compute the share of each example at each point of a grid, see `grid_gaps`; shape (N, num_cells + 1)."""
     if num_cells == 0:
         return confidence.new_zeros(len(confidence), 0)
     left, share = grid_position(confidence, num_cells)

@@ -36,8 +36,8 @@ __all__ = [
 Objective = Callable[..., tuple[Tensor, Tensor]]
 """``objective(model, inputs, labels, *, settings) -> (loss, logits)``; row i of the logits belongs to label i.
 
-An objective that can be smoothed has a fourth argument ``target_prob``, shape (N,) or None. Random numbers come from
-the global generator of torch.
+An objective that supports smoothing has a fourth argument ``target_prob``, shape (N,) or None. Random numbers come
+from the global generator of torch.
 """
 
 OBJECTIVES: dict[str, Objective] = {
@@ -50,22 +50,22 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def choose_objective(name_or_spec: str, args: Mapping[str, Any] | None = None) -> Objective:
-    """The objective of that name with some of its settings, checked before any training.
+    """Return the objective with this name and these settings, checked before any training.
 
     Args:
         name_or_spec: a name in `OBJECTIVES` (``-`` and ``_`` mean the same), ``path/to/file.py:function``, or
             ``package.module:function``.
-        args: its settings, which are its keyword-only arguments.
+        args: settings of the objective, which are its keyword-only arguments.
 
     Raises:
-        InputError: no such objective, a setting that it does not have, or a value out of range; for other people's
-            functions also whatever goes wrong in importing them.
+        InputError: an unknown objective, an unknown setting, or a value out of range; for a function from a file or
+            module also any error of its import.
 
     Example:
         >>> choose_objective("mixup", {"alpha": -1})
         Traceback (most recent call last):
             ...
-        aradals.errors.InputError: expected alpha >= 0, got alpha=-1; try 0.2, or 0 for no mixup
+        aradals.errors.InputError: expected alpha >= 0, got alpha=-1; try alpha=0.2, or alpha=0 for no mixup
     """
     args = dict(args or {})
     if ":" in name_or_spec:
@@ -86,7 +86,7 @@ def choose_objective(name_or_spec: str, args: Mapping[str, Any] | None = None) -
 
 
 def takes_target_prob(objective: Objective) -> bool:
-    """Whether the objective can be smoothed: whether it has an argument ``target_prob``."""
+    """Return True if the objective supports smoothing: it has an argument ``target_prob``."""
     return "target_prob" in inspect.signature(objective).parameters
 
 
@@ -102,9 +102,9 @@ def _import_objective(spec: str) -> Objective:
             inspect.signature(target).bind("model", "inputs", "labels")
         except TypeError as error:
             raise InputError(
-                expected=f"{spec} to take (model, inputs, labels), and everything else by default",
+                expected=f"{spec} to take (model, inputs, labels), with defaults for all other arguments",
                 got=f"({', '.join(inspect.signature(target).parameters)})",
-                hint="settings as keyword-only arguments with defaults",
+                hint="making the settings keyword-only arguments with defaults",
             ) from error
         return target
 
@@ -116,14 +116,14 @@ def _check_settings(name: str, objective: Objective, args: Mapping[str, Any]) ->
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
         nearest = difflib.get_close_matches(unknown[0], settings, n=1)
         raise InputError(
-            expected=f"the settings of {name}: {', '.join(settings) or 'none'}",
+            expected=f"the settings of {name}: {', '.join(settings)}" if settings else f"no settings for {name}",
             got=", ".join(unknown),
-            hint=nearest[0] if nearest else "leaving it out",
+            hint=nearest[0] if nearest else f"{name} without this setting",
         )
 
 
 def _try(name: str, objective: Objective) -> None:
-    """One call on a tiny problem, since the values of settings are checked where they are used."""
+    """Call the objective once on a tiny problem, because it checks the values of its settings only when it runs."""
     with torch.random.fork_rng(devices=[]):
         model, inputs, labels = nn.Linear(2, 3), torch.rand(2, 2), torch.tensor([0, 1])
         try:
@@ -132,5 +132,5 @@ def _try(name: str, objective: Objective) -> None:
             if isinstance(error, InputError):
                 raise
             raise InputError(
-                expected=f"settings that {name} can work with", got=str(error), hint="numbers, without quotes"
+                expected=f"settings that {name} accepts", got=str(error), hint="numbers without quotes"
             ) from error

@@ -1,4 +1,4 @@
-"""What a cheap ranking is worth on one's own model: how far it agrees with a strong attack on a random sample."""
+"""Audit of a cheap ranking: its agreement with a strong attack on a random sample."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ from aradals.smoothing.subsets import assign_subsets
 
 
 class Examples(Protocol):
-    """What an audit needs of a data set; `aradals.data.Examples` has it."""
+    """Data set that can be audited; `aradals.data.Examples` is one."""
 
     @property
     def ids(self) -> Tensor:
-        """Of all examples, int64, shape (N,)."""
+        """Ids of all examples, int64, shape (N,)."""
         ...
 
     def select(self, mask: Tensor) -> Self:
-        """The examples at some positions."""
+        """Select the examples at some positions."""
         ...
 
     def batches(self) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
-        """Batches of (ids, inputs, labels)."""
+        """Iterate over batches of (ids, inputs, labels)."""
         ...
 
 
 SomeExamples = TypeVar("SomeExamples", bound=Examples)
 
 MIN_SPEARMAN, MIN_SAME_SUBSET = 0.95, 0.75
-"""What a ranking needs to be good enough. One gradient often falls short of the second, a short search does not."""
+"""Limits of a ranking that is good enough. A ranking by one gradient often misses the second, a short search does not.
+"""
 
 _CLEARLY_SMALLER = 0.99
 
 
 def rank_agreement(scores: Tensor, reference: Tensor, num_subsets: int = 10) -> dict[str, Any]:
-    """How far two rankings of the same examples agree.
+    """Measure the agreement of two rankings of the same examples.
 
     Args:
         scores: shape (N,), finite.
@@ -51,21 +52,22 @@ def rank_agreement(scores: Tensor, reference: Tensor, num_subsets: int = 10) -> 
         num_subsets: R of `assign_subsets`, which cuts both rankings; ties are broken by position.
 
     Returns:
-        ``n``; ``num_subsets``; ``spearman``, Spearman's rank correlation, ties with their mean rank, 0 where all values
-        are equal and rank nothing; ``same_subset``, the share of examples that both put into the same subset;
-        ``within_one``, into the same or a neighboring one. Each of the three with its 95 % interval as ``..._low``
-        and ``..._high``: Wilson's (1927) for the shares; for the correlation Fisher's z with the standard error
-        √((1 + ρ²/2)/(N - 3)) of Bonett and Wright (Psychometrika 65, 2000, p. 23-28). They cover what is expected of
-        N examples. Ranks and cuts within a sample are noisy: all examples together agree a little better than that.
+        ``n``; ``num_subsets``; ``spearman``, Spearman's rank correlation, where ties have their mean rank, and which
+        is 0 if all values are equal; ``same_subset``, the share of examples that both rankings put into the same
+        subset; ``within_one``, the share that both put into the same or a neighboring subset. The last three have 95 %
+        intervals ``..._low`` and ``..._high``: Wilson's (1927) for the shares; for the correlation Fisher's z with the
+        standard error √((1 + ρ²/2)/(N - 3)) of Bonett and Wright (Psychometrika 65, 2000, p. 23-28). The intervals
+        cover the expected agreement on N examples. Ranks and cuts within a sample are noisy, so that the agreement on
+        all examples is a little better.
 
     Raises:
-        InputError: values that are not finite, of different lengths, or fewer than ``num_subsets``.
+        InputError: values are not finite, the lengths differ, or there are fewer values than ``num_subsets``.
     """
     if scores.ndim != 1 or scores.shape != reference.shape:
         raise InputError(
             expected="two rankings of the same N examples",
             got=f"shapes {tuple(scores.shape)} and {tuple(reference.shape)}",
-            hint="the rows of both tables in the order of their ids",
+            hint="sorting the rows of both tables by their ids",
         )
     moved = (assign_subsets(scores, num_subsets) - assign_subsets(reference, num_subsets)).abs()
     return {
@@ -92,21 +94,22 @@ def audit_scores(
     """Compare scores with the norms that a strong attack verifies, on a random sample.
 
     Args:
-        model: the one that was scored.
-        examples: what was scored.
-        table: its scores.
-        num_examples: size of the sample; all that were scored, where there are fewer.
-        attack: the strong one; L2.
-        attack_args: its settings.
+        model: the scored model.
+        examples: the scored examples.
+        table: the scores of the examples.
+        num_examples: size of the sample; all scored examples if there are fewer.
+        attack: the strong attack, in L2.
+        attack_args: settings of the strong attack.
         num_subsets: R.
-        seed: of the sample.
-        progress: whether to show a progress bar on stderr.
+        seed: seed of the sample.
+        progress: show a progress bar on stderr.
 
     Returns:
-        The figures of `compare_with_attack`, and ``seconds`` of the strong attack.
+        The results of `compare_with_attack`, and ``seconds``, the time of the strong attack.
 
     Raises:
-        InputError: no attack of that name, or one that verifies no norms; a sample smaller than ``num_subsets``.
+        InputError: there is no such attack, the attack verifies no norms, or the sample is smaller than
+            ``num_subsets``.
     """
     sample = audit_sample(examples, table, num_examples=num_examples, num_subsets=num_subsets, seed=seed)
     started = time.perf_counter()
@@ -121,13 +124,13 @@ def audit_sample(
     """Draw the examples that an audit attacks, at random from those that were scored.
 
     Raises:
-        InputError: fewer than ``num_subsets`` of them.
+        InputError: there are fewer than ``num_subsets`` of them.
     """
     scored = torch.isin(examples.ids, table.ids).nonzero()[:, 0]
     num_examples = min(num_examples, len(scored))
     if num_examples < num_subsets:
         raise InputError(
-            expected=f"at least {num_subsets} scored examples to audit {num_subsets} subsets on",
+            expected=f"at least {num_subsets} scored examples for an audit of {num_subsets} subsets",
             got=str(num_examples),
             hint="more examples or fewer subsets",
         )
@@ -138,29 +141,29 @@ def audit_sample(
 def compare_with_attack(table: ScoreTable, strong: ScoreTable, num_subsets: int = 10) -> dict[str, Any]:
     """Compare scores with the norms of a strong attack on some of the same examples.
 
-    The reference is the smaller of the two verified norms where the scores come with norms of their own. Examples on
+    The reference is the norm of the strong attack, or the verified norm of the scores if that is smaller. Examples on
     which the strong attack fails are counted and left out.
 
     Args:
         table: the scores.
-        strong: what the strong attack found; its ids are among those of ``table``.
+        strong: the table of the strong attack; its ids are among the ids of ``table``.
         num_subsets: R.
 
     Returns:
-        The figures of `rank_agreement` (absent where the attack left fewer than ``num_subsets`` examples);
-        ``scores_by`` and ``attack``, both attacks described; ``num_examples`` in the sample;
-        ``num_failed``, ``mean_forward`` and ``mean_backward`` (per example) of the strong attack;
-        ``median_ratio`` of score to reference, which means something only for scores that estimate an L2 norm;
-        ``num_verified``, how many of the compared scores come with a verified L2 norm; ``num_norms_reduced``, for how
-        many of these the strong attack found one smaller by more than 1 %; ``num_reference_from_table``, for how many
-        it found none smaller.
+        The results of `rank_agreement` (absent if the strong attack succeeds on fewer than ``num_subsets`` examples);
+        ``scores_by`` and ``attack``, the descriptions of both attacks; ``num_examples``, the size of the sample;
+        ``num_failed``, ``mean_forward`` and ``mean_backward`` (per example) of the strong attack; ``median_ratio`` of
+        score to reference, which has a meaning only if the scores estimate an L2 norm; ``num_verified``, the number of
+        compared scores with a verified L2 norm; ``num_norms_reduced``, the number of these for which the strong attack
+        found a norm smaller by more than 1 %; ``num_reference_from_table``, the number of examples for which the
+        strong attack found no smaller norm.
     """
     found = strong.norm.isfinite()
     order = table.ids.argsort()
     rows = order[torch.searchsorted(table.ids[order], strong.ids[found])]
     scores, norm, own_norm = table.score[rows].double(), strong.norm[found].double(), table.norm[rows].double()
     if "norm_order=inf" in table.attack:
-        own_norm = torch.full_like(own_norm, math.inf)  # an L-inf norm is always the smaller one
+        own_norm = torch.full_like(own_norm, math.inf)  # an L-inf norm is never larger than an L2 norm
     reference = norm.minimum(own_norm)
     return {
         "scores_by": table.attack,
@@ -179,37 +182,35 @@ def compare_with_attack(table: ScoreTable, strong: ScoreTable, num_subsets: int 
 
 
 def describe_audit(record: Mapping[str, Any]) -> str:
-    """What `audit_scores` found, in plain sentences; they start with "Warning: " where the ranking is too coarse."""
+    """Describe the result of `audit_scores` in sentences, which start with "Warning: " if the ranking is too coarse."""
     attack, count = record["attack"].partition("(")[0], record["num_subsets"]
     if record["scores_by"] == record["attack"]:
-        return (
-            f"The ranking by robustness was not audited: it is by {attack}, the attack that it would be compared with."
-        )
+        return f"The ranking by robustness was not audited, because {attack} made it, the attack to compare it with."
     if "spearman" not in record:
         return (
             f"Warning: the ranking by robustness could not be audited: {attack} failed on {record['num_failed']} of "
             f"{record['num_examples']} examples."
         )
     if record["spearman"] < MIN_SPEARMAN or record["same_subset"] < MIN_SAME_SUBSET:
-        better = "try a slower one, --attack secant_accurate, or fewer subsets"
+        better = "try a slower attack, --attack secant_accurate, or fewer subsets"
         verdict = f"Warning: the ranking by robustness is too coarse for {count} subsets ({better})"
     elif record["spearman_low"] < MIN_SPEARMAN or record["same_subset_low"] < MIN_SAME_SUBSET:
-        verdict = f"The ranking by robustness is probably good enough for {count} subsets (a larger audit would tell)"
+        verdict = f"The ranking by robustness is probably good enough for {count} subsets (a larger audit can decide)"
     else:
         verdict = f"The ranking by robustness is good enough for {count} subsets"
     low, high = record["spearman_low"], record["spearman_high"]
     sentences = [
-        f"{verdict}: of {record['n']} examples drawn at random {_percent(record, 'same_subset', '95 % interval ')} are "
-        f"in the same subset as by {attack}, {_percent(record, 'within_one')} in the same or the next one; "
-        f"Spearman's correlation is {record['spearman']:.3f} ({low:.3f} to {high:.3f})."
+        f"{verdict}: of {record['n']} examples drawn at random, {_percent(record, 'same_subset', '95 % interval ')} "
+        f"are in the same subset as with {attack}, and {_percent(record, 'within_one')} are in the same or a "
+        f"neighboring subset; Spearman's correlation is {record['spearman']:.3f} ({low:.3f} to {high:.3f})."
     ]
     if record["num_norms_reduced"]:
         sentences.append(
-            f"Of {record['num_verified']} verified norms {attack} found {record['num_norms_reduced']} to be too large "
-            "by more than 1 %."
+            f"{attack} found a norm smaller by more than 1 % for {record['num_norms_reduced']} of "
+            f"{record['num_verified']} verified norms."
         )
     if record["num_failed"]:
-        sentences.append(f"Left out: {record['num_failed']} on which {attack} failed.")
+        sentences.append(f"{record['num_failed']} examples are left out, because {attack} failed on them.")
     return " ".join(sentences)
 
 
@@ -217,7 +218,8 @@ def _spearman(first: Tensor, second: Tensor) -> dict[str, float]:
     n = len(first)
     rho = float(torch.corrcoef(torch.stack([_mean_ranks(first), _mean_ranks(second)])).nan_to_num(0)[0, 1])
     error = math.sqrt((1 + rho**2 / 2) / (n - 3)) if n > 3 else math.inf
-    # At exactly 1 the interval would be a point, as if no example could ever swap with its neighbor: half a swap off.
+    # At a correlation of exactly 1 the interval would be a point, as if no two neighbors could ever swap. The limit is
+    # the correlation after half a swap.
     largest = 1 - 6 / (n * (n**2 - 1)) if n > 1 else 0.0
     z = math.atanh(max(-largest, min(rho, largest)))
     quantile = torch.special.ndtri(torch.tensor(0.975, dtype=torch.float64)).item()
@@ -226,7 +228,7 @@ def _spearman(first: Tensor, second: Tensor) -> dict[str, float]:
 
 
 def _mean_ranks(values: Tensor) -> Tensor:
-    """Ranks from 1 on, the mean rank where values are equal; shape (N,)."""
+    """Compute ranks from 1 to N, where equal values have their mean rank; shape (N,)."""
     _, group, sizes = values.detach().cpu().unique(return_inverse=True, return_counts=True)
     last = sizes.cumsum(0).double()
     ranks: Tensor = (last - (sizes - 1) / 2)[group]
