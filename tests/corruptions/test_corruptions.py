@@ -243,7 +243,7 @@ def test_what_cannot_be_done_is_refused(name: str, severity: int, shape: tuple[i
 
 
 def test_unknown_presets_are_refused() -> None:
-    with pytest.raises(InputError, match=r"known preset, got 'mnist'; try cifar, tiny, imagenet"):
+    with pytest.raises(InputError, match=r"known preset, got 'mnist'; try one of: cifar, tiny, imagenet"):
         corrupt(IMAGES, IDS, "fog", 1, preset="mnist")
 
 

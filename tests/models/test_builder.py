@@ -96,7 +96,7 @@ def test_finished_module_is_used_as_it_is(model_file: Path) -> None:
     model_file.write_text(NET + "net = Net(7)\n")
     spec = f"{model_file}:net"
     assert build_model(spec, num_classes=3).get_parameter("linear.bias").shape == (7,)
-    with pytest.raises(InputError, match=r"takes \(none\), got width"):
+    with pytest.raises(InputError, match=r"takes \(no arguments\), got width"):
         build_model(spec, width=2)
 
 

@@ -1,4 +1,4 @@
-"""Models by name: built-in networks and other people's callables."""
+"""Models by name: built-in networks, and callables from files or modules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from aradals.models.wide_resnet import WideResNet
 @dataclass(frozen=True)
 class _BuiltIn:
     name: str
-    pattern: str  # of the lower-case name with "_" for "-"; its groups are the positional arguments
+    pattern: str  # pattern of the lower-case name, with "_" instead of "-"; its groups are the positional arguments
     network: Callable[..., nn.Module]
     description: str
     examples: tuple[str, ...]
@@ -53,19 +53,19 @@ _BUILT_INS = (
         "small_cnn",
         r"small_?cnn",
         SmallCNN,
-        "small network for quick work on images of 8x8 to 64x64 pixels; takes width",
+        "small network for quick work on images of 8x8 to 64x64 pixels; it has the argument width",
         ("small_cnn",),
     ),
 )
 
 
 def list_models() -> dict[str, str]:
-    """The built-in models: name pattern -> one-line description."""
+    """List the built-in models: name pattern -> one-line description."""
     return {built_in.name: built_in.description for built_in in _BUILT_INS}
 
 
 def is_built_in(spec: str) -> bool:
-    """Whether ``spec`` names a built-in model (see `list_models`), so that building it runs nobody else's code."""
+    """Return True if ``spec`` names a built-in model (see `list_models`), which runs only code of this package."""
     return any(re.fullmatch(built_in.pattern, _normal(spec)) for built_in in _BUILT_INS)
 
 
@@ -74,20 +74,21 @@ def build_model(
 ) -> nn.Module:
     """Build a network that maps float inputs in [0, 1] to logits.
 
-    ``num_classes`` and ``in_channels`` are passed on where the callable takes them; ``model_args`` always.
+    The callable gets ``num_classes`` and ``in_channels`` only if it has these arguments. It always gets
+    ``model_args``.
 
     Args:
         spec: a built-in name (see ``list_models``; case and "-" or "_" do not matter),
             ``path/to/file.py:callable``, or ``package.module:callable``. The callable is a function, a class,
-            or a finished ``nn.Module``, which is used as it is. A file can import the modules beside it, a
-            module those in the working directory.
+            or a finished ``nn.Module``, which is used as it is. A file can import the modules in its folder; a
+            module can import the modules in the working directory.
         num_classes: K, the number of logits; None leaves it to the callable.
         in_channels: C of the inputs; None leaves it to the callable.
         **model_args: arguments of the callable, such as ``width`` of ``small_cnn``.
 
     Raises:
-        InputError: an unknown name, arguments that the callable does not take, a result that is not an
-            ``nn.Module``, or any error in the callable's code, which is chained.
+        InputError: an unknown name, unknown arguments of the callable, a result that is not an ``nn.Module``, or any
+            error in the callable's code, which is chained.
     """
     sizes = {"num_classes": num_classes, "in_channels": in_channels}
     optional = {name: value for name, value in sizes.items() if value is not None}
@@ -123,15 +124,15 @@ def _call(target: object, spec: str, optional: dict[str, int], model_args: dict[
         raise InputError(
             expected=f"{spec} to be a function, a class, or an nn.Module",
             got=f"an object of type {type(target).__name__}",
-            hint="a function that returns the model",
+            hint="the name of a function that returns the model",
         )
     names, takes_any = keyword_arguments(target)
     if not takes_any and (unknown := [name for name in model_args if name not in names]):
         nearest = difflib.get_close_matches(unknown[0], names, n=1)
         raise InputError(
-            expected=f"model arguments that {spec} takes ({', '.join(names) or 'none'})",
+            expected=f"model arguments that {spec} takes ({', '.join(names) or 'no arguments'})",
             got=", ".join(unknown),
-            hint=nearest[0] if nearest else "leaving it out",
+            hint=nearest[0] if nearest else "the model without this argument",
         )
     arguments = {name: value for name, value in optional.items() if takes_any or name in names} | model_args
     while True:
@@ -139,7 +140,7 @@ def _call(target: object, spec: str, optional: dict[str, int], model_args: dict[
             model = target(**arguments)
             break
         except TypeError as error:
-            # Behind **kwargs (as in torchvision's models) it shows only now that an argument is not taken.
+            # If the callable has **kwargs (like torchvision's models), only the call shows that it refuses an argument.
             tentative = arguments.keys() & optional.keys() - set(names)
             refused = {n for n in tentative if f"unexpected keyword argument '{n}'" in str(error)}
             if not refused:
