@@ -1,4 +1,4 @@
-"""What `aradals` offers by name. `aradals` itself imports this module when the first of these names is used."""
+"""Public names of `aradals`, which imports this module when one of these names is first used."""
 
 from aradals.attacks import (
     AttackResult,

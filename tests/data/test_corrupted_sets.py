@@ -1,4 +1,4 @@
-"""Corrupted sets of others, in small copies of their layouts."""
+"""Published corrupted sets, in small copies of their layouts."""
 
 from __future__ import annotations
 

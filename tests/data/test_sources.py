@@ -224,7 +224,7 @@ def test_npz_of_uint8_images(tmp_path: Path, arrays: dict[str, Any]) -> None:
     assert list_splits(str(tmp_path / "toy")) == (["train", "test"] if "x_test" in arrays else ["all"])
 
 
-def test_npz_of_grey_images_and_of_rows_of_floats(tmp_path: Path) -> None:
+def test_npz_of_gray_images_and_of_rows_of_floats(tmp_path: Path) -> None:
     np.savez(tmp_path / "gray.npz", images=PIXELS[..., 0], y=LABELS)
     assert torch.equal(all_inputs(tmp_path / "gray.npz"), INPUTS[:, :1])
     rows = np.random.default_rng(0).random((6, 9))

@@ -1,4 +1,4 @@
-"""Importing optional packages when they are needed."""
+"""Optional packages, imported when they are needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def load_extra(module: str, package: str | None = None) -> Any:
     """Import ``module`` of the extra ``data``.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: the module is not installed.
     """
     try:
         return importlib.import_module(module)

@@ -37,7 +37,7 @@ METHODS = {
     "no objective": (MethodConfig(objective="mixupp"), r"an objective: .*'mixupp'; try mixup"),
     "no such setting": (MethodConfig(objective="focal", objective_args={"gama": 1}), "settings of focal: gamma.*gama"),
     "a setting out of range": (MethodConfig(objective="mixup", objective_args={"alpha": -1}), "alpha >= 0"),
-    "a setting of vanilla": (MethodConfig(objective_args={"gamma": 1}), "settings of cross_entropy: none"),
+    "a setting of vanilla": (MethodConfig(objective_args={"gamma": 1}), "no settings for cross_entropy"),
     "subsets without a rule": (MethodConfig(num_subsets=3), r"method with a rule.*num_subsets=3"),
     "no subset": (replace(GOOD, num_subsets=0), r"num_subsets of at least 1, got 0"),
     "a column without its name": (replace(GOOD, grouping="column"), "grouping=column and a group_column, or neither"),
