@@ -160,7 +160,7 @@ def test_module_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("attribute", "message"),
     [
-        ("bulid", "got 'bulid', which is not there; try build$"),
+        ("bulid", "got 'bulid', which does not exist; try build$"),
         ("number", "got an object of type int"),
         ("text", "to return an nn.Module, got an object of type str"),
         ("fails", "got RuntimeError: no weights here; try"),

@@ -122,7 +122,7 @@ def test_other_peoples_objectives(objective_file: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("attribute", "args", "message"),
     [
-        ("scald", {}, "got 'scald', which is not there; try scaled$"),
+        ("scald", {}, "got 'scald', which does not exist; try scaled$"),
         ("number", {}, "got an object of type int"),
         ("of_two", {}, r"to take \(model, inputs, labels\).*got \(model, inputs\)"),
         ("needs_more", {}, "defaults for all other arguments"),

@@ -49,7 +49,7 @@ def secant(
        the plane, and the secant through the margins at both ends of the step. The first estimate is too short if the
        boundary curves away. The second is too long as long as the direction is not the best one. The score is their
        geometric mean. The next point lies at this distance, in the running mean of the directions so far; the t-th
-       direction has the weight 2 / (t + 1). Without this damping, the directions oscillate if the radius of curvature
+       direction has the weight 2 / (t + 1). This damping prevents oscillations, which occur if the radius of curvature
        of the boundary is smaller than the distance.
     3. An example is done when the two estimates agree.
 
