@@ -21,7 +21,7 @@ CALIBRATORS: dict[str, type[Calibrator]] = {
 
 
 def get_calibrator(name: str) -> Calibrator:
-    """A calibrator, not yet fitted, by its name in `CALIBRATORS`.
+    """Make a calibrator, not yet fitted, by its name in `CALIBRATORS`.
 
     Raises:
         InputError: there is none of that name.

@@ -36,7 +36,7 @@ class Calibrator(Protocol):
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """The fitted state, ready for JSON; ``method`` is the name in `CALIBRATORS`."""
+        """Return the fitted state, ready for JSON; ``method`` is the name in `CALIBRATORS`."""
         ...
 
     @classmethod
@@ -75,7 +75,7 @@ class LogitMap(nn.Module, ABC):
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """The fitted state, ready for JSON."""
+        """Return the fitted state, ready for JSON."""
 
     @classmethod
     @abstractmethod
@@ -114,7 +114,7 @@ class LogitMap(nn.Module, ABC):
             )
 
     def check_scores(self, logits: Tensor, scores: Tensor | None) -> Tensor | None:
-        """The scores to use, float64, on the device of ``logits``; None where the map needs none or finds them itself.
+        """Return the scores to use, float64, on the device of ``logits``; None if the map needs none or computes them.
 
         Raises:
             InputError: `score` names one that has to be given, and ``scores`` are not N finite numbers.
@@ -133,7 +133,7 @@ class LogitMap(nn.Module, ABC):
 
 
 def check_examples(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """What a calibrator is fitted on: logits as float64 and labels as int64 on their device.
+    """Prepare the data of a fit: logits as float64, and labels as int64 on their device.
 
     Raises:
         InputError: no examples, NaN or infinite logits, probabilities in place of logits, wrong labels.
@@ -168,7 +168,7 @@ def read_state(fields: Mapping[str, Any], method: str, **num_dims: int) -> list[
 
 
 def bad_state(fields: Mapping[str, Any], method: str, expected: str) -> InputError:
-    """The error for a saved state that no calibrator of that method has written."""
+    """Make the error for a saved state that no calibrator of that method has written."""
     return InputError(
         expected=f"the state of a {method} calibrator ({expected})",
         got=f"{dict(fields)}"[:200],

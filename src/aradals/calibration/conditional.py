@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aradals.calibration.base import LogitMap, bad_state, check_examples, read_state
-from aradals.calibration.newton import minimise_convex
+from aradals.calibration.newton import minimize_convex
 from aradals.calibration.temperature import (
     MAX_TEMPERATURE,
     MIN_TEMPERATURE,
@@ -110,7 +110,7 @@ class ConditionalTemperature(LogitMap):
         return self
 
     def temperature_for(self, scores: Tensor) -> Tensor:
-        """The temperature at each score, float64, shape (N,)."""
+        """Compute the temperature at each score, float64, shape (N,)."""
         self.check_fitted()
         return 1 / self._betas(scores.double())
 
@@ -119,7 +119,7 @@ class ConditionalTemperature(LogitMap):
         return self._betas(self._scores_of(logits, scores))[:, None] * logits
 
     def to_dict(self) -> dict[str, Any]:
-        """``method``, ``temperatures`` at the knots, and the table of quantiles: ``scores`` and their ``levels``."""
+        """Return ``method``, ``temperatures`` at the knots, and the quantiles: ``scores`` and their ``levels``."""
         self.check_fitted()
         return {
             "method": self.method,
@@ -187,7 +187,7 @@ def quantile_table(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def piecewise_linear(points: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    """The function through (knots, values), both of shape (M,), at points of shape (N,); constant outside.
+    """Interpolate (knots, values), both of shape (M,), at points of shape (N,); constant outside the knots.
 
     A sum of ramps rather than a search, so that every exporter can write it down.
     """
@@ -196,7 +196,7 @@ def piecewise_linear(points: Tensor, knots: Tensor, values: Tensor) -> Tensor:
 
 
 def choose_num_degrees(logits: Tensor, labels: Tensor, levels: Tensor, start: float, candidates: Sequence[int]) -> int:
-    """The smallest d whose cross-validated NLL is within one standard error (of the difference) of the best.
+    """Choose the smallest d whose cross-validated NLL is within one standard error (of the difference) of the best.
 
     Args:
         logits: float64, shape (N, K).
@@ -250,13 +250,13 @@ def fit_temperatures(logits: Tensor, labels: Tensor, levels: Tensor, start: floa
         return value, gradient.flip(0), hessian.flip(0, 1)
 
     flat = torch.full_like(knots, 1 / start)
-    rising = _rising(minimise_convex(nll, flat, rising_step))
-    falling = _rising(minimise_convex(falling_nll, flat, rising_step)).flip(0)
+    rising = _rising(minimize_convex(nll, flat, rising_step))
+    falling = _rising(minimize_convex(falling_nll, flat, rising_step)).flip(0)
     return 1 / min(rising, falling, key=lambda betas: float(nll(betas)[0]))
 
 
 def rising_step(point: Tensor, gradient: Tensor, hessian: Tensor) -> Tensor:
-    """The step to the minimum of a quadratic over 1/100 <= v_0 <= v_1 <= ... <= v_d <= 100, exactly.
+    """Find the step to the exact minimum of a quadratic over 1/100 <= v_0 <= v_1 <= ... <= v_d <= 100.
 
     It is the lowest of the minima over the faces of this set, in each of which some neighbors of the chain are tied:
     d is so small that all can be tried.

@@ -13,8 +13,8 @@ Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(point, gradient, Hessian) -> the step to the minimum of the quadratic model, over the allowed points."""
 
 
-def minimise_convex(loss: Loss, start: Tensor, step: Step) -> Tensor:
-    """The minimum of a smooth convex function, by Newton's method with backtracking.
+def minimize_convex(loss: Loss, start: Tensor, step: Step) -> Tensor:
+    """Find the minimum of a smooth convex function by Newton's method with backtracking.
 
     Deterministic and without a learning rate. Stops where the quadratic model promises a gain below 1e-12 (the last
     step is still taken: it squares the error), or after 200 steps.

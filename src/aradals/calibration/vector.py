@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aradals.calibration.base import LogitMap, bad_state, check_examples, check_num_classes, read_state
-from aradals.calibration.newton import minimise_convex
+from aradals.calibration.newton import minimize_convex
 from aradals.calibration.temperature import best_temperature
 from aradals.errors import InputError
 
@@ -90,7 +90,7 @@ class VectorScaling(LogitMap):
             return value, gradient, hessian
 
         start = torch.zeros(2 * num_classes).to(scaled)
-        best = minimise_convex(loss, start, lambda _, gradient, hessian: -torch.linalg.solve(hessian, gradient))
+        best = minimize_convex(loss, start, lambda _, gradient, hessian: -torch.linalg.solve(hessian, gradient))
         self._keep(beta * (1 + best[:num_classes]), best[num_classes:])
         return self
 
@@ -100,7 +100,7 @@ class VectorScaling(LogitMap):
         return self._weight.to(logits) * logits + self._bias.to(logits)
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"method": "vector", "weight": [...], "bias": [...]}``, ready for JSON."""
+        """Return ``{"method": "vector", "weight": [...], "bias": [...]}``, ready for JSON."""
         return {"method": self.method, "weight": self.weight.tolist(), "bias": self.bias.tolist()}
 
     @classmethod

@@ -156,7 +156,7 @@ class NeverAlone(nn.Module):
         self.model = model
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The model's logits, shape (N, K), also for N = 1."""
+        """Compute the model's logits, shape (N, K), also for N = 1."""
         logits: Tensor = self.model(torch.cat([inputs, inputs]) if len(inputs) == 1 else inputs)
         return logits[: len(inputs)]
 
@@ -198,7 +198,7 @@ def add_overwrite_argument(parser: ArgumentParser) -> None:
 
 
 def add_data_arguments(parser: ArgumentParser) -> None:
-    """``--data``, ``--split``, ``--limit`` and the columns."""
+    """Add ``--data``, ``--split``, ``--limit`` and the columns."""
     parser.add_argument(
         "--data",
         type=str | None,
@@ -296,7 +296,7 @@ class Source:
     label_column: str | None = None
 
     def paths(self, *others: Path | str | None) -> list[Path]:
-        """The files and folders that are read.
+        """List the files and folders that are read.
 
         Args:
             *others: further paths, data sets, and ``file.py:callable``.
@@ -310,7 +310,7 @@ class Source:
         return found
 
     def load(self) -> Examples:
-        """The examples.
+        """Load the examples.
 
         Raises:
             InputError: no ``--data``, or data that cannot be read.

@@ -20,7 +20,7 @@ RESUMES = False
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
-    """Data, corruption, and the file to write."""
+    """Add the options for data, corruption, and the file to write."""
     add_data_arguments(parser)
     parser.add_argument("--corruption", type=str, required=True, help=", ".join(CORRUPTIONS))
     parser.add_argument("--severity", type=int, required=True, help="1 (mild) to 5 (strong)")

@@ -174,7 +174,7 @@ def _audit(
     num_subsets: int,
     seed: int,
 ) -> dict[str, Any] | None:
-    """The record of `aradals.pipeline.score.audit_stage`; None for scores of another model."""
+    """Return the record of `aradals.pipeline.score.audit_stage`; None for scores of another model."""
     from aradals.pipeline.artifacts import load_scores
     from aradals.pipeline.score import audit_stage
 

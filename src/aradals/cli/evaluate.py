@@ -207,7 +207,7 @@ def _evaluate(
 
 
 def _other_data(spec: str, examples: Examples, classifier: Classifier) -> Examples:
-    """Data of another distribution; their labels mean nothing to the model, and are not looked at."""
+    """Load data of another distribution; its labels have no meaning for the model and are ignored."""
     import torch
 
     from aradals.data import load_data

@@ -40,7 +40,7 @@ _NOT_YAML = re.compile(r"(?:Problems parsing|Unexpected) config: ?(?P<problem>.*
 
 
 def explain(message: str, parser: ArgumentParser, *, example: str) -> InputError:
-    """The parser's message, which is for developers, as an error for users.
+    """Turn the parser's message, which is for developers, into an error for users.
 
     Args:
         message: of jsonargparse or argparse.
@@ -68,7 +68,7 @@ def explain(message: str, parser: ArgumentParser, *, example: str) -> InputError
 
 
 def _unknown_name(found: dict[str, str], parser: ArgumentParser) -> InputError:
-    """The error for an option or key that does not exist, with the nearest that does."""
+    """Make the error for an option or key that does not exist, with the nearest that exists."""
     given = found["name"].partition("=")[0]
     options = [action.dest for action in parser._actions]
     name = ".".join(filter(None, (found.get("group"), given.lstrip("-").replace("-", "_"))))
@@ -86,7 +86,7 @@ def _unknown_name(found: dict[str, str], parser: ArgumentParser) -> InputError:
 
 
 def _spelt_like(given: str, name: str) -> str:
-    """An option as the command line spells it, a key as recipes do."""
+    """Write an option as on the command line, or a key as in a recipe."""
     if not given.startswith("--"):
         return name
     return f"--{name if '.' in name else name.replace('_', '-')}"

@@ -40,7 +40,7 @@ def add_recipe_arguments(parser: ArgumentParser, arguments: list[str]) -> list[s
 
 
 def _text(recipe: Path) -> str:
-    """The content of a recipe: the parser would read the file as the locale says, not as UTF-8."""
+    """Read a recipe as UTF-8, because the parser would use the encoding of the locale."""
     try:
         text = recipe.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -18,7 +18,7 @@ RESUMES = False
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
-    """What to do with which recipe."""
+    """Add the options for the action and its recipe."""
     parser.add_argument("action", nargs="?", choices=["list", "show", "copy"], default="list", help="list by default")
     parser.add_argument("name", nargs="?", type=str | None, default=None, help="the recipe to show or copy")
     parser.add_argument("--output", type=Path | None, default=None, help="copy to this file; NAME.yaml by default")

@@ -18,7 +18,7 @@ RESUMES = False
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
-    """The folder, and where to write."""
+    """Add the options for the folder and the output."""
     from aradals.cli.common import add_overwrite_argument
 
     parser.add_argument("folder", type=Path, help="holds results.json or diagnosis.json")

@@ -23,7 +23,7 @@ RESUMES = True
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
-    """The keys of the recipe, and where to write."""
+    """Add the options for the keys of the recipe and the output."""
     from aradals.cli.common import add_overwrite_argument
 
     parser.add_argument("--output", type=Path, required=True, help="folder of the study")

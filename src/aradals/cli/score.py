@@ -125,7 +125,7 @@ def run(
 
 
 def _probe_of(output: Path) -> object:
-    """The logits that a score table was made with; None for a table that was damaged, which is renamed."""
+    """Read the logits of a score table; a damaged table is renamed, and gives None."""
     from aradals._internal.files import set_aside
     from aradals.errors import InputError
     from aradals.pipeline.artifacts import load_scores

@@ -20,7 +20,7 @@ RESUMES = True
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[str]) -> list[str]:
-    """The keys of the recipe, the method, the seed, and where to write."""
+    """Add the options for the keys of the recipe, the method, the seed and the output."""
     parser.add_argument("--method", type=str, default="ar_adals", help="a method or an ensemble of the recipe")
     parser.add_argument("--seed", type=int, default=0, help="of the splits, initialization and order")
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint and what leads to it")

@@ -50,7 +50,7 @@ def corrupted_batches(examples: Examples, condition: Condition, *, preset: str |
 
 
 def published_batches(examples: Examples, condition: Condition, *, data: str) -> Iterable[Batch]:
-    """The same examples from a corrupted copy that others have made, such as CIFAR-10-C: a `Shift`.
+    """Load the same examples from a published corrupted set, such as CIFAR-10-C; this is a `Shift`.
 
     Args:
         examples: the clean ones, whose ids are the rows of every part of the copy.
@@ -138,7 +138,7 @@ def choose_shift(
     preset: str | None = None,
     corrupted: str | None = None,
 ) -> tuple[list[Condition], Shift]:
-    """The conditions to evaluate under, and where their examples come from; what can fail is tried on one example.
+    """Choose the conditions of an evaluation and the source of their examples, and test them on one example.
 
     Args:
         examples: clean.
@@ -248,7 +248,7 @@ def stored_predictions(
 def calibrated_variants(
     predictions: Predictions, calibrators: Mapping[str, Calibrator]
 ) -> Iterator[tuple[str, Predictions]]:
-    """The predictions as they are, by the name ``none``, then with the logits of each calibrator."""
+    """Return the unchanged predictions, under the name ``none``, and those with the logits of each calibrator."""
     yield "none", predictions
     for name, calibrator in calibrators.items():
         yield name, replace(predictions, logits=calibrator.predict_logits(predictions.logits, predictions.scores))
@@ -273,7 +273,7 @@ def ood_rows(
 
 
 def reliability_bins(logits: Tensor, labels: Tensor, num_bins: int = 15) -> list[dict[str, float]]:
-    """The bins of a reliability diagram, one dict each: low, high, count, confidence, accuracy and its interval."""
+    """List the bins of a reliability diagram as dicts: low, high, count, confidence, accuracy and its interval."""
     columns = asdict(reliability_diagram(labels, logits=logits, num_bins=num_bins))
     values = {name: column.tolist() for name, column in columns.items()}
     return [dict(zip(values, bin_values, strict=True)) for bin_values in zip(*values.values(), strict=True)]

@@ -114,7 +114,7 @@ def refuse_other_request(path: Path, request: str, *, overwrite: bool) -> bool:
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """What a file of ours says of itself: at least its ``kind``; empty for other people's files.
+    """Read the description in a file of this package: at least its ``kind``; empty for other files.
 
     Kinds are scores, predictions, table, corrupted, calibrator and report, and those of results: study, studies,
     evaluation and diagnosis.

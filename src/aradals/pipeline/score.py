@@ -153,7 +153,7 @@ def _batches(examples: Examples, size: int) -> Iterator[Batch]:
 
 
 def _load_shards(folder: Path, provenance: Mapping[str, str]) -> tuple[list[ScoreTable], float]:
-    """What an interrupted call with the same provenance has done, and its seconds; all other shards are removed."""
+    """Load the work of an interrupted call with the same provenance, and its seconds; remove all other shards."""
     expected = {**provenance, "schema": SCHEMA_VERSION}.items()
     tables: list[ScoreTable] = []
     seconds = 0.0
@@ -244,12 +244,12 @@ def audit_stage(
 
 
 def subsets_of(scores: Path, ids: Tensor, num_subsets: int) -> Tensor:
-    """The robustness subset of each of ``ids``, ranked among them, from a score table. Raises as `scores_of`."""
+    """Rank ``ids`` among each other by a score table, and return their subsets. Errors are those of `scores_of`."""
     return assign_subsets(scores_of(scores, ids), num_subsets, ids)
 
 
 def scores_of(scores: Path, ids: Tensor) -> Tensor:
-    """The score of each of ``ids``, float64, from a score table.
+    """Look up the score of each of ``ids`` in a score table, float64.
 
     Raises:
         InputError: the table lacks some of them.

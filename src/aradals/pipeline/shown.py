@@ -30,7 +30,7 @@ MAX_PIXELS = 96
 def example_images(
     examples: Examples, predictions: Predictions, scores: Tensor | None = None, *, count: int = 12
 ) -> dict[str, list[dict[str, Any]]]:
-    """The least robust examples, and the wrong predictions of the highest confidence, as pictures.
+    """Choose the least robust examples, and the wrong predictions of the highest confidence, as pictures.
 
     Args:
         examples: images, shape (1 or 3, height, width) each; of other inputs there is no picture, and no entry.
@@ -76,7 +76,7 @@ def example_images(
 
 
 def png(image: Tensor) -> str:
-    """An image, float in [0, 1], shape (1 or 3, height, width), as PNG in base64; at most `MAX_PIXELS` wide and high.
+    """Encode an image, float in [0, 1], shape (1 or 3, height, width), as PNG in base64, with sides up to `MAX_PIXELS`.
 
     Raises:
         MissingExtraError: without Pillow.

@@ -170,7 +170,7 @@ def _holds_anything(folder: Path) -> bool:
 
 
 def _own_record(folder: Path, outputs: Sequence[str], log: Callable[[str], None]) -> dict[str, Any] | None:
-    """The record of a stage folder; None where nothing was made, or where the record was damaged and is set aside."""
+    """Read the record of a stage folder; None if there is no record, or if it was damaged and is set aside."""
     record = folder / _RECORD
     if record.exists():
         try:

@@ -61,7 +61,7 @@ ERRORS = {"ece": "ECE", "subset_calibration_error": "subset calibration error"}
 
 
 def study_headlines(results: Results) -> list[str]:
-    """The findings of a study or an evaluation, warnings first. The rule of comparison is the module's."""
+    """List the findings of a study or evaluation, warnings first. The module defines the rule of comparison."""
     if not results["rows"]:
         return ["There are no results yet."]
     results = indexed(results)
@@ -79,7 +79,7 @@ def study_headlines(results: Results) -> list[str]:
 
 
 def diagnosis_headlines(diagnosis: Results) -> list[str]:
-    """The findings about one model. The rule of comparison is the module's."""
+    """List the findings about one model. The module defines the rule of comparison."""
     results = diagnosis_results(diagnosis)
     model, count, n = variants(results)[0], num_subsets(results), num_examples(results)
     gap, accuracy, confidence, ece, floor, limit = (
@@ -168,7 +168,7 @@ def _gap_sentences(results: Results) -> list[str]:
 
 
 def _other_gaps(where: str, first: Variant, before: Measure, gaps: Mapping[Variant, Measure]) -> list[str]:
-    """The gaps of the others where that of the reference was just told."""
+    """Describe the gaps of the other methods, after the gap of the reference."""
     if not gaps:
         return []
     if len(gaps) > FEW:
@@ -212,7 +212,7 @@ def _many_gaps(where: str, gaps: Mapping[Variant, Measure]) -> list[str]:
 
 
 def _error_sentence(results: Results, key: str, where: str) -> list[str]:
-    """A calibration error of the reference, then that of the others by how it compares."""
+    """Describe a calibration error of the reference, then the errors of the other methods by comparison."""
     first, conditions = reference(results), _places(results)[where]
     before = measure(results, first, key, conditions=conditions)
     if not before.known:
@@ -319,7 +319,7 @@ def _stability_sentence(results: Results) -> list[str]:
 
 
 def _cost_sentence(results: Results) -> list[str]:
-    """What training differently costs."""
+    """Describe the cost of the other training methods."""
     found: dict[str, list[float]] = {}
     for row in results.get("costs", []):
         if row.get("relative_cost") is not None and row["method"] in main_methods(results):
@@ -397,7 +397,7 @@ def _places(results: Results) -> dict[str, list[Condition]]:
 
 
 def _relation(results: Results, first: Variant, second: Variant, key: str, conditions: Sequence[Condition]) -> str:
-    """The rule of the module: lower, higher or unclear."""
+    """Apply the rule of the module: lower, higher or unclear."""
     if key in NOISE_LIMITS and all(_within_noise(results, variant, key, conditions) for variant in (first, second)):
         return "unclear"
     if paired := difference(results, first, second, key, conditions):
@@ -419,7 +419,7 @@ def _noise_words(results: Results, variant: Variant, conditions: Sequence[Condit
 
 
 def _first(names: Sequence[str], separator: str = ", ", *, all_of: bool = False) -> str:
-    """The first names, and how many more there are."""
+    """Write the first names and the number of the others."""
     if all_of or len(names) <= MAX_NAMED + 1:
         return separator.join(names)
     return f"{separator.join(names[:MAX_NAMED])} and {len(names) - MAX_NAMED} more"

@@ -266,7 +266,7 @@ def _failed_parts(results: Results) -> list[Part]:
 
 
 def _method_parts(results: Results) -> list[Part]:
-    """The main methods in figures and tables; paired differences, the other variants and all metrics folded."""
+    """Show the main methods in figures and tables; fold paired differences, other variants and all metrics."""
     several = len(methods_of(results)) > 1
     shown, all_variants = shown_variants(results), variants(results)
     panels = prepared.prepare_methods(results) if several else []
@@ -571,7 +571,7 @@ def _draw(draw: Callable[[Any], str], panels: Sequence[Panel], name: str) -> lis
 
 
 def _csv(columns: prepared.Columns) -> str:
-    """A table as CSV; nothing where a value is not known."""
+    """Write a table as CSV; unknown values are empty."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(map(csv_text, columns))
@@ -607,7 +607,7 @@ def _adaptive(results: Results) -> list[Mapping[str, Any]]:
 
 
 def _rule(rule: Mapping[str, Any]) -> str:
-    """What an update rule is made of, but for its rate: ``leak 0.3, monotone``."""
+    """Describe the settings of an update rule except its rate: ``leak 0.3, monotone``."""
     parts = [
         name.replace("_", " ") + ("" if value is True else f" {value:g}")
         for name, value in rule.items()
@@ -617,7 +617,7 @@ def _rule(rule: Mapping[str, Any]) -> str:
 
 
 def _study_runs(results: Results) -> list[TableBlock]:
-    """What was run, as tables."""
+    """Describe data, settings, costs and versions in tables."""
     data = results["data"]
     settings = ("objective", "num_subsets", "initial_target_prob", "update_rate", "update_every")
     training = results.get("training", [])

@@ -333,12 +333,12 @@ def prepare_by_class(rows: Sequence[Mapping[str, Any]]) -> DotPanel | None:
 
 
 def prepare_diagnosis_subsets(diagnosis: Results) -> list[SubsetPanel]:
-    """The one panel of a diagnosis."""
+    """Make the one panel of a diagnosis."""
     return prepare_subsets(diagnosis_results(diagnosis))
 
 
 def prepare_classes(diagnosis: Results) -> ClassPanel | None:
-    """The largest classes of the least robust subset; None without any."""
+    """List the largest classes of the least robust subset; None if there are none."""
     rows = diagnosis.get("least_robust_classes", [])[:MAX_CLASSES]
     if not rows:
         return None

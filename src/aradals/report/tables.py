@@ -170,7 +170,7 @@ def corruption_rows(results: Results, shown: Sequence[Variant]) -> TableBlock:
 
 
 def severity_rows(results: Results, shown: Sequence[Variant]) -> list[TableBlock]:
-    """A table per corruption type: ECE at each severity, then the means over them of ECE, subset error and accuracy."""
+    """Make a table for each corruption type: ECE at each severity, then mean ECE, subset error and accuracy."""
     shifts = shift_conditions(results)
     blocks = []
     for corruption in dict.fromkeys(name for name, _ in shifts):
@@ -328,7 +328,7 @@ def stability_rows(results: Results) -> TableBlock:
 
 
 def failed_rows(results: Results) -> TableBlock:
-    """The runs of a study that have no results, and why."""
+    """List the runs of a study that have no results, with the reasons."""
     rows = [
         [Cell(Variant(run["method"]).label), Cell(str(run["seed"])), Cell(str(run["reason"]))]
         for run in failed_runs(results)
@@ -344,7 +344,7 @@ def comparison_table(results: Results) -> TerminalTables:
 
 
 def comparison_note(results: Results) -> str:
-    """What the numbers of `comparison_rows` are."""
+    """Explain the numbers of `comparison_rows`."""
     seeds = len(seeds_of(results))
     over = "the test examples" if seeds == 1 else f"{seeds} seeds and the test examples"
     tests = "; p: paired t test over seeds, after Holm's correction" if seeds >= MIN_SEEDS else ""
@@ -373,7 +373,7 @@ def threshold_rows(diagnosis: Results) -> TableBlock:
 
 
 def table_note(results: Results) -> str:
-    """What the numbers of `table_rows` are."""
+    """Explain the numbers of `table_rows`."""
     seeds = len(seeds_of(results))
     spread = "its 95 % interval" if seeds == 1 else f"its standard deviation over {seeds} seeds (±)"
     temperature = (
@@ -386,7 +386,7 @@ def table_note(results: Results) -> str:
 
 
 def diagnosis_note(diagnosis: Results) -> str:
-    """What the numbers of `diagnosis_rows` are."""
+    """Explain the numbers of `diagnosis_rows`."""
     subsets = " Subset 0 is the least robust." if diagnosis["subsets"] else ""
     return (
         "gap = confidence - accuracy, + is overconfident. With each estimate its 95 % interval, with the noise floor "
@@ -409,18 +409,18 @@ def diagnosis_table(diagnosis: Results) -> TerminalTables:
 
 
 def percent(value: Measure, *, signed: bool = False) -> Cell:
-    """A fraction as percent (or points) with one digit."""
+    """Write a fraction as percent (or points) with one digit."""
     scaled = Measure(value.value * 100, value.low * 100, value.high * 100, value.spread * 100, value.num_seeds)
     return _cell(scaled, "+z.1f" if signed else ".1f")
 
 
 def fraction(value: Measure) -> Cell:
-    """A fraction with three digits."""
+    """Write a fraction with three digits."""
     return _cell(value, ".3f")
 
 
 def _more(results: Results) -> str:
-    """What the terminal leaves out."""
+    """Write the number of variants that the terminal leaves out."""
     rest = len(variants(results)) - len(shown_variants(results))
     return f" {rest} more variants are in the report." if rest else ""
 
@@ -469,7 +469,7 @@ def _floor(mean: Measure, limit: Measure) -> Cell:
 
 
 def _difference(row: Mapping[str, Any] | None) -> Cell:
-    """A difference with its interval and p; in points for accuracy."""
+    """Write a difference with its interval and p; in points for accuracy."""
     if row is None or row["difference"] is None:
         return Cell("–")
     scale, form = (100, "+z.1f") if row["metric"] == "accuracy" else (1, "+z.3f")
@@ -480,7 +480,7 @@ def _difference(row: Mapping[str, Any] | None) -> Cell:
 
 
 def _cost(results: Results, method: str) -> Cell:
-    """The mean over seeds, as a multiple of vanilla training."""
+    """Average a cost over seeds, as a multiple of vanilla training."""
     costs = [row["relative_cost"] for row in results.get("costs", []) if row["method"] == method]
     known = [cost for cost in costs if cost is not None]
     return Cell(f"{sum(known) / len(known):.1f}") if known else Cell("–")

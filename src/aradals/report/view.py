@@ -93,7 +93,7 @@ _COMPARISON_KEYS = ("method", "calibrator", "reference_method", "reference_calib
 
 
 def indexed(results: Results) -> IndexedResults:
-    """The results with an index of their rows, which must not change afterwards."""
+    """Make an index of the rows of results, which must not change afterwards."""
     return results if isinstance(results, IndexedResults) else IndexedResults(results)
 
 
@@ -105,7 +105,7 @@ def measure(
     conditions: Sequence[Condition] = (CLEAN,),
     subset: int | None = None,
 ) -> Measure:
-    """A quantity of one variant, averaged over conditions within each seed, then over seeds.
+    """Average a quantity of one variant over conditions within each seed, then over seeds.
 
     With one seed the interval is that of the rows (their mean over conditions, as for fully dependent errors: all
     conditions corrupt the same examples). With several, its half-width is √(h² + (t s/√S)²): h for the sampling of
@@ -181,7 +181,7 @@ def gap_interval(row: Mapping[str, Any]) -> tuple[float, float, float]:
 
 
 def number(value: Any) -> float:
-    """A float; NaN for null, text and the like."""
+    """Convert to float; null, text and other values become NaN."""
     return float(value) if isinstance(value, int | float) else math.nan
 
 
@@ -194,7 +194,7 @@ def variants(results: Results) -> list[Variant]:
 
 
 def reference(results: Results) -> Variant:
-    """What the others are compared with: vanilla, else the first method."""
+    """Choose the reference that the others are compared with: vanilla, else the first method."""
     found = variants(results)
     return next((variant for variant in found if variant == Variant("vanilla")), found[0])
 
@@ -219,7 +219,7 @@ def main_methods(results: Results) -> list[str]:
 
 
 def main_variants(results: Results) -> list[Variant]:
-    """Main methods as trained, and the reference's calibrated forms: the rivals of training differently."""
+    """List main methods as trained, and the calibrated forms of the reference, which rival other training methods."""
     first, methods = reference(results), set(main_methods(results))
     return [
         v for v in variants(results) if v.method in methods and (v.calibrator == "none" or v.method == first.method)
@@ -250,7 +250,7 @@ def shift_conditions(results: Results) -> list[Condition]:
 
 
 def shift_name(results: Results) -> str:
-    """What the mean under shift is taken over: ``4 corruption types, severities 1, 3 and 5``."""
+    """Describe the conditions of the mean under shift: ``4 corruption types, severities 1, 3 and 5``."""
     shifts = shift_conditions(results)
     if len(shifts) <= 2:
         return ", ".join(map(condition_name, shifts))
@@ -285,7 +285,7 @@ def num_subsets(results: Results) -> int:
 
 
 def seeds_of(results: Results) -> list[int]:
-    """The seeds, in the order of the rows."""
+    """List the seeds, in the order of the rows."""
     return list(dict.fromkeys(row.get("seed", 0) for row in results["rows"]))
 
 
@@ -311,7 +311,7 @@ def subset_name(subset: int, count: int) -> str:
 
 
 def diagnosis_results(diagnosis: Results) -> dict[str, Any]:
-    """A diagnosis in the form of results with the one method ``the_model``, so that both share all the rest."""
+    """Convert a diagnosis to results with the one method ``the_model``, so that both share all other code."""
     keys = {
         "method": "the_model",
         "calibrator": "none",
@@ -340,6 +340,6 @@ def threshold_interval(row: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def threshold_text(threshold: float) -> str:
-    """A confidence to two digits of its distance from 1: ``0.84``, ``0.9927``, ``0.999985``."""
+    """Write a confidence to two digits of its distance from 1: ``0.84``, ``0.9927``, ``0.999985``."""
     digits = 2 if threshold >= 1 else max(2, 1 - math.floor(math.log10(1 - threshold)))
     return f"{threshold:.{digits}f}".rstrip("0").rstrip(".")

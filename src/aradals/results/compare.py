@@ -48,7 +48,7 @@ _NO_METRIC = {*_VARIANT, *_CONDITION, "seed", "subset", "n"}
 
 
 def shift_rows(rows: Iterable[Row]) -> list[Row]:
-    """The mean over all corruption types and severities, for each (data, method, calibrator, seed, subset).
+    """Average over all corruption types and severities, for each (data, method, calibrator, seed, subset).
 
     All conditions weigh the same. A mean that lacks a condition which any row of these data has is not formed, and
     a metric that one of the conditions lacks (None or NaN) is None: neither could be compared with the others.
@@ -195,7 +195,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_replicates(replicates: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean over conditions of what `resampled_metrics` returned for each; metrics that all of them have.
+    """Average the results of `resampled_metrics` over conditions, for the metrics that all conditions have.
 
     With the replicates of one model under every shift, these are its replicates on "all_shifts".
     """
@@ -419,7 +419,7 @@ def _key(row: Row, keys: Sequence[str]) -> tuple[Any, ...]:
 
 
 def _metrics(group: Sequence[Row]) -> list[str]:
-    """What any of the rows has a number for: not the keys, the counts, or the ends of intervals."""
+    """List the metrics that any row has a number for, without keys, counts and ends of intervals."""
     names = dict.fromkeys(name for row in group for name in row)
     return [
         name

@@ -12,7 +12,7 @@ MAX_REASONS = 4
 
 
 def failed_runs(results: Results) -> list[Mapping[str, Any]]:
-    """Runs without results: ``method``, ``seed`` and ``reason`` of each."""
+    """List the runs without results: ``method``, ``seed`` and ``reason`` of each."""
     return list(results.get("failed") or [])
 
 

@@ -52,11 +52,11 @@ class Variant:
 
 
 def join(names: Sequence[str]) -> str:
-    """``a, b and c``."""
+    """Join words: ``a, b and c``."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def data_name(results: Results) -> str:
-    """The data set: as it was given, or the last part of a path."""
+    """Name the data set: as it was given, or the last part of a path."""
     name = str((results.get("data") or {}).get("name") or "")
     return Path(name).name if name.startswith((".", "/", "~")) else name

@@ -57,7 +57,7 @@ class RunArrays:
 
     @classmethod
     def load(cls, path: Path, labels: Tensor) -> RunArrays:
-        """The inverse of `save`.
+        """Invert `save`.
 
         Args:
             path: of the file, which may come from somebody else.
@@ -98,7 +98,7 @@ def resample(
     num_bins: int,
     num_resamples: int,
 ) -> Replicates:
-    """The metrics of each variant of some predictions on resamples of the examples: clean, and the mean over shifts."""
+    """Compute the metrics of each variant of predictions on resamples: clean, and the mean over shifts."""
     clean: Replicates = {}
     shifts: dict[str, list[dict[str, Tensor]]] = {}
     for condition, plain in predictions:

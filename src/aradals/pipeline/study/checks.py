@@ -90,7 +90,7 @@ def try_method(name: str, method: MethodConfig, training: TrainingConfig, model:
 
 
 def data_sets(config: StudyConfig) -> list[str]:
-    """The data sets of a study, of which there is mostly one."""
+    """List the data sets of a study; most studies have one."""
     return [config.data] if isinstance(config.data, str) else config.data
 
 
@@ -132,7 +132,7 @@ def _check_training(training: TrainingConfig) -> None:
 
 
 def _check_method(name: str, method: MethodConfig, training: TrainingConfig) -> None:
-    """Settings that fit each other, so that none is silently without effect."""
+    """Check that the settings fit each other, so that every setting has an effect."""
     _check_objective(name, method, training)
     _check_targets(name, method, training)
     _check_subsets(name, method)
@@ -141,7 +141,7 @@ def _check_method(name: str, method: MethodConfig, training: TrainingConfig) -> 
 
 
 def _check_objective(name: str, method: MethodConfig, training: TrainingConfig) -> None:
-    """An objective that can have the targets and the views that the method gives it."""
+    """Check that the objective supports the targets and the views that the method gives it."""
     objective = choose_objective(method.objective, method.objective_args)
     if (method.rule or method.initial_target_prob < 1) and not takes_target_prob(objective):
         _refuse(
@@ -166,7 +166,7 @@ def _check_objective(name: str, method: MethodConfig, training: TrainingConfig) 
 
 
 def _check_targets(name: str, method: MethodConfig, training: TrainingConfig) -> None:
-    """A rule wherever there is something for it to do, and updates that can change something."""
+    """Check that the method has a rule if it needs one, and updates that can have an effect."""
     if method.num_subsets > 1 and method.rule is None:
         _refuse(name, "with a rule, for subsets differ by it alone", f"num_subsets={method.num_subsets}", "rule={}")
     if method.update_every > 1 and (method.rule is None or method.update_every >= training.epochs):
@@ -181,7 +181,7 @@ def _check_targets(name: str, method: MethodConfig, training: TrainingConfig) ->
 
 
 def _check_subsets(name: str, method: MethodConfig) -> None:
-    """Settings of the subsets only where there are some that they can be about."""
+    """Check that settings of subsets are given only if the method has subsets."""
     if (method.grouping == "column") != (method.group_column is not None):
         _refuse(
             name,
@@ -199,7 +199,7 @@ def _check_subsets(name: str, method: MethodConfig) -> None:
 
 
 def _check_self_scoring(name: str, method: MethodConfig, score_every: int, epochs: int) -> None:
-    """A model that scores itself has targets that part early enough to be trained with."""
+    """Check that a model that scores itself does so early enough to train with separate targets."""
     if method.grouping != "robustness":
         _refuse(
             name,

@@ -51,7 +51,7 @@ class TrainingSubsets:
 
 
 def training_subsets(run: SeedRun, settings: MethodConfig) -> TrainingSubsets:
-    """The subsets of the training and of the validation split, as the method's settings say."""
+    """Make the subsets of the training and validation split by the method's settings."""
     train, validation, count = run.splits.train, run.splits.validation, settings.num_subsets
     if settings.grouping == "random":
         return TrainingSubsets(
@@ -72,7 +72,7 @@ def training_subsets(run: SeedRun, settings: MethodConfig) -> TrainingSubsets:
 
 
 def attack_of(settings: MethodConfig) -> str | None:
-    """The score that ranks examples, where it is another than the recipe's."""
+    """Return the score that ranks examples, if it differs from the recipe's score."""
     return "log_odds" if settings.grouping == "confidence" else None
 
 

@@ -41,7 +41,7 @@ _HISTORY: Form = {
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
-    """The rows and reliability diagrams of a run.
+    """Read the rows and reliability diagrams of a run.
 
     Raises:
         InputError: the file is not as `aradals.pipeline.study.seed.SeedRun.evaluate` writes it.

@@ -48,7 +48,7 @@ _ALONE = RLock()
 
 
 def files_of(config: StudyConfig) -> list[Path]:
-    """The files and folders on this machine that a study reads."""
+    """List the files and folders on this machine that a study reads."""
     evaluation, scoring = config.evaluation, config.scoring
     named = [*data_sets(config), *filter(None, (evaluation.corrupted, scoring.checkpoint))]
     code = [config.model, *(method.objective for method in config.methods.values())]
@@ -92,7 +92,7 @@ def run_study(
 
 
 def _run_all(config: StudyConfig, output: Path, name: str, device: str, log: Log) -> dict[str, Any]:
-    """A study of one data set, or of several."""
+    """Run a study of one or several data sets."""
     if isinstance(config.data, str):
         alone = _run_one(config, output, name, device, log)
         _refuse_without_rows([alone])
@@ -156,14 +156,14 @@ def _refuse_own_scorer(config: StudyConfig, output: Path) -> None:
 
 
 def load_study_data(config: StudyConfig) -> tuple[Examples, Examples]:
-    """The training and the test examples of a study with one data set."""
+    """Load the training and the test examples of a study with one data set."""
     [data] = data_sets(config)
     load = partial(load_data, data, image_column=config.image_column, label_column=config.label_column)
     return load("train"), load("test")
 
 
 def table_rows(results: dict[str, Any]) -> list[Row]:
-    """The tidy table of a study: one row per run, calibrator, condition and subset, with the cost of the run."""
+    """Make the tidy table of a study: a row for each run, calibrator, condition and subset, with the run's cost."""
     costs = {(cost["method"], cost["seed"]): cost for cost in results["costs"]}
     added = ("seconds", "relative_cost")
     return [{**row, **{key: costs[row["method"], row["seed"]][key] for key in added}} for row in results["rows"]]
@@ -178,7 +178,7 @@ def _checked_runs(config: StudyConfig, output: Path, device: str, log: Log) -> l
 
 
 def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log) -> dict[str, Any]:
-    """A study of one data set; nothing is written where all its runs fail."""
+    """Run a study of one data set; if all its runs fail, nothing is written."""
     runs = _checked_runs(config, output, device, log)
     names = [*config.methods, *config.ensembles]
     records, failed, arrays = [], [], {}

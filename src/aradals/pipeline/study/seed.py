@@ -121,7 +121,7 @@ class SeedRun:
 
     @cached_property
     def probe(self) -> Tensor | None:
-        """A few logits of the model as it is initialised, for `run_stage`: they show, too, what its code reads.
+        """A few logits of the model as it is initialized, for `run_stage`: they show, too, what its code reads.
 
         None for a model that torch's generator alone does not determine.
         """
@@ -195,7 +195,7 @@ class SeedRun:
         }
 
     def arrays(self, name: str) -> RunArrays:
-        """What an evaluated method keeps besides its rows."""
+        """Load the arrays of an evaluated method, which it keeps besides its rows."""
         return RunArrays.load(self.evaluate(name) / ARRAYS_FILE, self.splits.test.labels)
 
     def cost(self, name: str) -> dict[str, float]:
@@ -215,20 +215,20 @@ class SeedRun:
     # Training.
 
     def train(self, method: str, member: int = 0) -> Path:
-        """The checkpoint of a method; further members of an ensemble differ in initialization and order."""
+        """Train the checkpoint of a method; further members of an ensemble differ in initialization and order."""
         folder = self.folder / method / (f"member-{member}" if member else "") / "train"
         settings = MethodConfig() if method == SCORER else self.config.methods[method]
         return self._once(folder, lambda: self._train(folder, settings, method, members=[member])[0])
 
     def train_in_step(self, ensemble: str) -> list[Path]:
-        """The checkpoints of an ensemble's members that are trained together."""
+        """Train the members of an ensemble together, and return their checkpoints."""
         settings = self.config.ensembles[ensemble]
         folder, members = self.folder / ensemble / "train", list(range(settings.num_members))
         method = self.config.methods[settings.method]
         return self._once(folder, lambda: self._train(folder, method, ensemble, members=members))
 
     def scorer(self) -> Path:
-        """The checkpoint of the one scoring model of this seed: given, or the recipe's vanilla model, trained once."""
+        """Return the checkpoint of the scoring model of this seed: given, or the recipe's vanilla model."""
         if self.config.scoring.checkpoint:
             return Path(self.config.scoring.checkpoint)
         return self.train(self.scorer_name)
@@ -240,7 +240,7 @@ class SeedRun:
         return next(vanilla, SCORER)
 
     def fold_scorer(self, fold: int) -> Path:
-        """A vanilla model that was trained on the other half of the training split."""
+        """Train a vanilla model on the other half of the training split."""
         train = self.splits.train
         others = train.select(fold_of(train.ids, self.seed) != fold)
         folder = self.folder / SCORER / f"without-fold-{fold}"
@@ -250,7 +250,7 @@ class SeedRun:
         )
 
     def scores(self, split: str, *, attack: str | None = None, fold: int | None = None) -> Path:
-        """A split's score table: by the scoring model and attack of the recipe, unless said otherwise.
+        """Make the score table of a split, by default with the scoring model and attack of the recipe.
 
         Args:
             split: train, validation or test.
@@ -367,7 +367,7 @@ class SeedRun:
     # From checkpoints to rows.
 
     def checkpoints(self, name: str) -> list[Path]:
-        """The model of a method, or the models of an ensemble's members."""
+        """Return the model of a method, or the models of an ensemble's members."""
         if name in self.config.methods:
             return [self.train(name)]
         ensemble = self.config.ensembles[name]
@@ -376,7 +376,7 @@ class SeedRun:
         return [self.train(ensemble.method, member) for member in range(ensemble.num_members)]
 
     def predictions(self, name: str) -> list[Path]:
-        """The folders of the predictions of a method, one, or of an ensemble's members."""
+        """List the folder of the predictions of a method, or the folders of an ensemble's members."""
         checkpoints = self.checkpoints(name)
         if name in self.config.ensembles and self.config.ensembles[name].in_step:
             owners = [self.folder / name / f"member-{member}" for member in range(len(checkpoints))]
@@ -451,7 +451,7 @@ class SeedRun:
         return {calibrator: folder / f"{calibrator}.json" for calibrator in calibrators}
 
     def evaluate(self, name: str) -> Path:
-        """The rows of a method or ensemble, and its bootstrap."""
+        """Compute the rows of a method or ensemble, and its bootstrap."""
         return self._once(self.folder / name / "evaluate", partial(self._evaluate, name))
 
     def _evaluate(self, name: str) -> Path:
@@ -498,7 +498,7 @@ class SeedRun:
     # Helpers.
 
     def _once(self, folder: Path, make: Callable[[], T]) -> T:
-        """The result of a stage, which is looked at but once in a run; a training that failed fails but once."""
+        """Return the result of a stage, which runs only once in a run, also if it is a training that fails."""
         if folder not in self._done:
             try:
                 self._done[folder] = make()
@@ -516,16 +516,16 @@ class SeedRun:
         return [each for each in self.config.calibrators if single or CALIBRATORS[each].score != FIRST_ORDER]
 
     def _settings_of(self, name: str) -> MethodConfig:
-        """The settings that the models of a method or of an ensemble are trained with."""
+        """Return the training settings of the models of a method or ensemble."""
         ensemble = self.config.ensembles.get(name)
         return self.config.methods[ensemble.method if ensemble else name]
 
     def _groups(self, settings: MethodConfig) -> TrainingSubsets | None:
-        """The subsets that a model with these settings is trained with from the start; None without any."""
+        """Make the subsets that a model with these settings is trained with from the start; None if there are none."""
         return training_subsets(self, settings) if needs_subsets(settings) else None
 
     def _build(self) -> nn.Module:
-        """The study's model, freshly initialized from torch's global generator, for the shape of the data."""
+        """Build the study's model for the shape of the data, initialized from torch's global generator."""
         return build_for(self.config, self.splits.train)
 
     def _load(self, checkpoint: Path) -> nn.Module:
@@ -544,7 +544,7 @@ class SeedRun:
         return settings_digest([file_digest(checkpoint), config.model, config.model_args, self._code])
 
     def _describe(self, method: str, inputs: dict[str, Any], train: Examples) -> dict[str, Any]:
-        """What a checkpoint says of itself: how to build its model, and what it was fitted on."""
+        """Describe a checkpoint: how to build its model, and the examples that it was fitted on."""
         fitted = np.concatenate([train.hashes, self.splits.validation.hashes])
         return {
             "model": self.config.model,
@@ -564,7 +564,7 @@ class SeedRun:
 
 
 def build_for(config: StudyConfig, examples: Examples) -> nn.Module:
-    """The study's model, freshly initialized from torch's global generator, for the shape of ``examples``."""
+    """Build the study's model for the shape of ``examples``, initialized from torch's global generator."""
     shape = examples.input_shape
     sizes = {"num_classes": examples.num_classes, "in_channels": shape[0] if len(shape) == 3 else None}
     return build_model(config.model, **{**sizes, **config.model_args})
