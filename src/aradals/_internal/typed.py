@@ -32,7 +32,7 @@ def read_typed(kind: type[T], value: Any) -> T:
 
 @cache
 def type_adapter(kind: Any) -> Any:
-    """What pydantic knows about a type.
+    """Return the pydantic adapter of a type.
 
     Raises:
         MissingExtraError: without pydantic.
@@ -41,7 +41,7 @@ def type_adapter(kind: Any) -> Any:
 
 
 def first_problem(error: Exception) -> str:
-    """The first place that a value of another form is wrong at, in one line."""
+    """Describe the first wrong place of a value with another form, in one line."""
     lines = [line.strip() for line in str(error).splitlines()]
     # The first line of pydantic says only how many problems there are.
     return ": ".join(lines[1:3]) if len(lines) > 2 else f"{type(error).__name__}: {error}"
