@@ -187,7 +187,7 @@ class TestRun:
 
     def test_a_changed_method_is_the_only_one_redone(self, study: Study, tmp_path: Path) -> None:
         folder = shutil.copytree(study.folder, tmp_path / "copy")
-        ran = ok("run", "--json", study.recipe, "--output", folder, "--methods.ar_adals.rule.rate=0.9")
+        ran = ok("run", "--json", study.recipe, "--output", folder, "--methods.ar_adals.targets.rule.rate=0.9")
         again = [line for line in ran.err.splitlines() if "done before" not in line and not line.startswith("run ")]
         assert again
         assert all(line.startswith("[seed 0] ar_adals: ") for line in again)
@@ -228,7 +228,8 @@ def test_killed_while_it_scores_itself_and_started_again_it_ends_the_same(
     line: str, study: Study, tmp_path: Path
 ) -> None:
     def arguments(folder: str) -> list[str]:
-        return ["train", str(study.recipe), "--methods.ar_adals.score_every=2", "--output", str(tmp_path / folder)]
+        subsets = "--methods.ar_adals.targets.subsets={by: self, every: 2, count: 3}"
+        return ["train", str(study.recipe), "--method=ar_adals", subsets, "--output", str(tmp_path / folder)]
 
     run_and_kill(f"ar_adals: train: {line}", arguments("killed"))
     for folder in ("killed", "whole"):

@@ -24,7 +24,7 @@ def recipe(tmp_path: Path) -> Path:
     (tmp_path / "objective.py").write_text(OBJECTIVE)
     path = tmp_path / "recipe.yaml"
     diverges = f"  diverges: {{objective: '{tmp_path}/objective.py:diverge'}}\n"
-    path.write_text(RECIPE.replace("  ar_adals: {num_subsets: 3, rule: {rate: auto}}\n", diverges))
+    path.write_text(RECIPE.replace("  ar_adals: {targets: {rule: {rate: auto}, subsets: {count: 3}}}\n", diverges))
     return path
 
 

@@ -28,7 +28,7 @@ LEFT_OUT = ("examples", "versions", "checkpoint", "sha256", "attack", "scores_by
 RULES = {
     "paper": UpdateRule(rate=0.1, leak=0),
     "leaky": UpdateRule(rate=0.1),
-    "hybrid": UpdateRule(rate=0.1, shape_rate=0.5),
+    "hybrid": UpdateRule(rate=0.1, proportional_gain=0.5),
     "averaged": UpdateRule(rate=0.1, averaging=0.5),
     "shrunk": UpdateRule(rate=0.1, shrink=True),
     "monotone": UpdateRule(rate=0.1, monotone=True),

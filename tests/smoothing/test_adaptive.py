@@ -29,7 +29,7 @@ def logits_with_confidence(confidence: float, predicted: int, num_classes: int) 
 RULES = (
     UpdateRule(0.37),
     UpdateRule(0.37, averaging=0.7, shrink=True, floor=True, monotone=True),
-    UpdateRule(0.37, shape_rate=2, averaging=0.7),
+    UpdateRule(0.37, proportional_gain=2, averaging=0.7),
 )
 
 

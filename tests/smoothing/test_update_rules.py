@@ -109,22 +109,22 @@ class TestHybrid:
     def test_by_hand(self) -> None:
         # level 1 - .5 * .1 = .95; p = .95 - 2 (gap - .1)
         updated = update_target_prob(
-            state_of(0.3, 0.4), measured(vector(0.15, 0.05)), UpdateRule(0.5, shape_rate=2), num_classes=10
+            state_of(0.3, 0.4), measured(vector(0.15, 0.05)), UpdateRule(0.5, proportional_gain=2), num_classes=10
         )
         assert updated.level.item() == pytest.approx(0.95)
         assert updated.target_prob.tolist() == pytest.approx([0.85, 1.0])
 
     def test_the_level_takes_gaps_as_they_are_and_the_shape_their_average(self) -> None:
-        rule = UpdateRule(0.5, shape_rate=1, averaging=0.75)
+        rule = UpdateRule(0.5, proportional_gain=1, averaging=0.75)
         state = update_target_prob(TargetState.initial(2), measured(vector(0.3, 0.1)), rule, 10)
         state = update_target_prob(state, measured(vector(0.1, 0.1)), rule, 10)
         # Levels .9 and .85; averages .75 .3 + .25 .1 = .25 and .1, around .175.
         assert state.level.item() == pytest.approx(0.85)
         assert state.target_prob.tolist() == pytest.approx([0.85 - 0.075, 0.85 + 0.075])
 
-    def test_without_a_shape_rate_of_its_own_all_targets_are_the_level(self) -> None:
+    def test_without_a_proportional_gain_of_its_own_all_targets_are_the_level(self) -> None:
         state = update_target_prob(
-            TargetState.initial(3), measured(vector(0.3, 0.2, 0.1)), UpdateRule(shape_rate=0), 10
+            TargetState.initial(3), measured(vector(0.3, 0.2, 0.1)), UpdateRule(proportional_gain=0), 10
         )
         assert state.target_prob.tolist() == pytest.approx([0.98] * 3)
 
@@ -241,7 +241,9 @@ class TestEmptySubsets:
         assert step(state_of(0.9, 0.8, 0.9), self.empty, UpdateRule(0.5, leak=1))[1] == pytest.approx(0.85)
 
     def test_have_the_common_level_of_the_hybrid_rule(self) -> None:
-        assert step(state_of(0.9, 0.8, 0.9), self.empty, UpdateRule(0.1, shape_rate=1))[1] == pytest.approx(0.985)
+        assert step(state_of(0.9, 0.8, 0.9), self.empty, UpdateRule(0.1, proportional_gain=1))[1] == pytest.approx(
+            0.985
+        )
 
     def test_go_where_their_neighbours_are_when_monotone(self) -> None:
         measurement = measured(vector(0, 0, 0), count=vector(1e9, 0, 1e9))
@@ -300,8 +302,8 @@ class TestCoupledSubsets:
         [
             (UpdateRule(0.3), 0.013),
             (UpdateRule(0.3, leak=1), 0.018),
-            (UpdateRule(0.3, shape_rate=1), 0.018),
-            (UpdateRule(0.3, shape_rate=1, averaging=0.7), 0.018),
+            (UpdateRule(0.3, proportional_gain=1), 0.018),
+            (UpdateRule(0.3, proportional_gain=1, averaging=0.7), 0.018),
             (UpdateRule(0.3, shrink=True), 0.018),
             (UpdateRule(0.3, leak=0, monotone=True), 0.009),
         ],
@@ -334,7 +336,7 @@ class TestCoupledSubsets:
     @pytest.mark.parametrize("averaging", [0.0, 0.7])
     def test_where_the_hybrid_rule_rests(self, averaging: float) -> None:
         plant = Plant(3, error=0.01)
-        state = plant.train(UpdateRule(0.3, shape_rate=1, averaging=averaging), updates=3000)
+        state = plant.train(UpdateRule(0.3, proportional_gain=1, averaging=averaging), updates=3000)
         gap = plant.gap(state.target_prob) + plant.offset
         assert abs(gap.mean().item()) < 1e-12
         assert torch.allclose(state.target_prob, state.level - gap, rtol=0, atol=1e-12)
@@ -361,7 +363,7 @@ class TestOneSubset:
         flags = [False, True]
         for settings in itertools.product([0.0, 0.3], [None, 0.0, 2.0], [0.0, 0.7], flags, [False], flags):
             rule = UpdateRule(0.3, *settings)
-            is_averaged = rule.averaging > 0 and rule.shape_rate is None
+            is_averaged = rule.averaging > 0 and rule.proportional_gain is None
             assert run(rule, self.gaps).equal(self.adals) == (not is_averaged), rule
 
     def test_floor_is_not(self) -> None:
@@ -386,8 +388,8 @@ class TestSettings:
     @pytest.mark.parametrize(
         "setting",
         [
-            {"rate": -0.1}, {"rate": math.nan}, {"rate": "fast"}, {"leak": -1}, {"leak": math.inf}, {"shape_rate": -1},
-            {"averaging": 1.0}, {"averaging": -0.1},
+            {"rate": -0.1}, {"rate": math.nan}, {"rate": "fast"}, {"leak": -1}, {"leak": math.inf},
+            {"proportional_gain": -1}, {"averaging": 1.0}, {"averaging": -0.1},
         ],
     )  # fmt: skip
     def test_impossible_settings_are_refused(self, setting: dict[str, Any]) -> None:

@@ -249,7 +249,7 @@ class TrainingArguments:
     """
 
     output: Path
-    method: str = "ar_adals"
+    method: str
     seed: int = 0
 
 

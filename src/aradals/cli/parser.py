@@ -38,7 +38,7 @@ class CommandParser(argparse.ArgumentParser):
                 self.options += option
         if self.keys_of is not None:
             group = self.add_argument_group("Keys of the recipe")
-            for key, text in dict(_keys(self.keys_of)).items():  # alternatives have keys in common
+            for key, text in _merged(_keys(self.keys_of)).items():
                 group.add_argument(f"--{key}", metavar="VALUE", default=argparse.SUPPRESS, help=text)
                 self.options.append(f"--{key}")
 
@@ -114,7 +114,16 @@ def _keys(kind: Any, above: str = "") -> Iterator[tuple[str, str]]:
         for record in records:
             yield from _keys(record, f"{key}.NAME." if get_origin(hint) is dict else f"{key}.")
         if not records:
-            yield key, _escaped(texts[each.name] + _default(each))
+            is_tag = len(get_args(hint)) == 1  # such as ``by``, which tells the members of a union apart
+            yield key, _escaped(texts[each.name] + ("" if is_tag else _default(each)))
+
+
+def _merged(keys: Iterator[tuple[str, str]]) -> dict[str, str]:
+    """Give each key one help text: members of a union have keys in common."""
+    found: dict[str, dict[str, None]] = {}
+    for key, text in keys:
+        found.setdefault(key, {})[text] = None
+    return {key: "; ".join(texts) for key, texts in found.items()}
 
 
 def _records_in(kind: Any) -> list[Any]:

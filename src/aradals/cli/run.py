@@ -15,7 +15,7 @@ from pathlib import Path
 from aradals.cli.arguments import ResultsArguments, StudyArguments
 from aradals.cli.terminal import print_log
 
-EXAMPLE = "aradals run demo --output runs/demo --training.epochs=20 --methods.ar_adals.num_subsets=3"
+EXAMPLE = "aradals run demo --output runs/demo --training.epochs=20 --methods.ar_adals.targets.subsets.count=3"
 RESUMES = True
 
 

@@ -1,13 +1,34 @@
-"""The settings of a study, as recipes spell them. Each field is a key of the YAML file and an option `--a.b=c`."""
+"""The settings of a study, as recipes spell them: each field is a key of the YAML file and an option ``--a.b=c``.
+
+Settings that contradict each other cannot be written, or are refused when the object is made: smoothing that adapts
+has a rule and may have subsets, fixed smoothing has neither, and each way to cut subsets has settings of its own.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
 
+from aradals.errors import InputError
 from aradals.smoothing.update_rules import UpdateRule
 
 Augment = Literal["none", "flip_crop", "augmix"]
+
+OTHER_FOLDERS = ("scores", "scorer", "runs")
+"""Folders of a study that lie beside those of its methods."""
+
+
+def _at_least(minimum: float, values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        if not value >= minimum:
+            raise InputError(expected=f"{name} of at least {minimum}", got=str(value), hint="a larger number")
+
+
+def _once_each(what: str, given: Sequence[object]) -> None:
+    if len(set(given)) < len(given):
+        raise InputError(expected=f"every {what} once", got=str(given), hint="leaving out what is there twice")
 
 
 @dataclass(frozen=True)
@@ -23,6 +44,12 @@ class SplitConfig:
     validation: int
     calibration: int
     train: int | None = None
+
+    def __post_init__(self) -> None:
+        _at_least(1, {"splits.validation": self.validation})
+        _at_least(0, {"splits.calibration": self.calibration})
+        if self.train is not None:
+            _at_least(2, {"splits.train": self.train})
 
 
 @dataclass(frozen=True)
@@ -53,41 +80,224 @@ class TrainingConfig:
     augment: Augment = "none"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
 
+    def __post_init__(self) -> None:
+        _at_least(1, {"training.epochs": self.epochs})
+        _at_least(2, {"training.batch_size": self.batch_size})
+        _at_least(0, {"training.weight_decay": self.weight_decay})
+        if not self.learning_rate > 0:
+            raise InputError(expected="training.learning_rate above 0", got=str(self.learning_rate), hint="0.001")
+        if (self.schedule == "steps") != bool(self.milestones):
+            raise InputError(
+                expected="training.schedule=steps and training.milestones, or neither",
+                got=f"schedule={self.schedule}, milestones={self.milestones}",
+                hint="both, or another schedule and milestones=[]",
+            )
+        if self.schedule != "steps" and self.gamma != TrainingConfig.gamma:
+            raise InputError(
+                expected="training.gamma with schedule=steps only", got=f"schedule={self.schedule}", hint="no gamma"
+            )
+
+
+@dataclass(frozen=True)
+class RankedSubsets:
+    """Equal parts of a ranking of the examples, which another model scores before training.
+
+    Args:
+        count: R.
+        by: robustness or confidence.
+        matching: training subsets by rank within the training split, or by the thresholds of the validation subsets.
+        folds: 1 = one model scores everything; 2 = a model that was trained on the other half scores each half of the
+            training split.
+    """
+
+    count: int = 10
+    by: Literal["robustness", "confidence"] = "robustness"
+    matching: Literal["rank", "thresholds"] = "rank"
+    folds: Literal[1, 2] = 1
+
+    def __post_init__(self) -> None:
+        _check_count(self.count)
+
+
+@dataclass(frozen=True)
+class SelfScoredSubsets:
+    """Equal parts of a ranking by first-order margins, which the model in training measures itself.
+
+    Args:
+        every: epochs between two scorings; until the first, all targets move as one.
+        count: R.
+        by: self.
+    """
+
+    every: int
+    count: int = 10
+    by: Literal["self"] = "self"
+
+    def __post_init__(self) -> None:
+        _check_count(self.count)
+        _at_least(1, {"every": self.every})
+
+
+@dataclass(frozen=True)
+class RandomSubsets:
+    """Equal parts at random, the control.
+
+    Args:
+        count: R.
+        by: random.
+    """
+
+    count: int = 10
+    by: Literal["random"] = "random"
+
+    def __post_init__(self) -> None:
+        _check_count(self.count)
+
+
+@dataclass(frozen=True)
+class ColumnSubsets:
+    """One subset for each category in a column of the data, or equal parts of the ranking by a column of fractions.
+
+    Args:
+        column: its name.
+        count: R.
+        by: column.
+    """
+
+    column: str
+    count: int = 10
+    by: Literal["column"] = "column"
+
+    def __post_init__(self) -> None:
+        _check_count(self.count)
+
+
+Subsets = RankedSubsets | SelfScoredSubsets | RandomSubsets | ColumnSubsets
+"""The groups of examples whose targets adapt each on its own; ``by`` tells them apart."""
+
+
+def _check_count(count: int) -> None:
+    if count < 2:
+        raise InputError(expected="a count of at least 2", got=str(count), hint="10, or no subsets for a single one")
+
+
+@dataclass(frozen=True)
+class FixedTargets:
+    """Targets that stay as they are.
+
+    Args:
+        smoothing: probability that the true class gives to the others, which share it evenly; 0 = one-hot. The
+            ``label_smoothing`` of PyTorch shares among all K classes, and so is K/(K - 1) times as much.
+    """
+
+    smoothing: float = 0.0
+
+    rule: ClassVar[None] = None
+    subsets: ClassVar[None] = None
+    update_every: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        _check_smoothing(self.smoothing)
+
+
+@dataclass(frozen=True)
+class AdaptiveTargets:
+    """Targets that answer to the gap between confidence and accuracy on the validation split.
+
+    Args:
+        rule: how they answer ({} = the default rule).
+        subsets: R groups with a target each (AR-AdaLS); one target for all without (AdaLS).
+        update_every: epochs between two updates.
+        smoothing: of the targets at the start.
+    """
+
+    rule: UpdateRule
+    subsets: Subsets | None = None
+    update_every: int = 1
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_smoothing(self.smoothing)
+        _at_least(1, {"update_every": self.update_every})
+        for key in ("proportional_gain", "shrink", "monotone"):
+            if self.subsets is None and getattr(self.rule, key) != getattr(UpdateRule, key):
+                raise InputError(expected=f"subsets for rule.{key}", got="none", hint="subsets: {count: 10}")
+        if self.rule.monotone and isinstance(self.subsets, RandomSubsets):
+            raise InputError(
+                expected="subsets that have an order for rule.monotone", got="by: random", hint="monotone: false"
+            )
+
+
+Targets = FixedTargets | AdaptiveTargets
+"""What the model learns to say of the true class."""
+
+
+def _check_smoothing(smoothing: float) -> None:
+    if not 0 <= smoothing < 1:
+        raise InputError(expected="smoothing of at least 0 and below 1", got=str(smoothing), hint="0.05")
+
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """A training method: vanilla as it stands, and every other by its settings.
+    """A training method: plain training as it stands, and every other by its settings.
 
     Args:
         objective: what a batch is trained on: cross_entropy, mixup, ccat, focal, margin_smoothing, or file.py:function.
         objective_args: its settings.
         augment: another augmentation than the recipe's: none, flip_crop or augmix.
         consistency: weight of AugMix's Jensen-Shannon term between an image and two AugMix views of it (there: 12).
-        num_subsets: R; 1 = without robustness.
-        initial_target_prob: true-class target probability at the start; 1 = one-hot.
-        rule: how the targets adapt ({} = the default rule); without one they stay.
-        update_every: epochs between two updates.
-        grouping: what the subsets are cut by: robustness, confidence, random (the control), or column.
-        group_column: the column of the data, where the grouping is column.
-        cross_fit: score each half of the training split by a model that was trained on the other half.
-        score_every: epochs between two scorings by the model in training itself (first-order margins; R = 1 before the
-            first); by default the scoring model of the recipe scores once, before training.
-        matching: training subsets by rank within the training split, or by the thresholds of the validation subsets.
+        targets: {} = one-hot; {smoothing: 0.05} = label smoothing; {rule: {rate: auto}} = AdaLS; with subsets AR-AdaLS.
+        label: its name in reports; by default the name with spaces.
+        variant_of: the method that it varies; reports of many methods show it beside the others only on demand.
     """
 
     objective: str = "cross_entropy"
     objective_args: dict[str, Any] = field(default_factory=dict)
     augment: Augment | None = None
     consistency: float = 0.0
-    num_subsets: int = 1
-    initial_target_prob: float = 1.0
-    rule: UpdateRule | None = None
-    update_every: int = 1
-    grouping: Literal["robustness", "confidence", "random", "column"] = "robustness"
-    group_column: str | None = None
-    cross_fit: bool = False
-    score_every: int | None = None
-    matching: Literal["rank", "thresholds"] = "rank"
+    targets: Targets = field(default_factory=FixedTargets)
+    label: str | None = field(default=None, compare=False)
+    variant_of: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        _at_least(0, {"consistency": self.consistency})
+        if self.consistency and self.objective in ("mixup", "ccat"):
+            raise InputError(
+                expected="an objective that leaves images as they are, because of consistency",
+                got=self.objective,
+                hint="augment: augmix",
+            )
+
+    @property
+    def num_subsets(self) -> int:
+        """R; 1 without subsets."""
+        return self.targets.subsets.count if self.targets.subsets else 1
+
+    @property
+    def initial_target_prob(self) -> float:
+        """The true-class target probability at the start."""
+        return 1 - self.targets.smoothing
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """All settings that change the trained model, as plain values."""
+        return {name: value for name, value in asdict(self).items() if name not in ("label", "variant_of")}
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The settings that a report lists, one beside the other."""
+        return {
+            "objective": self.objective,
+            "num_subsets": self.num_subsets,
+            "initial_target_prob": self.initial_target_prob,
+            "rule": asdict(self.targets.rule) if self.targets.rule else None,
+            "update_every": self.targets.update_every,
+        }
+
+
+def is_plain(method: MethodConfig) -> bool:
+    """Whether a method is plain training: cross-entropy on one-hot targets, and nothing else."""
+    return method == MethodConfig()  # labels do not count
 
 
 @dataclass(frozen=True)
@@ -99,11 +309,18 @@ class EnsembleConfig:
         num_members: M.
         in_step: train the members together, with one shared set of targets that the averaged prediction drives
             (AR-AdaLS of the ensemble); otherwise one after the other, each with its own.
+        label: its name in reports; by default the name with spaces.
+        variant_of: the method or ensemble that it varies.
     """
 
     method: str
     num_members: int = 4
     in_step: bool = False
+    label: str | None = field(default=None, compare=False)
+    variant_of: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        _at_least(2, {"num_members": self.num_members})
 
 
 @dataclass(frozen=True)
@@ -143,6 +360,14 @@ class EvaluationConfig:
     num_bins: int = 15
     num_resamples: int = 1000
 
+    def __post_init__(self) -> None:
+        _at_least(1, {"evaluation.num_bins": self.num_bins})
+        _at_least(2, {"evaluation.num_resamples": self.num_resamples})
+        _once_each("corruption", self.corruptions)
+        _once_each("severity", self.severities)
+        if self.corruptions and not self.severities:
+            raise InputError(expected="severities of the corruptions", got="none", hint="severities=[1, 3, 5]")
+
 
 @dataclass(frozen=True)
 class StudyConfig:
@@ -153,6 +378,8 @@ class StudyConfig:
         model: built-in name, file.py:callable or package.module:callable.
         methods: name -> settings.
         ensembles: name -> method and number of members.
+        reference: the method that the others are compared with; by default the first with plain training, else the
+            first.
         splits: division of the training data.
         training: how models are trained.
         description: what the study shows, for the report.
@@ -171,6 +398,7 @@ class StudyConfig:
     splits: SplitConfig
     training: TrainingConfig
     ensembles: dict[str, EnsembleConfig] = field(default_factory=dict)
+    reference: str | None = None
     description: str = ""
     image_column: str | None = None
     label_column: str | None = None
@@ -179,3 +407,108 @@ class StudyConfig:
     calibrators: list[str] = field(default_factory=lambda: ["temperature"])
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     seeds: list[int] = field(default_factory=lambda: [0])
+
+    def __post_init__(self) -> None:
+        _at_least(1, {"the number of data sets": len(self.data_sets), "the number of methods": len(self.methods)})
+        _at_least(1, {"the number of seeds": len(self.seeds)})
+        _once_each("seed", self.seeds)
+        _once_each("data set", self.data_sets)
+        _once_each("calibrator", self.calibrators)
+        if min(self.seeds) < 0:
+            raise InputError(expected="seeds of at least 0", got=str(self.seeds), hint="0, 1, 2")
+        if self.calibrators:
+            _at_least(1, {"splits.calibration": self.splits.calibration})
+        self._check_names()
+        for name, method in self.methods.items():
+            _check_in_time(name, method, self.training)
+        for name, ensemble in self.ensembles.items():
+            self._check_ensemble(name, ensemble)
+
+    @property
+    def data_sets(self) -> list[str]:
+        """The data sets, of which there is mostly one."""
+        return [self.data] if isinstance(self.data, str) else self.data
+
+    @property
+    def runs(self) -> Mapping[str, MethodConfig | EnsembleConfig]:
+        """Methods and ensembles by name."""
+        return {**self.methods, **self.ensembles}
+
+    @property
+    def reference_name(self) -> str:
+        """The method that the others are compared with."""
+        plain = (name for name, method in self.methods.items() if is_plain(method))
+        return self.reference or next(plain, next(iter(self.methods)))
+
+    @property
+    def main_name(self) -> str | None:
+        """The first method with subsets that varies no other: the one that a report shows beside the reference."""
+        names = (name for name, method in self.methods.items() if method.targets.subsets and not method.variant_of)
+        return next(names, None)
+
+    def label_of(self, name: str) -> str:
+        """The name of a method or an ensemble in reports."""
+        return self.runs[name].label or name.replace("_", " ")
+
+    def variant_of(self, name: str) -> str | None:
+        """The method or the ensemble that ``name`` varies; None for one that stands for itself."""
+        return self.runs[name].variant_of
+
+    def _check_names(self) -> None:
+        """Names that can be folders, and that refer to others that are there."""
+        for name in self.runs:
+            if name in OTHER_FOLDERS or not re.fullmatch(r"\w[\w.-]*", name):
+                raise InputError(
+                    expected="methods whose names can be folders beside " + ", ".join(OTHER_FOLDERS),
+                    got=repr(name),
+                    hint="letters, digits, dots, dashes and underscores",
+                )
+        named = {"reference": self.reference, **{f"{name}.variant_of": self.variant_of(name) for name in self.runs}}
+        for key, given in named.items():
+            others = [name for name in self.runs if key != f"{name}.variant_of"]
+            if given is not None and given not in others:
+                raise InputError(
+                    expected=f"{key} to be a method of the recipe: {', '.join(others)}",
+                    got=repr(given),
+                    hint="one of these",
+                )
+
+    def _check_ensemble(self, name: str, ensemble: EnsembleConfig) -> None:
+        if name in self.methods:
+            raise InputError(expected="an ensemble with a name of its own", got=repr(name), hint=f"{name}_ensemble")
+        if ensemble.method not in self.methods:
+            raise InputError(
+                expected=f"ensembles.{name} of a method of the recipe: {', '.join(self.methods)}",
+                got=repr(ensemble.method),
+                hint="one of these",
+            )
+        if ensemble.in_step and self.methods[ensemble.method].targets.rule is None:
+            raise InputError(
+                expected=f"ensembles.{name} in step of a method with a rule, because it shares targets that adapt",
+                got=f"{ensemble.method}, which has none",
+                hint="in_step=false",
+            )
+
+
+def _check_in_time(name: str, method: MethodConfig, training: TrainingConfig) -> None:
+    """Views that are not made twice, and updates and scorings that an epoch follows, so that they change something."""
+    if method.consistency and (method.augment or training.augment) == "augmix":
+        raise InputError(
+            expected=f"methods.{name} with images that are not AugMix views already, because of consistency",
+            got="augment=augmix",
+            hint="augment: flip_crop",
+        )
+    targets, epochs = method.targets, training.epochs
+    if targets.update_every > 1 and targets.update_every >= epochs:
+        raise InputError(
+            expected=f"methods.{name} with updates every {targets.update_every} epochs that an epoch follows",
+            got=f"{epochs} epochs",
+            hint="update_every: 1",
+        )
+    last_update = (epochs - 1) // targets.update_every * targets.update_every  # the last that an epoch follows
+    if isinstance(targets.subsets, SelfScoredSubsets) and targets.subsets.every >= last_update:
+        raise InputError(
+            expected=f"methods.{name} scored early enough for an update by subsets, and for an epoch after that",
+            got=f"every={targets.subsets.every} and update_every={targets.update_every} in {epochs} epochs",
+            hint="smaller ones, or more epochs",
+        )

@@ -46,7 +46,7 @@ def read(kind: Any, value: object, key: str = "") -> Any:
     kinds = _alternatives(kind)
     if isinstance(value, Mapping):
         if records := list(filter(is_dataclass, kinds)):
-            return _read_record(max(records, key=lambda record: _num_fitting(record, value)), value, key)
+            return _read_record(records[0] if len(records) == 1 else _choose(records, value, key), value, key)
         if get_origin(kind) is dict:
             return {str(name): read(get_args(kind)[1], item, _join(key, name)) for name, item in value.items()}
     for each in sorted(kinds, key=lambda each: each is str):  # text last: any text is text
@@ -94,24 +94,39 @@ def _read_record(kind: Any, value: Mapping[Any, object], key: str) -> Any:
     known, hints = {field.name: field for field in fields(kind)}, get_type_hints(kind)
     for name in value:
         if name not in known:
-            given, dashes = _join(key, name), "--" if isinstance(name, OptionText) else ""
-            hint = nearest(given, [_join(key, each) for each in known], otherwise=f"one of {', '.join(known)}")
+            place = ("--" if isinstance(name, OptionText) else "") + _join(key, "")
+            meant = nearest(str(name), known, otherwise="")
             raise InputError(
-                expected=f"a setting of {key or 'the recipe'}", got=repr(dashes + given), hint=dashes + hint
+                expected=f"a setting of {key or 'the recipe'}",
+                got=repr(f"{place}{name}"),
+                hint=f"{place}{meant}" if meant else f"one of {', '.join(known)}",
             )
     for name, field in known.items():
         if is_required(field) and value.get(name) is None:
             raise InputError(expected=f"a value for {_join(key, name)}", got="none", hint=f"{name}: ...")
-    return kind(**{name: read(hints[name], item, _join(key, name)) for name, item in value.items()})
+    settings = {name: read(hints[name], item, _join(key, name)) for name, item in value.items()}
+    try:
+        return kind(**settings)
+    except InputError as error:
+        if "." in key:  # a group of the recipe, such as ``training``, names itself
+            error.args = (f"expected {key}: {str(error).removeprefix('expected ')}",)
+        raise
 
 
-def _num_fitting(record: Any, value: Mapping[Any, object]) -> int:
-    """Count the keys of ``value`` that a dataclass knows; a key of type ``Literal`` counts with one of its values."""
-    hints = get_type_hints(record)
-    return sum(
-        name in hints and (get_origin(hints[name]) is not Literal or item in get_args(hints[name]))
-        for name, item in value.items()
-    )
+def _choose(records: list[Any], value: Mapping[Any, object], key: str) -> Any:
+    """Choose the dataclass that a mapping means: by a key that all have with fixed values (``by``), else by its keys."""
+    choices = {record: _literals(record) for record in records}
+    for tag in set.intersection(*map(set, choices.values())) & value.keys():
+        records = [record for record in records if value[tag] in choices[record][tag]]
+        if not records:
+            known = tuple(choice for each in choices.values() for choice in each[tag])
+            raise _wrong_type((Literal[known],), value[tag], _join(key, tag))
+    return max(records, key=lambda record: len(value.keys() & {field.name for field in fields(record)}))
+
+
+def _literals(record: Any) -> dict[str, tuple[Any, ...]]:
+    """List the keys of a dataclass that have fixed values, and these."""
+    return {name: get_args(hint) for name, hint in get_type_hints(record).items() if get_origin(hint) is Literal}
 
 
 def _convert(kind: Any, value: object) -> Any:
@@ -123,12 +138,12 @@ def _convert(kind: Any, value: object) -> Any:
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if origin is Any:
         return _unquoted(value) if isinstance(value, OptionText) else value
-    if origin is Literal and value in inner:
-        return inner[inner.index(value)]
     if origin in (str, Path) and isinstance(value, str):
         return origin(value)
-    if isinstance(value, str) and origin not in (str, Path, Literal):
+    if isinstance(value, str) and origin not in (str, Path) and value not in inner:
         value = parse_yaml(value)
+    if origin is Literal and value in inner:
+        return inner[inner.index(value)]
     if origin is list and isinstance(value, list):
         return [read(inner[0], item) for item in value]
     if origin is dict and isinstance(value, dict):

@@ -35,9 +35,10 @@ class UpdateRule:
             `for_updates` has been told how many there will be.
         leak: λ, at least 0, the pull of a target towards the common level. At rest gap_r = -λ (p_r - mean p), and the
             mean gap is 0. 0 is the paper's rule. Without effect in the hybrid rule.
-        shape_rate: β, at least 0, makes the rule hybrid: the common level integrates the mean gap, and a target's
-            distance from it is proportional to its own gap's distance from the mean. At rest the mean gap is 0 and
-            p_r = level - β gap_r, as with a leak of 1/β. Only the level has a memory, so that no subset winds up.
+        proportional_gain: β, at least 0, makes the rule hybrid: the common level integrates the mean gap, and the
+            distance of a target from it is proportional to its own gap's distance from the mean. At rest the mean gap
+            is 0 and p_r = level - β gap_r, as with a leak of 1/β. Only the level has a memory, so that no subset winds
+            up.
         averaging: a in [0, 1), the weight of earlier epochs in the gaps: g <- a g + (1 - a) gap, from the first gap
             on. Noise that is independent from epoch to epoch is left with (1 - a)/(1 + a) of its variance. The level
             of the hybrid rule, an average already, takes the gaps as they are.
@@ -52,14 +53,14 @@ class UpdateRule:
 
     Example:
         >>> UpdateRule(leak=0)  # the paper's rule
-        UpdateRule(rate=0.1, leak=0, shape_rate=None, averaging=0.0, shrink=False, floor=False, monotone=False)
+        UpdateRule(rate=0.1, leak=0, proportional_gain=None, averaging=0.0, shrink=False, floor=False, monotone=False)
         >>> UpdateRule(rate="auto").for_updates(200).rate
         0.03
     """
 
     rate: float | Literal["auto"] = 0.1
     leak: float = 0.3
-    shape_rate: float | None = None
+    proportional_gain: float | None = None
     averaging: float = 0.0
     shrink: bool = False
     floor: bool = False
@@ -68,13 +69,15 @@ class UpdateRule:
     def __post_init__(self) -> None:
         if isinstance(self.rate, str) and self.rate != "auto":
             raise InputError(expected='a rate that is a number or "auto"', got=repr(self.rate), hint='rate="auto"')
-        at_least_0 = {"leak": self.leak, "shape_rate": self.shape_rate or 0.0}
+        at_least_0 = {"leak": self.leak, "proportional_gain": self.proportional_gain or 0.0}
         if not isinstance(self.rate, str):
             at_least_0["rate"] = self.rate
         for name, value in at_least_0.items():
             if not 0 <= value < math.inf:
                 raise InputError(
-                    expected=f"{name} of at least 0", got=f"{name}={value}", hint='rate="auto", leak=0.3, shape_rate=1'
+                    expected=f"{name} of at least 0",
+                    got=f"{name}={value}",
+                    hint='rate="auto", leak=0.3, proportional_gain=1',
                 )
         if not 0 <= self.averaging < 1:
             raise InputError(
@@ -200,7 +203,7 @@ def update_target_prob(state: TargetState, measurement: Measurement, rule: Updat
         >>> update_target_prob(state, measurement, UpdateRule(rate=0.5, leak=0), num_classes=10).target_prob
         tensor([0.8500, 1.0000], dtype=torch.float64)
     """
-    alpha, leak, beta = rule.update_rate, rule.leak, rule.shape_rate
+    alpha, leak, beta = rule.update_rate, rule.leak, rule.proportional_gain
     share = measurement.count / measurement.count.sum()
     measured = measurement.count > 0
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_study import save_digits, small_config
 
-from aradals.pipeline.config import MethodConfig, StudyConfig
+from aradals.pipeline.config import AdaptiveTargets, MethodConfig, RankedSubsets, StudyConfig
 from aradals.pipeline.study import run_study
 from aradals.smoothing.update_rules import UpdateRule
 
@@ -19,7 +19,10 @@ PARTS = ("rows", "reliability", "comparisons", "calibrators", "stability", "seed
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyConfig, Path, dict[str, object]]:
     folder = tmp_path_factory.mktemp("damage")
-    methods = {"vanilla": MethodConfig(), "adaptive": MethodConfig(num_subsets=2, rule=UpdateRule(rate=0.1))}
+    methods = {
+        "vanilla": MethodConfig(),
+        "adaptive": MethodConfig(targets=AdaptiveTargets(UpdateRule(rate=0.1), RankedSubsets(2))),
+    }
     config = small_config(save_digits(folder / "digits.npz", num_train=220), methods)
     results = run_study(config, folder / "out", name="test", log=lambda line: None)
     return config, folder / "out", {part: results[part] for part in PARTS}

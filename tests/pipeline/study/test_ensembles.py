@@ -19,7 +19,15 @@ from aradals.inference.ensemble import Ensemble
 from aradals.inference.predictions import Predictions
 from aradals.models import build_model, load_checkpoint
 from aradals.pipeline.artifacts import load_calibrator, load_json, load_predictions
-from aradals.pipeline.config import EnsembleConfig, MethodConfig, SplitConfig, StudyConfig, TrainingConfig
+from aradals.pipeline.config import (
+    AdaptiveTargets,
+    EnsembleConfig,
+    MethodConfig,
+    RankedSubsets,
+    SplitConfig,
+    StudyConfig,
+    TrainingConfig,
+)
 from aradals.pipeline.study import run_study
 from aradals.robustness.scores import score
 
@@ -27,7 +35,10 @@ ENSEMBLES = {
     "trio": EnsembleConfig("vanilla", num_members=3),
     "pair_in_step": EnsembleConfig("adaptive", num_members=2, in_step=True),
 }
-METHODS = {"vanilla": VANILLA, "adaptive": MethodConfig(num_subsets=2, rule=ADAPTIVE, initial_target_prob=0.3)}
+METHODS = {
+    "vanilla": VANILLA,
+    "adaptive": MethodConfig(targets=AdaptiveTargets(ADAPTIVE, RankedSubsets(2), smoothing=0.7)),
+}
 
 
 @dataclass(frozen=True)
@@ -247,7 +258,7 @@ def test_with_fixed_targets_members_in_step_are_those_trained_alone(
     member: int, finished: Finished, tmp_path: Path
 ) -> None:
     ensembles = {"in_step": EnsembleConfig("smooth", num_members=2, in_step=True)}
-    methods = {"smooth": MethodConfig(initial_target_prob=0.9)}
+    methods = {"smooth": MethodConfig(targets=AdaptiveTargets(replace(ADAPTIVE, rate=0.0), smoothing=0.1))}
     run, _ = seed_run(small_config(str(finished.config.data), methods, ensembles=ensembles), tmp_path)
     together = run.train_in_step("in_step")
     assert [path.name for path in together] == ["model-0.safetensors", "model-1.safetensors"]

@@ -18,7 +18,14 @@ from small_study import ADAPTIVE, VANILLA, save_digits, seed_run, small_config, 
 from aradals._internal.files import file_name
 from aradals.errors import OutputError, TrainingFailed
 from aradals.pipeline.artifacts import load_sealed
-from aradals.pipeline.config import EnsembleConfig, MethodConfig, StudyConfig
+from aradals.pipeline.config import (
+    AdaptiveTargets,
+    EnsembleConfig,
+    FixedTargets,
+    MethodConfig,
+    RankedSubsets,
+    StudyConfig,
+)
 from aradals.pipeline.study import run_study, train_one
 from aradals.report import comparison_table, study_headlines, study_table, write_report
 from aradals.report.tables import failed_rows
@@ -130,7 +137,7 @@ def config(folder: Path) -> StudyConfig:
             **methods(folder, "diverge"),
             "vanilla": VANILLA,
             **methods(folder, "collapse"),
-            "ar_adals": MethodConfig(num_subsets=2, rule=ADAPTIVE),
+            "ar_adals": MethodConfig(targets=AdaptiveTargets(ADAPTIVE, RankedSubsets(2))),
         },
         ensembles={"pair": EnsembleConfig("vanilla", num_members=2), "bad": EnsembleConfig("diverge", 2)},
         seeds=[0, 1],
@@ -215,7 +222,7 @@ def test_a_seed_that_is_missing(folder: Path, tmp_path: Path) -> None:
     names = methods(folder, "diverge_at_seed_1")
     config = small_config(
         str(folder / "digits.npz"),
-        {**names, "vanilla": VANILLA, "ar_adals": MethodConfig(num_subsets=2, rule=ADAPTIVE)},
+        {**names, "vanilla": VANILLA, "ar_adals": MethodConfig(targets=AdaptiveTargets(ADAPTIVE, RankedSubsets(2)))},
         seeds=[1, 0, 2],
     )
     results, _ = run_logged(config, tmp_path)
@@ -237,7 +244,7 @@ def broken_at(seeds: list[int], how: str, folder: Path, tmp_path: Path) -> Study
     model.write_text(f"BROKEN = {seeds}\nHOW = {how!r}\n{MODEL}")
     return small_config(
         str(folder / "digits.npz"),
-        {"ar_adals": MethodConfig(num_subsets=2, rule=ADAPTIVE), "vanilla": VANILLA},
+        {"ar_adals": MethodConfig(targets=AdaptiveTargets(ADAPTIVE, RankedSubsets(2))), "vanilla": VANILLA},
         model=f"{model}:build",
         model_args={},
         ensembles={"pair": EnsembleConfig("vanilla", num_members=2)},
@@ -297,7 +304,7 @@ def test_one_of_two_data_sets_on_which_all_fail(folder: Path, tmp_path: Path) ->
 
 def test_an_output_that_cannot_be_written_stops_the_study(folder: Path, tmp_path: Path) -> None:
     config = small_config(
-        str(folder / "digits.npz"), {"vanilla": VANILLA, "other": MethodConfig(initial_target_prob=0.9)}
+        str(folder / "digits.npz"), {"vanilla": VANILLA, "other": MethodConfig(targets=FixedTargets(0.1))}
     )
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -17,7 +17,14 @@ from small_study import ADAPTIVE, VANILLA, save_digits, small_config
 from aradals._internal.files import file_digest
 from aradals.errors import InputError
 from aradals.pipeline.artifacts import load_sealed, save_sealed
-from aradals.pipeline.config import EvaluationConfig, MethodConfig, ScoringConfig, StudyConfig
+from aradals.pipeline.config import (
+    AdaptiveTargets,
+    EvaluationConfig,
+    MethodConfig,
+    RankedSubsets,
+    ScoringConfig,
+    StudyConfig,
+)
 from aradals.pipeline.study import run_study, train_one
 from aradals.report import write_report
 
@@ -27,7 +34,7 @@ ADAPTED = "adaptive"
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyConfig, Path]:
     folder = tmp_path_factory.mktemp("sent")
-    methods = {"vanilla": VANILLA, ADAPTED: MethodConfig(num_subsets=2, rule=ADAPTIVE)}
+    methods = {"vanilla": VANILLA, ADAPTED: MethodConfig(targets=AdaptiveTargets(ADAPTIVE, RankedSubsets(2)))}
     config = small_config(save_digits(folder / "digits.npz", num_train=220), methods)
     run_study(config, folder / "out", name="test", log=lambda line: None)
     return config, folder / "out"

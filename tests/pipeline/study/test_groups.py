@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +19,19 @@ from aradals import InputError
 from aradals.data import Examples, load_data, overlap
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
 from aradals.pipeline.artifacts import decode_hashes, load_json, load_scores
-from aradals.pipeline.config import MethodConfig
+from aradals.pipeline.config import AdaptiveTargets, ColumnSubsets, MethodConfig, RandomSubsets, RankedSubsets, Subsets
 from aradals.pipeline.study import SeedRun
 from aradals.pipeline.study.groups import TrainingSubsets, training_subsets
 from aradals.robustness.scores import score
 from aradals.smoothing.subsets import random_subsets
 
-GROUPED = MethodConfig(num_subsets=5, rule=ADAPTIVE)
+
+def grouped(subsets: Subsets) -> MethodConfig:
+    """A method whose targets adapt by these subsets."""
+    return MethodConfig(targets=AdaptiveTargets(ADAPTIVE, subsets))
+
+
+GROUPED = grouped(RankedSubsets(5))
 
 
 def by_rank(scores: Tensor, num_subsets: int = 5) -> Tensor:
@@ -55,8 +60,8 @@ Trained = tuple[SeedRun, list[str], TrainingSubsets]
 
 @pytest.fixture(scope="module")
 def cross_fitted(data: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    settings = replace(GROUPED, cross_fit=True)
-    run, log = seed_run(small_config(data, {"fitted": settings}), tmp_path_factory.mktemp("cross-fit"))
+    settings = RankedSubsets(5, folds=2)
+    run, log = seed_run(small_config(data, {"fitted": grouped(settings)}), tmp_path_factory.mktemp("cross-fit"))
     run.train("fitted")
     return run, log, training_subsets(run, settings)
 
@@ -108,8 +113,8 @@ class TestCrossFit:
 
 
 def test_thresholds_cut_the_training_split_where_the_validation_subsets_begin(data: str, tmp_path: Path) -> None:
-    settings = replace(GROUPED, matching="thresholds")
-    run, _ = seed_run(small_config(data, {"matched": settings}), tmp_path)
+    settings = RankedSubsets(5, matching="thresholds")
+    run, _ = seed_run(small_config(data, {"matched": grouped(settings)}), tmp_path)
     groups = training_subsets(run, settings)
     scores = {split: load_scores(run.scores(split))[0].score.double() for split in ("train", "validation")}
     assert torch.equal(groups.validation, by_rank(scores["validation"]))
@@ -119,8 +124,8 @@ def test_thresholds_cut_the_training_split_where_the_validation_subsets_begin(da
 
 
 def test_confidence_ranks_by_the_log_odds_of_the_prediction(data: str, tmp_path: Path) -> None:
-    settings = replace(GROUPED, grouping="confidence")
-    run, _ = seed_run(small_config(data, {"vanilla": VANILLA, "sure": settings}), tmp_path)
+    settings = RankedSubsets(5, by="confidence")
+    run, _ = seed_run(small_config(data, {"vanilla": VANILLA, "sure": grouped(settings)}), tmp_path)
     groups = training_subsets(run, settings)
     model = build_model("small_cnn", num_classes=10, in_channels=1, width=4)
     load_checkpoint(model, run.train("vanilla"))
@@ -134,8 +139,8 @@ def test_confidence_ranks_by_the_log_odds_of_the_prediction(data: str, tmp_path:
 
 
 def test_random_subsets_need_no_scores_and_do_not_follow_any(data: str, tmp_path: Path) -> None:
-    settings = replace(GROUPED, grouping="random")
-    run, _ = seed_run(small_config(data, {"control": settings}), tmp_path)
+    settings = RandomSubsets(5)
+    run, _ = seed_run(small_config(data, {"control": grouped(settings)}), tmp_path)
     run.train("control")
     assert {path.name for path in tmp_path.iterdir()} == {"control"}
     groups = training_subsets(run, settings)
@@ -145,7 +150,7 @@ def test_random_subsets_need_no_scores_and_do_not_follow_any(data: str, tmp_path
     robust = by_rank(load_scores(run.scores("train"))[0].score)
     shared = sum(int(((groups.train == r) & (robust == r)).sum()) for r in range(5))
     assert shared < 40  # 20 by chance, 100 where they follow the scores
-    other, _ = seed_run(small_config(data, {"control": settings}), tmp_path / "other", seed=1)
+    other, _ = seed_run(small_config(data, {"control": grouped(settings)}), tmp_path / "other", seed=1)
     assert not torch.equal(training_subsets(other, settings).train, groups.train)
 
 
@@ -173,8 +178,8 @@ class TestColumn:
     """A parquet file of encoded images, in which a column says who wrote them and another how large they are."""
 
     def test_each_value_of_a_category_is_a_subset(self, folder: Path, tmp_path: Path) -> None:
-        settings = MethodConfig(num_subsets=3, rule=ADAPTIVE, grouping="column", group_column="writer")
-        run, _ = seed_run(small_config(str(folder), {"by_writer": settings}), tmp_path)
+        settings = ColumnSubsets("writer", 3)
+        run, _ = seed_run(small_config(str(folder), {"by_writer": grouped(settings)}), tmp_path)
         run.check()
         groups = training_subsets(run, settings)
         assert torch.equal(groups.train, run.splits.train.ids % 3)
@@ -184,21 +189,21 @@ class TestColumn:
         assert {path.name for path in tmp_path.iterdir()} == {"by_writer"}
 
     def test_measurements_are_ranked(self, folder: Path, tmp_path: Path) -> None:
-        settings = replace(GROUPED, grouping="column", group_column="size")
-        run, _ = seed_run(small_config(str(folder), {"by_size": settings}), tmp_path)
+        settings = ColumnSubsets("size", 5)
+        run, _ = seed_run(small_config(str(folder), {"by_size": grouped(settings)}), tmp_path)
         groups = training_subsets(run, settings)
         assert torch.equal(groups.train, by_rank(run.splits.train.ids * 37 % 200))
         assert torch.equal(groups.validation, by_rank(run.splits.validation.ids * 37 % 200))
 
     @pytest.mark.parametrize(
         ("column", "message"),
-        [("writer", r"num_subsets=3, one for each value of the column writer, got 5"), ("weight", "'weight'")],
+        [("writer", r"count=3, one for each value of the column writer, got 5"), ("weight", "'weight'")],
     )
     def test_a_wrong_number_of_subsets_or_column_is_refused_before_training(
         self, folder: Path, tmp_path: Path, column: str, message: str
     ) -> None:
-        settings = replace(GROUPED, grouping="column", group_column=column)
-        run, _ = seed_run(small_config(str(folder), {"vanilla": VANILLA, "wrong": settings}), tmp_path)
+        settings = ColumnSubsets(column, 5)
+        run, _ = seed_run(small_config(str(folder), {"vanilla": VANILLA, "wrong": grouped(settings)}), tmp_path)
         with pytest.raises(InputError, match=message):
             run.check()
         assert not list(tmp_path.iterdir())
@@ -208,8 +213,8 @@ def test_all_methods_share_the_score_tables(data: str, tmp_path: Path) -> None:
     methods = {
         "vanilla": VANILLA,
         "ranked": GROUPED,
-        "fewer": MethodConfig(num_subsets=2, rule=ADAPTIVE),
-        "matched": replace(GROUPED, matching="thresholds"),
+        "fewer": grouped(RankedSubsets(2)),
+        "matched": grouped(RankedSubsets(5, matching="thresholds")),
     }
     run, log = seed_run(small_config(data, methods), tmp_path)
     for method in methods:

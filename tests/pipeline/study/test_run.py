@@ -30,7 +30,18 @@ from aradals.pipeline.artifacts import (
     load_scores,
     load_sealed,
 )
-from aradals.pipeline.config import EnsembleConfig, EvaluationConfig, MethodConfig, StudyConfig, TrainingConfig
+from aradals.pipeline.config import (
+    AdaptiveTargets,
+    ColumnSubsets,
+    EnsembleConfig,
+    EvaluationConfig,
+    FixedTargets,
+    MethodConfig,
+    RankedSubsets,
+    SelfScoredSubsets,
+    StudyConfig,
+    TrainingConfig,
+)
 from aradals.pipeline.study import run_study, train_one
 from aradals.pipeline.study.arrays import RunArrays
 from aradals.pipeline.study.run import study_stability
@@ -42,10 +53,10 @@ UNDEFINED = {"error_auroc", "error_auroc_low", "error_auroc_high"}  # where all 
 SHIFTS = [("contrast", 5), ("gaussian_blur", 5)]
 
 METHODS = {
-    "ada_ls": MethodConfig(rule=UpdateRule(rate="auto")),
+    "ada_ls": MethodConfig(targets=AdaptiveTargets(UpdateRule(rate="auto"))),
     "vanilla": VANILLA,
-    "ar_adals": MethodConfig(num_subsets=3, rule=ADAPTIVE, initial_target_prob=0.5),
-    "label_smoothing": MethodConfig(initial_target_prob=0.9),
+    "ar_adals": MethodConfig(targets=AdaptiveTargets(ADAPTIVE, RankedSubsets(3), smoothing=0.5)),
+    "label_smoothing": MethodConfig(targets=FixedTargets(0.1)),
 }
 
 
@@ -251,7 +262,7 @@ def test_the_course_of_the_targets_is_recorded(study: Finished) -> None:
         settings = METHODS[run["method"]]
         assert len(run["target_prob"]) == settings.num_subsets
         assert [epoch["epoch"] for epoch in run["epochs"]] == [1, 2, 3]
-        if settings.rule:
+        if settings.targets.rule:
             assert len(run["updates"]) == 3
         elif settings.initial_target_prob != 1:
             assert run["target_prob"] == pytest.approx([settings.initial_target_prob])
@@ -442,7 +453,10 @@ class TestDoneOnce:
 
     def test_other_settings_of_a_method_are_run_for_it_alone(self, copied: Finished) -> None:
         first, config = copied.results, copied.config
-        changed = {**config.methods, "ada_ls": replace(METHODS["ada_ls"], initial_target_prob=0.7)}
+        changed = {
+            **config.methods,
+            "ada_ls": MethodConfig(targets=AdaptiveTargets(UpdateRule(rate="auto"), smoothing=0.3)),
+        }
         second, log = run_logged(replace(config, methods=changed), copied.folder)
         assert trainings(log) == ["[seed 0] ada_ls: train"]
         others = [line for line in log if line.startswith("[seed 0]") and " ada_ls:" not in line]
@@ -460,7 +474,7 @@ class TestDoneOnce:
     def test_scores_that_were_made_twice_are_reported_once(self, copied: Finished) -> None:
         """A method that is added later needs them, and takes other seconds to make them."""
         shutil.rmtree(copied.folder / "seed-0")
-        added = {**copied.config.methods, "more": MethodConfig(num_subsets=2, rule=ADAPTIVE)}
+        added = {**copied.config.methods, "more": MethodConfig(targets=AdaptiveTargets(ADAPTIVE, RankedSubsets(2)))}
         results, _ = run_logged(replace(copied.config, methods=added), copied.folder)
         assert sorted(row["split"] for row in results["scoring"]) == ["test", "train", "validation"]
 
@@ -572,14 +586,14 @@ def test_train_one_gives_the_model_of_the_study(study: Finished, tmp_path: Path)
 
 
 def test_a_method_that_scores_itself_needs_no_other_model(data: str, tmp_path: Path) -> None:
-    methods = {"vanilla": VANILLA, "self": MethodConfig(num_subsets=3, rule=ADAPTIVE, score_every=1)}
+    methods = {"vanilla": VANILLA, "self": MethodConfig(targets=AdaptiveTargets(ADAPTIVE, SelfScoredSubsets(1, 3)))}
     training = TrainingConfig(epochs=3, batch_size=25, learning_rate=0.01)
     config = small_config(data, methods, training=training)
     log: list[str] = []
     [checkpoint] = train_one(config, "self", 0, tmp_path / "one", log=log.append)
     assert {path.name for path in (tmp_path / "one").iterdir()} == {"self"}
     history = load_json(checkpoint.parent / "history.json")
-    assert history["settings"]["score_every"] == 1
+    assert history["settings"]["targets"]["subsets"]["every"] == 1
     assert [scoring["epoch"] for scoring in history["scorings"]] == [1, 2]
     assert all(scoring["num_forward"] == scoring["num_backward"] == 100 + 40 for scoring in history["scorings"])
     records = [*history["epochs"], *history["scorings"]]
@@ -615,7 +629,7 @@ def test_a_model_file_that_changes_is_trained_anew(data: str, tmp_path: Path) ->
 
 
 def test_a_column_that_changes_is_run_anew(tmp_path: Path) -> None:
-    methods = {"grouped": MethodConfig(num_subsets=2, rule=ADAPTIVE, grouping="column", group_column="kind")}
+    methods = {"grouped": MethodConfig(targets=AdaptiveTargets(ADAPTIVE, ColumnSubsets("kind", 2)))}
     trained = []
     for period in (2, 2, 3):
         kind = np.where(np.arange(200) % period == 0, "even", "odd")

@@ -22,7 +22,7 @@ splits: {{validation: 40, calibration: 40, train: 100}}
 training: {{epochs: 3, batch_size: 10, learning_rate: 0.01}}
 methods:
   vanilla: {{}}
-  ar_adals: {{num_subsets: 2, rule: {{rate: auto}}, initial_target_prob: 0.8}}
+  ar_adals: {{targets: {{rule: {{rate: auto}}, subsets: {{count: 2}}, smoothing: 0.2}}}}
 ensembles:
   two: {{method: vanilla, num_members: 2}}
   in_step: {{method: ar_adals, num_members: 2, in_step: true}}

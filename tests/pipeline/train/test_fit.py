@@ -19,7 +19,14 @@ from training_tools import assert_same, dying, read_state, weights
 from aradals import InputError, assign_subsets
 from aradals.data import Examples
 from aradals.errors import TrainingFailed
-from aradals.pipeline.config import MethodConfig, TrainingConfig
+from aradals.pipeline.config import (
+    AdaptiveTargets,
+    FixedTargets,
+    MethodConfig,
+    RankedSubsets,
+    SelfScoredSubsets,
+    TrainingConfig,
+)
 from aradals.pipeline.train import TrainedModel, fit_classifier
 from aradals.pipeline.train.module import AdaptiveClassifier, epoch_seed
 from aradals.pipeline.train.self_scoring import SelfScoring
@@ -48,8 +55,16 @@ def network() -> nn.Module:
 
 TRAIN, VALIDATION = clusters(200, seed=1), noisy(clusters(90, seed=2))
 SETTINGS = TrainingConfig(epochs=6, batch_size=32, learning_rate=0.02, schedule="one_cycle")
-ADAPTIVE = MethodConfig(num_subsets=3, rule=UpdateRule(rate=0.5))
-SELF_SCORING = replace(ADAPTIVE, score_every=2)
+ADAPTIVE = MethodConfig(targets=AdaptiveTargets(UpdateRule(rate=0.5), RankedSubsets(3)))
+EVERY_OTHER = MethodConfig(targets=AdaptiveTargets(UpdateRule(rate=0.5), RankedSubsets(3), update_every=2))
+
+
+def self_scoring(every: int) -> MethodConfig:
+    """The same, scored by itself."""
+    return MethodConfig(targets=AdaptiveTargets(UpdateRule(rate=0.5), SelfScoredSubsets(every, 3)))
+
+
+SELF_SCORING = self_scoring(2)
 
 
 def fit(
@@ -61,7 +76,7 @@ def fit(
     seed: int = 5,
 ) -> TrainedModel:
     def subsets(examples: Examples) -> Tensor | None:
-        if method.score_every is not None:
+        if isinstance(method.targets.subsets, SelfScoredSubsets):
             return None
         return assign_subsets(examples._inputs[:, 0], method.num_subsets)  # type: ignore[index]
 
@@ -84,7 +99,7 @@ def fit(
 def test_an_interrupted_training_ends_with_the_same_weights_and_targets(
     schedule: Literal["one_cycle", "steps"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = replace(SETTINGS, schedule=schedule, milestones=[3, 4])
+    training = replace(SETTINGS, schedule=schedule, milestones=[3, 4] if schedule == "steps" else [])
     resume = tmp_path / "resume.ckpt"
     with dying(3, monkeypatch):
         fit(training=training, resume=resume)
@@ -110,7 +125,7 @@ def test_vanilla_is_plain_cross_entropy_in_a_plain_loop() -> None:
 
 
 def test_targets_move_only_where_they_are_told_to() -> None:
-    assert fit(MethodConfig(initial_target_prob=0.9)).target_prob == [0.9]
+    assert fit(MethodConfig(targets=FixedTargets(0.1))).target_prob == [0.9]
     adaptive = fit()
     assert len(adaptive.updates) == SETTINGS.epochs
     assert adaptive.updates[0]["target_prob"] == [1, 1, 1]
@@ -119,14 +134,18 @@ def test_targets_move_only_where_they_are_told_to() -> None:
 
 
 def test_updates_every_second_epoch() -> None:
-    trained = fit(MethodConfig(num_subsets=3, rule=UpdateRule(rate=0.5), update_every=2))
+    trained = fit(EVERY_OTHER)
     assert len(trained.updates) == SETTINGS.epochs // 2
 
 
 def test_automatic_update_rate_suits_the_number_of_updates() -> None:
     training = TrainingConfig(epochs=62, batch_size=200)
-    assert fit(MethodConfig(rule=UpdateRule(rate="auto")), training).update_rate == pytest.approx(6 / 62)
-    assert fit(MethodConfig(rule=UpdateRule(rate="auto"), update_every=2), training).update_rate == 0.1
+    assert fit(MethodConfig(targets=AdaptiveTargets(UpdateRule(rate="auto"))), training).update_rate == pytest.approx(
+        6 / 62
+    )
+    assert (
+        fit(MethodConfig(targets=AdaptiveTargets(UpdateRule(rate="auto"), update_every=2)), training).update_rate == 0.1
+    )
 
 
 def test_seeds_differ_and_the_same_seed_does_not() -> None:
@@ -137,7 +156,9 @@ def test_seeds_differ_and_the_same_seed_does_not() -> None:
 
 def test_a_target_that_runs_down_is_said() -> None:
     log: list[str] = []
-    trained = fit(MethodConfig(num_subsets=3, rule=UpdateRule(rate=300.0, leak=0.0)), log=log.append)
+    trained = fit(
+        MethodConfig(targets=AdaptiveTargets(UpdateRule(rate=300.0, leak=0.0), RankedSubsets(3))), log=log.append
+    )
     assert trained.at_lower_bound
     assert any("ran down to 1/K" in line for line in log)
 
@@ -172,7 +193,7 @@ class TestGoneWrong:
             fit(training=training, resume=tmp_path / "resume.ckpt")
 
     @pytest.mark.parametrize("place", ["network.4.bias", "network.1.running_mean"])
-    @pytest.mark.parametrize("method", [MethodConfig(), replace(ADAPTIVE, update_every=2), SELF_SCORING])
+    @pytest.mark.parametrize("method", [MethodConfig(), EVERY_OTHER, SELF_SCORING])
     def test_in_the_last_step_of_the_third_epoch(self, method: MethodConfig, place: str, tmp_path: Path) -> None:
         resume = tmp_path / "resume.ckpt"
         for _ in range(2):  # the second time from the state after the second epoch, or the first where that exploded
@@ -282,7 +303,7 @@ def test_every_optimizer_and_schedule_learns(schedule: str, optimizer: str) -> N
         batch_size=32,
         optimizer=optimizer,  # type: ignore[arg-type]
         schedule=schedule,  # type: ignore[arg-type]
-        milestones=[3],
+        milestones=[3] if schedule == "steps" else [],
         learning_rate=0.02,
     )
     assert fit(training=training).epochs[-1]["accuracy"] > 0.6
@@ -319,7 +340,10 @@ class TestSelfScoring:
 
     def test_it_is_adals_until_the_first_update_by_subsets(self) -> None:
         """To the bit, though the model is scored in between: scoring disturbs neither weights nor random numbers."""
-        ours, adals = fit(replace(ADAPTIVE, score_every=3)), fit(MethodConfig(rule=UpdateRule(rate=0.5)))
+        ours, adals = (
+            fit(self_scoring(3)),
+            fit(MethodConfig(targets=AdaptiveTargets(UpdateRule(rate=0.5)))),
+        )
         for step, alone in zip(ours.updates[:3], adals.updates[:3], strict=True):
             assert step == {key: values * 3 for key, values in alone.items()}
         assert ours.updates[3]["target_prob"] == adals.updates[3]["target_prob"] * 3
@@ -368,7 +392,7 @@ class TestSelfScoring:
         modules: list[AdaptiveClassifier] = []
         monkeypatch.setattr(AdaptiveClassifier, "on_fit_end", lambda module: modules.append(module))
         log: list[str] = []
-        trained = fit(replace(SELF_SCORING, score_every=4), log=log.append, model=nn.Sequential(Half(), network()))
+        trained = fit(self_scoring(4), log=log.append, model=nn.Sequential(Half(), network()))
         failed = [examples.__getitems__(list(range(len(examples))))[1][:, 0] <= 0.5 for examples in (TRAIN, VALIDATION)]
         (scoring,) = trained.scorings
         assert scoring["num_failed"] == sum(int(part.sum()) for part in failed) > 0
@@ -382,5 +406,5 @@ class TestSelfScoring:
         assert [scoring["num_failed"] for scoring in trained.scorings] == [0, 0]
 
     def test_fixed_subsets_cannot_be_forgotten(self) -> None:
-        with pytest.raises(InputError, match=r"num_subsets=3.*score_every"):
+        with pytest.raises(InputError, match=r"num_subsets=3.*SelfScoredSubsets"):
             fit_classifier(network(), TRAIN, VALIDATION, method=ADAPTIVE, training=SETTINGS, seed=0, device="cpu")

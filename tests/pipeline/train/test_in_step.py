@@ -12,7 +12,14 @@ from training_tools import assert_same, digits, dying, small_cnn, weights
 
 from aradals.errors import TrainingFailed
 from aradals.inference.ensemble import Ensemble
-from aradals.pipeline.config import MethodConfig, TrainingConfig
+from aradals.pipeline.config import (
+    AdaptiveTargets,
+    FixedTargets,
+    MethodConfig,
+    RankedSubsets,
+    SelfScoredSubsets,
+    TrainingConfig,
+)
 from aradals.pipeline.train import TrainedModel, fit_classifier, member_seed
 from aradals.pipeline.train.fit import member_batches
 from aradals.smoothing.update_rules import UpdateRule
@@ -20,7 +27,9 @@ from aradals.smoothing.update_rules import UpdateRule
 SEED = 3
 TRAIN, VALIDATION = digits(0, 110), digits(110, 60)
 TRAINING = TrainingConfig(epochs=3, batch_size=25, learning_rate=0.01, schedule="one_cycle")
-ADAPTIVE = MethodConfig(num_subsets=2, rule=UpdateRule(rate=0.5, leak=0.0), initial_target_prob=0.5)
+TARGETS = AdaptiveTargets(UpdateRule(rate=0.5, leak=0.0), RankedSubsets(2), smoothing=0.5)
+ADAPTIVE = MethodConfig(targets=TARGETS)
+SELF_SCORING = MethodConfig(targets=replace(TARGETS, subsets=SelfScoredSubsets(1, 2)))
 
 
 def fit(
@@ -51,7 +60,7 @@ def members_of(trained: TrainedModel) -> list[torch.nn.Module]:
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_with_fixed_targets_members_are_to_the_bit_those_trained_alone(optimizer: Literal["adam", "sgd"]) -> None:
     training = replace(TRAINING, optimizer=optimizer, weight_decay=1e-3)
-    method = MethodConfig(initial_target_prob=0.8)
+    method = MethodConfig(targets=FixedTargets(0.2))
     together = fit([0, 1, 2], method, training)
     for member, model in enumerate(members_of(together)):
         assert weights(model).equal(weights(fit([member], method, training).model))
@@ -82,7 +91,7 @@ def test_shared_targets_make_other_models_than_targets_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-@pytest.mark.parametrize("method", [ADAPTIVE, replace(ADAPTIVE, score_every=1), replace(ADAPTIVE, objective="mixup")])
+@pytest.mark.parametrize("method", [ADAPTIVE, SELF_SCORING, replace(ADAPTIVE, objective="mixup")])
 def test_resumed_it_ends_with_the_same_members(
     method: MethodConfig, epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

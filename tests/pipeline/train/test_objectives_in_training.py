@@ -14,7 +14,7 @@ from training_tools import assert_same, digits, dying, small_cnn, weights
 
 from aradals.data import augmix
 from aradals.objectives import OBJECTIVES
-from aradals.pipeline.config import MethodConfig, TrainingConfig
+from aradals.pipeline.config import AdaptiveTargets, FixedTargets, MethodConfig, RankedSubsets, TrainingConfig
 from aradals.pipeline.train import TrainedModel, fit_classifier
 from aradals.pipeline.train.fit import member_batches
 from aradals.pipeline.train.module import epoch_seed
@@ -47,8 +47,10 @@ METHODS = {
     "flip_crop": MethodConfig(augment="flip_crop"),
     "augmix": MethodConfig(augment="augmix"),
     "consistency": MethodConfig(consistency=12.0),
-    "mixup in subsets": MethodConfig(objective="mixup", num_subsets=2, rule=UpdateRule()),
-    "ccat in subsets": MethodConfig(objective="ccat", objective_args={"steps": 2}, num_subsets=2, rule=UpdateRule()),
+    "mixup in subsets": MethodConfig(objective="mixup", targets=AdaptiveTargets(UpdateRule(), RankedSubsets(2))),
+    "ccat in subsets": MethodConfig(
+        objective="ccat", objective_args={"steps": 2}, targets=AdaptiveTargets(UpdateRule(), RankedSubsets(2))
+    ),
     "focal with augmix": MethodConfig(objective="focal", augment="augmix"),
 }
 
@@ -119,7 +121,7 @@ def test_consistency_adds_the_jensen_shannon_term_of_an_image_and_two_views() ->
 
 def test_one_subset_is_adals() -> None:
     """Label smoothing whose one target follows the gap of the whole validation split, in a plain loop."""
-    method = MethodConfig(rule=UpdateRule(rate=0.5), initial_target_prob=0.6)
+    method = MethodConfig(targets=AdaptiveTargets(UpdateRule(rate=0.5), smoothing=0.4))
     trained = fit(method, replace(TRAINING, optimizer="sgd"))
     model, p, targets = small_cnn(SEED), 0.6, []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
@@ -174,5 +176,5 @@ def test_an_objective_of_ones_own_has_a_target_prob_only_where_it_takes_one(tmp_
     file.write_text(OWN)
     trained = fit(MethodConfig(objective=f"{file}:brier", objective_args={"weight": 2.0}))
     assert trained.epochs[-1]["loss"] < trained.epochs[0]["loss"] < 2 * 2.0
-    smoothed = fit(MethodConfig(objective=f"{file}:smoothed", initial_target_prob=0.8))
+    smoothed = fit(MethodConfig(objective=f"{file}:smoothed", targets=FixedTargets(0.2)))
     assert weights(smoothed.model).equal(weights(fit(MethodConfig()).model))

@@ -8,6 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from aradals.errors import InputError
 from aradals.pipeline.config import StudyConfig
+from aradals.pipeline.recipes.migration import migrate
 from aradals.pipeline.settings import OptionText, nearest, parse_yaml, read
 
 _FOLDER = Path(__file__).parent
@@ -33,7 +34,7 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> StudyC
 
     Args:
         name: of a packaged recipe, or path of a YAML file.
-        overrides: other values of some keys: ``{"training.epochs": "20", "methods.ar_adals.num_subsets": "3"}``.
+        overrides: other values of some keys, such as ``{"methods.ar_adals.targets.subsets.count": "3"}``.
 
     Raises:
         InputError: no such recipe; a file that is not YAML in UTF-8; unknown or missing keys; values of other types.
@@ -54,7 +55,7 @@ def list_recipes() -> dict[str, str]:
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    """Read the keys and values of a YAML file."""
+    """Read the keys and values of a YAML file; those of an earlier version in the present form."""
     try:
         content = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -69,7 +70,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
             got="an empty file" if content is None else str(content),
             hint="aradals recipes show demo",
         )
-    return content
+    return migrate(content)
 
 
 def _override(settings: dict[str, Any], key: str, text: str) -> None:

@@ -12,9 +12,8 @@ from torch import Tensor
 from aradals.data import load_column
 from aradals.errors import InputError
 from aradals.pipeline.artifacts import settings_digest
-from aradals.pipeline.config import MethodConfig
+from aradals.pipeline.config import ColumnSubsets, RandomSubsets, RankedSubsets
 from aradals.pipeline.score import scores_of
-from aradals.pipeline.study.checks import data_sets
 from aradals.smoothing.subsets import (
     assign_subsets,
     column_subsets,
@@ -26,6 +25,9 @@ from aradals.smoothing.subsets import (
 
 if TYPE_CHECKING:
     from aradals.pipeline.study.seed import SeedRun
+
+ReadySubsets = RankedSubsets | RandomSubsets | ColumnSubsets
+"""Subsets that are known before training."""
 
 
 @dataclass(frozen=True)
@@ -50,40 +52,46 @@ class TrainingSubsets:
         return settings_digest([self.train.tolist(), self.validation.tolist()])
 
 
-def training_subsets(run: SeedRun, settings: MethodConfig) -> TrainingSubsets:
+def training_subsets(run: SeedRun, settings: ReadySubsets) -> TrainingSubsets:
     """The subsets of the training and of the validation split, as the method's settings say."""
-    train, validation, count = run.splits.train, run.splits.validation, settings.num_subsets
-    if settings.grouping == "random":
-        return TrainingSubsets(
-            random_subsets(train.ids, count, run.seed), random_subsets(validation.ids, count, run.seed)
-        )
-    if settings.grouping == "column":
-        return _by_column(run, settings)
-    if settings.cross_fit:
-        return _cross_fitted(run, settings)
+    match settings:
+        case RandomSubsets(count):
+            train, validation = run.splits.train.ids, run.splits.validation.ids
+            return TrainingSubsets(random_subsets(train, count, run.seed), random_subsets(validation, count, run.seed))
+        case ColumnSubsets():
+            return _by_column(run, settings)
+        case RankedSubsets(folds=2):
+            return _cross_fitted(run, settings)
+        case RankedSubsets():
+            return _ranked(run, settings)
+
+
+def _ranked(run: SeedRun, settings: RankedSubsets) -> TrainingSubsets:
+    """Both splits scored by the scoring model of the seed."""
+    train, validation = run.splits.train, run.splits.validation
     tables = [run.scores(split, attack=attack_of(settings)) for split in ("train", "validation")]
     scores = [scores_of(table, split.ids) for table, split in zip(tables, (train, validation), strict=True)]
     return TrainingSubsets(
         _matched(scores[0], train.ids, scores[1], settings),
-        assign_subsets(scores[1], count, validation.ids),
+        assign_subsets(scores[1], settings.count, validation.ids),
         tables,
         [] if run.config.scoring.checkpoint else [run.scorer()],
     )
 
 
-def attack_of(settings: MethodConfig) -> str | None:
+def attack_of(settings: RankedSubsets) -> str | None:
     """The score that ranks examples, where it is another than the recipe's."""
-    return "log_odds" if settings.grouping == "confidence" else None
+    return "log_odds" if settings.by == "confidence" else None
 
 
-def _matched(train_scores: Tensor, train_ids: Tensor, validation_scores: Tensor, settings: MethodConfig) -> Tensor:
+def _matched(train_scores: Tensor, train_ids: Tensor, validation_scores: Tensor, settings: RankedSubsets) -> Tensor:
     """Training subsets: by rank, or by the thresholds between the validation subsets."""
     if settings.matching == "thresholds":
-        return match_subsets(train_scores, subset_thresholds(validation_scores, settings.num_subsets))
-    return assign_subsets(train_scores, settings.num_subsets, train_ids)
+        return match_subsets(train_scores, subset_thresholds(validation_scores, settings.count))
+    return assign_subsets(train_scores, settings.count, train_ids)
 
 
-def _cross_fitted(run: SeedRun, settings: MethodConfig) -> TrainingSubsets:
+def _cross_fitted(run: SeedRun, settings: RankedSubsets) -> TrainingSubsets:
     """Each half of the training split scored by a model that was trained on the other half.
 
     Two models' scores are not on one scale, so training examples are grouped within their half. Validation examples,
@@ -104,17 +112,16 @@ def _cross_fitted(run: SeedRun, settings: MethodConfig) -> TrainingSubsets:
         tables += own
     return TrainingSubsets(
         subsets,
-        assign_subsets(ranks, settings.num_subsets, validation.ids),
+        assign_subsets(ranks, settings.count, validation.ids),
         tables,
         [run.fold_scorer(fold) for fold in (0, 1)],
     )
 
 
-def _by_column(run: SeedRun, settings: MethodConfig) -> TrainingSubsets:
+def _by_column(run: SeedRun, settings: ColumnSubsets) -> TrainingSubsets:
     """One subset for each value of a column of categories, or the ranks of a column of numbers with a fraction."""
-    assert settings.group_column is not None
-    train, validation, count = run.splits.train, run.splits.validation, settings.num_subsets
-    values = load_column(data_sets(run.config)[0], "train", settings.group_column)
+    train, validation, count = run.splits.train, run.splits.validation, settings.count
+    values = load_column(run.config.data_sets[0], "train", settings.column)
     if values.dtype.kind == "f":
         scores = torch.tensor(values)
         return TrainingSubsets(
@@ -124,8 +131,8 @@ def _by_column(run: SeedRun, settings: MethodConfig) -> TrainingSubsets:
     subsets, names = column_subsets(values)
     if len(names) != count:
         raise InputError(
-            expected=f"num_subsets={len(names)}, one for each value of the column {settings.group_column}",
+            expected=f"count={len(names)}, one for each value of the column {settings.column}",
             got=str(count),
-            hint=f"num_subsets={len(names)}",
+            hint=f"count={len(names)}",
         )
     return TrainingSubsets(subsets[train.ids], subsets[validation.ids])

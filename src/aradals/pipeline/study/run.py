@@ -24,11 +24,11 @@ from aradals.pipeline.artifacts import (
     save_table,
     versions,
 )
-from aradals.pipeline.config import MethodConfig, StudyConfig
+from aradals.pipeline.config import StudyConfig, is_plain
 from aradals.pipeline.outputs import output_folder
 from aradals.pipeline.shown import class_rows, example_images
 from aradals.pipeline.study.arrays import RunArrays
-from aradals.pipeline.study.checks import check_config, data_sets
+from aradals.pipeline.study.checks import check_config
 from aradals.pipeline.study.seed import Log, SeedRun
 from aradals.results.compare import aggregate_seeds, compare_methods
 from aradals.results.failed import describe_failed
@@ -50,7 +50,7 @@ _ALONE = RLock()
 def files_of(config: StudyConfig) -> list[Path]:
     """The files and folders on this machine that a study reads."""
     evaluation, scoring = config.evaluation, config.scoring
-    named = [*data_sets(config), *filter(None, (evaluation.corrupted, scoring.checkpoint))]
+    named = [*config.data_sets, *filter(None, (evaluation.corrupted, scoring.checkpoint))]
     code = [config.model, *(method.objective for method in config.methods.values())]
     sources = [Path(spec.rpartition(":")[0]) for spec in code if ".py:" in spec]
     return [*(path for spec in named for path in data_paths(spec)), *sources]
@@ -134,8 +134,8 @@ def train_one(
     names = [*config.methods, *config.ensembles]
     if method not in names:
         raise InputError(expected=f"a method of the recipe: {', '.join(names)}", got=repr(method), hint="one of these")
-    if len(data_sets(config)) > 1:
-        raise InputError(expected="one data set", got=str(config.data), hint=f"--data {data_sets(config)[0]}")
+    if len(config.data_sets) > 1:
+        raise InputError(expected="one data set", got=str(config.data), hint=f"--data {config.data_sets[0]}")
     check_config(replace(config, seeds=[seed]))
     _refuse_own_scorer(config, output)
     with output_folder(output, inputs=files_of(config)), _ALONE:
@@ -157,7 +157,7 @@ def _refuse_own_scorer(config: StudyConfig, output: Path) -> None:
 
 def load_study_data(config: StudyConfig) -> tuple[Examples, Examples]:
     """The training and the test examples of a study with one data set."""
-    [data] = data_sets(config)
+    [data] = config.data_sets
     load = partial(load_data, data, image_column=config.image_column, label_column=config.label_column)
     return load("train"), load("test")
 
@@ -242,7 +242,7 @@ def _reason(error: InputError, method: str) -> str:
 
 def relative_costs(config: StudyConfig, costs: list[Row]) -> list[Row]:
     """With each cost, ``relative_cost``: as a multiple of the plain training of the same seed, where there is one."""
-    plain = next((name for name, settings in config.methods.items() if settings == MethodConfig()), None)
+    plain = next((name for name, settings in config.methods.items() if is_plain(settings)), None)
     seconds = {cost["seed"]: cost["training_seconds"] for cost in costs if cost["method"] == plain}
     return [
         {**cost, "relative_cost": cost["seconds"] / seconds[cost["seed"]] if cost["seed"] in seconds else None}
@@ -251,7 +251,7 @@ def relative_costs(config: StudyConfig, costs: list[Row]) -> list[Row]:
 
 
 def _shown_examples(runs: list[SeedRun], arrays: Mapping[tuple[str, int], RunArrays]) -> dict[str, Any]:
-    """For the report: images of the first method, and the classes of the main methods, each at its first seed."""
+    """For the report: images of the first method; its classes and those of the main method, each at its first seed."""
     test = runs[0].splits.test  # the same at all seeds
     own = {
         name: next(arrays[name, run.seed] for run in runs if (name, run.seed) in arrays)
@@ -261,7 +261,7 @@ def _shown_examples(runs: list[SeedRun], arrays: Mapping[tuple[str, int], RunArr
     if not own:
         return {}
     first = next(iter(own))
-    main = [name for name in dict.fromkeys((first, "ar_adals")) if name in own]
+    main = [name for name in dict.fromkeys((first, runs[0].config.main_name)) if name in own]
     predictions = {name: Predictions(test.ids, own[name].logits[0], own[name].labels) for name in main}
     return {
         "examples": example_images(test, predictions[first], own[first].scores),

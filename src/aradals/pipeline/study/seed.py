@@ -31,7 +31,14 @@ from aradals.pipeline.artifacts import (
     settings_digest,
     versions,
 )
-from aradals.pipeline.config import MethodConfig, StudyConfig
+from aradals.pipeline.config import (
+    ColumnSubsets,
+    MethodConfig,
+    RandomSubsets,
+    RankedSubsets,
+    SelfScoredSubsets,
+    StudyConfig,
+)
 from aradals.pipeline.evaluate import (
     CLEAN,
     Condition,
@@ -55,7 +62,7 @@ from aradals.pipeline.score import (
 )
 from aradals.pipeline.stage import run_stage, same_outputs
 from aradals.pipeline.study.arrays import RunArrays, resample
-from aradals.pipeline.study.checks import needs_subsets, try_method
+from aradals.pipeline.study.checks import try_method
 from aradals.pipeline.study.groups import TrainingSubsets, training_subsets
 from aradals.pipeline.study.records import read_evaluation, read_history
 from aradals.smoothing.subsets import fold_of
@@ -165,11 +172,14 @@ class SeedRun:
         for _, examples in splits.items():
             check_labels(examples.labels, num_classes)
         for name, settings in config.methods.items():
-            smallest = min(len(splits.train) // (2 if settings.cross_fit else 1), len(splits.validation))
-            check_num_subsets(settings.num_subsets, smallest, f"methods.{name}.num_subsets", "splits.validation")
+            subsets = settings.targets.subsets
+            folds = subsets.folds if isinstance(subsets, RankedSubsets) else 1
+            smallest = min(len(splits.train) // folds, len(splits.validation))
+            key = f"methods.{name}.targets.subsets.count"
+            check_num_subsets(settings.num_subsets, smallest, key, "splits.validation")
             try_method(name, settings, config.training, model, splits.train.__getitems__([0, 1]))
-            if needs_subsets(settings) and settings.grouping in ("random", "column"):
-                training_subsets(self, settings)
+            if isinstance(subsets, RandomSubsets | ColumnSubsets):
+                training_subsets(self, subsets)
 
     # What each method comes to.
 
@@ -305,7 +315,7 @@ class SeedRun:
             "code": self._code,
             "model_args": self.config.model_args,
             "training": asdict(self.config.training),
-            "method": {**asdict(settings), "code": code_digest(settings.objective)},
+            "method": {**settings.training, "code": code_digest(settings.objective)},
             "train": train.fingerprint,
             "validation": self.splits.validation.fingerprint,
             "subsets": groups.digest if groups else None,
@@ -344,7 +354,12 @@ class SeedRun:
             save_json(
                 folder / HISTORY_FILE,
                 {
-                    "settings": {**asdict(settings), "num_members": len(members), "update_rate": trained.update_rate},
+                    "settings": {
+                        **settings.training,
+                        **settings.summary,
+                        "num_members": len(members),
+                        "update_rate": trained.update_rate,
+                    },
                     "seconds": trained.seconds,
                     "epochs": trained.epochs,
                     "scorings": trained.scorings,
@@ -522,7 +537,8 @@ class SeedRun:
 
     def _groups(self, settings: MethodConfig) -> TrainingSubsets | None:
         """The subsets that a model with these settings is trained with from the start; None without any."""
-        return training_subsets(self, settings) if needs_subsets(settings) else None
+        subsets = settings.targets.subsets
+        return None if subsets is None or isinstance(subsets, SelfScoredSubsets) else training_subsets(self, subsets)
 
     def _build(self) -> nn.Module:
         """The study's model, freshly initialized from torch's global generator, for the shape of the data."""

@@ -24,7 +24,7 @@ from aradals.data import AUGMENTATIONS, Examples, as_batch
 from aradals.errors import InputError
 from aradals.inference.predictions import try_model
 from aradals.objectives import choose_objective
-from aradals.pipeline.config import MethodConfig, TrainingConfig
+from aradals.pipeline.config import MethodConfig, SelfScoredSubsets, TrainingConfig
 from aradals.pipeline.health import check_output_varies, check_trainable
 from aradals.pipeline.train.environment import settings_from_arguments_alone
 from aradals.pipeline.train.module import AdaptiveClassifier, by_id, epoch_seed, member_seed
@@ -110,14 +110,15 @@ def fit_classifier(
     check_trainable(model, train.labels)
     if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
         try_model(model, train.__getitems__([0, 1])[1])  # lazy layers take their shapes from the first input
-    scores_itself = method.score_every is not None
-    if method.num_subsets > 1 and not scores_itself and (train_subsets is None or validation_subsets is None):
+    targets = method.targets
+    scores_itself = isinstance(targets.subsets, SelfScoredSubsets)
+    if targets.subsets and not scores_itself and (train_subsets is None or validation_subsets is None):
         raise InputError(
             expected=f"the subset of each training and validation example (num_subsets={method.num_subsets})",
             got="none",
-            hint="subsets from assign_subsets, or score_every",
+            hint="subsets from assign_subsets, or SelfScoredSubsets",
         )
-    rule = method.rule and method.rule.for_updates(max(1, training.epochs // method.update_every))
+    rule = targets.rule and targets.rule.for_updates(max(1, training.epochs // targets.update_every))
     criterion = AdaptiveSmoothing(
         train.num_classes, method.num_subsets, rule=rule, initial_target_prob=method.initial_target_prob
     )
@@ -136,9 +137,9 @@ def fit_classifier(
     if len(train.input_shape) == 3:
         module.to(memory_format=torch.channels_last)
     callbacks: list[Callback] = [_EpochLog(training.epochs, log)]
-    if method.score_every is not None:
-        callbacks.append(SelfScoring(train, validation, method.score_every, log))
-    state_io, goes_on = StateIO(f"{inputs_digest} {method} {training} seed {seed}"), False
+    if isinstance(targets.subsets, SelfScoredSubsets):
+        callbacks.append(SelfScoring(train, validation, targets.subsets.every, log))
+    state_io, goes_on = StateIO(f"{inputs_digest} {method.training} {training} seed {seed}"), False
     if resume is not None:
         callbacks.append(SaveState(resume))
         goes_on = has_state(resume, state_io, module, log)
@@ -152,7 +153,7 @@ def fit_classifier(
             devices=1,
             max_epochs=training.epochs,
             precision=training.precision,
-            check_val_every_n_epoch=method.update_every,
+            check_val_every_n_epoch=targets.update_every,
             num_sanity_val_steps=0,
             callbacks=callbacks,
             plugins=[state_io],

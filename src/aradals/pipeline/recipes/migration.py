@@ -1,0 +1,127 @@
+"""Recipes of an earlier version, whose methods had all settings side by side. Only this file knows how those looked."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+
+LABELS = {
+    "adals": "AdaLS",
+    "ar_adals": "AR-AdaLS",
+    "ar_adals_augmix": "AR-AdaLS, AugMix",
+    "ar_adals_cross_fit": "AR-AdaLS, cross-fitted",
+    "ar_adals_of_ensemble": "AR-AdaLS of the ensemble",
+    "ar_adals_self": "AR-AdaLS, self-scored",
+    "augmix": "AugMix",
+    "ccat": "CCAT",
+    "ensemble_of_ar_adals": "ensemble of AR-AdaLS",
+    "focal": "focal loss",
+}
+"""The names that reports gave to methods by how a recipe called them."""
+
+_TARGETS = {"initial_target_prob", "rule", "update_every", "num_subsets"}
+_SUBSETS = {"grouping", "group_column", "cross_fit", "score_every", "matching"}
+
+
+def migrate(settings: dict[str, Any]) -> dict[str, Any]:
+    """Spell a recipe of an earlier version as this version does, and warn once with the new spelling.
+
+    Args:
+        settings: the content of a recipe; returned as it is where no method has the earlier form.
+    """
+    methods, ensembles = settings.get("methods"), settings.get("ensembles") or {}
+    if not isinstance(methods, dict) or not any(map(_is_old, methods.values())):
+        return settings
+    new: dict[str, Any] = {
+        "reference": "vanilla" if "vanilla" in methods else next(iter(methods)),
+        "methods": {
+            name: {**_method(method), **_as_reported(name, methods)} if isinstance(method, dict) else method
+            for name, method in methods.items()
+        },
+        "ensembles": {name: {**ensemble, **_as_reported(name)} for name, ensemble in ensembles.items()},
+    }
+    lines = [
+        f"reference: {new['reference']}",
+        *_spelling("methods", new, settings),
+        *_spelling("ensembles", new, settings),
+    ]
+    text = "\n".join(lines)
+    warnings.warn(
+        f"the recipe is of an earlier version; what has changed is spelt like this now:\n{text}", stacklevel=2
+    )
+    return {**settings, **new}
+
+
+def _spelling(group: str, new: dict[str, Any], old: dict[str, Any]) -> list[str]:
+    """YAML with a line for each entry of a group that has changed."""
+    changed = {name: settings for name, settings in new[group].items() if settings != old[group][name]}
+    flow = {
+        name: yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, width=1000)
+        for name, settings in changed.items()
+    }
+    return [f"{group}:", *(f"  {name}: {text.strip()}" for name, text in flow.items())] if changed else []
+
+
+def _is_old(method: Any) -> bool:
+    return isinstance(method, dict) and "targets" not in method and not (_TARGETS | _SUBSETS).isdisjoint(method)
+
+
+def _method(old: dict[str, Any]) -> dict[str, Any]:
+    """A method whose settings of targets and subsets have places of their own."""
+    targets = {
+        "smoothing": _smoothing(old.get("initial_target_prob", 1)),
+        "rule": _rule(old.get("rule")),
+        "update_every": _unless(1, old.get("update_every")),
+        "subsets": _subsets(old),
+    }
+    kept = {key: value for key, value in old.items() if key not in _TARGETS | _SUBSETS}
+    return {**kept, **({"targets": given} if (given := _given(targets)) else {})}
+
+
+def _subsets(old: dict[str, Any]) -> dict[str, Any] | None:
+    """The subsets of a method; None where there was one alone, and nothing said of it."""
+    by_itself = None if old.get("score_every") is None else "self"
+    settings = _given(
+        {
+            "by": _unless("robustness", old.get("grouping")) or by_itself,
+            "column": old.get("group_column"),
+            "every": old.get("score_every"),
+            "folds": 2 if old.get("cross_fit") else None,
+            "matching": _unless("rank", old.get("matching")),
+        }
+    )
+    count = old.get("num_subsets", 1)
+    return {"count": count, **settings} if settings or count != 1 else None
+
+
+def _smoothing(target_prob: Any) -> Any:
+    """What a target takes from the true class, to the last digit that a person would write."""
+    return _unless(0, round(1 - target_prob, 12)) if isinstance(target_prob, int | float) else target_prob
+
+
+def _rule(rule: Any) -> Any:
+    if not isinstance(rule, Mapping):
+        return rule
+    return {"proportional_gain" if key == "shape_rate" else key: value for key, value in rule.items()}
+
+
+def _unless(default: object, value: Any) -> Any:
+    return None if value == default else value
+
+
+def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def _as_reported(name: str, methods: Iterable[str] = ()) -> dict[str, str]:
+    """The label that reports had for a method of this name, and the method whose name this one goes on from."""
+    label = LABELS.get(name) or name.replace("ar_adals_", "AR-AdaLS, ").replace("_", " ")
+    return _given(
+        {
+            "label": _unless(name.replace("_", " "), label),
+            "variant_of": next((other for other in methods if name.startswith(f"{other}_")), None),
+        }
+    )
