@@ -114,7 +114,7 @@ def _read_record(kind: Any, value: Mapping[Any, object], key: str) -> Any:
 
 
 def _choose(records: list[Any], value: Mapping[Any, object], key: str) -> Any:
-    """Choose the dataclass that a mapping means: by a key that all have with fixed values (``by``), else by its keys."""
+    """Choose the dataclass that a mapping means: by a key that all give fixed values (``by``), then by its keys."""
     choices = {record: _literals(record) for record in records}
     for tag in set.intersection(*map(set, choices.values())) & value.keys():
         records = [record for record in records if value[tag] in choices[record][tag]]
