@@ -60,7 +60,7 @@ def main() -> None:
         paths = prediction_paths(Path(folder), wanted)
         before = processor_seconds(bare)
         predicting = processor_seconds(lambda: predict_conditions(model, examples, paths, model_digest=""))
-        metrics = processor_seconds(lambda: evaluate_conditions(stored_predictions([paths]), None, {}, keys={}))
+        metrics = processor_seconds(lambda: evaluate_conditions(stored_predictions(paths), None, {}, keys={}))
         after = processor_seconds(bare)
     forward = (before + after) * len(wanted) / (2 * (len(wanted) // 2))
     print(f"{len(wanted)} conditions x {len(examples)} images, torch {torch.__version__}, one thread")

@@ -106,12 +106,12 @@ def _evaluate(
         )
         stored_at = stage(examples, wanted, output / "predictions", shift=shift, source=source_of_shift)
         stored, _ = load_predictions(stored_at[CLEAN])
-        evaluated = stored_predictions([stored_at])
+        evaluated = stored_predictions(stored_at)
         if other is not None:
             others, _ = load_predictions(stage(other, [CLEAN], output / "ood")[CLEAN])
             out_of_distribution = ood_rows(stored, others, fitted, data=data, ood=other.name)
     keys = {"method": name, "seed": 0, "data": data}
-    rows, reliability = evaluate_conditions(evaluated, subsets, fitted, keys=keys)
+    rows, reliability, _ = evaluate_conditions(evaluated, subsets, fitted, keys=keys)
     results = {
         "schema": SCHEMA_VERSION,
         "kind": "evaluation",

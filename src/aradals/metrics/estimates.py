@@ -8,16 +8,14 @@ Calibration errors need more care, see `calibration_error_interval`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from aradals.checks import check_subsets
-from aradals.errors import InputError
-from aradals.metrics.bootstrap import resample_means
-from aradals.metrics.calibration import debiased_l2_gap, equal_mass_sums, largest_cumulative_gap
-from aradals.metrics.family import coverage_key
+from aradals.metrics.bootstrap import Bootstrap, Resampled, metric_columns
+from aradals.metrics.family import coverage_key, family
 from aradals.metrics.intervals import (
     Norm,
     abs_max,
@@ -27,10 +25,10 @@ from aradals.metrics.intervals import (
     largest_partial_sum,
     root_sum_square,
 )
-from aradals.metrics.outcomes import Outcomes, assign_bins, equal_mass_bins, membership, outcomes, subset_membership
+from aradals.metrics.outcomes import Outcomes, equal_mass_bins, membership, outcomes_and_class_gaps
 from aradals.metrics.proper import wilson_interval
-from aradals.metrics.selective import aurc_terms, auroc_terms, effective_sample, ranked_auroc
-from aradals.metrics.smooth import grid_gaps, grid_position, smooth_error, smoother
+from aradals.metrics.selective import effective_sample
+from aradals.metrics.smooth import grid_position, smoother
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,50 @@ class Estimate:
     value: float
     low: float
     high: float
+
+
+Interval = tuple[float, float]
+
+Scale = Callable[[float, Tensor], Tensor]
+"""Values in resamples, from the value observed and the deviations of the resamples from it, shape (B,)."""
+
+
+def linear(value: float, deviations: Tensor) -> Tensor:
+    """The values as they are."""
+    return value + deviations
+
+
+def logarithmic(value: float, deviations: Tensor) -> Tensor:
+    """Values in (0, 1] that are skewed where they are small; NaN where 0 was observed."""
+    return value * (deviations / value).exp() if value > 0 else torch.full_like(deviations, math.nan)
+
+
+def log_odds(value: float, deviations: Tensor) -> Tensor:
+    """Values in (0, 1) that are skewed towards its ends; NaN where an end was observed."""
+    if not 0 < value < 1:
+        return torch.full_like(deviations, math.nan)
+    return (math.log(value / (1 - value)) + deviations / (value * (1 - value))).sigmoid()
+
+
+SCALES: dict[str, tuple[Scale, float]] = {
+    "confidence": (linear, 1.0),
+    "nll": (linear, math.inf),
+    "brier": (linear, 2.0),
+    "aurc": (logarithmic, 1.0),
+    "error_auroc": (log_odds, 1.0),
+}
+"""Metrics that are means to first order: the scale on which their percentiles are taken, and their largest value."""
+
+ERRORS: dict[str, tuple[str, Norm]] = {
+    "ece": ("width_gaps", abs_sum),
+    "adaptive_ece": ("mass_gaps", abs_sum),
+    "debiased_l2_ece": ("root_gaps", root_sum_square),
+    "ks_error": ("mass_gaps", largest_partial_sum),
+    "smooth_ece": ("smooth_gaps", abs_sum),
+    "subset_calibration_error": ("subset_gaps", abs_mean),
+    "largest_subset_calibration_error": ("subset_gaps", abs_max),
+}
+"""Calibration errors, each a norm of gaps, see `error_gaps`."""
 
 
 def estimate_metrics(
@@ -87,142 +129,109 @@ def estimate_metrics(
     Raises:
         InputError: see `outcomes`; a wrong ``level``, ``num_resamples``, ``coverage`` or ``subsets``.
     """
-    examples = outcomes(labels, logits=logits, probs=probs)
-    if subsets is not None:
-        check_subsets(subsets, len(labels))
-    return estimate_outcomes(
-        examples,
-        subsets,
-        num_bins=num_bins,
-        coverage=coverage,
-        smooth=smooth,
-        num_resamples=num_resamples,
-        level=level,
-        seed=seed,
-    )
+    bootstrap = Bootstrap(num_resamples, level, seed)
+    examples, class_gaps = outcomes_and_class_gaps(labels, logits=logits, probs=probs, num_bins=num_bins)
+    values = family(examples, class_gaps, coverage=coverage)
+    return estimate_outcomes(examples, values, subsets, num_bins, bootstrap, coverage=coverage, smooth=smooth)[0]
 
 
 def estimate_outcomes(
     examples: Outcomes,
-    subsets: Tensor | None = None,
+    values: Mapping[str, float],
+    subsets: Tensor | None,
+    num_bins: int,
+    bootstrap: Bootstrap,
     *,
-    num_bins: int = 15,
     coverage: float = 0.9,
     smooth: bool = True,
-    num_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Estimate]:
-    """`estimate_metrics` of outcomes that are known already."""
-    if not 0 < level < 1 or num_resamples < 2:
-        raise InputError(
-            expected="level in (0, 1) and num_resamples >= 2",
-            got=f"{level} and {num_resamples}",
-            hint="0.95 and 1000",
-        )
+) -> tuple[dict[str, Estimate], Resampled]:
+    """`estimate_metrics` of outcomes that are known already, and the resamples that the intervals come from.
+
+    Args:
+        examples: of N examples.
+        values: their metrics, see `family`.
+        subsets: robustness subset of each example, or None.
+        num_bins: of the values.
+        bootstrap: resamples and level.
+        coverage: of the values.
+        smooth: also the interval of the smooth ECE.
+    """
     examples = examples.cpu()
-    ranking, gap, n = examples.ranking, examples.gap[:, None], len(examples.gap)
-    auroc = ranked_auroc(ranking)
-    smooth_ece = smooth_error(grid_gaps(examples.confidence, examples.gap) / n) if smooth else math.inf
+    ranking, level = examples.ranking, bootstrap.level
+    columns = metric_columns(examples, subsets, num_bins)
     mass_bins = torch.empty_like(ranking.order).scatter_(0, ranking.order, equal_mass_bins(ranking, num_bins))
     mass_members = membership(mass_bins, num_bins)
-    subset_members = mass_members[:, :0] if subsets is None else subset_membership(subsets.cpu())
-    # A subset's gap is a ratio (sum of gaps / number of examples); its linear part is resampled, so that a resample
-    # without examples of a small subset does no harm. The terms of AURC and AUROC are linear parts, too.
-    subset_shares = subset_members.mean(0)
-    subset_gaps = (gap * subset_members).mean(0) / subset_shares
-    columns = {
-        "confidence": examples.confidence[:, None],
-        "nll": examples.nll[:, None],
-        "brier": examples.brier[:, None],
-        "aurc": aurc_terms(ranking)[:, None],
-        "error_auroc": auroc_terms(ranking, auroc)[:, None],
-        "width_gaps": gap * membership(assign_bins(examples.confidence, num_bins), num_bins),
-        "mass_gaps": gap * mass_members,
-        "grid_gaps": gap * grid_members(examples.confidence, num_grid_cells(smooth_ece)),
-        "subset_gaps": (gap - subset_gaps) * subset_members / subset_shares,
-    }
-    table = torch.cat(list(columns.values()), 1)
-    means, widths = table.mean(0), [column.shape[1] for column in columns.values()]
-    center = dict(zip(columns, means.split(widths), strict=True))
-    deviations = dict(zip(columns, (resample_means(table, num_resamples, seed) - means).split(widths, 1), strict=True))
+    columns["mass_gaps"] = examples.gap[:, None] * mass_members
+    if smooth:
+        cells = num_grid_cells(values["smooth_ece"])
+        columns["grid_gaps"] = examples.gap[:, None] * grid_members(examples.confidence, cells)
+    sample = bootstrap.resample(columns)
 
-    def mean_estimate(name: str) -> Estimate:
-        value = float(center[name])
-        if math.isinf(value):  # a label of probability 0 makes the population's NLL infinite, too
-            return Estimate(value, value, value)
-        return Estimate(value, *_quantiles(value + deviations[name][:, 0], level))
-
-    def error_estimate(gaps: Tensor, noise: Tensor, norm: Norm, value: float | None = None) -> Estimate:
-        low, high = calibration_error_interval(gaps, noise, norm, level=level)
-        return Estimate(float(norm(gaps)) if value is None else value, low, high)
-
-    mass_gaps, mass_noise = center["mass_gaps"], deviations["mass_gaps"]
-    # The L2 error weighs each bin's squared gap by its share; ties can leave a bin empty.
-    root_shares = mass_members.mean(0).sqrt().clamp(min=1 / n)
-    l2_ece = debiased_l2_gap(equal_mass_sums(ranking, num_bins))
-    estimates = {
-        "accuracy": _proportion(examples.correct.sum(), torch.tensor(n), level),
-        "confidence": mean_estimate("confidence"),
-        "nll": mean_estimate("nll"),
-        "brier": mean_estimate("brier"),
-        "ece": error_estimate(center["width_gaps"], deviations["width_gaps"], abs_sum),
-        "adaptive_ece": error_estimate(mass_gaps, mass_noise, abs_sum),
-        "debiased_l2_ece": error_estimate(mass_gaps / root_shares, mass_noise / root_shares, root_sum_square, l2_ece),
-        "ks_error": error_estimate(mass_gaps, mass_noise, largest_partial_sum, largest_cumulative_gap(ranking)),
-        "aurc": _aurc_estimate(float(center["aurc"]), deviations["aurc"][:, 0], level),
-        "error_auroc": _auroc_estimate(auroc, deviations["error_auroc"][:, 0], level),
+    gaps = error_gaps(sample, mass_members.mean(0), values["smooth_ece"])
+    errors = {name: (*gaps[key], norm) for name, (key, norm) in ERRORS.items() if key in gaps}
+    known = {name: float(norm(observed)) for name, (observed, _, norm) in errors.items()} | dict(values)
+    intervals = {
+        "accuracy": _proportion(examples.correct.sum(), torch.tensor(len(examples.gap)), level),
         coverage_key(coverage): _proportion(*effective_sample(ranking, coverage), level),
+        **{name: _mean(known[name], sample.gaps(name)[1][:, 0], *scale, level) for name, scale in SCALES.items()},
+        **{name: calibration_error_interval(*error, level=level) for name, error in errors.items()},
     }
     if smooth:
-        gaps, noise = (smoother(each["grid_gaps"])(smooth_ece) for each in (center, deviations))
-        estimate = error_estimate(gaps, noise, abs_sum, smooth_ece)
         # The interval is for the error e at this bandwidth. The smooth ECE of the population is the fixed point of an
         # error that falls with the bandwidth, hence between e and the bandwidth, which is the smooth ECE observed.
-        estimates["smooth_ece"] = replace(estimate, high=max(estimate.high, smooth_ece))
-    if subsets is not None:
-        noise = deviations["subset_gaps"]
-        estimates["subset_calibration_error"] = error_estimate(subset_gaps, noise, abs_mean)
-        estimates["largest_subset_calibration_error"] = error_estimate(subset_gaps, noise, abs_max)
-    return estimates
+        low, high = intervals["smooth_ece"]
+        intervals["smooth_ece"] = low, max(high, known["smooth_ece"])
+    return {name: Estimate(known[name], *interval) for name, interval in intervals.items()}, sample
 
 
-def _quantiles(values: Tensor, level: float) -> list[float]:
-    tail = (1 - level) / 2
-    ends: list[float] = values.quantile(values.new_tensor([tail, 1 - tail])).tolist()
-    return ends
+def error_gaps(sample: Resampled, mass_shares: Tensor, smooth_ece: float) -> dict[str, tuple[Tensor, Tensor]]:
+    """The gaps that `ERRORS` are norms of, and how far resamples deviate from them; shapes (G,) and (B, G).
+
+    Args:
+        sample: of the columns of `estimate_outcomes`.
+        mass_shares: share of the examples in each bin of equally many, shape (num_bins,).
+        smooth_ece: the bandwidth of the smoothed gaps.
+    """
+    mass_gaps, mass_noise = sample.gaps("mass_gaps")
+    # The L2 error weighs each bin's squared gap by its share; ties can leave a bin empty, whose gap is 0.
+    roots = torch.where(mass_shares > 0, mass_shares, 1).sqrt()
+    gaps = {
+        "width_gaps": sample.gaps("width_gaps"),
+        "mass_gaps": (mass_gaps, mass_noise),
+        "root_gaps": (mass_gaps / roots, mass_noise / roots),
+    }
+    if "grid_gaps" in sample.means:
+        smoothed, noise = (smoother(each)(smooth_ece) for each in sample.gaps("grid_gaps"))
+        gaps["smooth_gaps"] = smoothed, noise
+    if "subset_gaps" in sample.means:
+        # A subset's gap is a ratio (sum of gaps / number of examples); the deviations are those of its linear part, so
+        # that a resample without examples of a small subset does no harm.
+        (sums, sum_noise), (shares, share_noise) = sample.gaps("subset_gaps"), sample.gaps("subset_shares")
+        gaps["subset_gaps"] = sums / shares, (sum_noise - sums / shares * share_noise) / shares
+    return gaps
 
 
-def _proportion(successes: Tensor, count: Tensor, level: float) -> Estimate:
+def _proportion(successes: Tensor, count: Tensor, level: float) -> Interval:
     low, high = wilson_interval(successes, count, level=level)
-    return Estimate(float(successes / count), float(low), float(high))
+    return float(low), float(high)
 
 
-def _aurc_estimate(aurc: float, deviations: Tensor, level: float) -> Estimate:
-    if aurc <= 0:
-        return Estimate(0.0, math.nan, math.nan)
-    # On the scale of logarithms: with few errors the distribution is skewed, and percentiles would end too low.
-    low, high = _quantiles(aurc * (deviations / aurc).exp(), level)
-    return Estimate(aurc, low, min(high, 1.0))
-
-
-def _auroc_estimate(auroc: float, deviations: Tensor, level: float) -> Estimate:
-    if not 0 < auroc < 1:
-        return Estimate(auroc, math.nan, math.nan)
-    # On the scale of log-odds, where the distribution is less skewed and no end can leave [0, 1].
-    log_odds = math.log(auroc / (1 - auroc)) + deviations / (auroc * (1 - auroc))
-    return Estimate(auroc, *_quantiles(log_odds.sigmoid(), level))
+def _mean(value: float, deviations: Tensor, scale: Scale, top: float, level: float) -> Interval:
+    """The percentiles of a mean, or of a metric that is one to first order, on a scale that makes its spread even."""
+    if math.isinf(value):  # a label of probability 0 makes the population's NLL infinite, too
+        return value, value
+    tail = (1 - level) / 2
+    low, high = scale(value, deviations).quantile(deviations.new_tensor([tail, 1 - tail])).tolist()
+    return low, min(high, top)
 
 
 def num_grid_cells(sigma: float) -> int:
-    """Cells on [0, 1] that resolve a kernel of this width well enough for an interval; none for an infinite one."""
-    return 0 if math.isinf(sigma) else min(max(16, math.ceil(3 / max(sigma, 1e-9))), 96)
+    """Cells on [0, 1] that resolve a kernel of this width well enough for an interval."""
+    return min(max(16, math.ceil(3 / max(sigma, 1e-9))), 96)
 
 
 def grid_members(confidence: Tensor, num_cells: int) -> Tensor:
     """How much of each example is at each point of a grid, see `grid_gaps`; shape (N, num_cells + 1)."""
-    if num_cells == 0:
-        return confidence.new_zeros(len(confidence), 0)
     left, share = grid_position(confidence, num_cells)
     members = confidence.new_zeros(len(confidence), num_cells + 1)
     members.scatter_(1, left[:, None], 1 - share[:, None])

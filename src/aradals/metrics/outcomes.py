@@ -44,6 +44,8 @@ class Outcomes:
 
     def cpu(self) -> Outcomes:
         """The same on the CPU, so that a seed means the same on every device."""
+        if self.confidence.device.type == "cpu":
+            return self  # with its ranking
         return Outcomes(*(getattr(self, field.name).cpu() for field in fields(self)))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aradals.checks import check_subsets
+from aradals.metrics.bootstrap import LINEARIZED, Bootstrap, replicates
 from aradals.metrics.estimates import estimate_outcomes
 from aradals.metrics.family import family
 from aradals.metrics.noise_floor import noise_floors
@@ -51,15 +52,29 @@ def summarize(
     Raises:
         InputError: see `outcomes`; subsets of another shape, or negative.
     """
-    examples, class_gaps = outcomes_and_class_gaps(labels, logits=logits, num_bins=num_bins)
-    if subsets is not None:
-        check_subsets(subsets, len(labels))
-    estimates = estimate_outcomes(
-        examples, subsets, num_bins=num_bins, num_resamples=num_resamples, seed=seed, smooth=smooth
+    row, _ = summarize_and_resample(
+        logits, labels, subsets=subsets, num_bins=num_bins, num_resamples=num_resamples, seed=seed, smooth=smooth
     )
-    metrics = family(examples, class_gaps) | {name: estimate.value for name, estimate in estimates.items()}
+    return row
+
+
+def summarize_and_resample(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    subsets: Tensor | None = None,
+    num_bins: int = 15,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    smooth: bool = True,
+) -> tuple[MetricRow, dict[str, Tensor]]:
+    """`summarize` and `resampled_metrics`, from the same outcomes and resamples; arguments as in `summarize`."""
+    examples, class_gaps = outcomes_and_class_gaps(labels, logits=logits, num_bins=num_bins)
+    metrics = family(examples, class_gaps)
+    bootstrap = Bootstrap(num_resamples, seed=seed)
+    estimates, sample = estimate_outcomes(examples, metrics, subsets, num_bins, bootstrap, smooth=smooth)
     row: MetricRow = {"n": len(labels)}
-    for name, value in metrics.items():
+    for name, value in (metrics | {name: estimate.value for name, estimate in estimates.items()}).items():
         row[name] = value
         if name in estimates:
             row |= {f"{name}_low": estimates[name].low, f"{name}_high": estimates[name].high}
@@ -72,7 +87,8 @@ def summarize(
             "largest_subset_noise_floor": subset_floor.largest.mean,
             "largest_subset_noise_floor_p95": subset_floor.largest.p95,
         }
-    return {name: None if value is None or math.isnan(value) else value for name, value in row.items()}
+    row = {name: None if value is None or math.isnan(value) else value for name, value in row.items()}
+    return row, {name: values for name, values in replicates(sample).items() if name not in LINEARIZED}
 
 
 def summarize_by_subset(

@@ -41,7 +41,7 @@ def diagnose(
         ``least_robust_classes`` (by their share of subset 0, largest first), ``confidence_thresholds`` (the
         confidence above which at most 1 % / 5 % of the predictions are wrong; ``threshold`` None when there is none).
     """
-    overall, *rows = evaluate_predictions(
+    (overall, *rows), _ = evaluate_predictions(
         predictions, subsets, keys=keys, num_bins=num_bins, num_resamples=num_resamples, seed=seed
     )
     by_subset = [] if subsets is None else [predictions.select(subsets == row["subset"]) for row in rows]

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ from aradals.errors import InputError
 from aradals.inference.accelerate import accelerated
 from aradals.inference.ensemble import pool_predictions
 from aradals.inference.predictions import Batch, Predictions, predict
-from aradals.metrics import ood_auroc, reliability_diagram, summarize, summarize_by_subset
+from aradals.metrics import ood_auroc, reliability_diagram, summarize_by_subset
+from aradals.metrics.summary import summarize_and_resample
 from aradals.pipeline.artifacts import encode_hashes, load_predictions, save_predictions
 from aradals.robustness.scores import score
 
@@ -61,11 +62,15 @@ def published_batches(examples: Examples, condition: Condition, *, data: str) ->
     return (examples if clean else load_condition(data, *condition, examples)).batches()
 
 
+def prediction_file(condition: Condition) -> str:
+    """The name of the file of predictions under a condition."""
+    name, severity = condition
+    return f"predictions-{file_name(name)}-{severity}.parquet"
+
+
 def prediction_paths(folder: Path, conditions: Sequence[Condition]) -> dict[Condition, Path]:
     """Where in ``folder`` the predictions under each condition lie."""
-    return {
-        (name, severity): folder / f"predictions-{file_name(name)}-{severity}.parquet" for name, severity in conditions
-    }
+    return {condition: folder / prediction_file(condition) for condition in conditions}
 
 
 def predict_conditions(
@@ -130,6 +135,34 @@ def conditions(corruptions: Sequence[str], severities: Sequence[int]) -> list[Co
     return [CLEAN, *((name, severity) for name in corruption_names(corruptions) for severity in severities)]
 
 
+def choose_conditions(
+    corruptions: Sequence[str], severities: Sequence[int], *, corrupted: str | None = None
+) -> list[Condition]:
+    """The conditions to evaluate under; of a corrupted copy, all that it has where no corruptions are named.
+
+    Raises:
+        InputError: unknown names or severities; a copy without what is asked of it.
+    """
+    if corrupted is None:
+        return conditions(corruptions, severities)
+    found = list_conditions(corrupted)
+    known = list(dict.fromkeys(name for name, _ in found))
+    chosen = corruption_names(corruptions) if corruptions else known
+    wanted = [CLEAN, *((name, severity) for name, severity in found if name in chosen and severity in severities)]
+    if missing := set(chosen) - {name for name, _ in wanted}:
+        raise InputError(
+            expected=f"corruptions of {corrupted}: {', '.join(known)}", got=", ".join(sorted(missing)), hint="these"
+        )
+    return wanted
+
+
+def shift_of(preset: str | None, corrupted: str | None) -> Shift:
+    """Where corrupted examples come from: they are made on the fly, or a corrupted copy has them."""
+    return (
+        partial(corrupted_batches, preset=preset) if corrupted is None else partial(published_batches, data=corrupted)
+    )
+
+
 def choose_shift(
     examples: Examples,
     corruptions: Sequence[str],
@@ -148,27 +181,32 @@ def choose_shift(
         corrupted: a corrupted copy of the examples, see `published_batches`.
 
     Raises:
-        InputError: unknown names; a preset beside a corrupted copy; a copy without what is asked of it.
+        InputError: see `choose_conditions`; a preset beside a corrupted copy.
     """
-    if corrupted is None:
-        wanted = conditions(corruptions, severities)
-        ids, inputs, _ = examples.__getitems__([0])
-        for condition in wanted[1:]:
-            corrupt(inputs, ids, *condition, preset=preset)
-        return wanted, partial(corrupted_batches, preset=preset)
-    if preset is not None:
+    if preset is not None and corrupted is not None:
         raise InputError(
             expected="a preset or a corrupted copy", got=f"both ({preset}, {corrupted})", hint="one of them"
         )
-    found = list_conditions(corrupted)
-    known = list(dict.fromkeys(name for name, _ in found))
-    chosen = corruption_names(corruptions) if corruptions else known
-    wanted = [CLEAN, *((name, severity) for name, severity in found if name in chosen and severity in severities)]
-    if missing := set(chosen) - {name for name, _ in wanted}:
-        raise InputError(
-            expected=f"corruptions of {corrupted}: {', '.join(known)}", got=", ".join(sorted(missing)), hint="these"
-        )
-    return wanted, partial(published_batches, data=corrupted)
+    wanted = choose_conditions(corruptions, severities, corrupted=corrupted)
+    if corrupted is None:
+        ids, inputs, _ = examples.__getitems__([0])
+        for condition in wanted[1:]:
+            corrupt(inputs, ids, *condition, preset=preset)
+    return wanted, shift_of(preset, corrupted)
+
+
+class Evaluated(NamedTuple):
+    """What an evaluation under several conditions finds.
+
+    Attributes:
+        rows: as in `evaluate_predictions`.
+        reliability: one dict per diagram with the key ``bins``.
+        replicates: by calibrator and condition, what `aradals.metrics.resampled_metrics` gives of all examples.
+    """
+
+    rows: list[Row]
+    reliability: list[Row]
+    replicates: dict[tuple[str, Condition], dict[str, Tensor]]
 
 
 def evaluate_predictions(
@@ -179,7 +217,7 @@ def evaluate_predictions(
     num_bins: int = 15,
     num_resamples: int = 1000,
     seed: int = 0,
-) -> list[Row]:
+) -> tuple[list[Row], dict[str, Tensor]]:
     """All metrics of one set of predictions.
 
     Args:
@@ -191,14 +229,14 @@ def evaluate_predictions(
         seed: of the bootstrap.
 
     Returns:
-        The overall row (``subset`` None), then one row per subset, least robust first.
+        The overall row (``subset`` None), then one row per subset, least robust first; and the metrics of the resamples
+        that the intervals of the overall row come from.
     """
     logits, labels = predictions.logits, predictions.labels
     options: dict[str, Any] = {"num_bins": num_bins, "num_resamples": num_resamples, "seed": seed}
-    rows: list[Row] = [{**keys, "subset": None, **summarize(logits, labels, subsets=subsets, **options)}]
-    if subsets is not None:
-        rows.extend({**keys, **row} for row in summarize_by_subset(logits, labels, subsets, **options))
-    return rows
+    overall, replicates = summarize_and_resample(logits, labels, subsets=subsets, **options)
+    by_subset = [] if subsets is None else summarize_by_subset(logits, labels, subsets, **options)
+    return [{**keys, "subset": None, **overall}, *({**keys, **row} for row in by_subset)], replicates
 
 
 def evaluate_conditions(
@@ -209,8 +247,8 @@ def evaluate_conditions(
     keys: Mapping[str, object],
     num_bins: int = 15,
     num_resamples: int = 1000,
-) -> tuple[list[Row], list[Row]]:
-    """Rows and reliability diagrams under several conditions, without and with each calibrator.
+) -> Evaluated:
+    """Evaluate predictions under several conditions, without and with each calibrator, in one pass.
 
     Args:
         predictions: by condition, all of the same examples in the same order.
@@ -219,30 +257,29 @@ def evaluate_conditions(
         keys: what was evaluated (method, seed, ...), copied into every row.
         num_bins: of the ECE.
         num_resamples: bootstrap resamples for the intervals.
-
-    Returns:
-        Rows as in `evaluate_predictions`, and one dict per diagram with the key ``bins``.
     """
-    rows: list[Row] = []
-    reliability: list[Row] = []
-    for (corruption, severity), plain in predictions:
-        for name, calibrated in calibrated_variants(plain, calibrators):
+    found = Evaluated([], [], {})
+    for condition, plain in predictions:
+        corruption, severity = condition
+        for name, variant in calibrated_variants(plain, calibrators):
             row_keys: Row = {**keys, "calibrator": name, "corruption": corruption, "severity": severity}
-            rows += evaluate_predictions(
-                calibrated, subsets, keys=row_keys, num_bins=num_bins, num_resamples=num_resamples
+            rows, found.replicates[name, condition] = evaluate_predictions(
+                variant, subsets, keys=row_keys, num_bins=num_bins, num_resamples=num_resamples
             )
-            bins = reliability_bins(calibrated.logits, calibrated.labels, num_bins)
-            reliability.append({**row_keys, "subset": None, "bins": bins})
-    return rows, reliability
+            bins = reliability_bins(variant.logits, variant.labels, num_bins)
+            found.rows.extend(rows)
+            found.reliability.append({**row_keys, "subset": None, "bins": bins})
+    return found
 
 
-def stored_predictions(
-    members: Sequence[Mapping[Condition, Path]],
-) -> Iterator[tuple[Condition, Predictions]]:
-    """Predictions from files by condition: of one model, or pooled over the members of an ensemble."""
-    for condition in members[0]:
-        loaded = [load_predictions(paths[condition])[0] for paths in members]
-        yield condition, loaded[0] if len(loaded) == 1 else pool_predictions(loaded)
+def stored_predictions(paths: Mapping[Condition, Path]) -> Iterator[tuple[Condition, Predictions]]:
+    """Predictions from files by condition, one after the other."""
+    return ((condition, load_predictions(path)[0]) for condition, path in paths.items())
+
+
+def pool_members(members: Sequence[Predictions]) -> Predictions:
+    """The predictions of one model as they are, and those of several as `pool_predictions` gives them."""
+    return members[0] if len(members) == 1 else pool_predictions(members)
 
 
 def calibrated_variants(

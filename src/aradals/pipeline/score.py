@@ -47,6 +47,7 @@ from aradals.smoothing.subsets import assign_subsets
 
 __all__ = [
     "SCORES",
+    "SCORE_FILES",
     "audit_file",
     "audit_ranking",
     "audit_stage",
@@ -63,7 +64,7 @@ __all__ = [
     "subsets_of",
 ]
 
-SCORES, _COST = "scores.parquet", "cost.json"
+SCORE_FILES = SCORES, _COST = ("scores.parquet", "cost.json")
 """What a scoring stage writes: the table, and the seconds that it took."""
 
 _SHARD_SECONDS = 10.0
@@ -366,7 +367,7 @@ def score_stage(
         )
         save_json(folder / _COST, {"seconds": seconds})
 
-    run_stage(folder, inputs, [SCORES, _COST], make, log, probe=probe)
+    run_stage(folder, inputs, SCORE_FILES, make, log, probe=probe)
     return folder / SCORES
 
 

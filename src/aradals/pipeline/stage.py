@@ -94,6 +94,22 @@ def run_stage(
     return True
 
 
+def output_digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The digests of outputs that a finished stage has recorded; those who read the files need not hash them again.
+
+    Raises:
+        InputError: the stage is not finished, or has other outputs.
+    """
+    outputs = load_sealed(folder / _RECORD).get("outputs")
+    if not isinstance(outputs, dict) or not all(isinstance(outputs.get(name), str) for name in names):
+        raise InputError(
+            expected=f"a finished stage in {folder} with {', '.join(names)}",
+            got="one without them",
+            hint="the stage that writes them, first",
+        )
+    return {name: outputs[name] for name in names}
+
+
 def remove_stages(folder: Path, names: Sequence[str]) -> None:
     """Remove the stages of these names in ``folder``, those that were set aside too; all else stays.
 

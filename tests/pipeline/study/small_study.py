@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aradals.data import load_data
+from aradals.data import Splits, load_data
 from aradals.models import build_model, load_checkpoint
 from aradals.pipeline.config import (
     EvaluationConfig,
@@ -19,7 +19,13 @@ from aradals.pipeline.config import (
     StudyConfig,
     TrainingConfig,
 )
-from aradals.pipeline.study import SeedRun, load_study_data
+from aradals.pipeline.study.executor import SerialExecutor
+from aradals.pipeline.study.finished import read_cost, read_run
+from aradals.pipeline.study.groups import TrainingSubsets
+from aradals.pipeline.study.tasks import SeedPlan, Task
+from aradals.pipeline.study.trial import try_seed
+from aradals.pipeline.study.work import training_subsets
+from aradals.pipeline.study.workspace import Log, Workspace
 from aradals.smoothing.update_rules import UpdateRule
 
 VANILLA = MethodConfig()
@@ -49,10 +55,71 @@ def small_config(data: str | list[str], methods: dict[str, MethodConfig], **chan
     return StudyConfig(data=data, methods=methods, **(settings | changes))
 
 
+class SeedRun:
+    """The tasks of one seed, done when they are asked for, in a folder of their own."""
+
+    def __init__(self, config: StudyConfig, folder: Path, seed: int, log: Log) -> None:
+        self.plan, self.folder = SeedPlan(config, seed), folder
+        self.space = Workspace(folder, "cpu", log)
+        self.executor = SerialExecutor(self.space)
+
+    @property
+    def splits(self) -> Splits:
+        """train, validation, calibration and test."""
+        return self.space.materials(self.plan.source).splits
+
+    def check(self) -> None:
+        """What is tried before anything is trained."""
+        try_seed(self.plan, self.space)
+
+    def finish(self, task: Task) -> list[Path]:
+        """Do a task and what it needs; its outputs."""
+        self.executor.finish(task)
+        return list(self.space.paths(task).values())
+
+    def train(self, method: str, member: int = 0) -> Path:
+        """The checkpoint of a method."""
+        return self.finish(self.plan.train(method, member))[1]
+
+    def train_in_step(self, ensemble: str) -> list[Path]:
+        """The checkpoints of an ensemble's members."""
+        return self.finish(self.plan.train_in_step(ensemble))[1:]
+
+    def checkpoints(self, ensemble: str) -> list[Path]:
+        """The checkpoints of an ensemble's members that are trained one by one."""
+        return [self.finish(predict.train)[1] for predict in self.plan.predict(ensemble)]
+
+    def scores(self, split: str) -> Path:
+        """The score table of a split."""
+        return self.finish(self.plan.score(split))[0]
+
+    def subsets(self, method: str) -> TrainingSubsets:
+        """The subsets that a method is trained with, and what they come from."""
+        task = self.plan.train(method)
+        for table in task.score_tables:
+            self.finish(table)
+        subsets = training_subsets(task, self.space)
+        assert subsets is not None
+        return subsets
+
+    def cost(self, method: str) -> dict[str, float]:
+        """What it costs until a method is trained."""
+        run = self.plan.evaluate(method)
+        for training in run.trainings:
+            self.finish(training)
+        return read_cost(run, self.space)
+
+    def record(self, method: str) -> dict[str, list[dict[str, Any]]]:
+        """What a method gives to the results."""
+        run = self.plan.evaluate(method)
+        self.finish(run)
+        return read_run(run, self.space).parts
+
+
 def seed_run(config: StudyConfig, folder: Path, *, seed: int = 0) -> tuple[SeedRun, list[str]]:
-    """The stages of one seed, and what they log."""
+    """The tasks of one seed, and what they log."""
     log: list[str] = []
-    return SeedRun(config, *load_study_data(config), seed, folder, "cpu", log.append), log
+    return SeedRun(config, folder, seed, log.append), log
 
 
 def weights(checkpoint: Path) -> Tensor:

@@ -12,7 +12,7 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 from PIL import Image
-from small_study import ADAPTIVE, VANILLA, save_digits, seed_run, small_config
+from small_study import ADAPTIVE, VANILLA, SeedRun, save_digits, seed_run, small_config
 from torch import Tensor
 
 from aradals import InputError
@@ -20,8 +20,8 @@ from aradals.data import Examples, load_data, overlap
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
 from aradals.pipeline.artifacts import decode_hashes, load_json, load_scores
 from aradals.pipeline.config import AdaptiveTargets, ColumnSubsets, MethodConfig, RandomSubsets, RankedSubsets, Subsets
-from aradals.pipeline.study import SeedRun
-from aradals.pipeline.study.groups import TrainingSubsets, training_subsets
+from aradals.pipeline.study.groups import TrainingSubsets
+from aradals.pipeline.study.tasks import Train
 from aradals.robustness.scores import score
 from aradals.smoothing.subsets import random_subsets
 
@@ -60,15 +60,15 @@ Trained = tuple[SeedRun, list[str], TrainingSubsets]
 
 @pytest.fixture(scope="module")
 def cross_fitted(data: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    settings = RankedSubsets(5, folds=2)
-    run, log = seed_run(small_config(data, {"fitted": grouped(settings)}), tmp_path_factory.mktemp("cross-fit"))
+    settings = grouped(RankedSubsets(5, folds=2))
+    run, log = seed_run(small_config(data, {"fitted": settings}), tmp_path_factory.mktemp("cross-fit"))
     run.train("fitted")
-    return run, log, training_subsets(run, settings)
+    return run, log, run.subsets("fitted")
 
 
 class TestCrossFit:
     def test_each_half_is_scored_by_the_model_that_has_not_seen_it(self, cross_fitted: Trained) -> None:
-        run, _, groups = cross_fitted
+        run, _, _ = cross_fitted
         train = run.splits.train
         scored: list[int] = []
         for fold in (0, 1):
@@ -84,7 +84,9 @@ class TestCrossFit:
             torch.testing.assert_close(table.score.double(), margins(checkpoint, half), rtol=1e-5, atol=1e-6)
             scored += table.ids.tolist()
         assert sorted(scored) == sorted(train.ids.tolist())
-        assert [path.parent.name for path in groups.scorers] == ["without-fold-0", "without-fold-1"]
+        tables = run.plan.train("fitted").train_scores
+        scorers = [table.scorer.folder for table in tables if isinstance(table.scorer, Train)]
+        assert scorers == ["scorer/without-fold-0", "scorer/without-fold-1"]
 
     def test_subsets_are_ranks_within_the_half(self, cross_fitted: Trained) -> None:
         run, _, groups = cross_fitted
@@ -99,11 +101,14 @@ class TestCrossFit:
         assert torch.equal(groups.validation, by_rank(quantiles))
 
     def test_it_trains_with_these_and_counts_what_they_cost(self, cross_fitted: Trained) -> None:
-        run, log, groups = cross_fitted
+        run, log, _ = cross_fitted
         assert not (run.folder / "scorer" / "train").exists()
-        assert len(groups.tables) == 4
-        halves = [load_json(path.parent / "history.json")["seconds"] for path in groups.scorers]
-        scoring = [load_json(path.parent / "cost.json")["seconds"] for path in groups.tables]
+        tables = run.plan.train("fitted").score_tables
+        assert len(tables) == 4
+        halves = [
+            load_json(run.folder / "scorer" / f"without-fold-{fold}" / "history.json")["seconds"] for fold in (0, 1)
+        ]
+        scoring = [load_json(run.folder / table.folder / "cost.json")["seconds"] for table in tables]
         cost = run.cost("fitted")
         assert cost["scorer_seconds"] == pytest.approx(sum(halves))
         assert cost["scoring_seconds"] == pytest.approx(sum(scoring))
@@ -113,9 +118,9 @@ class TestCrossFit:
 
 
 def test_thresholds_cut_the_training_split_where_the_validation_subsets_begin(data: str, tmp_path: Path) -> None:
-    settings = RankedSubsets(5, matching="thresholds")
-    run, _ = seed_run(small_config(data, {"matched": grouped(settings)}), tmp_path)
-    groups = training_subsets(run, settings)
+    settings = grouped(RankedSubsets(5, matching="thresholds"))
+    run, _ = seed_run(small_config(data, {"matched": settings}), tmp_path)
+    groups = run.subsets("matched")
     scores = {split: load_scores(run.scores(split))[0].score.double() for split in ("train", "validation")}
     assert torch.equal(groups.validation, by_rank(scores["validation"]))
     lowest = [scores["validation"][groups.validation == subset].min() for subset in range(1, 5)]
@@ -124,9 +129,9 @@ def test_thresholds_cut_the_training_split_where_the_validation_subsets_begin(da
 
 
 def test_confidence_ranks_by_the_log_odds_of_the_prediction(data: str, tmp_path: Path) -> None:
-    settings = RankedSubsets(5, by="confidence")
-    run, _ = seed_run(small_config(data, {"vanilla": VANILLA, "sure": grouped(settings)}), tmp_path)
-    groups = training_subsets(run, settings)
+    settings = grouped(RankedSubsets(5, by="confidence"))
+    run, _ = seed_run(small_config(data, {"vanilla": VANILLA, "sure": settings}), tmp_path)
+    groups = run.subsets("sure")
     model = build_model("small_cnn", num_classes=10, in_channels=1, width=4)
     load_checkpoint(model, run.train("vanilla"))
     for split, subsets in (("train", groups.train), ("validation", groups.validation)):
@@ -139,19 +144,19 @@ def test_confidence_ranks_by_the_log_odds_of_the_prediction(data: str, tmp_path:
 
 
 def test_random_subsets_need_no_scores_and_do_not_follow_any(data: str, tmp_path: Path) -> None:
-    settings = RandomSubsets(5)
-    run, _ = seed_run(small_config(data, {"control": grouped(settings)}), tmp_path)
+    settings = grouped(RandomSubsets(5))
+    run, _ = seed_run(small_config(data, {"control": settings}), tmp_path)
     run.train("control")
     assert {path.name for path in tmp_path.iterdir()} == {"control"}
-    groups = training_subsets(run, settings)
+    groups = run.subsets("control")
     assert torch.equal(groups.train, random_subsets(run.splits.train.ids, 5, 0))
     assert groups.train.bincount().tolist() == [20] * 5
     assert run.cost("control")["seconds"] == run.cost("control")["training_seconds"]
     robust = by_rank(load_scores(run.scores("train"))[0].score)
     shared = sum(int(((groups.train == r) & (robust == r)).sum()) for r in range(5))
     assert shared < 40  # 20 by chance, 100 where they follow the scores
-    other, _ = seed_run(small_config(data, {"control": grouped(settings)}), tmp_path / "other", seed=1)
-    assert not torch.equal(training_subsets(other, settings).train, groups.train)
+    other, _ = seed_run(small_config(data, {"control": settings}), tmp_path / "other", seed=1)
+    assert not torch.equal(other.subsets("control").train, groups.train)
 
 
 WRITERS = ("ann", "bob", "eve")
@@ -178,10 +183,10 @@ class TestColumn:
     """A parquet file of encoded images, in which a column says who wrote them and another how large they are."""
 
     def test_each_value_of_a_category_is_a_subset(self, folder: Path, tmp_path: Path) -> None:
-        settings = ColumnSubsets("writer", 3)
-        run, _ = seed_run(small_config(str(folder), {"by_writer": grouped(settings)}), tmp_path)
+        settings = grouped(ColumnSubsets("writer", 3))
+        run, _ = seed_run(small_config(str(folder), {"by_writer": settings}), tmp_path)
         run.check()
-        groups = training_subsets(run, settings)
+        groups = run.subsets("by_writer")
         assert torch.equal(groups.train, run.splits.train.ids % 3)
         assert torch.equal(groups.validation, run.splits.validation.ids % 3)
         history = load_json(run.train("by_writer").parent / "history.json")
@@ -189,9 +194,9 @@ class TestColumn:
         assert {path.name for path in tmp_path.iterdir()} == {"by_writer"}
 
     def test_measurements_are_ranked(self, folder: Path, tmp_path: Path) -> None:
-        settings = ColumnSubsets("size", 5)
-        run, _ = seed_run(small_config(str(folder), {"by_size": grouped(settings)}), tmp_path)
-        groups = training_subsets(run, settings)
+        settings = grouped(ColumnSubsets("size", 5))
+        run, _ = seed_run(small_config(str(folder), {"by_size": settings}), tmp_path)
+        groups = run.subsets("by_size")
         assert torch.equal(groups.train, by_rank(run.splits.train.ids * 37 % 200))
         assert torch.equal(groups.validation, by_rank(run.splits.validation.ids * 37 % 200))
 
@@ -202,8 +207,8 @@ class TestColumn:
     def test_a_wrong_number_of_subsets_or_column_is_refused_before_training(
         self, folder: Path, tmp_path: Path, column: str, message: str
     ) -> None:
-        settings = ColumnSubsets(column, 5)
-        run, _ = seed_run(small_config(str(folder), {"vanilla": VANILLA, "wrong": grouped(settings)}), tmp_path)
+        settings = grouped(ColumnSubsets(column, 5))
+        run, _ = seed_run(small_config(str(folder), {"vanilla": VANILLA, "wrong": settings}), tmp_path)
         with pytest.raises(InputError, match=message):
             run.check()
         assert not list(tmp_path.iterdir())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,9 @@ import torch
 from torch import Tensor
 
 from aradals._internal.files import atomic_path
-from aradals.calibration import Calibrator
 from aradals.data.formats import NPZ_ERRORS, check_npz
 from aradals.errors import InputError
-from aradals.inference.predictions import Predictions
-from aradals.metrics import resampled_metrics
-from aradals.pipeline.evaluate import CLEAN, Condition, calibrated_variants
+from aradals.pipeline.evaluate import CLEAN, Condition
 from aradals.results import compare
 from aradals.results.compare import mean_replicates
 
@@ -90,29 +87,13 @@ class RunArrays:
         return cls(replicates, logits, labels, scores, subsets)
 
 
-def resample(
-    predictions: Iterable[tuple[Condition, Predictions]],
-    subsets: Tensor,
-    calibrators: Mapping[str, Calibrator],
-    *,
-    num_bins: int,
-    num_resamples: int,
-) -> Replicates:
-    """The metrics of each variant of some predictions on resamples of the examples: clean, and the mean over shifts."""
+def clean_and_shifted(replicates: Mapping[tuple[str, Condition], dict[str, Tensor]]) -> Replicates:
+    """The replicates of each calibrator on clean data, and the mean of those under all shifts."""
     clean: Replicates = {}
     shifts: dict[str, list[dict[str, Tensor]]] = {}
-    for condition, plain in predictions:
-        for calibrator, variant in calibrated_variants(plain, calibrators):
-            metrics = resampled_metrics(
-                variant.labels,
-                logits=variant.logits,
-                subsets=subsets,
-                num_bins=num_bins,
-                num_resamples=num_resamples,
-            )
-            if condition == CLEAN:
-                clean[calibrator, compare.CLEAN] = metrics
-            else:
-                shifts.setdefault(calibrator, []).append(metrics)
-    means = {(calibrator, compare.ALL_SHIFTS): mean_replicates(each) for calibrator, each in shifts.items()}
-    return {**clean, **means}
+    for (calibrator, condition), metrics in replicates.items():
+        if condition == CLEAN:
+            clean[calibrator, compare.CLEAN] = metrics
+        else:
+            shifts.setdefault(calibrator, []).append(metrics)
+    return clean | {(name, compare.ALL_SHIFTS): mean_replicates(each) for name, each in shifts.items()}

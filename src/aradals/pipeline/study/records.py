@@ -44,7 +44,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     """The rows and reliability diagrams of a run.
 
     Raises:
-        InputError: the file is not as `aradals.pipeline.study.seed.SeedRun.evaluate` writes it.
+        InputError: the file is not as `aradals.pipeline.study.work.evaluate` writes it.
     """
     content = _read(path, _EVALUATION)
     for row in content["rows"]:
@@ -57,7 +57,7 @@ def read_history(path: Path) -> dict[str, Any]:
     """How a training went.
 
     Raises:
-        InputError: the file is not as `aradals.pipeline.study.seed.SeedRun.train` writes it.
+        InputError: the file is not as `aradals.pipeline.study.work.train` writes it.
     """
     content = _read(path, _HISTORY)
     if any(len(update[name]) != len(content["target_prob"]) for update in content["updates"] for name in _UPDATES):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aradals._internal.files import file_name
-from aradals.data import Examples, data_paths, load_data, splits_hash
+from aradals.data import Examples, data_paths, splits_hash
 from aradals.errors import InputError, OutputError, TrainingFailed
 from aradals.inference.ensemble import pool_logits
 from aradals.inference.predictions import Predictions, resolve_device
@@ -29,7 +28,11 @@ from aradals.pipeline.outputs import output_folder
 from aradals.pipeline.shown import class_rows, example_images
 from aradals.pipeline.study.arrays import RunArrays
 from aradals.pipeline.study.checks import check_config
-from aradals.pipeline.study.seed import Log, SeedRun
+from aradals.pipeline.study.executor import SerialExecutor
+from aradals.pipeline.study.finished import FinishedRun, read_run
+from aradals.pipeline.study.tasks import SeedPlan, goals
+from aradals.pipeline.study.trial import try_seed, try_study
+from aradals.pipeline.study.workspace import Log, Workspace
 from aradals.results.compare import aggregate_seeds, compare_methods
 from aradals.results.failed import describe_failed
 
@@ -100,7 +103,10 @@ def _run_all(config: StudyConfig, output: Path, name: str, device: str, log: Log
     studies = [replace(config, data=data) for data in config.data]
     folders = [output / file_name(data) for data in config.data]
     # All of them are looked at before the first is trained for hours.
-    names = [_checked_runs(study, output, device, log)[0].splits.test.name for study in studies]
+    names = [
+        _tried(study, output, device, log).materials(SeedPlan(study, study.seeds[0]).source).splits.test.name
+        for study in studies
+    ]
     if len(set(names)) < len(names) or len(set(folders)) < len(folders):
         raise InputError(
             expected="data sets with names of their own", got=", ".join(map(str, config.data)), hint="renaming one"
@@ -139,9 +145,12 @@ def train_one(
     check_config(replace(config, seeds=[seed]))
     _refuse_own_scorer(config, output)
     with output_folder(output, inputs=files_of(config)), _ALONE:
-        run = SeedRun(config, *load_study_data(config), seed, output, device, log)
-        run.check()
-        return run.checkpoints(method)
+        space, planned = Workspace(output, device, log), SeedPlan(config, seed)
+        try_seed(planned, space)
+        executor, models = SerialExecutor(space), planned.predict(method)
+        for model in models:
+            executor.finish(model.train)
+        return [space.paths(model.train)[model.checkpoint] for model in models]
 
 
 def _refuse_own_scorer(config: StudyConfig, output: Path) -> None:
@@ -155,13 +164,6 @@ def _refuse_own_scorer(config: StudyConfig, output: Path) -> None:
         )
 
 
-def load_study_data(config: StudyConfig) -> tuple[Examples, Examples]:
-    """The training and the test examples of a study with one data set."""
-    [data] = config.data_sets
-    load = partial(load_data, data, image_column=config.image_column, label_column=config.label_column)
-    return load("train"), load("test")
-
-
 def table_rows(results: dict[str, Any]) -> list[Row]:
     """The tidy table of a study: one row per run, calibrator, condition and subset, with the cost of the run."""
     costs = {(cost["method"], cost["seed"]): cost for cost in results["costs"]}
@@ -169,67 +171,77 @@ def table_rows(results: dict[str, Any]) -> list[Row]:
     return [{**row, **{key: costs[row["method"], row["seed"]][key] for key in added}} for row in results["rows"]]
 
 
-def _checked_runs(config: StudyConfig, output: Path, device: str, log: Log) -> list[SeedRun]:
-    data = load_study_data(config)
-    runs = [SeedRun(config, *data, seed, output / f"seed-{seed}", device, log) for seed in config.seeds]
-    for run in runs:  # each has other splits
-        run.check()
-    return runs
+def _tried(config: StudyConfig, output: Path, device: str, log: Log) -> Workspace:
+    """The workspace of a study of one data set, in which everything that can fail has been tried."""
+    space = Workspace(output, device, log)
+    try_study(config, space)
+    return space
 
 
 def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log) -> dict[str, Any]:
     """A study of one data set; nothing is written where all its runs fail."""
-    runs = _checked_runs(config, output, device, log)
-    names = [*config.methods, *config.ensembles]
-    records, failed, arrays = [], [], {}
-    for position, (run, method) in enumerate((run, method) for run in runs for method in names):
-        log(f"run {position + 1} of {len(runs) * len(names)}: {method}, seed {run.seed}")
+    space = _tried(config, output, device, log)
+    executor, runs = SerialExecutor(space), goals(config)
+    finished: list[FinishedRun] = []
+    failed: list[Row] = []
+    for position, run in enumerate(runs):
+        log(f"run {position + 1} of {len(runs)}: {run.name}, seed {run.source.seed}")
         try:
-            record = {"method": method, "seed": run.seed, **run.record(method)}
-            arrays[method, run.seed] = run.arrays(method)
-            records.append(record)
+            executor.finish(run)
+            finished.append(read_run(run, space))
         except OutputError:
             raise
         except InputError as error:
-            reason = _reason(error, method)
-            log(f"[seed {run.seed}] {method}: FAILED: {reason}")
-            failed.append({"method": method, "seed": run.seed, "reason": reason})
-    results: dict[str, Any] = {
+            reason = _reason(error, run.name)
+            log(f"[seed {run.source.seed}] {run.name}: FAILED: {reason}")
+            failed.append({"method": run.name, "seed": run.source.seed, "reason": reason})
+    results = assemble(config, name, space, finished, failed)
+    if finished:
+        save_sealed(output / "results.json", results)
+        save_table(output / "table", table_rows(results))
+    return results
+
+
+def assemble(
+    config: StudyConfig, name: str, space: Workspace, finished: list[FinishedRun], failed: list[Row]
+) -> dict[str, Any]:
+    """The results of a study of one data set, from its finished and its failed runs."""
+    splits = {seed: space.materials(SeedPlan(config, seed).source).splits for seed in config.seeds}
+    first = splits[config.seeds[0]]
+    parts: dict[str, list[Row]] = {
+        part: [row for run in finished for row in run.parts[part]]
+        for part in ("rows", "reliability", "training", "calibrators", "costs", "scoring")
+    }
+    arrays = {(run.method, run.seed): run.arrays for run in finished}
+    replicates = {
+        (method, calibrator, seed, condition): metrics
+        for (method, seed), stored in arrays.items()
+        for (calibrator, condition), metrics in stored.replicates.items()
+    }
+    return {
         "schema": SCHEMA_VERSION,
         "kind": "study",
         "name": name,
         "description": config.description,
         "config": asdict(config),
         "versions": versions(),
-        "device": str(resolve_device(device)),
+        "device": str(resolve_device(space.device)),
         "data": {
             "name": config.data,
-            "num_classes": runs[0].train_data.num_classes,
-            "class_names": list(runs[0].train_data.class_names),
-            "splits": {split: len(examples) for split, examples in runs[0].splits.items()},
-            "splits_hash": {str(run.seed): splits_hash(run.splits) for run in runs},
+            "num_classes": first.train.num_classes,
+            "class_names": list(first.train.class_names),
+            "splits": {split: len(examples) for split, examples in first.items()},
+            "splits_hash": {str(seed): splits_hash(each) for seed, each in splits.items()},
         },
-        **{
-            part: [row for record in records for row in record[part]]
-            for part in ("rows", "reliability", "training", "calibrators", "costs")
-        },
-        "scoring": _distinct([row for record in records for row in record["scoring"]]),
+        **parts,
+        "costs": relative_costs(config, parts["costs"]),
+        "scoring": _distinct(parts["scoring"]),
         "failed": failed,
+        "seeds": aggregate_seeds(parts["rows"]),
+        "comparisons": compare_methods([row for row in parts["rows"] if row["subset"] is None], replicates),
+        "stability": study_stability(config, arrays),
+        **_shown_examples(config, first.test, arrays),
     }
-    results["costs"] = relative_costs(config, results["costs"])
-    results["seeds"] = aggregate_seeds(results["rows"])
-    replicates = {
-        (method, calibrator, seed, condition): metrics
-        for (method, seed), stored in arrays.items()
-        for (calibrator, condition), metrics in stored.replicates.items()
-    }
-    results["comparisons"] = compare_methods([row for row in results["rows"] if row["subset"] is None], replicates)
-    results["stability"] = study_stability(config, arrays)
-    results |= _shown_examples(runs, arrays)
-    if records:
-        save_sealed(output / "results.json", results)
-        save_table(output / "table", table_rows(results))
-    return results
 
 
 def _reason(error: InputError, method: str) -> str:
@@ -250,18 +262,17 @@ def relative_costs(config: StudyConfig, costs: list[Row]) -> list[Row]:
     ]
 
 
-def _shown_examples(runs: list[SeedRun], arrays: Mapping[tuple[str, int], RunArrays]) -> dict[str, Any]:
+def _shown_examples(config: StudyConfig, test: Examples, arrays: Mapping[tuple[str, int], RunArrays]) -> dict[str, Any]:
     """For the report: images of the first method; its classes and those of the main method, each at its first seed."""
-    test = runs[0].splits.test  # the same at all seeds
     own = {
-        name: next(arrays[name, run.seed] for run in runs if (name, run.seed) in arrays)
-        for name in runs[0].config.methods
+        name: next(arrays[name, seed] for seed in config.seeds if (name, seed) in arrays)
+        for name in config.methods
         if any(method == name for method, _ in arrays)
     }
     if not own:
         return {}
     first = next(iter(own))
-    main = [name for name in dict.fromkeys((first, runs[0].config.main_name)) if name in own]
+    main = [name for name in dict.fromkeys((first, config.main_name)) if name in own]
     predictions = {name: Predictions(test.ids, own[name].logits[0], own[name].labels) for name in main}
     return {
         "examples": example_images(test, predictions[first], own[first].scores),

@@ -1,0 +1,425 @@
+"""A study as a list of tasks: each reads what others have written, and fills a folder of its own.
+
+A task is a record of settings. The record and the folder of the study are all that `aradals.pipeline.study.work` needs
+to do the task, in this process or in another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from typing import Any, TypeVar
+
+from aradals._internal.decode import decode
+from aradals.calibration import CALIBRATORS
+from aradals.errors import InputError
+from aradals.pipeline.artifacts import settings_digest
+from aradals.pipeline.config import (
+    EvaluationConfig,
+    MethodConfig,
+    RankedSubsets,
+    SplitConfig,
+    StudyConfig,
+    TrainingConfig,
+    is_plain,
+)
+from aradals.pipeline.evaluate import Condition, choose_conditions, prediction_file
+from aradals.pipeline.score import SCORE_FILES
+
+SCORER = "scorer"
+"""The folder of vanilla models that only score."""
+
+VANILLA = MethodConfig()
+"""What a model is trained by that scores."""
+
+REPORTED = RankedSubsets()
+"""The ranking of the report: one model scores every example by the attack of the recipe."""
+
+CALIBRATION_FILE, ARRAYS_FILE = "calibration.parquet", "arrays.npz"
+HISTORY_FILE, ROWS_FILE = "history.json", "rows.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The data and the model of a study at one seed, which all tasks of this seed share."""
+
+    data: str
+    splits: SplitConfig
+    model: str
+    seed: int
+    image_column: str | None
+    label_column: str | None
+    model_args: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One step of a study.
+
+    Attributes:
+        source: the data and the model.
+        folder: where the outputs are written, relative to the folder of the study.
+        label: names the task in the log.
+    """
+
+    source: Source
+    folder: str
+    label: str
+
+    @property
+    def inputs(self) -> dict[str, list[Task]]:
+        """The tasks whose outputs this one reads, by the field that names them."""
+        named = {each.name: getattr(self, each.name) for each in fields(self)}
+        found = {name: value if isinstance(value, list) else [value] for name, value in named.items()}
+        return {name: tasks for name, tasks in found.items() if any(isinstance(task, Task) for task in tasks)}
+
+    @property
+    def needs(self) -> list[Task]:
+        """The same, in the order in which they are to be done."""
+        return [task for tasks in self.inputs.values() for task in tasks]
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the files that the task writes into its folder."""
+        raise NotImplementedError
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The task as plain values, for JSON; it holds the records of the tasks that it needs."""
+        return {"task": type(self).__name__.lower(), **asdict(self)}
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of the record: another setting of this task, or of one that it needs, is another task."""
+        return settings_digest(self.record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Task):
+    """Train a model, or the members of an ensemble in step.
+
+    Attributes:
+        name: of the method or the ensemble, or of the model that only scores.
+        method: how to train.
+        training: how all models of the study are trained.
+        members: decide initialization and order; 0 for the model of a method.
+        without_fold: a half of the training split that is left out.
+        train_scores: score tables of the training split that the subsets are cut by, one for each fold.
+        validation_scores: those of the validation split.
+    """
+
+    name: str
+    method: MethodConfig
+    training: TrainingConfig
+    members: list[int]
+    without_fold: int | None
+    train_scores: list[Score]
+    validation_scores: list[Score]
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """The file of each member."""
+        one = len(self.members) == 1
+        return ["model.safetensors" if one else f"model-{member}.safetensors" for member in self.members]
+
+    @property
+    def outputs(self) -> list[str]:
+        """How the training went, and the models."""
+        return [HISTORY_FILE, *self.checkpoints]
+
+    @property
+    def model_name(self) -> str:
+        """What is said to have failed where this training fails."""
+        return self.name + (f" member {self.members[0]}" if self.members[0] else "")
+
+    @property
+    def score_tables(self) -> list[Score]:
+        """All tables, fold by fold."""
+        return [table for pair in zip(self.train_scores, self.validation_scores, strict=True) for table in pair]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Task):
+    """Score a split.
+
+    Attributes:
+        scorer: the training whose model scores, or the path of a checkpoint that the recipe gives.
+        split: train, validation or test.
+        attack: the measure.
+        attack_args: its settings.
+        fold: a half of the training split, of which only this half is scored; all of any other split.
+    """
+
+    scorer: Train | str
+    split: str
+    attack: str
+    attack_args: dict[str, Any]
+    fold: int | None
+
+    @property
+    def outputs(self) -> list[str]:
+        """The table, and what it has cost."""
+        return list(SCORE_FILES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(Task):
+    """Predict the calibration split, and the test split under every condition.
+
+    Attributes:
+        train: the training whose model predicts.
+        checkpoint: the file of the model.
+        conditions: clean, and the shifts.
+        preset: of the corruptions.
+        corrupted: a corrupted copy of the test split.
+        with_scores: also the first-order margins, which some calibrators need.
+    """
+
+    train: Train
+    checkpoint: str
+    conditions: list[Condition]
+    preset: str | None
+    corrupted: str | None
+    with_scores: bool
+
+    @property
+    def outputs(self) -> list[str]:
+        """The calibration split, where it has examples, and each condition."""
+        calibration = [CALIBRATION_FILE] * bool(self.source.splits.calibration)
+        return [*calibration, *map(prediction_file, self.conditions)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrate(Task):
+    """Fit calibrators on the calibration split, on the averaged prediction where several models predict."""
+
+    predictions: list[Predict]
+    calibrators: list[str]
+
+    @property
+    def outputs(self) -> list[str]:
+        """A file of each calibrator."""
+        return [f"{calibrator}.json" for calibrator in self.calibrators]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Task):
+    """Make the rows of a method or an ensemble, and the arrays that comparisons need.
+
+    Attributes:
+        scores: score table of the test split, which cuts it into subsets.
+        calibrate: what has fitted the calibrators.
+        predictions: of the model, or of each member.
+        name: of the method or the ensemble.
+        evaluation: what is reported.
+    """
+
+    scores: Score
+    calibrate: Calibrate | None
+    predictions: list[Predict]
+    name: str
+    evaluation: EvaluationConfig
+
+    @property
+    def outputs(self) -> list[str]:
+        """The rows, and the arrays."""
+        return [ROWS_FILE, ARRAYS_FILE]
+
+    @property
+    def trainings(self) -> list[Train]:
+        """Every training that the method or ensemble consists of."""
+        return distinct([predict.train for predict in self.predictions])
+
+
+T = TypeVar("T", bound=Task)
+
+KINDS: dict[str, type[Task]] = {kind.__name__.lower(): kind for kind in (Train, Score, Predict, Calibrate, Evaluate)}
+
+
+def read_task(record: Mapping[str, Any]) -> Task:
+    """Make a task from its record.
+
+    Raises:
+        InputError: something that `Task.record` has not made.
+    """
+    name = record.get("task")
+    kind = KINDS.get(str(name))
+    if kind is None:
+        raise InputError(expected=f"the record of a task: {', '.join(KINDS)}", got=repr(name), hint="Task.record")
+    task: Task = decode(kind, {key: value for key, value in record.items() if key != "task"})
+    return task
+
+
+def plan(config: StudyConfig) -> list[Task]:
+    """All tasks of a study of one data set, each after those that it needs."""
+    return in_order(goals(config))
+
+
+def goals(config: StudyConfig) -> list[Evaluate]:
+    """The evaluation of each run: of every method and ensemble at every seed."""
+    names = [*config.methods, *config.ensembles]
+    return [SeedPlan(config, seed, f"seed-{seed}/").evaluate(name) for seed in config.seeds for name in names]
+
+
+def in_order(tasks: Iterable[Task]) -> list[Task]:
+    """The tasks and all that they need, each once, each after those that it needs."""
+    found: list[Task] = []
+    for task in tasks:
+        found += [*in_order(task.needs), task]
+    return distinct(found)
+
+
+def distinct(tasks: Iterable[T]) -> list[T]:
+    """Each task once, in order."""
+    return list({task.digest: task for task in tasks}.values())
+
+
+@dataclass(frozen=True)
+class SeedPlan:
+    """The tasks of one seed, as the recipe describes them.
+
+    Attributes:
+        config: of a study of one data set.
+        seed: of the splits, initialization and order.
+        home: what the names of all folders begin with.
+    """
+
+    config: StudyConfig
+    seed: int
+    home: str = ""
+
+    @property
+    def source(self) -> Source:
+        """The data and the model."""
+        config, [data] = self.config, self.config.data_sets
+        return Source(
+            data=data,
+            splits=config.splits,
+            model=config.model,
+            seed=self.seed,
+            image_column=config.image_column,
+            label_column=config.label_column,
+            model_args=config.model_args,
+        )
+
+    @cached_property
+    def conditions(self) -> list[Condition]:
+        """What the test split is evaluated under."""
+        given = self.config.evaluation
+        return choose_conditions(given.corruptions, given.severities, corrupted=given.corrupted)
+
+    def train(self, name: str, member: int = 0) -> Train:
+        """The training of a method's model; further members of an ensemble differ in initialization and order."""
+        folder = f"{name}/member-{member}/train" if member else f"{name}/train"
+        return self._train(folder, name, self.config.methods[name], [member])
+
+    def train_in_step(self, ensemble: str) -> Train:
+        """The training of an ensemble's members together."""
+        settings = self.config.ensembles[ensemble]
+        members = list(range(settings.num_members))
+        return self._train(f"{ensemble}/train", ensemble, self.config.methods[settings.method], members)
+
+    @property
+    def scorer(self) -> Train | str:
+        """What scores: the checkpoint that the recipe gives, its vanilla method, or a vanilla model of its own."""
+        vanilla = next((name for name, method in self.config.methods.items() if is_plain(method)), None)
+        return self.config.scoring.checkpoint or (
+            self.train(vanilla) if vanilla else self._train(f"{SCORER}/train", SCORER, VANILLA, [0])
+        )
+
+    def fold_scorer(self, fold: int) -> Train:
+        """The training of a vanilla model on the other half of the training split."""
+        return self._train(f"{SCORER}/without-fold-{fold}", f"{SCORER} of fold {fold}", VANILLA, [0], fold)
+
+    def _train(
+        self, folder: str, name: str, method: MethodConfig, members: list[int], without_fold: int | None = None
+    ) -> Train:
+        subsets = method.targets.subsets
+        ranked = [(subsets, fold) for fold in range(subsets.folds)] if isinstance(subsets, RankedSubsets) else []
+        return Train(
+            source=self.source,
+            folder=self.home + folder,
+            label=f"{name}: train" + (f" member {members[0]}" if members[0] else ""),
+            name=name,
+            method=replace(method, label=None, variant_of=None),
+            training=self.config.training,
+            members=members,
+            without_fold=without_fold,
+            train_scores=[self.score("train", *each) for each in ranked],
+            validation_scores=[self.score("validation", *each) for each in ranked],
+        )
+
+    def score(self, split: str, subsets: RankedSubsets = REPORTED, fold: int = 0) -> Score:
+        """The score table of a split: by the scorer and attack of the recipe, unless subsets ask for others."""
+        attack, cross_fit = "log_odds" if subsets.by == "confidence" else None, subsets.folds > 1
+        name = "-".join(filter(None, [attack, f"fold-{fold}" if cross_fit else None, split]))
+        return Score(
+            source=self.source,
+            folder=f"{self.home}scores/{name}",
+            label=f"scores: {name}",
+            scorer=self.fold_scorer(fold) if cross_fit else self.scorer,
+            split=split,
+            attack=attack or self.config.scoring.attack,
+            attack_args={} if attack else self.config.scoring.attack_args,
+            fold=fold if cross_fit and split == "train" else None,
+        )
+
+    def predict(self, name: str) -> list[Predict]:
+        """The predictions of a method, one, or of an ensemble's members."""
+        ensemble = self.config.ensembles.get(name)
+        if ensemble is None:
+            return [self._predict(name, self.train(name))]
+        members = range(ensemble.num_members)
+        if ensemble.in_step:
+            train = self.train_in_step(name)
+            return [self._predict(f"{name}/member-{member}", train, member) for member in members]
+        # The model of the method, and what it predicts, are those of the first member.
+        more = [self._predict(f"{ensemble.method}/member-{m}", self.train(ensemble.method, m)) for m in members[1:]]
+        return [*self.predict(ensemble.method), *more]
+
+    def _predict(self, owner: str, train: Train, position: int = 0) -> Predict:
+        scored = owner in self.config.methods and any(map(needs_margins, self.config.calibrators))
+        return Predict(
+            source=self.source,
+            folder=f"{self.home}{owner}/predict",
+            label=f"{owner}: predict",
+            train=train,
+            checkpoint=train.checkpoints[position],
+            conditions=self.conditions,
+            preset=self.config.evaluation.preset,
+            corrupted=self.config.evaluation.corrupted,
+            with_scores=scored,
+        )
+
+    def calibrate(self, name: str) -> Calibrate | None:
+        """The calibrators of a method or ensemble; an ensemble has no first-order margin of its own."""
+        single = name in self.config.methods
+        calibrators = [each for each in self.config.calibrators if single or not needs_margins(each)]
+        if not calibrators:
+            return None
+        return Calibrate(
+            source=self.source,
+            folder=f"{self.home}{name}/calibrate",
+            label=f"{name}: calibrate",
+            predictions=self.predict(name),
+            calibrators=calibrators,
+        )
+
+    def evaluate(self, name: str) -> Evaluate:
+        """The evaluation of a method or ensemble."""
+        return Evaluate(
+            source=self.source,
+            folder=f"{self.home}{name}/evaluate",
+            label=f"{name}: evaluate",
+            scores=self.score("test"),
+            calibrate=self.calibrate(name),
+            predictions=self.predict(name),
+            name=name,
+            evaluation=self.config.evaluation,
+        )
+
+
+def needs_margins(calibrator: str) -> bool:
+    """Whether a calibrator needs the first-order margins of the model."""
+    return CALIBRATORS[calibrator].score == "first_order_margin"

@@ -1,0 +1,75 @@
+"""Everything that can fail, tried on two examples before hours of work depend on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aradals.checks import check_labels
+from aradals.inference.gradients import model_inputs
+from aradals.inference.predictions import evaluation_mode, resolve_device, try_model
+from aradals.pipeline.config import RankedSubsets, StudyConfig
+from aradals.pipeline.evaluate import choose_shift
+from aradals.pipeline.health import check_trainable
+from aradals.pipeline.leakage import refuse_fitted_hashes
+from aradals.pipeline.score import check_attack, check_differentiable, check_num_subsets
+from aradals.pipeline.study.checks import try_method
+from aradals.pipeline.study.tasks import SeedPlan
+from aradals.pipeline.study.work import training_subsets
+from aradals.pipeline.study.workspace import Workspace
+
+
+def try_study(config: StudyConfig, space: Workspace) -> None:
+    """Try a study of one data set at every seed, because each has other splits.
+
+    Raises:
+        InputError: what cannot work.
+    """
+    resolve_device(space.device)
+    check_attack(config.scoring.attack, config.scoring.attack_args)
+    for seed in config.seeds:
+        try_seed(SeedPlan(config, seed), space)
+
+
+def try_seed(seed: SeedPlan, space: Workspace) -> None:
+    """Try the splits of a seed, its model, and each method.
+
+    Raises:
+        InputError: what cannot work.
+    """
+    config, materials, given = seed.config, space.materials(seed.source), seed.config.evaluation
+    splits, checkpoint = materials.splits, config.scoring.checkpoint
+    refuse_fitted_hashes(
+        np.concatenate([part.hashes for part in (splits.train, splits.validation, splits.calibration)]),
+        splits.test.hashes,
+        what="every model",
+        where="the test split",
+    )
+    check_num_subsets(given.num_subsets, len(splits.test), "evaluation.num_subsets", "the test split")
+    choose_shift(splits.test, given.corruptions, given.severities, preset=given.preset, corrupted=given.corrupted)
+    batch = splits.train.__getitems__([0, 1])
+    model = materials.load(Path(checkpoint), "cpu") if checkpoint else materials.build()
+    num_classes = try_model(model, batch[1])
+    # A last layer that is zero before training is common; the trained model is looked at before it scores.
+    if checkpoint or _tells_apart(model, batch[1]):
+        check_differentiable(model, batch[1])
+    check_trainable(model, splits.train.labels)
+    for _, examples in splits.items():
+        check_labels(examples.labels, num_classes)
+    for name, settings in config.methods.items():
+        subsets = settings.targets.subsets
+        folds = subsets.folds if isinstance(subsets, RankedSubsets) else 1
+        smallest, key = min(len(splits.train) // folds, len(splits.validation)), f"methods.{name}.targets.subsets.count"
+        check_num_subsets(settings.num_subsets, smallest, key, "splits.validation")
+        try_method(name, settings, config.training, model, batch)
+        if not isinstance(subsets, RankedSubsets):
+            training_subsets(seed.train(name), space)
+
+
+def _tells_apart(model: nn.Module, inputs: Tensor) -> bool:
+    with evaluation_mode(model), torch.no_grad():
+        logits = model(model_inputs(model, inputs))
+    return bool((logits != logits[:1]).any())

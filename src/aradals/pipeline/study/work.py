@@ -1,0 +1,318 @@
+"""The work of each task of a study, from its record and the files of the tasks that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aradals._internal.specs import code_digest
+from aradals.calibration import get_calibrator
+from aradals.data import Examples, files_digest, load_column
+from aradals.errors import InputError, OutputError, TrainingFailed
+from aradals.inference.ensemble import Ensemble
+from aradals.inference.predictions import Predictions, resolve_device
+from aradals.models import save_checkpoint, seal_description
+from aradals.pipeline.artifacts import (
+    encode_hashes,
+    load_calibrator,
+    load_predictions,
+    save_calibrator,
+    save_json,
+    settings_digest,
+    versions,
+)
+from aradals.pipeline.config import ColumnSubsets, RandomSubsets, RankedSubsets
+from aradals.pipeline.evaluate import (
+    CLEAN,
+    Condition,
+    evaluate_conditions,
+    pool_members,
+    predict_conditions,
+    prediction_paths,
+    shift_of,
+)
+from aradals.pipeline.score import SCORES, score_stage, scores_of
+from aradals.pipeline.study.arrays import RunArrays, clean_and_shifted
+from aradals.pipeline.study.groups import TrainingSubsets, folds_of, score_subsets, value_subsets
+from aradals.pipeline.study.tasks import (
+    ARRAYS_FILE,
+    CALIBRATION_FILE,
+    HISTORY_FILE,
+    ROWS_FILE,
+    Calibrate,
+    Evaluate,
+    Predict,
+    Score,
+    Train,
+    read_task,
+)
+from aradals.pipeline.study.workspace import Materials, Workspace
+from aradals.smoothing.subsets import assign_subsets, random_subsets
+
+
+def run_task(record: Mapping[str, Any], space: Workspace) -> None:
+    """Do a task, unless it was done before from the same inputs.
+
+    Args:
+        record: of the task, see `Task.record`; the tasks that it needs are done.
+        space: of the study; nothing but its folder need be shared with those who have done the others.
+
+    Raises:
+        TrainingFailed: a training, or the model of one, is of no use.
+        InputError: something that the task reads is missing or damaged.
+        OutputError: something cannot be written.
+    """
+    match read_task(record):
+        case Train() as task:
+            train(task, space)
+        case Score() as task:
+            score(task, space)
+        case Predict() as task:
+            predict(task, space)
+        case Calibrate() as task:
+            calibrate(task, space)
+        case Evaluate() as task:
+            evaluate(task, space)
+
+
+def train(task: Train, space: Workspace) -> None:
+    """Train one model, or several in step."""
+    materials = space.materials(task.source)
+    splits, settings, seed = materials.splits, task.method, task.source.seed
+    examples = splits.train if task.without_fold is None else splits.train.select(~materials.fold(task.without_fold))
+    subsets = training_subsets(task, space)
+    inputs = {
+        "model": task.source.model,
+        "code": materials.code,
+        "model_args": task.source.model_args,
+        "training": asdict(task.training),
+        "method": {**settings.training, "code": code_digest(settings.objective)},
+        "train": examples.fingerprint,
+        "validation": splits.validation.fingerprint,
+        "subsets": subsets.digest if subsets else None,
+        "seed": seed,
+        "members": task.members,
+    }
+
+    def make(folder: Path) -> None:
+        _fit(task, space, examples, subsets, settings_digest(inputs), folder)
+
+    try:
+        space.fill(task, inputs, make, materials.probe)
+    except TrainingFailed as error:
+        raise TrainingFailed(error.reason, task.model_name) from error
+
+
+def _fit(
+    task: Train, space: Workspace, examples: Examples, subsets: TrainingSubsets | None, inputs: str, folder: Path
+) -> None:
+    """Train from fresh models, or from the state of an interrupted training, and write the models and the history."""
+    from aradals.pipeline.train import fit_classifier, member_seed  # takes seconds, and a finished study needs none
+
+    materials, resume = space.materials(task.source), folder / "resume.ckpt"
+    seeds = [member_seed(task.source.seed, member) for member in task.members]
+    models = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        models.append(materials.build())
+    trained = fit_classifier(
+        models[0] if len(models) == 1 else Ensemble(models),
+        examples,
+        materials.splits.validation,
+        method=task.method,
+        training=task.training,
+        seed=seeds[0],
+        train_subsets=subsets.train if subsets else None,
+        validation_subsets=subsets.validation if subsets else None,
+        device=str(resolve_device(space.device)),
+        resume=resume,
+        inputs_digest=inputs,
+        log=space.log_of(task),
+    )
+    settings = {
+        **task.method.training,
+        **task.method.summary,
+        "num_members": len(models),
+        "update_rate": trained.update_rate,
+    }
+    kept = ("seconds", "epochs", "scorings", "updates", "target_prob", "at_lower_bound")
+    save_json(folder / HISTORY_FILE, {"settings": settings, **{key: getattr(trained, key) for key in kept}})
+    description = _describe(task, materials, examples, inputs)
+    for model, name in zip(models, task.checkpoints, strict=True):
+        save_checkpoint(model, folder / name, seal_description(model, description))
+    resume.unlink(missing_ok=True)
+
+
+def training_subsets(task: Train, space: Workspace) -> TrainingSubsets | None:
+    """The subsets that a model is trained with from the start; None without any."""
+    settings, seed, splits = task.method.targets.subsets, task.source.seed, space.materials(task.source).splits
+    train, validation = splits.train.ids, splits.validation.ids
+    match settings:
+        case RandomSubsets(count):
+            return TrainingSubsets(random_subsets(train, count, seed), random_subsets(validation, count, seed))
+        case ColumnSubsets(column):
+            return value_subsets(settings, train, validation, load_column(task.source.data, "train", column))
+        case RankedSubsets():
+            folds = folds_of(train, settings.folds, seed)
+            tables = enumerate(zip(task.train_scores, task.validation_scores, strict=True))
+            scores = [
+                (
+                    scores_of(space.paths(ours)[SCORES], train[folds == fold]),
+                    scores_of(space.paths(theirs)[SCORES], validation),
+                )
+                for fold, (ours, theirs) in tables
+            ]
+            return score_subsets(settings, train, validation, folds, scores)
+        case _:
+            return None
+
+
+def _describe(task: Train, materials: Materials, train: Examples, inputs: str) -> dict[str, Any]:
+    """What a checkpoint says of itself: how to build its model, and what it was fitted on."""
+    fitted = np.concatenate([train.hashes, materials.splits.validation.hashes])
+    return {
+        "model": task.source.model,
+        "model_args": task.source.model_args,
+        "num_classes": train.num_classes,
+        "class_names": list(train.class_names),
+        "method": task.name,
+        "seed": task.source.seed,
+        "inputs": inputs,
+        "versions": versions(),
+        "fitted_examples": encode_hashes(fitted),
+    }
+
+
+def score(task: Score, space: Workspace) -> None:
+    """Score a split, or half of it."""
+    materials = space.materials(task.source)
+    examples: Examples = getattr(materials.splits, task.split)
+    if task.fold is not None:
+        examples = examples.select(materials.fold(task.fold))
+    checkpoint, digest = space.checkpoint(task.scorer)
+    try:
+        score_stage(
+            materials.load(checkpoint, space.device),
+            examples,
+            space.folder / task.folder,
+            attack=task.attack,
+            attack_args=task.attack_args,
+            model_digest=materials.model_digest(digest),
+            probe=materials.probe,
+            log=space.log_of(task),
+        )
+    except OutputError:
+        raise
+    except InputError as error:
+        if isinstance(task.scorer, str):
+            raise
+        raise TrainingFailed(f"it cannot be used to score examples: {error}", task.scorer.model_name) from error
+
+
+def predict(task: Predict, space: Workspace) -> None:
+    """Predict the calibration split, and the test split under every condition."""
+    materials = space.materials(task.source)
+    splits = materials.splits
+    checkpoint = space.paths(task.train)[task.checkpoint]
+    model_digest = materials.model_digest(space.digests(task.train)[task.checkpoint])
+    inputs = {
+        "model": model_digest,
+        "calibration": splits.calibration.fingerprint,
+        "test": splits.test.fingerprint,
+        "conditions": task.conditions,
+        "preset": task.preset,
+        "corrupted": task.corrupted and [task.corrupted, files_digest(task.corrupted)],
+        "with_scores": task.with_scores,
+    }
+
+    def make(folder: Path) -> None:
+        model = materials.load(checkpoint, space.device)
+        calibration = {CLEAN: folder / CALIBRATION_FILE} if len(splits.calibration) else {}
+        for examples, paths in (
+            (splits.calibration, calibration),
+            (splits.test, prediction_paths(folder, task.conditions)),
+        ):
+            if paths:
+                predict_conditions(
+                    model,
+                    examples,
+                    paths,
+                    model_digest=model_digest,
+                    with_scores=task.with_scores,
+                    shift=shift_of(task.preset, task.corrupted),
+                )
+
+    space.fill(task, inputs, make, materials.probe)
+
+
+def calibrate(task: Calibrate, space: Workspace) -> None:
+    """Fit every calibrator on the calibration split."""
+    examples = space.materials(task.source).splits.calibration
+    inputs = {
+        "predictions": [space.digests(each)[CALIBRATION_FILE] for each in task.predictions],
+        "data": examples.fingerprint,
+        "calibrators": task.calibrators,
+    }
+
+    def make(folder: Path) -> None:
+        paths = [space.paths(each)[CALIBRATION_FILE] for each in task.predictions]
+        fitted_on = pool_members([load_predictions(path)[0] for path in paths])
+        for calibrator in task.calibrators:
+            fitted = get_calibrator(calibrator).fit(fitted_on.logits, fitted_on.labels, fitted_on.scores)
+            save_calibrator(folder / f"{calibrator}.json", fitted, examples)
+
+    space.fill(task, inputs, make)
+
+
+def evaluate(task: Evaluate, space: Workspace) -> None:
+    """Make the rows of a method or ensemble, and its arrays, from one pass over the predictions."""
+    examples, settings = space.materials(task.source).splits.test, task.evaluation
+    members = [prediction_paths(space.folder / each.folder, each.conditions) for each in task.predictions]
+    scores = space.paths(task.scores)[SCORES]
+    calibrators = {path.stem: path for path in space.paths(task.calibrate).values()}
+    inputs = {
+        "predictions": [
+            space.digests(each)[path.name]
+            for each, paths in zip(task.predictions, members, strict=True)
+            for path in paths.values()
+        ],
+        "calibrators": {name: space.digests(task.calibrate)[path.name] for name, path in calibrators.items()},
+        "scores": space.digests(task.scores)[SCORES],
+        "evaluation": asdict(settings),
+    }
+
+    def make(folder: Path) -> None:
+        ranking = scores_of(scores, examples.ids)
+        subsets = assign_subsets(ranking, settings.num_subsets, examples.ids)
+        clean_logits: list[Tensor] = []
+
+        def pooled() -> Iterator[tuple[Condition, Predictions]]:
+            for condition in members[0]:
+                predictions = [load_predictions(paths[condition])[0] for paths in members]
+                if condition == CLEAN:
+                    clean_logits.extend(each.logits for each in predictions)
+                yield condition, pool_members(predictions)
+
+        found = evaluate_conditions(
+            pooled(),
+            subsets,
+            {name: load_calibrator(path)[0] for name, path in calibrators.items()},
+            keys={"method": task.name, "seed": task.source.seed, "data": examples.name},
+            num_bins=settings.num_bins,
+            num_resamples=settings.num_resamples,
+        )
+        replicates = clean_and_shifted(found.replicates)
+        RunArrays(replicates, torch.stack(clean_logits), examples.labels, ranking, subsets).save(folder / ARRAYS_FILE)
+        save_json(folder / ROWS_FILE, {"rows": found.rows, "reliability": found.reliability})
+        clean = next(row for row in found.rows if row["corruption"] == "none" and row["subset"] is None)
+        space.log_of(task)(
+            f"accuracy {clean['accuracy']:.4f}  confidence {clean['confidence']:.4f}  ECE {clean['ece']:.4f}"
+        )
+
+    space.fill(task, inputs, make)

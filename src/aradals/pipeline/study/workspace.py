@@ -1,0 +1,146 @@
+"""What the tasks of a study share in one process: its folder, and the data and models, which are opened once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import cache, cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from aradals._internal.files import file_digest
+from aradals._internal.specs import code_digest
+from aradals.data import Examples, Splits, load_data, make_splits
+from aradals.inference.predictions import predict, resolve_device
+from aradals.models import build_model, load_checkpoint
+from aradals.pipeline.artifacts import settings_digest
+from aradals.pipeline.stage import output_digests, run_stage, same_outputs
+from aradals.pipeline.study.groups import folds_of
+from aradals.pipeline.study.tasks import Source, Task, Train
+
+Log = Callable[[str], None]
+
+_NUM_PROBED = 8
+
+
+class Materials:
+    """The splits and the model of one seed.
+
+    Attributes:
+        source: what they are.
+        examples: of the training and the test split.
+    """
+
+    def __init__(self, source: Source, examples: tuple[Examples, Examples]) -> None:
+        self.source = source
+        self.examples = examples
+
+    @cached_property
+    def splits(self) -> Splits:
+        """train, validation, calibration and test."""
+        sizes = self.source.splits
+        return make_splits(
+            *self.examples,
+            validation=sizes.validation,
+            calibration=sizes.calibration,
+            train_size=sizes.train,
+            seed=self.source.seed,
+        )
+
+    @cached_property
+    def probe(self) -> Tensor | None:
+        """A few logits of the model as it is initialized, for `run_stage`: they show, too, what its code reads.
+
+        None for a model that torch's generator alone does not determine.
+        """
+        batch = self.splits.train.__getitems__(list(range(min(_NUM_PROBED, len(self.splits.train)))))
+        logits = []
+        for _ in range(2):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.source.seed)
+                logits.append(predict(self.build(), [batch]).logits)
+        return logits[0] if same_outputs(logits[0].tolist(), logits[1]) else None
+
+    @cached_property
+    def code(self) -> str | None:
+        """Digest of the code that builds the model, read once: it follows all imports."""
+        return code_digest(self.source.model)
+
+    def build(self) -> nn.Module:
+        """The model, freshly initialized from torch's global generator, for the shape of the data."""
+        examples = self.splits.train
+        shape = examples.input_shape
+        sizes = {"num_classes": examples.num_classes, "in_channels": shape[0] if len(shape) == 3 else None}
+        return build_model(self.source.model, **{**sizes, **self.source.model_args})
+
+    def load(self, checkpoint: Path, device: str) -> nn.Module:
+        """A trained model."""
+        model = self.build()
+        load_checkpoint(model, checkpoint)
+        return model.to(resolve_device(device)).eval()
+
+    def model_digest(self, checkpoint: str) -> str:
+        """Hash the weights, by the digest of their file, the code and the settings of a trained model."""
+        return settings_digest([checkpoint, self.source.model, self.source.model_args, self.code])
+
+    def fold(self, fold: int) -> Tensor:
+        """Which training examples are in a half of the training split, bool, shape (N,)."""
+        return folds_of(self.splits.train.ids, 2, self.source.seed) == fold
+
+
+class Workspace:
+    """The folder of a study, and what its tasks share in this process.
+
+    Attributes:
+        folder: of the study.
+        device: auto, cpu or cuda.
+        log: called with each line of progress.
+    """
+
+    def __init__(self, folder: Path, device: str = "auto", log: Log = print) -> None:
+        self.folder, self.device, self.log = folder, device, log
+        self._examples = cache(_open_examples)
+        self._materials: dict[str, Materials] = {}
+
+    def materials(self, source: Source) -> Materials:
+        """The splits and the model of a seed."""
+        key = settings_digest(asdict(source))
+        if key not in self._materials:
+            examples = self._examples(source.data, source.image_column, source.label_column)
+            self._materials[key] = Materials(source, examples)
+        return self._materials[key]
+
+    def paths(self, task: Task | None) -> dict[str, Path]:
+        """Where the outputs of a task are, by name; nothing where no task is needed."""
+        return {name: self.folder / task.folder / name for name in task.outputs} if task else {}
+
+    def digests(self, task: Task | None) -> dict[str, str]:
+        """The digests of the outputs of a task that is done."""
+        return output_digests(self.folder / task.folder, task.outputs) if task else {}
+
+    def checkpoint(self, model: Train | str) -> tuple[Path, str]:
+        """The file of a model, which was trained or given, and its digest."""
+        if isinstance(model, str):
+            return Path(model), file_digest(Path(model))
+        [name] = model.checkpoints
+        return self.paths(model)[name], self.digests(model)[name]
+
+    def fill(
+        self, task: Task, inputs: Mapping[str, object], make: Callable[[Path], None], probe: Tensor | None = None
+    ) -> None:
+        """Fill the folder of a task, see `run_stage`."""
+        run_stage(self.folder / task.folder, inputs, task.outputs, make, self.log_of(task), probe=probe)
+
+    def log_of(self, task: Task) -> Log:
+        """The log of a task, which says whose lines they are."""
+        return lambda line: self.log(f"[seed {task.source.seed}] {task.label}: {line}")
+
+
+def _open_examples(data: str, image_column: str | None, label_column: str | None) -> tuple[Examples, Examples]:
+    """The training and the test examples."""
+    train, test = (
+        load_data(data, split, image_column=image_column, label_column=label_column) for split in ("train", "test")
+    )
+    return train, test
