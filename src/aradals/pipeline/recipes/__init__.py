@@ -55,7 +55,7 @@ def list_recipes() -> dict[str, str]:
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file, in the present form."""
+    """Read the keys and values of a YAML file; those of an earlier version in the present form."""
     try:
         content = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
