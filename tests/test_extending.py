@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from aradals.cli.main import main
 from aradals._internal.json_files import load_json
+from aradals.cli.main import main
 
 DOCS = Path(__file__).parents[1] / "docs" / "extending.md"
 

@@ -171,7 +171,8 @@ def test_two_runs_at_once_are_refused(command: str, study: Study, world: World) 
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        given = [study.recipe] if command in ("run", "train") else world.arguments
+        recipe: list[object] = [study.recipe, *(["--method=vanilla"] if command == "train" else [])]
+        given = recipe if command in ("run", "train") else world.arguments
         ran = aradals(command, *given, "--output", output)
         other.kill()
     assert ran.code == 2

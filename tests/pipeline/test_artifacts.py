@@ -13,9 +13,19 @@ import torch
 
 from aradals import InputError, Predictions, ScoreTable, TemperatureScaling
 from aradals._internal.files import atomic_path, ensure_writable
-from aradals.data import Examples
 from aradals._internal.json_files import load_json, save_json, settings_digest
-from aradals.pipeline.artifacts import decode_hashes, encode_hashes, load_calibrator, load_predictions, load_scores, save_calibrator, save_predictions, save_scores, save_table
+from aradals.data import Examples
+from aradals.pipeline.artifacts import (
+    decode_hashes,
+    encode_hashes,
+    load_calibrator,
+    load_predictions,
+    load_scores,
+    save_calibrator,
+    save_predictions,
+    save_scores,
+    save_table,
+)
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from aradals.errors import InputError
-from aradals.pipeline.config import StudyConfig
+from aradals.pipeline.config import FixedTargets, RankedSubsets, SelfScoredSubsets, StudyConfig
 from aradals.pipeline.recipes import list_recipes, load_recipe
+from aradals.smoothing.update_rules import UpdateRule
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -37,9 +38,29 @@ def test_a_mapping_and_a_key_in_it() -> None:
     }
 
 
+def test_overrides_of_the_targets_of_a_method() -> None:
+    changes = {"count": "3", "folds": "2", "matching": "thresholds", "by": "confidence"}
+    overrides = {f"methods.ar_adals.targets.subsets.{key}": text for key, text in changes.items()}
+    targets = (
+        load_recipe("demo", overrides | {"methods.ar_adals.targets.rule.rate": "1e-2"}).methods["ar_adals"].targets
+    )
+    assert targets.subsets == RankedSubsets(3, by="confidence", matching="thresholds", folds=2)
+    assert targets.rule == UpdateRule(rate=0.01, leak=1.0)
+    other = (
+        load_recipe("demo", {"methods.ar_adals.targets.subsets": "{by: self, every: 5}"}).methods["ar_adals"].targets
+    )
+    assert (other.subsets, other.rule) == (SelfScoredSubsets(5), UpdateRule(rate="auto", leak=1.0))
+    assert load_recipe("demo", {"methods.ar_adals.targets": "{}"}).methods["ar_adals"].targets == FixedTargets()
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
+        ({"methods.ar_adals.targets.subsets.cuont": "3"}, "try --methods.ar_adals.targets.subsets.count"),
+        (
+            {"methods.ar_adals.targets.subsets.by": "robustnes"},
+            "to be one of robustness, confidence, self, random, column",
+        ),
         ({"training.epoch": "3"}, "'--training.epoch'; try --training.epochs"),
         ({"trainings.epochs": "3"}, "'--trainings'; try --training"),
         ({"methods.vanila.objective": "mixup"}, "'vanila'; try --methods.vanilla"),

@@ -119,7 +119,7 @@ def _keys(kind: Any, above: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _merged(keys: Iterator[tuple[str, str]]) -> dict[str, str]:
-    """One help for each key: members of a union may have the same."""
+    """Give each key one help text: members of a union have keys in common."""
     found: dict[str, dict[str, None]] = {}
     for key, text in keys:
         found.setdefault(key, {})[text] = None

@@ -46,7 +46,7 @@ def read(kind: Any, value: object, key: str = "") -> Any:
     kinds = _alternatives(kind)
     if isinstance(value, Mapping):
         if records := list(filter(is_dataclass, kinds)):
-            return _read_record(_choose(records, value, key), value, key)
+            return _read_record(records[0] if len(records) == 1 else _choose(records, value, key), value, key)
         if get_origin(kind) is dict:
             return {str(name): read(get_args(kind)[1], item, _join(key, name)) for name, item in value.items()}
     for each in sorted(kinds, key=lambda each: each is str):  # text last: any text is text
@@ -115,11 +115,11 @@ def _read_record(kind: Any, value: Mapping[Any, object], key: str) -> Any:
 
 def _choose(records: list[Any], value: Mapping[Any, object], key: str) -> Any:
     """Choose the dataclass of a mapping: by a common key of fixed values, such as ``by``, then by its keys."""
-    choices = [_literals(record) for record in records]
-    for tag in set.intersection(*map(set, choices)) & value.keys():
-        records = [record for record, each in zip(records, choices, strict=True) if value[tag] in each[tag]]
+    choices = {record: _literals(record) for record in records}
+    for tag in set.intersection(*map(set, choices.values())) & value.keys():
+        records = [record for record in records if value[tag] in choices[record][tag]]
         if not records:
-            known = tuple(choice for each in choices for choice in each[tag])
+            known = tuple(choice for each in choices.values() for choice in each[tag])
             raise _wrong_type((Literal[known],), value[tag], _join(key, tag))
     return max(records, key=lambda record: len(value.keys() & {field.name for field in fields(record)}))
 
@@ -138,12 +138,12 @@ def _convert(kind: Any, value: object) -> Any:
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if origin is Any:
         return _unquoted(value) if isinstance(value, OptionText) else value
-    if origin is Literal and value in inner:
-        return inner[inner.index(value)]
     if origin in (str, Path) and isinstance(value, str):
         return origin(value)
-    if isinstance(value, str) and origin not in (str, Path, Literal):
+    if isinstance(value, str) and origin not in (str, Path) and value not in inner:
         value = parse_yaml(value)
+    if origin is Literal and value in inner:
+        return inner[inner.index(value)]
     if origin is list and isinstance(value, list):
         return [read(inner[0], item) for item in value]
     if origin is dict and isinstance(value, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +44,15 @@ def save_digits(path: Path, *, num_train: int = 200, num_test: int = 100, **colu
 
 def small_config(data: str | list[str], methods: dict[str, MethodConfig], **changes: Any) -> StudyConfig:
     """A study of a small network in two epochs; ``changes`` are other fields of the configuration."""
-    config = StudyConfig(
-        data=data,
-        model="small_cnn",
-        model_args={"width": 4},
-        methods=methods,
-        splits=SplitConfig(validation=40, calibration=40, train=100),
-        training=TrainingConfig(epochs=2, batch_size=25, learning_rate=0.01),
-        scoring=ScoringConfig(attack="first_order_margin"),
-        evaluation=EvaluationConfig(num_subsets=2, corruptions=["contrast"], severities=[5], num_resamples=20),
-    )
-    return replace(config, **changes)
+    settings: dict[str, Any] = {
+        "model": "small_cnn",
+        "model_args": {"width": 4},
+        "splits": SplitConfig(validation=40, calibration=40, train=100),
+        "training": TrainingConfig(epochs=2, batch_size=25, learning_rate=0.01),
+        "scoring": ScoringConfig(attack="first_order_margin"),
+        "evaluation": EvaluationConfig(num_subsets=2, corruptions=["contrast"], severities=[5], num_resamples=20),
+    }
+    return StudyConfig(data=data, methods=methods, **(settings | changes))
 
 
 class SeedRun:

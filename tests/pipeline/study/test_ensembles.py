@@ -14,16 +14,15 @@ from scipy.optimize import minimize_scalar
 from small_study import ADAPTIVE, VANILLA, save_digits, seed_run, small_config, trainings, weights
 from torch import Tensor
 
-from aradals.calibration import ConditionalTemperature, TemperatureScaling
+from aradals._internal.json_files import load_json
+from aradals.calibration import ConditionalTemperature, RobustnessTemperature, TemperatureScaling
 from aradals.inference.ensemble import Ensemble
 from aradals.inference.predictions import Predictions
 from aradals.models import build_model, load_checkpoint
-from aradals._internal.json_files import load_json
 from aradals.pipeline.artifacts import load_calibrator, load_predictions
 from aradals.pipeline.config import (
     AdaptiveTargets,
     EnsembleConfig,
-    FixedTargets,
     MethodConfig,
     RankedSubsets,
     SplitConfig,
@@ -175,8 +174,8 @@ def test_robustness_temperature_is_fitted_and_used_with_the_models_own_margins(f
         torch.testing.assert_close(stored[file].scores, expected, rtol=1e-4, atol=1e-6)
     calibration, test = stored["calibration"], stored["predictions-none-0"]
     for name, calibrator in (
-        ("robustness_temperature", ConditionalTemperature("first_order_margin")),
-        ("margin_temperature", ConditionalTemperature("logit_margin")),
+        ("robustness_temperature", RobustnessTemperature()),
+        ("margin_temperature", ConditionalTemperature()),
     ):
         fitted = calibrator.fit(calibration.logits, calibration.labels, calibration.scores)
         confidence = fitted.predict_proba(test.logits, test.scores).amax(1).mean().item()
@@ -190,7 +189,7 @@ def test_robustness_temperature_is_fitted_and_used_with_the_models_own_margins(f
 
 def test_margin_temperature_of_an_ensemble_has_the_pooled_margins(finished: Finished) -> None:
     probs, labels = finished.pooled("calibration", TRIO)
-    fitted = ConditionalTemperature("logit_margin").fit(probs.log(), labels)
+    fitted = ConditionalTemperature().fit(probs.log(), labels)
     probs, _ = finished.pooled("predictions-none-0", TRIO)
     row = finished.row(method="trio", calibrator="margin_temperature", corruption="none", subset=None)
     assert row["confidence"] == pytest.approx(fitted.predict_proba(probs.log()).amax(1).mean().item(), rel=1e-4)
@@ -213,7 +212,7 @@ def test_members_in_step_lie_in_separate_files_and_share_their_targets(finished:
         load_checkpoint(model, folder / "train" / f"model-{member}.safetensors")
         members.append(model)
     splits = seed_run(finished.config, finished.folder)[0].splits
-    _, inputs, _ = splits.validation.batch(range(len(splits.validation)))
+    _, inputs, _ = splits.validation.batch(list(range(len(splits.validation))))
     with torch.no_grad():
         confidence = Ensemble(members).eval()(inputs).softmax(1).amax(1).mean().item()
     assert np.mean(record["updates"][-1]["confidence"]) == pytest.approx(confidence, abs=1e-5)
@@ -260,7 +259,7 @@ def test_with_fixed_targets_members_in_step_are_those_trained_alone(
     member: int, finished: Finished, tmp_path: Path
 ) -> None:
     ensembles = {"in_step": EnsembleConfig("smooth", num_members=2, in_step=True)}
-    methods = {"smooth": MethodConfig(targets=FixedTargets(0.1))}
+    methods = {"smooth": MethodConfig(targets=AdaptiveTargets(replace(ADAPTIVE, rate=0.0), smoothing=0.1))}
     run, _ = seed_run(small_config(str(finished.config.data), methods, ensembles=ensembles), tmp_path)
     together = run.train_in_step("in_step")
     assert [path.name for path in together] == ["model-0.safetensors", "model-1.safetensors"]

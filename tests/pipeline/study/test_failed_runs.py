@@ -16,8 +16,8 @@ import torch
 from small_study import ADAPTIVE, VANILLA, save_digits, seed_run, small_config, trainings
 
 from aradals._internal.files import file_name
-from aradals.errors import OutputError, TrainingFailed
 from aradals._internal.json_files import load_sealed
+from aradals.errors import OutputError, TrainingFailed
 from aradals.pipeline.config import (
     AdaptiveTargets,
     EnsembleConfig,

@@ -15,8 +15,8 @@ import pytest
 from small_study import ADAPTIVE, VANILLA, save_digits, small_config
 
 from aradals._internal.files import file_digest
-from aradals.errors import InputError
 from aradals._internal.json_files import load_sealed, save_sealed
+from aradals.errors import InputError
 from aradals.pipeline.config import (
     AdaptiveTargets,
     EvaluationConfig,

@@ -16,11 +16,11 @@ from small_study import ADAPTIVE, VANILLA, SeedRun, save_digits, seed_run, small
 from torch import Tensor
 
 from aradals import InputError
+from aradals._internal.json_files import load_json
 from aradals.data import Examples, load_data, overlap
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
-from aradals._internal.json_files import load_json
 from aradals.pipeline.artifacts import decode_hashes, load_scores
-from aradals.pipeline.config import MethodConfig
+from aradals.pipeline.config import AdaptiveTargets, ColumnSubsets, MethodConfig, RandomSubsets, RankedSubsets, Subsets
 from aradals.pipeline.study.groups import TrainingSubsets
 from aradals.pipeline.study.tasks import Train
 from aradals.robustness.scores import score
@@ -61,8 +61,8 @@ Trained = tuple[SeedRun, list[str], TrainingSubsets]
 
 @pytest.fixture(scope="module")
 def cross_fitted(data: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    settings = RankedSubsets(5, folds=2)
-    run, log = seed_run(small_config(data, {"fitted": grouped(settings)}), tmp_path_factory.mktemp("cross-fit"))
+    settings = grouped(RankedSubsets(5, folds=2))
+    run, log = seed_run(small_config(data, {"fitted": settings}), tmp_path_factory.mktemp("cross-fit"))
     run.train("fitted")
     return run, log, run.subsets("fitted")
 
@@ -119,7 +119,7 @@ class TestCrossFit:
 
 
 def test_thresholds_cut_the_training_split_where_the_validation_subsets_begin(data: str, tmp_path: Path) -> None:
-    settings = replace(GROUPED, matching="thresholds")
+    settings = grouped(RankedSubsets(5, matching="thresholds"))
     run, _ = seed_run(small_config(data, {"matched": settings}), tmp_path)
     groups = run.subsets("matched")
     scores = {split: load_scores(run.scores(split))[0].score.double() for split in ("train", "validation")}
@@ -130,13 +130,13 @@ def test_thresholds_cut_the_training_split_where_the_validation_subsets_begin(da
 
 
 def test_confidence_ranks_by_the_log_odds_of_the_prediction(data: str, tmp_path: Path) -> None:
-    settings = replace(GROUPED, grouping="confidence")
+    settings = grouped(RankedSubsets(5, by="confidence"))
     run, _ = seed_run(small_config(data, {"vanilla": VANILLA, "sure": settings}), tmp_path)
     groups = run.subsets("sure")
     model = build_model("small_cnn", num_classes=10, in_channels=1, width=4)
     load_checkpoint(model, run.train("vanilla"))
     for split, subsets in (("train", groups.train), ("validation", groups.validation)):
-        _, inputs, _ = getattr(run.splits, split).batch(range(len(subsets)))
+        _, inputs, _ = getattr(run.splits, split).batch(list(range(len(subsets))))
         with torch.no_grad():
             confidence = model.eval()(inputs).double().softmax(1).amax(1)
         assert torch.equal(subsets, by_rank(confidence))
@@ -145,8 +145,8 @@ def test_confidence_ranks_by_the_log_odds_of_the_prediction(data: str, tmp_path:
 
 
 def test_random_subsets_need_no_scores_and_do_not_follow_any(data: str, tmp_path: Path) -> None:
-    settings = RandomSubsets(5)
-    run, _ = seed_run(small_config(data, {"control": grouped(settings)}), tmp_path)
+    settings = grouped(RandomSubsets(5))
+    run, _ = seed_run(small_config(data, {"control": settings}), tmp_path)
     run.train("control")
     assert {path.name for path in tmp_path.iterdir()} == {"control"}
     groups = run.subsets("control")
@@ -167,7 +167,7 @@ WRITERS = ("ann", "bob", "eve")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parquet")
     for split, num in (("train", 200), ("test", 60)):
-        _, inputs, labels = load_data("digits", split).batch(range(num))
+        _, inputs, labels = load_data("digits", split).batch(list(range(num)))
         encoded = []
         for image in (inputs * 255).round().byte().numpy():
             buffer = io.BytesIO()
@@ -184,8 +184,8 @@ class TestColumn:
     """A parquet file of encoded images, in which a column says who wrote them and another how large they are."""
 
     def test_each_value_of_a_category_is_a_subset(self, folder: Path, tmp_path: Path) -> None:
-        settings = ColumnSubsets("writer", 3)
-        run, _ = seed_run(small_config(str(folder), {"by_writer": grouped(settings)}), tmp_path)
+        settings = grouped(ColumnSubsets("writer", 3))
+        run, _ = seed_run(small_config(str(folder), {"by_writer": settings}), tmp_path)
         run.check()
         groups = run.subsets("by_writer")
         assert torch.equal(groups.train, run.splits.train.ids % 3)
@@ -195,7 +195,7 @@ class TestColumn:
         assert {path.name for path in tmp_path.iterdir()} == {"by_writer"}
 
     def test_measurements_are_ranked(self, folder: Path, tmp_path: Path) -> None:
-        settings = replace(GROUPED, grouping="column", group_column="size")
+        settings = grouped(ColumnSubsets("size", 5))
         run, _ = seed_run(small_config(str(folder), {"by_size": settings}), tmp_path)
         groups = run.subsets("by_size")
         assert torch.equal(groups.train, by_rank(run.splits.train.ids * 37 % 200))
@@ -208,8 +208,8 @@ class TestColumn:
     def test_a_wrong_number_of_subsets_or_column_is_refused_before_training(
         self, folder: Path, tmp_path: Path, column: str, message: str
     ) -> None:
-        settings = ColumnSubsets(column, 5)
-        run, _ = seed_run(small_config(str(folder), {"vanilla": VANILLA, "wrong": grouped(settings)}), tmp_path)
+        settings = grouped(ColumnSubsets(column, 5))
+        run, _ = seed_run(small_config(str(folder), {"vanilla": VANILLA, "wrong": settings}), tmp_path)
         with pytest.raises(InputError, match=message):
             run.check()
         assert not list(tmp_path.iterdir())

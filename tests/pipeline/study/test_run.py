@@ -20,9 +20,9 @@ from small_study import ADAPTIVE, VANILLA, save_digits, seed_run, small_config, 
 
 from aradals import InputError
 from aradals._internal.files import file_name
+from aradals._internal.json_files import load_json, load_sealed
 from aradals.data import Examples, overlap
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
-from aradals._internal.json_files import load_json, load_sealed
 from aradals.pipeline.artifacts import decode_hashes, load_calibrator, load_predictions, load_scores
 from aradals.pipeline.config import (
     AdaptiveTargets,

@@ -13,14 +13,22 @@ import torch
 from small_study import ADAPTIVE, VANILLA, save_digits, seed_run, small_config
 
 from aradals._internal.files import file_digest
-from aradals.errors import InputError
 from aradals._internal.json_files import load_sealed
+from aradals.errors import InputError
 from aradals.pipeline.artifacts import load_predictions
-from aradals.pipeline.config import EnsembleConfig, MethodConfig, ScoringConfig, StudyConfig, TrainingConfig
+from aradals.pipeline.config import (
+    AdaptiveTargets,
+    EnsembleConfig,
+    MethodConfig,
+    RankedSubsets,
+    ScoringConfig,
+    StudyConfig,
+    TrainingConfig,
+)
 from aradals.pipeline.study import Workspace, plan, run_study, run_task
 from aradals.pipeline.study.tasks import Score, Train, read_task
 
-GROUPED = MethodConfig(num_subsets=2, rule=ADAPTIVE)
+GROUPED = MethodConfig(targets=AdaptiveTargets(ADAPTIVE, RankedSubsets(2)))
 CLOCK = {"history.json", "cost.json", "stage.json"}
 """Files that hold seconds, or digests of such files."""
 
@@ -31,8 +39,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
     data = save_digits(tmp_path_factory.mktemp("data") / "digits.npz")
     methods = {
         "ranked": GROUPED,
-        "fitted": replace(GROUPED, cross_fit=True),
-        "sure": replace(GROUPED, grouping="confidence"),
+        "fitted": MethodConfig(targets=AdaptiveTargets(ADAPTIVE, RankedSubsets(2, folds=2))),
+        "sure": MethodConfig(targets=AdaptiveTargets(ADAPTIVE, RankedSubsets(2, by="confidence"))),
         "vanilla": VANILLA,
     }
     ensembles = {"pair": EnsembleConfig("vanilla", 2), "in_step": EnsembleConfig("ranked", 2, in_step=True)}
@@ -97,7 +105,7 @@ def test_a_digest_is_of_the_settings_of_the_task_and_of_those_before_it(config: 
     assert {folder for folder in before if before[folder] != after[folder]} == {
         folder for folder in before if folder.endswith("/evaluate")
     }
-    methods = {**config.methods, "sure": replace(config.methods["sure"], update_every=2)}
+    methods = {**config.methods, "sure": replace(config.methods["sure"], augment="flip_crop")}
     after = {task.folder: task.digest for task in plan(replace(config, methods=methods))}
     assert {folder for folder in before if before[folder] != after[folder]} == {
         f"seed-{seed}/sure/{stage}" for seed in (0, 1) for stage in ("train", "predict", "calibrate", "evaluate")

@@ -45,7 +45,7 @@ def clusters(num_examples: int, seed: int) -> Examples:
 def noisy(examples: Examples) -> Examples:
     """The same with every fifth label moved on: what is learnt on the clean ones is over-confident here."""
     labels = torch.where(torch.arange(len(examples)) % 5 == 0, (examples.labels + 1) % 3, examples.labels)
-    return Examples(examples.batch(range(len(examples)))[1], labels, num_classes=3)
+    return Examples(examples.batch(list(range(len(examples))))[1], labels, num_classes=3)
 
 
 def network() -> nn.Module:
@@ -116,7 +116,7 @@ def test_vanilla_is_plain_cross_entropy_in_a_plain_loop() -> None:
         torch.manual_seed(epoch_seed(5, epoch))
         order = torch.randperm(len(TRAIN), generator=torch.Generator().manual_seed(epoch_seed(5, epoch)))
         for positions in order.split(32)[: len(TRAIN) // 32]:
-            _, inputs, labels = TRAIN.batch(positions)
+            _, inputs, labels = TRAIN.batch(positions.tolist())
             loss = F.cross_entropy(model(inputs), labels)
             optimizer.zero_grad()
             loss.backward()
@@ -315,7 +315,7 @@ class TestSelfScoring:
         hook = SelfScoring.on_train_epoch_start
 
         def subsets_by_hand(model: nn.Module, examples: Examples) -> Tensor:
-            inputs = examples.batch(range(len(examples)))[1].requires_grad_()
+            inputs = examples.batch(list(range(len(examples))))[1].requires_grad_()
             top_two = model(inputs).topk(2, 1).values
             margin: Tensor = top_two[:, 0] - top_two[:, 1]
             (gradient,) = torch.autograd.grad(margin.sum(), inputs)

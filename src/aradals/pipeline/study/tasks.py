@@ -7,7 +7,7 @@ to do the task, in this process or in another.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from aradals.pipeline.config import (
     SplitConfig,
     StudyConfig,
     TrainingConfig,
+    is_plain,
 )
 from aradals.pipeline.predict import prediction_file
 from aradals.pipeline.score import SCORE_FILES
@@ -34,6 +35,9 @@ SCORER = "scorer"
 
 VANILLA = MethodConfig()
 """What a model is trained by that scores."""
+
+REPORTED = RankedSubsets()
+"""The ranking of the report: one model scores every example by the attack of the recipe."""
 
 CALIBRATION_FILE, ARRAYS_FILE = "calibration.parquet", "arrays.npz"
 HISTORY_FILE, ROWS_FILE = "history.json", "rows.json"
@@ -327,7 +331,7 @@ class SeedPlan:
     @property
     def scorer(self) -> Train | str:
         """What scores: the checkpoint that the recipe gives, its vanilla method, or a vanilla model of its own."""
-        vanilla = next((name for name, settings in self.config.methods.items() if settings == VANILLA), None)
+        vanilla = next((name for name, method in self.config.methods.items() if is_plain(method)), None)
         return self.config.scoring.checkpoint or (
             self.train(vanilla) if vanilla else self._train(f"{SCORER}/train", SCORER, VANILLA, [0])
         )
@@ -346,7 +350,7 @@ class SeedPlan:
             folder=self.home + folder,
             label=f"{name}: train" + (f" member {members[0]}" if members[0] else ""),
             name=name,
-            method=method,
+            method=replace(method, label=None, variant_of=None),
             training=self.config.training,
             members=members,
             without_fold=without_fold,
