@@ -15,7 +15,7 @@ _FOLDER = Path(__file__).parent
 
 
 def find_recipe(name: str) -> Path:
-    """The YAML file of a recipe, by the name of a packaged one or by path.
+    """Find the YAML file of a recipe, by the name of a packaged recipe or by path.
 
     Raises:
         InputError: there is none.
