@@ -226,7 +226,7 @@ def _number_parts(results: Results) -> list[Part]:
         Part(tables=place_tables(results, results.variants) if several else []),
         Part(
             tables=[ood_table(results)],
-            note="AUROC: the probability that an evaluated example gets a higher confidence than one of the other data.",
+            note="AUROC: the probability that an evaluated example gets more confidence than one of the other data.",
         ),
         Part(tables=metric_rows(results, results.variants), note="All metrics that were computed."),
     ]
