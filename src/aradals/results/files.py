@@ -114,7 +114,8 @@ def json_schema() -> dict[str, Any]:
     Raises:
         MissingExtraError: without pydantic.
     """
-    return _adapter().json_schema()
+    schema: dict[str, Any] = _without_nan(_adapter().json_schema())
+    return schema
 
 
 def plain(value: Any) -> Any:
@@ -189,6 +190,13 @@ def _results_file(path: Path) -> Path:
             hint="the --output folder of aradals run, evaluate or diagnose",
         )
     return found[0]
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN, the default of what is not known."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items() if item == item}
+    return [_without_nan(item) for item in value] if isinstance(value, list) else value
 
 
 def _refuse_huge(value: Any) -> None:
