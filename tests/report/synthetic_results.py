@@ -117,7 +117,8 @@ class Model:
         metrics = make_metrics(mean, min(1.0, mean + self.error), n, ece=self.error + 0.3 / math.sqrt(n))
         metrics["subset_calibration_error"] = around(self.error, 0.008, math.inf)
         metrics["largest_subset_calibration_error"] = around(max(self.gaps), 0.008, math.inf)
-        metrics |= {"subset_noise_floor": Measure(0.006), "largest_subset_noise_floor": Measure(0.02)}
+        metrics |= {"subset_noise_floor": Measure(0.006), "subset_noise_floor_p95": Measure(0.01)}
+        metrics |= {"largest_subset_noise_floor": Measure(0.02)}
         yield Row(*self.keys, n=n, metrics=metrics)
         for subset, gap in enumerate(self.gaps):
             confidence = min(1.0, accuracy[subset] + gap)

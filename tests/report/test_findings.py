@@ -165,7 +165,7 @@ def test_cost_and_effect_of_what_is_recommended() -> None:
     lowered = before - measure(study, OURS, "subset_calibration_error").value
     assert found.sentences[1].startswith(
         "Use AR-AdaLS, which takes 2.3 times the training time: it lowers the subset calibration error of vanilla "
-        f"({before:.3f}) by {lowered:.3f} (95 % interval {lowered - 0.005:.3f} to {lowered + 0.005:.3f}), and under "
+        f"({before:.3f} and more than noise) by {lowered:.3f} (95 % interval {lowered - 0.005:.3f} to {lowered + 0.005:.3f}), and under "
         "shift it lowers it by "
     )
 
@@ -192,7 +192,7 @@ def test_the_cheap_cure_is_preferred_when_nothing_beats_it() -> None:
     assert found.best == Variant("vanilla", "temperature")
     assert found.sentences[1].startswith(
         "Use temperature scaling, which costs no training, and no other way of training is significantly better: it "
-        "lowers the subset calibration error of vanilla (0.121) from 0.121 to 0.073."
+        "lowers the subset calibration error of vanilla (0.121 and more than noise) from 0.121 to 0.073."
     )
     better = changed(study, clean("ar_adals", "temperature"), subset_calibration_error=Measure(0.02, 0.012, 0.028))
     assert verdict(better).best == Variant("ar_adals", "temperature")
@@ -338,6 +338,13 @@ def test_diagnosis() -> None:
         "the same examples: check them on others."
     )
     assert never == "No confidence threshold brings the error down to 1 %."
+
+
+def test_nothing_is_called_noise_or_more_where_the_noise_floor_is_not_known() -> None:
+    unknown = changed(make_diagnosis(), lambda row: True, subset_noise_floor_p95=Measure())
+    assert "to 0.129) has no known noise floor: fit a calibrator" in verdict(unknown).sentences[1]
+    study = changed(make_study(shifts=()), lambda row: True, subset_noise_floor_p95=Measure())
+    assert "noise" not in verdict(study).sentences[1]
 
 
 def test_a_model_whose_errors_are_noise_needs_no_repair() -> None:
