@@ -163,9 +163,10 @@ def test_cost_and_effect_of_what_is_recommended() -> None:
     found = verdict(study)
     before = measure(study, VANILLA, "subset_calibration_error").value
     lowered = before - measure(study, OURS, "subset_calibration_error").value
+    interval = f"95 % interval {lowered - 0.005:.3f} to {lowered + 0.005:.3f}"
     assert found.sentences[1].startswith(
         "Use AR-AdaLS, which takes 2.3 times the training time: it lowers the subset calibration error of vanilla "
-        f"({before:.3f} and more than noise) by {lowered:.3f} (95 % interval {lowered - 0.005:.3f} to {lowered + 0.005:.3f}), and under "
+        f"({before:.3f} and more than noise) by {lowered:.3f} ({interval}), and under "
         "shift it lowers it by "
     )
 
