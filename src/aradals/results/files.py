@@ -208,8 +208,9 @@ def _refuse_huge(value: Any) -> None:
 
 
 def _first_problem(error: Exception) -> str:
-    """The first line of a validation error says only how many there are; the next ones say where and what."""
-    if isinstance(error, InputError):
-        return str(error)
-    lines = [line.strip() for line in str(error).splitlines()]
-    return f"{type(error).__name__}: {': '.join(lines[1:3]) or lines[0] if lines else ''}"
+    """Say in one line what is wrong; errors of pydantic say where, too, and the first of them is enough."""
+    if not (details := getattr(error, "errors", None)):
+        return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    [first, *_] = details(include_url=False, include_input=False)
+    cause = first.get("ctx", {}).get("error")
+    return str(cause) if isinstance(cause, InputError) else f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
