@@ -420,9 +420,12 @@ def test_a_diagnosis_of_the_previous_version(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [previous.make_study, previous.make_evaluation, previous.make_diagnosis])
-def test_what_was_upgraded_is_saved_in_the_present_form(make: Any, tmp_path: Path) -> None:
+def test_what_was_upgraded_is_saved_in_the_present_form_and_has_a_report(make: Any, tmp_path: Path) -> None:
     results = parse(make())
     assert read_results(results.save(tmp_path / "results.json")) == results
+    page = results.report(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<dt>What is wrong</dt><dd>On " in page
+    assert "is overconfident by 10.0 points" in page
 
 
 @pytest.mark.parametrize(
