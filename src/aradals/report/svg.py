@@ -15,7 +15,7 @@ from html import escape
 WIDTH = 360.0
 """Of every figure: text of 11 units is readable on a phone, and side by side figures fill a screen."""
 
-CHARACTER = 5.9
+CHARACTER = 6.4
 """Mean width of a character of a label, in units."""
 
 
