@@ -92,7 +92,7 @@ RESULTS = st.builds(
     Results,
     kind=st.sampled_from(("study", "evaluation", "diagnosis")),
     name=NAMES,
-    data=st.builds(Data, NAMES, COUNTS, tuples(NAMES), st.dictionaries(NAMES, COUNTS, max_size=2)),
+    data=st.builds(DataSummary, NAMES, COUNTS, tuples(NAMES), st.dictionaries(NAMES, COUNTS, max_size=2)),
     methods=st.tuples(
         *(st.builds(Method, st.just(name), NAMES, st.none() | METHOD, st.integers(1, 5)) for name in METHODS)
     ),
