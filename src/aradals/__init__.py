@@ -1,7 +1,7 @@
 """ar-adals: find out where a classifier's confidence is wrong, train it to be right, and prove it.
 
-The core (scores, subsets, adaptive targets, metrics, temperature) needs torch and numpy alone. Training, data, reports
-and the command line are extras: ``pip install 'ar-adals[all]'``.
+The core (scores, subsets, adaptive targets, metrics, temperature) needs only torch and numpy. Training, data, reports
+and the command line need extras: ``pip install 'ar-adals[all]'``.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ __all__ = [*_NAMES, *_NAMESPACES, "__version__"]
 
 
 def __getattr__(name: str) -> object:
-    """Import torch and the core only when a name is used: the command line is there at once, and can be interrupted."""
+    """Import torch and the core when a name is first used, so that the command line starts quickly."""
     if name in _NAMESPACES:
         return importlib.import_module(f"aradals.{name}")
     if name in _NAMES:

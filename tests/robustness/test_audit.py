@@ -268,9 +268,9 @@ def record(rho: float, same: float, n: int = 1000, **more: Any) -> Audit:
 
 def test_a_good_ranking_in_words() -> None:
     assert describe_audit(record(0.998, 0.96)) == (
-        "The ranking by robustness is good enough for 10 subsets: of 1000 examples drawn at random 96.0 % (95 % "
-        "interval 93.0 to 98.0) are in the same subset as by ddn, 100.0 % (99.5 to 100.0) in the same or the next one; "
-        "Spearman's correlation is 0.998 (0.988 to 0.999)."
+        "The ranking by robustness is good enough for 10 subsets: of 1000 examples drawn at random, 96.0 % (95 % "
+        "interval 93.0 to 98.0) are in the same subset as with ddn, and 100.0 % (99.5 to 100.0) are in the same or a "
+        "neighboring subset; Spearman's correlation is 0.998 (0.988 to 0.999)."
     )
 
 
@@ -297,6 +297,6 @@ def test_an_attack_is_not_compared_with_itself() -> None:
 
 def test_failures_and_norms_that_were_too_large_are_told() -> None:
     text = describe_audit(record(0.998, 0.96, num_failed=3, num_verified=900, num_norms_reduced=120))
-    assert "Of 900 verified norms ddn found 120 to be too large by more than 1 %." in text
-    assert text.endswith("Left out: 3 on which ddn failed.")
-    assert "Left out" not in describe_audit(record(0.998, 0.96))
+    assert "ddn found a norm smaller by more than 1 % for 120 of 900 verified norms." in text
+    assert text.endswith("3 examples are left out, because ddn failed on them.")
+    assert "left out" not in describe_audit(record(0.998, 0.96))

@@ -33,7 +33,7 @@ def read_typed(kind: type[T], value: Any) -> T:
 
 @cache
 def type_adapter(kind: Any) -> Any:
-    """What pydantic knows about a type.
+    """Return the pydantic adapter of a type.
 
     Raises:
         MissingExtraError: without pydantic.

@@ -90,7 +90,7 @@ def recommend(results: Results) -> tuple[Variant | None, bool]:
 
 
 def judged_by(results: Results) -> Metric:
-    """The calibration error that decides."""
+    """Return the calibration error that decides."""
     return "subset_calibration_error" if results.num_subsets > 1 else "ece"
 
 
@@ -259,7 +259,7 @@ def _threshold_sentence(results: Results) -> list[str]:
 
 
 def _first(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """Write the first names and the number of the others."""
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return f"{'; '.join(names[:MAX_NAMED])}{more}"
 

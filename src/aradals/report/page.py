@@ -135,7 +135,7 @@ def write_report(results: Results, path: Path) -> None:
 
 
 def html_table(results: Results) -> str:
-    """The main table and its note as HTML for a notebook.
+    """Render the main table and its note as HTML for a notebook.
 
     Raises:
         MissingExtraError: without Jinja2.
@@ -167,7 +167,7 @@ def _page(results: Results) -> dict[str, Any]:
 
 
 def _verdict_drawings(results: Results, shown: Sequence[Variant]) -> list[Drawing]:
-    """The one figure: confidence and accuracy by robustness subset, of the reference beside the best variant.
+    """Draw the main figure: confidence and accuracy by robustness subset, of the reference and the best variant.
 
     A single model, and results without subsets, have reliability diagrams.
     """
@@ -196,7 +196,7 @@ def _sections(results: Results) -> list[Section]:
 
 
 def _method_parts(results: Results) -> list[Part]:
-    """The main methods in figures, and their paired differences."""
+    """Show the main methods in figures, and their paired differences."""
     if len({variant.method for variant in results.variants}) < 2:
         return []
     panels, differences = prepared.prepare_methods(results), prepared.prepare_differences(results)
@@ -301,7 +301,7 @@ def _reliability_parts(results: Results) -> list[Part]:
 
 
 def _subset_reliability_parts(results: Results) -> list[Part]:
-    """The diagrams of one model: of all examples and of the two ends; those of the subsets between are folded."""
+    """Show the diagrams of one model, of all examples and of the two ends; fold those of the subsets between."""
     panels = prepared.prepare_subset_reliability(results)
     ends = [panels[index] for index in sorted({0, min(1, len(panels) - 1), len(panels) - 1})] if panels else []
     cancel = " Opposite gaps of different subsets cancel in the diagram of all examples." if len(panels) > 1 else ""
@@ -464,7 +464,7 @@ def _bounds_reached(training: Sequence[Training]) -> str:
 
 
 def _runs(results: Results) -> Iterator[TableBlock]:
-    """What was run, as tables."""
+    """Describe data, settings, costs and versions in tables."""
     data = results.data
     yield _pairs(
         "data and evaluation",
@@ -530,7 +530,7 @@ def _audit(audit: Audit) -> dict[str, object]:
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    """Settings that are not empty: ``objective cross_entropy, rule {rate: auto}``."""
+    """Write the settings that are not empty: ``objective cross_entropy, rule {rate: auto}``."""
     given = {name: value for name, value in settings.items() if value not in (None, {}, [], "", False)}
     return ", ".join(f"{name.replace('_', ' ')} {json.dumps(value, default=str)}" for name, value in given.items())
 

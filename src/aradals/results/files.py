@@ -168,7 +168,7 @@ def _is_default(field: dataclasses.Field[Any], value: object) -> bool:
 
 
 def results_file(path: Path) -> Path:
-    """The file itself, or the one in a folder."""
+    """Find the results file: the file itself, or the one in a folder."""
     if not path.is_dir():
         return path
     found = [path / name for name in ("results.json", "diagnosis.json") if (path / name).exists()]

@@ -58,7 +58,7 @@ def _is_old(method: Any) -> bool:
 
 
 def _method(old: dict[str, Any]) -> dict[str, Any]:
-    """A method whose settings of targets and subsets have places of their own."""
+    """Convert a method, so that the settings of targets and subsets have separate places."""
     targets = {
         "smoothing": _smoothing(old.get("initial_target_prob", 1)),
         "rule": _rule(old.get("rule")),
@@ -70,7 +70,7 @@ def _method(old: dict[str, Any]) -> dict[str, Any]:
 
 
 def _subsets(old: dict[str, Any]) -> dict[str, Any] | None:
-    """The subsets of a method; None where there was one alone, and nothing said of it."""
+    """Convert the subsets of a method; None if there was only one, without settings."""
     by_itself = None if old.get("score_every") is None else "self"
     settings = _given(
         {
@@ -86,7 +86,7 @@ def _subsets(old: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _smoothing(target_prob: Any) -> Any:
-    """What a target takes from the true class, to the last digit that a person would write."""
+    """Convert a target probability to smoothing, rounded to the digits that a person would write."""
     return _unless(0, round(1 - target_prob, 12)) if isinstance(target_prob, int | float) else target_prob
 
 

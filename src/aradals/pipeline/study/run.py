@@ -47,7 +47,7 @@ _ALONE = RLock()
 
 
 def files_of(config: StudyConfig) -> list[Path]:
-    """The files and folders on this machine that a study reads."""
+    """List the files and folders on this machine that a study reads."""
     evaluation, scoring = config.evaluation, config.scoring
     named = [*config.data_sets, *filter(None, (evaluation.corrupted, scoring.checkpoint))]
     code = [config.model, *(method.objective for method in config.methods.values())]
@@ -129,7 +129,7 @@ def run_studies(
 
 
 def _run_all(config: StudyConfig, output: Path, name: str, device: str, log: Log) -> dict[Path, Results]:
-    """A study of one data set, or of several."""
+    """Run a study of one or several data sets."""
     if isinstance(config.data, str):
         alone = {output: _run_one(config, output, name, device, log)}
         _refuse_without_rows(alone)
@@ -208,14 +208,14 @@ def save_tables(studies: Sequence[Results], output: Path) -> None:
 
 
 def _tried(config: StudyConfig, output: Path, device: str, log: Log) -> Workspace:
-    """The workspace of a study of one data set, in which everything that can fail has been tried."""
+    """Make the workspace of a study of one data set, after a test of everything that can fail."""
     space = Workspace(output, device, log)
     try_study(config, space)
     return space
 
 
 def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log) -> Results:
-    """A study of one data set; nothing is written where all its runs fail."""
+    """Run a study of one data set; if all its runs fail, nothing is written."""
     space = _tried(config, output, device, log)
     executor, runs = SerialExecutor(space), goals(config)
     finished: list[FinishedRun] = []
@@ -241,7 +241,7 @@ def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log
 def assemble(
     config: StudyConfig, name: str, space: Workspace, finished: list[FinishedRun], failed: list[FailedRun]
 ) -> Results:
-    """The results of a study of one data set, from its finished and its failed runs."""
+    """Make the results of a study of one data set from its finished and its failed runs."""
     splits = {seed: space.materials(SeedPlan(config, seed).source).splits for seed in config.seeds}
     first = splits[config.seeds[0]]
     results = Results(
