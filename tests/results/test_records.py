@@ -139,7 +139,7 @@ def test_two_rows_of_the_same_key_are_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "label"), [("digits", "digits"), ("/data/of/mine", "mine"), ("./mine", "mine"), ("org/name", "org/name")]
 )
-def test_data_are_labelled_by_the_end_of_a_path(name: str, label: str) -> None:
+def test_data_are_labeled_by_the_end_of_a_path(name: str, label: str) -> None:
     assert DataSummary(name, 10).label == label
 
 

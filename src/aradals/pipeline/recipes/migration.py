@@ -105,7 +105,7 @@ def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_reported(name: str, methods: Iterable[str] = ()) -> dict[str, str]:
-    """The label that reports had for a method of this name, and the method whose name this one goes on from."""
+    """Give the label that reports had for a method of this name, and the method whose name this one continues."""
     return _given(
         {
             "label": _unless(name.replace("_", " "), label_of(name)),
