@@ -19,7 +19,9 @@ if TYPE_CHECKING:  # the same names for type checkers
     from aradals import metrics as metrics
     from aradals import models as models
     from aradals import objectives as objectives
+    from aradals import plots as plots
     from aradals import report as report
+    from aradals import results as results
     from aradals import robustness as robustness
     from aradals import smoothing as smoothing
     from aradals.calibration import CalibratedModel as CalibratedModel
@@ -29,6 +31,13 @@ if TYPE_CHECKING:  # the same names for type checkers
     from aradals.inference import Ensemble as Ensemble
     from aradals.inference import Predictions as Predictions
     from aradals.inference import predict as predict
+    from aradals.models import load_model as load_model
+    from aradals.pipeline.calibrate import calibrate as calibrate
+    from aradals.pipeline.diagnose import diagnose as diagnose
+    from aradals.pipeline.evaluate import evaluate as evaluate
+    from aradals.pipeline.score import score_dataset as score_dataset
+    from aradals.pipeline.study import run_study as run_study
+    from aradals.results import Results as Results
     from aradals.robustness import ScoreTable as ScoreTable
     from aradals.robustness import audit_scores as audit_scores
     from aradals.robustness import score as score
@@ -43,14 +52,19 @@ _NAMES = {
     **dict.fromkeys(("assign_subsets", "AdaptiveSmoothing", "UpdateRule"), "smoothing"),
     **dict.fromkeys(("predict", "Predictions", "Ensemble"), "inference"),
     **dict.fromkeys(("TemperatureScaling", "CalibratedModel"), "calibration"),
+    **{name: f"pipeline.{name}" for name in ("diagnose", "evaluate", "calibrate")},
+    "score_dataset": "pipeline.score",
+    "run_study": "pipeline.study",
+    "Results": "results",
     "load_data": "data",
+    "load_model": "models",
     "InputError": "errors",
 }
 """Public name -> the module that has it."""
 
 _NAMESPACES = (
     *("attacks", "calibration", "corruptions", "data", "inference", "losses", "metrics", "models", "objectives"),
-    *("report", "robustness", "smoothing"),
+    *("plots", "report", "results", "robustness", "smoothing"),
 )
 
 __all__ = [*_NAMES, *_NAMESPACES, "__version__"]

@@ -167,7 +167,7 @@ def draw_dots(panel: DotPanel, *, limits: tuple[float, float] | None = None) -> 
     height = max(18.0, 7.0 * len(panel.series) + 6)
     bottom = top + height * len(panel.rows) + 4
     drawing = Drawing(bottom + 34)
-    left = 12 + min(150.0, CHARACTER * max(map(len, panel.rows), default=0))
+    left = 12 + min(156.0, CHARACTER * max(map(len, panel.rows), default=0))
     low, high = limits or dot_limits([panel])
     x = Scale(low, high, left, RIGHT)
     drawing.title(panel.title)
@@ -252,7 +252,7 @@ def draw_classes(panel: ClassPanel) -> str:
     top, height = 46.0, 20.0
     bottom = top + height * len(panel.names) + 4
     drawing = Drawing(bottom + 34)
-    left = 12 + min(150.0, CHARACTER * max(map(len, panel.names)))
+    left = 12 + min(156.0, CHARACTER * max(map(len, panel.names)))
     x = Scale(0, 1.04 * max(100 * value for value in (*panel.share_high, *panel.base_share, 0.01) if value == value),
               left, RIGHT)  # fmt: skip
     drawing.title(panel.title)

@@ -170,10 +170,12 @@ def _advice_for_one(results: Results, variant: Variant) -> str:
             f"There is nothing to repair: its calibration errors are within noise at {results.num_examples:,} examples."
         )
     error = measure(results, variant, metrics[0])
+    noise = {True: "is within noise", False: "is more than noise", None: "has no known noise floor"}
+    where = "these subsets" if results.num_subsets > 1 else "other ones"
     return (
-        f"Its {ERRORS[metrics[0]]} of {error.value:.3f} {_interval(error, 1, 3)} is "
-        f"{'within noise' if is_noise(results, variant, metrics[0]) else 'more than noise'}: fit a calibrator on "
-        "held-out examples (`aradals calibrate`), and judge it on these subsets (`aradals evaluate`)."
+        f"Its {ERRORS[metrics[0]]} of {error.value:.3f} {_interval(error, 1, 3)} "
+        f"{noise[is_noise(results, variant, metrics[0])]}: fit a calibrator on "
+        f"held-out examples (`aradals calibrate`), and judge it on {where} (`aradals evaluate`)."
     )
 
 

@@ -472,7 +472,7 @@ def _runs(results: Results) -> Iterator[TableBlock]:
             "data": data.name,
             **{f"{name} split": f"{size:,}" for name, size in data.splits.items()},
             **{f"splits of seed {seed}": value for seed, value in data.splits_hash.items()},
-            "robustness subsets": results.num_subsets,
+            "robustness subsets": results.num_subsets or "",
             "shift conditions": ", ".join(shift.label for shift in results.shifts) or "none",
             "compared with": label(results, reference(results)),
         },
@@ -552,10 +552,10 @@ def _text(value: object) -> str:
 
 
 def _prose(text: str) -> Any:
-    """Escape a sentence, keep percent signs beside their numbers, and show text in backticks as code."""
+    """Escape a sentence, keep percent signs beside their numbers, and show commands of this package as code."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(escape(text)).replace(" %", "\u00a0%")))
+    return Markup(re.sub("`(aradals [a-z]+)`", r"<code>\1</code>", str(escape(text)).replace(" %", "\u00a0%")))
 
 
 def _render(name: str, **values: object) -> str:

@@ -15,7 +15,7 @@ from html import escape
 WIDTH = 360.0
 """Width of every figure: text of 11 units is readable on a phone, and two figures side by side fill a screen."""
 
-CHARACTER = 5.9
+CHARACTER = 6.4
 """Mean width of a character of a label, in units."""
 
 

@@ -81,7 +81,7 @@ def read_studies(path: str | Path) -> list[Results]:
     except (InputError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise InputError(
             expected=f"results in {file} as `aradals run`, `evaluate` or `diagnose` write them",
-            got=str(error) if isinstance(error, InputError) else first_problem(error),
+            got=first_problem(error),
             hint="running the same command again, which makes new results",
         ) from error
 
@@ -109,7 +109,7 @@ def json_schema() -> dict[str, Any]:
     Raises:
         MissingExtraError: pydantic is not installed.
     """
-    schema: dict[str, Any] = type_adapter(Results).json_schema()
+    schema: dict[str, Any] = _without_nan(type_adapter(Results).json_schema())
     return schema
 
 
@@ -179,3 +179,10 @@ def results_file(path: Path) -> Path:
             hint="the --output folder of aradals run, evaluate or diagnose",
         )
     return found[0]
+
+
+def _without_nan(value: Any) -> Any:
+    """Drop NaN, the default of what is not known, because JSON has none."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items() if item == item}
+    return [_without_nan(item) for item in value] if isinstance(value, list) else value

@@ -8,19 +8,7 @@ from typing import Any
 
 import yaml
 
-LABELS = {
-    "adals": "AdaLS",
-    "ar_adals": "AR-AdaLS",
-    "ar_adals_augmix": "AR-AdaLS, AugMix",
-    "ar_adals_cross_fit": "AR-AdaLS, cross-fitted",
-    "ar_adals_of_ensemble": "AR-AdaLS of the ensemble",
-    "ar_adals_self": "AR-AdaLS, self-scored",
-    "augmix": "AugMix",
-    "ccat": "CCAT",
-    "ensemble_of_ar_adals": "ensemble of AR-AdaLS",
-    "focal": "focal loss",
-}
-"""The names that reports gave to methods by how a recipe called them."""
+from aradals.results.previous import label_of
 
 _TARGETS = {"initial_target_prob", "rule", "update_every", "num_subsets"}
 _SUBSETS = {"grouping", "group_column", "cross_fit", "score_every", "matching"}
@@ -117,11 +105,10 @@ def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_reported(name: str, methods: Iterable[str] = ()) -> dict[str, str]:
-    """Return the label that reports had for a method of this name, and the method whose name this one continues."""
-    label = LABELS.get(name) or name.replace("ar_adals_", "AR-AdaLS, ").replace("_", " ")
+    """Give the label that reports had for a method of this name, and the method whose name this one continues."""
     return _given(
         {
-            "label": _unless(name.replace("_", " "), label),
+            "label": _unless(name.replace("_", " "), label_of(name)),
             "variant_of": next((other for other in methods if name.startswith(f"{other}_")), None),
         }
     )

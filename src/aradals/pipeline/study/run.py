@@ -20,6 +20,7 @@ from aradals.metrics import stability
 from aradals.pipeline.artifacts import save_table, versions
 from aradals.pipeline.config import StudyConfig, is_plain
 from aradals.pipeline.outputs import output_folder
+from aradals.pipeline.recipes import load_recipe
 from aradals.pipeline.shown import class_rows, example_pictures
 from aradals.pipeline.study.arrays import RunArrays
 from aradals.pipeline.study.checks import check_config
@@ -55,7 +56,7 @@ def files_of(config: StudyConfig) -> list[Path]:
 
 
 def run_study(
-    config: StudyConfig,
+    recipe: StudyConfig | str,
     output: str | Path,
     *,
     name: str | None = None,
@@ -63,11 +64,20 @@ def run_study(
     log: Log = print,
     overwrite: bool = False,
 ) -> Results:
-    """Train, calibrate and evaluate every method at every seed on one data set; see `run_studies`.
+    """Train, calibrate and evaluate every method at every seed on one data set.
+
+    Args:
+        recipe: settings, the name of a packaged recipe, or the path of a YAML file.
+        output: folder of the study.
+        name: see `run_studies`, also for the other arguments.
+        device: auto, cpu or cuda.
+        log: called with each line of progress.
+        overwrite: replace files of other people.
 
     Raises:
         InputError: several data sets; see `run_studies`.
     """
+    config = load_recipe(recipe) if isinstance(recipe, str) else recipe
     if len(config.data_sets) > 1:
         raise InputError(
             expected="one data set", got=", ".join(config.data_sets), hint="run_studies, which takes several"
