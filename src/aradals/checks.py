@@ -87,7 +87,7 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
 def check_probs(probs: Tensor) -> Tensor:
     """Return ``probs`` if its rows are distributions over K >= 2 classes, with sums of 1.
 
-    Sums may differ from 1 by 1e-3, or by as much as rounding to the dtype of ``probs`` can change a sum, if this is more.
+    Sums may differ from 1 by 1e-3, or by what rounding to the dtype of ``probs`` can change, if this is more.
 
     Raises:
         InputError: otherwise, NaN included.

@@ -11,8 +11,8 @@ from torch import Tensor
 def only_moving(apply: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Make a function that moves tensors as ``apply`` does, and does not cast them, for ``nn.Module._apply``.
 
-    Tables and sums in float64 lose their meaning in half precision: it has no number above 65,504, and sums of ones stop
-    at 2,048. A device without float64 gets float32.
+    Tables and sums in float64 lose their meaning in half precision: float16 has no number above 65,504, and sums of
+    ones stop at 2,048. A device without float64 gets float32.
     """
 
     def move(tensor: Tensor) -> Tensor:

@@ -55,7 +55,8 @@ class Calibrator(nn.Module, ABC):
     origin = Origin()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        return super()._apply(only_moving(fn), recurse)
+        super()._apply(only_moving(fn), recurse)  # type: ignore[no-untyped-call]
+        return self
 
     @abstractmethod
     def fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:

@@ -57,8 +57,9 @@ class PredictionMetric(Metric):
     is_differentiable = False
     full_state_update = False
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Self:  # type: ignore[override]
-        return super()._apply(only_moving(fn), exclude_state)
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Self:
+        super()._apply(only_moving(fn), exclude_state)
+        return self
 
     def add_sums(self, **shapes: tuple[int, ...]) -> None:
         """Add states that are summed over batches and processes; float64."""

@@ -66,7 +66,8 @@ class Normalize(nn.Module):
         return ((inputs - self.mean) / self.std).to(inputs.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        return super()._apply(only_moving(fn), recurse)
+        super()._apply(only_moving(fn), recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
