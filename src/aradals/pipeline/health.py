@@ -97,8 +97,8 @@ def check_output_varies(model: nn.Module, batches: Iterable[Batch]) -> None:
     if first is not None and count > 1:
         raise TrainingFailed(
             f"the trained model predicts the same for all {count} examples that were tried: class "
-            f"{int(first.argmax())} with confidence {first.softmax(0).max():.3f}; try a lower learning rate (--training.learning_rate), or "
-            "another model"
+            f"{int(first.argmax())} with confidence {first.softmax(0).max():.3f}; try a lower learning rate "
+            "(--training.learning_rate), or another model"
         )
 
 
