@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from aradals.cli.main import main
+from aradals.results import Results
+from aradals.results.files import parse
 
 RECIPE = """\
 # A study that takes seconds.
@@ -42,6 +44,11 @@ class Outcome:
         """Its output, which is JSON."""
         return json.loads(self.out)
 
+    @property
+    def results(self) -> Results:
+        """Its output, which is a results file."""
+        return parse(self.json)
+
 
 def aradals(*arguments: object) -> Outcome:
     """Run the command line in this process."""
@@ -67,6 +74,11 @@ class Study:
     recipe: Path
     folder: Path
     results: dict[str, Any]
+
+    @property
+    def records(self) -> Results:
+        """The results as records."""
+        return parse(self.results)
 
     @property
     def checkpoint(self) -> Path:
