@@ -13,10 +13,12 @@ import aradals
 
 NAMES = """
     AdaptiveSmoothing CalibratedModel Ensemble InputError Predictions ScoreTable TemperatureScaling UpdateRule
-    assign_subsets audit_scores load_data predict score
+    Results assign_subsets audit_scores calibrate diagnose evaluate load_data load_model predict run_study score
+    score_dataset
 """
 NAMESPACES = """
-    attacks calibration corruptions data inference losses metrics models objectives report robustness smoothing
+    attacks calibration corruptions data inference losses metrics models objectives plots report results
+    robustness smoothing
 """
 
 

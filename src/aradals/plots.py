@@ -201,7 +201,7 @@ def _bins(ax: Axes, panel: ReliabilityPanel) -> None:
 
 
 def _histogram(ax: Axes, panel: ReliabilityPanel) -> BarContainer:
-    """The shares of the predictions, above the axes."""
+    """Draw the shares of the predictions above the axes."""
     low, width = np.array(panel.low), np.array(panel.high) - np.array(panel.low)
     share = np.array(panel.count) / max(1, sum(panel.count))
     above = ax.inset_axes((0, 1.03, 1, 0.15))
@@ -230,7 +230,7 @@ def _boxes(ax: Axes, panel: BoxPanel) -> None:
 
 
 def _courses(ax: Axes, panel: TargetPanel) -> None:
-    """The two ends have marks and names, which tell them apart without color."""
+    """Mark and name the two ends, so that they differ without color."""
     last = len(panel.target_prob) - 1
     every = max(1, len(panel.epochs) // 8)
     for subset, course in enumerate(panel.target_prob):
@@ -264,7 +264,7 @@ def _course(
     ax: Axes, x: Sequence[float], values: list[float], low: list[float], high: list[float], mark: str, color: str,
     name: str,
 ) -> None:  # fmt: skip
-    """A line with marks and intervals; whole marks at the ends of the axis."""
+    """Draw a line with marks and intervals; marks at the ends of the axis are not cut."""
     ax.vlines(x, low, high, colors=color, linewidth=1, clip_on=False)
     ax.plot(x, values, f"{mark}-", color=color, label=name, clip_on=False)
 
@@ -284,7 +284,7 @@ def _variant(results: Results, variant: Variant | str | None) -> Variant:
 
 
 def _framed(ax: Axes | None, title: str, x_label: str, y_label: str) -> Axes:
-    """The axes to draw in, with names and a pale grid."""
+    """Return the axes to draw in, with names and a pale grid."""
     ax = ax or _new_axes()
     ax.set(title=title, xlabel=x_label, ylabel=y_label)
     ax.grid(color=GRID, linewidth=0.8)
@@ -300,7 +300,7 @@ def _new_axes() -> Axes:
 
 
 def _legend(ax: Axes, *more: BarContainer) -> None:
-    """The legend below the label of the axis; all distances are in points, so that they fit any size of the axes."""
+    """Draw the legend below the axis label; all distances are in points, so that they fit axes of any size."""
     handles: list[Any] = [*ax.get_legend_handles_labels()[0], *more]
     if not handles:
         return
@@ -316,7 +316,7 @@ def _legend(ax: Axes, *more: BarContainer) -> None:
 
 
 def _room(ax: Axes) -> float:
-    """The width of the axes before their layout, in heights of their font."""
+    """Measure the width of the axes before their layout, in heights of their font."""
     return 72 * ax.get_window_extent().width / ax.figure.dpi / _points(ax.xaxis.label)
 
 

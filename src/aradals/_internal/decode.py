@@ -1,4 +1,4 @@
-"""Typed values from plain ones: what JSON keeps of a dataclass, made a dataclass again."""
+"""Typed values from plain ones: dataclasses from the dicts and lists that JSON stores."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def decode(form: Any, value: object) -> Any:
     """Make a value of the type ``form`` from dicts, lists, strings and numbers; the inverse of `dataclasses.asdict`.
 
     Args:
-        form: a dataclass, a union, a literal, a list, a tuple of given types, a dict or a type of JSON. A number stays
-            the number that it is: 1 is not made 1.0, so that a digest of what is read is that of what was written.
-        value: as `dataclasses.asdict` gives it, or JSON.
+        form: a dataclass, a union, a literal, a list, a tuple of given types, a dict or a type of JSON. A number does
+            not change: 1 does not become 1.0, so that the digest of a value is the same after reading.
+        value: a value as `dataclasses.asdict` gives it, or from JSON.
 
     Raises:
         InputError: ``value`` has another form.

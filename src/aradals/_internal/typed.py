@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 from aradals._internal.optional import load_extra
+from aradals.errors import InputError
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ def read_typed(kind: type[T], value: Any) -> T:
 
 @cache
 def type_adapter(kind: Any) -> Any:
-    """What pydantic knows about a type.
+    """Return the pydantic adapter of a type.
 
     Raises:
         MissingExtraError: without pydantic.
@@ -41,10 +42,12 @@ def type_adapter(kind: Any) -> Any:
 
 
 def first_problem(error: Exception) -> str:
-    """The first place that a value of another form is wrong at, in one line."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    # The first line of pydantic says only how many problems there are.
-    return ": ".join(lines[1:3]) if len(lines) > 2 else f"{type(error).__name__}: {error}"
+    """Say in one line what is wrong with a value, and where in it; the first of several problems is enough."""
+    if not (details := getattr(error, "errors", None)):
+        return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    [first, *_] = details(include_url=False, include_input=False)
+    cause = first.get("ctx", {}).get("error")
+    return str(cause) if isinstance(cause, InputError) else f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _refuse_huge(value: Any) -> None:

@@ -29,7 +29,7 @@ CALIBRATORS: Registry[Callable[..., Calibrator]] = Registry(
 
 
 def get_calibrator(name: str, /, **settings: Any) -> Calibrator:
-    """A calibrator, not yet fitted, by its name in `CALIBRATORS`.
+    """Make a calibrator, not yet fitted, by its name in `CALIBRATORS`.
 
     Raises:
         InputError: no such calibrator, or a setting that it does not have.
@@ -38,7 +38,7 @@ def get_calibrator(name: str, /, **settings: Any) -> Calibrator:
 
 
 def calibrator_from_dict(fields: Mapping[str, Any]) -> Calibrator:
-    """The fitted calibrator whose ``to_dict`` has given ``fields``.
+    """Make the fitted calibrator whose ``to_dict`` has returned ``fields``.
 
     Raises:
         InputError: a state that no calibrator of `CALIBRATORS` has.

@@ -50,7 +50,7 @@ class Calibrator(nn.Module, ABC):
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """The fitted state, ready for JSON; ``method`` says whose it is."""
+        """Return the fitted state, ready for JSON; ``method`` names the calibrator."""
 
     @classmethod
     @abstractmethod
@@ -89,7 +89,7 @@ class Calibrator(nn.Module, ABC):
             )
 
     def check_scores(self, logits: Tensor, scores: Tensor | None) -> Tensor | None:
-        """The scores to use, float64, on the device of ``logits``; None where the map needs none or finds them itself.
+        """Return the scores to use, float64, on the device of ``logits``; None if the map needs none or computes them.
 
         Raises:
             InputError: `score` names one that has to be given, and ``scores`` are not N finite numbers.
@@ -108,7 +108,7 @@ class Calibrator(nn.Module, ABC):
 
 
 def check_examples(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """What a calibrator is fitted on: logits as float64 and labels as int64 on their device.
+    """Prepare the data of a fit: logits as float64, and labels as int64 on their device.
 
     Raises:
         InputError: no examples, NaN or infinite logits, probabilities in place of logits, wrong labels.
@@ -143,7 +143,7 @@ def read_state(fields: Mapping[str, Any], method: str, **num_dims: int) -> list[
 
 
 def bad_state(fields: Mapping[str, Any], method: str, expected: str) -> InputError:
-    """The error for a saved state that no calibrator of that method has written."""
+    """Make the error for a saved state that no calibrator of that method has written."""
     return InputError(
         expected=f"the state of a {method} calibrator ({expected})",
         got=f"{dict(fields)}"[:200],

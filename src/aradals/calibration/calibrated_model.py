@@ -64,7 +64,7 @@ class CalibratedModel(nn.Module):
 
 
 def scores_for(calibrator: Calibrator, model: nn.Module, batches: InputBatches, ids: Tensor) -> Tensor | None:
-    """The robustness scores that ``calibrator`` has to be given, float, shape (N,); None where it needs none.
+    """Compute the robustness scores that ``calibrator`` needs, float, shape (N,); None if it needs none.
 
     Args:
         calibrator: fitted or not.

@@ -118,7 +118,7 @@ class ConditionalTemperature(Calibrator):
         return self
 
     def temperature_for(self, scores: Tensor) -> Tensor:
-        """The temperature at each score, float64, shape (N,)."""
+        """Compute the temperature at each score, float64, shape (N,)."""
         self.check_fitted()
         return 1 / self._betas(scores.double())
 
@@ -127,7 +127,7 @@ class ConditionalTemperature(Calibrator):
         return self._betas(self._scores_of(logits, scores))[:, None] * logits
 
     def to_dict(self) -> dict[str, Any]:
-        """``method``, ``temperatures`` at the knots, and the table of quantiles: ``scores`` and their ``levels``."""
+        """Return ``method``, ``temperatures`` at the knots, and the quantiles: ``scores`` and their ``levels``."""
         self.check_fitted()
         return {
             "method": self.method,
@@ -178,7 +178,7 @@ def quantile_table(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def piecewise_linear(points: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    """The function through (knots, values), both of shape (M,), at points of shape (N,); constant outside.
+    """Interpolate (knots, values), both of shape (M,), at points of shape (N,); constant outside the knots.
 
     A sum of ramps rather than a search, so that every exporter can write it down.
     """
@@ -187,7 +187,7 @@ def piecewise_linear(points: Tensor, knots: Tensor, values: Tensor) -> Tensor:
 
 
 def choose_num_degrees(logits: Tensor, labels: Tensor, levels: Tensor, start: float, candidates: Sequence[int]) -> int:
-    """The smallest d whose cross-validated NLL is within one standard error (of the difference) of the best.
+    """Choose the smallest d whose cross-validated NLL is within one standard error (of the difference) of the best.
 
     Args:
         logits: float64, shape (N, K).
@@ -247,7 +247,7 @@ def fit_temperatures(logits: Tensor, labels: Tensor, levels: Tensor, start: floa
 
 
 def rising_step(point: Tensor, gradient: Tensor, hessian: Tensor) -> Tensor:
-    """The step to the minimum of a quadratic over 1/100 <= v_0 <= v_1 <= ... <= v_d <= 100, exactly.
+    """Find the step to the exact minimum of a quadratic over 1/100 <= v_0 <= v_1 <= ... <= v_d <= 100.
 
     It is the lowest of the minima over the faces of this set, in each of which some neighbors of the chain are tied:
     d is so small that all can be tried.
@@ -272,7 +272,7 @@ def rising_step(point: Tensor, gradient: Tensor, hessian: Tensor) -> Tensor:
 
 @lru_cache
 def _faces(size: int) -> list[tuple[Tensor, Tensor]]:
-    """The faces of 1/100 <= v_0 <= ... <= v_d <= 100: each is a point, and the directions (columns) that span it.
+    """List the faces of 1/100 <= v_0 <= ... <= v_d <= 100: each has a point and the directions (columns) that span it.
 
     On a face some neighbors of this chain are tied, so that it consists of blocks. The outer two are at the bounds.
     """

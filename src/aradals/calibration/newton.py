@@ -14,7 +14,7 @@ Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def minimize_convex(loss: Loss, start: Tensor, step: Step) -> Tensor:
-    """The minimum of a smooth convex function, by Newton's method with backtracking.
+    """Find the minimum of a smooth convex function by Newton's method with backtracking.
 
     Deterministic and without a learning rate. Stops where the quadratic model promises a gain below 1e-12 (the last
     step is still taken: it squares the error), or after 200 steps.

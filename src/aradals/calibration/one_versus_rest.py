@@ -70,7 +70,7 @@ class OneVersusRest(Calibrator):
         return ((num_examples * probs + 1 / num_classes) / (num_examples + 1)).log()
 
     def to_dict(self) -> dict[str, Any]:
-        """``method``, ``num_examples``, and ``knots`` and ``values``: a list for every class."""
+        """Return ``method``, ``num_examples``, and ``knots`` and ``values``, which have a list for every class."""
         self.check_fitted()
         return {
             "method": self.method,

@@ -70,7 +70,7 @@ class TemperatureScaling(Calibrator):
         return logits / self._temperature.to(logits)
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"method": "temperature", "temperature": T}``, ready for JSON."""
+        """Return ``{"method": "temperature", "temperature": T}``, ready for JSON."""
         return {"method": self.method, "temperature": self.temperature}
 
     @classmethod
@@ -92,7 +92,7 @@ class TemperatureScaling(Calibrator):
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature in [0.01, 100] with the least NLL; a bound where there is none between them.
+    """Find the temperature in [0.01, 100] with the least NLL; it is a bound if the minimum is not between the bounds.
 
     Args:
         logits: float64, shape (N, K).

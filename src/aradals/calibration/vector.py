@@ -100,7 +100,7 @@ class VectorScaling(Calibrator):
         return self._weight.to(logits) * logits + self._bias.to(logits)
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"method": "vector", "weight": [...], "bias": [...]}``, ready for JSON."""
+        """Return ``{"method": "vector", "weight": [...], "bias": [...]}``, ready for JSON."""
         return {"method": self.method, "weight": self.weight.tolist(), "bias": self.bias.tolist()}
 
     @classmethod

@@ -44,7 +44,7 @@ class ModelArguments:
     device: str = "auto"
 
     def load(self, examples: Examples) -> Classifier:
-        """The model with its weights, tried on the examples."""
+        """Load the model with its weights, and test it on the examples."""
         from aradals.pipeline.classifier import load_classifier
 
         return load_classifier(
@@ -71,7 +71,7 @@ class DataArguments:
     label_column: str | None = None
 
     def load(self) -> Examples:
-        """The examples.
+        """Load the examples.
 
         Raises:
             InputError: no ``--data``, or data that cannot be read.
@@ -118,7 +118,7 @@ class StoredArguments:
     scores: Path | None = None
 
     def load(self) -> StoredPredictions:
-        """The predictions, with what their file says about them.
+        """Load the predictions, with the description in their file.
 
         Raises:
             InputError: no ``--predictions``, or a file that cannot be read.

@@ -12,7 +12,7 @@ _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "Ca
 
 
 def describe(error: BaseException) -> str | None:
-    """The line for ``error``; None for what only its traceback can explain."""
+    """Write the line for ``error``; None for an error that only its traceback can explain."""
     for cause in filter(_is_lack_of_memory, _chain(error)):
         return str(
             InputError(

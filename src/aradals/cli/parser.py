@@ -127,12 +127,12 @@ def _merged(keys: Iterator[tuple[str, str]]) -> dict[str, str]:
 
 
 def _records_in(kind: Any) -> list[Any]:
-    """The dataclasses that a type is built of."""
+    """List the dataclasses that a type consists of."""
     return [kind] if is_dataclass(kind) else [record for part in get_args(kind) for record in _records_in(part)]
 
 
 def _read_text(kind: Any, given: Any, name: str) -> Any:
-    """The value of an option; a list may be written with commas and no brackets."""
+    """Read the value of an option; a list may be written with commas and without brackets."""
     if isinstance(given, str):
         is_list = get_origin(kind) is list
         given = [part.strip() for part in given.strip("[]").split(",")] if is_list else OptionText(given)

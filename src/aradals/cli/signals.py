@@ -112,7 +112,7 @@ class StopSignals:
             self._unraisable(unraisable)
 
     def _handle_in_child(self, number: int, frame: FrameType | None) -> None:
-        """What would happen without our handlers."""
+        """Do what would happen without our handlers."""
         if number == signal.SIGINT:
             signal.default_int_handler(number, frame)
         signal.signal(number, signal.SIG_DFL)

@@ -89,7 +89,7 @@ def draw_subsets(panel: SubsetPanel, *, lowest: float = 0.0, highest: float = 1.
 
 
 def draw_reliability(panel: ReliabilityPanel) -> str:
-    """A reliability diagram with Wilson intervals, and below it the histogram of confidence.
+    """Draw a reliability diagram with Wilson intervals, and below it the histogram of confidence.
 
     Bins of fewer than `MIN_COUNT` predictions are hollow and pale.
     """
@@ -125,7 +125,7 @@ def draw_reliability(panel: ReliabilityPanel) -> str:
 
 
 def draw_targets(panel: TargetPanel) -> str:
-    """The true-class target probability of each subset over the epochs, from red (least robust) to blue."""
+    """Draw the true-class target probability of each subset over the epochs, from red (least robust) to blue."""
     drawing = Drawing(270)
     values = [value for course in panel.target_prob for value in course if math.isfinite(value)]
     low, high = (0.0 if panel.near_bound else min(values, default=0.0)), max(values, default=1.0)
@@ -167,7 +167,7 @@ def draw_dots(panel: DotPanel, *, limits: tuple[float, float] | None = None) -> 
     height = max(18.0, 7.0 * len(panel.series) + 6)
     bottom = top + height * len(panel.rows) + 4
     drawing = Drawing(bottom + 34)
-    left = 12 + min(150.0, CHARACTER * max(map(len, panel.rows), default=0))
+    left = 12 + min(156.0, CHARACTER * max(map(len, panel.rows), default=0))
     low, high = limits or dot_limits([panel])
     x = Scale(low, high, left, RIGHT)
     drawing.title(panel.title)
@@ -196,7 +196,7 @@ def draw_dots(panel: DotPanel, *, limits: tuple[float, float] | None = None) -> 
 
 
 def dot_limits(panels: Sequence[DotPanel]) -> tuple[float, float]:
-    """Ends of an axis for all values and intervals; errors start at zero unless that would waste half of it."""
+    """Choose the ends of an axis for all values and intervals; errors start at zero unless that wastes half of it."""
     found = [
         value
         for panel in panels
@@ -252,7 +252,7 @@ def draw_classes(panel: ClassPanel) -> str:
     top, height = 46.0, 20.0
     bottom = top + height * len(panel.names) + 4
     drawing = Drawing(bottom + 34)
-    left = 12 + min(150.0, CHARACTER * max(map(len, panel.names)))
+    left = 12 + min(156.0, CHARACTER * max(map(len, panel.names)))
     x = Scale(0, 1.04 * max(100 * value for value in (*panel.share_high, *panel.base_share, 0.01) if value == value),
               left, RIGHT)  # fmt: skip
     drawing.title(panel.title)
@@ -272,7 +272,7 @@ def draw_classes(panel: ClassPanel) -> str:
 
 
 def _shade(drawing: Drawing, x: Scale, y: Scale, panel: SubsetPanel, left: int, right: int) -> None:
-    """The area between confidence and accuracy from one subset to the next, in two parts where they cross."""
+    """Draw the area between confidence and accuracy from one subset to the next, in two parts if they cross."""
     values = [(panel.confidence[subset], panel.accuracy[subset]) for subset in (left, right)]
     if not all(map(math.isfinite, (*values[0], *values[1]))):
         return
@@ -293,7 +293,7 @@ def _at(scale: Scale, value: float) -> float:
 
 
 def _fill(shape: int) -> str:
-    """The first series is filled, the calibrated ones are hollow."""
+    """Style marks: the first series is filled, the calibrated series are hollow."""
     return "hollow" if shape else ""
 
 

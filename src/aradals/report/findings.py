@@ -90,7 +90,7 @@ def recommend(results: Results) -> tuple[Variant | None, bool]:
 
 
 def judged_by(results: Results) -> Metric:
-    """The calibration error that decides."""
+    """Return the calibration error that decides."""
     return "subset_calibration_error" if results.num_subsets > 1 else "ece"
 
 
@@ -169,10 +169,12 @@ def _advice_for_one(results: Results, variant: Variant) -> str:
             f"There is nothing to repair: its calibration errors are within noise at {results.num_examples:,} examples."
         )
     error = measure(results, variant, metrics[0])
+    noise = {True: "is within noise", False: "is more than noise", None: "has no known noise floor"}
+    where = "these subsets" if results.num_subsets > 1 else "other ones"
     return (
-        f"Its {ERRORS[metrics[0]]} of {error.value:.3f} {_interval(error, 1, 3)} is "
-        f"{'within noise' if is_noise(results, variant, metrics[0]) else 'more than noise'}: fit a calibrator on "
-        "held-out examples (`aradals calibrate`), and judge it on these subsets (`aradals evaluate`)."
+        f"Its {ERRORS[metrics[0]]} of {error.value:.3f} {_interval(error, 1, 3)} "
+        f"{noise[is_noise(results, variant, metrics[0])]}: fit a calibrator on "
+        f"held-out examples (`aradals calibrate`), and judge it on {where} (`aradals evaluate`)."
     )
 
 
@@ -257,7 +259,7 @@ def _threshold_sentence(results: Results) -> list[str]:
 
 
 def _first(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """Write the first names and the number of the others."""
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return f"{'; '.join(names[:MAX_NAMED])}{more}"
 

@@ -135,7 +135,7 @@ def write_report(results: Results, path: Path) -> None:
 
 
 def html_table(results: Results) -> str:
-    """The main table and its note as HTML for a notebook.
+    """Render the main table and its note as HTML for a notebook.
 
     Raises:
         MissingExtraError: without Jinja2.
@@ -167,7 +167,7 @@ def _page(results: Results) -> dict[str, Any]:
 
 
 def _verdict_drawings(results: Results, shown: Sequence[Variant]) -> list[Drawing]:
-    """The one figure: confidence and accuracy by robustness subset, of the reference beside the best variant.
+    """Draw the main figure: confidence and accuracy by robustness subset, of the reference and the best variant.
 
     A single model, and results without subsets, have reliability diagrams.
     """
@@ -196,7 +196,7 @@ def _sections(results: Results) -> list[Section]:
 
 
 def _method_parts(results: Results) -> list[Part]:
-    """The main methods in figures, and their paired differences."""
+    """Show the main methods in figures, and their paired differences."""
     if len({variant.method for variant in results.variants}) < 2:
         return []
     panels, differences = prepared.prepare_methods(results), prepared.prepare_differences(results)
@@ -301,7 +301,7 @@ def _reliability_parts(results: Results) -> list[Part]:
 
 
 def _subset_reliability_parts(results: Results) -> list[Part]:
-    """The diagrams of one model: of all examples and of the two ends; those of the subsets between are folded."""
+    """Show the diagrams of one model, of all examples and of the two ends; fold those of the subsets between."""
     panels = prepared.prepare_subset_reliability(results)
     ends = [panels[index] for index in sorted({0, min(1, len(panels) - 1), len(panels) - 1})] if panels else []
     cancel = " Opposite gaps of different subsets cancel in the diagram of all examples." if len(panels) > 1 else ""
@@ -464,7 +464,7 @@ def _bounds_reached(training: Sequence[Training]) -> str:
 
 
 def _runs(results: Results) -> Iterator[TableBlock]:
-    """What was run, as tables."""
+    """Describe data, settings, costs and versions in tables."""
     data = results.data
     yield _pairs(
         "data and evaluation",
@@ -472,7 +472,7 @@ def _runs(results: Results) -> Iterator[TableBlock]:
             "data": data.name,
             **{f"{name} split": f"{size:,}" for name, size in data.splits.items()},
             **{f"splits of seed {seed}": value for seed, value in data.splits_hash.items()},
-            "robustness subsets": results.num_subsets,
+            "robustness subsets": results.num_subsets or "",
             "shift conditions": ", ".join(shift.label for shift in results.shifts) or "none",
             "compared with": label(results, reference(results)),
         },
@@ -530,7 +530,7 @@ def _audit(audit: Audit) -> dict[str, object]:
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    """Settings that are not empty: ``objective cross_entropy, rule {rate: auto}``."""
+    """Write the settings that are not empty: ``objective cross_entropy, rule {rate: auto}``."""
     given = {name: value for name, value in settings.items() if value not in (None, {}, [], "", False)}
     return ", ".join(f"{name.replace('_', ' ')} {json.dumps(value, default=str)}" for name, value in given.items())
 
@@ -552,10 +552,10 @@ def _text(value: object) -> str:
 
 
 def _prose(text: str) -> Any:
-    """Escape a sentence, keep percent signs beside their numbers, and show what stands in backticks as code."""
+    """Escape a sentence, keep percent signs beside their numbers, and show commands of this package as code."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(escape(text)).replace(" %", "\u00a0%")))
+    return Markup(re.sub("`(aradals [a-z]+)`", r"<code>\1</code>", str(escape(text)).replace(" %", "\u00a0%")))
 
 
 def _render(name: str, **values: object) -> str:

@@ -348,7 +348,7 @@ def prepare_by_class(rows: Sequence[ClassRow], title: str) -> DotPanel | None:
 
 
 def prepare_classes(results: Results) -> ClassPanel | None:
-    """The largest classes of the least robust subset; None without any."""
+    """List the largest classes of the least robust subset; None if there are none."""
     rows = results.least_robust_classes[:MAX_CLASSES]
     if not rows:
         return None
@@ -374,7 +374,7 @@ def _labels(results: Results, methods: Sequence[str]) -> list[str]:
 
 
 def _other_seed(results: Results, seed: int) -> str:
-    """The seed in a title where it is not the first of the study, because a run at the first one failed."""
+    """Write the seed in a title if it is not the first of the study, because a run at the first seed failed."""
     return "" if seed in results.seeds[:1] else f", seed {seed}"
 
 

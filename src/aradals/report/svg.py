@@ -15,7 +15,7 @@ from html import escape
 WIDTH = 360.0
 """Of every figure: text of 11 units is readable on a phone, and side by side figures fill a screen."""
 
-CHARACTER = 5.9
+CHARACTER = 6.4
 """Mean width of a character of a label, in units."""
 
 
@@ -51,7 +51,7 @@ class Drawing:
         self._elements: list[str] = []
 
     def add(self, tag: str, classes: str, text: str = "", tip: str = "", **attributes: float | str) -> None:
-        """An element; underscores in the names of ``attributes`` are hyphens."""
+        """Add an element; underscores in the names of ``attributes`` become hyphens."""
         values = {"class": classes, **{name.replace("_", "-"): value for name, value in attributes.items()}}
         if tip:
             values["data-tip"] = tip
@@ -64,7 +64,7 @@ class Drawing:
         self.add("text", classes, text, x=x, y=y, **around)
 
     def line(self, x1: float, y1: float, x2: float, y2: float, classes: str) -> None:
-        """A straight line; nothing where an end is not known."""
+        """Draw a straight line; if an end is unknown, draw nothing."""
         if all(map(math.isfinite, (x1, y1, x2, y2))):
             self.add("path", classes, d=f"M{_number(x1)} {_number(y1)}L{_number(x2)} {_number(y2)}")
 
@@ -75,15 +75,15 @@ class Drawing:
             self.add("path", f"line {classes}", tip=tip, d="M" + "L".join(known))
 
     def area(self, points: Sequence[tuple[float, float]], classes: str) -> None:
-        """A filled polygon."""
+        """Draw a filled polygon."""
         self.add("path", f"area {classes}", d="M" + "L".join(f"{_number(x)} {_number(y)}" for x, y in points) + "Z")
 
     def rectangle(self, x: float, y: float, width: float, height: float, classes: str, tip: str = "") -> None:
-        """A rectangle with its upper left corner at (x, y)."""
+        """Draw a rectangle with its upper left corner at (x, y)."""
         self.add("rect", classes, tip=tip, x=x, y=y, width=width, height=height)
 
     def mark(self, shape: int, x: float, y: float, classes: str, tip: str = "", size: float = 3.2) -> None:
-        """A filled mark; ``shape`` chooses circle, square, diamond or triangle. Nothing where it is not known."""
+        """Draw a filled mark, a circle, square, diamond or triangle by ``shape``; if its place is unknown, none."""
         if not math.isfinite(x + y):
             return
         if shape % 4 == 0:
@@ -139,7 +139,7 @@ class Drawing:
                 x += _legend_width((kind, classes, name))
 
     def svg(self, label: str) -> str:
-        """The fragment. ``label`` says to those who cannot see it what it shows."""
+        """Return the fragment. ``label`` describes it for readers who cannot see it."""
         size = f"0 0 {_number(WIDTH)} {_number(self.height)}"
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}" role="img" tabindex="0" '

@@ -83,7 +83,7 @@ class TableBlock:
 
 
 def main_table(results: Results, shown: Sequence[Variant] | None = None) -> TableBlock:
-    """The one table to read: the variants of a study side by side, or the robustness subsets of a single model."""
+    """Make the main table: the variants of a study side by side, or the robustness subsets of a single model."""
     return _subsets_of_one(results) if len(results.variants) == 1 else methods_table(results, shown)
 
 
@@ -181,7 +181,7 @@ def corruption_rows(results: Results, shown: Sequence[Variant]) -> TableBlock:
 
 
 def severity_rows(results: Results, shown: Sequence[Variant]) -> list[TableBlock]:
-    """A table per corruption type: ECE at each severity, then the means over them of ECE, subset error and accuracy."""
+    """Make a table for each corruption type: ECE at each severity, then mean ECE, subset error and accuracy."""
     blocks = []
     averaged: tuple[Metric, ...] = ("ece", "subset_calibration_error", "accuracy")
     for corruption in dict.fromkeys(shift.corruption for shift in results.shifts):
@@ -240,7 +240,7 @@ def class_rows_table(rows: Sequence[ClassRow], title: str) -> TableBlock:
 
 
 def share_table(results: Results) -> TableBlock:
-    """The classes that the least robust subset is made of."""
+    """List the classes of the least robust subset."""
     rows = [
         [
             Cell(row.name),
@@ -304,7 +304,7 @@ def stability_rows(results: Results) -> TableBlock:
 
 
 def failed_rows(results: Results) -> TableBlock:
-    """The runs of a study that have no results, and why."""
+    """List the runs of a study that have no results, with the reasons."""
     rows = [[Cell(results.method(run.method).label), Cell(str(run.seed)), Cell(run.reason)] for run in results.failed]
     return TableBlock("failed runs", ("method", "seed", "reason"), rows)
 
@@ -323,17 +323,17 @@ def threshold_rows(results: Results) -> TableBlock:
 
 
 def percent(value: Measure, *, signed: bool = False) -> Cell:
-    """A fraction as percent (or points) with one digit."""
+    """Write a fraction as percent (or points) with one digit."""
     return cell(value.times(100), "+z.1f" if signed else ".1f")
 
 
 def fraction(value: Measure) -> Cell:
-    """A fraction with three digits."""
+    """Write a fraction with three digits."""
     return cell(value, ".3f")
 
 
 def cell(value: Measure, form: str) -> Cell:
-    """A number with its interval."""
+    """Write a number with its interval."""
     if not value.known:
         return Cell("–")
     text, plain = f"{value.value:{form}}", form.lstrip("+")
@@ -404,7 +404,7 @@ def _floor(mean: Measure, limit: Measure) -> Cell:
 
 
 def _difference(results: Results, variant: Variant, against: Variant, metric: Metric, place: Place) -> Cell:
-    """A difference with its interval and p; in points for accuracy."""
+    """Write a difference with its interval and p; in points for accuracy."""
     found = difference(results, variant, against, metric, place)
     shown = percent(found, signed=True) if metric == "accuracy" else cell(found, "+z.3f")
     compared = results.by_comparison.get((variant, against, place, metric))
@@ -415,6 +415,6 @@ def _difference(results: Results, variant: Variant, against: Variant, metric: Me
 
 
 def _cost(results: Results, variant: Variant) -> Cell:
-    """The mean over seeds, as a multiple of plain training."""
+    """Average a cost over seeds, as a multiple of plain training."""
     cost = relative_cost(results, variant.method)
     return Cell(f"{cost:.1f}" if math.isfinite(cost) else "–")

@@ -49,7 +49,7 @@ class TerminalTable:
         yield Text(f"\n{printable(self.note)}", style="dim")
 
     def __str__(self) -> str:
-        """The table as text, 100 columns wide.
+        """Write the table as text, 100 columns wide.
 
         Raises:
             MissingExtraError: without rich.
@@ -82,14 +82,14 @@ class Findings:
 
 
 def results_table(results: Results) -> TerminalTable:
-    """The main table of results: methods side by side, or the robustness subsets of one model."""
+    """Make the main table of results: methods side by side, or the robustness subsets of one model."""
     name = results.data.label if results.kind == "study" else f"{results.name}, {results.data.label}"
     title = f"{results.name}: {results.data.label}" if results.kind == "study" else name
     return TerminalTable(title.strip(": ,"), main_table(results), main_table_note(results))
 
 
 def results_findings(results: Results) -> Findings:
-    """The verdict on results."""
+    """Make the verdict on results."""
     return Findings(verdict(results))
 
 

@@ -71,7 +71,7 @@ def metric_name(metric: Metric) -> str:
 
 
 def reference(results: Results) -> Variant:
-    """The variant that the others are compared with: the reference as trained, or the first variant with rows."""
+    """Choose the variant to compare with: the reference as trained, or the first variant with rows."""
     wanted = Variant(results.reference)
     return wanted if wanted in results.variants else results.variants[0]
 
@@ -83,7 +83,7 @@ def main_methods(results: Results) -> list[str]:
 
 
 def main_variants(results: Results) -> list[Variant]:
-    """Main methods as trained, and the reference with each calibrator: the rivals of training differently."""
+    """List main methods as trained, and the reference with each calibrator, which rivals other training methods."""
     first, main = reference(results).method, main_methods(results)
     return [v for v in results.variants if v.method in main and (not v.is_calibrated or v.method == first)]
 
@@ -94,7 +94,7 @@ def shown_variants(results: Results) -> list[Variant]:
 
 
 def key_variants(results: Results) -> list[Variant]:
-    """The variants with figures that are not folded; main ones first where there are many."""
+    """List the variants whose figures are not folded; only main variants if there are many."""
     found = results.variants if len(results.variants) <= MAX_KEY else main_variants(results)
     return list(found)[:MAX_KEY]
 
@@ -118,7 +118,7 @@ def shift_mean(results: Results) -> str:
 
 
 def places_by_name(results: Results) -> dict[str, tuple[Condition, ...]]:
-    """The conditions behind ``clean`` and, where there are any, behind ``under shift``."""
+    """Return the conditions of ``clean`` and, if there are shifts, of ``under shift``."""
     return {PLACES[place]: conditions for place, conditions in places(results).items()}
 
 
@@ -153,7 +153,7 @@ def threshold_interval(row: Threshold) -> tuple[float, float]:
 
 
 def threshold_text(threshold: float) -> str:
-    """A confidence to two digits of its distance from 1: ``0.84``, ``0.9927``, ``0.999985``."""
+    """Write a confidence to two digits of its distance from 1: ``0.84``, ``0.9927``, ``0.999985``."""
     digits = 2 if threshold >= 1 else max(2, 1 - math.floor(math.log10(1 - threshold)))
     return f"{threshold:.{digits}f}".rstrip("0").rstrip(".")
 

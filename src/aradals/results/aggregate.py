@@ -96,7 +96,7 @@ def mean_of(measures: Sequence[Measure]) -> Measure:
 def difference(
     results: Results, variant: Variant, reference: Variant, metric: Metric, place: Place = "clean"
 ) -> Measure:
-    """The variant minus the reference on the same examples and seeds; unknown where they were not compared."""
+    """Look up variant minus reference on the same examples and seeds; unknown if they were not compared."""
     found = results.by_comparison.get((variant, reference, place, metric))
     return found.measure if found else Measure(num_seeds=0)
 
@@ -119,7 +119,7 @@ def relation(results: Results, variant: Variant, other: Variant, metric: Metric,
 
 
 def places(results: Results) -> dict[Place, tuple[Condition, ...]]:
-    """The conditions behind each place: clean data, and all shifts where there are any."""
+    """Return the conditions of each place: clean data, and all shifts if there are any."""
     found: dict[Place, tuple[Condition, ...]] = {"clean": (CLEAN,)}
     return {**found, "all_shifts": results.shifts} if results.shifts else found
 

@@ -76,7 +76,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_replicates(replicates: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean over conditions of what `resampled_metrics` returned for each; metrics that all of them have.
+    """Average the results of `resampled_metrics` over conditions, for the metrics that all conditions have.
 
     With the replicates of one model under every shift, these are its replicates on "all_shifts".
     """

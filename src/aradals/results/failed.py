@@ -33,5 +33,5 @@ def describe_failed(*studies: Results) -> str:
 
 
 def join(names: Sequence[str]) -> str:
-    """``a, b and c``."""
+    """Join words: ``a, b and c``."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -81,7 +81,7 @@ def read_studies(path: str | Path) -> list[Results]:
     except (InputError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise InputError(
             expected=f"results in {file} as `aradals run`, `evaluate` or `diagnose` write them",
-            got=str(error) if isinstance(error, InputError) else first_problem(error),
+            got=first_problem(error),
             hint="the same command, which makes them anew",
         ) from error
 
@@ -109,7 +109,7 @@ def json_schema() -> dict[str, Any]:
     Raises:
         MissingExtraError: without pydantic.
     """
-    schema: dict[str, Any] = type_adapter(Results).json_schema()
+    schema: dict[str, Any] = _without_nan(type_adapter(Results).json_schema())
     return schema
 
 
@@ -168,7 +168,7 @@ def _is_default(field: dataclasses.Field[Any], value: object) -> bool:
 
 
 def results_file(path: Path) -> Path:
-    """The file itself, or the one in a folder."""
+    """Find the results file: the file itself, or the one in a folder."""
     if not path.is_dir():
         return path
     found = [path / name for name in ("results.json", "diagnosis.json") if (path / name).exists()]
@@ -179,3 +179,10 @@ def results_file(path: Path) -> Path:
             hint="the --output folder of aradals run, evaluate or diagnose",
         )
     return found[0]
+
+
+def _without_nan(value: Any) -> Any:
+    """Drop NaN, the default of what is not known, because JSON has none."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items() if item == item}
+    return [_without_nan(item) for item in value] if isinstance(value, list) else value

@@ -96,7 +96,7 @@ class Measure:
         return self if self.value >= 0 else Measure(-self.value, -self.high, -self.low)
 
     def times(self, factor: float) -> Measure:
-        """The number in other units; the factor is positive."""
+        """Convert the number to other units; the factor is positive."""
         return Measure(factor * self.value, factor * self.low, factor * self.high)
 
 
@@ -219,7 +219,7 @@ def measures_of(flat: Mapping[str, Any], metrics: Iterable[Metric] = METRICS) ->
 
 
 def measure_of(flat: Mapping[str, Any], name: str) -> Measure:
-    """A number of a flat row with its interval; what is missing or None is unknown."""
+    """Read a number of a flat row with its interval; missing values and None are unknown."""
     ends = (flat.get(name), flat.get(f"{name}_low"), flat.get(f"{name}_high"))
     value, low, high = (math.nan if end is None else float(end) for end in ends)
     return Measure(value, low, high)
@@ -643,7 +643,7 @@ class Results:
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds, in the order of the rows."""
+        """List the seeds, in the order of the rows."""
         return tuple(dict.fromkeys(row.seed for row in self.rows))
 
     @cached_property
@@ -657,7 +657,7 @@ class Results:
         return max((row.n for row in self.rows if row.subset is None), default=0)
 
     def method(self, name: str) -> Method:
-        """The method of a name.
+        """Look up a method by its name.
 
         Raises:
             InputError: results that have no such method.
@@ -669,7 +669,7 @@ class Results:
         return found
 
     def table(self) -> Any:
-        """The main table, as rich prints it in a terminal.
+        """Return the main table, as rich prints it in a terminal.
 
         Raises:
             MissingExtraError: without rich.
@@ -697,7 +697,7 @@ class Results:
         return Path(path)
 
     def to_frame(self) -> DataFrame:
-        """The rows as a table of pandas, one column per metric and end of an interval.
+        """Return the rows as a table of pandas, with one column for each metric and each end of an interval.
 
         Raises:
             MissingExtraError: without pandas.

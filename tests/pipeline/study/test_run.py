@@ -221,7 +221,7 @@ def test_subsets_of_a_method_are_those_of_the_scorer(study: Finished) -> None:
             assert row["accuracy"] == pytest.approx(correct[members].mean())
 
 
-def test_two_seeds_differ_in_splits_and_initialisation(study: Finished) -> None:
+def test_two_seeds_differ_in_splits_and_initialization(study: Finished) -> None:
     first, second = study.splits(0), study.splits(7)
     for split in ("train", "validation", "calibration"):
         assert set(first[split].ids.tolist()) != set(second[split].ids.tolist())
