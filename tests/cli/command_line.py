@@ -25,7 +25,7 @@ splits: {validation: 60, calibration: 40, train: 200}
 training: {epochs: 6, batch_size: 25, learning_rate: 0.01}
 methods:
   vanilla: {}
-  ar_adals: {targets: {rule: {rate: auto}, subsets: {count: 3}}}
+  ar_adals: {targets: {rule: {rate: auto}, subsets: {count: 3}}, label: AR-AdaLS}
 scoring: {attack: deepfool, attack_args: {steps: 10}}
 evaluation: {num_subsets: 3, corruptions: [gaussian_noise], severities: [3], num_resamples: 50}
 """

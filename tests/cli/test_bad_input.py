@@ -244,7 +244,10 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     "argument of the wrong type": (lambda w: w.recipe("width: 8", "width: wide"), "TypeError"),
     "file without the callable": (lambda w: w.python("def biuld():\n    pass"), "try biuld"),
     "missing file": (lambda w: w.diagnose("--model", "nosuch.py:build", "--data", "digits"), "nosuch.py"),
-    "file without a name in it": (lambda w: w.diagnose("--model", "nosuch.py", "--data", "digits"), ":callable"),
+    "file without a name in it": (
+        lambda w: w.diagnose("--model", "nosuch.py", "--data", "digits"),
+        "try nosuch.py:name",
+    ),
     "missing package": (lambda w: w.diagnose("--model", "no.such:build", "--data", "digits"), "ModuleNotFoundError"),
     "syntax error": (lambda w: w.python("def build(:\n"), "SyntaxError"),
     "exception on import": (lambda w: w.python("raise RuntimeError('no\\nluck')"), "RuntimeError: no luck"),

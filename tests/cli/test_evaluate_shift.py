@@ -44,7 +44,7 @@ def metrics(outcome: Outcome) -> dict[tuple[str, int], Any]:
     assert outcome.code == 0, outcome.err
     keys: tuple[Metric, ...] = ("accuracy", "confidence", "nll", "ece")
     return {
-        tuple(row.condition): [row[key].value for key in keys]
+        (row.corruption, row.severity): [row[key].value for key in keys]
         for row in outcome.results.rows
         if row.calibrator == "none"
     }
