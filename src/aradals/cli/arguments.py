@@ -180,8 +180,8 @@ class DefaultAuditArguments(AuditArguments):
 
 
 @dataclass(frozen=True)
-class ShiftArguments:
-    """Calibrators and shifted data.
+class ShiftArguments(SubsetArguments):
+    """Calibrators, robustness subsets and shifted data.
 
     Attributes:
         calibrator: files of aradals calibrate, with commas between; each is reported beside the model as it is

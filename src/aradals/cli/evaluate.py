@@ -10,14 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from aradals.cli.arguments import (
-    DataArguments,
-    ModelArguments,
-    ResultsArguments,
-    ShiftArguments,
-    StoredArguments,
-    SubsetArguments,
-)
+from aradals.cli.arguments import DataArguments, ModelArguments, ResultsArguments, ShiftArguments, StoredArguments
 from aradals.cli.terminal import print_log
 
 EXAMPLE = (
@@ -28,12 +21,7 @@ RESUMES = True
 
 
 def run(
-    model: ModelArguments,
-    data: DataArguments,
-    stored: StoredArguments,
-    shift: ShiftArguments,
-    subsets: SubsetArguments,
-    output: ResultsArguments,
+    model: ModelArguments, data: DataArguments, stored: StoredArguments, shift: ShiftArguments, output: ResultsArguments
 ) -> Path:
     """Evaluate and report."""
     from aradals.cli.finish import finish
@@ -47,7 +35,7 @@ def run(
     sources = (data.data, model.model, model.checkpoint, stored.predictions, stored.scores, shift.corrupted, shift.ood)
     names, kinds, folder = ["results.json", "report.html"], ["evaluation"], output.output
     read = input_paths(*sources, *shift.calibrator)
-    settings: dict[str, Any] = {"scores": stored.scores, "num_subsets": subsets.num_subsets}
+    settings: dict[str, Any] = {"scores": stored.scores, "num_subsets": shift.num_subsets}
     with output_folder(folder, names, kinds=kinds, inputs=read, overwrite=output.overwrite, log=print_log):
         if stored.predictions is not None:
             given = stored.load()
