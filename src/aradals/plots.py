@@ -42,18 +42,18 @@ OVER, UNDER, GREEN, PURPLE = "#c9540a", "#0072b2", "#00805d", "#a4498a"
 INK, SOFT, GRID, STRIPE = "#1b1b1b", "#595959", "#e6e6e2", "#f5f5f3"
 
 COLORS, MARKS = (UNDER, OVER, GREEN, PURPLE), "osD^"
-"""Of the series in a comparison of methods."""
+"""Marks of the series in a comparison of methods."""
 
 SHADES = (
     "#d95f19", "#dd574c", "#db5470", "#d35591", "#c65aaf", "#b462c9", "#9d6bde", "#8076ea", "#5b81ef", "#188ceb",
 )  # fmt: skip
-"""From the least to the most robust subset."""
+"""Colors from the least to the most robust subset."""
 
 
 def reliability_diagram(results: Results, variant: Variant | str | None = None, *, ax: Axes | None = None) -> Axes:
     """Draw accuracy against confidence on clean data, and above it the shares of the predictions.
 
-    Bins of fewer than `aradals.report.figures.MIN_COUNT` predictions are hollow and pale.
+    Bins with fewer than `aradals.report.figures.MIN_COUNT` predictions are hollow and pale.
 
     Args:
         results: a study, an evaluation or a diagnosis.
@@ -62,12 +62,12 @@ def reliability_diagram(results: Results, variant: Variant | str | None = None, 
 
     Raises:
         InputError: the variant has no reliability diagram.
-        MissingExtraError: without matplotlib.
+        MissingExtraError: matplotlib is not installed.
     """
     shown = _variant(results, variant)
     panels = prepare_reliability(results, [shown])
     if not panels:
-        raise _missing(f"a reliability diagram of {label(results, shown)}", "results that hold its bins")
+        raise _missing(f"a reliability diagram of {label(results, shown)}", "results that contain its bins")
     panel = panels[0]
     ax = _framed(ax, panel.title, "confidence", "accuracy")
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
@@ -87,7 +87,7 @@ def by_subset(results: Results, variant: Variant | str | None = None, *, ax: Axe
 
     Raises:
         InputError: the results have no robustness subsets.
-        MissingExtraError: without matplotlib.
+        MissingExtraError: matplotlib is not installed.
     """
     panels = prepare_subsets(results, [_variant(results, variant)])
     if not panels:
@@ -117,7 +117,7 @@ def under_shift(results: Results, variant: Variant | str | None = None, *, ax: A
 
     Raises:
         InputError: the results have fewer than two shifted conditions.
-        MissingExtraError: without matplotlib.
+        MissingExtraError: matplotlib is not installed.
     """
     panels = prepare_boxes(results, [_variant(results, variant)])
     if not panels:
@@ -142,7 +142,7 @@ def target_course(results: Results, method: str | None = None, *, ax: Axes | Non
 
     Raises:
         InputError: the targets of the method were never updated.
-        MissingExtraError: without matplotlib.
+        MissingExtraError: matplotlib is not installed.
     """
     panels = prepare_targets(results)
     name = results.method(method).name if method is not None else next(iter(panels), None)
@@ -163,13 +163,13 @@ def methods(results: Results, metric: Metric = "ece", *, place: Place = "clean",
 
     Args:
         results: a study, an evaluation or a diagnosis.
-        metric: what to compare.
+        metric: the metric to compare.
         place: "clean", or "all_shifts" for the mean over all shifted conditions.
         ax: axes to draw in; default: those of a new figure.
 
     Raises:
-        InputError: the results do not hold the metric or the place.
-        MissingExtraError: without matplotlib.
+        InputError: the results do not contain the metric or the place.
+        MissingExtraError: matplotlib is not installed.
     """
     for what, value, known in (("metric", metric, METRICS), ("place", place, places(results))):
         if value not in known:
@@ -325,4 +325,4 @@ def _points(text: Text) -> float:
 
 
 def _missing(expected: str, hint: str) -> InputError:
-    return InputError(expected=expected, got="results without any", hint=hint)
+    return InputError(expected=expected, got="results without them", hint=hint)

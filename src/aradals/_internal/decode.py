@@ -1,4 +1,4 @@
-"""Typed values from plain ones: dataclasses from the dicts and lists that JSON stores."""
+"""Typed values from plain values: dataclasses from the dicts and lists that JSON stores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def decode(form: Any, value: object) -> Any:
     Args:
         form: a dataclass, a union, a literal, a list, a tuple of given types, a dict or a type of JSON. A number does
             not change: 1 does not become 1.0, so that the digest of a value is the same after reading.
-        value: a value as `dataclasses.asdict` gives it, or from JSON.
+        value: a value from `dataclasses.asdict` or from JSON.
 
     Raises:
         InputError: ``value`` has another form.

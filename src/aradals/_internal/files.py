@@ -1,4 +1,4 @@
-"""Safe output files: a reader never sees a half-written file, and a crash loses no old file."""
+"""Safe output files: a reader never sees a half-written file, and a crash never loses an old file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from aradals.errors import OutputError
 
-with suppress(ImportError):  # Windows has no fcntl, and needs none, because it does not remove open files
+with suppress(ImportError):  # Windows has no fcntl. It does not need fcntl, because it does not remove open files.
     import fcntl
 
 _PARTIAL = ".aradals-partial"

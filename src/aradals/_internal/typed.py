@@ -1,4 +1,4 @@
-"""Typed values from plain ones: what JSON keeps of a dataclass, checked and made a dataclass again."""
+"""Typed values from plain values: dataclasses from the dicts and lists of JSON, with checks by pydantic."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def read_typed(kind: type[T], value: Any) -> T:
     """Make a value of a type from dicts, lists, text and numbers.
 
     Args:
-        kind: a dataclass, or anything built of dataclasses and plain types.
-        value: as JSON has it.
+        kind: a dataclass, or a type that consists of dataclasses and plain types.
+        value: dicts, lists, text and numbers as they are in JSON.
 
     Raises:
-        ValueError: the value has another form, or holds a number that sums cannot hold.
-        MissingExtraError: without pydantic.
+        ValueError: the value has another form, or contains a number so large that sums overflow.
+        MissingExtraError: pydantic is not installed.
     """
     _refuse_huge(value)
     read: T = type_adapter(cast(Hashable, kind)).validate_python(value)
@@ -36,7 +36,7 @@ def type_adapter(kind: Any) -> Any:
     """Return the pydantic adapter of a type.
 
     Raises:
-        MissingExtraError: without pydantic.
+        MissingExtraError: pydantic is not installed.
     """
     return load_extra("pydantic").TypeAdapter(kind)
 

@@ -34,7 +34,7 @@ def class_margin(logits: Tensor, predicted: Tensor | None = None) -> tuple[Tenso
 
 
 def logit_rounding(logits: Tensor) -> Tensor:
-    """Size of the rounding of logits, shape (N,): between batches, logits differ by about 1e-6 of their size."""
+    """Estimate the rounding of logits, shape (N,): between batches, logits differ by about 1e-6 of their size."""
     return 1e-6 * logits.detach().abs().amax(1)
 
 
@@ -61,7 +61,7 @@ def forward_with_graph(model: nn.Module, points: Tensor) -> tuple[Tensor, Tensor
 
 
 def input_gradient(values: Tensor, points: Tensor, *, keep_graph: bool = False) -> Tensor:
-    """Gradient of each example's own value, shape of ``points``; entries that are not finite count as 0.
+    """Compute the gradient of each example's value, shape of ``points``; entries that are not finite count as 0.
 
     Args:
         values: shape (N,); ``values[i]`` depends on ``points[i]`` only.

@@ -1,7 +1,7 @@
-"""Results files of the previous version, brought into the present form.
+"""Results files of the previous version, converted to the present form.
 
-A row was one flat object, and a diagnosis had a form of its own. Methods had no labels: their names decided which one
-the others were compared with, and which ones were variants of another.
+A row was one flat object, and a diagnosis had a separate form. Methods had no labels: their names decided which method
+was the reference, and which methods were variants of another.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ LABELS = {
     "ensemble_of_ar_adals": "ensemble of AR-AdaLS",
     "focal": "focal loss",
 }
-"""What methods were called whose recipes gave no label."""
+"""The labels of methods whose recipes had no labels."""
 
 _ROW = ("method", "calibrator", "seed", "corruption", "severity", "subset", "n")
 
 
 def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring the JSON of an older results file into the present form.
+    """Convert the JSON of an older results file to the present form.
 
     Raises:
-        LookupError, TypeError, AttributeError, ValueError: the content is of no known form.
+        LookupError, TypeError, AttributeError, ValueError: the content has no known form.
     """
     if content["kind"] == "diagnosis":
         content = _as_study(content)
@@ -179,7 +179,7 @@ def _metrics(row: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def _measures(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, dict[str, float]]:
-    """Each number with the ends of its interval."""
+    """Select each number with the ends of its interval."""
     return {
         name: _known({"value": row[name], "low": row.get(f"{name}_low"), "high": row.get(f"{name}_high")})
         for name in names
