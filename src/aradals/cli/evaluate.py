@@ -48,5 +48,5 @@ def run(
             fitted = load_calibrators(shift.calibrator, examples.hashes, where=examples.name)
             settings |= {"calibrators": fitted, "severities": shift.severities, "output": folder, "log": print_log}
             results = evaluate(model.load(examples), examples, **changes, **settings)
-        finish(results, folder, "results.json", json=output.json)
+        finish({folder: results}, folder, "results.json", json=output.json)
     return folder
