@@ -115,6 +115,16 @@ def reference_norms(model: nn.Module, inputs: Tensor, path: Path) -> Tensor:
     return torch.tensor(pq.read_table(path)["norm"].to_numpy())
 
 
+def agreement(scores: Tensor, norms: Tensor) -> dict[str, float]:
+    """How far scores and norms rank alike, each figure with the ends of its interval."""
+    found = rank_agreement(scores, norms)
+    row: dict[str, float] = {"n": found.n}
+    for name in ("spearman", "same_subset", "within_one"):
+        estimate = getattr(found, name)
+        row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return row
+
+
 def benchmark(
     network: str, model: nn.Module, inputs: Tensor, reference: Tensor, given: Tensor | None, results: Path
 ) -> None:
@@ -131,12 +141,12 @@ def benchmark(
         outcome, cost = run_search(search, fast, inputs[:n])
         scores = outcome.scores
         row = {"network": network, "attack": name, **cost, "ratio": float((scores / reference[:n]).median())}
-        row |= rank_agreement(scores, reference[:n])
+        row |= agreement(scores, reference[:n])
         if given is not None and n == len(given):
-            row["given"] = rank_agreement(scores, given)
+            row["given"] = agreement(scores, given)
         if name in LONG:
             default = run_search(OURS["default: secant"], fast, inputs[:n])[0].scores
-            row["default"] = rank_agreement(default, reference[:n])
+            row["default"] = agreement(default, reference[:n])
         results.parent.mkdir(parents=True, exist_ok=True)
         with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -68,7 +68,7 @@ def read_run(run: Evaluate, space: Workspace) -> FinishedRun:
         training=tuple(replace(_history(training, space), method=method, seed=seed) for training in own),
         calibrators=tuple(_fitted(path, method, seed) for path in space.paths(run.calibrate).values()),
         scoring=tuple(_scoring(table, space) for table in (run.scores, *_tables(run))),
-        cost=_cost(run, space),
+        cost=read_cost(run, space),
         arrays=RunArrays.load(space.paths(run)[ARRAYS_FILE], labels),
     )
 
@@ -96,7 +96,7 @@ def _fitted(path: Path, method: str, seed: int) -> Fitted:
     return Fitted(method=method, calibrator=path.stem, seed=seed, parameters=parameters, **known)
 
 
-def _cost(run: Evaluate, space: Workspace) -> Cost:
+def read_cost(run: Evaluate, space: Workspace) -> Cost:
     """Seconds before a method can predict: its own training, and models that are trained and score only for it."""
     tables = _tables(run)
     scorers = distinct([table.scorer for table in tables if isinstance(table.scorer, Train)])
