@@ -22,11 +22,11 @@ def read_typed(kind: type[T], value: Any) -> T:
         value: as JSON has it.
 
     Raises:
-        ValueError: the value has another form, or holds a number that sums cannot hold.
+        ValueError: the value has another form or a key that the type lacks, or holds a number that sums cannot hold.
         MissingExtraError: without pydantic.
     """
     _refuse_huge(value)
-    read: T = type_adapter(cast(Hashable, kind)).validate_python(value)
+    read: T = type_adapter(cast(Hashable, kind)).validate_python(value, extra="forbid")
     return read
 
 
