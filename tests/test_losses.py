@@ -120,10 +120,10 @@ def test_large_logits_and_half_precision(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"targets": torch.rand(4, 3) + 0.5}, "rows that sum to 1"),
-        ({"targets": torch.tensor([[1.5, -0.5, 0.0]] * 4)}, "not negative"),
+        ({"targets": torch.rand(4, 3) + 0.5}, "every row sums to 1"),
+        ({"targets": torch.tensor([[1.5, -0.5, 0.0]] * 4)}, "no negative value"),
         ({"targets": torch.full((4, 3), math.nan)}, "distributions"),
-        ({"targets": torch.ones(4)}, r"float targets of shape \(4, 3\).*labels\.long"),
+        ({"targets": torch.ones(4)}, r"float targets of the shape of the logits, \(4, 3\).*labels\.long"),
         ({"target_prob": torch.ones(4, 1)}, r"target_prob of shape \(4,\).*got shape \(4, 1\)"),
         ({"target_prob": torch.tensor(0.9)}, r"target_prob of shape \(4,\)"),
         ({"other_labels": torch.zeros(4, dtype=torch.int64)}, "mix_weight together"),

@@ -423,4 +423,4 @@ def test_code_that_the_user_names_takes_the_numbers_of_its_file(
     assert run({"width": "4"}, "--model", named) == 2
     assert "got width: '4'; try --model-args" in capsys.readouterr().err
     assert run({"width": 4}) == 2
-    assert "what a file names is not run" in capsys.readouterr().err
+    assert "code that only a file names is not run" in capsys.readouterr().err

@@ -26,7 +26,7 @@ from aradals.report.panels import (
 from aradals.results.records import (
     Bin,
     Condition,
-    Data,
+    DataSummary,
     Measure,
     Method,
     Metric,
@@ -91,7 +91,7 @@ def study() -> Results:
     return Results(
         kind="study",
         name="made up",
-        data=Data("digits", num_classes=10),
+        data=DataSummary("digits", num_classes=10),
         methods=(Method("vanilla", "vanilla"), Method("ar_adals", "AR-AdaLS")),
         reference="vanilla",
         rows=tuple(rows),

@@ -13,10 +13,12 @@ import aradals
 
 NAMES = """
     AdaptiveSmoothing CalibratedModel Ensemble InputError Predictions ScoreTable TemperatureScaling UpdateRule
-    assign_subsets audit_scores load_data predict score
+    Results assign_subsets audit_scores calibrate diagnose evaluate load_data load_model predict run_study score
+    score_dataset
 """
 NAMESPACES = """
-    attacks calibration corruptions data inference losses metrics models objectives report robustness smoothing
+    attacks calibration corruptions data inference losses metrics models objectives plots report results
+    robustness smoothing
 """
 
 
@@ -49,7 +51,7 @@ def test_other_names_are_refused() -> None:
 
 @pytest.mark.parametrize(("names", "absent"), [([], "torch numpy"), (NAMES.split(), "")])
 def test_what_the_names_import(names: list[str], absent: str) -> None:
-    extras = "lightning datasets pyarrow PIL sklearn safetensors matplotlib jinja2 jsonargparse rich pandas scipy"
+    extras = "lightning datasets pyarrow PIL sklearn safetensors matplotlib jinja2 pydantic rich pandas scipy"
     code = "import sys, aradals\n" + "\n".join(f"aradals.{name}" for name in names)
     code += f"\nprint([name for name in {(extras + ' ' + absent).split()} if name in sys.modules])"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

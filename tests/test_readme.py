@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -13,8 +14,28 @@ from aradals import AdaptiveSmoothing
 ROOT = Path(__file__).parents[1]
 
 
+def python_of(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_a_diagnosis_of_what_is_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _ = python_of("README.md")
+    torch.manual_seed(0)
+    names = {
+        "model": nn.Sequential(nn.Flatten(), nn.Linear(16, 3)),
+        "inputs": torch.rand(200, 1, 4, 4),
+        "labels": torch.randint(3, (200,)),
+    }
+    monkeypatch.chdir(tmp_path)
+    exec(code, names)
+    assert "subset 9 (most robust)" in capsys.readouterr().out
+    assert "What is wrong" in (tmp_path / "diagnosis.html").read_text(encoding="utf-8")
+
+
 def test_the_users_own_loop() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    _, code = python_of("README.md")
     torch.manual_seed(0)
 
     def examples(num_examples: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -38,6 +38,7 @@ from aradals.attacks.base import prediction_changes
 from aradals.data import load_data
 from aradals.geometry import perturbation_norm
 from aradals.inference.accelerate import accelerated
+from aradals.metrics import Estimate
 from aradals.models import build_model, load_checkpoint
 from aradals.robustness.audit import rank_agreement
 
@@ -115,16 +116,6 @@ def reference_norms(model: nn.Module, inputs: Tensor, path: Path) -> Tensor:
     return torch.tensor(pq.read_table(path)["norm"].to_numpy())
 
 
-def agreement(scores: Tensor, norms: Tensor) -> dict[str, float]:
-    """How far scores and norms rank alike, each figure with the ends of its interval."""
-    found = rank_agreement(scores, norms)
-    row: dict[str, float] = {"n": found.n}
-    for name in ("spearman", "same_subset", "within_one"):
-        estimate = getattr(found, name)
-        row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-    return row
-
-
 def benchmark(
     network: str, model: nn.Module, inputs: Tensor, reference: Tensor, given: Tensor | None, results: Path
 ) -> None:
@@ -141,16 +132,26 @@ def benchmark(
         outcome, cost = run_search(search, fast, inputs[:n])
         scores = outcome.scores
         row = {"network": network, "attack": name, **cost, "ratio": float((scores / reference[:n]).median())}
-        row |= agreement(scores, reference[:n])
+        row |= agreement_with(scores, reference[:n])
         if given is not None and n == len(given):
-            row["given"] = agreement(scores, given)
+            row["given"] = agreement_with(scores, given)
         if name in LONG:
             default = run_search(OURS["default: secant"], fast, inputs[:n])[0].scores
-            row["default"] = agreement(default, reference[:n])
+            row["default"] = agreement_with(default, reference[:n])
         results.parent.mkdir(parents=True, exist_ok=True)
         with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(f"  {name}: {cost['passes']:.2f} f+b, {row['same_subset']:.3f} in the same decile", flush=True)
+
+
+def agreement_with(scores: Tensor, reference: Tensor) -> dict[str, float]:
+    """How far two rankings agree, as a flat row."""
+    found = rank_agreement(scores, reference)
+    row: dict[str, float] = {"n": found.n}
+    for name in ("spearman", "same_subset", "within_one"):
+        estimate: Estimate = getattr(found, name)
+        row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return row
 
 
 def read_rows(results: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """ar-adals: find out where a classifier's confidence is wrong, train it to be right, and prove it.
 
-The core (scores, subsets, adaptive targets, metrics, temperature) needs torch and numpy alone. Training, data, reports
-and the command line are extras: ``pip install 'ar-adals[all]'``.
+The core (scores, subsets, adaptive targets, metrics, temperature) needs only torch and numpy. Training, data, reports
+and the command line need extras: ``pip install 'ar-adals[all]'``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ if TYPE_CHECKING:  # the same names for type checkers
     from aradals import metrics as metrics
     from aradals import models as models
     from aradals import objectives as objectives
+    from aradals import plots as plots
     from aradals import report as report
+    from aradals import results as results
     from aradals import robustness as robustness
     from aradals import smoothing as smoothing
     from aradals.calibration import CalibratedModel as CalibratedModel
@@ -29,6 +31,13 @@ if TYPE_CHECKING:  # the same names for type checkers
     from aradals.inference import Ensemble as Ensemble
     from aradals.inference import Predictions as Predictions
     from aradals.inference import predict as predict
+    from aradals.models import load_model as load_model
+    from aradals.pipeline.calibrate import calibrate as calibrate
+    from aradals.pipeline.diagnose import diagnose as diagnose
+    from aradals.pipeline.evaluate import evaluate as evaluate
+    from aradals.pipeline.score import score_dataset as score_dataset
+    from aradals.pipeline.study import run_study as run_study
+    from aradals.results import Results as Results
     from aradals.robustness import ScoreTable as ScoreTable
     from aradals.robustness import audit_scores as audit_scores
     from aradals.robustness import score as score
@@ -43,21 +52,26 @@ _NAMES = {
     **dict.fromkeys(("assign_subsets", "AdaptiveSmoothing", "UpdateRule"), "smoothing"),
     **dict.fromkeys(("predict", "Predictions", "Ensemble"), "inference"),
     **dict.fromkeys(("TemperatureScaling", "CalibratedModel"), "calibration"),
+    **{name: f"pipeline.{name}" for name in ("diagnose", "evaluate", "calibrate")},
+    "score_dataset": "pipeline.score",
+    "run_study": "pipeline.study",
+    "Results": "results",
     "load_data": "data",
+    "load_model": "models",
     "InputError": "errors",
 }
 """Public name -> the module that has it."""
 
 _NAMESPACES = (
     *("attacks", "calibration", "corruptions", "data", "inference", "losses", "metrics", "models", "objectives"),
-    *("report", "robustness", "smoothing"),
+    *("plots", "report", "results", "robustness", "smoothing"),
 )
 
 __all__ = [*_NAMES, *_NAMESPACES, "__version__"]
 
 
 def __getattr__(name: str) -> object:
-    """Import torch and the core only when a name is used: the command line is there at once, and can be interrupted."""
+    """Import torch and the core when a name is first used, so that the command line starts quickly."""
     if name in _NAMESPACES:
         return importlib.import_module(f"aradals.{name}")
     if name in _NAMES:

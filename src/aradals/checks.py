@@ -1,4 +1,4 @@
-"""Checks of tensors and numbers: each raises `InputError` for what cannot be meant."""
+"""Checks of tensors and numbers: each raises `InputError` for a value that cannot be meant."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def check_inputs(inputs: Tensor) -> None:
         raise InputError(
             expected="inputs of shape (N, ...) with N >= 1",
             got=f"shape {tuple(inputs.shape)}",
-            hint="a batch, also for a single example: inputs[None]",
+            hint="inputs[None] if the input is a single example",
         )
     low, high = float(inputs.min()), float(inputs.max())
     if not (low >= -1e-6 and high <= 1 + 1e-6):
         raise InputError(
             expected="inputs in [0, 1]",
             got=f"values from {low:.4g} to {high:.4g}",
-            hint="inputs scaled to [0, 1], with normalization as the first layer of the model",
+            hint="scaling the inputs to [0, 1], and making normalization the first layer of the model",
         )
 
 
 def check_logits(logits: object, num_inputs: int) -> Tensor:
-    """Return ``logits`` if they can be a classifier's: finite floats, shape (N, K >= 2), not probabilities.
+    """Return ``logits`` if a classifier can have made them: finite floats, shape (N, K >= 2), not probabilities.
 
     Raises:
         InputError: otherwise.
@@ -42,8 +42,8 @@ def check_logits(logits: object, num_inputs: int) -> Tensor:
     if not isinstance(logits, Tensor):
         raise InputError(
             expected="a model that returns a tensor of logits",
-            got=f"one that returns {type(logits).__name__}",
-            hint="a wrapper module whose forward returns the logits alone",
+            got=f"a model that returns {type(logits).__name__}",
+            hint="a wrapper module whose forward returns only the logits",
         )
     if logits.ndim != 2 or logits.shape[0] != num_inputs or logits.shape[1] < 2:
         raise InputError(
@@ -53,20 +53,23 @@ def check_logits(logits: object, num_inputs: int) -> Tensor:
         )
     values = logits.detach()
     if not values.is_floating_point():
-        raise InputError(expected="floating-point logits", got=str(values.dtype), hint="returning logits")
+        raise InputError(
+            expected="floating-point logits", got=str(values.dtype), hint="a model that returns logits, not classes"
+        )
     if not values.isfinite().all():
         bad = int((~values.isfinite().all(1)).sum())
         raise InputError(
             expected="finite logits",
             got=f"NaN or infinite values for {bad} of {num_inputs} inputs",
-            hint="a checkpoint that did not diverge, and inputs in [0, 1] with normalization inside the model",
+            hint="a checkpoint of a training that did not diverge, and inputs in [0, 1] with normalization inside the "
+            "model",
         )
-    # Up to the rounding of probabilities in bfloat16.
+    # The tolerance allows for the rounding of probabilities in bfloat16.
     if (values >= 0).all() and (values.double().sum(1) - 1).abs().max() < 5e-3:
         raise InputError(
             expected="logits",
             got="probabilities (all rows are non-negative and sum to 1)",
-            hint="removing the softmax at the end of the model, or returning the logarithm of its output",
+            hint="removing the softmax at the end of the model, or taking the logarithm of its output",
         )
     return logits
 
@@ -82,7 +85,7 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
 
 
 def check_probs(probs: Tensor) -> Tensor:
-    """Return ``probs`` if its rows are distributions over K >= 2 classes, up to 1e-3 in the sum.
+    """Return ``probs`` if its rows are distributions over K >= 2 classes, with sums within 1e-3 of 1.
 
     Raises:
         InputError: otherwise, NaN included.
@@ -91,32 +94,32 @@ def check_probs(probs: Tensor) -> Tensor:
         raise InputError(
             expected="floating-point probabilities of shape (N, K) with K >= 2",
             got=f"{probs.dtype} of shape {tuple(probs.shape)}",
-            hint="one row per example with the probability of every class",
+            hint="a tensor with one row for each example and one column for each class",
         )
     low, high = probs.aminmax(dim=1)
-    # Written so that NaN fails.
+    # The comparisons are written so that NaN fails them.
     valid = (low >= 0) & (high <= 1) & ((probs.sum(1, dtype=torch.float64) - 1).abs() <= 1e-3)
     if not valid.all():
         raise InputError(
             expected="probabilities in [0, 1] that sum to 1 in every row",
-            got=f"{int((~valid).sum())} of {len(valid)} rows that are not",
-            hint="logits= if these are logits",
+            got=f"{int((~valid).sum())} of {len(valid)} rows that break this rule",
+            hint="passing them as logits= if they are logits",
         )
     return probs
 
 
 def check_predictions(*, logits: Tensor | None = None, probs: Tensor | None = None) -> Tensor:
-    """The one argument that is given.
+    """Return the one of the two arguments that is given.
 
     Raises:
-        InputError: none or both are given, no rows, or values that cannot be what the argument says.
+        InputError: neither or both are given, there are no rows, or the values cannot be what the argument says.
     """
     given = logits if probs is None else probs
     if given is None or (logits is not None and probs is not None):
         raise InputError(
             expected="exactly one of logits= and probs=",
             got="neither" if given is None else "both",
-            hint="logits=, which keeps more digits than saturated probabilities",
+            hint="logits=, which have more digits than saturated probabilities",
         )
     if len(given) == 0:
         raise InputError(expected="at least one example", got="none", hint="another split or subset")
@@ -127,7 +130,7 @@ def check_predictions(*, logits: Tensor | None = None, probs: Tensor | None = No
 
 
 def _plain_logits(values: Tensor) -> bool:
-    """Whether one pass shows that these are logits; else `check_logits` tells, which takes several."""
+    """Return True if one pass shows that these are logits; otherwise `check_logits` decides, with several passes."""
     if values.ndim != 2 or values.shape[1] < 2 or not values.is_floating_point():
         return False
     low, high = values.aminmax()  # NaN if any value is
@@ -140,7 +143,7 @@ def check_classes(labels: Tensor, num_examples: int, num_classes: int) -> None:
         raise InputError(
             expected=f"integer labels of shape ({num_examples},)",
             got=f"{labels.dtype} of shape {tuple(labels.shape)}",
-            hint="class indices, one per row of logits or probabilities",
+            hint="class indices, one for each row of logits or probabilities",
         )
     check_labels(labels, num_classes)
 
@@ -148,7 +151,7 @@ def check_classes(labels: Tensor, num_examples: int, num_classes: int) -> None:
 def check_examples(
     labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Labels and scores (the one of logits and probabilities that is given), checked and on one device."""
+    """Check labels and scores (the given one of logits and probabilities), and put both on one device."""
     scores = check_predictions(logits=logits, probs=probs)
     check_classes(labels, *scores.shape)
     return labels.long().to(scores.device), scores
@@ -162,7 +165,7 @@ def check_subsets(subsets: Tensor, num_examples: int) -> None:
             expected=f"subset indices: integers >= 0 of shape ({num_examples},)",
             got=f"{subsets.dtype} of shape {tuple(subsets.shape)}"
             + ("" if wrong_kind else f" from {int(subsets.min())}"),
-            hint="one robustness subset per example",
+            hint="the robustness subset of each example, as `assign_subsets` returns it",
         )
 
 
@@ -170,10 +173,12 @@ def check_positive(**settings: float) -> None:
     """Raise InputError unless every setting is greater than 0."""
     for name, value in settings.items():
         if not value > 0:
-            raise InputError(expected=f"{name} > 0", got=f"{name}={value}", hint="leaving it at its default")
+            raise InputError(expected=f"{name} > 0", got=f"{name}={value}", hint=f"the default of {name}")
 
 
 def check_norm_order(norm_order: float) -> None:
-    """Raise InputError unless it is 2 or inf."""
+    """Raise InputError unless ``norm_order`` is 2 or inf."""
     if norm_order not in (2, math.inf):
-        raise InputError(expected="norm_order 2 or inf", got=f"norm_order={norm_order}", hint="2")
+        raise InputError(
+            expected="norm_order 2 or inf", got=f"norm_order={norm_order}", hint="2 for L2 or math.inf for L-inf"
+        )

@@ -1,14 +1,14 @@
-"""The errors that callers are expected to handle, and text that a terminal cannot mistake for commands."""
+"""Errors that callers are expected to handle, and text that a terminal cannot mistake for commands."""
 
 MAX_PART = 1000
-"""Characters of each part of an error: a name from a file may be as long as the file."""
+"""Largest number of characters in each part of an error. A name from a file may be as long as the file."""
 
 
 class InputError(ValueError):
-    """Something that the caller gave cannot be used.
+    """Error for input that cannot be used.
 
-    Says in one line what was expected, what came instead, and what to try.
-    The command line prints it without a traceback and exits with code 2.
+    The message is one line: what was expected, what came instead, and what to try.
+    The command line prints the message without a traceback and exits with code 2.
     """
 
     def __init__(self, *, expected: str, got: str, hint: str) -> None:
@@ -17,15 +17,15 @@ class InputError(ValueError):
 
 
 class OutputError(InputError):
-    """A file or folder cannot be written: nothing that follows could be kept, so all work stops."""
+    """Error for a file or folder that cannot be written. All work stops, because no later result could be kept."""
 
 
 class TrainingFailed(InputError):
-    """A training went wrong, or cannot go well: its model is of no use, but other models are not concerned.
+    """Error for a training that failed or cannot succeed. Its model is of no use; other models are not affected.
 
     Attributes:
-        reason: what went wrong, and what to try, in one line.
-        model: the name of the model that was trained; empty where the caller has not named it.
+        reason: what went wrong and what to try, in one line.
+        model: the name of the trained model; empty if the caller has not named it.
     """
 
     def __init__(self, reason: str, model: str = "") -> None:
@@ -34,21 +34,21 @@ class TrainingFailed(InputError):
 
 
 class RunsFailed(Exception):
-    """Some runs of a study failed; the results of all others are written. The command line exits with code 1."""
+    """Error for a study in which some runs failed. The results of all other runs are written; the exit code is 1."""
 
 
 class MissingExtraError(ImportError):
-    """An optional dependency is not installed."""
+    """Error for an optional dependency that is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"this needs {package}; try: pip install 'ar-adals[{extra}]'")
 
 
 def printable(text: str) -> str:
-    r"""Text for a terminal, in one line: characters that would steer the terminal are written as escapes.
+    r"""Make text safe for a terminal: put it in one line, and escape the characters that control the terminal.
 
-    Names from data and files may hold escape sequences, which move the cursor, set the title of the window or forge a
-    link, and marks that reverse the direction of the text.
+    Names from data and files may contain escape sequences, which move the cursor, set the title of the window or forge
+    a link. They may also contain marks that reverse the direction of the text.
 
     >>> print(printable("first\nsecond \x1b[31mred \u202egnp.exe"))
     first second \x1b[31mred \u202egnp.exe
@@ -63,7 +63,7 @@ def _printable(character: str) -> str:
 
 
 _JOINERS = "\u200c\u200d"
-"""Several scripts cannot be written without these; they have no direction and no width."""
+"""Characters that several scripts need; they have no direction and no width."""
 
 
 def _shortened(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Geometry of perturbations, example by example: norms, unit vectors, projections on balls, planes and the box."""
+"""Geometry of the perturbation of each example: norms, unit vectors, projections on balls, planes and the box."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor
 
 
 def perturbation_norm(delta: Tensor, norm_order: float = 2) -> Tensor:
-    """The L2 or L-inf norm of each perturbation of shape (N, ...), shape (N,)."""
+    """Return the L2 or L-inf norm of each perturbation: shape (N, ...) -> shape (N,)."""
     norm: Tensor = delta.flatten(1).norm(p=norm_order, dim=1)
     return norm
 
 
 def unit(delta: Tensor) -> Tensor:
-    """Each example of shape (N, ...) over its L2 norm; 0 stays 0."""
+    """Divide each example of shape (N, ...) by its L2 norm; 0 stays 0."""
     length = delta.flatten(1).norm(dim=1)
     nonzero = torch.where(length > 0, length, 1.0)
     return delta.div(per_example(nonzero, delta))
 
 
 def per_example(values: Tensor, like: Tensor) -> Tensor:
-    """``values`` of shape (N,), shaped to broadcast against ``like`` of shape (N, ...)."""
+    """Reshape ``values`` of shape (N,) so that they broadcast against ``like`` of shape (N, ...)."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
@@ -32,13 +32,13 @@ _NEWTON_STEPS = 20
 def linear_distance(margin: Tensor, gradient: Tensor, norm_order: float = 2) -> Tensor:
     """Finite estimate of the distance to a boundary: the margin over the dual norm of its gradient, shape (N,).
 
-    Where the gradient vanishes, or is so small that the distance exceeds the diagonal of the box [0, 1]^D, nothing is
-    known. The estimate is then 0, because a failed estimate must never look like robustness.
+    The estimate is 0 if the gradient vanishes, or is so small that the distance exceeds the diagonal of the box
+    [0, 1]^D. In these cases the distance is unknown, and a failed estimate must never look like robustness.
 
     Args:
         margin: shape (N,).
-        gradient: shape (N, ...), of each margin.
-        norm_order: 2 or inf, of the distance.
+        gradient: gradient of each margin, shape (N, ...).
+        norm_order: 2 or inf, the norm of the distance.
     """
     slope = gradient.flatten(1).norm(p=1 if norm_order == math.inf else 2, dim=1)
     distance = margin / slope
@@ -46,31 +46,33 @@ def linear_distance(margin: Tensor, gradient: Tensor, norm_order: float = 2) -> 
 
 
 def box_diagonal(inputs: Tensor, norm_order: float = 2) -> float:
-    """The norm of the largest perturbation that stays in [0, 1]^D, for inputs of shape (N, ...)."""
+    """Return the norm of the largest perturbation that stays in [0, 1]^D, for inputs of shape (N, ...)."""
     return 1.0 if norm_order == math.inf else math.sqrt(math.prod(inputs.shape[1:]))
 
 
 def project_to_plane(inputs: Tensor, gradient: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The smallest step within the box that takes a linear margin to zero.
+    r"""Find the smallest step within the box that takes a linear margin to zero.
 
-    It is :math:`\delta(t) = clip(x - t g, 0, 1) - x` at the t where :math:`m + g \cdot \delta(t) = 0`. The drop of the
-    margin is concave and piecewise linear in t, so that Newton's method from t = 0 finds the zero from below.
+    The step is :math:`\delta(t) = clip(x - t g, 0, 1) - x` at the t where :math:`m + g \cdot \delta(t) = 0`. The drop
+    of the margin is concave and piecewise linear in t, so that Newton's method from t = 0 approaches the zero from
+    below.
 
     Args:
         inputs: x, shape (N, ...), in [0, 1].
         gradient: g, the same shape.
-        margin: m, shape (N,), at x.
+        margin: m, the margin at x, shape (N,).
 
     Returns:
-        ``(delta, reachable)``: the step, shape (N, ...), and whether it reaches the plane, bool, shape (N,). Where the
-        box ends before the plane, ``delta`` is as far as it goes; where the gradient vanishes, 0.
+        ``(delta, reachable)``: the step, shape (N, ...), and a bool, shape (N,), that is true if the step reaches the
+        plane. If the box ends before the plane, ``delta`` goes to the end of the box. If the gradient vanishes,
+        ``delta`` is 0.
     """
     x, g = inputs.flatten(1), gradient.flatten(1)
     free, delta = g, torch.zeros_like(x)
     length, missing = torch.zeros_like(margin), margin
     for _ in range(_NEWTON_STEPS):
         slope = free.square().sum(1)
-        # Each example stops on its own, or its step would depend on the batch that it is in.
+        # Each example stops on its own. Otherwise its step would depend on the other examples of its batch.
         going_on = (slope > 0) & (missing.abs() > 1e-4 * margin.abs())
         if not going_on.any():
             break
@@ -83,17 +85,17 @@ def project_to_plane(inputs: Tensor, gradient: Tensor, margin: Tensor) -> tuple[
 
 
 def working_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype to compute in: half-precision values are too coarse to accumulate in."""
+    """Return the dtype to compute in: at least float32, because sums in half precision are too coarse."""
     return torch.promote_types(tensor.dtype, torch.float32) if tensor.is_floating_point() else tensor.dtype
 
 
 def project_to_ball(delta: Tensor, radius: Tensor, norm_order: float = 2) -> Tensor:
-    """The nearest perturbation to each, in L2, whose norm is at most its radius.
+    """Project each perturbation on a ball: return the nearest point in L2 whose norm is at most the radius.
 
     Args:
         delta: shape (N, ...).
         radius: shape (N,), >= 0.
-        norm_order: 2 or inf, of the ball.
+        norm_order: 2 or inf, the norm that defines the ball.
     """
     bound = per_example(radius, delta)
     if norm_order == math.inf:
@@ -103,7 +105,7 @@ def project_to_ball(delta: Tensor, radius: Tensor, norm_order: float = 2) -> Ten
 
 
 def draw_from_ball(like: Tensor, radius: float, norm_order: float, generator: torch.Generator) -> Tensor:
-    """Uniform in the ball, shape of ``like``, (1, ...)."""
+    """Draw a perturbation uniformly from the ball, in the shape of ``like``, (1, ...)."""
     if norm_order == math.inf:
         noise = radius * (2 * torch.rand(like.shape, generator=generator) - 1)
     else:

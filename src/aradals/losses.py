@@ -1,4 +1,4 @@
-"""Losses over logits, as plain functions: soft targets, and the losses of the methods to compare with."""
+"""Losses over logits, as plain functions: cross-entropy to soft targets, and the losses of the compared methods."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def soft_cross_entropy(
 ) -> Tensor:
     r"""Mean cross-entropy to soft targets of three kinds, which may be combined.
 
-    1. Class indices with a true-class probability p each, of which every other class has an equal share of the rest.
-       In closed form, so that no target of K columns is built: with :math:`\varepsilon = (1 - p) K/(K - 1)` it is
+    1. Class indices, each with a true-class probability p. The other K - 1 classes share the rest equally. The loss
+       has a closed form, so that no target of K columns is built: with :math:`\varepsilon = (1 - p) K/(K - 1)` it is
        :math:`(1 - \varepsilon)` times the loss of the true class plus :math:`\varepsilon` times the mean over classes.
-    2. Pairs of labels (mixup): the first counts :math:`\lambda`, the other :math:`1 - \lambda`.
+    2. Pairs of labels (mixup): the first label has the weight :math:`\lambda`, the second :math:`1 - \lambda`.
     3. A distribution over the K classes for each example.
 
     Args:
         logits: shape (N, K).
         targets: class indices, int64, shape (N,); or distributions, float, shape (N, K), rows that sum to 1.
-        target_prob: p, in [1/K, 1], shape (N,); by default 1. Distributions are mixed with the uniform one
-            by the same :math:`\varepsilon`.
+        target_prob: p, in [1/K, 1], shape (N,); by default 1. If ``targets`` are distributions, they are mixed with
+            the uniform distribution by the same :math:`\varepsilon`.
         other_labels: class indices of the partners, int64, shape (N,).
         mix_weight: λ, the weight of ``targets`` against ``other_labels``, in [0, 1], shape (N,).
         other_target_prob: p of the partners, shape (N,); by default ``target_prob``.
@@ -44,10 +44,10 @@ def soft_cross_entropy(
         Scalar, in nats.
 
     Raises:
-        InputError: shapes that do not fit, distributions that do not sum to 1, partners without weights.
+        InputError: shapes do not fit, distributions do not sum to 1, or partners have no weights.
 
     Warns:
-        UserWarning: targets that are already soft are smoothed once more.
+        UserWarning: targets that are already soft are smoothed a second time.
 
     Example:
         >>> logits, labels = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0])
@@ -59,16 +59,16 @@ def soft_cross_entropy(
     if (other_labels is None) != (mix_weight is None):
         raise InputError(
             expected="other_labels and mix_weight together",
-            got="one of them alone",
-            hint="mix_weight of shape (N,): the weight of the first label",
+            got="only one of them",
+            hint="passing mix_weight of shape (N,), the weight of the first label, with other_labels",
         )
     given = {"target_prob": target_prob, "other_labels": other_labels, "mix_weight": mix_weight}
     for name, values in (given | {"other_target_prob": other_target_prob}).items():
         if values is not None and values.shape != logits.shape[:1]:
             raise InputError(
-                expected=f"{name} of shape ({len(logits)},), a value for each row of logits",
+                expected=f"{name} of shape ({len(logits)},), one value for each row of logits",
                 got=f"shape {tuple(values.shape)}",
-                hint=f"{name}.expand({len(logits)}) for one value for all",
+                hint=f"{name}.expand({len(logits)}) to use one value for all rows",
             )
     if targets.is_floating_point():
         _check_distributions(logits, targets, target_prob)
@@ -83,18 +83,18 @@ def soft_cross_entropy(
 
 
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 3.0) -> Tensor:
-    r"""Mean focal loss :math:`-(1 - p_y)^\gamma \log p_y`: examples that are already right with confidence count less.
+    r"""Mean focal loss :math:`-(1 - p_y)^\gamma \log p_y`, which gives less weight to confidently right examples.
 
     Args:
         logits: shape (N, K), K >= 2.
         labels: int64, shape (N,).
-        gamma: γ >= 0; 0 is the cross-entropy, 3 is the fixed value of Mukhoti et al.
+        gamma: γ >= 0; 0 gives the cross-entropy, 3 is the fixed value of Mukhoti et al.
 
     Returns:
         Scalar, in nats.
 
     Raises:
-        InputError: a negative γ.
+        InputError: γ is negative.
 
     References:
         Lin, Goyal, Girshick, He and Dollár, Focal loss for dense object detection, ICCV 2017, arXiv:1708.02002,
@@ -102,8 +102,8 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 3.0) -> Tensor:
         networks using focal loss, NeurIPS 2020, arXiv:2002.09437.
     """
     _check_at_least_zero(gamma=gamma)
-    # The log-odds m of the label give log p = log σ(m) and log (1 - p) = log σ(-m). No power of 1 - p is taken, whose
-    # gradient would be NaN where it rounds to 0 and γ < 1.
+    # The log-odds m of the label give log p = log σ(m) and log (1 - p) = log σ(-m). The code takes no power of 1 - p,
+    # because its gradient is NaN where 1 - p rounds to 0 and γ < 1.
     logits = logits.to(working_dtype(logits))
     column = labels.unsqueeze(1)
     others = logits.scatter(1, column, -math.inf).logsumexp(1)
@@ -112,12 +112,12 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 3.0) -> Tensor:
 
 
 def margin_smoothing_loss(logits: Tensor, labels: Tensor, margin: float = 10.0, weight: float = 0.1) -> Tensor:
-    r"""Cross-entropy plus a linear penalty on logits that are further than a margin below the largest.
+    r"""Cross-entropy plus a linear penalty on each logit that is more than a margin below the largest logit.
 
     .. math:: CE(l, y) + \lambda \frac{1}{K} \sum_j \max(0, \max_k l_k - l_j - m)
 
-    Mean over the classes, as in the authors' code, to which their λ = 0.1 belongs; the paper writes the sum, whose
-    λ is K times smaller.
+    The penalty is a mean over the classes, as in the authors' code; their λ = 0.1 belongs to this form. The paper
+    writes a sum over the classes, for which the same penalty needs a λ that is K times smaller.
 
     Args:
         logits: shape (N, K).
@@ -129,7 +129,7 @@ def margin_smoothing_loss(logits: Tensor, labels: Tensor, margin: float = 10.0, 
         Scalar, mean over the batch.
 
     Raises:
-        InputError: a negative margin or weight.
+        InputError: the margin or the weight is negative.
 
     References:
         Liu, Ben Ayed, Galdran and Dolz, The devil is in the margin: margin-based label smoothing for network
@@ -144,8 +144,8 @@ def margin_smoothing_loss(logits: Tensor, labels: Tensor, margin: float = 10.0, 
 def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:
     r"""Mean Jensen-Shannon divergence of several predictions for the same examples, the consistency loss of AugMix.
 
-    :math:`\frac{1}{V} \sum_v KL(p_v \| M)` with :math:`M = \frac{1}{V} \sum_v p_v`; AugMix takes V = 3 views, the
-    image and two augmentations of it, and adds 12 times this to the cross-entropy of the first.
+    :math:`\frac{1}{V} \sum_v KL(p_v \| M)` with :math:`M = \frac{1}{V} \sum_v p_v`. AugMix uses V = 3 views: the
+    image and two augmentations of it. It adds 12 times this divergence to the cross-entropy of the image.
 
     Args:
         logits: V >= 2 tensors of shape (N, K), one for each view.
@@ -154,14 +154,16 @@ def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:
         Scalar in [0, log V], in nats.
 
     Raises:
-        InputError: fewer than two views.
+        InputError: there are fewer than two views.
 
     References:
         Hendrycks, Mu, Cubuk, Zoph, Gilmer and Lakshminarayanan, AugMix: a simple data processing method to improve
         robustness and uncertainty, ICLR 2020, arXiv:1912.02781, equation 1.
     """
     if len(logits) < 2:
-        raise InputError(expected="logits of at least two views", got=str(len(logits)), hint="a list of tensors")
+        raise InputError(
+            expected="logits of at least two views", got=str(len(logits)), hint="a list with one tensor for each view"
+        )
     log_probs = torch.stack([view.log_softmax(1, dtype=working_dtype(view)) for view in logits])
     log_mean = log_probs.logsumexp(0) - math.log(len(logits))
     return (log_probs.exp() * (log_probs - log_mean)).sum(2).mean()
@@ -170,7 +172,7 @@ def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:
 def _check_at_least_zero(**settings: float) -> None:
     for name, value in settings.items():
         if not 0 <= value < math.inf:
-            raise InputError(expected=f"{name} >= 0", got=f"{name}={value}", hint="leaving it at its default")
+            raise InputError(expected=f"{name} >= 0", got=f"{name}={value}", hint=f"the default of {name}")
 
 
 def _loss_to(log_probs: Tensor, targets: Tensor, target_prob: Tensor | None) -> Tensor:
@@ -189,23 +191,24 @@ def _loss_to(log_probs: Tensor, targets: Tensor, target_prob: Tensor | None) -> 
 def _check_distributions(logits: Tensor, targets: Tensor, target_prob: Tensor | None) -> None:
     if targets.shape != logits.shape:
         raise InputError(
-            expected=f"float targets of shape {tuple(logits.shape)}, as the logits",
+            expected=f"float targets of the shape of the logits, {tuple(logits.shape)}",
             got=f"shape {tuple(targets.shape)}",
-            hint="labels.long() for class indices",
+            hint="labels.long() if the targets are class indices",
         )
-    # Up to the rounding of probabilities in bfloat16.
+    # The tolerance allows for the rounding of probabilities in bfloat16.
     error = (targets.detach().double().sum(1) - 1).abs()
     if bool((targets < 0).any()) or not bool((error < 5e-3).all()):
         raise InputError(
-            expected="targets that are distributions: not negative, with rows that sum to 1",
-            got=f"values from {float(targets.min()):.4g}, rows that are off by up to {float(error.max()):.4g}",
+            expected="targets that are distributions: no negative value, and every row sums to 1",
+            got=f"values from {float(targets.min()):.4g}, and row sums that differ from 1 by up to "
+            f"{float(error.max()):.4g}",
             hint="targets / targets.sum(1, keepdim=True)",
         )
     is_soft = bool((targets.amax(1) < 1).any())
     if is_soft and target_prob is not None and bool((target_prob < 1).any()):
         warnings.warn(
-            "the targets are already soft and are smoothed once more by target_prob; "
-            "to smooth once, pass class indices, or leave target_prob out",
+            "the targets are already soft, and target_prob smooths them a second time; "
+            "to smooth them once, pass class indices or omit target_prob",
             UserWarning,
             stacklevel=3,
         )

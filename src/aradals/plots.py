@@ -42,18 +42,18 @@ OVER, UNDER, GREEN, PURPLE = "#c9540a", "#0072b2", "#00805d", "#a4498a"
 INK, SOFT, GRID, STRIPE = "#1b1b1b", "#595959", "#e6e6e2", "#f5f5f3"
 
 COLORS, MARKS = (UNDER, OVER, GREEN, PURPLE), "osD^"
-"""Of the series in a comparison of methods."""
+"""Marks of the series in a comparison of methods."""
 
 SHADES = (
     "#d95f19", "#dd574c", "#db5470", "#d35591", "#c65aaf", "#b462c9", "#9d6bde", "#8076ea", "#5b81ef", "#188ceb",
 )  # fmt: skip
-"""From the least to the most robust subset."""
+"""Colors from the least to the most robust subset."""
 
 
 def reliability_diagram(results: Results, variant: Variant | str | None = None, *, ax: Axes | None = None) -> Axes:
     """Draw accuracy against confidence on clean data, and above it the shares of the predictions.
 
-    Bins of fewer than `aradals.report.figures.MIN_COUNT` predictions are hollow and pale.
+    Bins with fewer than `aradals.report.figures.MIN_COUNT` predictions are hollow and pale.
 
     Args:
         results: a study, an evaluation or a diagnosis.
@@ -62,12 +62,12 @@ def reliability_diagram(results: Results, variant: Variant | str | None = None, 
 
     Raises:
         InputError: the variant has no reliability diagram.
-        MissingExtraError: without matplotlib.
+        MissingExtraError: matplotlib is not installed.
     """
     shown = _variant(results, variant)
     panels = prepare_reliability(results, [shown])
     if not panels:
-        raise _missing(f"a reliability diagram of {label(results, shown)}", "results that hold its bins")
+        raise _missing(f"a reliability diagram of {label(results, shown)}", "results that contain its bins")
     panel = panels[0]
     ax = _framed(ax, panel.title, "confidence", "accuracy")
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
@@ -87,7 +87,7 @@ def by_subset(results: Results, variant: Variant | str | None = None, *, ax: Axe
 
     Raises:
         InputError: the results have no robustness subsets.
-        MissingExtraError: without matplotlib.
+        MissingExtraError: matplotlib is not installed.
     """
     panels = prepare_subsets(results, [_variant(results, variant)])
     if not panels:
@@ -117,7 +117,7 @@ def under_shift(results: Results, variant: Variant | str | None = None, *, ax: A
 
     Raises:
         InputError: the results have fewer than two shifted conditions.
-        MissingExtraError: without matplotlib.
+        MissingExtraError: matplotlib is not installed.
     """
     panels = prepare_boxes(results, [_variant(results, variant)])
     if not panels:
@@ -142,7 +142,7 @@ def target_course(results: Results, method: str | None = None, *, ax: Axes | Non
 
     Raises:
         InputError: the targets of the method were never updated.
-        MissingExtraError: without matplotlib.
+        MissingExtraError: matplotlib is not installed.
     """
     panels = prepare_targets(results)
     name = results.method(method).name if method is not None else next(iter(panels), None)
@@ -163,13 +163,13 @@ def methods(results: Results, metric: Metric = "ece", *, place: Place = "clean",
 
     Args:
         results: a study, an evaluation or a diagnosis.
-        metric: what to compare.
+        metric: the metric to compare.
         place: "clean", or "all_shifts" for the mean over all shifted conditions.
         ax: axes to draw in; default: those of a new figure.
 
     Raises:
-        InputError: the results do not hold the metric or the place.
-        MissingExtraError: without matplotlib.
+        InputError: the results do not contain the metric or the place.
+        MissingExtraError: matplotlib is not installed.
     """
     for what, value, known in (("metric", metric, METRICS), ("place", place, places(results))):
         if value not in known:
@@ -201,7 +201,7 @@ def _bins(ax: Axes, panel: ReliabilityPanel) -> None:
 
 
 def _histogram(ax: Axes, panel: ReliabilityPanel) -> BarContainer:
-    """The shares of the predictions, above the axes."""
+    """Draw the shares of the predictions above the axes."""
     low, width = np.array(panel.low), np.array(panel.high) - np.array(panel.low)
     share = np.array(panel.count) / max(1, sum(panel.count))
     above = ax.inset_axes((0, 1.03, 1, 0.15))
@@ -230,7 +230,7 @@ def _boxes(ax: Axes, panel: BoxPanel) -> None:
 
 
 def _courses(ax: Axes, panel: TargetPanel) -> None:
-    """The two ends have marks and names, which tell them apart without color."""
+    """Mark and name the two ends, so that they differ without color."""
     last = len(panel.target_prob) - 1
     every = max(1, len(panel.epochs) // 8)
     for subset, course in enumerate(panel.target_prob):
@@ -264,7 +264,7 @@ def _course(
     ax: Axes, x: Sequence[float], values: list[float], low: list[float], high: list[float], mark: str, color: str,
     name: str,
 ) -> None:  # fmt: skip
-    """A line with marks and intervals; whole marks at the ends of the axis."""
+    """Draw a line with marks and intervals; marks at the ends of the axis are not cut."""
     ax.vlines(x, low, high, colors=color, linewidth=1, clip_on=False)
     ax.plot(x, values, f"{mark}-", color=color, label=name, clip_on=False)
 
@@ -284,7 +284,7 @@ def _variant(results: Results, variant: Variant | str | None) -> Variant:
 
 
 def _framed(ax: Axes | None, title: str, x_label: str, y_label: str) -> Axes:
-    """The axes to draw in, with names and a pale grid."""
+    """Return the axes to draw in, with names and a pale grid."""
     ax = ax or _new_axes()
     ax.set(title=title, xlabel=x_label, ylabel=y_label)
     ax.grid(color=GRID, linewidth=0.8)
@@ -300,7 +300,7 @@ def _new_axes() -> Axes:
 
 
 def _legend(ax: Axes, *more: BarContainer) -> None:
-    """The legend below the label of the axis; all distances are in points, so that they fit any size of the axes."""
+    """Draw the legend below the axis label; all distances are in points, so that they fit axes of any size."""
     handles: list[Any] = [*ax.get_legend_handles_labels()[0], *more]
     if not handles:
         return
@@ -316,7 +316,7 @@ def _legend(ax: Axes, *more: BarContainer) -> None:
 
 
 def _room(ax: Axes) -> float:
-    """The width of the axes before their layout, in heights of their font."""
+    """Measure the width of the axes before their layout, in heights of their font."""
     return 72 * ax.get_window_extent().width / ax.figure.dpi / _points(ax.xaxis.label)
 
 
@@ -325,4 +325,4 @@ def _points(text: Text) -> float:
 
 
 def _missing(expected: str, hint: str) -> InputError:
-    return InputError(expected=expected, got="results without any", hint=hint)
+    return InputError(expected=expected, got="results without them", hint=hint)

@@ -89,7 +89,7 @@ def test_is_plain_temperature_scaling_where_the_score_does_not_matter() -> None:
 
 @pytest.mark.parametrize("truth", [flat, rising, falling, bent])
 @pytest.mark.parametrize("num_degrees", [1, 2, 3])
-def test_no_optimiser_finds_a_lower_nll(truth: Map, num_degrees: int) -> None:
+def test_no_optimizer_finds_a_lower_nll(truth: Map, num_degrees: int) -> None:
     logits, labels, levels = problem(truth, n=300)
     knots = np.linspace(0, 1, num_degrees + 1)
 

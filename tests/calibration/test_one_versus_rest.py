@@ -164,7 +164,7 @@ def test_interpolation_takes_the_left_value_at_a_step() -> None:
     assert interpolate(points, knots, values)[0].tolist() == pytest.approx([1, 1, 1, 3, 3.5, 4, 4], abs=1e-3)
 
 
-def test_an_empty_bin_keeps_its_centre() -> None:
+def test_an_empty_bin_keeps_its_center() -> None:
     logits = torch.tensor([[2.0, -2.0], [2.0, -2.0]])  # p = 0.98 and 0.02; nothing in the two bins in the middle
     calibrator = HistogramBinning(4, equal_mass=False).fit(logits, torch.tensor([0, 0]))
     probs = calibrator.predict_proba(torch.tensor([[0.5, 0.0]]))[0]  # p = 0.62 and 0.38, centers 0.625 and 0.375

@@ -46,7 +46,7 @@ def test_closed_form() -> None:
 
 @given(st.integers(0, 10**6), st.floats(0.2, 8.0), st.integers(2, 8))
 @settings(max_examples=20, deadline=None)
-def test_no_optimiser_finds_a_lower_nll(seed: int, temperature: float, num_classes: int) -> None:
+def test_no_optimizer_finds_a_lower_nll(seed: int, temperature: float, num_classes: int) -> None:
     logits, labels = problem(temperature, n=200, num_classes=num_classes, seed=seed)
     scaling = TemperatureScaling().fit(logits, labels)
 

@@ -295,7 +295,7 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
         lambda w: w.diagnose(*w.model, "--data", w.table(), "--label-column", "weight"),
         "label or row",
     ),
-    "columns of data that has none": (lambda w: w.diagnose(*w.model, "--image-column", "x"), "leaving them out"),
+    "columns of data that has none": (lambda w: w.diagnose(*w.model, "--image-column", "x"), "without these options"),
     "inputs beyond 1": (
         lambda w: w.diagnose(
             *w.model, "--data", w.arrays(inputs=np.full((20, 1, 8, 8), 255.0), labels=LABELS), "--num-subsets", 2

@@ -98,7 +98,7 @@ def test_bad_input_is_one_line(source: Path, arguments: tuple[object, ...], mess
     assert ran.err.count("\n") == 1
 
 
-def test_grey_images_have_no_saturation(tmp_path: Path) -> None:
+def test_gray_images_have_no_saturation(tmp_path: Path) -> None:
     ran = aradals(
         "corrupt", "--data", "digits", "--corruption", "saturate", "--severity", 1, "--output", tmp_path / "x.parquet"
     )

@@ -162,7 +162,7 @@ def test_an_even_image_stays_even_under_blur_and_distortion() -> None:
                 assert torch.equal(corrupt(even, IDS[:2], name, severity, preset=preset), even), (name, severity)
 
 
-def test_saturation_colours_grey_pixels_red_as_published() -> None:
+def test_saturation_colors_gray_pixels_red_as_published() -> None:
     # Saturation 0.2 of a gray pixel, whose hue counts as 0: (v, v (1 - 0.2), v (1 - 0.2)).
     gray = torch.full((1, 3, 32, 32), 100 / 255)
     red, green, blue = corrupt(gray, IDS[:1], "saturate", 5)[0, :, 0, 0] * 255
@@ -170,7 +170,7 @@ def test_saturation_colours_grey_pixels_red_as_published() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 28, 28), (2, 1, 8, 8), (2, 3, 4, 7), (2, 3, 50, 90), (1, 3, 120, 140)])
-def test_other_sizes_and_grey_images(shape: tuple[int, ...]) -> None:
+def test_other_sizes_and_gray_images(shape: tuple[int, ...]) -> None:
     images = torch.rand(shape)
     for name in NAMES:
         if name == "saturate" and shape[1] == 1:
@@ -181,7 +181,7 @@ def test_other_sizes_and_grey_images(shape: tuple[int, ...]) -> None:
             assert corrupted.isfinite().all()
 
 
-def test_grey_images_are_corrupted_as_colour_images_without_colour() -> None:
+def test_gray_images_are_corrupted_as_color_images_without_color() -> None:
     gray = IMAGES[:, :1]
     for name in ("fog", "snow", "frost", "brightness", "contrast", "zoom_blur", "motion_blur", "pixelate"):
         color = corrupt(gray.expand(-1, 3, -1, -1), IDS, name, 3)
@@ -243,7 +243,7 @@ def test_what_cannot_be_done_is_refused(name: str, severity: int, shape: tuple[i
 
 
 def test_unknown_presets_are_refused() -> None:
-    with pytest.raises(InputError, match=r"known preset, got 'mnist'; try cifar, tiny, imagenet"):
+    with pytest.raises(InputError, match=r"known preset, got 'mnist'; try one of: cifar, tiny, imagenet"):
         corrupt(IMAGES, IDS, "fog", 1, preset="mnist")
 
 
@@ -251,7 +251,7 @@ def test_no_examples() -> None:
     assert corrupt(IMAGES[:0], IDS[:0], "fog", 1).shape == (0, 3, 13, 11)
 
 
-def test_channels_that_are_no_colours_can_be_blurred() -> None:
+def test_channels_that_are_no_colors_can_be_blurred() -> None:
     images = torch.rand(2, 5, 16, 16)
     for name in ("gaussian_noise", "defocus_blur", "zoom_blur", "motion_blur", "fog", "contrast", "pixelate"):
         assert corrupt(images, torch.arange(2), name, 3).shape == images.shape

@@ -82,7 +82,7 @@ def test_arrays_of_splits(tmp_path: Path) -> None:
     assert load_column(path, "test", "source").tolist() == ["a", "b"]
     for missing in ("hardnes", "source", "x"):  # of another length, of another shape
         with pytest.raises(
-            InputError, match=f"one value for each row, got '{missing}'; try y_train or hardness_train$"
+            InputError, match=f"one value for each row, got '{missing}'; try one of: y_train, hardness_train$"
         ):
             load_column(path, "train", missing)
 
@@ -92,18 +92,18 @@ def test_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.load_dataset", lambda name: datasets.DatasetDict(content))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert load_column("someone/animals", "train", "habitat").tolist() == HABITAT
-    with pytest.raises(InputError, match=r"someone/animals with one value.*'img'; try label or habitat"):
+    with pytest.raises(InputError, match=r"someone/animals with one value.*'img'; try one of: label, habitat"):
         load_column("someone/animals", "train", "img")
 
 
 @pytest.mark.parametrize("column", ["color", "box", "img"])
 def test_columns_that_exist_are_named(tmp_path: Path, column: str) -> None:
-    with pytest.raises(InputError, match=f"'{column}'; try label or habitat or kind or size or tame or doubtful$"):
+    with pytest.raises(InputError, match=f"'{column}'; try one of: label, habitat, kind, size, tame, doubtful$"):
         load_column(str(shards(tmp_path)), "train", column)
 
 
 def test_missing_values_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"a value in every row of column doubtful.*none in row 2"):
+    with pytest.raises(InputError, match=r"a value in every row of column doubtful.*no value in row 2"):
         load_column(str(shards(tmp_path)), "train", "doubtful")
 
 

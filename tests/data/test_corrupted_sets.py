@@ -1,4 +1,4 @@
-"""Corrupted sets of others, in small copies of their layouts."""
+"""Published corrupted sets, in small copies of their layouts."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_conditions_follow_the_clean_examples(tmp_path: Path) -> None:
     other = Examples(inputs, torch.tensor([0, 2, 2, 1]), num_classes=3, name="shuffled")
     with pytest.raises(InputError, match="in the order of shuffled, got other labels"):
         load_condition(str(tmp_path / "mine"), "fog", 2, other)
-    with pytest.raises(InputError, match="got 4 rows"):
+    with pytest.raises(InputError, match="got only 4 rows"):
         load_condition(
             str(tmp_path / "mine"),
             "fog",
@@ -74,7 +74,7 @@ def test_conditions_follow_the_clean_examples(tmp_path: Path) -> None:
 def test_published_files_are_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "CIFAR-10-C"
     write_arrays(folder)
-    with pytest.raises(InputError, match=r"published .*labels.npy \(MD5 c439b113.*downloading it again"):
+    with pytest.raises(InputError, match=r"published .*labels.npy \(MD5 c439b113.*downloading the file again"):
         load_data(str(folder), "fog-1")
     monkeypatch.setitem(corrupted_sets.CHECKSUMS, "CIFAR-10-C", checksums(folder))
     assert len(load_data(str(folder), "fog-1")) == 4
@@ -112,7 +112,7 @@ def test_arrays_of_another_form_are_refused(tmp_path: Path, array: np.ndarray, m
     with pytest.raises(InputError, match=message):
         load_data(str(tmp_path / "mine"), "fog-1")
     (tmp_path / "mine" / "fog.npy").write_bytes(b"no array")
-    with pytest.raises(InputError, match="as it was published"):
+    with pytest.raises(InputError, match="published layout"):
         load_data(str(tmp_path / "mine"), "fog-1")
 
 

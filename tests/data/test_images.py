@@ -14,7 +14,7 @@ from aradals.data.images import ImageReader, decode_image, read_images
 from aradals.errors import InputError
 
 RGB = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-GREY = RGB[..., 0]
+GRAY = RGB[..., 0]
 
 
 def png(pixels: np.ndarray[Any, Any], mode: str | None = None, **options: object) -> bytes:
@@ -28,12 +28,12 @@ def png(pixels: np.ndarray[Any, Any], mode: str | None = None, **options: object
     ("encoded", "expected"),
     [
         (png(RGB), RGB.transpose(2, 0, 1)),
-        (png(GREY), GREY[None]),
-        (png(np.dstack([RGB, GREY])), RGB.transpose(2, 0, 1)),  # RGBA: transparency is dropped
-        (png(GREY, "LA"), GREY[None]),
-        (png(GREY, "P"), np.stack([GREY] * 3)),
-        (png(GREY > 127), 255 * (GREY > 127)[None].astype(np.uint8)),
-        (png(GREY.astype(np.uint16) * 256 + 17), GREY[None]),  # 16 bits
+        (png(GRAY), GRAY[None]),
+        (png(np.dstack([RGB, GRAY])), RGB.transpose(2, 0, 1)),  # RGBA: transparency is dropped
+        (png(GRAY, "LA"), GRAY[None]),
+        (png(GRAY, "P"), np.stack([GRAY] * 3)),
+        (png(GRAY > 127), 255 * (GRAY > 127)[None].astype(np.uint8)),
+        (png(GRAY.astype(np.uint16) * 256 + 17), GRAY[None]),  # 16 bits
     ],
     ids=["RGB", "gray", "RGBA", "LA", "palette", "binary", "16-bit"],
 )
@@ -50,15 +50,15 @@ def test_orientation_is_obeyed() -> None:
     np.testing.assert_array_equal(decode_image(png(RGB, exif=exif), 0, "toy"), expected)
 
 
-def test_channels_are_one_only_if_all_images_are_grey(tmp_path: Path) -> None:
-    (tmp_path / "gray.png").write_bytes(png(GREY))
-    encoded: list[bytes | str | None] = [png(GREY), str(tmp_path / "gray.png")]
+def test_channels_are_one_only_if_all_images_are_gray(tmp_path: Path) -> None:
+    (tmp_path / "gray.png").write_bytes(png(GRAY))
+    encoded: list[bytes | str | None] = [png(GRAY), str(tmp_path / "gray.png")]
     gray = read_images(encoded, [1, 0], "toy")
     assert isinstance(gray, torch.Tensor)
-    assert torch.equal(gray, torch.from_numpy(GREY).expand(2, 1, -1, -1))
+    assert torch.equal(gray, torch.from_numpy(GRAY).expand(2, 1, -1, -1))
     mixed = read_images([*encoded, png(RGB)], [0, 2], "toy")
     assert isinstance(mixed, torch.Tensor)
-    assert torch.equal(mixed, torch.from_numpy(np.stack([np.stack([GREY] * 3), RGB.transpose(2, 0, 1)])))
+    assert torch.equal(mixed, torch.from_numpy(np.stack([np.stack([GRAY] * 3), RGB.transpose(2, 0, 1)])))
 
 
 def test_above_the_limit_images_are_decoded_on_demand() -> None:
@@ -71,8 +71,8 @@ def test_above_the_limit_images_are_decoded_on_demand() -> None:
     assert torch.equal(pickle.loads(pickle.dumps(lazy))([2, 1]), in_memory[[2, 1]])
 
 
-def test_a_lazy_reader_refuses_colour_that_its_sample_did_not_show() -> None:
-    reader = ImageReader([png(GREY), png(RGB)], [0, 1], (4, 6), gray=True, name="toy")
+def test_a_lazy_reader_refuses_color_that_its_sample_did_not_show() -> None:
+    reader = ImageReader([png(GRAY), png(RGB)], [0, 1], (4, 6), gray=True, name="toy")
     assert reader([0]).shape == (1, 1, 4, 6)
     with pytest.raises(InputError, match="gray images only"):
         reader([1])

@@ -102,7 +102,7 @@ def test_several_data_sets_in_a_folder_have_to_be_told_apart(tmp_path: Path) -> 
     assert torch.equal(all_inputs(f"{tmp_path}/a"), INPUTS[[1]])
     assert torch.equal(all_inputs(f"{tmp_path}/b-c"), INPUTS[[2]])
     assert load_data(f"{tmp_path}/a-train").name == "a-train"
-    with pytest.raises(InputError, match="no file, folder or built-in name"):
+    with pytest.raises(InputError, match="not a file, a folder or a built-in name"):
         load_data(f"{tmp_path}/b")
 
 
@@ -127,7 +127,7 @@ def test_columns_are_told_by_type_then_by_name(tmp_path: Path) -> None:
     assert load_data(str(path), label_column="row_number").class_names == ("0", "1", "2", "3", "4", "5")
     with pytest.raises(InputError, match=r"column of images .*got 'label'; try img or mask"):
         load_data(str(path), image_column="label")
-    with pytest.raises(InputError, match="'lable', which is not among its columns img, label"):
+    with pytest.raises(InputError, match="'lable', which is not one of the columns img, label"):
         load_data(str(path), label_column="lable")
 
 
@@ -137,7 +137,7 @@ def test_columns_that_cannot_be_told_are_asked_for(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="got left, right; try --image-column NAME"):
         load_data(str(tmp_path / "two.parquet"))
     pq.write_table(pa.table({"left": images, "note": ["a"] * 6}), tmp_path / "none.parquet")
-    with pytest.raises(InputError, match=r"none among left, note; try .* class indices"):
+    with pytest.raises(InputError, match=r"no such column among left, note; try .* class indices"):
         load_data(str(tmp_path / "none.parquet"))
 
 
@@ -147,7 +147,7 @@ def test_labels_out_of_range_are_named_by_row(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="-1 in row 3"):
         load_data(str(tmp_path / "negative.parquet"))
     pq.write_table(pa.table({"image": images, "label": [0, 1, None, 1, 0, 0]}), tmp_path / "null.parquet")
-    with pytest.raises(InputError, match="none in row 2"):
+    with pytest.raises(InputError, match="no value in row 2"):
         load_data(str(tmp_path / "null.parquet"))
 
 
@@ -224,7 +224,7 @@ def test_npz_of_uint8_images(tmp_path: Path, arrays: dict[str, Any]) -> None:
     assert list_splits(str(tmp_path / "toy")) == (["train", "test"] if "x_test" in arrays else ["all"])
 
 
-def test_npz_of_grey_images_and_of_rows_of_floats(tmp_path: Path) -> None:
+def test_npz_of_gray_images_and_of_rows_of_floats(tmp_path: Path) -> None:
     np.savez(tmp_path / "gray.npz", images=PIXELS[..., 0], y=LABELS)
     assert torch.equal(all_inputs(tmp_path / "gray.npz"), INPUTS[:, :1])
     rows = np.random.default_rng(0).random((6, 9))
@@ -290,7 +290,7 @@ def test_classes_are_numbered_over_all_splits(tmp_path: Path) -> None:
 def test_images_outside_class_folders_are_refused(tmp_path: Path) -> None:
     write_images(tmp_path, ["ant", "bee", "cow"], range(6))
     (tmp_path / "loose.png").write_bytes(png(PIXELS[0]))
-    with pytest.raises(InputError, match=r"loose\.png, which is in none"):
+    with pytest.raises(InputError, match=r"loose\.png, which is in no such folder"):
         load_data(str(tmp_path))
 
 
@@ -315,7 +315,7 @@ def test_an_unknown_split_lists_the_known() -> None:
 @pytest.mark.parametrize("spec", ["", "no-such-data", "./no/such.parquet", "no/such.parquet"])
 def test_a_missing_file_is_not_sought_on_the_hub(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: pytest.fail("asked the Hub"))
-    with pytest.raises(InputError, match="no file, folder or built-in name"):
+    with pytest.raises(InputError, match="not a file, a folder or a built-in name"):
         load_data(spec)
 
 
@@ -366,13 +366,17 @@ class TestNumbersOfClasses:
     def test_an_id_is_no_label(self, tmp_path: Path, largest: int) -> None:
         spec = self.arrays(tmp_path / "toy.npz", [0, 1, largest])
         for limit in (None, 1):
-            with pytest.raises(InputError, match=r"with 3 rows: is 'labels' the label column\?; try --label-column"):
+            with pytest.raises(
+                InputError, match=r"but only 3 rows; perhaps 'labels' is not the label column; try --label-column"
+            ):
                 load_data(spec, limit=limit)
 
     def test_the_column_is_named(self, tmp_path: Path) -> None:
         table = pa.table({"image": [png(PIXELS[0])] * 2, "row_id": [5, 10**9]})
         pq.write_table(table, tmp_path / "toy.parquet")
-        with pytest.raises(InputError, match=r"1,000,000,001 classes .* with 2 rows: is 'row_id' the label column\?"):
+        with pytest.raises(
+            InputError, match=r"1,000,000,001 classes .* but only 2 rows; perhaps 'row_id' is not the label column"
+        ):
             load_data(str(tmp_path / "toy.parquet"))
 
     def test_many_classes_with_names_or_rows_are_fine(self, tmp_path: Path) -> None:
@@ -423,5 +427,5 @@ def test_a_column_of_many_corruptions_is_refused(tmp_path: Path) -> None:
     names = [f"corruption {row}" for row in range(1001)]
     columns = {"image": [png(PIXELS[0])] * 1001, "label": [0] * 1001, "corruption": names, "severity": [1] * 1001}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="at most 1000 names, got 1,001 of them"):
+    with pytest.raises(InputError, match="at most 1000 names, got 1,001 names"):
         list_conditions(str(tmp_path / "a.parquet"))

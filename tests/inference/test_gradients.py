@@ -112,7 +112,7 @@ def test_projection_says_where_the_box_ends_before_the_plane() -> None:
         (torch.zeros(2, 3, dtype=torch.uint8), "/ 255"),
         (torch.full((2, 3), 1.5), "values from 1.5 to 1.5"),
         (torch.tensor([[0.5, torch.nan, 0.1]]), r"in \[0, 1\]"),
-        (torch.zeros(3), "a batch"),
+        (torch.zeros(3), r"inputs\[None\]"),
         (torch.zeros(0, 3), "N >= 1"),
     ],
 )

@@ -398,7 +398,7 @@ def test_ood_auroc_equals_scikit_learn() -> None:
 def test_ood_input_is_checked() -> None:
     good = torch.tensor([0.1, 0.2])
     for bad in (good[:0], good[:, None], torch.tensor([0.1, math.nan]), torch.tensor([1, 2])):
-        with pytest.raises(InputError, match="score per example"):
+        with pytest.raises(InputError, match="score for each example"):
             ood_auroc(good, bad)
     with pytest.raises(InputError, match="confidence, max_logit, energy"):
         ood_scores(torch.zeros(2, 2), "margin")

@@ -198,7 +198,7 @@ NAN = torch.tensor([[math.nan, 0.5, 0.5], [0.2, 0.3, 0.5]])
     [
         (LABELS, {}, "exactly one of logits= and probs="),
         (LABELS, {"logits": LOGITS, "probs": LOGITS.softmax(1)}, "got both"),
-        (LABELS, {"probs": LOGITS}, "logits= if these are logits"),
+        (LABELS, {"probs": LOGITS}, "logits= if they are logits"),
         (LABELS, {"logits": LOGITS.softmax(1)}, "got probabilities"),
         (LABELS, {"probs": LOGITS.softmax(1) * 0.99}, "sum to 1"),
         (LABELS, {"probs": NAN}, "got 1 of 2 rows"),

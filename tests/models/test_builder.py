@@ -96,7 +96,7 @@ def test_finished_module_is_used_as_it_is(model_file: Path) -> None:
     model_file.write_text(NET + "net = Net(7)\n")
     spec = f"{model_file}:net"
     assert build_model(spec, num_classes=3).get_parameter("linear.bias").shape == (7,)
-    with pytest.raises(InputError, match=r": none, got width"):
+    with pytest.raises(InputError, match=r"no settings for .*, got width"):
         build_model(spec, width=2)
 
 
@@ -160,7 +160,7 @@ def test_module_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("attribute", "message"),
     [
-        ("bulid", "got 'bulid', which is not there; try build$"),
+        ("bulid", "got 'bulid', which does not exist; try build$"),
         ("number", "got an object of type int"),
         ("text", "to return an nn.Module, got an object of type str"),
         ("fails", "got RuntimeError: no weights here; try"),

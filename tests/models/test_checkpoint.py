@@ -150,7 +150,7 @@ def test_files_of_another_kind(tmp_path: Path, name: str, content: bytes) -> Non
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.zeros(3), {"state_dict": {"a": "b"}}])
 def test_torch_files_without_a_state_dict(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "other.pt")
-    with pytest.raises(InputError, match="expected a checkpoint that holds a state dict"):
+    with pytest.raises(InputError, match="expected a checkpoint that contains a state dict"):
         load_checkpoint(small_cnn(), tmp_path / "other.pt")
 
 
@@ -225,7 +225,9 @@ def test_description(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["os:system", "model.py:build", "resnet20:x", "", "resnet", " resnet20", "os"])
 def test_a_file_does_not_choose_code(tmp_path: Path, model: str) -> None:
     description = read_description(described(tmp_path / "evil.safetensors", model=model))
-    with pytest.raises(InputError, match=f"evil.safetensors, got {model!r}, and what a file names is not run"):
+    with pytest.raises(
+        InputError, match=f"evil.safetensors, got {model!r}, and code that only a file names is not run"
+    ):
         _ = description.built_in_model
 
 

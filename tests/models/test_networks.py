@@ -232,6 +232,6 @@ def test_published_resnet20_gives_its_published_predictions(shared_data: Path) -
     with torch.no_grad():
         confidence, predicted = model(inputs).softmax(1).max(1)
 
-    assert "normalisation" in metadata
+    assert "normalisation" in metadata  # codespell:ignore normalisation
     assert (predicted == labels).sum() == 402
     assert confidence.mean().item() == pytest.approx(0.9366, abs=5e-5)

@@ -44,7 +44,7 @@ def test_attack_on_a_linear_model_l2() -> None:
     torch.testing.assert_close(adv_inputs - inputs, expected, rtol=0, atol=1e-3)
 
 
-def test_attack_maximises_the_strongest_wrong_class_within_the_ball_and_the_box() -> None:
+def test_attack_maximizes_the_strongest_wrong_class_within_the_ball_and_the_box() -> None:
     """Towards the strongest wrong class and so away from the other wrong one, too."""
     weight = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     model = nn.Linear(2, 3, bias=False).double()

@@ -68,14 +68,14 @@ def test_choosing_draws_no_random_numbers() -> None:
     [
         ("mixpu", {}, r"cross_entropy, mixup, ccat, focal, margin_smoothing, path.*got 'mixpu'; try mixup$"),
         ("mixup", {"alhpa": 1}, "the settings of mixup: alpha, got alhpa; try alpha$"),
-        ("cross_entropy", {"alpha": 1}, "the settings of cross_entropy: none, got alpha"),
+        ("cross_entropy", {"alpha": 1}, "no settings for cross_entropy, got alpha"),
         ("ccat", {"target_prob": 0.5}, "got target_prob"),
         ("mixup", {"alpha": -1}, "alpha >= 0, got alpha=-1"),
-        ("mixup", {"alpha": "much"}, "settings that mixup can work with"),
+        ("mixup", {"alpha": "much"}, "settings that mixup accepts"),
         ("ccat", {"radius": -1}, "radius > 0"),
         ("ccat", {"norm_order": 1}, "norm_order 2 or inf"),
-        ("ccat", {"norm_order": "one"}, "settings that ccat can work with"),
-        ("ccat", {"steps": 2.5}, "settings that ccat can work with"),
+        ("ccat", {"norm_order": "one"}, "settings that ccat accepts"),
+        ("ccat", {"steps": 2.5}, "settings that ccat accepts"),
         ("focal", {"gamma": -1}, "gamma >= 0"),
         ("margin_smoothing", {"margin": -1}, "margin >= 0"),
     ],
@@ -122,10 +122,10 @@ def test_other_peoples_objectives(objective_file: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("attribute", "args", "message"),
     [
-        ("scald", {}, "got 'scald', which is not there; try scaled$"),
+        ("scald", {}, "got 'scald', which does not exist; try scaled$"),
         ("number", {}, "got an object of type int"),
         ("of_two", {}, r"to take \(model, inputs, labels\).*got \(model, inputs\)"),
-        ("needs_more", {}, "everything else by default"),
+        ("needs_more", {}, "defaults for all other arguments"),
         ("scaled", {"pwoer": 2}, "power, got pwoer; try power$"),
     ],
 )

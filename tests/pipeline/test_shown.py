@@ -51,7 +51,7 @@ def test_images_are_found_by_id() -> None:
     assert shuffled.least_robust == ()
 
 
-def test_grey_and_large_images_and_other_inputs() -> None:
+def test_gray_and_large_images_and_other_inputs() -> None:
     examples, predictions = make_data((1, 30, 200))
     picture = decoded(example_pictures(examples, predictions, count=1).most_wrongly_confident[0].png)
     assert (picture.mode, picture.size[0]) == ("L", MAX_PIXELS)

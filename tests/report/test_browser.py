@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import pytest
-from synthetic_results import make_comparisons, make_diagnosis, make_study
+from synthetic_results import compared, make_diagnosis, make_study
 
 from aradals.report import write_report
+from aradals.results.records import Cost
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -37,11 +40,22 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("reports")
-    study = make_study(shifts=[(name, severity) for name in ("fog", "snow") for severity in (1, 3, 5)])
-    study["comparisons"] = make_comparisons(study)
-    paths = {name: folder / f"{name}.html" for name in ("study", "diagnosis")}
-    write_report(study, paths["study"])
-    write_report(make_diagnosis(), paths["diagnosis"])
+    shifts = [(name, severity) for name in ("fog", "snow") for severity in (1, 3, 5)]
+    methods = {"vanilla": 1.0, **{f"a method with quite a long name {index}": 0.04 * index for index in range(21)}}
+    many = make_study(
+        methods=methods,
+        calibrators=("none", "temperature", "conditional_temperature", "one_versus_rest"),
+        shifts=shifts,
+    )
+    costs = tuple(Cost(method, 0, relative_cost=1.5) for method in methods)
+    results = {
+        "study": compared(make_study(shifts=shifts)),
+        "diagnosis": make_diagnosis(),
+        "many": replace(compared(many), costs=costs),
+    }
+    paths = {name: folder / f"{name}.html" for name in results}
+    for name, path in paths.items():
+        write_report(results[name], path)
     return paths
 
 
@@ -57,7 +71,7 @@ def page(browser: Browser, reports: dict[str, Path]) -> Iterator[Page]:
     ("report", "size", "scheme"),
     [
         *(("study", size, scheme) for size in SIZES for scheme in ("light", "dark")),
-        *(("diagnosis", size, "light") for size in SIZES),
+        *((report, size, "light") for report in ("diagnosis", "many") for size in SIZES),
     ],
 )
 def test_quiet_complete_and_no_wider_than_the_screen(
@@ -72,9 +86,10 @@ def test_quiet_complete_and_no_wider_than_the_screen(
     page.on("pageerror", lambda error: messages.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
     page.goto(reports[report].as_uri())
-    for summary in page.locator("summary").all():
-        if summary.locator("..").get_attribute("open") is None:
-            summary.click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("details.section").count() > 3
+    assert page.locator("details.section[open]").count() == 0
+    unfold(page)
     assert messages == []
     assert [url for url in requests if not url.startswith("data:")] == [reports[report].as_uri()]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -95,23 +110,70 @@ def test_quiet_complete_and_no_wider_than_the_screen(
     context.close()
 
 
-def first_column(page: Page, index: int) -> list[str]:
+def unfold(page: Page) -> None:
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.setAttribute('open', ''))")
+
+
+def test_the_first_screen_has_the_verdict_and_the_figure(browser: Browser, reports: dict[str, Path]) -> None:
+    for report in reports.values():
+        page = browser.new_page(viewport={"width": 1280, "height": 1100})
+        page.goto(report.as_uri())
+        bottoms = page.evaluate(
+            "[...document.querySelectorAll('.verdict dd')].map(e => e.getBoundingClientRect().bottom)"
+        )
+        assert len(bottoms) == 3
+        assert max(bottoms) < 600
+        top = page.locator("main > .panels svg").first.evaluate("element => element.getBoundingClientRect().top")
+        assert top < 600
+        assert page.locator("main > .scroll table").count() == 1
+        page.close()
+
+
+def test_links_open_the_sections_that_they_lead_to(page: Page) -> None:
+    links = page.locator("nav a").all()
+    assert len(links) == page.locator("details.section").count() == 8
+    for link in links:
+        section = page.locator(link.get_attribute("href") or "")
+        assert section.locator("details.section").get_attribute("open") is None
+        link.click()
+        section.locator("details.section[open]").wait_for(timeout=2000)
+        assert page.evaluate("element => element.getBoundingClientRect().top < innerHeight", section.element_handle())
+    # Once more after it was folded by hand, and by an address with the anchor.
+    links[0].click()
+    page.locator("summary", has_text="Differences between methods").click()
+    assert page.locator("#differences-between-methods details.section[open]").count() == 0
+    links[0].click()
+    page.locator("#differences-between-methods details.section[open]").wait_for(timeout=2000)
+
+
+def test_an_address_with_an_anchor_opens_its_section(page: Page, reports: dict[str, Path]) -> None:
+    page.goto("about:blank")
+    page.goto(f"{reports['study'].as_uri()}#reliability")
+    assert (
+        page.locator("details.section[open]").count() == page.locator("#reliability details.section[open]").count() == 1
+    )
+
+
+def column(page: Page, index: int) -> list[str]:
+    """What stands in a column of the main table, without the arrows of significant differences."""
     rows = "[...document.querySelector('table').tBodies[0].rows]"
     texts: list[str] = page.evaluate(f"{rows}.map(row => row.cells[{index}].firstChild.textContent)")
-    return texts
+    return [text.rstrip(" ▲▼") for text in texts]
 
 
 def test_tables_sort_by_number_and_by_name_with_the_keyboard_too(page: Page) -> None:
-    header = page.locator("table").first.locator("th button", has_text="ECE")
+    assert page.locator("table").first.locator("td.better").count() > 5
+    header = page.locator("table").first.locator("th button", has_text=re.compile("^ECE$"))
     header.focus()
     page.keyboard.press("Enter")
-    up = [float(value) for value in first_column(page, 1)]
+    up = [float(value) for value in column(page, 2)]
     assert up == sorted(up)
+    assert len(set(up)) == len(up) == 8
     assert page.locator("table").first.locator("th[aria-sort=ascending]").inner_text() == "ECE"
     header.click()
-    assert [float(value) for value in first_column(page, 1)] == sorted(up, reverse=True)
+    assert [float(value) for value in column(page, 2)] == sorted(up, reverse=True)
     page.locator("table").first.locator("th button", has_text="method").click()
-    names = first_column(page, 0)
+    names = column(page, 0)
     assert names == sorted(names, key=str.lower)
     assert page.locator("table").first.locator("th[aria-sort=ascending]").count() == 1
 
@@ -119,8 +181,12 @@ def test_tables_sort_by_number_and_by_name_with_the_keyboard_too(page: Page) -> 
 def test_numbers_appear_on_hover_and_by_arrow_keys(page: Page) -> None:
     tip = page.locator("#tip")
     assert not tip.is_visible()
+    unfold(page)
     svg = page.locator("[data-name=subsets-vanilla] svg")
     svg.scroll_into_view_if_needed()
+    page.evaluate(
+        "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )  # scrolling hides tips
     mark = svg.locator("[data-tip]").first
     box = mark.bounding_box()
     assert box
@@ -149,6 +215,7 @@ def downloaded(page: Page, name: str) -> str:
 
 def test_figures_are_downloaded_as_svg_that_needs_no_style_sheet(page: Page) -> None:
     page.emulate_media(color_scheme="dark")
+    unfold(page)
     svg = downloaded(page, "download the figure reliability-vanilla as SVG")
     root = ElementTree.fromstring(svg)
     assert root.attrib["width"] == "360"
@@ -160,6 +227,7 @@ def test_figures_are_downloaded_as_svg_that_needs_no_style_sheet(page: Page) -> 
 
 
 def test_values_are_downloaded_and_shown_as_a_table(page: Page) -> None:
+    unfold(page)
     table = list(csv.reader(downloaded(page, "download the values of subsets-vanilla as CSV").splitlines()))
     assert table[0][:3] == ["subset", "confidence", "confidence_low"]
     assert len(table) == 11
@@ -171,9 +239,9 @@ def test_values_are_downloaded_and_shown_as_a_table(page: Page) -> None:
     assert cells == table[4]
     toggle.click()
     assert panel.locator("table").count() == 0
-    numbers = downloaded(page, "download the table clean, n = 8,000 as CSV")
-    assert numbers.startswith("method,ECE,noise floor,")
-    assert "vanilla,0." in numbers
+    numbers = downloaded(page, "download the table methods, n = 8,000 as CSV")
+    assert numbers.startswith("method,accuracy %,ECE,noise floor,")
+    assert "\nvanilla,80.0 (79." in numbers
 
 
 def test_everything_with_a_function_has_a_name(page: Page) -> None:
@@ -190,4 +258,7 @@ def test_it_prints_on_white_without_buttons(page: Page) -> None:
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not page.locator(".tools").first.is_visible()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("#all-numbers table").first.is_visible()
+    assert page.locator("details.section[open]").count() == page.locator("details.section").count()
     assert len(page.pdf()) > 10_000

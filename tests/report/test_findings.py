@@ -1,75 +1,111 @@
+"""The verdict: what is called wrong, what is recommended, and what is claimed only with evidence."""
+
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import replace
 
 import pytest
-from aradals.results.names import Variant
-from synthetic_results import make_audit, make_comparisons, make_diagnosis, make_row, make_study
+from synthetic_results import (
+    METHODS,
+    changed,
+    clean,
+    compared,
+    make_audit,
+    make_diagnosis,
+    make_metrics,
+    make_study,
+    without_subsets,
+)
 
-from aradals.report import diagnosis_headlines, study_headlines
-from aradals.report.findings import WARNING, outstanding_classes
-from aradals.report.view import Measure, compare, gap_interval, measure, threshold_text
+from aradals.calibration.temperature import MAX_TEMPERATURE
+from aradals.report import Verdict, verdict
+from aradals.report.findings import WARNING, outstanding_classes, recommend
+from aradals.report.view import threshold_text
+from aradals.results.aggregate import is_noise, measure, relation
+from aradals.results.records import (
+    Comparison,
+    Cost,
+    DataSummary,
+    FailedRun,
+    Measure,
+    Method,
+    Results,
+    Row,
+    Stability,
+    Variant,
+)
+
+VANILLA, OURS = Variant("vanilla"), Variant("ar_adals")
+
+Numbers = tuple[float, float, float]
 
 
-def two_methods(
-    vanilla: tuple[float, float, float], other: tuple[float, float, float], floor: float = 0.01
-) -> dict[str, Any]:
-    """Clean, unsubdivided results of vanilla and AR-AdaLS with the given ECE (value, low, high)."""
+def two_methods(vanilla: Numbers, other: Numbers, floor: float = 0.01) -> Results:
+    """Clean results without subsets of vanilla and AR-AdaLS with the given ECE (value, low, high)."""
     rows = []
-    for method, (value, low, high) in (("vanilla", vanilla), ("ar_adals", other)):
-        row = make_row(0.9, 0.9 + value, 800, ece=value)
-        row |= {"ece_low": low, "ece_high": high, "ece_noise_floor": floor, "ece_noise_floor_p95": 1.5 * floor}
-        keys = {"method": method, "calibrator": "none", "seed": 0, "corruption": "none", "severity": 0, "subset": None}
-        rows.append(keys | row)
-    return {"kind": "study", "rows": rows}
+    for method, ece in (("vanilla", vanilla), ("ar_adals", other)):
+        metrics = make_metrics(0.9, 0.9 + ece[0], 800, ece=ece[0])
+        metrics |= {
+            "ece": Measure(*ece),
+            "ece_noise_floor": Measure(floor),
+            "ece_noise_floor_p95": Measure(1.5 * floor),
+        }
+        rows.append(Row(method, "none", 0, "none", 0, 800, metrics))
+    methods = (Method("vanilla", "vanilla"), Method("ar_adals", "AR-AdaLS"))
+    return Results("study", "two", DataSummary("demo", 10), methods, "vanilla", tuple(rows))
 
 
-def sentence_with(sentences: list[str], words: str) -> str:
-    found = [sentence for sentence in sentences if words in sentence]
-    assert len(found) == 1, (words, sentences)
-    return found[0]
+def paired(difference: float, low: float, high: float) -> Comparison:
+    """AR-AdaLS minus vanilla in ECE on clean data."""
+    return Comparison("ar_adals", "none", "vanilla", "none", "clean", "ece", 1, 0.0, 0.0, difference, low, high)
+
+
+def all_sentences(found: Verdict) -> list[str]:
+    return [*found.warnings, *found.sentences, *found.notes]
 
 
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
-        (Measure(0.1, 0.08, 0.12), Measure(0.2, 0.18, 0.22), "lower"),
-        (Measure(0.2, 0.18, 0.22), Measure(0.1, 0.08, 0.12), "higher"),
-        (Measure(0.1, 0.08, 0.15), Measure(0.2, 0.15, 0.22), "unclear"),  # they touch
-        (Measure(0.1), Measure(0.2), "unclear"),  # no intervals
-        (Measure(math.nan), Measure(0.2, 0.18, 0.22), "unclear"),
-        (Measure(0.3, 0.08, 0.12), Measure(0.2, 0.18, 0.22), "unclear"),  # estimates in the other order
+        ((0.1, 0.08, 0.12), (0.2, 0.18, 0.22), -1),
+        ((0.2, 0.18, 0.22), (0.1, 0.08, 0.12), 1),
+        ((0.1, 0.08, 0.15), (0.2, 0.15, 0.22), 0),  # they touch
+        ((0.1, math.nan, math.nan), (0.2, math.nan, math.nan), 0),
+        ((math.nan, math.nan, math.nan), (0.2, 0.18, 0.22), 0),
+        ((0.3, 0.08, 0.12), (0.2, 0.18, 0.22), 0),  # estimates in the other order
     ],
 )
-def test_compare_needs_disjoint_intervals(first: Measure, second: Measure, expected: str) -> None:
-    assert compare(first, second) == expected
+def test_without_pairs_a_difference_needs_disjoint_intervals(first: Numbers, second: Numbers, expected: int) -> None:
+    assert relation(two_methods(first, second), VANILLA, OURS, "ece") == expected
 
 
-def test_a_clear_improvement_is_said_and_so_is_what_is_left() -> None:
-    sentences = study_headlines(two_methods((0.045, 0.035, 0.055), (0.012, 0.0, 0.02)))
-    assert sentence_with(sentences, "ECE") == (
-        "ECE on clean data: vanilla 0.045 (0.035 to 0.055), more than noise; "
-        "lower: AR-AdaLS 0.012 (0.000 to 0.020; within noise)."
+def test_a_clear_improvement_is_recommended() -> None:
+    found = verdict(two_methods((0.045, 0.035, 0.055), (0.012, 0.0, 0.02)))
+    assert (found.reference, found.best) == (VANILLA, OURS)
+    expected = "Use AR-AdaLS: it lowers the ECE of vanilla (0.045 and more than noise) from 0.045 to 0.012."
+    assert found.sentences[1] == expected
+
+
+def test_a_clear_deterioration_is_not() -> None:
+    sentences = verdict(two_methods((0.03, 0.02, 0.035), (0.06, 0.05, 0.07))).sentences
+    assert sentences[1] == (
+        "Keep vanilla: no other variant significantly lowers the ECE of vanilla (0.030 and more than noise)."
     )
-
-
-def test_a_clear_deterioration_is_said() -> None:
-    sentences = study_headlines(two_methods((0.03, 0.02, 0.035), (0.06, 0.05, 0.07)))
-    assert "; higher: AR-AdaLS 0.060 (0.050 to 0.070)." in sentence_with(sentences, "ECE")
-    assert "lower" not in " ".join(sentences)
 
 
 @pytest.mark.parametrize(
     ("vanilla", "words"),
     [
         ((0.016, 0.001, 0.02), "more than noise"),  # above the 95th percentile of 0.015, without zero
-        ((0.016, 0.0, 0.02), "within noise at this size"),  # zero is in the interval
-        ((0.014, 0.001, 0.02), "within noise at this size"),  # chance explains it
+        ((0.016, 0.0, 0.02), "within noise"),  # zero is in the interval
+        ((0.014, 0.001, 0.02), "within noise"),  # chance explains it
     ],
 )
-def test_more_than_noise_needs_both_its_floor_and_its_interval(vanilla: tuple[float, float, float], words: str) -> None:
-    assert f", {words};" in sentence_with(study_headlines(two_methods(vanilla, (0.01, 0.0, 0.02))), "ECE")
+def test_more_than_noise_needs_both_its_floor_and_its_interval(vanilla: Numbers, words: str) -> None:
+    results = two_methods(vanilla, (0.01, 0.0, 0.02))
+    assert f" and {words})" in verdict(results).sentences[1]
+    assert is_noise(results, VANILLA, "ece") is (words == "within noise")
 
 
 @pytest.mark.parametrize(
@@ -80,255 +116,255 @@ def test_more_than_noise_needs_both_its_floor_and_its_interval(vanilla: tuple[fl
         ((0.03, 0.015, 0.045), (0.045, 0.03, 0.06)),
     ],
 )
-def test_no_claim_without_evidence(vanilla: tuple[float, float, float], other: tuple[float, float, float]) -> None:
-    sentences = study_headlines(two_methods(vanilla, other))
-    assert sentence_with(sentences, "ECE").endswith(f"; not told apart from vanilla: AR-AdaLS {other[0]:.3f}.")
-    assert not any(word in " ".join(sentences) for word in ("lower", "higher"))
-
-
-def make_large_study() -> dict[str, Any]:
-    """Many methods, with all the optional parts and both kinds of trouble."""
-    methods = {"vanilla": 1.0, "ar_adals": 0.2, **{f"method_number_{index}": 0.1 * index for index in range(1, 16)}}
-    study = make_study(methods=methods)
-    study["comparisons"] = make_comparisons(study)
-    study["training"][1]["at_lower_bound"] = [0]
-    study["calibrators"][0]["temperature"] = 100.0
-    study["costs"] = [
-        {"method": method, "seed": 0, "relative_cost": 1.0 + index} for index, method in enumerate(methods)
-    ]
-    study["stability"] = [
-        {
-            "method": method, "models": "seeds", "seed": None, "subset": None, "matched_prediction_variance": value,
-            "matched_prediction_variance_low": value - 0.001, "matched_prediction_variance_high": value + 0.001,
-        }
-        for method, value in (("vanilla", 0.03), ("ar_adals", 0.02), ("method_number_1", 0.0305))
-    ]  # fmt: skip
-    return study
-
-
-def test_a_dozen_sentences_at_most_and_none_of_them_long() -> None:
-    sentences = study_headlines(make_large_study())
-    assert len(sentences) == 12
-    assert max(map(len, sentences)) < 600
-    assert "; lower: AR-AdaLS by " in sentence_with(sentences, "ECE on clean data")
-    for words in (
-        "Of 17 others on the least robust decile, ",
-        "; AR-AdaLS is overconfident by 5.6 points (95 % interval ",
-    ):
-        sentence_with(sentences, words)
+def test_no_claim_without_evidence(vanilla: Numbers, other: Numbers) -> None:
+    sentences = verdict(two_methods(vanilla, other)).sentences
+    assert sentences[1].startswith("Keep vanilla: no other variant significantly lowers the ECE of vanilla")
+    assert not any(word in " ".join(sentences) for word in ("it lowers", "higher", "raises"))
 
 
 def test_paired_differences_decide_where_there_are_some() -> None:
-    study = two_methods((0.05, 0.03, 0.07), (0.03, 0.01, 0.05))
-    assert "not told apart from vanilla: AR-AdaLS" in sentence_with(study_headlines(study), "ECE on clean")
-    row: dict[str, Any] = {"method": "ar_adals", "calibrator": "none"}
-    row |= {"reference_method": "vanilla", "reference_calibrator": "none"}
-    row |= {"condition": "clean", "metric": "ece", "difference": -0.02, "low": -0.031, "high": -0.009}
-    sentences = study_headlines(study | {"comparisons": [row]})
-    assert "; lower: AR-AdaLS by 0.020 (0.009 to 0.031)." in sentence_with(sentences, "ECE on clean")
-    assert sentences[-1].endswith(
-        "Differences are paired; each has its own 95 % interval, not widened for their number."
+    overlapping = two_methods((0.05, 0.03, 0.07), (0.03, 0.01, 0.05))
+    assert verdict(overlapping).sentences[1].startswith("Keep vanilla")
+    found = verdict(replace(overlapping, comparisons=(paired(-0.02, -0.031, -0.009),)))
+    assert found.sentences[1].endswith(
+        "it lowers the ECE of vanilla (0.050 and more than noise) by 0.020 (95 % interval 0.009 to 0.031)."
     )
-    clear = two_methods((0.05, 0.04, 0.055), (0.03, 0.02, 0.035)) | {"comparisons": [row | {"high": 0.001}]}
-    assert "not told apart from vanilla: AR-AdaLS" in sentence_with(study_headlines(clear), "ECE on clean")
-    unknown = two_methods((0.05, 0.04, 0.055), (0.03, 0.02, 0.035)) | {"comparisons": [row | {"high": None}]}
-    assert "; lower: AR-AdaLS 0.030 (" in sentence_with(study_headlines(unknown), "ECE on clean")
+    disjoint = two_methods((0.05, 0.04, 0.055), (0.03, 0.02, 0.035))
+    unclear = verdict(replace(disjoint, comparisons=(paired(-0.02, -0.031, 0.001),)))
+    assert unclear.sentences[1].startswith("Keep vanilla")
+    unknown = verdict(replace(disjoint, comparisons=(paired(-0.02, math.nan, math.nan),)))
+    assert unknown.sentences[1].endswith("from 0.050 to 0.030.")
 
 
-def test_accuracy_lost_is_told_as_a_paired_difference() -> None:
-    study = make_study(methods={"vanilla": 1.0, "ar_adals": 0.1}, calibrators=("none",), shifts=())
-    study["rows"][11]["accuracy"] -= 0.02
-    study["comparisons"] = make_comparisons(study)
-    expected = "; AR-AdaLS is lower on clean data by 2.0 points (1.5 to 2.5)."
-    assert expected in sentence_with(study_headlines(study), "Accuracy: vanilla")
-
-
-def test_stability_and_cost() -> None:
-    sentences = study_headlines(make_large_study())
-    assert sentence_with(sentences, "Stability").endswith(
-        "over seeds at equal mean confidence: vanilla 0.0300 (0.0290 to 0.0310); lower: AR-AdaLS 0.0200 (0.0190 to "
-        "0.0210); not told apart from it: method number 1 0.0305 (0.0295 to 0.0315)."
+def make_large_study() -> Results:
+    """Many methods, with all the optional parts and all kinds of trouble."""
+    methods = {"vanilla": 1.0, "ar_adals": 0.2, **{f"method_number_{index}": 0.1 * index for index in range(1, 16)}}
+    study = compared(make_study(methods=methods))
+    return replace(
+        study,
+        training=tuple(replace(run, at_lower_bound=tuple(range(9))) for run in study.training),
+        calibrators=tuple(replace(fitted, temperature=MAX_TEMPERATURE) for fitted in study.calibrators),
+        costs=tuple(Cost(method, 0, relative_cost=1.0 + index) for index, method in enumerate(methods)),
+        failed=tuple(FailedRun(method, 1, "training diverged in epoch 3") for method in methods),
+        stability=tuple(Stability(method, "seeds", 3, 100) for method in methods),
     )
-    expected = "as a multiple of vanilla: from 2.0 (AR-AdaLS) to 17.0 (method number 15); on one machine."
-    assert expected in sentence_with(sentences, "Cost")
-    dearer = make_large_study()
-    dearer["costs"][1]["relative_cost"] = 5.0
-    expected = "from 3.0 (method number 1) to 17.0 (method number 15); 5.0 (AR-AdaLS); on one machine."
-    assert expected in sentence_with(study_headlines(dearer), "Cost")
 
 
-@pytest.mark.parametrize(("limit", "words"), [(0.02, "within noise at this size"), (0.014, "more than noise")])
-def test_noise_of_the_subset_calibration_error_is_its_95th_percentile(limit: float, words: str) -> None:
-    study = make_study(methods={"vanilla": 0.15, "mixup": 1.0}, calibrators=("none",), shifts=())
-    for row in study["rows"]:
-        row |= {"subset_noise_floor": 0.001, "subset_noise_floor_p95": limit}
-    start = "Subset calibration error on clean data: vanilla 0.018"
-    assert f"{words};" in sentence_with(study_headlines(study), start)
-
-
-def test_gap_of_vanilla_is_stated_with_its_interval() -> None:
-    study = make_study(shifts=())
-    gap = measure(study, Variant("vanilla"), "gap", subset=0)
-    sentence = study_headlines(study)[0]
-    assert sentence.startswith(
-        "On the least robust decile vanilla is overconfident by 28.0 points "
-        f"(95 % interval {100 * gap.low:.1f} to {100 * gap.high:.1f}); "
-    )
-    assert "on the most robust decile its gap cannot be told apart from zero (-" in sentence
-
-
-def set_gap(study: dict[str, Any], method: str, confidence: float) -> None:
-    """Give a method's least robust subset an accuracy of 0.7 ± 0.05 and this confidence ± 0.01."""
-    row = next(row for row in study["rows"] if row["method"] == method and row["subset"] == 0)
-    row |= {"accuracy": 0.7, "accuracy_low": 0.65, "accuracy_high": 0.75}
-    row |= {"confidence": confidence, "confidence_low": confidence - 0.01, "confidence_high": confidence + 0.01}
+LARGE = make_large_study()
 
 
 @pytest.mark.parametrize(
-    ("gaps", "expected"),
+    "results",
+    [LARGE, make_study(), make_study(num_subsets=1), make_study(seeds=(0, 1, 2), calibrators=("none",)),
+     make_diagnosis(), without_subsets(make_diagnosis()), replace(compared(make_study()), kind="evaluation")],
+)  # fmt: skip
+def test_three_sentences_and_none_of_them_long(results: Results) -> None:
+    found = verdict(results)
+    assert len(found.sentences) == 3
+    assert len(found.warnings) <= 3
+    assert max(map(len, found.sentences)) < 400
+    assert max(map(len, found.notes), default=0) < 400
+    assert all(sentence.endswith(".") for sentence in all_sentences(found))
+
+
+def test_cost_and_effect_of_what_is_recommended() -> None:
+    methods = {"vanilla": 1.0, "ar_adals": 0.12}
+    study = compared(make_study(methods=methods, calibrators=("none",)))
+    study = replace(study, costs=(Cost("vanilla", 0, relative_cost=1.0), Cost("ar_adals", 0, relative_cost=2.3)))
+    found = verdict(study)
+    before = measure(study, VANILLA, "subset_calibration_error").value
+    lowered = before - measure(study, OURS, "subset_calibration_error").value
+    interval = f"95 % interval {lowered - 0.005:.3f} to {lowered + 0.005:.3f}"
+    assert found.sentences[1].startswith(
+        "Use AR-AdaLS, which takes 2.3 times the training time: it lowers the subset calibration error of vanilla "
+        f"({before:.3f} and more than noise) by {lowered:.3f} ({interval}), and under "
+        "shift it lowers it by "
+    )
+
+
+def test_a_variant_that_loses_accuracy_is_never_recommended() -> None:
+    study = make_study(methods={"vanilla": 1.0, "mixup": 0.5, "ar_adals": 0.1}, calibrators=("none",), shifts=())
+    assert verdict(study).best == OURS
+    worse = changed(study, clean("ar_adals"), accuracy=Measure(0.78, 0.772, 0.788))
+    assert verdict(worse).best == Variant("mixup")
+    # Intervals that overlap: only the paired difference shows the loss.
+    slightly = changed(study, clean("ar_adals"), accuracy=Measure(0.794, 0.786, 0.802))
+    assert verdict(slightly).best == OURS
+    assert verdict(compared(slightly)).best == Variant("mixup")
+    nothing_else = compared(changed(slightly, clean("mixup"), accuracy=Measure(0.7, 0.69, 0.71)))
+    found = verdict(nothing_else)
+    assert found.best is None
+    assert found.sentences[1].startswith("Keep vanilla: ")
+
+
+def test_the_cheap_cure_is_preferred_when_nothing_beats_it() -> None:
+    study = make_study(methods={"vanilla": 1.0, "ar_adals": 0.58}, shifts=())
+    study = changed(study, clean("ar_adals", "temperature"), subset_calibration_error=Measure(0.070, 0.062, 0.078))
+    found = verdict(study)  # 0.073 by temperature scaling of vanilla, and 0.070: nobody knows
+    assert found.best == Variant("vanilla", "temperature")
+    assert found.sentences[1].startswith(
+        "Use temperature scaling, which costs no training, and no other way of training is significantly better: it "
+        "lowers the subset calibration error of vanilla (0.121 and more than noise) from 0.121 to 0.073."
+    )
+    better = changed(study, clean("ar_adals", "temperature"), subset_calibration_error=Measure(0.02, 0.012, 0.028))
+    assert verdict(better).best == Variant("ar_adals", "temperature")
+    alone = verdict(make_study(methods={"vanilla": 1.0}, shifts=()))
+    assert alone.sentences[1].startswith("Use temperature scaling, which costs no training: it lowers")
+
+
+@pytest.mark.parametrize(("limit", "words"), [(0.02, "within noise"), (0.014, "more than noise")])
+def test_noise_of_the_subset_calibration_error_is_its_95th_percentile(limit: float, words: str) -> None:
+    study = make_study(methods={"vanilla": 0.15, "mixup": 1.0}, calibrators=("none",), shifts=())
+    study = changed(study, lambda row: True, subset_noise_floor=Measure(0.001), subset_noise_floor_p95=Measure(limit))
+    assert f"subset calibration error of vanilla (0.018 and {words})" in verdict(study).sentences[1]
+
+
+def test_the_gap_of_the_reference_is_stated_with_its_interval() -> None:
+    study = make_study(shifts=())
+    gap, overall = (measure(study, VANILLA, "gap", subset=subset) for subset in (0, None))
+    assert verdict(study).sentences[0] == (
+        "On the least robust decile of the examples, vanilla is overconfident by 28.0 points "
+        f"(95 % interval {100 * gap.low:.1f} to {100 * gap.high:.1f}); on all examples, it is overconfident by "
+        f"{100 * overall.value:.1f} points (95 % interval {100 * overall.low:.1f} to {100 * overall.high:.1f})."
+    )
+
+
+@pytest.mark.parametrize(
+    ("gap", "words"),
     [
-        (
-            {"label_smoothing": -0.2, "adals": 0.01, "ar_adals": 0.25},
-            "Others on the least robust decile – underconfident: label smoothing by 20.0 points (14.9 to 25.1); "
-            "not told apart from zero: AdaLS (-4.1 to 6.1); "
-            "overconfident: AR-AdaLS by 25.0 points (19.9 to 30.1); only AR-AdaLS cannot",
-        ),
-        ({"label_smoothing": 0.0, "ar_adals": 0.0}, "label smoothing (-5.1 to 5.1), AR-AdaLS (-5.1 to 5.1); all can"),
-        ({"label_smoothing": 0.2, "ar_adals": 0.2}, "AR-AdaLS by 20.0 points (14.9 to 25.1); none can"),
-        ({"label_smoothing": 0.2, "adals": 0.2, "ar_adals": 0.1}, "; only AR-AdaLS can"),
-        (
-            {"ar_adals": 0.0},
-            "Others on the least robust decile – not told apart from zero: AR-AdaLS (-5.1 to 5.1); it can",
-        ),
+        (-0.2, "vanilla is underconfident by 20.0 points (95 % interval 14.9 to 25.1);"),
+        (0.01, "vanilla has no significant gap between confidence and accuracy (95 % interval -4.1 to 6.1);"),
+        (0.25, "vanilla is overconfident by 25.0 points (95 % interval 19.9 to 30.1);"),
     ],
 )
-def test_gaps_of_the_others_and_whether_they_differ(gaps: dict[str, float], expected: str) -> None:
-    study = make_study(methods={"vanilla": 1.0, **dict.fromkeys(gaps, 0.5)}, calibrators=("none",), shifts=())
-    for method, gap in {"vanilla": 0.25, **gaps}.items():
-        set_gap(study, method, 0.7 + gap)
-    assert f"{expected} be told apart from vanilla." in study_headlines(study)[1]
+def test_a_gap_has_a_sign_only_where_its_interval_excludes_zero(gap: float, words: str) -> None:
+    """The least robust subset has an accuracy of 0.7 ± 0.05 and a confidence ± 0.01."""
+    confidence = 0.7 + gap
+    study = changed(
+        make_study(shifts=()),
+        clean("vanilla", subset=0),
+        accuracy=Measure(0.7, 0.65, 0.75),
+        confidence=Measure(confidence, confidence - 0.01, confidence + 0.01),
+    )
+    assert words in verdict(study).sentences[0]
 
 
 @pytest.mark.parametrize("gap", [-0.0004, -0.0, 0.0004])
 def test_no_minus_zero(gap: float) -> None:
-    study = make_study(methods={"vanilla": 1.0}, calibrators=("none",), shifts=(), num_subsets=2)
-    row = study["rows"][-1] | {"accuracy_high": 1.0, "accuracy": 1.0, "confidence": 1.0 + gap}
-    study["rows"][-1] = row | {"accuracy_low": 0.981, "confidence_low": 1.0 + gap, "confidence_high": 1.0 + gap}
-    sentence = study_headlines(study)[0]
+    study = changed(
+        make_study(methods={"vanilla": 1.0}, calibrators=("none",), shifts=(), num_subsets=2),
+        clean("vanilla", subset=0),
+        accuracy=Measure(1.0, 0.981, 1.0),
+        confidence=Measure(1.0 + gap, 1.0 + gap, 1.0 + gap),
+    )
+    sentence = verdict(study).sentences[0]
+    assert "95 % interval 0.0 to " in sentence
     assert "-0.0" not in sentence
     assert "+" not in sentence
 
 
 def test_underconfidence_is_mirrored() -> None:
-    results = two_methods((0.05, 0.04, 0.06), (0.05, 0.04, 0.06))
-    results["rows"] = results["rows"][:1]
-    results["rows"][0] |= {"confidence": 0.80, "confidence_low": 0.79, "confidence_high": 0.81}
-    results["rows"][0] |= {"accuracy": 0.90, "accuracy_low": 0.88, "accuracy_high": 0.91}
+    results = changed(
+        two_methods((0.05, 0.04, 0.06), (0.05, 0.04, 0.06)),
+        clean("vanilla"),
+        confidence=Measure(0.80, 0.79, 0.81),
+        accuracy=Measure(0.90, 0.88, 0.91),
+    )
     low, high = 10 - 100 * math.hypot(0.01, 0.02), 10 + 100 * math.hypot(0.01, 0.01)
-    expected = f"On all examples vanilla is underconfident by 10.0 points (95 % interval {low:.1f} to {high:.1f})."
-    assert expected in study_headlines(results)
+    expected = f"On all 800 examples, vanilla is underconfident by 10.0 points (95 % interval {low:.1f} to {high:.1f})."
+    assert verdict(results).sentences[0] == expected
 
 
-def test_gap_interval_holds_that_of_the_accuracy() -> None:
-    row = {"accuracy": 0.8, "accuracy_low": 0.77, "accuracy_high": 0.83, "confidence": 0.9}
-    gap, low, high = gap_interval(row | {"confidence_low": 0.9, "confidence_high": 0.9})
-    assert (gap, low, high) == pytest.approx((0.1, 0.07, 0.13))
-
-
-def test_the_rival_is_temperature_scaling() -> None:
-    study = make_study()
-    sentence = (
-        "AR-AdaLS against vanilla + temperature scaling: lower in ECE and subset calibration error on clean data "
-    )
-    assert f"{sentence}and under shift." in study_headlines(study)
-    for row in study["rows"]:
-        if row["method"] == "ar_adals" and row["severity"] > 0 and row["subset"] is None:
-            row |= {"ece_high": 1.0}  # under shift it might be anything
-    expected = "lower in ECE on clean data; not told apart in ECE under shift; lower in subset calibration error on"
-    assert expected in sentence_with(study_headlines(study), "AR-AdaLS against")
-
-
-def test_shift_is_told_beside_clean_data() -> None:
-    sentences = study_headlines(make_study(methods={"vanilla": 0.5, "ar_adals": 0.48}, calibrators=("none",)))
-    assert "; not told apart from vanilla: AR-AdaLS 0." in sentence_with(
-        sentences, "ECE under shift (mean over 3 corruption types, 4 conditions): vanilla 0."
-    )
-    assert not any("under shift" in sentence for sentence in study_headlines(make_study(shifts=())))
-
-
-def test_accuracy_lost_is_said() -> None:
+def test_under_shift_the_recommendation_is_judged_again() -> None:
     study = make_study(methods={"vanilla": 1.0, "ar_adals": 0.1}, calibrators=("none",))
-    assert "; no method can be told apart from vanilla." in sentence_with(study_headlines(study), "Accuracy: vanilla")
-    for row in study["rows"]:
-        if row["method"] == "ar_adals" and row["subset"] is None and row["severity"] == 0:
-            row |= {"accuracy": 0.7, "accuracy_low": 0.69, "accuracy_high": 0.71}
-    expected = "; AR-AdaLS is lower on clean data, 70.0 % (69.0 to 71.0); nothing else can be told apart from vanilla."
-    assert expected in sentence_with(study_headlines(study), "Accuracy: vanilla 80.0 % (")
+    assert ", and under shift it lowers it from 0.194 to 0.019." in verdict(study).sentences[1]
+    for error, words in (
+        (Measure(0.15, 0.0, 1.0), "it does not change it significantly."),
+        (Measure(0.5, 0.4, 0.6), "it raises it from 0.194 to 0.500."),
+    ):
+        other = changed(
+            study,
+            lambda row: row.method == "ar_adals" and not row.condition.is_clean,
+            subset_calibration_error=error,
+        )
+        assert verdict(other).sentences[1].endswith(f", and under shift {words}")
+    assert "shift" not in " ".join(verdict(make_study(shifts=())).sentences)
 
 
-def test_warnings_come_first_one_for_each_kind() -> None:
+def test_warnings_one_for_each_kind() -> None:
     study = make_study(shifts=(), seeds=(0, 1))
-    study["training"][-1]["at_lower_bound"] = [0, 3]
-    study["training"][3]["at_lower_bound"] = [2]
-    study["calibrators"][0]["temperature"] = 100.0
-    first, second, third, *_ = study_headlines(study)
-    assert first == (
-        f"{WARNING}targets ran down to their lower bound 1/K (wind-up; try a smaller rate or leak > 0): "
+    training = list(study.training)
+    training[3] = replace(training[3], at_lower_bound=(2,))
+    training[-1] = replace(training[-1], at_lower_bound=(0, 3))
+    first_fit = replace(study.calibrators[0], temperature=MAX_TEMPERATURE)
+    troubled = replace(study, training=tuple(training), calibrators=(first_fit, *study.calibrators[1:]))
+    targets, temperatures = verdict(troubled).warnings
+    assert targets == (
+        f"{WARNING}targets ran down to their lower bound 1/K (wind-up; use a smaller rate or leak > 0): "
         "AR-AdaLS, seed 0 (subset 2); AR-AdaLS, seed 1 (subsets 0 and 3)."
     )
-    assert second.startswith(f"{WARNING}temperatures at the bound of their search")
-    assert second.endswith(": vanilla + temperature scaling, seed 0 (100).")
-    assert not third.startswith(WARNING)
+    assert temperatures.startswith(f"{WARNING}temperatures ended at the bound of their search")
+    assert temperatures.endswith(f": vanilla + temperature scaling, seed 0 ({MAX_TEMPERATURE:g}).")
+    assert verdict(study).warnings == []
+    assert verdict(LARGE).warnings[1].endswith(" and 15 more.")
 
 
-def test_intervals_over_seeds_are_wider_than_within_one() -> None:
+def test_the_scope_names_the_seeds_and_the_choice() -> None:
     one, three = make_study(shifts=()), make_study(shifts=(), seeds=(0, 1, 2))
-    single, several = (measure(study, Variant("vanilla"), "ece") for study in (one, three))
-    assert single.num_seeds == 1
-    assert math.isnan(single.spread)
-    assert several.num_seeds == 3
-    values = [
-        row["ece"]
-        for row in three["rows"]
-        if (row["method"], row["calibrator"], row["subset"]) == ("vanilla", "none", None)
-    ]
-    mean = sum(values) / 3
-    assert several.value == pytest.approx(mean)
-    assert several.spread == pytest.approx(math.sqrt(sum((value - mean) ** 2 for value in values) / 2))
-    half_width = math.hypot((single.high - single.low) / 2, 4.303 * several.spread / math.sqrt(3))
-    assert (several.high - several.low) / 2 == pytest.approx(half_width)
-    assert study_headlines(three)[-1].startswith("Means over 3 seeds; in brackets 95 % intervals")
-    assert "with one seed, not the randomness of training" in study_headlines(one)[-1]
-
-
-def test_a_mean_that_lacks_a_condition_is_not_shown() -> None:
-    study = make_study(shifts=(("fog", 1), ("fog", 5)), methods={"vanilla": 1.0}, calibrators=("none",))
-    conditions = [("fog", 1), ("fog", 5)]
-    assert measure(study, Variant("vanilla"), "nll", conditions=conditions).known
-    next(row for row in study["rows"] if row["severity"] == 5 and row["subset"] is None)["nll"] = None
-    assert not measure(study, Variant("vanilla"), "nll", conditions=conditions).known
+    assert verdict(three).sentences[-1] == (
+        "The 95 % intervals cover the sampling of the 8,000 examples and of 3 seeds; the choice among 8 variants was "
+        "made on these examples, too."
+    )
+    assert "not the randomness of training (there is one seed)" in verdict(one).sentences[-1]
+    assert "seed" not in verdict(replace(one, kind="evaluation")).sentences[-1]
 
 
 @pytest.mark.parametrize(
-    ("count", "words"), [(1, "all examples"), (3, "the least robust third"), (7, "the least robust of 7 subsets")]
+    ("count", "words"),
+    [
+        (1, "On all 8,000 examples, vanilla is overconfident by "),
+        (3, "On the least robust third of the examples, vanilla is overconfident by "),
+        (7, "On the least robust of 7 subsets of the examples, vanilla is overconfident by "),
+    ],
 )
 def test_subsets_are_named_by_their_number(count: int, words: str) -> None:
-    sentence = study_headlines(make_study(num_subsets=count, shifts=(), calibrators=("none",)))[0]
-    assert sentence.startswith(f"On {words} vanilla is overconfident by ")
+    study = make_study(num_subsets=count, shifts=(), calibrators=("none",))
+    assert verdict(study).sentences[0].startswith(words)
 
 
 def test_diagnosis() -> None:
-    sentences = diagnosis_headlines(make_diagnosis())
-    assert sentences[0].startswith(
-        "The model is overconfident by 12.1 points (95 % interval 11.5 to 12.7): it says 92.1 %"
+    found = verdict(make_diagnosis())
+    wrong, advice, scope = found.sentences
+    assert wrong == (
+        "On the least robust decile of the examples, resnet29 is overconfident by 28.0 points (95 % interval 26.0 to "
+        "30.0); on all examples, it is overconfident by 12.1 points (95 % interval 11.5 to 12.7)."
     )
-    assert sentences[1].startswith("On the least robust decile the model is overconfident by 28.0 points")
-    assert sentences[1].endswith("The largest gap estimated is 31.0 points, in subset 1.")
-    assert "more than noise; a calibrated model would show about 0.004, by chance up to 0.006." in sentences[2]
-    assert "cat (30 % of it, 10 % of all)" in sentence_with(sentences, "Over-represented")
-    assert "At no confidence threshold is the error 1 % or less." in sentences
-    expected = "The error is at most 5 % from a confidence of 0.98 on (40 % of the examples)."
-    assert expected in sentence_with(sentences, "These thresholds were chosen on the same examples")
+    assert advice.startswith("Its subset calibration error of 0.121 (95 % interval 0.113 to 0.129) is more than noise:")
+    assert "`aradals calibrate`" in advice
+    assert scope.startswith("The intervals cover the sampling of the 10,000 examples")
+    assert found.best is None
+    classes, thresholds, never = found.notes
+    assert "cat (30 % of it, 10 % of all)" in classes
+    assert thresholds == (
+        "The error is at most 5 % from a confidence of 0.98 on (40 % of the examples). These thresholds were chosen on "
+        "the same examples: check them on others."
+    )
+    assert never == "No confidence threshold brings the error down to 1 %."
+
+
+def test_nothing_is_called_noise_or_more_where_the_noise_floor_is_not_known() -> None:
+    unknown = changed(make_diagnosis(), lambda row: True, subset_noise_floor_p95=Measure())
+    assert "to 0.129) has no known noise floor: fit a calibrator" in verdict(unknown).sentences[1]
+    study = changed(make_study(shifts=()), lambda row: True, subset_noise_floor_p95=Measure())
+    assert "noise" not in verdict(study).sentences[1]
+
+
+def test_a_model_whose_errors_are_noise_needs_no_repair() -> None:
+    diagnosis = make_diagnosis()
+    noise = Measure(0.5)
+    results = changed(diagnosis, lambda row: True, ece_noise_floor_p95=noise, subset_noise_floor_p95=noise)
+    expected = "There is nothing to repair: its calibration errors are within noise at 10,000 examples."
+    assert verdict(results).sentences[1] == expected
 
 
 @pytest.mark.parametrize(
@@ -341,25 +377,51 @@ def test_thresholds_have_the_digits_that_matter(threshold: float, text: str) -> 
 
 def test_classes_within_chance_do_not_stand_out() -> None:
     diagnosis = make_diagnosis()
-    for row in diagnosis["least_robust_classes"]:
-        row |= {"n": 115, "share": 0.115}  # of 1,000, with 10 % expected: 1.6 standard deviations
-    assert outstanding_classes(diagnosis) == []
-    assert "No class is over-represented in the least robust decile beyond chance." in " ".join(
-        diagnosis_headlines(diagnosis)
-    )
+    shares = (replace(row, n=115, share=0.115) for row in diagnosis.least_robust_classes)  # 1.6 standard deviations
+    even = replace(diagnosis, least_robust_classes=tuple(shares))
+    assert outstanding_classes(even) == []
+    assert verdict(even).notes[0] == "No class is over-represented in the least robust decile beyond chance."
 
 
 def test_diagnosis_without_subsets() -> None:
-    diagnosis = make_diagnosis() | {"subsets": [], "least_robust_classes": [], "audit": None}
-    sentences = diagnosis_headlines(diagnosis)
-    assert not any("robust" in sentence for sentence in sentences)
-    assert len([sentence for sentence in sentences if "overconfident" in sentence]) == 1
+    found = verdict(without_subsets(make_diagnosis()))
+    assert not any("robust" in sentence or "subset" in sentence for sentence in found.sentences[:1] + found.notes)
+    assert len([sentence for sentence in all_sentences(found) if "overconfident" in sentence]) == 1
 
 
 def test_the_audit_of_the_ranking_is_told_last_unless_it_is_poor() -> None:
     diagnosis = make_diagnosis()
-    good = diagnosis_headlines(diagnosis)
-    assert "96.1 % (95 % interval 91.1 to 98.1) are in the same subset as by ddn" in good[-1]
-    poor = diagnosis_headlines(diagnosis | {"audit": make_audit(0.9, 0.5)})
-    assert poor[0].startswith(f"{WARNING}the ranking by robustness is too coarse for 10 subsets")
-    assert poor[1:] == good[:-1] == diagnosis_headlines(diagnosis | {"audit": None})
+    good, poor, none = (
+        verdict(replace(diagnosis, audit=audit)) for audit in (diagnosis.audit, make_audit(0.9, 0.5), None)
+    )
+    assert good.sentences[-1].endswith("; ddn puts 96 % of a sample into the same robustness subset.")
+    assert good.warnings == none.warnings == []
+    (warning,) = poor.warnings
+    assert warning.startswith(f"{WARNING}the ranking by robustness is too coarse for 10 subsets")
+    assert poor.sentences == none.sentences
+    assert poor.sentences[:-1] == good.sentences[:-1]
+
+
+@pytest.mark.parametrize("reference", METHODS)
+def test_any_method_can_be_the_reference(reference: str) -> None:
+    study = replace(make_study(shifts=()), reference=reference)
+    found = verdict(study)
+    assert found.reference == Variant(reference)
+    best, is_better = recommend(study)
+    assert found.best == best != found.reference
+    assert is_better == (reference != "ar_adals")
+    assert found.sentences[1].startswith("Use" if is_better else "Keep AR-AdaLS: no other variant")
+
+
+def test_a_reference_whose_runs_failed_is_replaced_by_the_first_method_that_has_rows() -> None:
+    study = make_study(shifts=())
+    left = replace(study, rows=tuple(row for row in study.rows if row.method != "vanilla"))
+    assert verdict(left).reference == Variant("label_smoothing")
+
+
+def test_the_comparisons_of_a_study_decide_about_all_of_its_variants() -> None:
+    study = make_study()
+    assert recommend(study) == recommend(compared(study)) == (Variant("ar_adals", "temperature"), True)
+    wide = compared(study, half_width=1.0)
+    assert recommend(wide) == (Variant("ar_adals", "temperature"), False)  # the one that comes nearest
+    assert verdict(wide).sentences[1].startswith("Keep vanilla")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,14 +19,25 @@ from aradals.errors import InputError
 from aradals.metrics import expected_calibration_error, nll, subset_calibration_error
 from aradals.metrics.bootstrap import resample_means, resampled_metrics
 from aradals.results.compare import (
-    aggregate_seeds,
+    COMPARED,
     bias_range,
     compare_methods,
     crossed_bootstrap_interval,
     holm,
     mean_replicates,
     paired_t_test,
-    shift_rows,
+)
+from aradals.results.records import (
+    Comparison,
+    Condition,
+    DataSummary,
+    Measure,
+    Method,
+    Metric,
+    Place,
+    Results,
+    Row,
+    Variant,
 )
 
 # Resampled metrics
@@ -121,177 +132,108 @@ def test_properties_of_holm(p_values: list[float]) -> None:
         assert (after <= 0.05) == rejected
 
 
-# Means over conditions and seeds
-
-
-def rows_of(method: str, seed: int, ece: dict[tuple[str, int], float], **more: Any) -> list[dict[str, Any]]:
-    keys = {"method": method, "calibrator": "none", "seed": seed, "data": "digits", "subset": None, "n": 100}
-    return [
-        {**keys, "corruption": corruption, "severity": severity, "ece": value, "ece_low": 0, "ece_high": 1, **more}
-        for (corruption, severity), value in ece.items()
-    ]
-
-
-CONDITIONS = [("none", 0), ("fog", 1), ("fog", 5), ("snow", 1), ("snow", 5)]
-
-
-def test_shift_rows_are_means_over_all_shifts() -> None:
-    (row,) = shift_rows(rows_of("vanilla", 0, dict(zip(CONDITIONS, (9.0, 0.1, 0.2, 0.3, 0.6), strict=True))))
-    assert row == {
-        "data": "digits",
-        "method": "vanilla",
-        "calibrator": "none",
-        "seed": 0,
-        "corruption": "all_shifts",
-        "severity": None,
-        "subset": None,
-        "num_corruptions": 2,
-        "num_conditions": 4,
-        "n": 100,
-        "ece": pytest.approx(0.3),
-    }
-
-
-def test_a_mean_that_lacks_a_condition_is_not_formed() -> None:
-    complete = rows_of("vanilla", 0, dict.fromkeys(CONDITIONS, 0.1))
-    lacking = rows_of("other", 0, dict.fromkeys(CONDITIONS[:-1], 0.1))
-    assert [row["method"] for row in shift_rows(complete + lacking)] == ["vanilla"]
-    assert shift_rows(complete[:1]) == []
-
-
-def test_a_metric_that_a_condition_lacks_is_unknown() -> None:
-    rows = rows_of("vanilla", 0, dict.fromkeys(CONDITIONS, 0.1), nll=0.5)
-    rows[2]["nll"] = None
-    (row,) = shift_rows(rows)
-    assert row["nll"] is None
-    assert row["ece"] == pytest.approx(0.1)
-
-
-def test_subsets_have_their_own_means() -> None:
-    rows = [
-        {**row, "subset": subset, "ece": row["ece"] + (subset or 0)}
-        for subset in (None, 0, 1)
-        for row in rows_of("vanilla", 0, dict.fromkeys(CONDITIONS, 0.1))
-    ]
-    assert {row["subset"]: row["ece"] for row in shift_rows(rows)} == pytest.approx({None: 0.1, 0: 0.1, 1: 1.1})
-
-
-def test_mean_over_seeds_has_the_interval_of_student() -> None:
-    values = [0.1, 0.2, 0.6]
-    rows = [row for seed, ece in enumerate(values) for row in rows_of("vanilla", seed, {("none", 0): ece})]
-    (row,) = aggregate_seeds(rows)
-    low, high = scipy.stats.t.interval(0.95, 2, loc=0.3, scale=scipy.stats.sem(values))
-    assert row == {
-        "data": "digits",
-        "method": "vanilla",
-        "calibrator": "none",
-        "corruption": "none",
-        "severity": 0,
-        "subset": None,
-        "num_seeds": 3,
-        "n": 100,
-        "ece": pytest.approx(0.3),
-        "ece_sd": pytest.approx(math.sqrt(0.07)),
-        "ece_low": pytest.approx(low),
-        "ece_high": pytest.approx(high),
-    }
-
-
-def test_the_spread_under_shift_is_that_of_the_means_of_the_seeds() -> None:
-    rows = [
-        row
-        for seed in range(3)
-        for row in rows_of("vanilla", seed, dict(zip(CONDITIONS, (0.0, 0.1, 0.2, 0.3, 0.4 + seed), strict=True)))
-    ]
-    aggregated = aggregate_seeds(rows)
-    assert [(row["corruption"], row["severity"]) for row in aggregated] == [*CONDITIONS, ("all_shifts", None)]
-    assert aggregated[-1]["ece"] == pytest.approx(0.5)
-    assert aggregated[-1]["ece_sd"] == pytest.approx(0.25)
-    assert aggregated[-1]["num_corruptions"] == 2
-
-
-def test_two_seeds_have_a_mean_only() -> None:
-    rows = [row for seed in range(2) for row in rows_of("vanilla", seed, {("none", 0): 0.1 + seed})]
-    (row,) = aggregate_seeds(rows)
-    assert row["ece"] == pytest.approx(0.6)
-    assert row["num_seeds"] == 2
-    assert row["ece_sd"] is row["ece_low"] is row["ece_high"] is None
-
-
-def test_a_seed_counts_once() -> None:
-    with pytest.raises(InputError, match="one row per seed"):
-        aggregate_seeds(2 * rows_of("vanilla", 0, {("none", 0): 0.1}))
-
-
 # Comparison
 
 
+def rows_of(
+    method: str, seed: int, values: Mapping[Condition, Mapping[Metric, float]], calibrator: str = "none"
+) -> list[Row]:
+    return [
+        Row(
+            *(method, calibrator, seed, condition.corruption, condition.severity),
+            n=100,
+            metrics={metric: Measure(value) for metric, value in metrics.items()},
+        )
+        for condition, metrics in values.items()
+    ]
+
+
+def study_of(rows: Sequence[Row], reference: str = "vanilla") -> Results:
+    names = dict.fromkeys([*(row.method for row in rows), reference])
+    methods = tuple(Method(name, name) for name in names)
+    return Results("study", "made up", DataSummary("digits", 10), methods, reference, tuple(rows))
+
+
+CLEAN = Condition()
+CONDITIONS = (CLEAN, Condition("fog", 1), Condition("fog", 5), Condition("snow", 1), Condition("snow", 5))
+
+
 def compared(
-    values: dict[str, list[float]], replicates: dict[str, Tensor] | None = None, metric: str = "nll"
-) -> dict[str, dict[str, Any]]:
+    values: dict[str, list[float]], replicates: Mapping[str, Tensor] | None = None, metric: Metric = "nll"
+) -> dict[str, Comparison]:
     """The comparison of methods on clean data by one metric, by method."""
     rows = [
-        {**row, metric: value}
+        row
         for method, by_seed in values.items()
         for seed, value in enumerate(by_seed)
-        for row in rows_of(method, seed, {("none", 0): 0.1})
+        for row in rows_of(method, seed, {CLEAN: {metric: value}})
     ]
-    given = {
-        (method, "none", seed, "clean"): {metric: by_resample}
+    given: dict[tuple[Variant, int, Place], dict[str, Tensor]] = {
+        (Variant(method), seed, "clean"): {metric: by_resample}
         for method, by_seed in (replicates or {}).items()
         for seed, by_resample in enumerate(by_seed)
     }
-    return {row["method"]: row for row in compare_methods(rows, given, metrics=[metric])}
+    return {row.method: row for row in compare_methods(study_of(rows), given, metrics=[metric])}
 
 
-def test_compared_with_every_reference_that_is_there() -> None:
+def test_compared_with_the_reference_and_each_of_its_calibrators() -> None:
     rows = [
-        {**row, "calibrator": calibrator}
+        row
         for method in ("vanilla", "label_smoothing", "ours")
         for calibrator in ("none", "temperature")
         for seed in range(3)
-        for row in rows_of(method, seed, dict.fromkeys(CONDITIONS, 0.1 + 0.01 * seed), nll=1.0)
+        for condition in CONDITIONS
+        for row in rows_of(method, seed, {condition: {"ece": 0.1 + 0.01 * seed, "nll": 1.0}}, calibrator)
     ]
-    found = compare_methods(rows)
-    assert len(found) == 4 * 5 * 2 * 2  # references, others, conditions, metrics
-    assert {row["condition"] for row in found} == {"clean", "all_shifts"}
-    assert {row["metric"] for row in found} == {"ece", "nll"}
-    assert not any(
-        (row["method"], row["calibrator"]) == (row["reference_method"], row["reference_calibrator"]) for row in found
-    )
-    only_ours = [row for row in rows if row["method"] == "ours"]
-    assert compare_methods(only_ours) == []
-    assert len(compare_methods(only_ours, references=[("ours", "none")])) == 4
+    for reference in ("vanilla", "ours"):
+        found = compare_methods(study_of(rows, reference), {})
+        assert len(found) == 2 * 5 * 2 * 2  # references, others, conditions, metrics
+        assert {row.reference for row in found} == {Variant(reference), Variant(reference, "temperature")}
+        assert {row.place for row in found} == {"clean", "all_shifts"}
+        assert {row.metric for row in found} == {"ece", "nll"} < set(COMPARED)
+        assert not any(row.variant == row.reference for row in found)
+    only_ours = [row for row in rows if row.method == "ours"]
+    assert compare_methods(study_of(only_ours), {}) == ()
+    assert len(compare_methods(study_of(only_ours, "ours"), {})) == 2 * 1 * 2 * 2
+    on_clean = compare_methods(study_of([row for row in rows if row.condition == CLEAN]), {})
+    assert {row.place for row in on_clean} == {"clean"}
 
 
 def test_difference_and_its_tests() -> None:
     values = {"vanilla": [0.5, 0.6, 0.7], "first": [0.4, 0.45, 0.65], "second": [0.5, 0.7, 0.7]}
     found = compared(values)
     p = {name: float(scipy.stats.ttest_rel(values[name], values["vanilla"]).pvalue) for name in ("first", "second")}
-    assert found["first"] == {
-        "method": "first",
-        "calibrator": "none",
-        "reference_method": "vanilla",
-        "reference_calibrator": "none",
-        "condition": "clean",
-        "metric": "nll",
-        "num_seeds": 3,
-        "value": pytest.approx(0.5),
-        "reference_value": pytest.approx(0.6),
-        "difference": pytest.approx(-0.1),
-        "low": None,
-        "high": None,
-        "p": pytest.approx(p["first"]),
-        "p_holm": pytest.approx(2 * p["first"]),
-    }
-    assert found["second"]["p_holm"] == pytest.approx(max(p["second"], 2 * p["first"]))
+    first = found["first"]
+    assert (first.variant, first.reference) == (Variant("first"), Variant("vanilla"))
+    assert (first.place, first.metric, first.num_seeds) == ("clean", "nll", 3)
+    assert (first.value, first.reference_value, first.difference) == pytest.approx((0.5, 0.6, -0.1))
+    assert (first.p, first.p_holm) == pytest.approx((p["first"], 2 * p["first"]))
+    assert not first.measure.has_interval
+    assert found["second"].p_holm == pytest.approx(max(p["second"], 2 * p["first"]))
 
 
 def test_seeds_are_paired_and_those_of_one_method_only_left_out() -> None:
-    found = compared({"vanilla": [0.5, 0.6], "ours": [0.4, 0.5, 0.0]})
-    assert found["ours"]["num_seeds"] == 2
-    assert found["ours"]["difference"] == pytest.approx(-0.1)
-    assert found["ours"]["p"] is found["ours"]["p_holm"] is None
+    ours = compared({"vanilla": [0.5, 0.6], "ours": [0.4, 0.5, 0.0]})["ours"]
+    assert ours.num_seeds == 2
+    assert ours.difference == pytest.approx(-0.1)
+    assert math.isnan(ours.p)
+    assert math.isnan(ours.p_holm)
+    with pytest.raises(KeyError):
+        compared({"vanilla": [0.5], "ours": []})["ours"]
+
+
+def test_under_shift_the_means_of_the_seeds_are_compared() -> None:
+    """The second seed of ours lacks a condition: its mean could not be compared with that of the others."""
+    rows = [
+        row
+        for method, share in (("vanilla", 0.1), ("ours", 0.05))
+        for seed in range(2)
+        for place, condition in enumerate(CONDITIONS)
+        for row in rows_of(method, seed, {condition: {"nll": share * place}})
+    ][:-1]
+    on_clean, all_shifts = compare_methods(study_of(rows), {})
+    assert (on_clean.num_seeds, all_shifts.num_seeds) == (2, 1)
+    assert (all_shifts.value, all_shifts.reference_value) == pytest.approx((0.125, 0.25))
 
 
 def test_one_seed_has_the_paired_bootstrap_over_examples() -> None:
@@ -299,9 +241,16 @@ def test_one_seed_has_the_paired_bootstrap_over_examples() -> None:
     replicates -= replicates.mean(2, keepdim=True)
     found = compared({"vanilla": [0.5], "ours": [0.4]}, {"vanilla": replicates[0], "ours": replicates[1]})["ours"]
     differences = replicates[1, 0] - replicates[0, 0] - 0.1
-    assert found["num_seeds"] == 1
-    assert found["low"] == pytest.approx(float(differences.quantile(0.025)))
-    assert found["high"] == pytest.approx(float(differences.quantile(0.975)))
+    assert found.num_seeds == 1
+    assert found.low == pytest.approx(float(differences.quantile(0.025)))
+    assert found.high == pytest.approx(float(differences.quantile(0.975)))
+
+
+def test_no_interval_where_a_seed_lacks_its_replicates() -> None:
+    replicates = torch.randn(2, 50, dtype=torch.float64)
+    values = {"vanilla": [0.5, 0.6], "ours": [0.4, 0.5]}
+    assert compared(values, {"vanilla": replicates, "ours": replicates})["ours"].measure.has_interval
+    assert not compared(values, {"vanilla": replicates, "ours": replicates[:1]})["ours"].measure.has_interval
 
 
 def test_inflation_widens_intervals_of_calibration_errors_only() -> None:
@@ -309,11 +258,12 @@ def test_inflation_widens_intervals_of_calibration_errors_only() -> None:
     noise = 0.001 * torch.randn(1, 500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     replicates = {"vanilla": torch.full((1, 500), 0.5, dtype=torch.float64), "ours": 0.12 + noise - noise.mean()}
     tail = 0.00196
-    for metric, low, high in (("ece", -0.4483, -0.41), ("nll", -0.40, -0.40)):
+    ends: dict[Metric, tuple[float, float]] = {"ece": (-0.4483, -0.41), "nll": (-0.40, -0.40)}
+    for metric, (low, high) in ends.items():
         found = compared({"vanilla": [0.5], "ours": [0.1]}, replicates, metric)["ours"]
-        assert found["low"] == pytest.approx(low - tail, abs=5e-4)
-        assert found["high"] == pytest.approx(high + tail, abs=5e-4)
-        assert found["difference"] == pytest.approx(-0.4)
+        assert found.low == pytest.approx(low - tail, abs=5e-4)
+        assert found.high == pytest.approx(high + tail, abs=5e-4)
+        assert found.difference == pytest.approx(-0.4)
 
 
 def test_replicates_under_shift_are_means_over_conditions() -> None:
@@ -323,7 +273,8 @@ def test_replicates_under_shift_are_means_over_conditions() -> None:
 
 def test_end_to_end_on_two_shifts() -> None:
     """An over-confident model and its tempered copy, at three seeds, from logits to the comparison."""
-    rows, replicates = [], {}
+    rows: list[Row] = []
+    replicates: dict[tuple[Variant, int, Place], dict[str, Tensor]] = {}
     subsets = torch.arange(400) % 4
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
@@ -332,34 +283,25 @@ def test_end_to_end_on_two_shifts() -> None:
             clean = torch.randn(400, 5, generator=generator)
             labels = (clean + noise * torch.randn(400, 5, generator=generator)).argmax(1)
             for method, logits in (("vanilla", 8 * clean), ("ours", 2 * clean)):
-                severity = 0 if corruption == "none" else 1
-                error = subset_calibration_error(labels, subsets, logits=logits).mean
-                rows += rows_of(
-                    method,
-                    seed,
-                    {(corruption, severity): expected_calibration_error(labels, logits=logits)},
-                    nll=nll(labels, logits=logits),
-                    subset_calibration_error=error,
-                )
+                condition = CLEAN if corruption == "none" else Condition(corruption, 1)
+                values: dict[Metric, float] = {
+                    "ece": expected_calibration_error(labels, logits=logits),
+                    "nll": nll(labels, logits=logits),
+                    "subset_calibration_error": subset_calibration_error(labels, subsets, logits=logits).mean,
+                }
+                rows += rows_of(method, seed, {condition: values})
                 found = resampled_metrics(labels, logits=logits, subsets=subsets, num_resamples=200)
                 by_condition.setdefault(method + corruption, []).append(found)
         for method in ("vanilla", "ours"):
-            (replicates[method, "none", seed, "clean"],) = by_condition[method + "none"]
+            (replicates[Variant(method), seed, "clean"],) = by_condition[method + "none"]
             shifts = by_condition[method + "fog"] + by_condition[method + "snow"]
-            replicates[method, "none", seed, "all_shifts"] = mean_replicates(shifts)
-    differences = compare_methods(rows, replicates)
-    assert {(row["condition"], row["metric"]) for row in differences} == {
-        (condition, metric)
-        for condition in ("clean", "all_shifts")
-        for metric in ("ece", "nll", "subset_calibration_error")
+            replicates[Variant(method), seed, "all_shifts"] = mean_replicates(shifts)
+    differences = compare_methods(study_of(rows), replicates)
+    assert {(row.place, row.metric) for row in differences} == {
+        (place, metric) for place in ("clean", "all_shifts") for metric in ("ece", "nll", "subset_calibration_error")
     }
-    assert all(row["low"] < row["difference"] < row["high"] < 0 and row["p_holm"] < 0.05 for row in differences)
-
-
-def test_rows_of_several_data_sets_are_not_compared() -> None:
-    rows = rows_of("vanilla", 0, {("none", 0): 0.1})
-    with pytest.raises(InputError, match="one data set"):
-        compare_methods([*rows, {**rows[0], "data": "other"}])
+    assert all(row.low < row.difference < row.high < 0 and row.p_holm < 0.05 for row in differences)
+    assert all(row.measure.sign == -1 for row in differences)
 
 
 # Intervals
@@ -409,7 +351,7 @@ def test_bias_range_brackets_the_bias_of_a_folded_normal() -> None:
     assert bias_range([0.5], torch.tensor([[0.4]])) == (0, 0)
 
 
-METRICS = ("ece", "subset_calibration_error")
+METRICS: tuple[Metric, ...] = ("ece", "subset_calibration_error")
 NUM_SUBSETS = 10
 
 
@@ -421,19 +363,19 @@ class Classifier:
     accuracy: Tensor
     subsets: Tensor
 
-    def true_errors(self) -> dict[str, float]:
+    def true_errors(self) -> dict[Metric, float]:
         gap = self.confidence - self.accuracy
         bins = (self.confidence * 15).ceil().long().clamp(1, 15) - 1
         in_bins = torch.zeros(15, dtype=torch.float64).index_add_(0, bins, gap)
         in_subsets = torch.stack([gap[self.subsets == r].mean() for r in range(NUM_SUBSETS)])
         return dict(zip(METRICS, (float(in_bins.abs().sum()) / len(gap), float(in_subsets.abs().mean())), strict=True))
 
-    def evaluate(self, rows: Tensor, uniform: Tensor, seed: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+    def evaluate(self, rows: Tensor, uniform: Tensor, seed: int) -> tuple[dict[Metric, float], dict[str, Tensor]]:
         """Both metrics of a sample: their values, and on resamples."""
         confidence, subsets = self.confidence[rows, None], self.subsets[rows]
         logits = torch.cat([confidence, ((1 - confidence) / 9).expand(-1, 9)], 1).log()
         labels = (uniform >= self.accuracy[rows]).long()
-        values = {
+        values: dict[Metric, float] = {
             "ece": expected_calibration_error(labels, logits=logits),
             "subset_calibration_error": subset_calibration_error(labels, subsets, logits=logits).mean,
         }
@@ -461,7 +403,7 @@ def coverage(
     beta: tuple[float, float],
     num_examples: int,
     num_simulations: int,
-) -> dict[str, float]:
+) -> dict[Metric, float]:
     """How often the interval holds the true difference of two methods, of which the seeds are a sample of models."""
     numpy_generator, generator = np.random.default_rng(1), torch.Generator().manual_seed(1)
     num_models = 20 if num_seeds > 1 else 1
@@ -478,16 +420,17 @@ def coverage(
     for simulation in range(num_simulations):
         drawn = torch.randint(50_000, (num_examples,), generator=generator)
         shared = torch.rand(num_examples, generator=generator)  # what is hard for one model is hard for others
-        rows, replicates = [], {}
+        rows: list[Row] = []
+        replicates: dict[tuple[Variant, int, Place], dict[str, Tensor]] = {}
         for method, models in methods.items():
             for seed in range(num_seeds):
                 model = models[int(torch.randint(num_models, (), generator=generator))]
                 own = torch.rand(2, num_examples, generator=generator)
                 uniform = torch.where(own[0] < 0.7, shared, own[1])
-                values, replicates[method, "none", seed, "clean"] = model.evaluate(drawn, uniform, simulation)
-                rows += [row | values for row in rows_of(method, seed, {("none", 0): 0.0})]
-        for row in compare_methods(rows, replicates, metrics=METRICS):
-            covered[row["metric"]] += row["low"] <= true[row["metric"]] <= row["high"]
+                values, replicates[Variant(method), seed, "clean"] = model.evaluate(drawn, uniform, simulation)
+                rows += rows_of(method, seed, {CLEAN: values})
+        for row in compare_methods(study_of(rows), replicates, metrics=METRICS):
+            covered[row.metric] += row.low <= true[row.metric] <= row.high
     return {metric: count / num_simulations for metric, count in covered.items()}
 
 

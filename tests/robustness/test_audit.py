@@ -14,11 +14,19 @@ from torch import Tensor, nn
 from aradals.attacks import AttackResult
 from aradals.data import Examples
 from aradals.errors import InputError
-from aradals.robustness.audit import audit_scores, describe_audit, rank_agreement
+from aradals.metrics import Estimate
+from aradals.robustness.audit import Audit, RankAgreement, audit_scores, describe_audit, rank_agreement
 from aradals.robustness.scores import ScoreTable, score
 
-FIGURES = ("spearman", "same_subset", "within_one")
 N = 60
+
+
+def figures(found: RankAgreement) -> dict[str, Estimate]:
+    return {"spearman": found.spearman, "same_subset": found.same_subset, "within_one": found.within_one}
+
+
+def values(found: RankAgreement) -> list[float]:
+    return [each.value for each in figures(found).values()]
 
 
 def normal(n: int, noise: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -33,59 +41,60 @@ def test_correlation_is_that_of_scipy_also_with_ties(pairs: list[tuple[int, int]
     found = rank_agreement(first, second, 5)
     constant = len(first.unique()) == 1 or len(second.unique()) == 1
     expected = 0.0 if constant else stats.spearmanr(first, second).statistic
-    assert found["spearman"] == pytest.approx(expected, abs=1e-12)
-    for name in FIGURES:
-        assert found[f"{name}_low"] - 1e-12 <= found[name] <= found[f"{name}_high"] + 1e-12
+    assert found.spearman.value == pytest.approx(expected, abs=1e-12)
+    for each in figures(found).values():
+        assert each.low - 1e-12 <= each.value <= each.high + 1e-12
 
 
 def test_subsets_by_hand() -> None:
     reference = torch.tensor([1.0, 2, 3, 4, 5, 6])
     found = rank_agreement(torch.tensor([5.0, 2, 3, 4, 1, 6]), reference, 3)
-    assert (found["n"], found["num_subsets"]) == (6, 3)
-    assert found["same_subset"] == pytest.approx(4 / 6)
-    assert found["within_one"] == pytest.approx(4 / 6)
+    assert found.n == 6
+    assert found.same_subset.value == pytest.approx(4 / 6)
+    assert found.within_one.value == pytest.approx(4 / 6)
     found = rank_agreement(torch.tensor([1.0, 3, 2, 4, 5, 6]), reference, 3)
-    assert found["same_subset"] == pytest.approx(4 / 6)
-    assert found["within_one"] == 1
+    assert found.same_subset.value == pytest.approx(4 / 6)
+    assert found.within_one.value == 1
     # Equal scores keep their order.
-    assert rank_agreement(torch.zeros(6), reference, 3)["same_subset"] == 1
+    assert rank_agreement(torch.zeros(6), reference, 3).same_subset.value == 1
 
 
 def test_intervals_in_closed_form() -> None:
     scores, reference = normal(200, 0.5, torch.Generator().manual_seed(0))
     found = rank_agreement(scores, reference)
-    rho, half_width = found["spearman"], stats.norm.ppf(0.975) * math.sqrt((1 + found["spearman"] ** 2 / 2) / 197)
-    assert found["spearman_low"] == pytest.approx(math.tanh(math.atanh(rho) - half_width))
-    assert found["spearman_high"] == pytest.approx(math.tanh(math.atanh(rho) + half_width))
-    for name in ("same_subset", "within_one"):
-        interval = stats.binomtest(round(200 * found[name]), 200).proportion_ci(method="wilson")
-        assert (found[f"{name}_low"], found[f"{name}_high"]) == pytest.approx((interval.low, interval.high))
+    rho = found.spearman.value
+    half_width = stats.norm.ppf(0.975) * math.sqrt((1 + rho**2 / 2) / 197)
+    assert found.spearman.low == pytest.approx(math.tanh(math.atanh(rho) - half_width))
+    assert found.spearman.high == pytest.approx(math.tanh(math.atanh(rho) + half_width))
+    for share in (found.same_subset, found.within_one):
+        interval = stats.binomtest(round(200 * share.value), 200).proportion_ci(method="wilson")
+        assert (share.low, share.high) == pytest.approx((interval.low, interval.high))
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.15, 0.4])
 def test_intervals_cover_what_is_expected_of_as_many_examples(noise: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    found = [rank_agreement(*normal(128, noise, generator)) for _ in range(400)]
-    for name in FIGURES:
-        expected = sum(record[name] for record in found) / len(found)
-        covered = [record[f"{name}_low"] <= expected <= record[f"{name}_high"] for record in found]
+    found = [figures(rank_agreement(*normal(128, noise, generator))) for _ in range(400)]
+    for name in found[0]:
+        expected = sum(record[name].value for record in found) / len(found)
+        covered = [record[name].low <= expected <= record[name].high for record in found]
         assert sum(covered) / len(found) > 0.87
 
 
 def test_equal_and_opposite_rankings() -> None:
     scores = torch.rand(50, generator=torch.Generator().manual_seed(0))
     same, opposite = rank_agreement(scores, scores.exp() + 3), rank_agreement(scores, -scores)
-    assert [same[name] for name in FIGURES] == pytest.approx([1, 1, 1])
-    assert 0.99 < same["spearman_low"] < 1  # not even then is it certain of other examples
-    assert same["same_subset_low"] < 1
-    assert opposite["spearman"] == pytest.approx(-1)
-    assert -1 < opposite["spearman_high"] < -0.99
-    assert opposite["same_subset"] == 0
+    assert values(same) == pytest.approx([1, 1, 1])
+    assert 0.99 < same.spearman.low < 1  # not even then is it certain of other examples
+    assert same.same_subset.low < 1
+    assert opposite.spearman.value == pytest.approx(-1)
+    assert -1 < opposite.spearman.high < -0.99
+    assert opposite.same_subset.value == 0
 
 
 def test_three_examples_say_nothing_of_the_correlation() -> None:
     found = rank_agreement(torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 2, 3]), 3)
-    assert (found["spearman_low"], found["spearman_high"]) == (-1, 1)
+    assert (found.spearman.low, found.spearman.high) == (-1, 1)
 
 
 @pytest.mark.parametrize(
@@ -149,29 +158,30 @@ def table(examples: Examples) -> ScoreTable:
     )
 
 
-def audit(examples: Examples, table: ScoreTable, **settings: Any) -> dict[str, Any]:
+def audit(examples: Examples, table: ScoreTable, **settings: Any) -> Audit:
     return audit_scores(SWITCH, examples, table, **{"attack": strong, **settings})
 
 
 def test_each_score_meets_its_own_reference(examples: Examples, table: ScoreTable) -> None:
     found = audit(examples, table)
-    assert [found[name] for name in FIGURES] == pytest.approx([1, 1, 1])
-    assert found["median_ratio"] == pytest.approx(2)
-    assert (found["n"], found["num_examples"], found["num_failed"]) == (N, N, 0)
-    assert (found["num_verified"], found["num_norms_reduced"], found["num_reference_from_table"]) == (0, 0, 0)
-    assert (found["mean_forward"], found["mean_backward"]) == (8, 6)  # one to see the prediction change
-    assert (found["scores_by"], found["attack"]) == ("estimate()", "strong(fails_above=1.0)")
+    assert values(found.agreement) == pytest.approx([1, 1, 1])
+    assert found.median_ratio == pytest.approx(2)
+    assert (found.agreement.n, found.num_examples, found.num_failed) == (N, N, 0)
+    assert (found.num_verified, found.num_norms_reduced, found.num_reference_from_table) == (0, 0, 0)
+    assert (found.mean_forward, found.mean_backward) == (8, 6)  # one to see the prediction change
+    assert (found.scores_by, found.attack) == ("estimate()", "strong(fails_above=1.0)")
     backwards = torch.arange(N - 1, -1, -1)
     columns = {name: values[backwards] for name, values in vars(table).items() if name != "attack"}
     again = audit(examples, ScoreTable(**columns, attack="estimate()"))  # a table that is not sorted
-    assert again | {"seconds": 0} == found | {"seconds": 0}
+    assert found.seconds > 0
+    assert replace(again, seconds=0) == replace(found, seconds=0)
 
 
 def test_a_ranking_of_nothing_is_found_out(examples: Examples, table: ScoreTable) -> None:
     shuffled = table.score[torch.randperm(N, generator=torch.Generator().manual_seed(2))]
     found = audit(examples, replace(table, score=shuffled))
-    assert found["spearman"] < 0.4
-    assert found["same_subset"] < 0.4
+    assert found.agreement.spearman.value < 0.4
+    assert found.agreement.same_subset.value < 0.4
 
 
 def test_the_sample_is_random_and_repeatable(examples: Examples, table: ScoreTable) -> None:
@@ -182,7 +192,7 @@ def test_the_sample_is_random_and_repeatable(examples: Examples, table: ScoreTab
             seen.append(inputs[:, 0])
             return strong(model, inputs)
 
-        assert audit(examples, table, attack=watching, num_examples=20, seed=seed)["n"] == 20
+        assert audit(examples, table, attack=watching, num_examples=20, seed=seed).agreement.n == 20
         return sorted((torch.cat(seen) * 1e6).long().tolist())
 
     assert sampled(0) == sampled(0) != sampled(1)
@@ -192,18 +202,19 @@ def test_the_sample_is_random_and_repeatable(examples: Examples, table: ScoreTab
 def test_only_scored_examples_are_audited(examples: Examples, table: ScoreTable) -> None:
     columns = {name: values[::2] for name, values in vars(table).items() if name != "attack"}
     found = audit(examples, ScoreTable(**columns, attack="estimate()"))
-    assert found["n"] == N // 2
-    assert found["spearman"] == pytest.approx(1)
+    assert found.agreement.n == N // 2
+    assert found.agreement.spearman.value == pytest.approx(1)
 
 
 def test_failures_of_the_strong_attack_are_left_out(examples: Examples, table: ScoreTable) -> None:
     failed = examples.batch(range(N))[1][:, 1] > 0.5
     found = audit(examples, table, attack_args={"fails_above": 0.5})
-    assert found["num_failed"] == int(failed.sum()) > 0
-    assert found["n"] == N - found["num_failed"]
-    assert found["spearman"] == pytest.approx(1)
+    assert found.num_failed == int(failed.sum()) > 0
+    assert found.agreement.n == N - found.num_failed
+    assert found.agreement.spearman.value == pytest.approx(1)
     hopeless = audit(examples, table, attack_args={"fails_above": 0.02})
-    assert "spearman" not in hopeless
+    assert hopeless.agreement == RankAgreement()
+    assert not math.isfinite(hopeless.agreement.spearman.value)
     assert describe_audit(hopeless).startswith(
         "Warning: the ranking by robustness could not be audited: strong failed on"
     )
@@ -216,15 +227,15 @@ def test_the_smaller_verified_norm_is_the_reference(examples: Examples, table: S
     norm[25:30] *= 1.005
     norm[50:] = math.inf
     found = audit(examples, replace(table, score=norm.clamp(max=10), norm=norm))
-    assert found["num_verified"] == 50
-    assert found["num_norms_reduced"] == 15
-    assert found["num_reference_from_table"] == 10 + 20  # the smaller and the equal ones
+    assert found.num_verified == 50
+    assert found.num_norms_reduced == 15
+    assert found.num_reference_from_table == 10 + 20  # the smaller and the equal ones
     reference = (table.score / 2).minimum(norm)
-    assert found["spearman"] == pytest.approx(stats.spearmanr(norm.clamp(max=10), reference).statistic)
+    assert found.agreement.spearman.value == pytest.approx(stats.spearmanr(norm.clamp(max=10), reference).statistic)
     # Norms of another kind do not compare.
     found = audit(examples, replace(table, norm=norm / 10, attack="pgd(norm_order=inf)"))
-    assert (found["num_verified"], found["num_reference_from_table"]) == (0, 0)
-    assert found["spearman"] == pytest.approx(1)
+    assert (found.num_verified, found.num_reference_from_table) == (0, 0)
+    assert found.agreement.spearman.value == pytest.approx(1)
 
 
 def test_a_sample_smaller_than_the_subsets_is_refused(examples: Examples, table: ScoreTable) -> None:
@@ -239,28 +250,27 @@ def test_real_attacks_agree_on_a_smooth_network() -> None:
     examples = Examples(inputs, torch.zeros(80, dtype=torch.int64), num_classes=4)
     table = score(model, inputs, "secant")
     found = audit_scores(model, examples, table, attack="carlini_wagner", num_subsets=4)
-    assert found["spearman"] > 0.98
-    assert found["within_one"] == 1
-    assert found["median_ratio"] == pytest.approx(1, abs=0.05)
-    assert (found["num_failed"], found["num_verified"]) == (0, 0)
+    assert found.agreement.spearman.value > 0.98
+    assert found.agreement.within_one.value == 1
+    assert found.median_ratio == pytest.approx(1, abs=0.05)
+    assert (found.num_failed, found.num_verified) == (0, 0)
 
 
-def record(rho: float, same: float, n: int = 1000, **more: Any) -> dict[str, Any]:
-    return {
-        "scores_by": "secant(steps=5)", "attack": "ddn(steps=100)", "n": n, "num_examples": n, "num_failed": 0,
-        "num_subsets": 10, "num_verified": 0, "num_norms_reduced": 0,
-        "spearman": rho, "spearman_low": rho - 0.01, "spearman_high": rho + 0.001,
-        "same_subset": same, "same_subset_low": same - 0.03, "same_subset_high": same + 0.02,
-        "within_one": 1.0, "within_one_low": 0.995, "within_one_high": 1.0,
-        **more,
-    }  # fmt: skip
+def record(rho: float, same: float, n: int = 1000, **more: Any) -> Audit:
+    agreement = RankAgreement(
+        n,
+        Estimate(rho, rho - 0.01, rho + 0.001),
+        Estimate(same, same - 0.03, same + 0.02),
+        Estimate(1.0, 0.995, 1.0),
+    )
+    return replace(Audit("secant(steps=5)", "ddn(steps=100)", n, 0, 10, agreement), **more)
 
 
 def test_a_good_ranking_in_words() -> None:
     assert describe_audit(record(0.998, 0.96)) == (
-        "The ranking by robustness is good enough for 10 subsets: of 1000 examples drawn at random 96.0 % (95 % "
-        "interval 93.0 to 98.0) are in the same subset as by ddn, 100.0 % (99.5 to 100.0) in the same or the next one; "
-        "Spearman's correlation is 0.998 (0.988 to 0.999)."
+        "The ranking by robustness is good enough for 10 subsets: of 1000 examples drawn at random, 96.0 % (95 % "
+        "interval 93.0 to 98.0) are in the same subset as with ddn, and 100.0 % (99.5 to 100.0) are in the same or a "
+        "neighboring subset; Spearman's correlation is 0.998 (0.988 to 0.999)."
     )
 
 
@@ -268,7 +278,7 @@ def test_a_good_ranking_in_words() -> None:
 def test_a_poor_ranking_is_warned_of(rho: float, same: float) -> None:
     text = describe_audit(record(rho, same))
     assert text.startswith(
-        "Warning: the ranking by robustness is too coarse for 10 subsets (try a slower one, --attack secant_accurate"
+        "Warning: the ranking by robustness is too coarse for 10 subsets (use a slower attack, --attack secant_accurate"
     )
 
 
@@ -287,6 +297,6 @@ def test_an_attack_is_not_compared_with_itself() -> None:
 
 def test_failures_and_norms_that_were_too_large_are_told() -> None:
     text = describe_audit(record(0.998, 0.96, num_failed=3, num_verified=900, num_norms_reduced=120))
-    assert "Of 900 verified norms ddn found 120 to be too large by more than 1 %." in text
-    assert text.endswith("Left out: 3 on which ddn failed.")
-    assert "Left out" not in describe_audit(record(0.998, 0.96))
+    assert "ddn found a norm smaller by more than 1 % for 120 of 900 verified norms." in text
+    assert text.endswith("3 examples are left out, because ddn failed on them.")
+    assert "left out" not in describe_audit(record(0.998, 0.96))

@@ -168,7 +168,7 @@ class TestVerified:
 
     @pytest.mark.parametrize("attack", ["logit_margin", "log_odds", "first_order_margin"])
     def test_estimates_cannot(self, attack: str, model: nn.Module, inputs: Tensor) -> None:
-        with pytest.raises(InputError, match="verified none of 23"):
+        with pytest.raises(InputError, match="verified no norm of 23"):
             score(model, inputs, attack, verified=True)
 
     def test_what_holds_for_a_faster_copy_alone_does_not_count(self, model: nn.Module, inputs: Tensor) -> None:
@@ -363,8 +363,8 @@ def test_rows_of_some_examples_in_their_order(model: nn.Module, inputs: Tensor) 
     assert some.ids.tolist() == [5, 0, 3]
     assert torch.equal(some.score, table.score[[5, 0, 3]])
     assert torch.equal(some.for_ids(torch.tensor([3])).predicted, table.predicted[3:4])
-    with pytest.raises(InputError, match="a score for every example, got none for 1 of 2"):
+    with pytest.raises(InputError, match="a score for every example, got no score for 1 of 2"):
         some.for_ids(torch.tensor([5, 1]))
     nothing = dataclasses.replace(table, score=table.score * torch.nan)
-    with pytest.raises(InputError, match="none for 1"):
+    with pytest.raises(InputError, match="no score for 1"):
         nothing.for_ids(torch.tensor([0]))

@@ -74,7 +74,7 @@ class TestThresholds:
         scores = torch.rand(500, generator=torch.Generator().manual_seed(0))
         assert match_subsets(scores, subset_thresholds(scores, 10)).equal(assign_subsets(scores, 10))
 
-    def test_a_memorised_split_has_few_scores_that_are_low(self) -> None:
+    def test_a_memorized_split_has_few_scores_that_are_low(self) -> None:
         validation = torch.arange(100) / 100
         found = match_subsets(validation + 0.355, subset_thresholds(validation, 10))
         assert torch.bincount(found, minlength=10).tolist() == [0, 0, 0, 5, 10, 10, 10, 10, 10, 45]

@@ -245,7 +245,7 @@ class TestEmptySubsets:
             0.985
         )
 
-    def test_go_where_their_neighbours_are_when_monotone(self) -> None:
+    def test_go_where_their_neighbors_are_when_monotone(self) -> None:
         measurement = measured(vector(0, 0, 0), count=vector(1e9, 0, 1e9))
         found = step(state_of(0.6, 0.2, 0.9), measurement, UpdateRule(0, monotone=True))
         assert found == pytest.approx([0.6, 0.6, 0.9])

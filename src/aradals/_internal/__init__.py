@@ -1,1 +1,1 @@
-"""Tools that are no part of the method: files, other people's code by name, optional packages."""
+"""Tools that are not part of the method: files, code by name, optional packages."""

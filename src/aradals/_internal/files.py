@@ -1,4 +1,4 @@
-"""Write files so that a reader never sees half of one, and a crash loses nothing that was there before."""
+"""Safe output files: a reader never sees a half-written file, and a crash never loses an old file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from aradals.errors import OutputError
 
-with suppress(ImportError):  # on Windows, where nobody removes a file that is open
+with suppress(ImportError):  # Windows has no fcntl. It does not need fcntl, because it does not remove open files.
     import fcntl
 
 _PARTIAL = ".aradals-partial"
@@ -24,14 +24,14 @@ _MAX_PREFIX = 100
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that takes the place of ``path`` when the block succeeds.
+    """Yield a temporary path that replaces ``path`` when the block succeeds.
 
-    The temporary file lies in the same folder, so that it is on the same file system, and is written to the disk
-    before it is renamed: a crash at any moment leaves the old file or the new one. A symbolic link stays a link, and
-    the file that it points to is replaced. A file that exists keeps its mode.
+    The temporary file is in the same folder, so that it is on the same file system. It is written to the disk before it
+    is renamed, so that a crash at any time leaves the old file or the new one. A symbolic link stays a link, and its
+    target is replaced. An existing file keeps its mode.
 
     Raises:
-        OutputError: ``path`` is something else than a file, or cannot be written.
+        OutputError: ``path`` is not a file, or it cannot be written.
     """
     temporary: Path | None = None
     try:
@@ -59,9 +59,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def remove_partial_files(path: Path) -> None:
-    """Remove what killed writes have left of a file, or of all files in a folder.
+    """Remove the temporary files of killed writes, for one file or for all files in a folder.
 
-    What another process is writing stays: a command may write to a file or a folder within the folder of another.
+    Files that another process is writing stay, because a command may write within the folder of another command.
     """
     if path.is_dir():
         found = list(path.rglob(f".*{_PARTIAL}"))
@@ -78,21 +78,21 @@ def remove_partial_files(path: Path) -> None:
 
 
 def _is_held(handle: int) -> bool:
-    """Whether another process holds an open file; where none does, this one does until it closes ``handle`` or dies."""
+    """Return True if another process holds an open file; else hold it until this process closes ``handle`` or ends."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except (OSError, NameError):  # a file system without such locks, on which nobody holds anything; Windows
+    except (OSError, NameError):  # Windows, or a file system without such locks, where no process holds a file
         return False
     return False
 
 
 def set_aside(path: Path, why: str) -> Path:
-    """Rename a file or folder of ours that cannot be used, and return its new path: nothing is lost.
+    """Rename a file or folder that this package wrote but cannot use, and return its new path. Nothing is lost.
 
     Args:
-        path: exists.
+        path: existing file or folder.
         why: one word for the new name, such as ``damaged``.
     """
     number = 1
@@ -109,7 +109,7 @@ def file_digest(path: Path) -> str:
 
 
 def unwritable(path: Path, error: OSError) -> OutputError:
-    """The error for an output that cannot be written."""
+    """Make the error for an output that cannot be written."""
     return OutputError(
         expected=f"a writable output {path}",
         got=error.strerror or type(error).__name__,
@@ -118,16 +118,16 @@ def unwritable(path: Path, error: OSError) -> OutputError:
 
 
 def is_full(error: OSError) -> bool:
-    """Whether a disk, a quota or a limit of file sizes has no room left."""
+    """Return True if the error means that a disk, a quota or a limit of file sizes is full."""
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return error.errno in full or any(os.strerror(code) in str(error) for code in full)  # Arrow has only the text
+    return error.errno in full or any(os.strerror(code) in str(error) for code in full)  # Arrow gives only the text
 
 
 def ensure_writable(folder: Path) -> None:
-    """Make ``folder`` and write a file without a name into it, to fail before hours of work rather than after.
+    """Make ``folder`` and write a file without a name into it, so that an error occurs before hours of work.
 
     Raises:
-        OutputError: that is not possible.
+        OutputError: the folder cannot be made or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def check_target(path: Path) -> None:
     """Check that a file can be written at ``path``.
 
     Raises:
-        OutputError: a folder, a device, a pipe or a socket is there, or a file that must not be written.
+        OutputError: ``path`` is a folder, a device, a pipe, a socket or a read-only file.
     """
     try:
         mode = path.stat().st_mode
@@ -171,7 +171,7 @@ def _umask() -> int:
 
 
 def _sync(path: Path) -> None:
-    """Have the operating system write a file or folder to the disk."""
+    """Make the operating system write a file or folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -185,13 +185,13 @@ _WITH_DIGEST = re.compile(rf"-[0-9a-f]{{{_NUM_DIGITS}}}$")
 
 
 def file_name(text: str) -> str:
-    """The name of a file or folder for ``text``, which may be anybody's: short, harmless, and of no other text.
+    """Make a short, harmless and unique file name from untrusted ``text``.
 
-    Text that is such a name already stays as it is. All else becomes a readable form with a digest of the text, so that
-    two texts never share a file, also where a file system ignores case or normalizes Unicode.
+    Text that is such a name already stays as it is. Other text becomes a readable form with a digest of the text, so
+    that two texts never share a file, even if a file system ignores case or normalizes Unicode.
 
     Returns:
-        Lower-case ASCII letters, digits, ``_``, ``.`` and ``-``: 1 to 100 of them, neither ``.`` nor ``-`` first.
+        1 to 100 lower-case ASCII letters, digits, ``_``, ``.`` and ``-``; the first is neither ``.`` nor ``-``.
 
     >>> file_name("gaussian_noise")
     'gaussian_noise'
@@ -207,9 +207,9 @@ def file_name(text: str) -> str:
 
 
 def csv_text(text: str) -> str:
-    """Text for a cell of a CSV file, with an apostrophe before what a spreadsheet would take for a formula and run.
+    """Make text safe for a cell of a CSV file, by an apostrophe before text that a spreadsheet would run as a formula.
 
-    Numbers are for the caller to leave alone. Text that is a number stays as it is, too.
+    The caller must not pass numbers. Text that is a number stays as it is, too.
 
     >>> csv_text("=HYPERLINK(0)"), csv_text("vanilla"), csv_text("-1.5")
     ("'=HYPERLINK(0)", 'vanilla', '-1.5')

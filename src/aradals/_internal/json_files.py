@@ -1,4 +1,4 @@
-"""JSON files: written atomically, with null for NaN; sealed ones prove on reading that they are whole."""
+"""JSON files, written atomically, with null for NaN; sealed files contain a digest that shows any change."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ SEAL = "sha256"
 
 
 def settings_digest(settings: object) -> str:
-    """SHA-256 of JSON-able settings, the first 16 hex digits; independent of key order."""
+    """Compute the SHA-256 of settings that JSON can store: the first 16 hex digits; independent of key order."""
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def save_json(path: Path, content: object) -> None:
-    """Write JSON, with null for NaN and infinities (which JSON lacks)."""
+    """Write JSON, with null for NaN and infinities, which JSON does not have."""
     with atomic_path(path) as temporary:
         temporary.write_text(json_text(content, indent=1) + "\n", encoding="utf-8")
 
 
 def save_sealed(path: Path, content: Mapping[str, object]) -> None:
-    """Write a JSON object with the digest of its content, so that `load_sealed` sees any change."""
+    """Write a JSON object with the digest of its content, so that `load_sealed` detects any change."""
     plain = json.loads(json_text(content))
     save_json(path, {**plain, SEAL: settings_digest(plain)})
 
@@ -37,11 +37,11 @@ def load_sealed(path: Path, *, required: bool = True) -> dict[str, Any]:
     """Read a JSON object that `save_sealed` has written, without its digest.
 
     Args:
-        path: of the file.
+        path: path of the file.
         required: refuse objects without a digest, too.
 
     Raises:
-        InputError: the file is missing, was changed, or is not one of these.
+        InputError: the file is missing, was changed, or is not a sealed file.
     """
     content = load_json(path)
     if not isinstance(content, dict):
@@ -57,11 +57,11 @@ def load_sealed(path: Path, *, required: bool = True) -> dict[str, Any]:
 
 
 def changed(path: Path) -> InputError:
-    """The error for a file of ours that is not as it was written."""
+    """Make the error for a file of this package that has changed since it was written."""
     return InputError(
         expected=f"the content of {path} as it was written",
         got="a file that was changed or damaged",
-        hint="the command that wrote it, which makes it anew",
+        hint="running the command again that wrote the file",
     )
 
 
@@ -69,7 +69,7 @@ def load_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        InputError: it is missing or not JSON.
+        InputError: the file is missing, or it is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -86,7 +86,7 @@ def load_json(path: Path) -> Any:
 
 
 def json_text(content: object, indent: int | None = None) -> str:
-    """JSON, with null for NaN and infinities (which JSON lacks)."""
+    """Encode as JSON, with null for NaN and infinities, which JSON does not have."""
     return json.dumps(_finite(content), indent=indent)
 
 

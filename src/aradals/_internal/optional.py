@@ -1,4 +1,4 @@
-"""Optional packages: each is imported where it is needed, and missed with the command that installs it."""
+"""Optional packages, imported when they are needed; the error for a missing one names the command that installs it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EXTRAS = {
     "torchmetrics": ("torchmetrics", "train"),
     "tqdm": ("tqdm", "cli"),
 }
-"""Module -> its package, and the extra that has it."""
+"""Name of a module -> its package, and the extra that contains it."""
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def optional_imports() -> Iterator[None]:
     """Import optional packages in the block.
 
     Raises:
-        MissingExtraError: one of them is not installed.
+        MissingExtraError: one of the packages is not installed.
     """
     try:
         yield
@@ -46,10 +46,10 @@ def optional_imports() -> Iterator[None]:
 
 
 def load_extra(module: str) -> Any:
-    """The optional module of that name.
+    """Import the optional module with this name.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: the module is not installed.
     """
     with optional_imports():
         return importlib.import_module(module)

@@ -16,17 +16,17 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 
 class Registry(Mapping[str, T]):
-    """A table of our functions or classes, which also finds those of other people.
+    """Table of the functions or classes of this package, which also finds user code by name.
 
-    Three spellings name an entry: a key of the table (case and "-" or "_" do not matter), ``path/to/file.py:name`` and
-    ``package.module:name``. A callable names itself.
+    An entry has three possible names: a key of the table (case and "-" or "_" do not matter), ``path/to/file.py:name``
+    and ``package.module:name``. A callable can be given instead of a name.
 
     Args:
-        kind: what an entry is, with its article: ``an attack``.
+        kind: the kind of the entries, with an article: ``an attack``.
         entries: the table.
-        arguments: the positional arguments that an entry is called with. If an entry has some, its settings are its
+        arguments: the positional arguments of an entry. If there are some, the settings of an entry are its
             keyword-only arguments; otherwise every argument is a setting.
-        only_ours: the table holds all entries; the code of other people is not looked for.
+        only_ours: accept only the entries of the table, and no user code.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class Registry(Mapping[str, T]):
         return len(self._entries)
 
     def bind(self, target: str | T, settings: Mapping[str, Any]) -> T:
-        """The entry with some of its settings.
+        """Return the entry with some of its settings.
 
         Raises:
-            InputError: no such entry, or a setting that the entry does not have; for other people's code also any
-                error of the import.
+            InputError: there is no such entry, or the entry does not have one of the settings; for user code also any
+                error of its import.
         """
         with self.found(target) as entry:
             check_settings(target if isinstance(target, str) else entry_name(entry), settings, *self.settings_of(entry))
@@ -57,7 +57,7 @@ class Registry(Mapping[str, T]):
 
     @contextmanager
     def found(self, target: str | T) -> Iterator[T]:
-        """Find the entry, and run the block that uses it where its imports work.
+        """Find the entry, and run the block in a context where the imports of the entry work.
 
         Raises:
             InputError: see `bind`.
@@ -71,7 +71,7 @@ class Registry(Mapping[str, T]):
             yield self._find(target)
 
     def settings_of(self, entry: T) -> tuple[dict[str, Any], bool]:
-        """The settings of an entry with their defaults, and whether it takes any other name."""
+        """Return the settings of an entry with their defaults; the bool is True if it takes any other name, too."""
         try:
             parameters = inspect.signature(entry).parameters.values()
         except (TypeError, ValueError):  # some callables written in C
@@ -98,16 +98,16 @@ class Registry(Mapping[str, T]):
             raise InputError(
                 expected=f"{spec} to be {self.kind}",
                 got=f"an object of type {type(entry).__name__}",
-                hint="a function or a class",
+                hint="the name of a function or a class",
             )
         try:
             if self.arguments:
                 inspect.signature(entry).bind(*self.arguments)
         except TypeError as error:
             raise InputError(
-                expected=f"{spec} to take ({', '.join(self.arguments)}), and everything else by default",
+                expected=f"{spec} to take ({', '.join(self.arguments)}), with defaults for all other arguments",
                 got=f"({', '.join(inspect.signature(entry).parameters)})",
-                hint="settings as keyword-only arguments with defaults",
+                hint="making the settings keyword-only arguments with defaults",
             ) from error
         return cast(T, entry)
 
@@ -118,14 +118,14 @@ def check_settings(name: str, given: Mapping[str, Any], known: Mapping[str, Any]
     if unknown and not takes_any:
         nearest = difflib.get_close_matches(unknown[0], known, n=1)
         raise InputError(
-            expected=f"the settings of {name}: {', '.join(known) or 'none'}",
+            expected=f"the settings of {name}: {', '.join(known)}" if known else f"no settings for {name}",
             got=", ".join(unknown),
-            hint=nearest[0] if nearest else "leaving it out",
+            hint=nearest[0] if nearest else f"{name} without this setting",
         )
 
 
 def entry_name(entry: Callable[..., Any]) -> str:
-    """The name of a function or class, whatever settings are bound."""
+    """Return the name of a function or class, without its bound settings."""
     while isinstance(entry, functools.partial):
         entry = entry.func
     return getattr(entry, "__name__", type(entry).__name__)

@@ -1,4 +1,4 @@
-"""Other people's code by name: ``path/to/file.py:callable`` and ``package.module:callable``."""
+"""User code by name: ``path/to/file.py:callable`` and ``package.module:callable``."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from aradals.errors import InputError
 
 @contextmanager
 def imported(spec: str, purpose: str) -> Iterator[object]:
-    """Import what ``spec`` names, and run the block that uses it as its author's code.
+    """Import the object that ``spec`` names, and treat errors in the block like errors in the user's code.
 
-    Within the block, too, a file can import the modules beside it, a module those in the working directory.
+    A file can import the modules in its folder, a module those in the working directory, also within the block.
 
     Args:
         spec: ``path/to/file.py:name`` or ``package.module:name``; the name may have dots.
-        purpose: what the code should do, after "to": ``build a model``.
+        purpose: purpose of the code, as the words after "to": ``build a model``.
 
     Yields:
         The object.
 
     Raises:
-        InputError: no such file or name, or any error in the code, here or in the block, which is chained.
+        InputError: there is no such file or name, or the code raises an error, here or in the block, which is chained.
     """
     source, _, attribute = spec.rpartition(":")
     if source.endswith(".py"):
@@ -47,7 +47,7 @@ def imported(spec: str, purpose: str) -> Iterator[object]:
 
 @contextmanager
 def user_code(spec: str, purpose: str) -> Iterator[None]:
-    """Turn whatever goes wrong in other people's code into one line."""
+    """Turn any error in user code into an `InputError` of one line."""
     try:
         yield
     except InputError:
@@ -57,26 +57,26 @@ def user_code(spec: str, purpose: str) -> Iterator[None]:
         raise InputError(
             expected=f"{spec} to be importable and to {purpose}",
             got=f"its call of {exit_call(error)}" if isinstance(error, SystemExit) else said,
-            hint="calling it in Python, where the traceback shows the line",
+            hint="calling the code in Python, where the traceback shows the line",
         ) from error
 
 
 def exit_call(error: SystemExit) -> str:
-    """The call in other people's code that has raised ``error``."""
+    """Write the call in user code that has raised ``error``."""
     return f"sys.exit({'' if error.code is None else repr(error.code)})"
 
 
 def code_digest(spec: str) -> str | None:
-    """Hash the source code behind ``spec``, so that changed code is another model or objective.
+    """Hash the source code of ``spec``, so that changed code counts as another model or objective.
 
-    The code is the file that ``spec`` names and, followed through their imports, the files beside it or in the same
-    package. Nothing is run, except that the packages around ``package.module`` are imported.
+    The code is the file that ``spec`` names, and all files in its folder or package that it imports, directly or
+    through other files. No code runs, except that the packages around ``package.module`` are imported.
 
     Args:
-        spec: as for `imported`; built-in names have no code of their own.
+        spec: as for `imported`, or a built-in name.
 
     Returns:
-        16 hex digits; None for built-in names and for code whose source cannot be found.
+        16 hex digits; None for built-in names, and for code whose source cannot be found.
     """
     source, _, _ = spec.rpartition(":")
     if not source:
@@ -88,7 +88,7 @@ def code_digest(spec: str) -> str | None:
         with _importable_from(Path.cwd(), forget=False):
             try:
                 found = importlib.util.find_spec(source)
-            except Exception:  # the package around it may raise anything; importing it says so better
+            except Exception:  # the package around the module may raise anything; the later import reports it better
                 return None
         if found is None or not found.origin or not found.origin.endswith(".py"):
             return None
@@ -104,7 +104,7 @@ def code_digest(spec: str) -> str | None:
 
 
 def _reachable(first: Path, root: Path) -> set[Path]:
-    """The Python files below ``root`` that ``first`` imports, those that these import, and so on."""
+    """Find the Python files below ``root`` that ``first`` imports, directly or through other files."""
     files, waiting = {first}, [first]
     while waiting:
         new = set(_imported_files(waiting.pop(), root)) - files
@@ -114,7 +114,7 @@ def _reachable(first: Path, root: Path) -> set[Path]:
 
 
 def _imported_files(file: Path, root: Path) -> Iterator[Path]:
-    """The files below ``root`` that the import statements of ``file`` name."""
+    """Yield the files below ``root`` that the import statements of ``file`` name."""
     try:
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError):
@@ -130,7 +130,7 @@ def _imported_files(file: Path, root: Path) -> Iterator[Path]:
             continue
         for base, name in names:
             path = base
-            for part in filter(None, name.split(".")):  # the packages on the way are imported as well
+            for part in filter(None, name.split(".")):  # Python imports the packages on the path as well
                 path = path / part
                 for candidate in (path.with_name(f"{part}.py"), path / "__init__.py"):
                     if candidate.is_file() and candidate.is_relative_to(root):
@@ -140,14 +140,14 @@ def _imported_files(file: Path, root: Path) -> Iterator[Path]:
 def _find_file(source: str) -> Path:
     path = Path(source).expanduser().resolve()
     if not path.is_file():
-        raise InputError(expected="a Python file", got=f"{source}, which is no file", hint="another path")
+        raise InputError(expected="a Python file", got=f"{source}, which is not a file", hint="another path")
     return path
 
 
 def _import_file(path: Path) -> ModuleType:
     name = f"aradals_file_{path.stem}_{uuid.uuid4().hex}"
     module_spec = importlib.util.spec_from_file_location(name, path)
-    assert module_spec is not None  # since the suffix is .py
+    assert module_spec is not None  # because the suffix is .py
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[name] = module
@@ -166,8 +166,8 @@ def _find_attribute(module: ModuleType, attribute: str) -> object:
         nearest = difflib.get_close_matches(attribute, vars(module), n=1)
         raise InputError(
             expected=f"a callable in {module.__file__}",
-            got=f"{attribute!r}, which is not there",
-            hint=nearest[0] if nearest else "the name of a function or class in it",
+            got=f"{attribute!r}, which does not exist",
+            hint=nearest[0] if nearest else "the name of a function or class in this file",
         ) from error
 
 
@@ -175,11 +175,11 @@ def _find_attribute(module: ModuleType, attribute: str) -> object:
 def _importable_from(folder: Path, *, forget: bool) -> Iterator[None]:
     """Let imports find the modules in ``folder``.
 
-    With ``forget``, modules found there are dropped from ``sys.modules`` afterwards: the files of two models
-    may well import different modules of the same name, such as ``layers``.
+    With ``forget``, modules from this folder are removed from ``sys.modules`` afterwards, because the files of two
+    models may import different modules with the same name, such as ``layers``.
     """
     known = set(sys.modules)
-    importlib.invalidate_caches()  # the files may be newer than the last look into the folder
+    importlib.invalidate_caches()  # the files may be newer than the import system's cache of the folder
     sys.path.insert(0, str(folder))
     try:
         yield

@@ -1,4 +1,4 @@
-"""Typed values from plain ones: what JSON keeps of a dataclass, checked and made a dataclass again."""
+"""Typed values from plain values: dataclasses from the dicts and lists of JSON, with checks by pydantic."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 from aradals._internal.optional import load_extra
+from aradals.errors import InputError
 
 T = TypeVar("T")
 
@@ -18,12 +19,12 @@ def read_typed(kind: type[T], value: Any) -> T:
     """Make a value of a type from dicts, lists, text and numbers.
 
     Args:
-        kind: a dataclass, or anything built of dataclasses and plain types.
-        value: as JSON has it.
+        kind: a dataclass, or a type that consists of dataclasses and plain types.
+        value: dicts, lists, text and numbers as they are in JSON.
 
     Raises:
-        ValueError: the value has another form or a key that the type lacks, or holds a number that sums cannot hold.
-        MissingExtraError: without pydantic.
+        ValueError: the value has another form or an unknown key, or contains a number so large that sums overflow.
+        MissingExtraError: pydantic is not installed.
     """
     _refuse_huge(value)
     read: T = type_adapter(cast(Hashable, kind)).validate_python(value, extra="forbid")
@@ -32,19 +33,21 @@ def read_typed(kind: type[T], value: Any) -> T:
 
 @cache
 def type_adapter(kind: Any) -> Any:
-    """What pydantic knows about a type.
+    """Return the pydantic adapter of a type.
 
     Raises:
-        MissingExtraError: without pydantic.
+        MissingExtraError: pydantic is not installed.
     """
     return load_extra("pydantic").TypeAdapter(kind)
 
 
 def first_problem(error: Exception) -> str:
-    """The first place that a value of another form is wrong at, in one line."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    # The first line of pydantic says only how many problems there are.
-    return ": ".join(lines[1:3]) if len(lines) > 2 else f"{type(error).__name__}: {error}"
+    """Say in one line what is wrong with a value, and where in it; the first of several problems is enough."""
+    if not (details := getattr(error, "errors", None)):
+        return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    [first, *_] = details(include_url=False, include_input=False)
+    cause = first.get("ctx", {}).get("error")
+    return str(cause) if isinstance(cause, InputError) else f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _refuse_huge(value: Any) -> None:

@@ -50,21 +50,21 @@ ATTACKS: Registry[Attack] = Registry(
 
 
 def get_attack(attack: str | Attack, /, **settings: Any) -> Attack:
-    """The attack, with some of its settings.
+    """Return the attack with some of its settings.
 
     Args:
         attack: a name in `ATTACKS` (``-`` and ``_`` mean the same), ``path/to/file.py:function``,
             ``package.module:function``, or a function.
-        **settings: its keyword-only arguments.
+        **settings: keyword-only arguments of the attack.
 
     Raises:
-        InputError: no such attack, or a setting that it does not have.
+        InputError: there is no such attack, or the attack does not have one of the settings.
     """
     return ATTACKS.bind(attack, settings)
 
 
 def describe_attack(attack: str | Attack, /, **settings: Any) -> str:
-    """The attack and all its settings, as a call: ``deepfool(steps=50, num_candidates=10, overshoot=0.01)``.
+    """Write the attack and all its settings as a call: ``deepfool(steps=50, num_candidates=10, overshoot=0.01)``.
 
     Raises:
         InputError: see `get_attack`.

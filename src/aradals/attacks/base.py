@@ -1,4 +1,4 @@
-"""What every attack takes and returns."""
+"""The interface of every attack: its arguments, its result, and the steps that several attacks share."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ _MAX_VERIFICATIONS = 20
 
 @dataclass(frozen=True)
 class AttackResult:
-    """How far each input is from changing the model's own prediction.
+    """Result of an attack: the distance of each input to a change of the model's own prediction.
 
-    Estimates and verified norms are kept apart: ``score`` ranks, ``norm`` is an upper bound that was seen to hold.
+    Estimates and verified norms are separate: ``score`` ranks the examples, and ``norm`` is a verified upper bound.
 
     Attributes:
-        adv_inputs: shape (N, ...), values in [0, 1]; the unchanged input where no perturbation was verified.
+        adv_inputs: shape (N, ...), values in [0, 1]; the unchanged input if no perturbation was verified.
         predicted: int64, shape (N,); the class predicted for the unperturbed input.
-        score: shape (N,), finite; larger = more robust. An estimate of the smallest norm where the attack succeeded,
+        score: shape (N,), finite; larger = more robust. An estimate of the smallest norm if the attack succeeded,
             else the first-order margin at the input.
-        norm: shape (N,); norm of ``adv_inputs - inputs``, verified to change the prediction; inf where none was.
-        success: bool, shape (N,); whether the search ended at a boundary. The scores of the others are fallbacks.
+        norm: shape (N,); norm of ``adv_inputs - inputs``, verified to change the prediction; inf if no perturbation
+            was verified.
+        success: bool, shape (N,); true if the search ended at a boundary. The scores of all other examples are
+            fallbacks.
         num_forward: int64, shape (N,); forward passes spent on each example.
         num_backward: int64, shape (N,); backward passes, one for each gradient.
     """
@@ -44,9 +46,9 @@ class AttackResult:
 
 
 class Attack(Protocol):
-    """Looks for the smallest perturbation, within [0, 1], that changes the model's own prediction.
+    """Search for the smallest perturbation, within [0, 1], that changes the model's own prediction.
 
-    It leaves the model as it found it: modes, parameters, and their gradients.
+    An attack does not change the model: its modes, parameters and their gradients stay the same.
     """
 
     def __call__(self, model: nn.Module, inputs: Tensor, /) -> AttackResult:
@@ -55,13 +57,13 @@ class Attack(Protocol):
 
 
 class CountedModel(nn.Module):
-    """A model that counts the passes of every example through it.
+    """Model that counts the passes of every example through it.
 
     Args:
         model: the model.
         num_forward: int64, shape (N,), the forward passes so far.
         num_backward: int64, shape (N,), the backward passes so far, one for each gradient.
-        rows: int64, shape (n,); which examples the inputs of a call belong to.
+        rows: int64, shape (n,); the examples that the inputs of a call belong to.
     """
 
     def __init__(self, model: nn.Module, num_forward: Tensor, num_backward: Tensor, rows: Tensor) -> None:
@@ -69,11 +71,11 @@ class CountedModel(nn.Module):
         self.model, self.num_forward, self.num_backward, self.rows = model, num_forward, num_backward, rows
 
     def at(self, rows: Tensor) -> CountedModel:
-        """The model for some of the examples, with the same counts."""
+        """Return the model for some of the examples, with the same counts."""
         return CountedModel(self.model, self.num_forward, self.num_backward, self.rows[rows])
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The logits, as the model returns them."""
+        """Return the logits as the model returns them."""
         self.num_forward[self.rows] += 1
         if inputs.requires_grad:
             inputs.register_hook(self._count_backward)
@@ -86,15 +88,15 @@ class CountedModel(nn.Module):
 
 @contextmanager
 def attacked(model: nn.Module, inputs: Tensor) -> Iterator[tuple[CountedModel, Tensor]]:
-    """Make the model ready for an attack: in evaluation mode, with gradients, and counted.
+    """Prepare the model for an attack: evaluation mode, gradients, and a count of its passes.
 
-    An attack within an attack counts on.
+    An attack within another attack continues its count.
 
     Yields:
-        The model, and a copy of ``inputs`` as it takes them.
+        The model, and a copy of ``inputs`` as the model takes them.
 
     Raises:
-        InputError: inputs outside [0, 1].
+        InputError: an input is outside [0, 1].
     """
     with gradients_enabled(model):
         inputs = model_inputs(model, inputs)
@@ -105,10 +107,10 @@ def attacked(model: nn.Module, inputs: Tensor) -> Iterator[tuple[CountedModel, T
 
 
 def prediction_changes(model: nn.Module, points: Tensor, predicted: Tensor) -> Tensor:
-    """Whether each of ``points`` is predicted as another class than ``predicted``, bool, shape (N,)."""
+    """Test if the model predicts another class than ``predicted`` at each of ``points``; bool, shape (N,)."""
     with torch.no_grad():
         logits: Tensor = model(points.clone())
-    # argmax takes NaN for the largest value, but a model that breaks has not changed its mind.
+    # argmax takes NaN for the largest value, but NaN logits do not mean that the prediction has changed.
     return (logits.argmax(1) != predicted) & ~logits.isnan().any(1)
 
 
@@ -122,7 +124,7 @@ def verified_result(
     fallback: Tensor,
     norm_order: float = 2,
 ) -> AttackResult:
-    """The record of an attack that ended at ``adv_inputs`` and saw ``success`` there.
+    """Make the record of an attack that ended at ``adv_inputs`` and verified ``success`` there.
 
     ``fallback``, shape (N,), is the finite score of the examples without success.
     """
@@ -141,7 +143,7 @@ def verified_result(
 def estimate_result(
     model: CountedModel, inputs: Tensor, score: Tensor, *, predicted: Tensor, sound: Tensor
 ) -> AttackResult:
-    """The record of an estimate that verified no norm."""
+    """Make the record of an estimate that verified no norm."""
     return AttackResult(
         adv_inputs=inputs,
         predicted=predicted,
@@ -156,16 +158,17 @@ def estimate_result(
 def closest_crossing(
     model: CountedModel, inputs: Tensor, direction: Tensor, predicted: Tensor, estimate: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Verify by forward passes: the smallest step along ``direction``, within 1 %, that changes the prediction.
+    """Find the smallest step along ``direction`` that changes the prediction, within 1 %, by forward passes.
 
-    The step starts a little beyond ``estimate``, is doubled in its change until a crossing is bracketed, and bisected.
+    The first step ends a little beyond ``estimate``. Its relative change is doubled until a crossing is bracketed;
+    then the bracket is bisected.
 
     Args:
         model: in evaluation mode.
         inputs: shape (N, ...), in [0, 1].
         direction: shape (N, ...), of unit norm or 0.
         predicted: int64, shape (N,).
-        estimate: shape (N,), finite, >= 0; where the crossing is expected.
+        estimate: shape (N,), finite, >= 0; the expected distance of the crossing.
 
     Returns:
         ``(adv_inputs, crossed)``.
@@ -174,7 +177,7 @@ def closest_crossing(
     shortest = longest * torch.finfo(inputs.dtype).eps
     length = (1.005 * estimate).clamp(shortest, longest)
     lower, upper = torch.zeros_like(length), torch.full_like(length, math.inf)
-    # Clearly less than the precision, so that rounding does not decide whether one bracket is narrow enough.
+    # This is clearly less than the precision, so that rounding does not decide if a bracket is narrow enough.
     change = torch.full_like(length, 0.009)
     adv_inputs = inputs.clone()
     active = torch.arange(len(inputs), device=inputs.device)

@@ -1,4 +1,4 @@
-"""Carlini and Wagner's L2 attack."""
+"""L2 attack of Carlini and Wagner."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ def carlini_wagner(
 ) -> AttackResult:
     r"""Carlini-Wagner L2 attack, untargeted, on the model's own prediction.
 
-    Minimizes :math:`\|\delta\|_2^2 + c \max(z_{pred} - \max_{k \ne pred} z_k + \kappa, 0)` by Adam over w,
-    where :math:`x + \delta = (\tanh w + 1)/2`, and searches the smallest c that succeeds, for each example.
+    The attack minimizes :math:`\|\delta\|_2^2 + c \max(z_{pred} - \max_{k \ne pred} z_k + \kappa, 0)` by Adam over w,
+    where :math:`x + \delta = (\tanh w + 1)/2`. It searches for the smallest c that succeeds, for each example.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
         inputs: shape (N, ...), values in [0, 1].
-        binary_search_steps: number of constants c tried.
-        steps: at most so many Adam steps for each c.
-        learning_rate: of Adam, in w, at the start of each search step.
-        initial_const: the first c; multiplied by 10 until it succeeds, then bisected.
-        min_margin: kappa, in logits; by how much the other class has to win.
+        binary_search_steps: number of constants c that are tried.
+        steps: largest number of Adam steps for each c.
+        learning_rate: learning rate of Adam, in w, at the start of each search step.
+        initial_const: the first c; it is multiplied by 10 until it succeeds, then bisected.
+        min_margin: kappa, in logits; the lead that the other class must have.
 
     Raises:
         InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities.
 
     References:
         Carlini and Wagner, Towards evaluating the robustness of neural networks, IEEE S&P 2017,
-        arXiv:1608.04644, sections V and VI.A. Two departures. Where one step of DeepFool crosses a boundary, the
-        search starts there rather than at the input: the class with the second largest logit, to which the loss is
-        drawn from the input, need not be the nearest. And an example whose loss has stopped falling gets a
-        tenth of the learning rate, and at the third time leaves the search step. At a constant rate the
-        iterates jitter by more than the norms of undefended networks.
+        arXiv:1608.04644, sections V and VI.A. This code departs from the paper in two points. First, if one step of
+        DeepFool crosses a boundary, the search starts there instead of at the input. From the input, the loss leads to
+        the class with the second largest logit, which need not be the nearest class. Second, when the loss of an
+        example stops falling, its learning rate is divided by 10; at the third time the example leaves the search
+        step. At a constant rate the iterates vary by more than the norms of undefended networks.
     """
     check_positive(
         binary_search_steps=binary_search_steps,
@@ -60,18 +60,19 @@ def carlini_wagner(
         initial_const=initial_const,
     )
     if min_margin < 0:
-        raise InputError(expected="min_margin >= 0", got=f"min_margin={min_margin}", hint="0.0")
+        raise InputError(expected="min_margin >= 0", got=f"min_margin={min_margin}", hint="min_margin=0.0")
 
     with attacked(model, inputs) as (model, inputs):
         first_order = first_order_margin(model, inputs)
         predicted, exact = first_order.predicted, inputs.to(working_dtype(inputs))
-        # Slightly inside the box: at its bounds w would be infinite, and close to them its gradient vanishes.
+        # The start is slightly inside the box. At the bounds of the box w is infinite, and near them its gradient
+        # vanishes.
         start = torch.atanh((2 * deepfool(model, inputs, steps=1).adv_inputs.to(exact) - 1) * (1 - 1e-4))
         adv_inputs, best_norm = inputs.clone(), torch.full_like(first_order.score, math.inf)
         stretch = max(steps // 20, 1)
 
         def minimize(const: Tensor) -> Tensor:
-            """Descend with a constant for each example, keep the best, and tell which end across a boundary."""
+            """Descend with a constant for each example, and keep the best perturbations; return the successes."""
             found = torch.zeros_like(predicted, dtype=torch.bool)
             state = Descent.at(start, learning_rate)
             for step in range(1, steps + 1):
@@ -94,8 +95,8 @@ def carlini_wagner(
                     state = state.select(state.rate > learning_rate / 500)
                     if len(state.rows) == 0:
                         break
-                    # Whether c suffices shows at the end. Adam's first steps are as long as its rate for any c,
-                    # and so cross boundaries that are nearer than that.
+                    # Only the later steps show if c suffices. Adam's first steps are as long as its rate for any c,
+                    # and so cross every boundary that is nearer than the rate.
                     found[state.rows] = False
             return found
 
@@ -112,9 +113,9 @@ def carlini_wagner(
 
 @dataclass
 class Descent:
-    """What a descent carries for each example that is still in it: shape (n,), or that of the inputs.
+    """State of a descent for each example that is still in it; shape (n,), or the shape of the inputs.
 
-    Adam treats the examples as independent, so that one batched state is a state for each.
+    Adam treats the entries independently, so that one batched state holds a state for each example.
     """
 
     rows: Tensor
@@ -126,32 +127,32 @@ class Descent:
 
     @classmethod
     def at(cls, w: Tensor, learning_rate: float) -> Self:
-        """The start of a descent from w."""
+        """Make the start of a descent from w."""
         rows = torch.arange(len(w), device=w.device)
         rate = w.new_full((len(w),), learning_rate)
         return cls(rows, w, torch.zeros_like(w), torch.zeros_like(w), rate, torch.full_like(rate, math.inf))
 
     def move(self, gradient: Tensor, step: int) -> None:
-        """One step of Adam, the first being number 1."""
+        """Take one step of Adam; the first step has the number 1."""
         self.momentum = self.momentum.lerp(gradient, 1 - 0.9)
         self.second_moment = self.second_moment.lerp(gradient.square(), 1 - 0.999)
         mean, deviation = self.momentum / (1 - 0.9**step), (self.second_moment / (1 - 0.999**step)).sqrt()
         self.w = self.w - per_example(self.rate, self.w) * mean / (deviation + 1e-8)
 
     def slow_down(self, loss: Tensor) -> None:
-        """Give a tenth of the rate to the examples whose loss has stopped falling."""
+        """Divide the rate by 10 for the examples whose loss has stopped falling."""
         self.rate = torch.where(loss > 0.9999 * self.lowest_loss, self.rate / 10, self.rate)
         self.lowest_loss = torch.minimum(loss, self.lowest_loss)
 
     def select(self, staying: Tensor) -> Self:
-        """The examples that stay."""
+        """Keep only the examples that stay."""
         return type(self)(*(getattr(self, field.name)[staying] for field in fields(self)))
 
 
 def confirm(model: CountedModel, inputs: Tensor, adv_inputs: Tensor, predicted: Tensor, crossed: Tensor) -> Tensor:
-    """Look again at all ``adv_inputs`` that have ``crossed``; those that no longer do are lengthened in place.
+    """Verify all ``adv_inputs`` that have ``crossed``; those that no longer cross are lengthened in place.
 
-    Some cross so closely that rounding, which differs between batches, may undo it.
+    A perturbation may cross so closely that rounding, which differs between batches, can undo the crossing.
     """
     success = torch.zeros_like(crossed)
     for lengthening in (0.0, 1e-3, 1e-2):

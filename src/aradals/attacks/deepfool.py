@@ -20,23 +20,24 @@ def deepfool(
 ) -> AttackResult:
     """Multi-class DeepFool, L2, within the box [0, 1].
 
-    Each step linearizes the margins of the predicted class over its rivals and moves to the nearest of their
-    zero planes. On a linear model the first step is exact up to the overshoot.
+    Each step linearizes the margins of the predicted class over its rivals, and moves to the nearest plane where one
+    of these linear margins is zero. On a linear model the first step is exact up to the overshoot.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
         inputs: shape (N, ...), values in [0, 1].
-        steps: at most so many linearizations.
-        num_candidates: how many of the K - 1 other classes, largest logits first, the first step compares.
-        overshoot: the perturbation is lengthened by this fraction, to land across the boundary.
+        steps: largest number of linearizations.
+        num_candidates: number of other classes, largest logits first, that the first step compares; at most K - 1.
+        overshoot: fraction by which the perturbation is lengthened, so that it ends across the boundary.
 
     Raises:
         InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities.
 
     References:
         Moosavi-Dezfooli, Fawzi and Frossard, DeepFool: a simple and accurate method to fool deep neural
-        networks, CVPR 2016, arXiv:1511.04599, algorithm 2. Two departures: the gradient leaves out what the
-        box forbids, and after the first step only the nearest classes are followed.
+        networks, CVPR 2016, arXiv:1511.04599, algorithm 2. This code departs from the paper in two points: the
+        gradient is 0 for every entry that the box does not allow to move, and after the first step only the nearest
+        classes are followed.
     """
     check_positive(steps=steps, num_candidates=num_candidates, overshoot=overshoot)
     with attacked(model, inputs) as (model, inputs):
@@ -44,7 +45,7 @@ def deepfool(
         adv_inputs = inputs.clone()
         active = torch.arange(len(inputs), device=inputs.device)
         success = torch.zeros_like(active, dtype=torch.bool)
-        # A step is at least the rounding of the inputs, to leave a boundary, and at most the box's diagonal.
+        # A step is at least the rounding of the inputs, so that it leaves a boundary, and at most the box's diagonal.
         longest = math.sqrt(inputs[0].numel())
         shortest = longest * torch.finfo(delta.dtype).eps
 
@@ -57,7 +58,8 @@ def deepfool(
                 classes = others.topk(min(num_candidates, logits.shape[1] - 1)).indices
             margins = logits.gather(1, predicted[active, None]) - logits.gather(1, classes)
 
-            # Logits that differ by less than their rounding tie; a tie is stepped out of as if it were that wide.
+            # Logits that differ by less than their rounding are a tie. The step treats a tie as a margin as wide as
+            # the rounding.
             rounding = torch.finfo(inputs.dtype).eps * logits.detach().abs().amax(1)
 
             # The nearest plane: the class k with the least margin_k / ||gradient of margin_k||.
@@ -69,8 +71,8 @@ def deepfool(
                 gradient = input_gradient(margins[:, k], points, keep_graph=True)
                 if step == 0 and k == 0:  # the runner-up
                     fallback = linear_distance(margin, gradient)
-                # An entry at a bound cannot move out of the box. Leaving it out makes the steps add up to the
-                # exact solution on a linear model: entries once at their bound stay there.
+                # An entry at a bound cannot move out of the box. On a linear model an entry that has reached its bound
+                # stays there, so that the steps without such entries add up to the exact solution.
                 outwards = ((points <= 0) & (gradient > 0)) | ((points >= 1) & (gradient < 0))
                 gradient = gradient.masked_fill(outwards, 0.0)
                 slope = gradient.flatten(1).norm(dim=1)
@@ -85,7 +87,7 @@ def deepfool(
             adv_inputs[active] = (inputs[active] + (1 + overshoot) * delta[active]).clamp(0, 1).to(inputs.dtype)
             success[active] = prediction_changes(model.at(active), adv_inputs[active], predicted[active])
 
-            # Gradients are the cost, and which classes are nearest changes little on the way.
+            # Gradients are the main cost, and the set of nearest classes changes little from step to step.
             nearest = distances.topk(min(_NUM_RIVALS, classes.shape[1]), largest=False).indices
             classes = classes.gather(1, nearest)
             going_on = ~success[active] & distance.isfinite()

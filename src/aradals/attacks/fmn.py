@@ -41,34 +41,34 @@ def fmn(
 ) -> AttackResult:
     """Fast minimum-norm attack (FMN), L2 or L-inf, untargeted, on the model's own prediction.
 
-    Each step follows the gradient and projects the perturbation onto a ball around the input. Before a first
-    adversarial example is found the ball reaches to the linearized boundary; from then on it is made smaller by
-    ``gamma`` where the prediction has changed, and larger by ``gamma`` where not.
+    Each step follows the gradient and projects the perturbation onto a ball around the input. Until the first
+    adversarial example is found, the ball reaches to the linearized boundary. From then on, the radius shrinks by
+    ``gamma`` if the prediction has changed, and grows by ``gamma`` if not.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
         inputs: shape (N, ...), values in [0, 1].
         norm_order: 2 or inf.
         steps: gradient steps, the same number for every example.
-        gamma: by what fraction the radius changes, at first; in (0, 1).
-        num_candidates: how many of the K - 1 other classes, largest logits first, are linearized at the input.
+        gamma: fraction by which the radius changes at first, in (0, 1).
+        num_candidates: number of other classes, largest logits first, that are linearized at the input; at most K - 1.
 
     Raises:
         InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities; another norm.
 
     References:
         Pintor, Roli, Brendel and Biggio, Fast minimum-norm adversarial attacks through adaptive norm constraints,
-        NeurIPS 2021, arXiv:2102.12827, algorithm 1. Three departures. The search starts across the nearest linearized
-        boundary: the class with the second largest logit, to which the loss is drawn from the input, need not
-        be the nearest. The first step is as long as the way there, where the paper has 1, because undefended
-        networks have norms far below 1. And until an adversarial example is found the radius grows by at least
-        ``gamma``: where the linearized boundary is always a little too near, the search would come to rest in front
-        of the boundary, and just the least robust examples would be lost.
+        NeurIPS 2021, arXiv:2102.12827, algorithm 1. This code departs from the paper in three points. First, the
+        search starts across the nearest linearized boundary. From the input, the loss leads to the class with the
+        second largest logit, which need not be the nearest class. Second, the first step is as long as the distance to
+        that boundary. The paper uses 1, but undefended networks have norms far below 1. Third, until an adversarial
+        example is found, the radius grows by at least ``gamma``. Otherwise, if the linearized boundary is always a
+        little too near, the search stops in front of the true boundary, and fails on the least robust examples.
     """
     check_positive(steps=steps, gamma=gamma, num_candidates=num_candidates)
     check_norm_order(norm_order)
     if gamma >= 1:
-        raise InputError(expected="gamma < 1", got=f"gamma={gamma}", hint="0.05")
+        raise InputError(expected="gamma < 1", got=f"gamma={gamma}", hint="gamma=0.05")
 
     with attacked(model, inputs) as (model, inputs):
         exact = inputs.to(working_dtype(inputs))
@@ -84,13 +84,13 @@ def fmn(
             gradient = input_gradient(margin, leaf)
             margin = margin.detach()
 
-            # Best so far.
+            # The best perturbation so far.
             crossed, norm = margin < 0, perturbation_norm(points.to(exact) - exact, norm_order)
             better = crossed & (norm < best_norm)
             best_norm = torch.where(better, norm, best_norm)
             adv_inputs = torch.where(per_example(better, points), points, adv_inputs)
 
-            # From 1 down to 0.01.
+            # The annealing goes from 1 down to 0.01.
             annealing = 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
             smaller, larger = radius * (1 - annealing * gamma), radius * (1 + annealing * gamma)
             to_plane = norm + linear_distance(margin, gradient, norm_order)
@@ -113,11 +113,11 @@ def fmn(
 def _nearest_plane(
     model: nn.Module, inputs: Tensor, norm_order: float, num_candidates: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The shortest step across a linearized boundary; in L-inf disregarding the box.
+    """Find the shortest step across a linearized boundary; for L-inf the step ignores the box.
 
     Returns:
-        ``(delta, predicted, fallback)``: the step, 0 where every gradient vanishes, shape (N, ...); the predicted class
-        and the distance to the runner-up's plane, shape (N,).
+        ``(delta, predicted, fallback)``: the step, shape (N, ...), which is 0 if every gradient vanishes; the predicted
+        class and the distance to the runner-up's plane, shape (N,) each.
     """
     points, logits = forward_with_graph(model, inputs)
     check_logits(logits, len(inputs))

@@ -1,4 +1,4 @@
-"""Robustness estimated from one pass through the model: the logit margin, the confidence, the first-order margin."""
+"""Robustness estimates from one pass through the model: the logit margin, the confidence, the first-order margin."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from aradals.inference.gradients import (
 
 
 def logit_margin(model: nn.Module, inputs: Tensor) -> AttackResult:
-    """Logit of the predicted class minus the runner-up's: one forward pass.
+    """Logit of the predicted class minus the logit of the runner-up, by one forward pass.
 
-    The score is in logits, not in input units; it ranks.
+    The score is in logits, not in input units, so that it ranks examples but is not a distance.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
@@ -36,11 +36,11 @@ def logit_margin(model: nn.Module, inputs: Tensor) -> AttackResult:
 
 
 def log_odds(model: nn.Module, inputs: Tensor) -> AttackResult:
-    """Confidence of the prediction, as its log-odds: one forward pass.
+    """Log-odds of the confidence of the prediction, by one forward pass.
 
-    log c/(1 - c) is the predicted class's logit minus the log-sum-exp of the others. It ranks as the probability c
-    does, but does not saturate: in single precision c is 1, and a tie, from a lead of 17 on. It is in logits,
-    and negative where c is below 1/2.
+    The log-odds log c/(1 - c) are the predicted class's logit minus the log-sum-exp of the other logits. They rank
+    examples as the probability c does, but they do not saturate. In single precision, c is exactly 1 for every lead of
+    17 logits or more, so that all these examples tie. The score is in logits, and negative if c is below 1/2.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
@@ -58,10 +58,10 @@ def log_odds(model: nn.Module, inputs: Tensor) -> AttackResult:
 
 
 def first_order_margin(model: nn.Module, inputs: Tensor, *, norm_order: float = 2) -> AttackResult:
-    """Distance to the linearized boundary with the runner-up: one forward and one backward pass.
+    """Distance to the linearized boundary with the runner-up, by one forward and one backward pass.
 
-    The score is the logit margin over the dual norm of its gradient, in input units; 0, flagged as failed, where the
-    gradient vanishes or puts the boundary out of the box.
+    The score is the logit margin over the dual norm of its gradient, in input units. If the gradient vanishes or puts
+    the boundary outside the box, the score is 0 and the example is marked as failed.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
@@ -73,7 +73,7 @@ def first_order_margin(model: nn.Module, inputs: Tensor, *, norm_order: float = 
 
     References:
         Hein and Andriushchenko, Formal guarantees on the robustness of a classifier against adversarial manipulation,
-        NeurIPS 2017, arXiv:1705.08475, theorem 2.1, with the local slope for the Lipschitz constant.
+        NeurIPS 2017, arXiv:1705.08475, theorem 2.1, with the local slope in place of the Lipschitz constant.
     """
     check_norm_order(norm_order)
     with attacked(model, inputs) as (model, inputs):

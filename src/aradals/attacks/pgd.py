@@ -1,4 +1,4 @@
-"""Projected gradient descent: whether any perturbation within a given radius changes the prediction."""
+"""Projected gradient descent: a search within a given radius for a perturbation that changes the prediction."""
 
 from __future__ import annotations
 
@@ -34,38 +34,42 @@ def pgd(
     random_start: bool = False,
     seed: int = 0,
 ) -> AttackResult:
-    """Projected gradient descent (PGD) in a ball of L2 or L-inf, untargeted, on the model's own prediction.
+    """Projected gradient descent (PGD) in an L2 or L-inf ball, untargeted, on the model's own prediction.
 
-    Robust accuracy within the radius is the share of examples that are predicted right and not a success. The
-    record has the smallest perturbation that was seen to succeed; the score of the others is at least the radius.
+    Robust accuracy within the radius is the share of examples that are predicted right and that the attack did not
+    change. The record has the smallest perturbation that was seen to succeed. If none succeeded, the score is at
+    least the radius.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
         inputs: shape (N, ...), values in [0, 1].
-        radius: of the ball that the perturbations stay in, up to the rounding of the inputs.
+        radius: radius of the ball; the perturbations stay in the ball up to the rounding of the inputs.
         norm_order: 2 or inf.
         steps: gradient steps of each restart.
         step_size: length of a step in the same norm, by default 2.5 * radius / steps.
-        loss: what the steps increase. ``margin``: the lead of another class over the predicted one, in logits.
-            ``cross_entropy``: of the predicted class, as in the paper; its gradient vanishes where the softmax
-            saturates. ``other_confidence``: the logarithm of the largest probability of another class.
-        restarts: number of starts. The first is the input itself, the others are drawn from the ball.
+        loss: the quantity that the steps increase. ``margin``: the lead of another class over the predicted one, in
+            logits. ``cross_entropy``: the cross-entropy of the predicted class, as in the paper; its gradient vanishes
+            where the softmax saturates. ``other_confidence``: the logarithm of the largest probability of another
+            class.
+        restarts: number of starts. The first start is the input itself, the others are drawn from the ball.
         random_start: draw the first start as well.
-        seed: of the draws, which are the same for every example, so that no result depends on the batch.
+        seed: seed of the draws. The draws are the same for every example, so that no result depends on the batch.
 
     Raises:
         InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities; another norm.
 
     References:
         Madry, Makelov, Schmidt, Tsipras and Vladu, Towards deep learning models resistant to adversarial attacks,
-        ICLR 2018, arXiv:1706.06083, section 2.1. Two departures: the default loss, and the default start, which
-        the paper draws at random.
+        ICLR 2018, arXiv:1706.06083, section 2.1. This code departs from the paper in two points: the default loss, and
+        the default start, which the paper draws at random.
     """
     step_size = 2.5 * radius / max(steps, 1) if step_size is None else step_size
     check_positive(radius=radius, steps=steps, step_size=step_size, restarts=restarts)
     check_norm_order(norm_order)
     if loss not in ("margin", "cross_entropy", "other_confidence"):
-        raise InputError(expected="a loss of PGD", got=repr(loss), hint="margin, cross_entropy or other_confidence")
+        raise InputError(
+            expected="a loss of PGD", got=repr(loss), hint="one of: margin, cross_entropy, other_confidence"
+        )
 
     with attacked(model, inputs) as (model, inputs):
         exact = inputs.to(working_dtype(inputs))
@@ -80,13 +84,13 @@ def pgd(
             if restart > 0 or random_start:
                 delta = delta + draw_from_ball(exact[:1], radius, norm_order, generator)
 
-            for _ in range(steps + 1):  # the last only to look where the last step has led
+            for _ in range(steps + 1):  # the last iteration only checks the end of the last step
                 delta = (exact + delta).clamp(0, 1) - exact
                 points = (exact + delta).to(inputs.dtype)
                 leaf, logits = forward_with_graph(model, points)
                 margin, _, _ = class_margin(logits, predicted)
 
-                # Best so far.
+                # The best perturbation so far.
                 crossed = margin < -logit_rounding(logits)
                 norm = perturbation_norm(points.to(exact) - exact, norm_order)
                 better = crossed & (norm < best_norm)

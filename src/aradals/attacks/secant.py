@@ -1,4 +1,4 @@
-"""The nearest boundary, by repeated linearization: a handful of passes for the ranking that a long search gives."""
+"""The secant attack: a few linearizations, which give nearly the ranking of a long search."""
 
 from __future__ import annotations
 
@@ -48,35 +48,37 @@ def secant(
     r"""Distance to the nearest decision boundary, L2, within the box [0, 1], by a few damped linearizations.
 
     1. Linearize the margins over the strongest rivals at the input, and project the input on each of their planes.
-    2. From the nearest plane on, then from the others within reach: linearize the margin at the current point, and
-       project the *input* on the new plane. Two estimates of the distance come for free, the distance to the plane and
-       the secant through the margins at both ends of the step. The first is too short where the boundary curves
-       away, the second too long while the direction is not yet the best; their geometric mean is the score.
-       The next point lies that far away, in a running mean of the directions so far, the t-th with weight 2 / (t + 1):
-       undamped, they swing to and fro where the boundary curves more than the distance.
+    2. Start from the nearest plane, then from the other planes within reach. Linearize the margin at the current
+       point, and project the *input* on the new plane. This step gives two estimates of the distance: the distance to
+       the plane, and the secant through the margins at both ends of the step. The first estimate is too short if the
+       boundary curves away. The second is too long as long as the direction is not the best one. The score is their
+       geometric mean. The next point lies at this distance, in the running mean of the directions so far; the t-th
+       direction has the weight 2 / (t + 1). This damping prevents oscillations, which occur if the radius of curvature
+       of the boundary is smaller than the distance.
     3. An example is done when the two estimates agree.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
         inputs: shape (N, ...), values in [0, 1].
-        num_candidates: how many of the K - 1 other classes, largest logits first, are linearized at the input; up to
-            10 where the logits of others are close, and always with ``verified``.
-        accurate: search farther, longer and to a smaller tolerance, in 8 to 19 passes rather than 6.
-        reach: further candidates are followed where their plane is nearer than this multiple of the score so far; 1.1
-            by default, 1.5 if ``accurate``.
-        steps: at most so many linearizations for each class that is followed, the one at the input included; 6 by
+        num_candidates: number of other classes, largest logits first, that are linearized at the input. The number
+            rises to up to 10 if the logits of further classes are close, and always with ``verified``.
+        accurate: search farther, longer and to a smaller tolerance, in 8 to 19 passes instead of 6.
+        reach: a further candidate is followed if its plane is nearer than this multiple of the score so far; 1.1 by
+            default, 1.5 if ``accurate``.
+        steps: largest number of linearizations for each class that is followed, including the one at the input; 6 by
             default, 10 if ``accurate``.
-        tolerance: of the logarithm of the ratio of the two estimates; 0.05 by default, 0.02 if ``accurate``.
-        verified: search, by a few forward passes along the final direction, a point where the prediction is seen to
-            change; its norm is ``norm``. The score remains an estimate.
+        tolerance: the two estimates agree if the logarithm of their ratio is smaller than this; 0.05 by default, 0.02
+            if ``accurate``.
+        verified: search along the final direction, by a few forward passes, for a point where the prediction changes;
+            its norm is ``norm``. The score remains an estimate.
 
     Raises:
         InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities.
 
     References:
-        Ours. That the input, not the current point, is projected is from Croce and Hein, Minimally distorted
-        adversarial examples with a fast adaptive boundary attack, ICML 2020, arXiv:1907.02044, section 3; the choice
-        among planes from DeepFool (`aradals.attacks.deepfool`).
+        The method is new. It takes two ideas from others: the projection of the input, not of the current point, from
+        Croce and Hein, Minimally distorted adversarial examples with a fast adaptive boundary attack, ICML 2020,
+        arXiv:1907.02044, section 3; and the choice among planes from DeepFool (`aradals.attacks.deepfool`).
     """
     check_positive(num_candidates=num_candidates)
     given: dict[str, Any] = {"reach": reach, "steps": steps, "tolerance": tolerance}
@@ -94,7 +96,7 @@ def secant(
 
 @dataclass(frozen=True)
 class Search:
-    """How far and how long boundaries are followed, see `secant`."""
+    """Settings of the search along boundaries, see `secant`."""
 
     reach: float
     steps: int
@@ -103,7 +105,7 @@ class Search:
     def __post_init__(self) -> None:
         check_positive(steps=self.steps, tolerance=self.tolerance)
         if self.reach < 1:
-            hint = "1.0, to follow the nearest class alone"
+            hint = "reach=1.0 to follow only the nearest class"
             raise InputError(expected="reach >= 1", got=f"reach={self.reach}", hint=hint)
 
 
@@ -112,14 +114,15 @@ _FAST, _ACCURATE = Search(reach=1.1, steps=6, tolerance=0.05), Search(reach=1.5,
 
 @dataclass(frozen=True)
 class Planes:
-    """The linearized boundaries with C candidates, as they look from the input.
+    """Boundaries with C candidates, linearized at the input.
 
     Attributes:
         predicted: int64, shape (N,).
-        margins: leads of the predicted class in logits, at least their rounding; inf for itself; shape (N, K).
+        margins: leads of the predicted class in logits, at least their rounding; inf for the class itself; shape
+            (N, K).
         candidates: other classes, the largest logit first, int64, shape (N, C).
         steps: the shortest step within the box to each plane, shape (N, C, ...).
-        distances: length of each step; inf for planes that are not there or not looked at; shape (N, C).
+        distances: length of each step, shape (N, C); inf for planes that do not exist or were not computed.
         fallback: first-order distance to the strongest rival, shape (N,).
     """
 
@@ -132,17 +135,17 @@ class Planes:
 
 
 def candidate_planes(model: CountedModel, inputs: Tensor, num_first: int) -> Planes:
-    """Step 1: the planes of the first few candidates for every example.
+    """Run step 1: compute the planes of the first few candidates for every example.
 
-    Up to 10 candidates are looked at where they would be the nearest if their gradient were a little steeper than the
-    steepest so far.
+    Further candidates, up to 10 in total, count only if their plane would be the nearest with a gradient a little
+    steeper than the steepest so far.
     """
     origin = inputs.to(working_dtype(inputs))
     points, logits = forward_with_graph(model, inputs)
     check_logits(logits, len(inputs))
     predicted = logits.argmax(1)
     margins = logits.gather(1, predicted[:, None]) - logits
-    # Logits that differ by less than their rounding tie; a tie counts as if it were that wide.
+    # Logits that differ by less than their rounding are a tie. A tie counts as a margin as wide as the rounding.
     rounding = torch.finfo(inputs.dtype).eps * logits.detach().abs().amax(1, keepdim=True)
     margins_at_input = margins.detach().maximum(rounding).scatter(1, predicted[:, None], math.inf)
 
@@ -171,11 +174,11 @@ def candidate_planes(model: CountedModel, inputs: Tensor, num_first: int) -> Pla
 
 
 def follow(model: CountedModel, inputs: Tensor, planes: Planes, search: Search) -> tuple[Tensor, Tensor]:
-    """Steps 2 and 3, from the nearest plane on, then from the others within reach.
+    """Run steps 2 and 3 from the nearest plane, then from the other planes within reach.
 
     Returns:
-        ``(distance, direction)``: the estimate, inf where no boundary within the box was found, shape (N,); where it
-        lies, shape (N, ...), of unit norm or 0.
+        ``(distance, direction)``: the estimate, shape (N,), which is inf if no boundary within the box was found; its
+        direction, shape (N, ...), of unit norm or 0.
     """
     distances, nearest = planes.distances.sort(1)
     best, direction = torch.full_like(planes.fallback, math.inf), torch.zeros_like(planes.steps[:, 0])
@@ -184,8 +187,8 @@ def follow(model: CountedModel, inputs: Tensor, planes: Planes, search: Search) 
         if len(rows) == 0:
             break  # further candidates are no nearer
         start = planes.steps[rows, nearest[rows, rank]]
-        # The first search may change over to a class that turns out to be nearer; the others hold theirs, or
-        # they would run back to where it has been.
+        # The first search may change to a class that turns out to be nearer. The later searches keep their class.
+        # Otherwise they would return to the boundary that the first search has found.
         rival = None if rank == 0 else planes.candidates[rows, nearest[rows, rank]]
         distance, delta = follow_plane(
             model.at(rows), inputs[rows], start, planes.predicted[rows], rival, planes.margins[rows], search
@@ -193,7 +196,7 @@ def follow(model: CountedModel, inputs: Tensor, planes: Planes, search: Search) 
         nearer = distance < best[rows]
         best[rows] = torch.where(nearer, distance, best[rows])
         direction[rows[nearer]] = unit(delta[nearer])
-    # What is as far as the box is wide is no boundary in it.
+    # A boundary as far away as the box's diagonal is not within the box.
     return torch.where(best < box_diagonal(inputs), best, math.inf), direction
 
 
@@ -206,11 +209,11 @@ def follow_plane(
     margins_at_input: Tensor,
     search: Search,
 ) -> tuple[Tensor, Tensor]:
-    """Follow one boundary, from the plane at ``inputs + delta`` on.
+    """Follow one boundary from the plane at ``inputs + delta``.
 
     Returns:
-        ``(distance, delta)``: the estimate, inf where the last linearization pointed nowhere, shape (N,); the direction
-        that it was found in, shape (N, ...).
+        ``(distance, delta)``: the estimate, shape (N,), which is inf if the last linearization gave no distance; its
+        direction, shape (N, ...).
     """
     origin, longest = inputs.to(delta.dtype), box_diagonal(inputs)
     distance = perturbation_norm(delta)
@@ -232,7 +235,7 @@ def follow_plane(
         at_input = margins_at_input[active].gather(1, other[:, None])[:, 0]
         secant = perturbation_norm(step) * at_input / (at_input - margin)
         secant = torch.where((margin < at_input) & (secant > 0), secant, math.nan)
-        # Where only one of the two makes sense, it has to do.
+        # If only one of the two estimates is valid, it is used alone.
         estimate = (torch.where(plane.isnan(), secant, plane) * torch.where(secant.isnan(), plane, secant)).sqrt()
         estimate = estimate.clamp(max=longest)
         distance[active] = estimate.nan_to_num(math.inf)
@@ -247,7 +250,7 @@ def follow_plane(
 
 
 def verify(model: CountedModel, inputs: Tensor, planes: Planes, distance: Tensor, direction: Tensor) -> AttackResult:
-    """The record with norms that were seen to change the prediction; the scores remain the estimates."""
+    """Make the record with norms that were seen to change the prediction; the scores remain the estimates."""
     expected = torch.where(distance.isfinite(), distance, planes.fallback)
     adv_inputs, crossed = closest_crossing(model, inputs, direction, planes.predicted, expected)
     result = verified_result(model, inputs, adv_inputs, crossed, predicted=planes.predicted, fallback=planes.fallback)

@@ -24,24 +24,24 @@ CALIBRATORS: Registry[Callable[..., Calibrator]] = Registry(
         "margin_temperature": partial(ConditionalTemperature, score="logit_margin"),
         "robustness_temperature": partial(ConditionalTemperature, score="first_order_margin"),
     },
-    only_ours=True,  # what the file of a calibrator names is not run
+    only_ours=True,  # code that only the file of a calibrator names is not run
 )
 
 
 def get_calibrator(name: str, /, **settings: Any) -> Calibrator:
-    """A calibrator, not yet fitted, by its name in `CALIBRATORS`.
+    """Make a calibrator, not yet fitted, by its name in `CALIBRATORS`.
 
     Raises:
-        InputError: no such calibrator, or a setting that it does not have.
+        InputError: there is no such calibrator, or the calibrator does not have one of the settings.
     """
     return CALIBRATORS.bind(name, settings)()
 
 
 def calibrator_from_dict(fields: Mapping[str, Any]) -> Calibrator:
-    """The fitted calibrator whose ``to_dict`` has given ``fields``.
+    """Make the fitted calibrator whose ``to_dict`` has returned ``fields``.
 
     Raises:
-        InputError: a state that no calibrator of `CALIBRATORS` has.
+        InputError: no calibrator of `CALIBRATORS` has such a state.
     """
     method = fields.get("method")
     if not isinstance(method, str) or method not in CALIBRATORS:

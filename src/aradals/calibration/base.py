@@ -1,4 +1,4 @@
-"""What calibrators share: the base class, the checks, and the reading of a saved state."""
+"""Shared parts of the calibrators: the base class, the checks, and the reading of a saved state."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from aradals.errors import InputError
 class Calibrator(nn.Module, ABC):
     """Base of the calibrators: a map of logits, fitted on the calibration split, whose numbers are float64 buffers.
 
-    ``forward(logits, scores)`` is the bare map in the precision of ``logits``, without checks, for use within a model
-    (`CalibratedModel`); ``predict_logits`` checks and computes in float64. A subclass sets ``method``, registers its
-    buffers in ``fit`` and ``from_dict``, and none before.
+    ``forward(logits, scores)`` computes only the map, in the precision of ``logits`` and without checks, for use within
+    a model (`CalibratedModel`). ``predict_logits`` checks its arguments and computes in float64. A subclass sets
+    ``method``. It registers its buffers in ``fit`` and ``from_dict``, and no buffers earlier.
 
     Attributes:
         method: the name in `CALIBRATORS`.
-        score: the robustness score that the map depends on, a name in ``aradals.attacks.ATTACKS``; None for none.
-            ``logit_margin`` is computed from the logits. Any other has to be given as ``scores``, in fitting and in
-            use; a calibrator that needs none ignores them, so that one call serves every calibrator.
+        score: the robustness score that the map depends on, a name in ``aradals.attacks.ATTACKS``; None if the map
+            depends on no score. ``logit_margin`` is computed from the logits. Any other score must be given as
+            ``scores``, both to fit and to predict. A calibrator without a score ignores ``scores``, so that the same
+            call works for every calibrator.
     """
 
     method: str
@@ -38,35 +39,36 @@ class Calibrator(nn.Module, ABC):
         Args:
             logits: finite floats, shape (N, K).
             labels: integer, shape (N,), in [0, K).
-            scores: robustness of each example, shape (N,); ignored unless `score` names one that logits do not give.
+            scores: robustness of each example, shape (N,); ignored unless `score` needs more than the logits.
 
         Raises:
-            InputError: no examples, NaN or infinite logits, probabilities in place of logits, wrong labels or scores.
+            InputError: there are no examples; logits are NaN, infinite or probabilities; labels or scores are wrong.
         """
 
     @abstractmethod
     def forward(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
-        """Calibrated logits, shape (N, K)."""
+        """Map logits to calibrated logits, shape (N, K)."""
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """The fitted state, ready for JSON; ``method`` says whose it is."""
+        """Return the fitted state, ready for JSON; ``method`` names the calibrator."""
 
     @classmethod
     @abstractmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
+        """Make the fitted calibrator; the inverse of `to_dict`."""
 
     @torch.no_grad()
     def predict_logits(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
-        """Logits whose softmax is calibrated, float64, shape (N, K).
+        """Compute logits whose softmax is calibrated, float64, shape (N, K).
 
         Args:
-            logits: finite floats, shape (N, K), of the number of classes of the fit.
+            logits: finite floats, shape (N, K), with as many classes as in the fit.
             scores: see `fit`.
 
         Raises:
-            InputError: not fitted; logits that are NaN, infinite, or probabilities; scores missing or not finite.
+            InputError: the calibrator is not fitted; logits are NaN, infinite or probabilities; scores are missing or
+                not finite.
         """
         self.check_fitted()
         if len(logits) == 0:
@@ -76,11 +78,11 @@ class Calibrator(nn.Module, ABC):
         return calibrated
 
     def predict_proba(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
-        """Calibrated probabilities, float64, shape (N, K). Arguments and errors as in `predict_logits`."""
+        """Compute calibrated probabilities, float64, shape (N, K). Arguments and errors: `predict_logits`."""
         return self.predict_logits(logits, scores).softmax(1)
 
     def check_fitted(self) -> None:
-        """Raise InputError unless fitted."""
+        """Raise InputError if the calibrator is not fitted."""
         if next(self.buffers(), None) is None:
             raise InputError(
                 expected=f"a fitted {self.method} calibrator",
@@ -89,10 +91,10 @@ class Calibrator(nn.Module, ABC):
             )
 
     def check_scores(self, logits: Tensor, scores: Tensor | None) -> Tensor | None:
-        """The scores to use, float64, on the device of ``logits``; None where the map needs none or finds them itself.
+        """Return the scores to use, float64, on the device of ``logits``; None if the map needs none or computes them.
 
         Raises:
-            InputError: `score` names one that has to be given, and ``scores`` are not N finite numbers.
+            InputError: `score` needs ``scores``, and ``scores`` are not N finite numbers.
         """
         if self.score in (None, "logit_margin"):
             return None
@@ -101,17 +103,17 @@ class Calibrator(nn.Module, ABC):
             raise InputError(
                 expected=f"scores: the finite {self.score} of each of {len(logits)} examples",
                 got=kind,
-                hint=f'score(model, inputs, "{self.score}").score, in fitting and in use, or margin_temperature, '
-                "which needs logits alone",
+                hint=f'score(model, inputs, "{self.score}").score, to fit and to predict, or margin_temperature, '
+                "which needs only logits",
             )
         return scores.detach().to(logits.device, torch.float64)
 
 
 def check_examples(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """What a calibrator is fitted on: logits as float64 and labels as int64 on their device.
+    """Prepare the data of a fit: logits as float64, and labels as int64 on their device.
 
     Raises:
-        InputError: no examples, NaN or infinite logits, probabilities in place of logits, wrong labels.
+        InputError: there are no examples; logits are NaN, infinite or probabilities; labels are wrong.
     """
     if len(logits) == 0:
         raise InputError(expected="at least one example", got="none", hint="a larger calibration split")
@@ -121,7 +123,7 @@ def check_examples(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_num_classes(logits: Tensor, num_classes: int) -> None:
-    """Raise InputError unless ``logits`` are of the number of classes that the calibrator was fitted on."""
+    """Raise InputError unless ``logits`` have as many classes as in the fit."""
     if logits.shape[1] != num_classes:
         raise InputError(
             expected=f"logits of {num_classes} classes, as in the fit",
@@ -131,10 +133,10 @@ def check_num_classes(logits: Tensor, num_classes: int) -> None:
 
 
 def read_state(fields: Mapping[str, Any], method: str, **num_dims: int) -> list[Any]:
-    """Values of a saved state: a number where ``num_dims`` says 0, a list of numbers for 1, a list of lists for 2.
+    """Read the values of a saved state: a number if ``num_dims`` is 0, a list of numbers for 1, a list of lists for 2.
 
     Raises:
-        InputError: another method; a value that is missing, of another kind, or not finite.
+        InputError: the state is that of another method, or a value is missing, of another kind, or not finite.
     """
     if fields.get("method") != method or not all(_is_numeric(fields.get(name), n) for name, n in num_dims.items()):
         kinds = ("a finite number", "finite numbers", "lists of finite numbers")
@@ -143,7 +145,7 @@ def read_state(fields: Mapping[str, Any], method: str, **num_dims: int) -> list[
 
 
 def bad_state(fields: Mapping[str, Any], method: str, expected: str) -> InputError:
-    """The error for a saved state that no calibrator of that method has written."""
+    """Make the error for a saved state that no calibrator of this method has written."""
     return InputError(
         expected=f"the state of a {method} calibrator ({expected})",
         got=f"{dict(fields)}"[:200],

@@ -13,21 +13,22 @@ from aradals.robustness.scores import InputBatches, score
 
 
 class CalibratedModel(nn.Module):
-    """Inputs in [0, 1] to calibrated probabilities, shape (N, K), in the precision of the model's logits.
+    """Module from inputs in [0, 1] to calibrated probabilities, shape (N, K), in the precision of the model's logits.
 
-    The calibrator's numbers are buffers: they move between devices with the model and are part of ``state_dict``. They
-    are float64, and it computes in their precision; ``float()`` first for a device without it.
+    The calibrator's numbers are buffers: they move between devices with the model and are part of ``state_dict``. The
+    buffers are float64, and the calibrator computes in their precision. For a device without float64, call ``float()``
+    first.
 
-    Where the calibrator depends on the first-order margin, the margin is computed with gradients enabled even within
-    ``torch.no_grad()``, at the cost of one more forward and a backward pass; nothing is differentiated through it.
-    With any other calibrator the module is forward only, and ``torch.export`` takes it.
+    If the calibrator depends on the first-order margin, the margin is computed with gradients enabled, even within
+    ``torch.no_grad()``. This costs one more forward and a backward pass; gradients do not flow through the margin.
+    With any other calibrator, the module needs only a forward pass, and ``torch.export`` accepts it.
 
     Args:
-        model: maps inputs in [0, 1] to logits of shape (N, K). It is held, not copied.
-        calibrator: a fitted one of `CALIBRATORS`. It is copied.
+        model: maps inputs in [0, 1] to logits of shape (N, K). The model is not copied.
+        calibrator: a fitted calibrator of `CALIBRATORS`, which is copied.
 
     Raises:
-        InputError: a calibrator that is not fitted, or not one of `CALIBRATORS`.
+        InputError: the calibrator is not fitted, or not in `CALIBRATORS`.
 
     Example:
         >>> import torch
@@ -50,10 +51,10 @@ class CalibratedModel(nn.Module):
         self.calibrator = copy.deepcopy(calibrator)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Calibrated probabilities, shape (N, K).
+        """Compute calibrated probabilities, shape (N, K).
 
         Raises:
-            InputError: inputs outside [0, 1], where the first-order margin is needed.
+            InputError: inputs are outside [0, 1], and the calibrator needs the first-order margin.
         """
         logits: Tensor = self.model(inputs)
         scores, dtype = None, next(self.calibrator.buffers()).dtype
@@ -64,13 +65,13 @@ class CalibratedModel(nn.Module):
 
 
 def scores_for(calibrator: Calibrator, model: nn.Module, batches: InputBatches, ids: Tensor) -> Tensor | None:
-    """The robustness scores that ``calibrator`` has to be given, float, shape (N,); None where it needs none.
+    """Compute the robustness scores that ``calibrator`` needs, float, shape (N,); None if it needs none.
 
     Args:
         calibrator: fitted or not.
         model: maps inputs in [0, 1] to logits of shape (N, K).
         batches: see `aradals.robustness.scores.score`.
-        ids: of the examples in the order of the result, shape (N,); all of them are in ``batches``.
+        ids: ids of the examples in the order of the result, shape (N,); ``batches`` contain all of them.
 
     Raises:
         InputError: see `aradals.robustness.scores.score`.

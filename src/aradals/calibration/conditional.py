@@ -1,4 +1,4 @@
-"""Temperatures that depend on how robust a prediction is."""
+"""Temperatures that depend on the robustness of a prediction."""
 
 from __future__ import annotations
 
@@ -36,25 +36,26 @@ _TABLE_SIZE = 101
 class ConditionalTemperature(Calibrator):
     r"""Divide logits by a temperature that is a monotone function of a robustness score.
 
-    The score's quantile q among the calibration examples (interpolated in a table of 101 quantiles; ties share their
-    mean; constant outside) gives the inverse temperature
+    The inverse temperature depends on the score's quantile q among the calibration examples. The quantile is
+    interpolated in a table of 101 quantiles, in which ties have their mean level; it is constant outside the table.
 
     .. math:: \beta(q) = b + \sum_{j=1}^d w_j h_j(q), \qquad h_j(q) = \mathrm{clip}(d q - j + 1, 0, 1)
 
-    with all :math:`w_j \ge 0` or all :math:`w_j \le 0`, and :math:`1/100 \le \beta \le 100`: piecewise linear between
-    d + 1 equally spaced knots, rising or falling. Logits are multiplied by it, so that the NLL is convex in (b, w) and
-    the fit exact. d = 0 is plain temperature scaling. d is the smallest of 0, 1, 2, 3 whose cross-validated NLL (5
-    folds) is within one standard error of the best. The order of the classes, and so the accuracy, does not change.
+    with all :math:`w_j \ge 0` or all :math:`w_j \le 0`, and :math:`1/100 \le \beta \le 100`. So it is piecewise linear
+    between d + 1 equally spaced knots, and rises or falls. Logits are multiplied by it, so that the NLL is convex in
+    (b, w), and the fit is exact. d = 0 is plain temperature scaling. d is the smallest of 0, 1, 2, 3 whose
+    cross-validated NLL (5 folds) is within one standard error of the best. The order of the classes does not change,
+    and so the accuracy does not change.
 
     Args:
-        score: ``logit_margin`` is computed from the logits: ``scores`` are ignored, and the map is forward only, which
-            exporters need. ``first_order_margin`` has to be given as ``scores``:
-            ``aradals.score(model, inputs, "first_order_margin").score``, of the inputs as they are, corrupted ones
-            included. (Any other score will do, as long as it is the same in the fit and in use.)
-        num_degrees: d, instead of choosing it.
+        score: ``logit_margin`` is computed from the logits: ``scores`` are ignored, and the map needs only a forward
+            pass, so that exporters accept it. ``first_order_margin`` must be given as ``scores``, by
+            ``aradals.score(model, inputs, "first_order_margin").score`` on the inputs as they are, also on corrupted
+            inputs. (Any other score works if the fit and the predictions use the same score.)
+        num_degrees: d; None to choose d by cross-validation.
 
     Raises:
-        InputError: another score; a ``num_degrees`` that is not 0, 1, 2 or 3.
+        InputError: ``score`` is another name, or ``num_degrees`` is not 0, 1, 2 or 3.
     """
 
     _temperatures: Tensor
@@ -66,7 +67,7 @@ class ConditionalTemperature(Calibrator):
         if score not in _METHODS:
             raise InputError(expected=" or ".join(_METHODS), got=f"score={score!r}", hint="logit_margin")
         if num_degrees not in (None, *range(MAX_DEGREES + 1)):
-            raise InputError(expected="num_degrees from 0 to 3", got=f"{num_degrees}", hint="None, to choose it")
+            raise InputError(expected="num_degrees from 0 to 3", got=f"{num_degrees}", hint="None, to choose a number")
         self.score, self.method = score, _METHODS[score]
         self._wanted_degrees = num_degrees
 
@@ -75,7 +76,7 @@ class ConditionalTemperature(Calibrator):
         """The fitted temperatures at the d + 1 knots, the least robust first.
 
         Raises:
-            InputError: not fitted yet.
+            InputError: the calibrator is not fitted.
         """
         self.check_fitted()
         return tuple(self._temperatures.tolist())
@@ -86,18 +87,18 @@ class ConditionalTemperature(Calibrator):
         return len(self.temperatures) - 1
 
     def fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:
-        """Choose d by cross-validation, unless it is given, and fit the temperatures.
+        """Choose d by cross-validation, unless the caller has set it, and fit the temperatures.
 
-        Warns where the examples are too few (25 for each knot) or their scores too alike to choose
-        among all d, and where the fit stops at a bound.
+        A warning says that the examples are too few (25 for each knot) or their scores too similar for a choice among
+        all d, or that the fit stops at a bound.
 
         Args:
             logits: finite floats, shape (N, K).
             labels: integer, shape (N,), in [0, K).
-            scores: robustness of each example, shape (N,); ignored where it is the logit margin.
+            scores: robustness of each example, shape (N,); ignored if `score` is ``logit_margin``.
 
         Raises:
-            InputError: no examples, NaN or infinite logits, probabilities in place of logits, wrong labels or scores.
+            InputError: there are no examples; logits are NaN, infinite or probabilities; labels or scores are wrong.
         """
         logits, labels = check_examples(logits, labels)
         scores = self._scores_of(logits, self.check_scores(logits, scores))
@@ -118,7 +119,7 @@ class ConditionalTemperature(Calibrator):
         return self
 
     def temperature_for(self, scores: Tensor) -> Tensor:
-        """The temperature at each score, float64, shape (N,)."""
+        """Compute the temperature at each score, float64, shape (N,)."""
         self.check_fitted()
         return 1 / self._betas(scores.double())
 
@@ -127,7 +128,7 @@ class ConditionalTemperature(Calibrator):
         return self._betas(self._scores_of(logits, scores))[:, None] * logits
 
     def to_dict(self) -> dict[str, Any]:
-        """``method``, ``temperatures`` at the knots, and the table of quantiles: ``scores`` and their ``levels``."""
+        """Return ``method``, ``temperatures`` at the knots, and the quantiles: ``scores`` and their ``levels``."""
         self.check_fitted()
         return {
             "method": self.method,
@@ -138,10 +139,10 @@ class ConditionalTemperature(Calibrator):
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`.
+        """Make the fitted calibrator; the inverse of `to_dict`.
 
         Raises:
-            InputError: another method, or a state that no fit leaves.
+            InputError: the state is that of another method, or no fit makes such a state.
         """
         scores_by_method = {method: score for score, method in _METHODS.items()}
         method = str(fields.get("method"))
@@ -171,30 +172,30 @@ class ConditionalTemperature(Calibrator):
 
 
 def quantile_table(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Up to 101 distinct quantiles of ``scores``, and their levels in [0, 1]; ties get the mean of theirs."""
+    """Compute up to 101 distinct quantiles of ``scores``, and their levels in [0, 1]; ties get their mean level."""
     levels = torch.linspace(0, 1, _TABLE_SIZE).to(scores)
     distinct, index, count = torch.quantile(scores, levels).unique(return_inverse=True, return_counts=True)
     return distinct, torch.zeros_like(distinct).index_add(0, index, levels) / count
 
 
 def piecewise_linear(points: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    """The function through (knots, values), both of shape (M,), at points of shape (N,); constant outside.
+    """Interpolate (knots, values), both of shape (M,), at points of shape (N,); constant outside the knots.
 
-    A sum of ramps rather than a search, so that every exporter can write it down.
+    The function is a sum of ramps and not a search, so that every exporter can represent it.
     """
     ramps = ((points[:, None] - knots[:-1]) / knots.diff()).clamp(0, 1)
     return values[0] + ramps @ values.diff()
 
 
 def choose_num_degrees(logits: Tensor, labels: Tensor, levels: Tensor, start: float, candidates: Sequence[int]) -> int:
-    """The smallest d whose cross-validated NLL is within one standard error (of the difference) of the best.
+    """Choose the smallest d whose cross-validated NLL is within one standard error (of the difference) of the best.
 
     Args:
         logits: float64, shape (N, K).
         labels: int64, shape (N,).
         levels: quantile of each example's score, float64, shape (N,).
-        start: a temperature to search from; the nearer, the faster.
-        candidates: ascending.
+        start: a temperature to start from; the search is faster if it is close to the result.
+        candidates: numbers of degrees, ascending.
     """
     if len(candidates) == 1:
         return candidates[0]
@@ -212,13 +213,13 @@ def choose_num_degrees(logits: Tensor, labels: Tensor, levels: Tensor, start: fl
 
 
 def fit_temperatures(logits: Tensor, labels: Tensor, levels: Tensor, start: float, num_degrees: int) -> Tensor:
-    """Temperatures at d + 1 knots, monotone and in [0.01, 100], with the least NLL: the better of rising and falling.
+    """Fit monotone temperatures in [0.01, 100] at d + 1 knots: the rising or the falling ones, with the smaller NLL.
 
     Args:
         logits: float64, shape (N, K).
         labels: int64, shape (N,).
         levels: quantile of each example's score, float64, shape (N,).
-        start: a temperature to search from; the nearer, the faster.
+        start: a temperature to start from; the search is faster if it is close to the result.
         num_degrees: d.
     """
     if num_degrees == 0:
@@ -228,7 +229,7 @@ def fit_temperatures(logits: Tensor, labels: Tensor, levels: Tensor, start: floa
     hats = torch.stack([piecewise_linear(levels, knots, unit) for unit in torch.eye(len(knots)).to(levels)], 1)
 
     def nll(betas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """With its derivatives: for each example, by its beta, they are E_p[z] - z_label and Var_p[z]."""
+        """Return NLL, gradient and Hessian; each example adds E_p[z] - z_label and Var_p[z], derived by its beta."""
         scaled = (hats @ betas)[:, None] * relative
         probs = scaled.softmax(1)
         mean = (probs * relative).sum(1)
@@ -247,15 +248,15 @@ def fit_temperatures(logits: Tensor, labels: Tensor, levels: Tensor, start: floa
 
 
 def rising_step(point: Tensor, gradient: Tensor, hessian: Tensor) -> Tensor:
-    """The step to the minimum of a quadratic over 1/100 <= v_0 <= v_1 <= ... <= v_d <= 100, exactly.
+    """Find the step to the exact minimum of a quadratic over 1/100 <= v_0 <= v_1 <= ... <= v_d <= 100.
 
-    It is the lowest of the minima over the faces of this set, in each of which some neighbors of the chain are tied:
-    d is so small that all can be tried.
+    The minimum is the lowest of the minima over the faces of this set. On each face, some neighbors of the chain are
+    tied. d is so small that all faces can be tried.
 
     Args:
-        point: v, where the quadratic has this gradient, float64, shape (d + 1,).
+        point: v, the point where the quadratic has this gradient, float64, shape (d + 1,).
         gradient: shape (d + 1,).
-        hessian: shape (d + 1, d + 1); a tiny multiple of the identity is added, should it be singular.
+        hessian: shape (d + 1, d + 1); a tiny multiple of the identity is added, because the matrix may be singular.
     """
     v, g, h = point.cpu(), gradient.cpu(), hessian.cpu()
     h = h + (1e-10 * h.diagonal().mean() + 1e-30) * torch.eye(len(v), dtype=v.dtype)
@@ -272,13 +273,13 @@ def rising_step(point: Tensor, gradient: Tensor, hessian: Tensor) -> Tensor:
 
 @lru_cache
 def _faces(size: int) -> list[tuple[Tensor, Tensor]]:
-    """The faces of 1/100 <= v_0 <= ... <= v_d <= 100: each is a point, and the directions (columns) that span it.
+    """List the faces of 1/100 <= v_0 <= ... <= v_d <= 100: each has a point and the directions (columns) that span it.
 
     On a face some neighbors of this chain are tied, so that it consists of blocks. The outer two are at the bounds.
     """
     faces = []
     for tied in itertools.product((False, True), repeat=size + 1):
-        if not all(tied):  # or both bounds would be one
+        if not all(tied):  # otherwise the two bounds would be equal
             blocks = torch.tensor(tied).logical_not().cumsum(0)
             members = torch.nn.functional.one_hot(blocks).double()[:-1]
             faces.append((_MIN_BETA * members[:, 0] + _MAX_BETA * members[:, -1], members[:, 1:-1]))
@@ -291,7 +292,7 @@ def _is_allowed(betas: Tensor) -> bool:
 
 
 def _rising(betas: Tensor) -> Tensor:
-    """Without the rounding errors by which a chain may be violated."""
+    """Remove rounding errors, so that the chain rises and is within its bounds."""
     return betas.clamp(_MIN_BETA, _MAX_BETA).cummax(0).values
 
 

@@ -14,15 +14,15 @@ Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def minimize_convex(loss: Loss, start: Tensor, step: Step) -> Tensor:
-    """The minimum of a smooth convex function, by Newton's method with backtracking.
+    """Find the minimum of a smooth convex function by Newton's method with backtracking.
 
-    Deterministic and without a learning rate. Stops where the quadratic model promises a gain below 1e-12 (the last
-    step is still taken: it squares the error), or after 200 steps.
+    The method is deterministic and has no learning rate. It stops when the quadratic model predicts a gain below 1e-12,
+    or after 200 steps. It still takes the last step, because this step squares the error.
 
     Args:
-        loss: value, gradient and Hessian.
+        loss: function that returns value, gradient and Hessian.
         start: an allowed point, float64, shape (D,).
-        step: with constraints, where they lead; a part of a step must be allowed, as it is in a convex set.
+        step: the step under constraints; every part of a step must be allowed, as in a convex set.
 
     References:
         Boyd and Vandenberghe, Convex Optimization, 2004, algorithm 9.5.

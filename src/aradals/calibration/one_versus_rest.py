@@ -14,21 +14,21 @@ from aradals.calibration.base import Calibrator, bad_state, check_examples, chec
 from aradals.errors import InputError
 
 MAX_PADDED = 50_000_000
-"""Numbers of the padded table of a saved state up to which its rows may be of any lengths."""
+"""A padded table of a saved state with at most so many numbers may have rows of any lengths."""
 
 MAX_PADDING = 20
-"""Beyond that, how many times as many numbers the padded table may have as the state itself."""
+"""A larger padded table may have at most so many times the numbers of the state itself."""
 
 
 class OneVersusRest(Calibrator):
-    r"""Map every class's probability by a function of its own, and normalize (Zadrozny and Elkan 2002, section 5).
+    r"""Map the probability of each class by a separate function, and normalize (Zadrozny and Elkan 2002, section 5).
 
-    A class's function is piecewise linear, through the points (``knots``, ``values``), and constant outside; a step
-    is two points at one knot. Both the order of the classes and the accuracy may change.
+    The function of a class is piecewise linear through the points (``knots``, ``values``), and constant outside; a step
+    is two points at one knot. The order of the classes and the accuracy may change.
 
-    These functions reach 0, at which the NLL of a single surprise is infinite. So the N examples of the fit are joined
-    by an imaginary one, spread over all K classes: after normalization, :math:`p \mapsto (N p + 1/K) / (N + 1)`,
-    which keeps every probability above 1 / (K (N + 1)). Where all functions are 0, p is uniform.
+    These functions reach 0, and then the NLL of a single unexpected label is infinite. So the N examples of the fit get
+    one imaginary example, spread over all K classes: after normalization, :math:`p \mapsto (N p + 1/K) / (N + 1)`.
+    This keeps every probability above 1 / (K (N + 1)). If all functions are 0, p is uniform.
     """
 
     _knots: Tensor
@@ -44,8 +44,8 @@ class OneVersusRest(Calibrator):
             scores: ignored.
 
         Raises:
-            InputError: no examples, NaN or infinite logits, probabilities in place of logits, wrong labels.
-            MissingExtraError: isotonic regression without scikit-learn.
+            InputError: there are no examples; logits are NaN, infinite or probabilities; labels are wrong.
+            MissingExtraError: isotonic regression needs scikit-learn, which is not installed.
         """
         logits, labels = (tensor.cpu() for tensor in check_examples(logits, labels))
         by_class = enumerate(logits.softmax(1).T.contiguous())
@@ -55,13 +55,13 @@ class OneVersusRest(Calibrator):
 
     @abstractmethod
     def _fit_class(self, probs: Tensor, hits: Tensor) -> tuple[Tensor, Tensor]:
-        """Knots, not decreasing, and values of one class's function, from its probabilities and 0 or 1 for its labels.
+        """Fit one class's function to its probabilities and its labels, 0 or 1; return sorted knots, and values.
 
-        All float64, shapes (N,), (N,) -> (M,), (M,).
+        All tensors are float64, with shapes (N,), (N,) -> (M,), (M,).
         """
 
     def forward(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
-        """Logarithms of the calibrated probabilities; ``scores`` are ignored."""
+        """Compute the logarithms of the calibrated probabilities; ``scores`` are ignored."""
         num_examples, num_classes = self._num_examples.to(logits), len(self._knots)
         check_num_classes(logits, num_classes)
         by_class = interpolate(logits.softmax(1).T.contiguous(), self._knots.to(logits), self._values.to(logits)).T
@@ -70,7 +70,7 @@ class OneVersusRest(Calibrator):
         return ((num_examples * probs + 1 / num_classes) / (num_examples + 1)).log()
 
     def to_dict(self) -> dict[str, Any]:
-        """``method``, ``num_examples``, and ``knots`` and ``values``: a list for every class."""
+        """Return ``method``, ``num_examples``, and ``knots`` and ``values``, which have a list for every class."""
         self.check_fitted()
         return {
             "method": self.method,
@@ -81,10 +81,10 @@ class OneVersusRest(Calibrator):
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`; needs no scikit-learn.
+        """Make the fitted calibrator; the inverse of `to_dict`, which needs no scikit-learn.
 
         Raises:
-            InputError: another method, or a state that no fit leaves.
+            InputError: the state is that of another method, or no fit makes such a state.
         """
         num_examples, knots, values = read_state(fields, cls.method, num_examples=0, knots=2, values=2)
         knots, values = ([torch.tensor(row, dtype=torch.float64) for row in table] for table in (knots, values))
@@ -92,7 +92,7 @@ class OneVersusRest(Calibrator):
         rising = all((row.diff() >= 0).all() for row in knots)
         in_range = all(((row >= 0) & (row <= 1)).all() for row in values)
         lengths = [len(row) for row in knots]
-        # Rows are padded to the longest: one long row among very many would fill the memory.
+        # Rows are padded to the longest row, so that one long row among very many would fill the memory.
         fits = max(lengths) * len(lengths) <= max(MAX_PADDED, MAX_PADDING * sum(lengths))
         if not 1 <= num_examples < 2**53 or len(knots) < 2 or not (same_lengths and rising and in_range and fits):
             raise bad_state(
@@ -109,10 +109,10 @@ class OneVersusRest(Calibrator):
 
 
 class IsotonicCalibration(OneVersusRest):
-    """The non-decreasing function of each class's probability with the least squared error, then normalized.
+    """Map each class's probability by the non-decreasing function with the least squared error, then normalize.
 
-    Zadrozny and Elkan 2002, through scikit-learn: constant on pooled examples, linear between. For what becomes of
-    zeros see `OneVersusRest`.
+    Zadrozny and Elkan 2002, by scikit-learn. The function is constant on pooled examples, and linear between them.
+    `OneVersusRest` explains the treatment of zeros.
     """
 
     method = "isotonic"
@@ -127,16 +127,16 @@ class IsotonicCalibration(OneVersusRest):
 class HistogramBinning(OneVersusRest):
     """Replace each class's probability by the share of that class among the examples in its bin, then normalize.
 
-    Zadrozny and Elkan 2001; class by class as in Guo et al. 2017, section 4.2. Bins are (low, high], the first closed
-    on both sides; an empty one keeps its center. For what becomes of zeros see `OneVersusRest`.
+    Zadrozny and Elkan 2001; class by class as in Guo et al. 2017, section 4.2. Bins are (low, high], and the
+    first bin is closed on both sides. An empty bin keeps its center. `OneVersusRest` explains the treatment of zeros.
 
     Args:
-        num_bins: of every class; fewer where quantiles coincide.
-        equal_mass: bins of equal numbers of examples, by the quantiles of each class's probability; else of equal
-            width.
+        num_bins: number of bins of each class; fewer if quantiles coincide.
+        equal_mass: make bins of equal numbers of examples, by the quantiles of each class's probability; else bins of
+            equal width.
 
     Raises:
-        InputError: fewer than one bin.
+        InputError: ``num_bins`` is less than 1.
     """
 
     method = "histogram"
@@ -161,15 +161,15 @@ class HistogramBinning(OneVersusRest):
 
 
 def interpolate(points: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    """Piecewise linear functions, one for each row, constant outside their knots; at a step, the value on its left.
+    """Evaluate piecewise linear functions, one for each row: constant outside their knots; at a step, the left value.
 
     Args:
         points: shape (K, N).
-        knots: in each row not decreasing, shape (K, M), M >= 2.
-        values: at the knots, shape (K, M).
+        knots: non-decreasing in each row, shape (K, M), M >= 2.
+        values: values at the knots, shape (K, M).
 
     Returns:
-        Shape (K, N).
+        The values at the points, shape (K, N).
     """
     right = torch.searchsorted(knots, points).clamp(1, knots.shape[1] - 1)
     start, end = knots.gather(1, right - 1), knots.gather(1, right)
@@ -178,6 +178,6 @@ def interpolate(points: Tensor, knots: Tensor, values: Tensor) -> Tensor:
 
 
 def _stack(rows: list[Tensor]) -> Tensor:
-    """As one table, shorter rows extended by their last number, which leaves the functions as they are."""
+    """Make one table of rows; shorter rows repeat their last number, which does not change the functions."""
     width = max(2, *map(len, rows))
     return torch.stack([torch.cat([row, row[-1:].expand(width - len(row))]) for row in rows])

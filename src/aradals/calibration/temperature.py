@@ -13,18 +13,18 @@ from torch import Tensor
 from aradals.calibration.base import Calibrator, bad_state, check_examples, read_state
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
-"""Networks need about 0.5 to 5; at these bounds predictions are in effect one-hot or uniform."""
+"""Networks need about 0.5 to 5; at these bounds, predictions are practically one-hot or uniform."""
 
 
 class TemperatureScaling(Calibrator):
     """Divide logits by the temperature with the least NLL on the calibration split.
 
-    Guo et al. 2017, section 4.2. The order of the classes, and so the accuracy, does not change.
+    Guo et al. 2017, section 4.2. The order of the classes does not change, and so the accuracy does not change.
 
     Example:
         >>> import torch
         >>> scaling = TemperatureScaling().fit(torch.tensor([[4.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1]))
-        >>> round(scaling.temperature, 4)  # three of four are right: sigmoid(4 / T) = 3/4, so T = 4 / log(3)
+        >>> round(scaling.temperature, 4)  # 3 of 4 are right: sigmoid(4 / T) = 3/4, so T = 4 / log(3)
         3.641
     """
 
@@ -33,24 +33,25 @@ class TemperatureScaling(Calibrator):
 
     @property
     def temperature(self) -> float:
-        """The fitted temperature; above 1 softens.
+        """The fitted temperature; a temperature above 1 softens.
 
         Raises:
-            InputError: not fitted yet.
+            InputError: the calibrator is not fitted.
         """
         self.check_fitted()
         return float(self._temperature)
 
     @property
     def at_bound(self) -> bool:
-        """Whether the fit stopped at a bound, because the NLL has no minimum between them."""
+        """True if the fit stopped at a bound, because the NLL has no minimum between the bounds."""
         return self.temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE)
 
     def fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:
         """Find the temperature with the least NLL, in [0.01, 100].
 
-        There is none inside if every label is predicted right (the colder, the better) or if the logits say
-        nothing about the labels (the warmer, the better); the fit then warns and keeps the bound.
+        The NLL has no minimum between the bounds if every label is predicted right (a lower temperature is always
+        better), or if the logits have no information about the labels (a higher temperature is always better). The fit
+        then warns and keeps the bound.
 
         Args:
             logits: finite floats, shape (N, K).
@@ -58,7 +59,7 @@ class TemperatureScaling(Calibrator):
             scores: ignored.
 
         Raises:
-            InputError: no examples, NaN or infinite logits, probabilities in place of logits, wrong labels.
+            InputError: there are no examples; logits are NaN, infinite or probabilities; labels are wrong.
         """
         logits, labels = check_examples(logits, labels)
         self._keep(best_temperature(logits, labels))
@@ -70,15 +71,15 @@ class TemperatureScaling(Calibrator):
         return logits / self._temperature.to(logits)
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"method": "temperature", "temperature": T}``, ready for JSON."""
+        """Return ``{"method": "temperature", "temperature": T}``, ready for JSON."""
         return {"method": self.method, "temperature": self.temperature}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`.
+        """Make the fitted calibrator; the inverse of `to_dict`.
 
         Raises:
-            InputError: another method, or a temperature that is not a positive number.
+            InputError: the state is that of another method, or the temperature is not a positive number.
         """
         (temperature,) = read_state(fields, cls.method, temperature=0)
         if temperature <= 0:
@@ -92,7 +93,7 @@ class TemperatureScaling(Calibrator):
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature in [0.01, 100] with the least NLL; a bound where there is none between them.
+    """Find the temperature in [0.01, 100] with the least NLL; it is a bound if the minimum is not between the bounds.
 
     Args:
         logits: float64, shape (N, K).
@@ -101,13 +102,13 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
     relative = relative_logits(logits, labels)
 
     def nll_falls(log_beta: float) -> bool:
-        """Whether the NLL falls with beta = 1 / T: its derivative is E_p[z] - z_label, averaged."""
+        """Return True if the NLL falls with beta = 1 / T; its derivative is the mean of E_p[z] - z_label."""
         probs = (math.exp(log_beta) * logits).softmax(1)
         return bool((probs * relative).sum(1).mean() < 0)
 
-    # The NLL is convex in beta, hence its derivative increasing: bisection cannot miss the one zero,
-    # needs no learning rate, and its 40 halvings of log beta leave an error of 1e-11. (When no class
-    # beats a label anywhere, it can underflow to 0 far out, hence the separate test.)
+    # The NLL is convex in beta, so that its derivative increases and has one zero. Bisection cannot miss this zero,
+    # needs no learning rate, and has an error of 1e-11 after 40 halvings of log beta. If every label is predicted
+    # right, the derivative can underflow to 0 at the upper end of beta; a separate test finds this case.
     low, high = -math.log(MAX_TEMPERATURE), -math.log(MIN_TEMPERATURE)
     if not nll_falls(low):
         return MAX_TEMPERATURE
@@ -120,16 +121,16 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def relative_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Logits minus that of the label, shape (N, K)."""
+    """Subtract the logit of the label from all logits, shape (N, K)."""
     return logits - logits.gather(1, labels[:, None])
 
 
 def warn_at_bound(logits: Tensor, labels: Tensor, temperatures: Sequence[float]) -> None:
-    """Warn the caller of ``fit`` of temperatures at a bound, and say why the NLL has no minimum before it."""
+    """Warn the caller of ``fit`` of temperatures at a bound, and say why the NLL has no minimum inside."""
     for bound in {MIN_TEMPERATURE, MAX_TEMPERATURE}.intersection(temperatures):
         warnings.warn(
             f"no temperature between {MIN_TEMPERATURE} and {MAX_TEMPERATURE} minimizes the NLL of these {len(logits)} "
-            f"examples: {_reason(logits, labels, bound, len(temperatures))}; it stops at the bound {bound:g}",
+            f"examples: {_reason(logits, labels, bound, len(temperatures))}; the fit stops at the bound {bound:g}",
             stacklevel=3,
         )
 
@@ -137,11 +138,11 @@ def warn_at_bound(logits: Tensor, labels: Tensor, temperatures: Sequence[float])
 def _reason(logits: Tensor, labels: Tensor, bound: float, num_knots: int) -> str:
     relative = relative_logits(logits, labels)
     if num_knots > 1:
-        return "at some robustness they are all predicted right, or no better than chance"
+        return "at some robustness, all labels are predicted right, or the logits are no better than chance"
     if bound == MIN_TEMPERATURE:
         if (relative <= 0).all():
-            return "every label is predicted right, so that the colder, the better"
+            return "every label is predicted right, so that a lower temperature is always better"
         return f"the logits differ very little (by {float((logits.amax(1) - logits.amin(1)).max()):.3g} at most)"
     if relative.mean() >= 0:
-        return "the logits are no better than chance, so that the warmer, the better"
-    return f"the logits are very large (up to {float(logits.abs().max()):.3g}), or wrong where they are"
+        return "the logits are no better than chance, so that a higher temperature is always better"
+    return f"the logits are very large (up to {float(logits.abs().max()):.3g}), or the largest ones are wrong"

@@ -15,22 +15,24 @@ from aradals.errors import InputError
 
 
 class VectorScaling(Calibrator):
-    r"""Logits :math:`z \mapsto w \odot z + b` with the least NLL on the calibration split, and a pull towards one T.
+    r"""Map logits :math:`z \mapsto w \odot z + b`, with the least NLL on the calibration split and a pull to one T.
 
-    Guo et al. 2017, section 4.2. It corrects classes that are predicted too often or too surely; the order of the
-    classes, and so the accuracy, may change. The published method minimizes the NLL alone, which has no minimum where a
-    class is absent from the calibration split or separable, and no unique one ever (a constant added to b changes
-    nothing). So, with T the best single temperature and :math:`w = (1 + u) / T`, what is minimized is
+    Guo et al. 2017, section 4.2. The map corrects classes that are predicted too often or too confidently. It can
+    change the order of the classes and the accuracy. The published method minimizes only the NLL. The NLL has no
+    minimum if a class is separable or absent from the calibration split, and its minimum is never unique, because a
+    constant added to b changes nothing. So this method minimizes, with the best single temperature T and
+    :math:`w = (1 + u) / T`,
 
     .. math:: \mathrm{NLL}(w, b) + \frac{\mathrm{pull}}{2 N} (|u|^2 + |b|^2),
 
-    a standard normal prior on every u and b where pull = 1: it weighs as much as about one example for each class.
+    For pull = 1, this is a standard normal prior on every u and b, which has the weight of about one example for each
+    class.
 
     Args:
-        pull: > 0; the smaller, the closer to the published method.
+        pull: > 0; a smaller pull is closer to the published method.
 
     Raises:
-        InputError: a ``pull`` that is not positive.
+        InputError: ``pull`` is not positive.
     """
 
     method = "vector"
@@ -40,23 +42,23 @@ class VectorScaling(Calibrator):
     def __init__(self, pull: float = 1.0) -> None:
         super().__init__()
         if not pull > 0:
-            raise InputError(expected="pull > 0", got=f"{pull}", hint="1, or 1e-6 for next to none")
+            raise InputError(expected="pull > 0", got=f"{pull}", hint="pull=1, or pull=1e-6 for almost no pull")
         self.pull = pull
 
     @property
     def weight(self) -> Tensor:
-        """w, float64, shape (K,)."""
+        """The factor w, float64, shape (K,)."""
         self.check_fitted()
         return self._weight
 
     @property
     def bias(self) -> Tensor:
-        """b, float64, shape (K,); sums to 0."""
+        """The offset b, float64, shape (K,), which sums to 0."""
         self.check_fitted()
         return self._bias
 
     def fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:
-        """Minimize the NLL and the pull, which is convex, by Newton's method.
+        """Minimize the sum of NLL and pull, which is convex, by Newton's method.
 
         Args:
             logits: finite floats, shape (N, K).
@@ -64,7 +66,7 @@ class VectorScaling(Calibrator):
             scores: ignored.
 
         Raises:
-            InputError: no examples, NaN or infinite logits, probabilities in place of logits, wrong labels.
+            InputError: there are no examples; logits are NaN, infinite or probabilities; labels are wrong.
         """
         logits, labels = check_examples(logits, labels)
         num_examples, num_classes = logits.shape
@@ -81,7 +83,7 @@ class VectorScaling(Calibrator):
             value = -log_probs.gather(1, labels[:, None]).mean() + strength / 2 * point.square().sum()
             error = probs - one_hot
             gradient = torch.cat([(error * scaled).mean(0), error.mean(0)]) + strength * point
-            # The mean of diag(p) - p p^T in blocks, p times z wherever it stands for a weight.
+            # This is the mean of diag(p) - p p^T in blocks; each index of a weight multiplies p by z.
             both = torch.cat([weighted, probs], 1)
             hessian = -both.T @ both / num_examples
             hessian.diagonal().add_(torch.cat([(weighted * scaled).mean(0), probs.mean(0)]) + strength)
@@ -100,15 +102,16 @@ class VectorScaling(Calibrator):
         return self._weight.to(logits) * logits + self._bias.to(logits)
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"method": "vector", "weight": [...], "bias": [...]}``, ready for JSON."""
+        """Return ``{"method": "vector", "weight": [...], "bias": [...]}``, ready for JSON."""
         return {"method": self.method, "weight": self.weight.tolist(), "bias": self.bias.tolist()}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`.
+        """Make the fitted calibrator; the inverse of `to_dict`.
 
         Raises:
-            InputError: another method, or not one weight and one bias for each of K >= 2 classes.
+            InputError: the state is that of another method, or it does not have one weight and one bias for each of
+                K >= 2 classes.
         """
         weight, bias = read_state(fields, cls.method, weight=1, bias=1)
         if len(weight) != len(bias) or len(weight) < 2:

@@ -1,4 +1,4 @@
-"""The arguments of the commands. A field's text in the docstring is its help, its default the option's default.
+"""The arguments of the commands. A field's text in the docstring is its help; its default is the option's default.
 
 A field ``num_subsets`` is the option ``--num-subsets``. The parameters of a command's ``run`` are such dataclasses.
 """
@@ -32,8 +32,8 @@ class ModelArguments:
 
     Attributes:
         model: built-in name (resnet20, small_cnn, ...), file.py:callable or package.module:callable that returns an
-            nn.Module from inputs in [0, 1] to logits; a checkpoint of a built-in model names it
-        checkpoint: file of the weights: .safetensors, or a torch file that holds nothing else
+            nn.Module from inputs in [0, 1] to logits; not needed for a checkpoint that names its built-in model
+        checkpoint: file of the weights: .safetensors, or a torch file that contains nothing else
         model_args: further arguments of the function that builds the model, as JSON or YAML
         device: auto, cpu or cuda
     """
@@ -44,7 +44,7 @@ class ModelArguments:
     device: str = "auto"
 
     def load(self, examples: Examples) -> Classifier:
-        """The model with its weights, tried on the examples."""
+        """Load the model with its weights, and test it on the examples."""
         from aradals.pipeline.classifier import load_classifier
 
         return load_classifier(
@@ -59,7 +59,7 @@ class DataArguments:
     Attributes:
         data: Hugging Face id, parquet file, folder, .npz file, or built-in name
         split: split to read; default: the only one, else test
-        limit: read a fixed random sample of so many examples
+        limit: number of examples in a fixed random sample; default: all examples
         image_column: column of the images; needed if several columns could hold them
         label_column: column of the labels; needed if several columns could hold them
     """
@@ -71,10 +71,10 @@ class DataArguments:
     label_column: str | None = None
 
     def load(self) -> Examples:
-        """The examples.
+        """Load the examples.
 
         Raises:
-            InputError: no ``--data``, or data that cannot be read.
+            InputError: ``--data`` is missing, or the data cannot be read.
         """
         from aradals.data import load_data
 
@@ -86,7 +86,7 @@ class DataArguments:
 
 @dataclass(frozen=True)
 class AttackArguments:
-    """How robustness is measured.
+    """The measurement of robustness.
 
     Attributes:
         attack: attack whose perturbations are measured. Estimates are good for ranking: logit_margin and log_odds
@@ -94,8 +94,8 @@ class AttackArguments:
             (8 to 19). Searches verify norms: secant --verified (10), deepfool (9), ddn and fmn (105), carlini_wagner
             (thousands)
         attack_args: settings of the attack, as JSON or YAML
-        verified: also find, for the column norm, a perturbation that is seen to change the prediction
-        bf16: attack a copy in bfloat16, which is faster on some hardware, and coarser
+        verified: also find a perturbation that changes the prediction, for the column norm
+        bf16: attack a copy of the model in bfloat16, which is faster on some hardware, but less exact
     """
 
     attack: str = "secant"
@@ -106,22 +106,22 @@ class AttackArguments:
 
 @dataclass(frozen=True)
 class StoredArguments:
-    """Files that stand in for a model.
+    """Files that replace a model.
 
     Attributes:
-        predictions: parquet or .npz file to use in place of a model; its columns are logits, label and, if rows were
+        predictions: parquet or .npz file to use instead of a model; its columns are logits, label and, if rows were
             left out, id
-        scores: robustness of the same examples, a file of aradals score
+        scores: file of aradals score with the robustness of the same examples
     """
 
     predictions: Path | None = None
     scores: Path | None = None
 
     def load(self) -> StoredPredictions:
-        """The predictions, with what their file says about them.
+        """Load the predictions, with the description in their file.
 
         Raises:
-            InputError: no ``--predictions``, or a file that cannot be read.
+            InputError: ``--predictions`` is missing, or the file cannot be read.
         """
         from aradals.pipeline.artifacts import read_predictions
 
@@ -130,10 +130,10 @@ class StoredArguments:
         return read_predictions(self.predictions)
 
     def refuse_beside(self, **given: object) -> None:
-        """Refuse options that the predictions would leave unused; else the command judges something unnamed.
+        """Refuse options that have no effect beside the predictions, because the user expects an effect.
 
         Raises:
-            InputError: predictions, and any of ``given`` (option -> value) is set.
+            InputError: predictions are given, and a value in ``given`` (option -> value) is set, too.
         """
         unused = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
         if self.predictions is not None and unused:
@@ -160,7 +160,7 @@ class AuditArguments(SubsetArguments):
     """The audit of the ranking.
 
     Attributes:
-        audit: attack so many random examples with DDN, and report how often both rankings agree; 0 turns the audit off
+        audit: number of random examples to attack with DDN, to report how often both rankings agree; 0 for no audit
         seed: seed of the random sample and of the bootstrap
     """
 
@@ -184,13 +184,13 @@ class ShiftArguments:
     """Calibrators and shifted data.
 
     Attributes:
-        calibrator: files of aradals calibrate, with commas between; each is reported beside the model as it is
-        corruptions: corruptions or groups of them (noise, blur, weather, digital, standard, extra, all), with commas
-            between; clean data are always evaluated
+        calibrator: files of aradals calibrate, separated by commas; results with each are reported beside those without
+        corruptions: corruptions or groups of them (noise, blur, weather, digital, standard, extra, all),
+            separated by commas; clean data are always evaluated
         severities: severities of the corruptions, from 1 (mild) to 5 (strong)
         preset: constants of the corruptions: cifar, tiny or imagenet; default: those for the size of the images
-        corrupted: corrupted copy of the same examples: a folder as CIFAR-10-C, CIFAR-100-C or ImageNet-C, or data with
-            a column of severities; --corruptions chooses parts of the copy
+        corrupted: corrupted copy of the same examples: a folder with the layout of CIFAR-10-C, CIFAR-100-C or
+            ImageNet-C, or data with a column of severities; --corruptions chooses parts of the copy
         ood: out-of-distribution data; reports the AUROC of confidence for telling them from --data
     """
 
@@ -208,8 +208,8 @@ class CalibratorArguments:
 
     Attributes:
         method: temperature (one number), vector (a factor and an offset per class), isotonic (a curve per class),
-            histogram (bins per class), margin_temperature (a temperature by logit margin) or robustness_temperature (a
-            temperature by first-order margin, which takes a gradient of the model)
+            histogram (bins per class), margin_temperature (a temperature that depends on the logit margin) or
+            robustness_temperature (a temperature that depends on the first-order margin, a gradient of the model)
     """
 
     method: str = "temperature"
@@ -224,7 +224,7 @@ class CorruptionArguments:
             frost, fog, brightness, contrast, elastic_transform, pixelate, jpeg_compression, speckle_noise,
             gaussian_blur, spatter or saturate
         severity: severity, from 1 (mild) to 5 (strong)
-        preset: constants: cifar, tiny or imagenet, made for 32, 64 and 224 pixels; default: the nearest in size
+        preset: constants: cifar, tiny or imagenet, made for 32, 64 and 224 pixels; default: that of the nearest size
     """
 
     corruption: str
@@ -258,7 +258,7 @@ class TrainingArguments:
     Attributes:
         method: method or ensemble of the recipe
         seed: seed of the splits, the initialization and the order of the examples
-        output: folder for the checkpoint and the files that lead to it
+        output: folder for the checkpoint and the files that it is made from
     """
 
     output: Path
@@ -271,8 +271,8 @@ class OutputArguments:
     """The output.
 
     Attributes:
-        output: file or folder to write, as in the example below
-        overwrite: replace files at --output that others have made, or that this command has made from other inputs
+        output: file or folder to write (see the example below)
+        overwrite: replace files at --output that another program has made, or this command from other inputs
     """
 
     output: Path
@@ -284,7 +284,7 @@ class ResultsArguments(OutputArguments):
     """The output.
 
     Attributes:
-        json: print the results as JSON rather than as a table
+        json: print the results as JSON, not as a table
     """
 
     json: bool = False
@@ -296,8 +296,8 @@ class ReportArguments:
 
     Attributes:
         folder: folder with results.json or diagnosis.json
-        output: file to write, or the folder to write below for several data sets; default: FOLDER/report.html
-        overwrite: replace a file that others have made
+        output: file to write; for several data sets, the folder of the reports; default: FOLDER/report.html
+        overwrite: replace a file that another program has made
     """
 
     folder: Path = field(metadata=_POSITIONAL)

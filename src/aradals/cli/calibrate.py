@@ -1,7 +1,7 @@
-"""Fit a calibrator on data that the model was not trained on, and will not be judged on.
+"""Fit a calibrator on data that is used neither to train nor to judge the model.
 
-The JSON file holds the fitted numbers and the content hashes of the examples; aradals evaluate refuses to use the file
-on the same examples.
+The JSON file contains the fitted numbers and the content hashes of the examples. aradals evaluate refuses the
+calibrator on the same examples.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ RESUMES = False
 
 
 def run(model: ModelArguments, data: DataArguments, calibrator: CalibratorArguments, output: OutputArguments) -> Path:
-    """Fit and save."""
+    """Fit the calibrator, and save it."""
     from aradals.calibration import get_calibrator
     from aradals.pipeline.calibrate import calibrate
     from aradals.pipeline.outputs import input_paths, output_file

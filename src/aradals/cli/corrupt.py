@@ -1,7 +1,7 @@
-"""Write corrupted images as a parquet file: lossless PNG, the same columns and order of rows.
+"""Write corrupted images as a parquet file of lossless PNG, with the same columns and the same order of rows.
 
-Corruptions are those of CIFAR-10-C, Tiny-ImageNet-C and ImageNet-C. `aradals evaluate --corruptions` makes the same
-images on the fly; a file is for other programs.
+The corruptions are those of CIFAR-10-C, Tiny-ImageNet-C and ImageNet-C. `aradals evaluate --corruptions` makes the
+same images in memory, so that only other programs need this file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ RESUMES = False
 
 
 def run(data: DataArguments, corruption: CorruptionArguments, output: OutputArguments) -> Path:
-    """Corrupt and write."""
+    """Corrupt the images, and write them."""
     from aradals._internal.json_files import settings_digest
     from aradals.corruptions import choose_preset, corrupt
     from aradals.data.corrupted_parquet import write_corrupted

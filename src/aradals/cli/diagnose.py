@@ -1,10 +1,11 @@
 """Find out where a trained classifier's confidence is wrong, without training anything.
 
-Accuracy, confidence and ECE with their intervals by robustness subset, reliability diagrams, the classes that the least
-robust subset is made of, and the confidence above which at most 1 % / 5 % of the predictions are wrong. The ranking by
-robustness is audited: a strong attack is run on a sample, and the agreement reported.
-Writes OUTPUT/report.html, diagnosis.json, scores/scores.parquet, predictions/ and audit/. Examples that the
-model was trained on (where its checkpoint says) are refused.
+The report shows accuracy, confidence and ECE by robustness subset with their intervals, reliability diagrams, the
+classes of the least robust subset, and the confidence above which at most 1 % / 5 % of the predictions are wrong. An
+audit checks the ranking by robustness: it attacks a sample with a strong attack, and reports how often both rankings
+agree.
+The command writes OUTPUT/report.html, diagnosis.json, scores/scores.parquet, predictions/ and audit/. It refuses
+examples that the model was trained on, if the checkpoint records them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def run(
     audit: DefaultAuditArguments,
     output: ResultsArguments,
 ) -> Path:
-    """Diagnose and report."""
+    """Diagnose the model, and report the results."""
     from aradals.cli.finish import finish
     from aradals.pipeline.diagnose import diagnose, diagnose_predictions
     from aradals.pipeline.outputs import input_paths, output_folder

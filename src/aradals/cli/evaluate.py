@@ -1,7 +1,8 @@
-"""Accuracy, confidence, NLL, Brier score and calibration errors, clean and under shift, with a calibrator or without.
+"""Measure accuracy, confidence, NLL, Brier score and calibration errors, clean and under shift.
 
-Writes OUTPUT/results.json, report.html and the predictions under every condition. Examples that the model (where its
-checkpoint says) or the calibrator was fitted on are refused.
+With --calibrator, the calibrated model is evaluated, too.
+The command writes OUTPUT/results.json, report.html and the predictions under every condition. It refuses examples that
+the calibrator was fitted on, and examples that the model was trained on, if the checkpoint records them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def run(
     subsets: SubsetArguments,
     output: ResultsArguments,
 ) -> Path:
-    """Evaluate and report."""
+    """Evaluate the model, and report the results."""
     from aradals.cli.finish import finish
     from aradals.pipeline.calibrate import load_calibrators
     from aradals.pipeline.evaluate import evaluate, evaluate_predictions

@@ -1,4 +1,4 @@
-"""What ends a command and is no fault of this program, in one line."""
+"""One line for each error that is not a fault of this program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "Ca
 
 
 def describe(error: BaseException) -> str | None:
-    """The line for ``error``; None for what only its traceback can explain."""
+    """Write the line for ``error``; None for an error that only its traceback can explain."""
     for cause in filter(_is_lack_of_memory, _chain(error)):
         return str(
             InputError(
@@ -41,21 +41,21 @@ def describe(error: BaseException) -> str | None:
                     got=f"{error.strerror or _first_line(error)}{f': {error.filename}' if error.filename else ''}",
                     hint="freeing space, or another --output"
                     if is_full(error)
-                    else "the same command when that is put right",
+                    else "the same command after solving this problem",
                 )
             )
     return None
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:
-    """Torch raises a RuntimeError, and only its text says why."""
+    """Return True if memory was short; torch raises a RuntimeError, and only its text gives the reason."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in _NO_MEMORY)
     )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """``error``, and those that it was raised from."""
+    """Yield ``error``, and the errors that it was raised from."""
     while error is not None:
         yield error
         error = error.__cause__

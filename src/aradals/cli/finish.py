@@ -1,4 +1,4 @@
-"""Results that are written into their folder and printed."""
+"""The end of a command with results: they are written into their folder and printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`aradals`: finds the subcommand, parses its arguments, and says in one line and by the exit status how it ended."""
+"""The command `aradals`: it runs a subcommand, and reports its end in one line and by the exit status."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ COMMANDS = {
     "diagnose": "find where a classifier's confidence is wrong",
     "train": "train one model of a recipe",
     "calibrate": "fit a calibrator after training",
-    "evaluate": "accuracy, confidence and calibration, clean and under shift",
-    "corrupt": "write corrupted images, as CIFAR-10-C and ImageNet-C have them",
-    "run": "a whole study: methods x seeds, from data to report",
-    "report": "the HTML report of results on disk",
+    "evaluate": "measure accuracy, confidence and calibration, clean and under shift",
+    "corrupt": "write corrupted images like those of CIFAR-10-C and ImageNet-C",
+    "run": "run a whole study: methods x seeds, from data to report",
+    "report": "write the HTML report of results on disk",
     "recipes": "list, show and copy recipes",
 }
 
@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit code: 0; 1 for a study some runs of which failed, and for results that stdout did not take; 2 for bad
-        input, and for a system that refuses a file or memory; 128 and the number of the signal for an interruption.
+        The exit code: 0 for success; 1 if some runs of a study failed, or if the results could not be printed; 2 for
+        bad input, or if the system refuses a file or memory; 128 plus the number of the signal after an interruption.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     with StopSignals() as signals, StandardStreams() as streams:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _exit_code(arguments, signals, streams)
             signals.disarm()
         except BaseException:
-            # After a signal, this is `Interrupted`, or what other people's code has put in its place.
+            # After a signal, the error is `Interrupted`, or another one that user code has raised instead.
             if signals.received is None:
                 raise
             signals.disarm()
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _exit_code(arguments: list[str], signals: StopSignals, streams: StandardStreams) -> int:
-    """Run the command, print its results or one line about what went wrong."""
+    """Run the command, and print its results or one line about the error."""
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     code, output = 0, None
     try:
@@ -69,10 +69,10 @@ def _exit_code(arguments: list[str], signals: StopSignals, streams: StandardStre
             output = _run(name, rest, signals)
         else:
             raise InputError(expected=f"a command: {', '.join(COMMANDS)}", got=repr(name), hint="aradals --help")
-    except RunsFailed as error:  # all other results are there
+    except RunsFailed as error:  # all other runs have results
         print_log(str(error))
         code = 1
-    except KeyboardInterrupt:  # raised by other people's code, or outside the main thread
+    except KeyboardInterrupt:  # raised by user code, or outside the main thread
         signals.received = signals.received or signal.SIGINT
         raise
     except (Exception, SystemExit) as error:
@@ -82,7 +82,7 @@ def _exit_code(arguments: list[str], signals: StopSignals, streams: StandardStre
         code = _fail(line)
     try:
         streams.write_results()
-    except BrokenPipeError:  # whoever read the output has seen enough, as in `aradals recipes | head`
+    except BrokenPipeError:  # the reader has closed the pipe, as in `aradals recipes | head`
         return code or 1
     except OSError as error:
         where = f"; they are in {output}" if output is not None else ""
@@ -95,7 +95,7 @@ def _run(name: str, arguments: list[str], signals: StopSignals) -> Path | None:
     """Parse and run one subcommand: a module with ``EXAMPLE``, ``RESUMES`` and ``run``.
 
     Returns:
-        Where the command has put its results.
+        The path of the command's results; None if it has written nothing.
     """
     from aradals.cli.parser import CommandParser
 
@@ -114,7 +114,7 @@ def _run(name: str, arguments: list[str], signals: StopSignals) -> Path | None:
 def _show_warning(
     message: Warning | str, category: type[Warning], filename: str, *more: object, **options: object
 ) -> None:
-    """Our own warnings as one line each; those of libraries are for their developers."""
+    """Print a warning of this package in one line; drop warnings of libraries, which are for their developers."""
     if category is UserWarning and Path(filename).is_relative_to(Path(__file__).parents[1]):
         print_log(f"warning: {message}")
 
@@ -128,11 +128,11 @@ def _overview() -> str:
     lines = [f"  aradals {name:<10} {summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
         [
-            "Find out where a classifier's confidence is wrong, train it to be right, and prove it.",
+            "Find out where a classifier's confidence is wrong, train it to be right, and measure the result.",
             "",
             *lines,
             "",
-            "Each command has --help with an example. First steps:",
+            "`aradals COMMAND --help` explains a command with an example. First steps:",
             "  aradals run demo --output runs/demo",
             "  aradals diagnose --model my_model.py:build --checkpoint weights.pt --data photos/ --output out",
         ]

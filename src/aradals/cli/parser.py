@@ -1,4 +1,4 @@
-"""The parser of a command line: words become the dataclasses that are the parameters of a command."""
+"""The parser of a command line, which turns words into the dataclasses that a command takes as parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aradals.pipeline.settings import OptionText, is_required, nearest, read
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Parses the words of one command, a module with ``run`` and ``EXAMPLE``; errors are `InputError`."""
+    """Parser for the words of one command, a module with ``run`` and ``EXAMPLE``; it raises `InputError`."""
 
     def __init__(self, name: str, command: ModuleType) -> None:
         self.example: str = command.EXAMPLE
@@ -43,10 +43,10 @@ class CommandParser(argparse.ArgumentParser):
                 self.options.append(f"--{key}")
 
     def read(self, words: Sequence[str]) -> dict[str, Any]:
-        """Read the dataclasses, by the name of the parameter.
+        """Read the dataclasses, and return them by the name of the parameter.
 
         Raises:
-            InputError: unknown options, missing or wrong values.
+            InputError: an option is unknown, or a value is missing or wrong.
         """
         overrides, rest = self._split_overrides(words)
         given, unknown = self.parse_known_args(rest)
@@ -57,11 +57,11 @@ class CommandParser(argparse.ArgumentParser):
         return {name: self._read_record(kind, vars(given), overrides) for name, kind in self.records.items()}
 
     def error(self, message: str) -> NoReturn:
-        """Refuse words that argparse cannot read."""
+        """Raise InputError for words that argparse cannot read."""
         raise InputError(expected="arguments that can be read", got=message, hint=self.example)
 
     def _split_overrides(self, words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-        """Keys of the recipe and their values, ``--a.b=c`` or ``--a.b c``, and all other words, with dashes in them."""
+        """Separate keys of the recipe (``--a.b=c`` or ``--a.b c``) from all other words, in which _ becomes -."""
         known = {each.name for each in fields(self.keys_of)} if self.keys_of else set()
         overrides: dict[str, str] = {}
         rest: list[str] = []
@@ -93,7 +93,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def _declarations(record: Any) -> Iterator[tuple[list[str], dict[str, Any]]]:
-    """Names and settings for ``add_argument``, one for each field."""
+    """Yield names and settings for ``add_argument``, once for each field."""
     texts, hints = _texts(record), get_type_hints(record)
     for each in fields(record):
         text = _escaped(texts[each.name] + _default(each))
@@ -106,7 +106,7 @@ def _declarations(record: Any) -> Iterator[tuple[list[str], dict[str, Any]]]:
 
 
 def _keys(kind: Any, above: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys of a dataclass and of the dataclasses in it, with their help."""
+    """Yield the dotted keys of a dataclass, and of the dataclasses in it, with their help."""
     texts, hints = _texts(kind), get_type_hints(kind)
     for each in fields(kind):
         key, hint = f"{above}{each.name}", hints[each.name]
@@ -114,12 +114,12 @@ def _keys(kind: Any, above: str = "") -> Iterator[tuple[str, str]]:
         for record in records:
             yield from _keys(record, f"{key}.NAME." if is_named else f"{key}.")
         if not records:
-            is_tag = len(get_args(hint)) == 1  # such as ``by``, which tells the members of a union apart
+            is_tag = len(get_args(hint)) == 1  # such as ``by``, which distinguishes the members of a union
             yield key, _escaped(texts[each.name] + ("" if is_tag else _default(each)))
 
 
 def _merged(keys: Iterator[tuple[str, str]]) -> dict[str, str]:
-    """Give each key one help text: members of a union have keys in common."""
+    """Give each key one help text, because members of a union share keys."""
     found: dict[str, dict[str, None]] = {}
     for key, text in keys:
         found.setdefault(key, {})[text] = None
@@ -127,12 +127,12 @@ def _merged(keys: Iterator[tuple[str, str]]) -> dict[str, str]:
 
 
 def _records_in(kind: Any) -> list[Any]:
-    """The dataclasses that a type is built of."""
+    """List the dataclasses that a type consists of."""
     return [kind] if is_dataclass(kind) else [record for part in get_args(kind) for record in _records_in(part)]
 
 
 def _read_text(kind: Any, given: Any, name: str) -> Any:
-    """The value of an option; a list may be written with commas and no brackets."""
+    """Read the value of an option; a list may be written with commas and without brackets."""
     if isinstance(given, str):
         is_list = get_origin(kind) is list
         given = [part.strip() for part in given.strip("[]").split(",")] if is_list else OptionText(given)
@@ -140,12 +140,12 @@ def _read_text(kind: Any, given: Any, name: str) -> Any:
 
 
 def _spelling(option: Field[Any]) -> str:
-    """Name of a field on the command line."""
+    """Return the name of a field on the command line."""
     return option.name.upper() if "positional" in option.metadata else f"--{option.name.replace('_', '-')}"
 
 
 def _texts(record: Any) -> dict[str, str]:
-    """Texts of the fields in the docstrings of a dataclass and its bases; the empty name has the first line."""
+    """Read the texts of the fields from the docstrings of a dataclass and its bases; the first line has the key ""."""
     found: dict[str, str] = {}
     for each in reversed(record.__mro__[:-1]):
         parsed = docstring_parser.parse(each.__doc__ or "")

@@ -15,7 +15,7 @@ RESUMES = False
 
 
 def run(recipe: RecipeArguments) -> Path | None:
-    """List, print or copy."""
+    """List recipes, or show or copy one."""
     from aradals._internal.files import atomic_path
     from aradals.errors import InputError
     from aradals.pipeline.recipes import find_recipe, list_recipes

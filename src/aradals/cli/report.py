@@ -1,6 +1,6 @@
 """Write the HTML report of a folder with results.json or diagnosis.json; no model is needed.
 
-Of a study of several data sets, a report is written into the folder of each.
+For a study of several data sets, each data set gets a report in its folder.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Run a whole study: train, score, calibrate and evaluate every method at every seed, and write the report.
 
-The same command continues after an interruption, and does again only the stages whose inputs have changed.
-Results are in OUTPUT/results.json and, as one tidy table, in OUTPUT/table.parquet and table.csv; the report is in
-OUTPUT/report.html. With several data sets (--data '[A, B]') each has a folder of its own below OUTPUT.
+The same command continues after an interruption, and repeats only the stages whose inputs have changed.
+The results are in OUTPUT/results.json and, as one tidy table, in OUTPUT/table.parquet and table.csv. The report is in
+OUTPUT/report.html. If there are several data sets (--data '[A, B]'), each has a separate folder below OUTPUT.
 
-A run that fails by itself, because its training diverged for example, costs nothing but itself: the results and the
-report name it with the reason, and the exit code is 1. The next call tries it again.
+If a run fails, for example because its training diverged, the other runs continue. The results and the report name the
+failed run and the reason, and the exit code is 1. The next call tries the run again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RESUMES = True
 
 
 def run(study: StudyArguments, output: ResultsArguments) -> Path:
-    """Run the study and report it."""
+    """Run the study, and report it."""
     from aradals.cli.finish import finish
     from aradals.errors import RunsFailed
     from aradals.pipeline.outputs import output_folder

@@ -1,8 +1,8 @@
 """Measure each example's robustness: the smallest perturbation that changes the model's prediction.
 
 The parquet table has the columns id (row in the split), predicted, score (finite; larger means more robust), norm (of a
-verified perturbation; null without one, see --verified), success, num_forward and num_backward. A command that was
-interrupted goes on where it stopped when it is given again. A command that is done is not done again.
+verified perturbation, see --verified; null if there is none), success, num_forward and num_backward. The same command
+continues after an interruption. After it has finished, it does nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Signals that ask a command to end: it ends at once, keeps its state, and says so by its exit status."""
+"""Signals that ask a command to end: the command ends at once, keeps its state, and returns the matching status."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from typing import Any
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()))
 
 _SAME_SECONDS = 1.0
-"""Programs such as `timeout` send one signal twice, to the process and to its group."""
+"""Seconds in which a second signal is ignored: programs such as `timeout` signal the process and its group."""
 
 _REMINDER_SECONDS = 0.2
 
 
 class Interrupted(BaseException):
-    """A signal has asked the command to end.
+    """Raised when a signal has asked the command to end.
 
-    It is no `Exception`, no `KeyboardInterrupt` and no `SystemExit`: other people's code catches those.
+    The class is no `Exception`, `KeyboardInterrupt` or `SystemExit`, because user code catches those.
     """
 
 
 class StopSignals:
-    """Within the block, a signal raises `Interrupted` in the main thread, from `arm` to `disarm`.
+    """Block in which a signal raises `Interrupted` in the main thread, from `arm` to `disarm`.
 
-    The first signal counts. Where other people's code has caught `Interrupted` and goes on, it is raised again. A
-    second signal, a second later or more, ends the process on the spot. A signal that is ignored stays ignored, as
-    `nohup` wants it. Outside the main thread, where Python has no handlers, nothing happens.
+    The first signal counts. If user code catches `Interrupted` and continues, the error is raised again. A second
+    signal, at least a second later, ends the process at once. A signal that was ignored before stays ignored, because
+    `nohup` relies on this. Outside the main thread, the block does nothing, because Python allows no handlers there.
 
     Attributes:
-        received: the first signal; None before.
-        message: the line that tells the user what an interruption means now.
+        received: the first signal; None if there was none.
+        message: the line that tells the user the effect of an interruption.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
                 before = signal.getsignal(number)
-                if before not in (signal.SIG_IGN, None):  # None: a handler that is not Python's
+                if before not in (signal.SIG_IGN, None):  # None stands for a handler that Python did not set
                     self._before[number] = before
                     signal.signal(number, self._handle)
         self._unraisable, sys.unraisablehook = sys.unraisablehook, self._ignore
@@ -67,17 +67,17 @@ class StopSignals:
         sys.unraisablehook = self._unraisable
 
     def arm(self) -> None:
-        """Raise `Interrupted` at a signal from here on, and for one that has come already."""
+        """Raise `Interrupted` at every signal from now on, and for a signal that was received before."""
         self._armed = True
         if self.received is not None:
             raise Interrupted
 
     def disarm(self) -> None:
-        """Only note signals from here on."""
+        """Only record signals from now on."""
         self._armed = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a worker, forked while the handlers were in place
+        if os.getpid() != self._process:  # a worker that was forked while the handlers were set
             self._handle_in_child(number, frame)
         elif self.received is None:
             self.received, self._first = number, time.monotonic()
@@ -93,7 +93,7 @@ class StopSignals:
                 os._exit(128 + self.received)
 
     def _raise(self) -> None:
-        """Raise `Interrupted`, unless it has been raised and other code is cleaning up after it."""
+        """Raise `Interrupted`, except while other code cleans up after it."""
         error = sys.exception() if self._armed else Interrupted()
         while error is not None and not isinstance(error, Interrupted):
             error = error.__context__
@@ -101,20 +101,20 @@ class StopSignals:
             raise Interrupted
 
     def _remind(self) -> None:
-        """Bring the main thread to `_handle` again and again."""
+        """Make the main thread call `_handle` again and again."""
         while not self._over.wait(_REMINDER_SECONDS):
             self._is_reminder = True
             signal.pthread_kill(self._thread, self.received or signal.SIGINT)
 
     def _ignore(self, unraisable: sys.UnraisableHookArgs) -> None:
-        """Say nothing of an `Interrupted` that was raised where Python lets no exception out, as in a ``__del__``."""
+        """Hide an `Interrupted` that Python cannot pass on, for example from a ``__del__``."""
         if unraisable.exc_type is not Interrupted:
             self._unraisable(unraisable)
 
     def _handle_in_child(self, number: int, frame: FrameType | None) -> None:
-        """What would happen without our handlers."""
+        """Do what would happen without the handlers of this package."""
         if number == signal.SIGINT:
             signal.default_int_handler(number, frame)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-        sys.exit(128 + number)  # not reached where the default ends the process
+        sys.exit(128 + number)  # not reached if the default handler ends the process

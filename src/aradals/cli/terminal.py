@@ -1,4 +1,4 @@
-"""The standard streams of a command: results go to stdout when all files are written, everything else to stderr."""
+"""The standard streams of a command: stdout gets the results after all files are written, stderr all other text."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _results: list[str | RenderableType] = []
 
 
 def print_result(*parts: str | RenderableType) -> None:
-    """Print to stdout, which is for results, once the command has done its work.
+    """Print results to stdout after the command has done its work.
 
     Args:
-        parts: text, which gets a newline, or tables and the like that rich can print.
+        parts: text, which gets a newline, or tables and other objects that rich can print.
     """
     _results.extend(parts)
 
 
 def print_log(line: str) -> None:
-    """Print a line of progress to stderr; what steers a terminal is shown as text."""
+    """Print a line of progress to stderr; control characters of a terminal are shown as text."""
     print(printable(line), file=sys.stderr, flush=True)
 
 
 def leave(code: int) -> NoReturn:
-    """End the process without taking the interpreter down.
+    """End the process without the shutdown of the interpreter.
 
-    A signal may have left a library half loaded (torch loads a part of itself at the first training), and then Python
-    aborts on its way out, with an exit status of its own.
+    A signal may have left a library half loaded, because torch loads a part of itself at the first training. Python
+    then aborts in its shutdown, with another exit status.
     """
     with suppress(Exception):
         atexit._run_exitfuncs()
@@ -45,10 +45,10 @@ def leave(code: int) -> NoReturn:
 
 
 class StandardStreams:
-    """Within the block, stdout leads to stderr, and stderr cannot fail.
+    """Block in which stdout leads to stderr, and stderr cannot fail.
 
-    Other people's code likes to print, and so do the programs that it calls. `write_results` writes to the stdout that
-    was there at the start.
+    User code often prints, and so do the programs that it calls. `write_results` writes to the stdout from before the
+    block.
     """
 
     def __enter__(self) -> StandardStreams:
@@ -67,17 +67,17 @@ class StandardStreams:
         _empty(self._stderr)
 
     def write_results(self) -> None:
-        """Write what was given to `print_result`. A character that stdout cannot show becomes a question mark.
+        """Write the text given to `print_result`. A character that stdout cannot show becomes a question mark.
 
         Raises:
-            OSError: stdout is closed, full, or a pipe that nobody reads.
+            OSError: stdout is closed or full, or it is a pipe that nobody reads.
         """
         self._restore_stdout()
         if not _results:
             return
         if self._stdout is None or self._stdout.closed:
             raise OSError(errno.EBADF, "stdout is closed")
-        encoding = self._stdout.encoding or "utf-8"  # of an io.StringIO it is None
+        encoding = self._stdout.encoding or "utf-8"  # an io.StringIO has None
         text = "".join(_rendered(part, self._stdout) for part in _results)
         try:
             self._stdout.write(text.encode(encoding, "replace").decode(encoding))
@@ -94,7 +94,7 @@ class StandardStreams:
 
 
 class _Unfailing:
-    """A stream that swallows what cannot be written: no log is worth the work that it tells of."""
+    """Stream that drops text that cannot be written, because a lost log must not end the work."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -117,7 +117,7 @@ class _Unfailing:
 
 
 def _rendered(part: str | RenderableType, stream: TextIO) -> str:
-    """As the terminal behind ``stream`` can show it: its width, colors and box characters."""
+    """Render with the width, the colors and the box characters of the terminal behind ``stream``."""
     if isinstance(part, str):
         return part + "\n"
     from rich.console import Console
@@ -129,7 +129,7 @@ def _rendered(part: str | RenderableType, stream: TextIO) -> str:
 
 
 def _open_closed_descriptors() -> None:
-    """Put the null device where 0, 1 or 2 is closed: else the next file that is opened gets the number, and output."""
+    """Open the null device for closed descriptors 0, 1 and 2; else the next file gets the number, and text."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -138,10 +138,10 @@ def _open_closed_descriptors() -> None:
 
 
 def _divert(stdout: TextIO | None) -> int | None:
-    """Let descriptor 1 lead where 2 leads, if it is that of ``stdout``.
+    """Make descriptor 1 lead to the target of descriptor 2, if ``stdout`` uses descriptor 1.
 
     Returns:
-        A descriptor that leads where 1 has led.
+        A descriptor that leads to the former target of descriptor 1.
     """
     try:
         if stdout is None or stdout.fileno() != 1:
@@ -149,13 +149,13 @@ def _divert(stdout: TextIO | None) -> int | None:
         stdout.flush()
         kept = os.dup(1)
         os.dup2(2, 1)
-    except (OSError, ValueError):  # no file, or a file that is full or closed
+    except (OSError, ValueError):  # stdout is no file, or a file that is full or closed
         return None
     return kept
 
 
 def _empty(stream: TextIO | None) -> None:
-    """Drop what a stream could not write: Python would try again when it exits, and fail."""
+    """Drop text that a stream could not write, because Python would try again at its exit, and fail."""
     if stream is None:
         return
     try:

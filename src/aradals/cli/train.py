@@ -1,7 +1,7 @@
 """Train one model or ensemble of a recipe, and the models and scores that it needs.
 
 AR-AdaLS first trains a vanilla model and scores the data, unless the model scores itself. The same command continues
-after an interruption. The checkpoint says how to build its model, so that other commands take it without --model.
+after an interruption. The checkpoint records how to build its model, so that other commands need no --model.
 """
 
 from __future__ import annotations

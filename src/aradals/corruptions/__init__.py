@@ -56,7 +56,7 @@ CORRUPTIONS: dict[str, Corruption] = {
     "spatter": spatter,
     "saturate": saturate,
 }
-"""All 19, in the order of the paper."""
+"""All 19 corruptions, in the order of the paper."""
 
 _NAMES = tuple(CORRUPTIONS)
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -68,40 +68,41 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "extra": _NAMES[15:],
     "all": _NAMES,
 }
-"""The four groups of the paper; the 15 standard corruptions that they make up; the 4 held out; all."""
+"""The four groups of the paper, the 15 standard corruptions in these groups, the 4 held-out corruptions, and all."""
 
-_COLOURS = {"saturate": (3,)} | dict.fromkeys(("snow", "frost", "spatter", "brightness", "jpeg_compression"), (1, 3))
-_CHUNK = 128 * 3 * 32 * 32  # values, which stay in the cache of the processor
+_COLORS = {"saturate": (3,)} | dict.fromkeys(("snow", "frost", "spatter", "brightness", "jpeg_compression"), (1, 3))
+_CHUNK = 128 * 3 * 32 * 32  # number of values in a chunk, small enough for the cache of the processor
 
 
 def corrupt(inputs: Tensor, ids: Tensor, corruption: str, severity: int, *, preset: str | None = None) -> Tensor:
     """Corrupt a batch of images.
 
-    The result for an example depends on its content, the corruption, the severity, the preset and its id alone: it is
-    the same to the bit in any batch, order or process. As in the published files, images are taken and returned with
-    8 bits: inputs are rounded to the nearest of 256 levels, results mostly truncated to the next lower one.
+    The result for an example depends only on its content, the corruption, the severity, the preset and its id. It is
+    bit for bit the same in any batch, order or process. As in the published files, images have 8 bits: inputs are
+    rounded to the nearest of 256 levels, and most results are truncated to the next lower level.
 
     Args:
         inputs: images in [0, 1], float, shape (N, C, H, W), sides of at least 4 pixels.
-        ids: int64, shape (N,), of which the random numbers are made.
+        ids: int64, shape (N,); the random numbers of an image depend on its id.
         corruption: a key of ``CORRUPTIONS``.
         severity: 1 to 5; 0 returns the inputs as they are.
-        preset: whose constants: a key of ``PRESETS``; without it that of the nearest size (:func:`choose_preset`).
+        preset: a key of ``PRESETS``, which sets the constants; by default the preset of the nearest image size
+            (:func:`choose_preset`).
 
     Returns:
-        Corrupted images in [0, 1], of the same shape, dtype and device. They are made on the CPU.
+        Corrupted images in [0, 1], of the same shape, dtype and device. The CPU computes them.
 
     Raises:
-        InputError: an unknown corruption, severity or preset; inputs that are not images, or whose channels are not
-            colors where the corruption needs them.
+        InputError: an unknown corruption, severity or preset; inputs that are not images, or that do not have the
+            color channels that the corruption needs.
         MissingExtraError: pillow or scipy is missing.
     """
     if corruption not in CORRUPTIONS:
-        raise InputError(expected="a known corruption", got=repr(corruption), hint=", ".join(CORRUPTIONS))
+        raise InputError(expected="a known corruption", got=repr(corruption), hint="one of: " + ", ".join(CORRUPTIONS))
     if severity not in range(6):
         raise InputError(expected="a severity from 0 to 5", got=str(severity), hint="1 (mild) to 5 (strong)")
     if preset is not None and preset not in PRESETS:
-        raise InputError(expected="a known preset", got=repr(preset), hint=", ".join(PRESETS))
+        raise InputError(expected="a known preset", got=repr(preset), hint="one of: " + ", ".join(PRESETS))
     _check_images(inputs, corruption)
     if severity == 0 or not len(inputs):
         return inputs
@@ -119,7 +120,7 @@ def corrupt(inputs: Tensor, ids: Tensor, corruption: str, severity: int, *, pres
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Steps on a chunk are so short that threads would mostly wait for each other, for long on a busy machine."""
+    """Compute with one thread: steps on a chunk are so short that several threads would mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -134,20 +135,20 @@ def _corrupt_chunk(inputs: Tensor, constants: Sequence[float], corruption: str, 
 
 
 def choose_preset(height: int, width: int) -> str:
-    """The benchmark whose images are nearest in size, by the ratio of sides.
+    """Choose the benchmark whose images are nearest in size, by the ratio of sides.
 
     Returns:
-        ``cifar`` up to 45 pixels (of the longer side), ``tiny`` up to 119, ``imagenet`` above.
+        ``cifar`` if the longer side has up to 45 pixels, ``tiny`` for up to 119 pixels, else ``imagenet``.
     """
     side = max(height, width)
     return "cifar" if side**2 <= 32 * 64 else "tiny" if side**2 <= 64 * 224 else "imagenet"
 
 
 def corruption_names(names: Sequence[str]) -> list[str]:
-    """Names with every group (a key of ``GROUPS``) replaced by its corruptions, each once.
+    """Replace every group (a key of ``GROUPS``) by its corruptions, and keep each name once.
 
     Raises:
-        InputError: neither a corruption nor a group.
+        InputError: a name is neither a corruption nor a group.
 
     >>> corruption_names(["noise", "fog", "shot_noise"])
     ['gaussian_noise', 'shot_noise', 'impulse_noise', 'fog']
@@ -155,9 +156,9 @@ def corruption_names(names: Sequence[str]) -> list[str]:
     for name in names:
         if name not in GROUPS and name not in CORRUPTIONS:
             raise InputError(
-                expected="a corruption or a group of them",
+                expected="a corruption or a group of corruptions",
                 got=repr(name),
-                hint=f"{', '.join(CORRUPTIONS)}; groups: {', '.join(GROUPS)}",
+                hint=f"one of: {', '.join(CORRUPTIONS)}; or one of the groups: {', '.join(GROUPS)}",
             )
     return list(dict.fromkeys(each for name in names for each in GROUPS.get(name, (name,))))
 
@@ -169,10 +170,10 @@ def _check_images(inputs: Tensor, corruption: str) -> None:
             got=f"{inputs.dtype} of shape {tuple(inputs.shape)}",
             hint="an image data set; corruptions are defined for images only",
         )
-    allowed = _COLOURS.get(corruption)
+    allowed = _COLORS.get(corruption)
     if allowed and inputs.shape[1] not in allowed:
         raise InputError(
             expected=f"images with {' or '.join(map(str, allowed))} channels for {corruption}",
             got=f"{inputs.shape[1]} channels",
-            hint="noise, blur or contrast, which treat every channel alike",
+            hint="noise, blur or contrast, which accept any number of channels",
         )

@@ -12,15 +12,15 @@ from aradals.corruptions.randomness import Randomness
 
 
 def gaussian_blur(images: Tensor, random: Randomness, sigma: float) -> Tensor:
-    """Convolution with a normal density, cut off at 4 standard deviations; edge pixels are repeated."""
+    """Convolve with a normal density, cut off at 4 standard deviations; edge pixels are repeated."""
     return smooth(images, sigma)
 
 
 def defocus_blur(images: Tensor, random: Randomness, radius: float, softness: float) -> Tensor:
-    """Mean over a disk, whose edge is softened by a normal density on 3x3 (large disks: 5x5) pixels.
+    """Average over a disk, whose edge is softened by a normal density on 3x3 (large disks: 5x5) pixels.
 
-    Softening mirrors the disk where it touches the border of its array. Its sum grows by that (1 % at radius 8 and 10),
-    and so does the brightness of the image, as in the published programs.
+    If the disk touches the border of its array, softening mirrors it there. The sum of the disk grows by this (by 1 %
+    at radius 8 and 10), and with it the brightness of the image, as in the published programs.
     """
     half, soft = (8, 1) if radius <= 8 else (int(radius), 2)
     distance = np.arange(-half, half + 1) ** 2
@@ -32,12 +32,12 @@ def defocus_blur(images: Tensor, random: Randomness, radius: float, softness: fl
 
 
 def glass_blur(images: Tensor, random: Randomness, sigma: float, largest_shift: int, rounds: int) -> Tensor:
-    """Smooth, exchange neighboring pixels at random, smooth again.
+    """Smooth, exchange neighboring pixels at random, and smooth again.
 
-    The published programs mean to swap two pixels but copy one over the other, from the lower right corner to the
-    upper left: the pixel at p takes what is at s(p) at that time. Its value is the old one of s(p), unless s(p) has
-    had its turn before: then it is what came to s(p), and so on along a chain. Chains are followed for all pixels at
-    once, twice as far in each step.
+    The published programs intend to swap two pixels, but copy one over the other, from the lower right corner to the
+    upper left: the pixel at p takes the current value at s(p). This is the old value of s(p), unless s(p) was changed
+    before p. In that case it is the new value of s(p), which came from s(s(p)), and so on along a chain. The code
+    follows the chains of all pixels at once, and doubles the length in each step.
     """
     smoothed = truncate(smooth(images, sigma))
     height, width = images.shape[2:]
@@ -52,7 +52,7 @@ def glass_blur(images: Tensor, random: Randomness, sigma: float, largest_shift: 
         source = places.repeat(len(images), 1, 1)
         source[:, *region] += shift[..., 1] * width + shift[..., 0]
         source = source.flatten(1)
-        link = torch.maximum(source, places.flatten())  # to the source where that has had its turn, else to itself
+        link = torch.maximum(source, places.flatten())  # to the source if it was changed before, else to itself
         while not torch.equal(link, further := link.gather(1, link)):
             link = further
         pixels = pixels.gather(2, source.gather(1, link)[:, None].expand_as(pixels))
@@ -60,14 +60,15 @@ def glass_blur(images: Tensor, random: Randomness, sigma: float, largest_shift: 
 
 
 def motion_blur(images: Tensor, random: Randomness, radius: float, sigma: float) -> Tensor:
-    """Blur along a line that is within 45 degrees of level."""
+    """Blur along a line that is at most 45 degrees from horizontal."""
     return motion(images, radius, sigma, random.uniform(-45, 45))
 
 
 def zoom_blur(images: Tensor, random: Randomness, end: float, step: float) -> Tensor:
-    """Mean of the image and its enlargements about the center, by 1, 1 + step, 1 + 2 step, ..."""
+    """Average the image and its enlargements about the center, by 1, 1 + step, 1 + 2 step, ..."""
     number, channels, height, width = images.shape
-    # With the last bits that numpy.arange gives them: 26 * 1.25 pixels are rounded down, a hair more is rounded up.
+    # The last bits of the factors must be those of numpy.arange, because 26 * 1.25 pixels are rounded down, but a
+    # slightly larger factor is rounded up.
     factors = tuple(np.arange(1, end, step).tolist())
     pixels = to_levels(images).flatten(0, 1).flatten(1).T.contiguous()
     blurred = torch.from_numpy(zoom_blur_matrix(height, width, factors) @ pixels.numpy())

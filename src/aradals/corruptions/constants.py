@@ -1,20 +1,20 @@
 """Constants of the benchmarks: for each corruption the arguments of its function at severities 1 to 5.
 
-They are those of the programs that made the published files, by Hendrycks and Dietterich (*Benchmarking Neural Network
-Robustness to Common Corruptions and Perturbations*, ICLR 2019), in https://github.com/hendrycks/robustness:
+The constants come from the programs that made the published files, by Hendrycks and Dietterich (*Benchmarking Neural
+Network Robustness to Common Corruptions and Perturbations*, ICLR 2019), in https://github.com/hendrycks/robustness:
 
 - ``cifar``: ``make_cifar_c.py`` (CIFAR-10-C, CIFAR-100-C), 32x32;
 - ``tiny``: ``make_tinyimagenet_c.py`` (Tiny-ImageNet-C), 64x64;
 - ``imagenet``: ``imagenet_c/corruptions.py`` (ImageNet-C), 224x224.
 
-Lengths are in pixels, but those of the elastic transform, which are shares of the image side as in the programs. Noise
-and brightness are in units of [0, 1].
+Lengths are in pixels, except those of the elastic transform, which are shares of the image side as in the programs.
+Noise and brightness are in units of [0, 1].
 """
 
 from __future__ import annotations
 
 Constants = dict[str, list[tuple[float, ...]]]
-"""Corruption -> the arguments at severities 1 to 5."""
+"""Name of a corruption -> its arguments at severities 1 to 5."""
 
 
 def _each(*values: float) -> list[tuple[float, ...]]:
@@ -99,7 +99,7 @@ TINY: Constants = {
     "saturate": [(0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (30, 0.2)],
 }
 
-_SIDE = 244 / 224  # the program takes 244 for the side of its images
+_SIDE = 244 / 224  # the program uses 244 as the side of its images, which have 224 pixels
 IMAGENET: Constants = {
     "gaussian_noise": _each(0.08, 0.12, 0.18, 0.26, 0.38),
     "shot_noise": _each(60, 25, 12, 5, 3),
@@ -141,4 +141,4 @@ IMAGENET: Constants = {
 }
 
 PRESETS: dict[str, Constants] = {"cifar": CIFAR, "tiny": TINY, "imagenet": IMAGENET}
-"""Preset -> constants. Images of 32, 64 and 224 pixels are those of the benchmarks."""
+"""Name of a preset -> constants. The images of these benchmarks have 32, 64 and 224 pixels."""

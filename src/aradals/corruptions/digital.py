@@ -1,4 +1,4 @@
-"""Changes of contrast and color, distortion, and loss of detail."""
+"""Digital corruptions: changes of contrast and color, distortion, and loss of detail."""
 
 from __future__ import annotations
 
@@ -15,80 +15,83 @@ from aradals.corruptions.randomness import Randomness
 
 
 def brightness(images: Tensor, random: Randomness, change: float) -> Tensor:
-    """More of the value (the largest channel) of HSV; hue and saturation stay."""
+    """Increase the value (the largest channel) of HSV; hue and saturation stay."""
     value = images.amax(1, keepdim=True)
     brighter = (value + change).clamp(0, 1)
     return torch.where(value > 0, images / value * brighter, brighter)
 
 
 def saturate(images: Tensor, random: Randomness, factor: float, offset: float) -> Tensor:
-    """A change of the saturation of HSV; hue and value stay.
+    """Change the saturation of HSV; hue and value stay.
 
-    A gray pixel counts as red of saturation 0, so that an ``offset`` colors it.
+    A gray pixel counts as red with saturation 0, so that an ``offset`` gives it a color.
     """
     value, least = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
     saturation = torch.where(value > 0, (value - least) / value, 0)
     red = torch.tensor([0.0, 1.0, 1.0]).reshape(1, 3, 1, 1) * value
-    missing = torch.where(saturation > 0, (value - images) / saturation, red)  # from the value, at full saturation
+    missing = torch.where(
+        saturation > 0, (value - images) / saturation, red
+    )  # difference to the value, at full saturation
     return value - missing * (saturation * factor + offset).clamp(0, 1)
 
 
 def contrast(images: Tensor, random: Randomness, factor: float) -> Tensor:
     """Shrink every channel towards its mean over the image."""
-    # Whole numbers, whose sum is exact in any order.
+    # The levels are whole numbers, whose sum is exact in any order.
     mean = (to_levels(images).double().mean((2, 3), keepdim=True) / 255).float()
     return (images - mean) * factor + mean
 
 
 def elastic_transform(images: Tensor, random: Randomness, strength: float, smoothness: float, affine: float) -> Tensor:
-    """A random affine map, then every pixel is moved by a smoothed random field.
+    """Apply a random affine map, then move every pixel by a smoothed random field.
 
     Args:
-        images: (N, C, H, W).
-        random: of the examples.
-        strength: of the field: its range before it is smoothed, a share of the shorter side.
-        smoothness: standard deviation of the smoothing, likewise.
-        affine: how far the corners of a triangle move, likewise.
+        images: shape (N, C, H, W).
+        random: random numbers of the examples.
+        strength: range of the field before smoothing, as a share of the shorter side.
+        smoothness: standard deviation of the smoothing, as a share of the shorter side.
+        affine: largest shift of the corners of a triangle, which defines the affine map, as a share of the shorter
+            side.
     """
     height, width = images.shape[2:]
     side = min(height, width)
     triangle = _triangle(height, width).repeat(len(images), 1, 1)
     moved = triangle + random.uniform(-affine * side, affine * side, 3, 2).double()
     ones = torch.ones(len(images), 3, 1, dtype=torch.float64)
-    # The image at x goes to moved(x); so a pixel x shows what was at the inverse.
+    # The image at x goes to moved(x), so that a pixel x shows the image at the inverse map of x.
     maps = np.linalg.solve(torch.cat([moved, ones], 2).numpy(), triangle.numpy())
     row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     to_x, to_y = torch.from_numpy(maps).float()[..., None, None].unbind(2)
     x, y = (to[:, 0] * column + to[:, 1] * row + to[:, 2] for to in (to_x, to_y))
-    warped = _sample(images, x, y, mirror_at_centres=True)
+    warped = _sample(images, x, y, mirror_at_centers=True)
     fields = random.uniform(-1, 1, 2, height, width)
     fields = smooth(fields, smoothness * side, truncate=3, border="symmetric") * (strength * side)
-    return _sample(warped, column + fields[:, 0], row + fields[:, 1], mirror_at_centres=False)
+    return _sample(warped, column + fields[:, 0], row + fields[:, 1], mirror_at_centers=False)
 
 
 def _triangle(height: int, width: int) -> Tensor:
-    """Three points (x, y) about the center, float64, shape (3, 2)."""
-    # The published programs take (height, width) for (x, y), which is the same for square images.
+    """Return three points (x, y) about the center, float64, shape (3, 2)."""
+    # The published programs use (height, width) as (x, y), which is the same for square images.
     center, third = (width // 2, height // 2), min(height, width) // 3
     signs = torch.tensor([[1, 1], [1, -1], [-1, -1]], dtype=torch.float64)
     return torch.tensor(center, dtype=torch.float64) + signs * third
 
 
-def _sample(images: Tensor, x: Tensor, y: Tensor, *, mirror_at_centres: bool) -> Tensor:
-    """Linear interpolation at ``x`` and ``y``, shape (N, H, W), in pixels.
+def _sample(images: Tensor, x: Tensor, y: Tensor, *, mirror_at_centers: bool) -> Tensor:
+    """Interpolate linearly at ``x`` and ``y``, shape (N, H, W), in pixels.
 
-    Outside the image lies its mirror image, about the centers or about the outer edges of the last pixels.
+    Outside the image is its mirror image. The mirror is at the centers or at the outer edges of the last pixels.
     """
     height, width = images.shape[2:]
-    if mirror_at_centres:
+    if mirror_at_centers:
         grid = torch.stack([2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1], -1)
     else:
         grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)
-    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=mirror_at_centres)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=mirror_at_centers)
 
 
 def pixelate(images: Tensor, random: Randomness, share: float) -> Tensor:
-    """Fewer pixels (a ``share`` of each side), by means over boxes, and as many as before again."""
+    """Shrink each side to a ``share``, by means over boxes, and enlarge the image to its old size."""
     image = load_extra("PIL.Image")
     height, width = images.shape[2:]
     small = max(int(width * share), 1), max(int(height * share), 1)
@@ -100,7 +103,7 @@ def pixelate(images: Tensor, random: Randomness, share: float) -> Tensor:
 
 
 def jpeg_compression(images: Tensor, random: Randomness, quality: int) -> Tensor:
-    """JPEG with color at half the resolution."""
+    """Compress as JPEG with color at half the resolution."""
     image = load_extra("PIL.Image")
     levels = to_levels(images).byte().movedim(1, 3).contiguous().numpy()
     for pixels in levels:

@@ -1,8 +1,8 @@
 """Linear filters whose results do not depend on the batch.
 
 A sum of floats depends on the order of its terms, and libraries choose that order by the size of the batch and the
-number of threads. Here the weights of filters are multiples of 2^-16 that sum to 1, and what they are applied to are
-whole multiples of a grid, so that every partial sum is exact and any order gives the same bits.
+number of threads. In this module, the weights of filters are multiples of 2^-16 that sum to 1, and the filtered values
+are whole multiples of a grid. So every partial sum is exact, and any order gives the same bits.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from torch import Tensor
 
 from aradals._internal.optional import load_extra
 
-_UNIT = 2.0**16  # of weights
-_GRID = 2.0**20  # of layers: with two weights 52 bits, which float64 holds
-_TINY = 1e-3  # of a level: what float32 may be short of a whole number
+_UNIT = 2.0**16  # weights are multiples of 1 / _UNIT
+_GRID = 2.0**20  # layers are multiples of 1 / _GRID; with two weights, products have 52 bits, which fit float64
+_TINY = 1e-3  # share of a level by which float32 may be below a whole number
 
 
 def to_levels(images: Tensor) -> Tensor:
-    """Images in [0, 1] as the nearest of 256 levels: float32 whole numbers from 0 to 255."""
+    """Round images in [0, 1] to the nearest of 256 levels: float32 whole numbers from 0 to 255."""
     return (images * 255).round()
 
 
 def truncate(images: Tensor) -> Tensor:
-    """Images in [0, 1] on the next lower of 256 levels: what the published programs do to most of their results."""
+    """Truncate images in [0, 1] to the next lower of 256 levels, as the published programs do with most results."""
     return (images.clamp(0, 1) * 255 + _TINY).floor() / 255
 
 
 def exact_weights(weights: npt.NDArray[np.float64], unit: float = _UNIT) -> npt.NDArray[np.float64]:
-    """``weights`` as multiples of 1 / ``unit`` with (to that precision) the same sum; the largest takes the rest."""
+    """Round ``weights`` to multiples of 1 / ``unit``, and change the largest so that the sum stays the same."""
     rounded = np.rint(weights * unit)
     rounded.flat[rounded.argmax()] += np.rint(weights.sum() * unit) - rounded.sum()
     exact: npt.NDArray[np.float64] = rounded / unit
@@ -44,7 +44,7 @@ def exact_weights(weights: npt.NDArray[np.float64], unit: float = _UNIT) -> npt.
 
 
 def gaussian_weights(sigma: float, truncate: float) -> npt.NDArray[np.float64]:
-    """A normal density at whole numbers, cut off at ``truncate`` standard deviations."""
+    """Compute a normal density at whole numbers, cut off at ``truncate`` standard deviations."""
     radius = int(truncate * sigma + 0.5)
     offsets = np.arange(-radius, radius + 1)
     density = np.exp(-0.5 * (offsets / max(sigma, 1e-9)) ** 2)
@@ -52,20 +52,20 @@ def gaussian_weights(sigma: float, truncate: float) -> npt.NDArray[np.float64]:
 
 
 def smooth(layers: Tensor, sigma: float, *, truncate: float = 4, border: str = "edge") -> Tensor:
-    """Gaussian filter of the last two axes.
+    """Apply a Gaussian filter to the last two axes.
 
     Args:
-        layers: values below 4 in size, shape (..., H, W).
-        sigma: standard deviation in pixels; below 1/8 at ``truncate`` = 4, nothing is done.
-        truncate: where the filter ends, in standard deviations.
-        border: what lies outside: "edge" repeats the last pixel, "symmetric" mirrors the image.
+        layers: values of absolute size below 4, shape (..., H, W).
+        sigma: standard deviation in pixels; below 1/8, with ``truncate`` = 4, the filter changes nothing.
+        truncate: end of the filter, in standard deviations.
+        border: values outside the image: "edge" repeats the last pixel, "symmetric" mirrors the image.
     """
     rows, columns = (_smoothing_matrix(size, sigma, truncate, border) for size in layers.shape[-2:])
     return apply_separable(layers, rows, columns)
 
 
 def apply_separable(layers: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """``rows @ layer @ columns.T`` for every layer, exact: shapes (..., H, W), (H', H), (W', W)."""
+    """Compute ``rows @ layer @ columns.T`` exactly for every layer; shapes (..., H, W), (H', H), (W', W)."""
     result: Tensor = rows @ (layers.double() * _GRID).round() @ columns.T / _GRID
     return result.float()
 
@@ -81,9 +81,10 @@ def _smoothing_matrix(size: int, sigma: float, truncate: float, border: Any) -> 
 
 @lru_cache(maxsize=256)
 def zoom_matrix(size: int, factor: float) -> Tensor:
-    """Linear interpolation that enlarges the middle of ``size`` pixels ``factor`` times, and cuts off what is too much.
+    """Make the matrix that enlarges the middle of ``size`` pixels ``factor`` times, by linear interpolation.
 
-    Positions are those of ``scipy.ndimage.zoom``, which maps the first pixel to the first and the last to the last.
+    Pixels beyond ``size`` are cut off. Positions are those of ``scipy.ndimage.zoom``, which maps the first pixel to
+    the first and the last pixel to the last.
 
     Returns:
         float64 matrix, shape (size, size).
@@ -101,7 +102,7 @@ def zoom_matrix(size: int, factor: float) -> Tensor:
 
 @lru_cache(maxsize=8)
 def zoom_blur_matrix(height: int, width: int, factors: tuple[float, ...]) -> Any:
-    """Mean of the image and its enlargements, as one sparse matrix on its pixels: float32, shape (HW, HW)."""
+    """Make one sparse matrix that averages an image and its enlargements: float32, shape (HW, HW)."""
     sparse = load_extra("scipy.sparse")
     total = sparse.identity(height * width, format="csr")
     for factor in factors:
@@ -114,9 +115,9 @@ def zoom_blur_matrix(height: int, width: int, factors: tuple[float, ...]) -> Any
 
 
 def filter_images(images: Tensor, kernel: npt.NDArray[np.float64]) -> Tensor:
-    """Correlation of every channel with a symmetric kernel of odd sides that sums to less than 2; borders mirror.
+    """Correlate every channel with a symmetric kernel of odd sides that sums to less than 2; borders are mirrored.
 
-    Levels of 8 bits and weights of 15 make sums of 24, which float32 holds.
+    Levels of 8 bits and weights of 15 bits give sums of at most 24 bits, which fit float32.
     """
     weights = exact_weights(kernel, _UNIT / 2)
     border = int(np.flatnonzero(weights.any(0))[0])
@@ -129,12 +130,12 @@ def filter_images(images: Tensor, kernel: npt.NDArray[np.float64]) -> Tensor:
 
 
 def motion(layers: Tensor, radius: float, sigma: float, angles: Tensor) -> Tensor:
-    """Blur along a line, as ImageMagick's ``MotionBlurImage``: one-sided, in whole pixels.
+    """Blur along a line like ImageMagick's ``MotionBlurImage``: to one side, in whole pixels.
 
     Args:
-        layers: in [0, 1], shape (N, C, H, W).
+        layers: values in [0, 1], shape (N, C, H, W).
         radius: 2 * radius + 1 pixels are averaged.
-        sigma: of the half of a normal density by which they are weighted.
+        sigma: standard deviation of the weights, which are one half of a normal density.
         angles: direction for each example, in degrees, shape (N,).
     """
     length = 2 * math.ceil(radius) + 1
@@ -151,6 +152,6 @@ def motion(layers: Tensor, radius: float, sigma: float, angles: Tensor) -> Tenso
 
 
 def pad(images: Tensor, width: int, mode: Any) -> Tensor:
-    """Images with ``width`` more pixels on every side: mode "edge", "reflect" or "symmetric" of ``numpy.pad``."""
+    """Pad images by ``width`` pixels on every side, in mode "edge", "reflect" or "symmetric" of ``numpy.pad``."""
     sides = ((0, 0), (0, 0), (width, width), (width, width))
     return torch.from_numpy(np.pad(images.numpy(), sides, mode=mode))

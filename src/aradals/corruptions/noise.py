@@ -1,4 +1,4 @@
-"""Noise. Every value (pixel and channel) has its own."""
+"""Noise, which is independent for every value (pixel and channel)."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from aradals.corruptions.randomness import Randomness
 
 
 def gaussian_noise(images: Tensor, random: Randomness, scale: float) -> Tensor:
-    """Independent normal noise."""
+    """Add independent normal noise."""
     return images + random.normal(*images.shape[1:]) * scale
 
 
 def shot_noise(images: Tensor, random: Randomness, photons: float) -> Tensor:
-    """Poisson noise of light that has ``photons`` photons where it is white."""
+    """Replace each value by Poisson noise, where a white value has ``photons`` photons on average."""
     return random.poisson(images * photons) / photons
 
 
 def impulse_noise(images: Tensor, random: Randomness, amount: float) -> Tensor:
-    """A share ``amount`` of the values becomes 0 or 1, as often as not."""
+    """Set a share ``amount`` of the values to 0 or 1, with equal probability."""
     chance = random.uniform(0, 1, *images.shape[1:])
     return torch.where(chance < amount, (chance < amount / 2).float(), images)
 
 
 def speckle_noise(images: Tensor, random: Randomness, scale: float) -> Tensor:
-    """Normal noise in proportion to the value."""
+    """Add normal noise in proportion to the value."""
     return images + images * random.normal(*images.shape[1:]) * scale

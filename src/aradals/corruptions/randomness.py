@@ -11,13 +11,13 @@ from torch import Tensor
 
 
 class Randomness:
-    """One counter-based generator (Philox) for each example of a batch.
+    """Random numbers of a batch, from one counter-based generator (Philox) for each example.
 
-    Its key is made of the corruption, the severity and the id of the example, so that the example gets the same
-    numbers in any batch, order or process. The generators are made when the first number is asked for.
+    The key of a generator consists of the corruption, the severity and the id of the example, so that the example gets
+    the same numbers in any batch, order or process. The generators are made when the first number is needed.
 
     Args:
-        corruption: name.
+        corruption: name of the corruption.
         severity: 1 to 5.
         ids: int64, shape (N,).
     """
@@ -33,26 +33,26 @@ class Randomness:
         return [np.random.Generator(np.random.Philox(key=key)) for key in keys]
 
     def normal(self, *shape: int) -> Tensor:
-        """Standard normal numbers, float32, shape (N, *shape)."""
+        """Draw standard normal numbers, float32, shape (N, *shape)."""
         values = np.empty((len(self._ids), *shape), dtype=np.float32)
         for row, generator in zip(values, self._generators, strict=True):
             generator.standard_normal(out=row, dtype=np.float32)
         return torch.from_numpy(values)
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """Uniform numbers from ``low`` to ``high``, float32, shape (N, *shape)."""
+        """Draw uniform numbers from ``low`` to ``high``, float32, shape (N, *shape)."""
         values = np.empty((len(self._ids), *shape), dtype=np.float32)
         for row, generator in zip(values.reshape(len(values), -1), self._generators, strict=True):
             generator.random(out=row, dtype=np.float32)
         return torch.from_numpy(values) * (high - low) + low
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
-        """Integers from ``low`` to ``high - 1``, int64, shape (N, *shape)."""
+        """Draw integers from ``low`` to ``high - 1``, int64, shape (N, *shape)."""
         values = [generator.integers(low, high, shape, dtype=np.int16) for generator in self._generators]
         return torch.from_numpy(np.array(values, dtype=np.int64))
 
     def poisson(self, rates: Tensor) -> Tensor:
-        """Poisson numbers with the given rates, float32, shape (N, ...)."""
+        """Draw Poisson numbers with the given rates, float32, shape (N, ...)."""
         values = np.empty(rates.shape, dtype=np.float32)
         for row, rate, generator in zip(values, rates.double().numpy(), self._generators, strict=True):
             row[...] = generator.poisson(rate)

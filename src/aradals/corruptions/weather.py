@@ -1,4 +1,4 @@
-"""Weather, and spatter on the lens. Layers are drawn for every image and put over it."""
+"""Weather, and spatter on the lens, as random layers that are put over each image."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from aradals.corruptions.randomness import Randomness
 
 _LUMA = (0.299, 0.587, 0.114)
 _TEXTURES = ("frost1.webp", "frost2.webp", "frost2.webp", "frost4.jpg", "frost5.jpg")
-"""The published programs draw from five files, of which the second and the third are the same picture."""
+"""The published programs draw from five files; the second and the third file are the same picture."""
 
 
 def gray(images: Tensor) -> Tensor:
-    """Brightness to the eye, shape (N, 1, H, W); gray images as they are."""
+    """Compute the luma (perceived brightness), shape (N, 1, H, W); gray images stay as they are."""
     if images.shape[1] == 1:
         return images
     red, green, blue = (images[:, [i]] * weight for i, weight in enumerate(_LUMA))
@@ -38,7 +38,7 @@ def snow(
     sigma: float,
     image_weight: float,
 ) -> Tensor:
-    """Flakes (normal noise, enlarged, above a threshold) that fall as streaks, over an image that has paled."""
+    """Add falling flakes (enlarged normal noise above a threshold, blurred to streaks) to a paler image."""
     size = images.shape[2:]
     flakes = apply_separable(random.normal(1, *size) * deviation + mean, *(zoom_matrix(side, zoom) for side in size))
     flakes = truncate(torch.where(flakes < threshold, 0, flakes))
@@ -48,7 +48,7 @@ def snow(
 
 
 def frost(images: Tensor, random: Randomness, image_weight: float, frost_weight: float, scale: float) -> Tensor:
-    """A part of a photograph of frosted glass, added to the image."""
+    """Add a part of a photograph of frosted glass to the image."""
     size = images.shape[2], images.shape[3]
     crops = torch.empty(len(images), 3, *size)
     choices = random.integers(0, len(_TEXTURES)).tolist()
@@ -63,19 +63,19 @@ def frost(images: Tensor, random: Randomness, image_weight: float, frost_weight:
 
 @lru_cache(maxsize=16)
 def _texture(file: str, scale: float, at_least: tuple[int, int]) -> Tensor:
-    """A texture, scaled (and enlarged until the image fits in), in [0, 1], shape (3, H, W)."""
+    """Load a texture and scale it, at least to the size of the image; in [0, 1], shape (3, H, W)."""
     texture = _load_texture(file)
     scale = max(scale, *((side + 1) / full for side, full in zip(at_least, texture.shape[1:], strict=True)))
     if scale == 1:
         return texture / 255
-    # Without antialiasing, as in the published programs: at scale 0.2 a twenty-fifth of the pixels is read.
+    # The published programs resize without antialiasing, too: at scale 0.2 they use one of 25 pixels.
     resized = F.interpolate(texture[None], scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
     return resized[0].round() / 255
 
 
 @cache
 def _load_texture(file: str) -> Tensor:
-    """A texture as it is stored: float32 from 0 to 255, shape (3, H, W)."""
+    """Load a texture as it is stored: float32 from 0 to 255, shape (3, H, W)."""
     path = resources.files("aradals.corruptions") / "frost" / file
     with path.open("rb") as stream, load_extra("PIL.Image").open(stream) as image:
         pixels = np.asarray(image.convert("RGB"))
@@ -83,7 +83,7 @@ def _load_texture(file: str) -> Tensor:
 
 
 def fog(images: Tensor, random: Randomness, thickness: float, decay: float) -> Tensor:
-    """A plasma fractal, added; then everything is darkened until white is as bright as the brightest pixel was."""
+    """Add a plasma fractal, then darken the sum so that white is as bright as the brightest pixel was before."""
     height, width = images.shape[2:]
     clouds = plasma(random, 1 << (max(height, width) - 1).bit_length(), decay)[:, None, :height, :width]
     brightest = images.amax((1, 2, 3), keepdim=True)
@@ -91,13 +91,13 @@ def fog(images: Tensor, random: Randomness, thickness: float, decay: float) -> T
 
 
 def plasma(random: Randomness, size: int, decay: float) -> Tensor:
-    """Height maps by the diamond-square algorithm on a torus.
+    """Make height maps by the diamond-square algorithm on a torus.
 
-    Each point is the mean of four neighbors and a uniform number, whose range shrinks ``decay``^2 times from one
-    scale to the next (the published programs apply the factor twice).
+    Each point is the mean of four neighbors plus a uniform number. The range of this number shrinks by ``decay``^2
+    from one scale to the next (the published programs apply the factor twice).
 
     Returns:
-        In [0, 1], shape (N, size, size); ``size`` is a power of 2.
+        Heights in [0, 1], shape (N, size, size); ``size`` is a power of 2.
     """
     wobbles = random.uniform(-1, 1, size * size)
     heights = torch.zeros(len(wobbles), size, size)
@@ -137,29 +137,29 @@ def spatter(
     strength: float,
     is_mud: bool,
 ) -> Tensor:
-    """Drops (smoothed normal noise above a threshold) of water, which shine, or of mud, which cover."""
+    """Add drops (smoothed normal noise above a threshold): water drops shine, mud drops cover the image."""
     liquid = smooth(random.normal(1, *images.shape[2:]) * deviation + mean, sigma)
     liquid = torch.where(liquid < threshold, 0, liquid)
     if is_mud:
         cover = smooth((liquid > threshold).float(), strength)
         cover = torch.where(cover < 0.8, 0, cover)
-        return images * (1 - cover) + _colour((63, 42, 20), images) * cover
+        return images * (1 - cover) + _color((63, 42, 20), images) * cover
     depth = (liquid * 255).floor().clamp(0, 255)
     shine = depth * _relief(depth)
     brightest = shine.amax((1, 2, 3), keepdim=True)
     shine = torch.where(brightest > 0, shine / brightest, 0) * strength
-    return images + _colour((175, 238, 238), images) * shine
+    return images + _color((175, 238, 238), images) * shine
 
 
-def _colour(levels: tuple[int, int, int], images: Tensor) -> Tensor:
+def _color(levels: tuple[int, int, int], images: Tensor) -> Tensor:
     color = torch.tensor(levels, dtype=torch.float32).reshape(1, 3, 1, 1) / 255
     return color if images.shape[1] == 3 else gray(color)
 
 
 def _relief(depth: Tensor) -> Tensor:
-    """How drops catch the light: distance from their edges, its histogram equalized, embossed, smoothed."""
+    """Compute how drops reflect light: the distance from their edges, equalized, embossed and smoothed."""
     distance = _distance(_edges(depth, weak=50, strong=150), limit=20)
-    flattened = _equalise(_mean3(distance).floor())
+    flattened = _equalize(_mean3(distance).floor())
     emboss = torch.tensor([[-2.0, -1, 0], [-1, 1, 1], [0, 1, 2]])
     embossed = F.conv2d(_mirror(flattened), emboss[None, None]).clamp(0, 255)
     return _mean3(embossed).round()
@@ -170,7 +170,7 @@ def _mirror(layers: Tensor) -> Tensor:
 
 
 def _mean3(layers: Tensor) -> Tensor:
-    """Mean of 3x3 pixels."""
+    """Average over 3x3 pixels."""
     rows = _mirror(layers).unfold(2, 3, 1).unfold(3, 3, 1)
     total = torch.zeros_like(layers)
     for i in range(9):
@@ -179,15 +179,15 @@ def _mean3(layers: Tensor) -> Tensor:
 
 
 def _edges(levels: Tensor, *, weak: float, strong: float) -> Tensor:
-    """Canny's edges: ridges of the gradient above ``weak`` that are connected to one above ``strong``.
+    """Find edges as Canny does: ridges of the gradient above ``weak`` that are connected to a ridge above ``strong``.
 
     Args:
         levels: whole numbers from 0 to 255, shape (N, 1, H, W).
-        weak: threshold of |dx| + |dy|, the Sobel derivatives.
-        strong: likewise.
+        weak: lower threshold of |dx| + |dy|, where dx and dy are the Sobel derivatives.
+        strong: upper threshold of |dx| + |dy|.
 
     Returns:
-        bool, of the same shape.
+        Edges, bool, of the same shape.
     """
     sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
     dx, dy = F.conv2d(F.pad(levels, (1, 1, 1, 1), mode="replicate"), torch.stack([sobel, sobel.T])[:, None]).split(1, 1)
@@ -198,7 +198,7 @@ def _edges(levels: Tensor, *, weak: float, strong: float) -> Tensor:
     def neighbor(row: int, column: int) -> Tensor:
         return around[:, :, 1 + row : 1 + row + height, 1 + column : 1 + column + width]
 
-    tangent = 0.41421356  # of 22.5 degrees
+    tangent = 0.41421356  # tangent of 22.5 degrees
     level, steep = dy.abs() < tangent * dx.abs(), dy.abs() > (tangent + 2) * dx.abs()
     falling = (dx * dy) >= 0
     before = torch.where(falling, neighbor(-1, -1), neighbor(-1, 1))
@@ -220,11 +220,11 @@ _STEPS = {
     for columns in range(-2, 3)
     if rows**2 + columns**2 in _LENGTHS
 }
-"""(rows, columns) -> length: OpenCV's approximation of Euclid's distance on 5x5 pixels."""
+"""Step (rows, columns) -> length, OpenCV's approximation of the Euclidean distance on 5x5 pixels."""
 
 
 def _distance(marks: Tensor, *, limit: float) -> Tensor:
-    """Distance to the nearest mark, at most ``limit``, along ``_STEPS``."""
+    """Compute the distance to the nearest mark along ``_STEPS``, at most ``limit``."""
     distance = torch.where(marks, 0.0, limit)
     height, width = marks.shape[2:]
     while True:
@@ -237,8 +237,8 @@ def _distance(marks: Tensor, *, limit: float) -> Tensor:
         distance = nearer
 
 
-def _equalise(levels: Tensor) -> Tensor:
-    """Histogram equalization of every layer, as OpenCV does it: the darkest level that occurs becomes 0."""
+def _equalize(levels: Tensor) -> Tensor:
+    """Equalize the histogram of every layer like OpenCV: the darkest level that occurs becomes 0."""
     number, pixels = len(levels), levels[0].numel()
     flat = levels.flatten(1).long()
     counts = torch.zeros(number, 256).scatter_add_(1, flat, torch.ones(flat.shape))

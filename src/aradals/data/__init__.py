@@ -1,4 +1,4 @@
-"""Data: labeled examples with ids, where they come from, and what is done to them."""
+"""Data: labeled examples with ids, their sources, and changes to them."""
 
 from aradals.corruptions import CORRUPTIONS, GROUPS, PRESETS, choose_preset, corrupt, corruption_names
 from aradals.data.augment import AUGMENTATIONS, Augmentation, random_flip_crop

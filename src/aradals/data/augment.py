@@ -1,4 +1,4 @@
-"""Random changes to training images, batch by batch."""
+"""Random augmentations of batches of training images."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch import Tensor
 from aradals.data.augmix import augmix
 
 Augmentation = Callable[[Tensor], Tensor]
-"""From a batch of inputs, shape (N, C, H, W), to a batch of the same shape."""
+"""Function from a batch of inputs, shape (N, C, H, W), to a batch of the same shape."""
 
 
 def random_flip_crop(inputs: Tensor, *, padding: int = 4) -> Tensor:
     """Flip each image left to right with probability 1/2, pad it with zeros and crop it at random.
 
-    The usual augmentation for CIFAR (He et al. 2016, section 4.2). Draws from the global generator of torch.
+    This is the usual augmentation for CIFAR (He et al. 2016, section 4.2). Random numbers come from the global
+    generator of torch.
 
     Args:
         inputs: shape (N, C, H, W).
@@ -28,7 +29,7 @@ def random_flip_crop(inputs: Tensor, *, padding: int = 4) -> Tensor:
     """
     num, _, height, width = inputs.shape
     device = inputs.device
-    # A view of every possible crop, (N, C, offsets, offsets, H, W), of which indexing copies one per image.
+    # A view of every possible crop, (N, C, offsets, offsets, H, W). Indexing copies only one crop for each image.
     crops = F.pad(inputs, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
     top, left = torch.randint(2 * padding + 1, (2, num), device=device)
     cropped = crops[torch.arange(num, device=device), :, top, left]
@@ -37,12 +38,12 @@ def random_flip_crop(inputs: Tensor, *, padding: int = 4) -> Tensor:
 
 
 def unchanged(inputs: Tensor) -> Tensor:
-    """The inputs as they are."""
+    """Return the inputs as they are."""
     return inputs
 
 
 def random_flip_crop_augmix(inputs: Tensor) -> Tensor:
-    """`random_flip_crop`, then `augmix`: new images in [0, 1], shape (N, C, H, W)."""
+    """Apply `random_flip_crop`, then `augmix`: new images in [0, 1], shape (N, C, H, W)."""
     return augmix(random_flip_crop(inputs))
 
 

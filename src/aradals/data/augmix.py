@@ -1,4 +1,4 @@
-"""AugMix: mixtures of chains of simple image operations, for a whole batch at once."""
+"""AugMix: mixtures of chains of simple image operations, computed for a whole batch at once."""
 
 from __future__ import annotations
 
@@ -23,26 +23,27 @@ def augmix(
     max_depth: int = 3,
     mix_weight: Tensor | None = None,
 ) -> Tensor:
-    """Mix each image with a mixture of randomly changed copies of it.
+    """Mix each image with a mixture of randomly changed copies of the image.
 
     1. Change ``width`` copies of each image, each by a chain of 1 to ``max_depth`` random operations of random level.
     2. Mix the copies with weights drawn from Dirichlet(1, ..., 1).
-    3. Mix the image with that mixture, whose weight is drawn from Beta(1, 1).
+    3. Mix the image with this mixture, whose weight is drawn from Beta(1, 1).
 
-    No operation overlaps with the corruptions of CIFAR-10-C. Draws from the global generator of torch, on the CPU.
+    No operation is one of the corruptions of CIFAR-10-C. Random numbers come from the global generator of torch, on
+    the CPU.
 
     Args:
         inputs: images with values in [0, 1], shape (N, C, H, W).
         severity: the highest level, from 0.1 to 10.
-        width: chains per image.
-        max_depth: operations in the longest chain.
-        mix_weight: of the mixture of chains against the image, in [0, 1], shape (N,); drawn by default.
+        width: number of chains for each image.
+        max_depth: number of operations in the longest chain.
+        mix_weight: weight of the mixture against the image, in [0, 1], shape (N,); drawn by default.
 
     Returns:
         New images in [0, 1], shape (N, C, H, W).
 
     Raises:
-        InputError: settings out of their range.
+        InputError: a setting is out of its range.
 
     References:
         Hendrycks, Mu, Cubuk, Zoph, Gilmer and Lakshminarayanan, AugMix: a simple data processing method to improve
@@ -75,18 +76,18 @@ def augmix(
 
 
 def autocontrast(images: Tensor, level: Tensor) -> Tensor:
-    """Stretch each channel to the range [0, 1]; a constant channel stays. Has no level."""
+    """Stretch each channel to the range [0, 1]; a constant channel stays. The level has no effect."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     return torch.where(high > low, (images - low) / (high - low).clamp(min=1e-6), images)
 
 
 def equalize(images: Tensor, level: Tensor) -> Tensor:
-    """Make the histogram of each channel, of 256 values, as flat as it can be. Has no level."""
+    """Make the histogram of each channel, of 256 values, as flat as possible. The level has no effect."""
     values = _to_bytes(images).flatten(2).long()
     counts = torch.zeros(*values.shape[:2], 256, dtype=torch.int64, device=images.device)
     counts.scatter_add_(2, values, torch.ones_like(values))
     below = counts.cumsum(2) - counts
-    # The brightest value that occurs shall become 1: the others share 255 steps of as many pixels each.
+    # The brightest value that occurs becomes 1. The other pixels are divided into 255 steps of equal size.
     step = below.gather(2, values.amax(2, keepdim=True)) // 255
     table = ((below + step // 2) // step.clamp(min=1)).clamp(max=255)
     table = torch.where(step > 0, table, torch.arange(256, device=images.device))
@@ -94,7 +95,7 @@ def equalize(images: Tensor, level: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, level: Tensor) -> Tensor:
-    """Keep the first 4 bits of the 8 of each value, fewer at levels from 2.5 on, but one at least."""
+    """Keep the first 4 of the 8 bits of each value, or fewer from level 2.5 on, but at least one."""
     kept_bits = (4 - (0.4 * level.abs()).trunc()).clamp(min=1)
     step = (2 ** (8 - kept_bits)).view(-1, 1, 1, 1)
     return (_to_bytes(images) / step).floor() * step / 255
@@ -107,7 +108,7 @@ def solarize(images: Tensor, level: Tensor) -> Tensor:
 
 
 def rotate(images: Tensor, level: Tensor) -> Tensor:
-    """Rotate about the center by up to 30 degrees, counter-clockwise where the level is positive."""
+    """Rotate about the center by up to 30 degrees, counter-clockwise if the level is positive."""
     angle = (3 * level).trunc() * (math.pi / 180)
     cos, sin = angle.cos(), angle.sin()
     middle_x, middle_y = images.shape[3] / 2, images.shape[2] / 2
@@ -129,13 +130,13 @@ def shear_y(images: Tensor, level: Tensor) -> Tensor:
 
 
 def translate_x(images: Tensor, level: Tensor) -> Tensor:
-    """Shift by whole pixels, up to a third of the width, to the left where the level is positive."""
+    """Shift by whole pixels, up to a third of the width, to the left if the level is positive."""
     one, zero = torch.ones_like(level), torch.zeros_like(level)
     return _warp(images, (one, zero, (level * images.shape[3] / 30).trunc()), (zero, one, zero))
 
 
 def translate_y(images: Tensor, level: Tensor) -> Tensor:
-    """Shift by whole pixels, up to a third of the height, upwards where the level is positive."""
+    """Shift by whole pixels, up to a third of the height, upwards if the level is positive."""
     one, zero = torch.ones_like(level), torch.zeros_like(level)
     return _warp(images, (one, zero, zero), (zero, one, (level * images.shape[2] / 30).trunc()))
 
@@ -154,23 +155,23 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def _to_bytes(images: Tensor) -> Tensor:
-    """Whole values from 0 to 255."""
+    """Round values to whole numbers from 0 to 255."""
     return (images * 255).round()
 
 
 def _warp(images: Tensor, row_x: tuple[Tensor, ...], row_y: tuple[Tensor, ...]) -> Tensor:
-    """Each pixel of the result from where an affine map takes it in the image, bilinear, black outside of it.
+    """Warp images by an affine map from each pixel of the result to its source; bilinear, and black outside the image.
 
     Args:
         images: shape (N, C, H, W).
-        row_x: a, b, c, each of shape (N,): the source's x is a x + b y + c, in pixels from the image's left edge.
-        row_y: the same for y, from the top edge.
+        row_x: a, b, c, each of shape (N,): x of the source is a x + b y + c, in pixels from the image's left edge.
+        row_y: d, e, f, each of shape (N,): y of the source is d x + e y + f, in pixels from the image's top edge.
     """
     height, width = images.shape[2:]
     x = torch.arange(width, device=images.device, dtype=images.dtype) + 0.5
     y = torch.arange(height, device=images.device, dtype=images.dtype)[:, None] + 0.5
     (a, b, c), (d, e, f) = ([value.view(-1, 1, 1) for value in row] for row in (row_x, row_y))
     source = torch.stack([2 / width * (a * x + b * y + c) - 1, 2 / height * (d * x + e * y + f) - 1], dim=3)
-    # Up to the edge a pixel is extended, not blended with the black outside.
+    # Between its center and the edge of the image, a border pixel is extended, not blended with the black outside.
     inside = ((source >= -1) & (source < 1)).all(3)[:, None]
     return F.grid_sample(images, source, padding_mode="border", align_corners=False) * inside

@@ -1,4 +1,4 @@
-"""Examples from tensors and from the loaders of others."""
+"""Examples from tensors and from other data loaders."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Data = Examples | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 
 
 def as_examples(data: Data, *, name: str = "examples") -> Examples:
-    """Turn labeled data into `Examples`, which are numbered in their order.
+    """Turn labeled data into `Examples`, whose ids are their positions.
 
-    A loader is read once, from its first batch to its last, and what it yields is kept in memory. Data that do not fit
-    there are `Examples` that are given a reader.
+    A loader is read once, from its first batch to its last, and its data is kept in memory. If the data does not fit in
+    memory, make `Examples` with a reader instead.
 
     Args:
         data: `Examples`, which stay as they are; (inputs, labels); or batches (inputs, labels). Inputs are uint8 or
             float in [0, 1], labels are class indices.
-        name: what messages and reports call the data.
+        name: name of the data in messages and reports.
 
     Raises:
-        InputError: no labels, labels that are no class indices, inputs out of range, no examples.
+        InputError: there are no labels or no examples, labels are not class indices, or inputs are out of range.
 
     Example:
         >>> len(as_examples((torch.rand(5, 1, 8, 8), torch.tensor([0, 1, 2, 1, 0]))))
@@ -41,7 +41,7 @@ def as_examples(data: Data, *, name: str = "examples") -> Examples:
     batches = [data] if _is_batch(data) else _batches(data)
     pairs = list(map(_as_pair, batches))
     if not sum(len(labels) for _, labels in pairs):
-        raise InputError(expected="at least one example", got="none", hint="data that are not empty")
+        raise InputError(expected="at least one example", got="no example", hint="data with examples")
     inputs, labels = (torch.cat(parts).detach().cpu() for parts in zip(*pairs, strict=True))
     return Examples(inputs, labels, num_classes=max(int(labels.max()) + 1, 1), name=name)
 
@@ -57,7 +57,7 @@ def _batches(data: object) -> Iterable[Any]:
 
 
 def _as_pair(batch: Any) -> tuple[Tensor, Tensor]:
-    """Inputs and class indices of a batch."""
+    """Check a batch, and return its inputs and class indices."""
     if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
         sizes = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
         raise _unlabeled(f"a {type(batch).__name__}{sizes}")

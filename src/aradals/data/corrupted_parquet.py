@@ -1,4 +1,4 @@
-"""Writing corrupted images as parquet."""
+"""Corrupted images as parquet files."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def write_corrupted(
     companions: Companions | None = None,
     request: str | None = None,
 ) -> None:
-    """Write examples, corrupted, as lossless PNG in their order.
+    """Corrupt examples, and write them in order as lossless PNG.
 
     Args:
         path: the parquet file.
-        examples: images; corrupted by their ids, as in an evaluation.
+        examples: images; the random numbers depend on their ids, as in an evaluation.
         corruption: see :func:`corrupt`.
-        severity: likewise.
-        preset: likewise.
-        companions: the table that they come from, row i being example i: the file has its columns. Without it the
-            columns are ``image`` and ``label``.
-        request: digest of everything that decides the content, for the metadata of the file.
+        severity: see :func:`corrupt`.
+        preset: see :func:`corrupt`.
+        companions: the table of the examples, where row i is the example with the id i. The file gets the columns of
+            this table; by default its columns are ``image`` and ``label``.
+        request: digest of everything that determines the content, for the metadata of the file.
 
     Raises:
-        InputError: inputs that cannot be corrupted, or a path that cannot be written.
+        InputError: the inputs cannot be corrupted, or the path cannot be written.
     """
     arrow, parquet = load_extra("pyarrow"), load_extra("pyarrow.parquet")
     companions = companions or _labels_alone(examples)
@@ -60,13 +60,13 @@ def write_corrupted(
 
 
 def _cell(pixels: npt.NDArray[Any], kind: Any) -> Any:
-    """An image as a table of that Arrow type holds it: bytes alone, or bytes with a path that is left empty."""
+    """Encode an image for a column of this Arrow type: bytes, or bytes with an empty path."""
     encoded = encode_png(pixels)
     return {"bytes": encoded} if load_extra("pyarrow").types.is_struct(kind) else encoded
 
 
 def encode_png(pixels: npt.NDArray[Any]) -> bytes:
-    """uint8, shape (H, W, 1 or 3), as a PNG file."""
+    """Encode uint8 pixels, shape (H, W, 1 or 3), as a PNG file."""
     file = io.BytesIO()
     image = load_extra("PIL.Image").fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     image.save(file, "PNG")
@@ -74,7 +74,7 @@ def encode_png(pixels: npt.NDArray[Any]) -> bytes:
 
 
 def _labels_alone(examples: Examples) -> Companions:
-    """Columns ``image`` and ``label``, with the names of the classes, for rows 0 to the largest id."""
+    """Make the columns ``image`` and ``label``, with the names of the classes, for rows 0 to the largest id."""
     arrow, datasets = load_extra("pyarrow"), load_extra("datasets")
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(examples.class_names))}

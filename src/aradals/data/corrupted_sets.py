@@ -1,6 +1,6 @@
-"""Corrupted data sets that others have made: each corruption and severity is a split, named ``fog-3``.
+"""Published corrupted data sets, where each corruption and severity is a split, named ``fog-3``.
 
-Rows of a split are in the order of the clean test split, so that an example has the same id in all of them.
+The rows of every split are in the order of the clean test split, so that an example has the same id in all splits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SEVERITY_COLUMNS = ("severity", "corruption_severity")
 _CORRUPTION_COLUMNS = ("corruption", "corruption_name", "corruption_type")
 
 MAX_CORRUPTIONS = 1000
-"""Each is looked up in all rows."""
+"""Largest number of corruptions in a table. It is limited because the search for each one reads all rows."""
 
 CHECKSUMS: dict[str, dict[str, str]] = {
     "CIFAR-10-C": {
@@ -77,24 +77,24 @@ CHECKSUMS: dict[str, dict[str, str]] = {
 
 
 def condition_name(corruption: str, severity: int) -> str:
-    """The split of a corruption at a severity: ``fog-3``."""
+    """Name the split of a corruption at a severity: ``fog-3``."""
     return f"{corruption}-{severity}"
 
 
 def parse_condition(split: str) -> tuple[str, int] | None:
-    """The corruption and the severity that a split is named after; None for names of another form."""
+    """Return the corruption and the severity in the name of a split, or None for names of another form."""
     corruption, _, severity = split.rpartition("-")
     return (corruption, int(severity)) if corruption and severity in map(str, SEVERITIES) else None
 
 
 def open_corrupted_set(folder: Path) -> OpenSplits | None:
-    """The splits of CIFAR-10-C, CIFAR-100-C or ImageNet-C, or of anything laid out like them; None for other folders.
+    """Open the splits of CIFAR-10-C, CIFAR-100-C, ImageNet-C, or a folder with their layout; None for other folders.
 
-    - ``labels.npy`` and a ``fog.npy`` for each corruption, uint8 (5 N, H, W, C), severity 1 first;
-    - ``fog/3/class/image``, also below a folder ``weather`` as the published archives have it.
+    - ``labels.npy``, and an array such as ``fog.npy`` for each corruption, uint8 (5 N, H, W, C), severity 1 first;
+    - ``fog/3/class/image``, also in a folder such as ``weather``, as in the published archives.
 
     Raises:
-        InputError: a folder named CIFAR-10-C or CIFAR-100-C whose labels are others.
+        InputError: a folder named CIFAR-10-C or CIFAR-100-C has other labels than the published set.
     """
     if (folder / "labels.npy").is_file():
         return _open_arrays(folder)
@@ -120,7 +120,7 @@ def _open_arrays(folder: Path) -> OpenSplits | None:
 
 
 def _known_checksums(folder: Path) -> Mapping[str, str]:
-    """Checksums of the published set that the labels are of; none for a set of one's own."""
+    """Find the checksums of the published set with these labels; empty for other sets."""
     labels = folder / "labels.npy"
     digest = _md5(labels, labels.stat().st_mtime_ns)
     name = folder.resolve().name
@@ -139,14 +139,14 @@ def _read_array(file: Path, severity: int, checksums: Mapping[str, str], columns
         labels = np.load(file.with_name("labels.npy"), mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError, MemoryError) as error:
         raise InputError(
-            expected=f"an array in {file}", got=str(error), hint="the folder as it was published"
+            expected=f"an array in {file}", got=str(error), hint="a folder with the published layout"
         ) from error
     fits = labels.ndim == 1 and labels.dtype.kind in "iu" and images.ndim == 4 and len(images) == len(labels)
     if not fits or images.dtype != np.uint8 or len(labels) % 5:
         raise InputError(
-            expected=f"five severities of uint8 images (5 N, H, W, C) in {file}, as many as integer labels",
-            got=f"{images.dtype} of shape {images.shape}, labels {labels.dtype} of shape {labels.shape}",
-            hint="the folder as it was published",
+            expected=f"five severities of uint8 images (5 N, H, W, C) in {file}, and an integer label for each",
+            got=f"{images.dtype} of shape {images.shape}, and labels {labels.dtype} of shape {labels.shape}",
+            hint="a folder with the published layout",
         )
     number = len(labels) // 5
     part = slice((severity - 1) * number, severity * number)
@@ -163,7 +163,7 @@ def _damaged(file: Path, expected: str, got: str) -> InputError:
     return InputError(
         expected=f"the published {file} (MD5 {expected})",
         got=f"another file (MD5 {got})",
-        hint="downloading it again, or another name for a folder of your own",
+        hint="downloading the file again, or renaming the folder if the data is your own",
     )
 
 
@@ -177,7 +177,7 @@ def _refuse_columns(columns: Columns, path: Path) -> None:
         raise InputError(
             expected="--image-column and --label-column only for data with named columns",
             got=str(path),
-            hint="leaving them out",
+            hint="the command without these options",
         )
 
 
@@ -189,11 +189,11 @@ def _no_column(path: Path, column: str) -> npt.NDArray[Any]:
 
 
 def split_conditions(splits: OpenSplits) -> OpenSplits:
-    """The splits by corruption and severity of tables that have columns for them.
+    """Split tables by corruption and severity, if they have columns for both.
 
-    The columns are ``severity`` (or ``corruption_severity``) and ``corruption`` (``corruption_name``,
-    ``corruption_type``). Without the second, the split itself counts as the corruption: ``test-3``. Rows of severity 0
-    are left out.
+    The columns are ``severity`` (or ``corruption_severity``) and ``corruption`` (or ``corruption_name``,
+    ``corruption_type``). If there is no column of corruptions, the name of the split counts as the corruption:
+    ``test-3``. Rows of severity 0 are left out.
     """
     found: OpenSplits = {}
     for name, split in splits.items():
@@ -206,8 +206,8 @@ def split_conditions(splits: OpenSplits) -> OpenSplits:
         if len(names) > MAX_CORRUPTIONS:
             raise InputError(
                 expected=f"a column of corruptions with at most {MAX_CORRUPTIONS} names",
-                got=f"{len(names):,} of them, {names[0]!r:.40} and others",
-                hint="another name for a column of something else",
+                got=f"{len(names):,} names, {names[0]!r:.40} and others",
+                hint="renaming the column if it does not contain corruptions",
             )
         for corruption in names:
             for severity in SEVERITIES:
@@ -221,7 +221,7 @@ def split_conditions(splits: OpenSplits) -> OpenSplits:
 
 @dataclass(frozen=True)
 class SelectedImages(Sequence[EncodedImage]):
-    """Some of a sequence of encoded images."""
+    """Selection from a sequence of encoded images."""
 
     images: Sequence[EncodedImage]
     rows: npt.NDArray[np.int64]

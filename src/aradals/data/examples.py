@@ -1,4 +1,4 @@
-"""Labeled examples that carry their ids: the one dataset class of the library."""
+"""Labeled examples with ids, the one dataset class of the library."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from aradals.errors import InputError
 from aradals.inference.predictions import Batch
 
 InputReader = Callable[[Sequence[int]], Tensor]
-"""Returns the inputs of the given rows as one tensor: uint8, or float in [0, 1]."""
+"""Function from row numbers to their inputs as one tensor: uint8, or float in [0, 1]."""
 
 Example = tuple[int, Tensor, int]
-"""(id, input, label)"""
+"""One example: (id, input, label)."""
 
 _CHUNK = 256
 _BATCH_VALUES = _CHUNK * 3 * 64 * 64
-"""Numbers in a batch: gradients of a deep network on 256 images of 224x224 pixels would fill most memories."""
+"""Largest number of values in a batch: gradients of a deep network on 256 images of 224x224 pixels need much memory."""
 
 
 def as_batch(batch: Any) -> Any:
-    """The identity, for ``DataLoader(examples, collate_fn=as_batch)``: examples arrive as a ready batch."""
+    """Return the batch as it is, for ``DataLoader(examples, collate_fn=as_batch)``: examples come as a batch."""
     return batch
 
 
 class Examples(Dataset[Example]):
     """Labeled examples with ids.
 
-    ``DataLoader(examples, batch_size=..., collate_fn=as_batch)`` yields (ids, inputs, labels), each batch
-    fetched in one indexing operation (`batch`). Selections share the inputs of their origin.
+    ``DataLoader(examples, batch_size=..., collate_fn=as_batch)`` yields (ids, inputs, labels). It reads each batch
+    in one indexing operation (`batch`). Selections share the inputs of the original examples.
 
     Args:
-        inputs: shape (N, ...), uint8 (0..255, read as 0..1) or float in [0, 1]; or, for data too large for
-            memory, a reader: a function from a list of row numbers to such a tensor. A reader has to pickle
-            if worker processes are to use it.
+        inputs: shape (N, ...), uint8 (0..255, read as 0..1) or float in [0, 1]. If the data is too large for memory,
+            a reader: a function from a list of row numbers to such a tensor. A reader must be picklable if worker
+            processes use it.
         labels: int64 in [0, ``num_classes``), shape (N,).
         num_classes: number of classes K.
-        class_names: K names; "0".."K-1" without them.
-        ids: int64, shape (N,), the row of each example in its split; 0..N-1 without them.
-        name: what messages and reports call this data, e.g. ``"cifar10-test"``.
+        class_names: K names; by default "0".."K-1".
+        ids: int64, shape (N,), the row of each example in its split; by default 0..N-1.
+        name: name of this data in messages and reports, e.g. ``"cifar10-test"``.
 
     Raises:
-        InputError: labels out of range, inputs out of [0, 1], lengths that differ.
+        InputError: labels are out of range, inputs are outside [0, 1], or lengths differ.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Examples(Dataset[Example]):
         self.num_classes = num_classes
         self.class_names = tuple(class_names or map(str, range(num_classes)))
         self._inputs = inputs
-        self._rows = torch.arange(len(labels))  # where each example lies in the source of inputs
+        self._rows = torch.arange(len(labels))  # the row of each example in the source of inputs
         self._hashes: npt.NDArray[np.uint64] | None = None
         self._check()
 
@@ -95,28 +95,28 @@ class Examples(Dataset[Example]):
             raise InputError(
                 expected=f"labels from 0 to {self.num_classes - 1} in {self.name}",
                 got=f"{int(self.labels[row])} in row {int(self.ids[row])} ({len(bad)} such rows)",
-                hint="another label column, or removing unlabelled examples",
+                hint="another label column, or removing examples without a label",
             )
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, position: int) -> tuple[int, Tensor, int]:
-        """Id, input (float32 in [0, 1]) and label of one example."""
+        """Return id, input (float32 in [0, 1]) and label of one example."""
         ids, inputs, labels = self.batch([position])
         return int(ids[0]), inputs[0], int(labels[0])
 
     def __getitems__(self, positions: list[int]) -> Batch:
-        """`batch`, under the name by which a DataLoader calls it."""
+        """Return `batch`; a DataLoader calls it by this name."""
         return self.batch(positions)
 
     def batch(self, rows: Tensor | Sequence[int]) -> Batch:
-        """Ids, inputs (float32 in [0, 1]) and labels of the examples at these positions."""
+        """Return ids, inputs (float32 in [0, 1]) and labels of the examples at these positions."""
         index = torch.as_tensor(rows, dtype=torch.int64)
         return self.ids[index], _as_float(self._read(index)), self.labels[index]
 
     def select(self, positions: Tensor | npt.NDArray[np.integer | np.bool_] | Sequence[int]) -> Examples:
-        """The examples at ``positions`` (a boolean mask also does), with the ids they have here."""
+        """Select the examples at ``positions``, or by a boolean mask; they keep their ids."""
         index = torch.as_tensor(positions)
         index = index.nonzero().flatten() if index.dtype == torch.bool else index.long()
         chosen = Examples.__new__(Examples)
@@ -126,9 +126,9 @@ class Examples(Dataset[Example]):
         return chosen
 
     def batches(self, batch_size: int | None = None, *, num_workers: int = 0) -> DataLoader[Example]:
-        """All examples in order, as batches of (ids, inputs, labels).
+        """Load all examples in order, as batches of (ids, inputs, labels).
 
-        Batches are of 256 examples by default, of fewer where inputs are larger than 64x64 RGB pixels.
+        By default a batch has 256 examples, or fewer if inputs are larger than 64x64 RGB pixels.
         """
         if batch_size is None:
             batch_size = max(1, min(_CHUNK, _BATCH_VALUES // max(1, math.prod(self.input_shape))))
@@ -144,8 +144,8 @@ class Examples(Dataset[Example]):
     def hashes(self) -> npt.NDArray[np.uint64]:
         """Content hash of each input, uint64, shape (N,): 8-byte BLAKE2b of its shape and values.
 
-        The label and the id do not enter, so the same image is recognized in another split or file; nor does the
-        type, so it is recognized as bytes and as floats.
+        The hash does not depend on the label and the id, so that an image is recognized in another split or file. It
+        does not depend on the type either, so that bytes and floats of the same image have the same hash.
         """
         if self._hashes is None:
             digests = bytearray()
@@ -160,18 +160,18 @@ class Examples(Dataset[Example]):
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that stand for the inputs and labels, in this order."""
+        """Digest of the inputs and labels in their order, 16 hexadecimal digits."""
         content = self.hashes.astype("<u8").tobytes() + self.labels.numpy().astype("<i8").tobytes()
         return hashlib.sha256(content).hexdigest()[:16]
 
     def _read(self, index: Tensor) -> Tensor:
-        """The inputs at ``index`` as they are stored: uint8 or float."""
+        """Read the inputs at ``index`` as they are stored: uint8 or float."""
         rows = self._rows[index]
         return self._inputs[rows] if isinstance(self._inputs, Tensor) else self._inputs(rows.tolist())
 
 
 def overlap(a_hashes: npt.NDArray[np.uint64], b_hashes: npt.NDArray[np.uint64]) -> int:
-    """How many examples of b also occur in a, told by their content hashes."""
+    """Count the examples of b that also occur in a, by their content hashes."""
     return int(np.isin(b_hashes, a_hashes).sum())
 
 
@@ -180,7 +180,7 @@ def _as_float(inputs: Tensor) -> Tensor:
 
 
 def _as_uint16(inputs: Tensor) -> npt.NDArray[np.uint16]:
-    """Inputs on a grid of 16 bits, of which that of 8 bits is a part: the bytes k and the floats k/255 become one."""
+    """Put inputs on a grid of 16 bits, which contains the grid of 8 bits: byte k and float k/255 become equal."""
     if inputs.dtype == torch.uint8:
         return inputs.numpy().astype(np.uint16, order="C") * np.uint16(257)
     values: npt.NDArray[np.float64] = inputs.double().numpy() * 65535
@@ -194,12 +194,12 @@ def _check_range(inputs: Tensor, name: str) -> None:
         raise InputError(
             expected=f"inputs of {name} as uint8, or as floats in [0, 1]",
             got=str(inputs.dtype).removeprefix("torch."),
-            hint="converting them; models here take inputs in [0, 1]",
+            hint="converting the inputs to floats in [0, 1]",
         )
-    # Written so that NaN fails it.
+    # The comparison is written so that NaN fails it.
     if inputs.numel() and not (inputs.min() >= 0 and inputs.max() <= 1):
         raise InputError(
             expected=f"inputs of {name} in [0, 1]",
             got=f"values from {float(inputs.min()):.4g} to {float(inputs.max()):.4g}",
-            hint="scaling them to [0, 1] and putting the normalization inside the model",
+            hint="scaling the inputs to [0, 1], and putting the normalization inside the model",
         )

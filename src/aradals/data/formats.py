@@ -1,6 +1,6 @@
-"""Reading the formats that data comes in: arrays, folders of images, scikit-learn's digits.
+"""Formats of data: arrays, folders of images, scikit-learn's digits.
 
-Each ``open_...`` function returns one `Split` per split, which reads its labels and inputs, or one further column.
+Each ``open_...`` function returns one `Split` for each split, which reads labels and inputs, or one further column.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(_SPLIT_NAMES)})(?![a-z])")
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns (or arrays) to read; None = told by type."""
+    """Names of the columns (or arrays) to read; None = choose by type."""
 
     image: str | None = None
     label: str | None = None
@@ -43,13 +43,13 @@ class Columns:
 
 @dataclass(frozen=True)
 class Rows:
-    """One split as it lies in its source.
+    """Inputs and labels of one split, as its source has them.
 
     Attributes:
         inputs: uint8 (N, C, H, W) or float32 (N, ...), or N encoded images.
         labels: int64, shape (N,).
-        class_names: names of the classes where the source has them.
-        label_column: what the source calls the labels.
+        class_names: names of the classes, if the source has them.
+        label_column: name of the labels in the source.
     """
 
     inputs: npt.NDArray[np.uint8 | np.float32] | Sequence[EncodedImage]
@@ -60,10 +60,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class Companions:
-    """A table without its images.
+    """Table without its images.
 
     Attributes:
-        schema: Arrow schema of all its columns, with metadata.
+        schema: Arrow schema of all columns, with metadata.
         image: name of the column of images.
         others: Arrow table of the other columns.
     """
@@ -75,12 +75,12 @@ class Companions:
 
 @dataclass(frozen=True)
 class Split:
-    """How one split is read.
+    """Readers of one split.
 
     Attributes:
-        rows: inputs and labels.
-        column: the values of a column by its name, one for each row.
-        companions: all columns but the images, where the split is a table.
+        rows: reads inputs and labels.
+        column: reads the values of a column by its name, one for each row.
+        companions: reads all columns except the images, if the split is a table.
     """
 
     rows: Callable[[Columns], Rows]
@@ -89,16 +89,16 @@ class Split:
 
 
 OpenSplits = dict[str, Split]
-"""Name of a split -> how it is read."""
+"""Name of a split -> its readers."""
 
 
 def split_name(word: str) -> str:
-    """The usual name of a split: "val" and "valid" mean "validation"."""
+    """Return the usual name of a split: "val" and "valid" mean "validation"."""
     return _SPLIT_NAMES.get(word.lower(), word)
 
 
 def find_split(text: str) -> tuple[str, str] | None:
-    """What stands before the last split word of ``text``, and the split that it names; None without one.
+    """Return the text before the last split word of ``text``, and the split of this word; None if there is no word.
 
     >>> find_split("cifar10-train-00000-of-00001")
     ('cifar10', 'train')
@@ -113,10 +113,10 @@ def find_split(text: str) -> tuple[str, str] | None:
 
 
 def open_digits() -> OpenSplits:
-    """The 1,797 handwritten digits of scikit-learn: 8x8, gray, 17 levels, as floats in [0, 1].
+    """Open the 1,797 handwritten digits of scikit-learn: 8x8, gray, 17 levels, as floats in [0, 1].
 
-    They come without splits. Here 800 of them, chosen at random and always the same, are the test split and
-    the other 997 the training split.
+    Scikit-learn does not divide them into splits. In this package the test split has 800 of them, chosen at random but
+    always the same, and the training split has the other 997.
     """
     order = np.random.default_rng(0).permutation(1797)
     return {
@@ -135,11 +135,11 @@ def _read_digits(rows: npt.NDArray[np.int64], columns: Columns) -> Rows:
 
 
 def open_npz(path: Path, split: str) -> OpenSplits:
-    """The splits of an ``.npz`` of arrays.
+    """Open the splits of an ``.npz`` of arrays.
 
-    They are named by arrays such as ``x_train, y_train, x_test, y_test``. Else ``split`` is the only one, with
-    inputs in ``inputs``, ``images`` or ``x`` and labels in ``labels`` or ``y``. An array ``class_names`` may
-    name the classes.
+    Arrays such as ``x_train, y_train, x_test, y_test`` name the splits. If there are no such arrays, ``split`` is the
+    only split, with inputs in ``inputs``, ``images`` or ``x`` and labels in ``labels`` or ``y``. An array
+    ``class_names`` may name the classes.
     """
     with _npz(path) as arrays:
         names = [key.removeprefix("x_") for key in arrays if key.startswith("x_")]
@@ -158,19 +158,19 @@ def _read_npz(path: Path, suffix: str, columns: Columns) -> Rows:
         label = _first_name(arrays, path, label_names, "--label-column")
         labels = arrays[label]
         class_names = tuple(map(str, arrays["class_names"])) if "class_names" in arrays else None
-    if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras stores CIFAR
+    if labels.ndim == 2 and labels.shape[1] == 1:  # Keras stores CIFAR like this
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or inputs.ndim == 0 or len(labels) != len(inputs):
         raise InputError(
             expected=f"one integer label for each input in {path}",
             got=f"inputs of shape {inputs.shape}, labels of shape {labels.shape} and type {labels.dtype}",
-            hint="class indices, shape (N,)",
+            hint="an array of class indices of shape (N,)",
         )
     return Rows(_arranged(inputs, path), labels.astype(np.int64), class_names, label)
 
 
 def _read_npz_column(path: Path, suffix: str, column: str) -> npt.NDArray[Any]:
-    """A 1-D array as long as the labels, named ``column`` or, of a split, ``column_train``."""
+    """Read a 1-D array as long as the labels, named ``column``, or ``column_train`` for the split train."""
     with _npz(path) as arrays:
         lengths = [len(arrays[name + suffix]) for name in ("labels", "y") if name + suffix in arrays]
 
@@ -184,7 +184,7 @@ def _read_npz_column(path: Path, suffix: str, column: str) -> npt.NDArray[Any]:
 
 
 def _arranged(inputs: npt.NDArray[Any], path: Path) -> npt.NDArray[np.uint8 | np.float32]:
-    """uint8 images as (N, C, H, W); floats as float32 of the shape they have."""
+    """Arrange uint8 images as (N, C, H, W); convert floats to float32, and keep their shape."""
     if inputs.dtype.kind == "f" and inputs.ndim > 1:
         return inputs.astype(np.float32)
     if inputs.dtype == np.uint8:
@@ -224,42 +224,42 @@ def _npz(path: Path) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
         raise InputError(
             expected=f"an .npz file of numeric arrays in {path}",
             got=str(error) or type(error).__name__,
-            hint="numpy.savez(path, inputs=..., labels=...)",
+            hint="writing the file with numpy.savez(path, inputs=..., labels=...)",
         ) from error
 
 
 MAX_PACKING = 100
-"""How many times its size a large file may unpack to."""
+"""Largest ratio of unpacked size to file size, for a large file."""
 
 
 NPZ_ERRORS = (ValueError, EOFError, OSError, TypeError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What reading an ``.npz`` raises that is damaged, or that another program has made."""
+"""Errors of reading an ``.npz`` that is damaged or that another program has made."""
 
 
 def check_npz(path: Path) -> None:
-    """Refuse an ``.npz`` that would fill the memory: one of more than 2 GiB that takes next to nothing on disk.
+    """Refuse an ``.npz`` that would fill the memory: a small file that unpacks to more than 2 GiB.
 
     Raises:
-        InputError: it unpacks to more than `MEMORY_LIMIT`, and to more than `MAX_PACKING` times its size.
-        ValueError: something in it is no array, of which numpy would return the bytes.
-        Exception: others of `NPZ_ERRORS` for what is no zip file, or a damaged one.
+        InputError: the file unpacks to more than `MEMORY_LIMIT`, and to more than `MAX_PACKING` times its size.
+        ValueError: a member of the file is not an array; numpy would return its bytes.
+        Exception: another one of `NPZ_ERRORS`, for a file that is not a zip file, or is damaged.
     """
     with zipfile.ZipFile(path) as file:
         for entry in file.infolist():
             with file.open(entry) as member:
                 if member.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
-                    raise ValueError(f"{entry.filename!r}, which is no array")
+                    raise ValueError(f"{entry.filename!r}, which is not an array")
         unpacked = sum(entry.file_size for entry in file.infolist())
     if unpacked > max(MEMORY_LIMIT, MAX_PACKING * path.stat().st_size):
         raise too_packed(path, unpacked)
 
 
 def too_packed(path: Path, unpacked: int) -> InputError:
-    """The error for a file that would fill the memory."""
+    """Make the error for a file that would fill the memory."""
     return InputError(
         expected=f"a file that unpacks to at most {MAX_PACKING} times its size in {path}",
         got=f"{path.stat().st_size:,} bytes that unpack to {unpacked:,} or more",
-        hint="fewer rows, if the file is yours",
+        hint="a file with fewer rows",
     )
 
 
@@ -267,13 +267,13 @@ def too_packed(path: Path, unpacked: int) -> InputError:
 
 
 def open_image_folder(folder: Path) -> OpenSplits:
-    """The splits of ``folder/split/class/image.png``, or the split "all" of ``folder/class/image.png``.
+    """Open the splits of ``folder/split/class/image.png``, or the split "all" of ``folder/class/image.png``.
 
-    Classes are numbered in the order of their folders' names, over all splits together; rows are in the order
-    of class and file name.
+    Classes are numbered in the order of their folders' names, over all splits together. Rows are in the order of class
+    and file name.
 
     Raises:
-        InputError: no images, or images that lie in no class folder.
+        InputError: there are no images, or an image is not in the folder of a class.
     """
     paths = [
         Path(root, file).relative_to(folder)
@@ -284,7 +284,7 @@ def open_image_folder(folder: Path) -> OpenSplits:
     if not paths:
         raise InputError(
             expected=f"parquet files, .npz files or images in {folder}",
-            got="none of them",
+            got="no such files",
             hint="a folder of images by class, or of parquet files named train* and test*",
         )
     has_splits = all(path.parts[0].lower() in _SPLIT_NAMES and len(path.parts) > 2 for path in paths)
@@ -292,9 +292,9 @@ def open_image_folder(folder: Path) -> OpenSplits:
     loose = next((path for path in paths if len(path.parts) < depth + 2), None)
     if loose:
         raise InputError(
-            expected=f"the images of {folder} in one folder per class",
-            got=f"{loose}, which is in none",
-            hint="class/image.png or split/class/image.png",
+            expected=f"the images of {folder} in one folder for each class",
+            got=f"{loose}, which is in no such folder",
+            hint="a layout such as class/image.png or split/class/image.png",
         )
     classes = sorted({path.parts[depth] for path in paths})
     splits = {split_name(path.parts[0]) if has_splits else "all" for path in paths}
@@ -312,14 +312,14 @@ def open_image_folder(folder: Path) -> OpenSplits:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Every folder below ``folder`` with the names of its files; links are followed, which could go on for ever."""
+    """Yield every folder below ``folder`` with its file names; links are followed, but no folder may come twice."""
     seen: dict[str, str] = {}
     for root, _, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
         if real in seen:
             raise InputError(
                 expected=f"every folder below {folder} once",
-                got=f"{root}, which is {seen[real]} again by a symbolic link",
+                got=f"{root}, which is {seen[real]} again, by a symbolic link",
                 hint="removing the link",
             )
         seen[real] = root
@@ -340,7 +340,7 @@ def _refuse_columns(columns: Columns, name: str) -> None:
         raise InputError(
             expected="--image-column and --label-column only for data with named columns",
             got=name,
-            hint="leaving them out",
+            hint="the command without these options",
         )
 
 
@@ -348,11 +348,13 @@ def _refuse_columns(columns: Columns, name: str) -> None:
 
 
 def no_such_column(column: str, where: str, columns: Sequence[str]) -> InputError:
-    """The error for a column that ``where`` does not have, or that has not one value for each row."""
+    """Make the error for a column that ``where`` does not have, or that does not have one value for each row."""
     return InputError(
         expected=f"a column of {where} with one value for each row",
         got=repr(column),
-        hint=" or ".join(columns) or "a parquet file, an .npz or a Hugging Face data set, which may have columns",
+        hint="one of: " + ", ".join(columns)
+        if columns
+        else "a parquet file, an .npz file or a Hugging Face data set, which can have columns",
     )
 
 

@@ -1,4 +1,4 @@
-"""Decoding images (PNG, JPEG, ...) into tensors."""
+"""Image files (PNG, JPEG, ...), decoded into tensors."""
 
 from __future__ import annotations
 
@@ -19,48 +19,48 @@ from aradals.errors import InputError
 
 @dataclass(frozen=True)
 class NamedImage:
-    """An image file that data name, rather than the user: it is opened only where it lies inside ``folders``.
+    """Image file that the data names, not the user. It is opened only if it is inside one of ``folders``.
 
     Attributes:
-        path: as the data have it, absolute or relative to a folder.
-        folders: where it may lie, with symbolic links resolved.
+        path: the path in the data, absolute or relative to a folder.
+        folders: the allowed folders, with symbolic links resolved.
     """
 
     path: str
     folders: tuple[Path, ...]
 
     def resolved(self) -> Path | None:
-        """The file, with symbolic links resolved; None where it does not lie inside a folder."""
+        """Find the file, with symbolic links resolved; None if it is not inside one of the folders."""
         paths = [((folder / self.path).resolve(), folder.resolve()) for folder in self.folders]
         inside = [path for path, folder in paths if path.is_relative_to(folder)]
         return next((path for path in inside if path.is_file()), inside[0] if inside else None)
 
 
 EncodedImage = bytes | str | NamedImage | None
-"""The bytes of an image file, the path of one that the user named, one that data name, or None where one is missing."""
+"""The bytes of an image file, a path that the user named, a file that the data names, or None for a missing image."""
 
 MEMORY_LIMIT = 2 * 2**30
-"""Bytes up to which decoded images are kept in memory."""
+"""Largest size in bytes of decoded images that are kept in memory."""
 
 MAX_PIXELS = 89_478_485
-"""Of one image, the number from which on Pillow warns: a file of kilobytes may hold an image of gigabytes."""
+"""Largest number of pixels of an image, where Pillow warns: a file of kilobytes may contain an image of gigabytes."""
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""Of image files. Pillow hands some others to other programs: EPS, a programming language, is run by Ghostscript."""
+"""Allowed formats of image files. Pillow runs other programs for some formats: Ghostscript runs EPS, which is code."""
 
 _SAMPLE = 256
 
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Decodes images when they are asked for.
+    """Reader that decodes images on demand.
 
     Attributes:
         encoded: all images of a split.
-        rows: the rows of ``encoded`` that take part.
+        rows: the rows of ``encoded`` to read.
         size: (height, width) of every image.
-        gray: whether images have 1 channel rather than 3 (RGB).
-        name: what messages call the data.
+        gray: True for images with 1 channel, False for images with 3 channels (RGB).
+        name: name of the data in messages.
     """
 
     encoded: Sequence[EncodedImage]
@@ -70,10 +70,10 @@ class ImageReader:
     name: str
 
     def __call__(self, positions: Sequence[int]) -> Tensor:
-        """Images at ``positions`` of ``rows``, uint8, shape (n, C, H, W).
+        """Read the images at ``positions`` of ``rows``, uint8, shape (n, C, H, W).
 
         Raises:
-            InputError: an image that cannot be decoded, of another size, or color among gray ones.
+            InputError: an image cannot be decoded, has another size, or has color although the others are gray.
         """
         rows = [self.rows[position] for position in positions]
         images, gray = _decode_rows(self.encoded, rows, self.size, self.name)
@@ -81,7 +81,7 @@ class ImageReader:
             raise InputError(
                 expected=f"gray images only in {self.name}",
                 got=f"a color image among rows {rows[0]} to {rows[-1]}",
-                hint="converting all of them to RGB or to gray beforehand",
+                hint="converting all images to RGB or to gray",
             )
         return images[:, :1] if self.gray else images
 
@@ -89,15 +89,15 @@ class ImageReader:
 def read_images(
     encoded: Sequence[EncodedImage], rows: Sequence[int], name: str, *, memory_limit: int = MEMORY_LIMIT
 ) -> Tensor | ImageReader:
-    """The images at ``rows`` of ``encoded``: decoded if they fit in memory, else a reader.
+    """Read the images at ``rows`` of ``encoded``: decode them if they fit in memory, else return a reader.
 
-    They are gray (1 channel) if all are, else RGB. For a reader an evenly spaced sample decides.
+    The result is gray (1 channel) if all images are gray, else RGB. For a reader, an evenly spaced sample decides.
 
     Returns:
         uint8 tensor, shape (len(rows), C, H, W), or an :class:`ImageReader`.
 
     Raises:
-        InputError: an image that cannot be decoded; images of different sizes.
+        InputError: an image cannot be decoded, or sizes differ.
     """
     _, height, width = decode_image(encoded[rows[0]], rows[0], name).shape
     fitting = memory_limit // (3 * height * width)
@@ -113,18 +113,19 @@ def read_images(
 def decode_image(encoded: EncodedImage, row: int, name: str) -> npt.NDArray[np.uint8]:
     """Decode one image file: uint8, shape (1, H, W) if it is gray, else (3, H, W).
 
-    Transparency is dropped, palettes are resolved, orientation tags obeyed; of 16 bits the upper 8 are kept.
+    Transparency is dropped, palettes are resolved, and orientation tags are applied. 16-bit images keep the upper 8
+    bits.
 
     Raises:
-        InputError: bytes that no image decoder understands, an image of more than `MAX_PIXELS`, or a file that is not
-            opened: one that data name outside of their folder, or no regular file.
+        InputError: no decoder can read the bytes, the image has more than `MAX_PIXELS`, or the file is not opened
+            because it is not a regular file, or because the data names a file outside its folder.
     """
     pil_image, pil_ops = load_extra("PIL.Image"), load_extra("PIL.ImageOps")
     file = _file(encoded, row, name)
     try:
         if file is None:
             raise ValueError("no image")
-        pil_image.init()  # registers the formats, once
+        pil_image.init()  # registers the formats once
         with pil_image.open(file, formats=[each for each in FORMATS if each in pil_image.OPEN]) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
@@ -134,24 +135,26 @@ def decode_image(encoded: EncodedImage, row: int, name: str) -> npt.NDArray[np.u
         raise InputError(
             expected=f"an image in row {row} of {name}",
             got=f"{type(error).__name__}: {error}",
-            hint="replacing or removing that row",
+            hint="replacing or removing this row",
         ) from error
 
 
 def _file(encoded: EncodedImage, row: int, name: str) -> io.BytesIO | Path | None:
-    """What Pillow may open."""
+    """Return the bytes or the file that Pillow may open."""
     if encoded is None or isinstance(encoded, bytes):
         return None if encoded is None else io.BytesIO(encoded)
     path: Path | None = None
     try:
         path = encoded.resolved() if isinstance(encoded, NamedImage) else Path(encoded)
-        why = "which does not lie inside it" if path is None else "which is no regular file"
-        if path is not None and path.is_file():  # another kind could be endless
+        why = "which is not inside it" if path is None else "which is not a regular file"
+        if path is not None and path.is_file():  # other kinds of file could be endless
             return path
-    except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, or links in a circle
+    except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, or a circle of links
         why = str(error)
     if isinstance(encoded, str):
-        raise InputError(expected=f"an image file in row {row} of {name}", got=f"{encoded}, {why}", hint="removing it")
+        raise InputError(
+            expected=f"an image file in row {row} of {name}", got=f"{encoded}, {why}", hint="removing this file"
+        )
     folders = " or ".join(map(str, encoded.folders))
     raise InputError(
         expected=f"the image in row {row} of {name} as bytes, or as a file inside {folders}",
@@ -161,8 +164,8 @@ def _file(encoded: EncodedImage, row: int, name: str) -> io.BytesIO | Path | Non
 
 
 def _pixels(image: Any) -> npt.NDArray[np.uint8]:
-    """The pixels of a PIL image, uint8, shape (1 or 3, H, W)."""
-    if image.mode.startswith("I"):  # 16-bit gray; Pillow's own conversion would clip it at 255
+    """Read the pixels of a PIL image, uint8, shape (1 or 3, H, W)."""
+    if image.mode.startswith("I"):  # 16-bit gray, which Pillow's own conversion would clip at 255
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("32-bit integer pixels")
@@ -177,7 +180,7 @@ def _pixels(image: Any) -> npt.NDArray[np.uint8]:
 def _decode_rows(
     encoded: Sequence[EncodedImage], rows: Sequence[int], size: tuple[int, int], name: str
 ) -> tuple[Tensor, bool]:
-    """The images at ``rows`` as RGB, uint8, shape (n, 3, H, W), and whether all of them are gray."""
+    """Decode the images at ``rows`` as RGB, uint8, shape (n, 3, H, W); the bool is True if all images are gray."""
     images = torch.empty((len(rows), 3, *size), dtype=torch.uint8)
     gray = True
     for target, row in zip(images.numpy(), rows, strict=True):
@@ -186,7 +189,7 @@ def _decode_rows(
             raise InputError(
                 expected=f"images of one size in {name}",
                 got=f"height x width {size[0]}x{size[1]}, but {image.shape[1]}x{image.shape[2]} in row {row}",
-                hint="resizing them beforehand",
+                hint="resizing the images to one size",
             )
         target[:] = image  # a gray image is repeated over the channels
         gray = gray and len(image) == 1

@@ -1,4 +1,4 @@
-"""Finding the data that a user names."""
+"""Sources of data: files, folders, built-in names and the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _TABLES = (".parquet", ".npz")
 MAX_UNNAMED = 1000
-"""Classes that need no names, however few rows there are."""
+"""Number of classes up to which names are not needed, even if there are few rows."""
 
 _SHARD = re.compile(r"(^|[-_])\d{4,}(-of-\d+)?$")
 
@@ -62,31 +62,32 @@ def load_data(
     ``spec`` is one of
 
     - ``digits``: scikit-learn's digits, with a fixed division into "train" (997) and "test" (800);
-    - a parquet file, or a folder of them; the words train, validation and test in file names tell the splits;
+    - a parquet file, or a folder of parquet files; the words train, validation and test in file names name the splits;
     - the beginning of such names: ``dir/cifar10`` for ``dir/cifar10-train.parquet``, ``dir/cifar10-test.parquet``;
     - a folder of images, ``split/class/image.png`` or ``class/image.png``;
     - an ``.npz`` of arrays: ``inputs, labels``, or ``x_train, y_train, x_test, y_test``; uint8 images with 1 or
       3 channels, or floats in [0, 1] of any shape;
-    - the id of a Hugging Face data set, e.g. ``uoft-cs/cifar10``, for which ``cifar10`` is short;
+    - the id of a Hugging Face data set, e.g. ``uoft-cs/cifar10``; ``cifar10`` is a short name for it;
     - a folder of CIFAR-10-C, CIFAR-100-C (checksums of the published files are verified) or ImageNet-C, whose splits
-      are named ``fog-3``. Tables with the columns ``corruption`` and ``severity`` have such splits, too.
+      have names such as ``fog-3``. Tables with the columns ``corruption`` and ``severity`` have such splits, too.
 
-    The environment variable ``ARADALS_DATA`` names a folder that is looked in first. Images have to be of one
-    size. They are kept in memory as uint8, or decoded on demand where that would take more than 2 GiB.
+    The search for files begins in the folder that the environment variable ``ARADALS_DATA`` names. All images must
+    have the same size. They are kept in memory as uint8. If they need more than 2 GiB, they are decoded on demand.
 
     Args:
-        spec: which data.
-        split: which split; without it the only one, or "test".
-        image_column: column of images (array of an ``.npz``), where types and usual names do not tell it.
-        label_column: column of labels, likewise.
-        limit: at most this many examples: a random sample, always the same, in the order of the source. A
-            larger sample contains a smaller one. (The first rows of a sorted source are of one class.)
+        spec: the data set.
+        split: the split; by default the only split, or "test".
+        image_column: column of images (array of an ``.npz``), if types and usual names do not identify it.
+        label_column: column of labels, if types and usual names do not identify it.
+        limit: largest number of examples: a random sample, always the same, in the order of the source. A larger
+            sample contains every smaller one. (The first rows would be no fair sample: in a sorted source they have
+            one class.)
 
     Returns:
         Examples whose ids are their rows in the split.
 
     Raises:
-        InputError: data that cannot be found or read, an unknown split, labels out of range.
+        InputError: the data cannot be found or read, the split is unknown, or labels are out of range.
         MissingExtraError: a package of the extra ``data`` is missing.
     """
     data_set = _find(spec)
@@ -95,7 +96,7 @@ def load_data(
     name = data_set.name if split == "all" else f"{data_set.name}-{split}"
     if not len(rows.labels) or (limit is not None and limit < 1):
         raise InputError(
-            expected=f"at least one example in {name}", got="none", hint="another split or a larger --limit"
+            expected=f"at least one example in {name}", got="no example", hint="another split or a larger --limit"
         )
     num_classes = _num_classes(rows, name)
     chosen = _sample(len(rows.labels), limit)
@@ -114,10 +115,10 @@ def load_data(
 
 
 def load_companions(spec: str, split: str | None, *, image_column: str | None = None) -> Companions | None:
-    """What a parquet file or a Hugging Face data set holds beside the images; None for data in another format.
+    """Load all columns of a parquet file or Hugging Face data set except the images; None for other formats.
 
     Raises:
-        InputError: as `load_data`.
+        InputError: see `load_data`.
     """
     data_set = _find(spec)
     companions = data_set.splits[_choose_split(data_set, split)].companions
@@ -125,21 +126,21 @@ def load_companions(spec: str, split: str | None, *, image_column: str | None = 
 
 
 def load_column(spec: str, split: str | None, column: str) -> npt.NDArray[Any]:
-    """The values of a column beside images and labels: where a picture was taken, how hard people find it, ...
+    """Load a further column besides images and labels, for example the place of a picture or its difficulty.
 
     Args:
-        spec: a parquet file or a folder of them, an ``.npz``, or a Hugging Face id, as for `load_data`. In an ``.npz``
-            of several splits the array ``column_train`` belongs to train.
+        spec: a parquet file, a folder of parquet files, an ``.npz``, or a Hugging Face id, as for `load_data`. In an
+            ``.npz`` of several splits, the array ``column_train`` belongs to train.
         split: as for `load_data`.
-        column: its name.
+        column: name of the column.
 
     Returns:
-        One value for each row of the split, shape (rows,): numbers, booleans, or strings. Examples of `load_data`, also
-        of a sample or a division of the split, have the values ``values[examples.ids]``.
+        One value for each row of the split, shape (rows,): numbers, booleans, or strings. The values of any examples of
+        the split are ``values[examples.ids]``.
 
     Raises:
-        InputError: data that cannot be found or read, an unknown split, no such column, one of other things than single
-            values, or one with missing values.
+        InputError: the data cannot be found or read; the split or the column does not exist; or the column has missing
+            values, or values that are not single.
         MissingExtraError: a package of the extra ``data`` is missing.
     """
     data_set = _find(spec)
@@ -147,7 +148,7 @@ def load_column(spec: str, split: str | None, column: str) -> npt.NDArray[Any]:
 
 
 def data_paths(spec: str) -> list[Path]:
-    """The file, the folder, or the group of files that ``spec`` names on this machine; none for other data."""
+    """List the file, the folder, or the group of files that ``spec`` names on this machine; empty for other data."""
     folder = os.environ.get("ARADALS_DATA")
     found: list[Path] = []
     for path in (Path(folder).expanduser() / spec, Path(spec).expanduser()) if folder else (Path(spec).expanduser(),):
@@ -160,9 +161,9 @@ def data_paths(spec: str) -> list[Path]:
 
 
 def files_digest(spec: str) -> str:
-    """16 hexadecimal digits that stand for the files of ``spec`` on this machine: their names, sizes and times.
+    """Digest of the files of ``spec`` on this machine, by their names, sizes and times: 16 hexadecimal digits.
 
-    Reading all of a corrupted data set, which has up to millions of images, would take longer than to look at it.
+    The digest does not read the content, because a corrupted data set can have millions of images.
     """
     digest = hashlib.sha256()
     for root in data_paths(spec):
@@ -176,15 +177,15 @@ def files_digest(spec: str) -> str:
 
 
 def list_splits(spec: str) -> list[str]:
-    """The splits of ``spec`` (see :func:`load_data`); a Hugging Face data set is downloaded for it."""
+    """List the splits of ``spec`` (see :func:`load_data`); this downloads a Hugging Face data set."""
     return list(_find(spec).splits)
 
 
 def list_conditions(spec: str) -> dict[tuple[str, int], str]:
-    """The corruptions and severities of a corrupted data set, and the split of each: ``{("fog", 3): "fog-3", ...}``.
+    """Map corruptions and severities of a corrupted data set to their splits: ``{("fog", 3): "fog-3", ...}``.
 
     Raises:
-        InputError: data that cannot be found, or that is not divided by corruption and severity.
+        InputError: the data cannot be found, or it is not divided by corruption and severity.
     """
     splits = _find(spec).splits
     names = [*splits, *split_conditions(splits)]
@@ -199,26 +200,26 @@ def list_conditions(spec: str) -> dict[tuple[str, int], str]:
 
 
 def load_condition(spec: str, corruption: str, severity: int, clean: Examples) -> Examples:
-    """The examples of ``clean`` under a corruption, as a corrupted data set has them.
+    """Load the corrupted copies of the examples ``clean`` from a corrupted data set.
 
     Args:
-        spec: a corrupted data set (see `list_conditions`), in the order of the split that ``clean`` is of.
-        corruption: name.
+        spec: a corrupted data set (see `list_conditions`), in the order of the clean split.
+        corruption: name of the corruption.
         severity: 1 to 5.
-        clean: examples whose ids are their rows in that split.
+        clean: examples of the clean split, whose ids are their rows in that split.
 
     Returns:
-        As many examples, with the same ids and labels, in the same order.
+        The corrupted examples, with the same ids and labels, in the same order.
 
     Raises:
-        InputError: no such corruption or severity; fewer rows than the split; labels that differ.
+        InputError: the corruption or severity does not exist, the set has too few rows, or its labels differ.
     """
     known = list_conditions(spec)
     if (corruption, severity) not in known:
         raise InputError(
             expected=f"a corruption and severity of {spec}",
             got=f"{corruption}-{severity}",
-            hint=", ".join(known.values()),
+            hint="one of: " + ", ".join(known.values()),
         )
     examples = load_data(spec, known[corruption, severity])
     fits = not len(clean) or int(clean.ids.max()) < len(examples)
@@ -226,7 +227,7 @@ def load_condition(spec: str, corruption: str, severity: int, clean: Examples) -
     if not fits or not torch.equal(chosen.labels, clean.labels):
         raise InputError(
             expected=f"the rows of {examples.name} in the order of {clean.name}",
-            got="other labels" if fits else f"{len(examples)} rows",
+            got="other labels" if fits else f"only {len(examples)} rows",
             hint="the split that was corrupted, in its published order",
         )
     return chosen
@@ -243,10 +244,10 @@ def _choose_split(data_set: _DataSet, split: str | None) -> str:
 
 
 def _num_classes(rows: Rows, name: str) -> int:
-    """As many as are named, else by the largest label.
+    """Count the classes: the number of names if there are names, else the largest label plus 1.
 
     Raises:
-        InputError: a largest label that rather numbers rows than classes; a table of so many classes fills the memory.
+        InputError: the labels seem to number rows, not classes; a table of so many classes would fill the memory.
     """
     if rows.class_names:
         return len(rows.class_names)
@@ -254,9 +255,9 @@ def _num_classes(rows: Rows, name: str) -> int:
     if num_classes > MAX_UNNAMED and 2 * num_classes > len(rows.labels):
         raise InputError(
             expected=f"labels of {name} that number its classes from 0",
-            got=f"{num_classes:,} classes by the largest label, with {len(rows.labels):,} rows: is "
-            f"{rows.label_column!r} the label column?",
-            hint="--label-column NAME, or data that name their classes",
+            got=f"{num_classes:,} classes by the largest label, but only {len(rows.labels):,} rows; perhaps "
+            f"{rows.label_column!r} is not the label column",
+            hint="--label-column NAME, or data with names of the classes",
         )
     return num_classes
 
@@ -276,21 +277,21 @@ def _find(spec: str) -> _DataSet:
         return _DataSet("digits", open_digits())
     if spec and (found := _find_local(path)):
         return found
-    # A name whose first part is a folder here is a path with a typing error: no business of the Hub.
+    # If the first part of a name is a local folder, the name is a mistyped path, and the Hub is not asked.
     is_hub_id = _HUB_ID.fullmatch(spec) and path.suffix not in _TABLES and not path.parent.is_dir()
     if spec in _HUB_NAMES or is_hub_id:
         repository = _HUB_NAMES.get(spec, spec)
         return _DataSet(repository.rpartition("/")[2], open_hub(repository))
     raise InputError(
         expected="a data set",
-        got=f"{spec!r}, which is no file, folder or built-in name",
-        hint="--data PATH, a Hugging Face id such as uoft-cs/cifar10, or the environment variable ARADALS_DATA "
-        "naming the folder that holds the data",
+        got=f"{spec!r}, which is not a file, a folder or a built-in name",
+        hint="--data PATH, a Hugging Face id such as uoft-cs/cifar10, or setting the environment variable ARADALS_DATA "
+        "to the folder that contains the data",
     )
 
 
 def _find_local(path: Path) -> _DataSet | None:
-    """The data set at a file, in a folder, or in files whose names begin with ``path``; None without any."""
+    """Find the data set at a file, in a folder, or in files whose names begin with ``path``; None if there is none."""
     if path.is_file():
         return _open_files([path], path.parent)
     if path.is_dir():
@@ -310,13 +311,13 @@ def _find_in_folder(folder: Path) -> _DataSet:
         return _DataSet(folder.resolve().name, corrupted)
     for suffix in _TABLES:
         groups = _group(folder.rglob(f"*{suffix}"), folder)
-        if "" in groups:  # train*, test*: they belong to the folder, whatever else lies there
+        if "" in groups:  # files train*, test* belong to the folder; other files in the folder are ignored
             groups = {"": groups[""]}
         if len(groups) > 1:
             candidates = sorted(str(folder / name) for name in groups)
             raise InputError(
                 expected=f"one data set in {folder}",
-                got=f"several: {', '.join(candidates)}",
+                got=f"several data sets: {', '.join(candidates)}",
                 hint=candidates[0],
             )
         for group in groups.values():
@@ -325,7 +326,7 @@ def _find_in_folder(folder: Path) -> _DataSet:
 
 
 def _group(files: Iterable[Path], folder: Path) -> dict[str, list[Path]]:
-    """Files by the data set that they belong to: what their names have before the split or the shard number."""
+    """Group files by data set: the part of their names before the split or the shard number."""
     groups: dict[str, list[Path]] = {}
     for file in sorted(files):
         parts = file.relative_to(folder)
@@ -340,7 +341,7 @@ def _name_and_split(file: Path) -> tuple[str, str]:
 
 
 def _open_files(files: Sequence[Path], folder: Path) -> _DataSet:
-    """The data set made of ``files``, which are of one kind."""
+    """Open the data set in ``files``, which all have the same format."""
     name = _name_and_split(files[0].relative_to(folder))[0] or folder.resolve().name
     by_split: dict[str, list[Path]] = {}
     for file in files:
@@ -357,6 +358,6 @@ def _open_files(files: Sequence[Path], folder: Path) -> _DataSet:
             raise InputError(
                 expected="parquet files, or one .npz file for each split",
                 got=", ".join(map(str, parts)),
-                hint="converting them to one of these",
+                hint="converting the files to one of these layouts",
             )
     return _DataSet(name, splits)

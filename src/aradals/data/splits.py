@@ -1,4 +1,4 @@
-"""Cutting the training examples into the splits of a study."""
+"""Splits of a study, which the training examples are cut into."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Splits:
     """The four splits of a study, each with one use.
 
     Attributes:
-        train: fits the weights.
-        validation: drives the adaptive update.
-        calibration: fits temperatures and maps.
-        test: is reported on, nothing else.
+        train: examples that fit the weights.
+        validation: examples that the adaptive update measures.
+        calibration: examples that fit temperatures and maps.
+        test: examples for the results only.
     """
 
     train: Examples
@@ -29,7 +29,7 @@ class Splits:
     test: Examples
 
     def items(self) -> Iterator[tuple[str, Examples]]:
-        """(name, examples) of each split."""
+        """Iterate over (name, examples) of each split."""
         return ((field.name, getattr(self, field.name)) for field in fields(self))
 
 
@@ -44,18 +44,18 @@ def make_splits(
 ) -> Splits:
     """Cut ``train`` at random into training, validation and calibration examples; ``test`` stays as it is.
 
-    Ids stay the rows of the source. Every split is in the order of the source.
+    Examples keep their ids, which are rows of the source. Every split is in the order of the source.
 
     Args:
         train: the examples to cut.
-        test: the examples to report on.
+        test: the examples for the results.
         validation: number of validation examples.
         calibration: number of calibration examples.
-        train_size: number of training examples; all that are left without it.
-        seed: decides which example goes where.
+        train_size: number of training examples; by default all remaining examples.
+        seed: decides the split of each example.
 
     Raises:
-        InputError: sizes that do not fit, or two sources with other classes or shapes.
+        InputError: the sizes do not fit, or the two sources have different classes or shapes.
     """
     held_out = validation + calibration
     size = len(train) - held_out if train_size is None else train_size
@@ -81,7 +81,7 @@ def make_splits(
 
 
 def splits_hash(splits: Splits) -> str:
-    """16 hexadecimal digits that stand for which inputs are in which split, whatever their order."""
+    """Digest of the inputs in each split, independent of their order: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for name, examples in splits.items():
         digest.update(f"{name}:{len(examples)}:".encode())

@@ -1,4 +1,4 @@
-"""Reading tables of encoded images: parquet files, and data sets of the Hugging Face Hub."""
+"""Tables of encoded images: parquet files, and data sets of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ _USUAL_IMAGES = ("image", "img", "images")
 _USUAL_LABELS = ("label", "labels", "fine_label", "target", "class", "y")
 _NEEDED = {
     "image": "data that has an image column",
-    "label": "data that has a column of class indices, numbered as the model numbers its classes",
+    "label": "data that has a column of class indices, with the numbers that the model uses",
 }
 
 
 @dataclass(frozen=True)
 class DatasetImages(Sequence[EncodedImage]):
-    """The encoded images of a Hugging Face ``Dataset``, which stay on disk until they are asked for.
+    """Encoded images of a Hugging Face ``Dataset``, which stay on disk until they are needed.
 
     Attributes:
-        dataset: with a column of encoded images.
-        column: its name.
-        folders: where files may lie that the rows name: (the first row after a part of the data set, the folders of
-            that part), in order.
+        dataset: a data set with a column of encoded images.
+        column: name of this column.
+        folders: folders that may contain the files that the rows name: (the first row after a part of the data set,
+            the folders of this part), in order.
     """
 
     dataset: Any
@@ -60,13 +60,13 @@ class DatasetImages(Sequence[EncodedImage]):
 
 
 def read_parquet(files: Sequence[Path], columns: Columns, *, memory_limit: int = MEMORY_LIMIT) -> Rows:
-    """The rows of one split, spread over ``files`` in this order.
+    """Read the rows of one split, which consists of ``files`` in this order.
 
-    Files of more than ``memory_limit`` bytes are converted once to the cache of Hugging Face ``datasets``, from
-    which single rows can be read.
+    Files of more than ``memory_limit`` bytes are converted once to the cache of Hugging Face ``datasets``, which can
+    read single rows.
 
     Raises:
-        InputError: files that are not parquet, or columns that cannot be told.
+        InputError: the files are not parquet, or their image and label columns are not clear.
     """
     where = _where(files)
     with _opened_parquet(files, where) as opened:
@@ -88,29 +88,29 @@ def read_parquet(files: Sequence[Path], columns: Columns, *, memory_limit: int =
 
 
 def _dataset(files: Sequence[Path], where: str) -> Any:
-    """The rows of ``files`` as a ``Dataset``."""
+    """Load the rows of ``files`` as a ``Dataset``."""
     datasets = load_extra("datasets")
     try:
         with _without_progress_bars():
             return datasets.Dataset.from_parquet([str(file) for file in files])
-    except Exception as error:  # a different kind for each thing that metadata can get wrong
+    except Exception as error:  # wrong metadata raises many kinds of errors
         raise InputError(
             expected=f"parquet files that Hugging Face datasets can read in {where}",
             got=f"{type(error).__name__}: {error}",
-            hint="writing them again",
+            hint="writing the files again",
         ) from error
 
 
 def _folders(file: Path) -> tuple[Path, ...]:
-    """Where the image files may lie that a table names."""
+    """Return the folders that may contain the image files that a table names."""
     return (file.parent.resolve(),)
 
 
 def read_column(files: Sequence[Path], column: str) -> npt.NDArray[Any]:
-    """The values of one column, from ``files`` in this order; the others are not read.
+    """Read only one column, from ``files`` in this order.
 
     Raises:
-        InputError: files that are not parquet, or no such column of single values.
+        InputError: the files are not parquet, or they have no such column of single values.
     """
     where = _where(files)
     with _opened_parquet(files, where) as opened:
@@ -121,10 +121,10 @@ def read_column(files: Sequence[Path], column: str) -> npt.NDArray[Any]:
 
 
 def read_companions(files: Sequence[Path], columns: Columns) -> Companions:
-    """All columns of ``files`` but the images, which are not read.
+    """Read all columns of ``files`` except the images.
 
     Raises:
-        InputError: files that are not parquet, or columns that cannot be told.
+        InputError: the files are not parquet, or their image and label columns are not clear.
     """
     where = _where(files)
     with _opened_parquet(files, where) as opened:
@@ -155,15 +155,15 @@ def _opened_parquet(files: Sequence[Path], where: str) -> Iterator[list[Any]]:
         raise InputError(
             expected=f"parquet files with the same columns in {where}",
             got=str(error),
-            hint="writing them again",
+            hint="writing the files again",
         ) from error
 
 
 def read_columns(file: Any, path: Path, names: list[str]) -> Any:
-    """Some columns of an opened parquet file, as an Arrow table.
+    """Read some columns of an opened parquet file, as an Arrow table.
 
     Raises:
-        InputError: they would fill the memory, as a value does that is stored once and repeated in millions of rows.
+        InputError: the columns would fill the memory, for example because one stored value repeats in millions of rows.
     """
     arrow = load_extra("pyarrow")
     limit, size, batches = max(MEMORY_LIMIT, MAX_PACKING * path.stat().st_size), 0, []
@@ -178,23 +178,23 @@ def read_columns(file: Any, path: Path, names: list[str]) -> Any:
 
 
 def open_hub(repository: str) -> OpenSplits:
-    """The splits of a Hugging Face data set, downloaded into the cache of ``datasets`` if they are not there.
+    """Open the splits of a Hugging Face data set, and download them if they are not in the cache of ``datasets``.
 
     Raises:
-        InputError: no such data set, or no connection.
+        InputError: there is no such data set, or no connection.
     """
     datasets, hub = load_extra("datasets"), load_extra("huggingface_hub")
     try:
         if not hub.constants.HF_HUB_OFFLINE:
-            # One request that fails at once without a connection, where load_dataset retries for half a minute.
+            # If there is no connection, this request fails at once; load_dataset would retry for half a minute.
             hub.HfApi().dataset_info(repository, timeout=30)
         splits = datasets.load_dataset(repository)
-    except Exception as error:  # connection, authorization, format: a different kind from each layer
+    except Exception as error:  # connection, authorization and format raise different kinds of errors
         raise InputError(
             expected=f"a file or folder, or the reachable Hugging Face data set {repository!r}",
             got=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else 'no details'}",
-            hint="--data PATH, the environment variable ARADALS_DATA naming the folder that holds the data, "
-            "or HF_HUB_OFFLINE=1 if it was downloaded before",
+            hint="--data PATH, setting the environment variable ARADALS_DATA to the folder that contains the data, "
+            "or setting HF_HUB_OFFLINE=1 if the data was downloaded before",
         ) from error
     caches = (Path(datasets.config.HF_DATASETS_CACHE), Path(hub.constants.HF_HUB_CACHE))
     return {
@@ -208,13 +208,13 @@ def open_hub(repository: str) -> OpenSplits:
 
 
 def choose_columns(schema: Any, columns: Columns, where: str) -> tuple[str, str, tuple[str, ...] | None]:
-    """Tell the image and the label column of an Arrow schema by their types, then by their usual names.
+    """Choose the image and the label column of an Arrow schema by their types, then by their usual names.
 
     Returns:
         Name of the image column, name of the label column, names of the classes or None.
 
     Raises:
-        InputError: no such column, or several that could be meant.
+        InputError: there is no such column, or several columns are possible.
     """
     types = load_extra("pyarrow").types
     features = _features(schema, where)
@@ -225,7 +225,7 @@ def choose_columns(schema: Any, columns: Columns, where: str) -> tuple[str, str,
         if declared in ("Image", "ClassLabel"):
             return str(declared)
         if declared not in (None, "Value"):
-            return "other"  # audio, say, is stored as images are
+            return "other"  # audio, for example, is stored like images
         if types.is_binary(field.type) or types.is_large_binary(field.type):
             return "Image"
         if types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
@@ -245,7 +245,7 @@ def choose_columns(schema: Any, columns: Columns, where: str) -> tuple[str, str,
 
 
 def _features(schema: Any, where: str) -> dict[str, Any]:
-    """What Hugging Face ``datasets`` has written of the columns: name -> kind and settings; empty without it."""
+    """Read the column features that Hugging Face ``datasets`` has written: name -> kind and settings; may be empty."""
     text = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
         found = json.loads(text)
@@ -280,7 +280,7 @@ def _choose(
             return given
         raise InputError(
             expected=f"--{what}-column to name a column of {'images' if what == 'image' else 'integers'} in {where}",
-            got=repr(given) + ("" if given in names else f", which is not among its columns {', '.join(names)}"),
+            got=repr(given) + ("" if given in names else f", which is not one of the columns {', '.join(names)}"),
             hint=" or ".join(possible) or _NEEDED[what],
         )
     by_name = [name for name in usual if name in preferred]
@@ -290,7 +290,7 @@ def _choose(
         return by_name[0]
     raise InputError(
         expected=f"one column of {'images' if what == 'image' else 'integer labels'} in {where}",
-        got=", ".join(preferred) if preferred else f"none among {', '.join(names)}",
+        got=", ".join(preferred) if preferred else f"no such column among {', '.join(names)}",
         hint=f"--{what}-column NAME" if possible else _NEEDED[what],
     )
 
@@ -331,20 +331,20 @@ def _check_column(schema: Any, column: str, where: str) -> None:
 
 
 def _values(column: Any, name: str, where: str) -> npt.NDArray[Any]:
-    """The values of an Arrow column, none of them missing; strings as a numpy array of strings."""
+    """Convert an Arrow column without missing values to a numpy array; text becomes an array of strings."""
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy())[0])
         raise InputError(
             expected=f"a value in every row of column {name} of {where}",
-            got=f"none in row {row}",
-            hint="removing rows without one",
+            got=f"no value in row {row}",
+            hint="removing rows without a value",
         )
     types = load_extra("pyarrow").types
     if types.is_integer(column.type) or types.is_floating(column.type):
         return np.asarray(column.to_numpy())
     values = column.to_pylist()
     longest = max((len(value) for value in values if isinstance(value, str)), default=0)
-    if 4 * longest * len(values) > MEMORY_LIMIT:  # an array of strings gives all of them the room of the longest
+    if 4 * longest * len(values) > MEMORY_LIMIT:  # in an array of strings, every string takes the space of the longest
         raise InputError(
             expected=f"short text in column {name} of {where}",
             got=f"{longest:,} characters in one row, and {len(values):,} rows",
@@ -354,7 +354,7 @@ def _values(column: Any, name: str, where: str) -> npt.NDArray[Any]:
 
 
 def _encoded(cell: Any, folders: tuple[Path, ...]) -> EncodedImage:
-    """The bytes or the path of an image, which tables hold alone or as a pair."""
+    """Return the bytes or the path of an image; a table stores one of them, or both as a pair."""
     if isinstance(cell, dict):
         cell = cell.get("bytes") or cell.get("path")
     return NamedImage(cell, folders) if isinstance(cell, str) else cell if isinstance(cell, bytes) else None

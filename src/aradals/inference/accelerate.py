@@ -1,4 +1,4 @@
-"""A faster copy of a model, for attacks that call it many times with the same weights."""
+"""Faster copies of models, for attacks that call a model many times with the same weights."""
 
 from __future__ import annotations
 
@@ -20,39 +20,40 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 def accelerated(model: nn.Module, inputs: Tensor, *, bf16: bool = False) -> nn.Module:
-    """A frozen copy of ``model`` in evaluation mode, for repeated passes forward and backward to the inputs.
+    """Make a frozen copy of ``model`` in evaluation mode, for repeated forward passes and input gradients.
 
     Parameters get no gradients, batch norm is folded into the layer before it, and convolutions of images run in the
-    channels-last layout. Each step is kept only if logits and input gradients on a few of ``inputs`` are the
-    original's up to rounding; so a model for which a step does not work goes without it, and one that cannot be
+    channels-last layout. Each of these steps is kept only if logits and input gradients on a few of ``inputs`` equal
+    those of the original up to rounding. A step that does not work for a model is skipped, and a model that cannot be
     copied is returned as it is.
 
     Args:
-        model: maps inputs in [0, 1] to logits of shape (N, K). It is left as it was found.
+        model: maps inputs in [0, 1] to logits of shape (N, K). The call does not change the model.
         inputs: shape (N, ...), values in [0, 1]; the first few are used for the checks.
-        bf16: compute in bfloat16 where autocast does so, and return float32 logits. They are coarser by far than
-            rounding, and checked for finiteness alone; a model that bfloat16 breaks goes without it.
+        bf16: compute in bfloat16 where autocast does so, and return float32 logits. These logits differ by much more
+            than rounding, so that the check only tests that they are finite. A model that fails in bfloat16 is used
+            without it.
 
     Returns:
         A model on the same device, for inputs of the same dtype.
     """
     steps: list[Callable[[nn.Module, Tensor], nn.Module]] = [_freeze, _fold_batch_norm, _use_channels_last]
     fast = model
-    # A scripted, traced or compiled model has had its share of this, and copying may compile it anew.
+    # A scripted, traced or compiled model is optimized already, and a copy may have to be compiled again.
     if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
         steps = []
     with gradients_enabled(model):
         try:
             sample = model_inputs(model, inputs[:_NUM_CHECKED])
             expected = _logits_and_gradient(model, sample)
-        except Exception:  # an attack will meet it too, and says it better
+        except Exception:  # the attack will raise the same error with a better message
             return model
         for step in steps:
             try:
                 candidate = step(copy.deepcopy(fast), sample)
                 if _agree(_logits_and_gradient(candidate, sample), expected):
                     fast = candidate
-            except Exception:  # whatever other people's code raises when it is copied or rearranged
+            except Exception:  # user code may raise anything when it is copied or changed
                 continue
         if bf16:
             with suppress(Exception):  # an operation that bfloat16 lacks
@@ -64,16 +65,16 @@ def accelerated(model: nn.Module, inputs: Tensor, *, bf16: bool = False) -> nn.M
 
 def _logits_and_gradient(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     points, logits = forward_with_graph(model, inputs)
-    # Any weights do that tell the classes apart.
+    # Any weights work, as long as they differ between the classes.
     weights = torch.linspace(-1, 1, logits.shape[1], device=logits.device, dtype=logits.dtype)
     return logits.detach(), input_gradient((logits * weights).sum(1), points)
 
 
 def _agree(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> bool:
-    """Whether logits and gradients are the same up to rounding.
+    """Return True if logits and gradients are the same up to rounding.
 
-    Where rounding decides on which side of its kink a ReLU is, a small part of the gradient changes altogether. So
-    gradients are compared as a whole, with a tolerance that is the square root of the logits'.
+    If rounding moves a ReLU to the other side of its kink, a small part of the gradient changes completely. So
+    gradients are compared as a whole, with the square root of the tolerance for logits.
     """
     (logits, gradient), (expected_logits, expected_gradient) = found, expected
     tolerance = min(1e-4, 1e4 * torch.finfo(expected_logits.dtype).eps)
@@ -104,9 +105,9 @@ def _fold_batch_norm(model: nn.Module, sample: Tensor) -> nn.Module:
 
 
 def _feeds(model: nn.Module, sample: Tensor) -> list[tuple[Any, Any]]:
-    """The pairs (layer, batch norm) where both are called once, and only the batch norm reads the layer's output.
+    """Find the pairs (layer, batch norm) where both are called once, and only the batch norm reads the layer's output.
 
-    They are read off the autograd graph of one call, so that any ``forward`` will do.
+    The pairs come from the autograd graph of one call, so that any ``forward`` works.
     """
     output_of: dict[Any, nn.Module] = {}
     input_of: dict[Any, nn.Module] = {}
@@ -114,7 +115,7 @@ def _feeds(model: nn.Module, sample: Tensor) -> list[tuple[Any, Any]]:
 
     def note_output(layer: nn.Module, _: Any, output: Tensor) -> None:
         num_calls[layer] += 1
-        if output.ndim == 2 or not isinstance(layer, nn.Linear):  # else batch norm is over another dimension
+        if output.ndim == 2 or not isinstance(layer, nn.Linear):  # otherwise batch norm is over another dimension
             output_of[output.grad_fn] = layer
 
     def note_input(norm: nn.Module, arguments: tuple[Tensor]) -> None:
@@ -123,7 +124,7 @@ def _feeds(model: nn.Module, sample: Tensor) -> list[tuple[Any, Any]]:
 
     hooks = []
     for module in model.modules():
-        if _has_hooks(module):  # which may change what it computes, or look at it
+        if _has_hooks(module):  # hooks may change or use the output of the layer
             continue
         if type(module) in (*_CONVOLUTIONS, nn.Linear):
             hooks.append(module.register_forward_hook(note_output))
@@ -146,7 +147,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _nodes(root: Any) -> Iterator[Any]:
-    """Every node of the autograd graph below ``root``."""
+    """Yield every node of the autograd graph below ``root``."""
     seen, waiting = {root}, [root]
     while waiting:
         node = waiting.pop()

@@ -1,4 +1,4 @@
-"""Logit margins and their gradients with respect to the inputs: what the attacks are built from."""
+"""Logit margins and their gradients with respect to the inputs, the building blocks of the attacks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from aradals.inference.predictions import evaluation_mode, model_device_dtype
 
 
 def class_margin(logits: Tensor, predicted: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Logit of the predicted class minus the largest of the others; differentiable.
+    """Logit of the predicted class minus the largest other logit; differentiable.
 
     Args:
         logits: shape (N, K), K >= 2.
-        predicted: int64, shape (N,); the class whose lead is measured, by default the largest logit's. The
-            margin is negative where another class has overtaken it.
+        predicted: int64, shape (N,); the class whose lead is measured, by default the class with the largest logit.
+            The margin is negative if another class has a larger logit.
 
     Returns:
         ``(margin, predicted, runner_up)``, each of shape (N,): the margin in logits, the class, and the
@@ -34,26 +34,26 @@ def class_margin(logits: Tensor, predicted: Tensor | None = None) -> tuple[Tenso
 
 
 def logit_rounding(logits: Tensor) -> Tensor:
-    """Logits differ by about 1e-6 of their size between batches; a margin smaller than that is not won. Shape (N,)."""
+    """Estimate the rounding of logits, shape (N,): between batches, logits differ by about 1e-6 of their size."""
     return 1e-6 * logits.detach().abs().amax(1)
 
 
 @contextmanager
 def gradients_enabled(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode with gradients on, even where the caller has switched them off."""
+    """Switch to evaluation mode with gradients, even if the caller has switched gradients off."""
     with evaluation_mode(model), torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 def model_inputs(model: nn.Module, inputs: Tensor) -> Tensor:
-    """A copy of ``inputs``, checked, on the model's device, in its dtype and exactly within [0, 1]."""
+    """Check ``inputs``, and copy them to the model's device and dtype, exactly within [0, 1]."""
     check_inputs(inputs)
     device, dtype = model_device_dtype(model)
     return inputs.detach().to(device, dtype, copy=True).clamp_(0, 1)
 
 
 def forward_with_graph(model: nn.Module, points: Tensor) -> tuple[Tensor, Tensor]:
-    """A leaf copy of ``points`` and the model's logits there, in its precision or single precision."""
+    """Return a leaf copy of ``points`` and the model's logits at these points, in at least single precision."""
     leaf = points.detach().clone().requires_grad_()
     # The model gets another copy, because a model that writes into its input must not write into a leaf.
     logits: Tensor = model(leaf.clone())
@@ -61,12 +61,12 @@ def forward_with_graph(model: nn.Module, points: Tensor) -> tuple[Tensor, Tensor
 
 
 def input_gradient(values: Tensor, points: Tensor, *, keep_graph: bool = False) -> Tensor:
-    """Gradient of each example's own value, shape of ``points``; entries that are not finite count as 0.
+    """Compute the gradient of each example's value, shape of ``points``; entries that are not finite count as 0.
 
     Args:
         values: shape (N,); ``values[i]`` depends on ``points[i]`` only.
         points: the leaf that the values were computed from, shape (N, ...).
-        keep_graph: whether another gradient of the same graph will be asked for.
+        keep_graph: keep the graph, because another gradient of it follows.
     """
     if not values.requires_grad:
         return torch.zeros_like(points, dtype=working_dtype(points))
@@ -79,13 +79,13 @@ def input_gradient(values: Tensor, points: Tensor, *, keep_graph: bool = False) 
 def margin_and_gradient(
     model: nn.Module, points: Tensor, predicted: Tensor, rival: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The margin of ``predicted`` over its rival at ``points``, and its gradient: one forward and one backward pass.
+    """Compute the margin of ``predicted`` over its rival at ``points``, and its gradient, by one pass each way.
 
     Args:
         model: maps inputs to logits of shape (N, K).
         points: shape (N, ...).
         predicted: int64, shape (N,).
-        rival: the other class, int64, shape (N,); by default the strongest at each point.
+        rival: the other class, int64, shape (N,); by default the strongest other class at each point.
 
     Returns:
         ``(margin, gradient, rival)``: shapes (N,), (N, ...) and (N,).

@@ -1,4 +1,4 @@
-"""Running a model without changing it, and the checks on what it returns."""
+"""Predictions of a model, without changing it, and checks of its output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Predictions:
         ids: int64, shape (N,); the row of each example in its split.
         logits: float, shape (N, K).
         labels: int64 in [0, K), shape (N,).
-        scores: the model's first-order margins, shape (N,), where a calibrator needs them.
+        scores: the model's first-order margins, shape (N,), if a calibrator needs them.
     """
 
     ids: Tensor
@@ -41,18 +41,18 @@ class Predictions:
         return self.logits.double().softmax(1)
 
     def select(self, mask: Tensor) -> Predictions:
-        """The examples where ``mask`` (bool or index tensor) says so."""
+        """Select examples by ``mask``, a bool or index tensor."""
         scores = None if self.scores is None else self.scores[mask]
         return Predictions(self.ids[mask], self.logits[mask], self.labels[mask], scores)
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every submodule in evaluation mode; afterwards each has the mode it had before.
+    """Put every submodule in evaluation mode, and restore the mode of each submodule afterwards.
 
-    ``model.train(was_training)`` would not do: users freeze single layers (batch norm, say) by mode.
+    ``model.train(was_training)`` is not enough, because users freeze single layers (for example batch norm) by mode.
     """
-    # A frozen script has no mode, and is evaluated.
+    # A frozen script has no mode. It is always in evaluation mode.
     modes = [(module, getattr(module, "training", False)) for module in model.modules()]
     model.eval()
     try:
@@ -63,7 +63,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def model_device_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and floating dtype of the model's first floating parameter or buffer (CPU float32 without any)."""
+    """Device and dtype of the model's first floating-point parameter or buffer; CPU and float32 if it has none."""
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_floating_point():
             return tensor.device, tensor.dtype
@@ -71,9 +71,9 @@ def model_device_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 
 def predict(model: nn.Module, batches: Iterable[Batch]) -> Predictions:
-    """The logits of ``model`` on ``batches`` of (ids, inputs, labels), gathered on the CPU.
+    """Compute the logits of ``model`` on ``batches`` of (ids, inputs, labels), and gather them on the CPU.
 
-    Inputs are moved to the model's device and dtype. The model is left as it was found.
+    Inputs are moved to the model's device and dtype. The call does not change the model.
 
     Raises:
         InputError: logits that are NaN, of a wrong shape, or probabilities; labels out of range.
@@ -82,7 +82,7 @@ def predict(model: nn.Module, batches: Iterable[Batch]) -> Predictions:
     ids, logits, labels = [], [], []
     with evaluation_mode(model), torch.no_grad():
         for batch_ids, inputs, batch_labels in batches:
-            # A copy, so that a model that writes into its input cannot reach the caller's tensor.
+            # The model gets a copy, so that a model that writes into its input does not change the caller's tensor.
             output = model(inputs.to(device, dtype, copy=True))
             output = check_logits(output, len(inputs))
             check_labels(batch_labels, output.shape[1])
@@ -90,22 +90,22 @@ def predict(model: nn.Module, batches: Iterable[Batch]) -> Predictions:
             logits.append(output.float().cpu() if output.dtype != torch.float64 else output.cpu())
             labels.append(batch_labels.cpu())
     if not ids:
-        raise InputError(expected="at least one example", got="none", hint="another split or a larger --limit")
+        raise InputError(expected="at least one example", got="no example", hint="another split or a larger --limit")
     return Predictions(torch.cat(ids), torch.cat(logits), torch.cat(labels))
 
 
 def resolve_device(device: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU.
+    """Find the device with this name; ``auto`` means CUDA if it is available, else the CPU.
 
     Raises:
-        InputError: an unknown device, or CUDA where there is none.
+        InputError: the device is unknown, or CUDA is not available.
     """
     available = torch.cuda.is_available()
     if device == "auto":
         return torch.device("cuda" if available else "cpu")
     if device not in ("cpu", "cuda") or (device == "cuda" and not available):
         raise InputError(
-            expected="device auto, cpu or cuda" + ("" if available else " (here there is no CUDA)"),
+            expected="device auto, cpu or cuda" + ("" if available else " (CUDA is not available here)"),
             got=device,
             hint="--device auto",
         )
@@ -113,13 +113,13 @@ def resolve_device(device: str) -> torch.device:
 
 
 def try_model(model: nn.Module, inputs: Tensor) -> int:
-    """Call ``model`` once on a few inputs, to fail before the work rather than in it.
+    """Call ``model`` once on a few inputs, so that an error occurs before the long work, not during it.
 
     Returns:
         The number of classes, K.
 
     Raises:
-        InputError: the call fails, or returns something that is not logits.
+        InputError: the call fails, or its result is not logits.
     """
     device, dtype = model_device_dtype(model)
     try:

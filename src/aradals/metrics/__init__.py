@@ -1,7 +1,7 @@
 """Accuracy, calibration, their intervals and noise floors: tensors in, numbers out.
 
-Every metric takes the labels and exactly one of ``logits=`` and ``probs=``; which of the two a tensor is, is never
-guessed from its values. All are fractions (not percent), computed in float64.
+Every metric takes the labels and exactly one of ``logits=`` and ``probs=``. The code never guesses from the values
+which of the two a tensor is. All metrics are fractions (not percent), computed in float64.
 """
 
 from __future__ import annotations

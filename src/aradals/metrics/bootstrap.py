@@ -1,4 +1,4 @@
-"""Resampling of examples: one draw for all metrics, the same for all models."""
+"""Resampling of examples: all metrics and all models use the same draws."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MEANS = ("accuracy", "confidence", "nll", "brier")
 """Metrics that are means over examples."""
 
 LINEARIZED = ("aurc", "error_auroc")
-"""Metrics that are so to first order in the resampling."""
+"""Metrics that are means to first order in the resampling."""
 
 KEPT_COUNTS = 2**24
-"""Counts of resamples that are kept for the next call: 16 MB."""
+"""Largest number of resampling counts that are kept for the next call: 16 MB."""
 
 
 def resampled_metrics(
@@ -35,10 +35,10 @@ def resampled_metrics(
     seed: int = 0,
     metrics: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
-    """The plain metrics on each of many resamples of the examples.
+    """Compute the plain metrics on each of many resamples of the examples.
 
-    Two models on the same N examples in the same order see the same resamples (given one seed), so that the
-    difference of their results is the paired bootstrap of the difference. See `compare_methods`.
+    Two models on the same N examples in the same order get the same resamples (for the same seed). The difference of
+    their results is therefore a paired bootstrap of the difference. See `compare_methods`.
 
     Args:
         labels: integer, shape (N,), in [0, K).
@@ -46,13 +46,13 @@ def resampled_metrics(
         subsets: integer >= 0, shape (N,); adds the subset calibration error.
         num_bins: bins of the ECE.
         num_resamples: B, the number of resamples.
-        seed: of the resamples.
-        metrics: the keys that are wanted; by default all but ``aurc`` and ``error_auroc``.
+        seed: seed of the resamples.
+        metrics: the keys to return; by default all except ``aurc`` and ``error_auroc``.
 
     Returns:
-        Keys ``accuracy, confidence, nll, brier, ece``, with subsets ``subset_calibration_error``, and where they are
-        asked for ``aurc`` and ``error_auroc``, these two to first order in the resampling; float64, shape (B,). In a
-        resample the subset calibration error is the mean over the subsets that it holds.
+        Keys ``accuracy, confidence, nll, brier, ece``; with subsets also ``subset_calibration_error``; on request also
+        ``aurc`` and ``error_auroc``, which are exact to first order in the resampling. Values are float64, shape (B,).
+        The subset calibration error of a resample is the mean over the subsets that have examples in the resample.
 
     Raises:
         InputError: see `outcomes`; wrong ``subsets``; a metric that is unknown, or that needs subsets.
@@ -67,16 +67,16 @@ def resampled_metrics(
         raise InputError(
             expected="metrics among " + ", ".join(values),
             got=", ".join(unknown),
-            hint="these, or subsets= for the subset calibration error",
+            hint="one of these metrics, or passing subsets= for the subset calibration error",
         )
     return {name: values[name] for name in metrics}
 
 
 def metric_columns(examples: Outcomes, subsets: Tensor | None, num_bins: int) -> dict[str, Tensor]:
-    """The columns whose means make the plain metrics: one row for each example, float64, shape (N, C) each.
+    """Compute the columns whose means give the plain metrics: one row for each example, float64, shape (N, C) each.
 
     Raises:
-        InputError: wrong ``subsets``.
+        InputError: ``subsets`` are wrong.
     """
     if subsets is not None:
         check_subsets(subsets, len(examples.confidence))
@@ -99,10 +99,10 @@ def metric_columns(examples: Outcomes, subsets: Tensor | None, num_bins: int) ->
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Resamples of the examples, and the nominal coverage of the intervals that they give.
+    """Settings of the resamples, and the nominal coverage of their intervals.
 
     Raises:
-        InputError: a ``level`` that is not in (0, 1), or fewer than 2 resamples.
+        InputError: ``level`` is not in (0, 1), or there are fewer than 2 resamples.
     """
 
     num_resamples: int = 1000
@@ -113,12 +113,12 @@ class Bootstrap:
         if not 0 < self.level < 1 or self.num_resamples < 2:
             raise InputError(
                 expected="level in (0, 1) and num_resamples >= 2",
-                got=f"{self.level} and {self.num_resamples}",
-                hint="0.95 and 1000",
+                got=f"level={self.level} and num_resamples={self.num_resamples}",
+                hint="level=0.95 and num_resamples=1000",
             )
 
     def resample(self, columns: Mapping[str, Tensor]) -> Resampled:
-        """The means of columns of shape (N, C) each, and those of their resamples, the same for all columns."""
+        """Compute means of columns of shape (N, C) each, on all examples and on resamples, which all columns share."""
         table, widths = torch.cat(list(columns.values()), 1), [column.shape[1] for column in columns.values()]
         resampled = resample_means(table, self.num_resamples, self.seed)
         means, parts = table.mean(0).split(widths), resampled.split(widths, 1)
@@ -130,20 +130,20 @@ class Resampled:
     """Means of named columns.
 
     Attributes:
-        means: over the examples, shape (C,) each.
-        resampled: over each resample of the examples, shape (B, C) each.
+        means: means over the examples, shape (C,) each.
+        resampled: means over each resample of the examples, shape (B, C) each.
     """
 
     means: dict[str, Tensor]
     resampled: dict[str, Tensor]
 
     def gaps(self, name: str) -> tuple[Tensor, Tensor]:
-        """The means of columns, and the deviations of the resamples from them."""
+        """Return the means of columns, and the deviations of the resamples from these means."""
         return self.means[name], self.resampled[name] - self.means[name]
 
 
 def replicates(sample: Resampled) -> dict[str, Tensor]:
-    """The plain metrics of each resample, float64, shape (B,), from resamples of `metric_columns`."""
+    """Compute the plain metrics of each resample, float64, shape (B,), from resamples of `metric_columns`."""
     found = sample.resampled
     values = {name: found[name][:, 0].contiguous() for name in (*MEANS, *LINEARIZED)}
     values["ece"] = found["width_gaps"].abs().sum(1)
@@ -153,24 +153,24 @@ def replicates(sample: Resampled) -> dict[str, Tensor]:
 
 
 def resample_means(columns: Tensor, num_resamples: int, seed: int) -> Tensor:
-    """Column means of resamples with replacement; (N, C) -> (num_resamples, C).
+    """Compute column means of resamples with replacement; (N, C) -> (num_resamples, C).
 
-    A resample is a vector of multinomial counts, so all columns cost one matrix product.
+    A resample is a vector of multinomial counts, so that all columns cost only one matrix product.
     """
     n = len(columns)
-    # Rows of one study have the same few numbers of examples: their counts are drawn once, if they are not too large.
+    # Most calls of one study have the same number of examples. Their counts are drawn once, if they are not too large.
     draw = _kept_counts if num_resamples * n <= KEPT_COUNTS else _drawn_counts
     return torch.cat([counts.double() @ columns / n for counts in draw(n, num_resamples, seed)])
 
 
 @lru_cache(maxsize=4)
 def _kept_counts(n: int, num_resamples: int, seed: int) -> list[Tensor]:
-    # In one byte: the chance that an example is drawn 256 times is below 1e-500, and 0 for n < 256.
+    # A count fits into one byte: the chance that an example is drawn 256 times is below 1e-500, and 0 for n < 256.
     return [counts.byte() for counts in _drawn_counts(n, num_resamples, seed)]
 
 
 def _drawn_counts(n: int, num_resamples: int, seed: int) -> Iterator[Tensor]:
-    """How often each of n examples is in each resample, a few resamples at a time; shape (rows, n)."""
+    """Draw the number of times that each of n examples is in each resample, in chunks of shape (rows, n)."""
     generator = torch.Generator().manual_seed(seed)
     for rows in chunk_sizes(num_resamples, n):
         drawn = torch.randint(n, (rows, n), generator=generator)

@@ -23,7 +23,7 @@ from aradals.metrics.proper import wilson_interval
 
 @dataclass(frozen=True)
 class BinSums:
-    """Sums over the examples in each bin, float64, shape (num_bins,): all that a binned calibration error needs."""
+    """Sums over the examples in each bin, float64, shape (num_bins,), from which binned calibration errors follow."""
 
     count: Tensor
     confidence: Tensor
@@ -31,13 +31,13 @@ class BinSums:
 
     @property
     def gap(self) -> Tensor:
-        """Sums of confidence - correctness."""
+        """Sums of confidence minus correctness."""
         return self.confidence - self.correct
 
 
 @dataclass(frozen=True)
 class SubsetCalibrationError:
-    """The |confidence - accuracy| of robustness subsets: their unweighted mean, and the largest."""
+    """Calibration errors |confidence - accuracy| of robustness subsets: their unweighted mean, and the largest."""
 
     mean: float
     largest: float
@@ -73,12 +73,12 @@ def bin_sums(bins: Tensor, confidence: Tensor, correct: Tensor, num_bins: int) -
 
 
 def equal_width_sums(confidence: Tensor, correct: Tensor, num_bins: int) -> BinSums:
-    """Sums in bins (low, high] of equal width."""
+    """Sum in bins (low, high] of equal width."""
     return bin_sums(assign_bins(confidence, num_bins), confidence, correct, num_bins)
 
 
 def equal_mass_sums(ranking: Ranking, num_bins: int) -> BinSums:
-    """Sums in bins of equally many examples."""
+    """Sum in bins of equally many examples."""
     return bin_sums(equal_mass_bins(ranking, num_bins), ranking.confidence, ranking.correct, num_bins)
 
 
@@ -89,12 +89,12 @@ def mean_abs_gap(bins: BinSums) -> float:
 
 
 def largest_abs_gap(bins: BinSums) -> float:
-    """Largest |confidence_b - accuracy_b| of a bin that holds examples."""
+    """Largest |confidence_b - accuracy_b| of all bins that contain examples."""
     return float((bins.gap.abs() / bins.count.clamp(min=1)).max())
 
 
 def debiased_l2_gap(bins: BinSums) -> float:
-    """See `debiased_l2_calibration_error`."""
+    """Compute `debiased_l2_calibration_error` from sums."""
     gap, accuracy = bins.gap / bins.count, bins.correct / bins.count
     squared = gap.square() - accuracy * (1 - accuracy) / (bins.count - 1)
     total = (bins.count * squared)[bins.count >= 2].sum() / bins.count.sum()
@@ -102,22 +102,22 @@ def debiased_l2_gap(bins: BinSums) -> float:
 
 
 def largest_cumulative_gap(ranking: Ranking) -> float:
-    """See `ks_calibration_error`."""
+    """Compute `ks_calibration_error` from a ranking."""
     return float(ranking.gap.cumsum(0).abs().max() / len(ranking.gap))
 
 
 def mean_class_gap(gaps: ClassGaps, num_examples: int) -> float:
-    """See `classwise_calibration_error`."""
+    """Compute `classwise_calibration_error` from sums."""
     return float(gaps.gap.abs().sum() / num_examples / len(gaps.gap))
 
 
 def expected_calibration_error(
     labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
 ) -> float:
-    """Expected calibration error, ECE = Σ_b (n_b / N) |confidence_b - accuracy_b| (Guo et al. 2017, eq. 3).
+    """ECE, the expected calibration error Σ_b (n_b / N) |confidence_b - accuracy_b| (Guo et al. 2017, eq. 3).
 
-    Bins are equally wide, (low, high]; the first also holds 0. A confidence of exactly 1 is in the last bin.
-    Finite samples inflate it: a perfectly calibrated model shows `ece_noise_floor`, not 0.
+    Bins are equally wide, (low, high]; the first bin also contains 0. A confidence of exactly 1 is in the last bin.
+    Finite samples inflate the ECE: the ECE of a perfectly calibrated model is `ece_noise_floor`, not 0.
 
     Example: confidences 0.9 and 0.9, one right and one wrong, share a bin: |0.9 - 0.5| = 0.4.
 
@@ -125,7 +125,7 @@ def expected_calibration_error(
         labels: integer, shape (N,), in [0, K).
         logits: finite floats, shape (N, K); or
         probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
-        num_bins: number of bins; values for different numbers cannot be compared.
+        num_bins: number of bins; errors for different numbers of bins cannot be compared.
 
     Returns:
         A fraction in [0, 1].
@@ -142,10 +142,10 @@ def max_calibration_error(
 ) -> float:
     """Maximum calibration error, max_b |confidence_b - accuracy_b| (Guo et al. 2017, eq. 4), in [0, 1].
 
-    Over the bins of `expected_calibration_error` that hold examples; a bin with one example counts as much as one with
-    thousands, so it is mostly noise unless all bins are well filled.
+    The maximum is over the bins of `expected_calibration_error` that contain examples. A bin with one example counts
+    as much as a bin with thousands, so that the error is mostly noise unless all bins have many examples.
 
-    Arguments and errors as in `expected_calibration_error`.
+    Arguments and errors are those of `expected_calibration_error`.
     """
     examples = outcomes(labels, logits=logits, probs=probs)
     return largest_abs_gap(equal_width_sums(examples.confidence, examples.correct, num_bins))
@@ -156,10 +156,10 @@ def adaptive_calibration_error(
 ) -> float:
     """Adaptive ECE: the ECE with bins of equally many examples (AdaECE of Mukhoti et al. 2020), in [0, 1].
 
-    Bin sizes differ by one at most, the first bins being larger; equal confidences stay in one bin. Of the confidence
-    of the predicted class, where Nixon et al. (2019) average over all classes.
+    Bin sizes differ by at most one, and the first bins are the larger ones. Equal confidences stay in one bin. This
+    error uses only the confidence of the predicted class; Nixon et al. (2019) average over all classes.
 
-    Arguments and errors as in `expected_calibration_error`.
+    Arguments and errors are those of `expected_calibration_error`.
     """
     return mean_abs_gap(equal_mass_sums(outcomes(labels, logits=logits, probs=probs).ranking, num_bins))
 
@@ -169,12 +169,12 @@ def debiased_l2_calibration_error(
 ) -> float:
     """Debiased L2 calibration error of the predicted class (Kumar et al. 2019, definition 5.1), in [0, 1].
 
-    The root of Σ_b (n_b / N) [(confidence_b - accuracy_b)² - accuracy_b (1 - accuracy_b) / (n_b - 1)] over the bins of
-    `adaptive_calibration_error`, 0 where the sum is negative; bins with fewer than two examples are left out. What is
-    subtracted estimates what noise adds to the square, so a calibrated model has a sum of 0 on average. It is an L2
-    error, never below the L1 error (ECE) that it debiases, and not comparable with it.
+    The error is the root of Σ_b (n_b / N) [(confidence_b - accuracy_b)² - accuracy_b (1 - accuracy_b) / (n_b - 1)]
+    over the bins of `adaptive_calibration_error`, or 0 if the sum is negative. Bins with fewer than two examples are
+    left out. The subtracted term estimates the share of noise in the square, so that the sum of a calibrated model is
+    0 on average. The true L2 error is never below the true L1 error (ECE), so that the two are not comparable.
 
-    Arguments and errors as in `expected_calibration_error`.
+    Arguments and errors are those of `expected_calibration_error`.
     """
     return debiased_l2_gap(equal_mass_sums(outcomes(labels, logits=logits, probs=probs).ranking, num_bins))
 
@@ -182,10 +182,10 @@ def debiased_l2_calibration_error(
 def ks_calibration_error(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
     """Kolmogorov-Smirnov calibration error of the predicted class (Gupta et al. 2021), in [0, 1].
 
-    The largest |Σ confidence - Σ correctness| / N over the examples of at most some confidence: no bins. Where all gaps
-    have one sign it is |confidence - accuracy|.
+    The error needs no bins. It is the largest |Σ confidence - Σ correctness| / N, where the sums run over all examples
+    up to some confidence. If all gaps have the same sign, it equals |confidence - accuracy|.
 
-    Arguments and errors as in `outcomes`.
+    Arguments and errors are those of `outcomes`.
     """
     return largest_cumulative_gap(outcomes(labels, logits=logits, probs=probs).ranking)
 
@@ -196,9 +196,10 @@ def classwise_calibration_error(
     """Class-wise ECE: the mean over classes of the one-versus-rest ECE (Kull et al. 2019), in [0, 1].
 
     (1 / K) Σ_k Σ_b (n_kb / N) |mean p_k - share of class k|, with the bins of `expected_calibration_error` for the
-    probability of each class. A class that no label has counts as the others do. Its size falls as 1 / K.
+    probability of each class. A class without examples counts like every other class. The error typically falls as
+    1 / K.
 
-    Arguments and errors as in `expected_calibration_error`.
+    Arguments and errors are those of `expected_calibration_error`.
     """
     _, gaps = outcomes_and_class_gaps(labels, logits=logits, probs=probs, num_bins=num_bins)
     return mean_class_gap(gaps, len(labels))
@@ -207,9 +208,9 @@ def classwise_calibration_error(
 def subset_calibration_error(
     labels: Tensor, subsets: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None
 ) -> SubsetCalibrationError:
-    """Mean and largest |confidence - accuracy| over the robustness subsets that hold examples.
+    """Mean and largest |confidence - accuracy| over the robustness subsets that contain examples.
 
-    Unlike ECE it sees opposite gaps at equal confidence.
+    Unlike the ECE, this error shows opposite gaps at equal confidence.
 
     Args:
         labels: integer, shape (N,), in [0, K).
@@ -230,9 +231,9 @@ def subset_calibration_error(
 def reliability_diagram(
     labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
 ) -> ReliabilityDiagram:
-    """Confidence, accuracy and its 95 % interval in the bins of `expected_calibration_error`.
+    """Confidence, accuracy and the 95 % interval of the accuracy in the bins of `expected_calibration_error`.
 
-    Arguments and errors as there.
+    Arguments and errors are those of `expected_calibration_error`.
     """
     examples = outcomes(labels, logits=logits, probs=probs)
     bins = equal_width_sums(examples.confidence, examples.correct, num_bins)

@@ -1,8 +1,8 @@
 """Metrics with confidence intervals, from one bootstrap over examples.
 
-Accuracies have Wilson's interval, which stays honest when every prediction is right. Confidence, NLL and Brier score
-are means, for which bootstrap percentiles do; AURC and AUROC are nearly so, on the scales of logarithms and log-odds.
-Calibration errors need more care, see `calibration_error_interval`.
+Accuracies have Wilson's interval, which stays correct when every prediction is right. Confidence, NLL and Brier score
+are means, for which bootstrap percentiles suffice. AURC and AUROC behave nearly like means on the scales of logarithms
+and log-odds. Calibration errors need more care, see `calibration_error_interval`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from aradals.metrics.smooth import grid_position, smoother
 class Estimate:
     """A metric on the examples at hand, and an interval for its value in the population.
 
-    For calibration errors ``value`` is the usual estimate, which finite samples inflate, while the interval
-    is for the true error: ``value`` may lie near or above ``high``.
+    For calibration errors, ``value`` is the usual estimate, which finite samples inflate. The interval is for the true
+    error, so that ``value`` may lie near or above ``high``.
     """
 
     value: float = math.nan
@@ -47,21 +47,21 @@ class Estimate:
 Interval = tuple[float, float]
 
 Scale = Callable[[float, Tensor], Tensor]
-"""Values in resamples, from the value observed and the deviations of the resamples from it, shape (B,)."""
+"""Function from an observed value and the deviations of the resamples to their values, shape (B,)."""
 
 
 def linear(value: float, deviations: Tensor) -> Tensor:
-    """The values as they are."""
+    """Scale of values that are not skewed."""
     return value + deviations
 
 
 def logarithmic(value: float, deviations: Tensor) -> Tensor:
-    """Values in (0, 1] that are skewed where they are small; NaN where 0 was observed."""
+    """Scale of values in (0, 1] whose distribution is skewed near 0; NaN if the observed value is 0."""
     return value * (deviations / value).exp() if value > 0 else torch.full_like(deviations, math.nan)
 
 
 def log_odds(value: float, deviations: Tensor) -> Tensor:
-    """Values in (0, 1) that are skewed towards its ends; NaN where an end was observed."""
+    """Scale of values in (0, 1) whose distribution is skewed near both ends; NaN if the observed value is an end."""
     if not 0 < value < 1:
         return torch.full_like(deviations, math.nan)
     return (math.log(value / (1 - value)) + deviations / (value * (1 - value))).sigmoid()
@@ -74,7 +74,7 @@ SCALES: dict[str, tuple[Scale, float]] = {
     "aurc": (logarithmic, 1.0),
     "error_auroc": (log_odds, 1.0),
 }
-"""Metrics that are means to first order: the scale on which their percentiles are taken, and their largest value."""
+"""Metrics that are means to first order -> the scale for their percentiles, and their largest value."""
 
 ERRORS: dict[str, tuple[str, Norm]] = {
     "ece": ("width_gaps", abs_sum),
@@ -85,7 +85,7 @@ ERRORS: dict[str, tuple[str, Norm]] = {
     "subset_calibration_error": ("subset_gaps", abs_mean),
     "largest_subset_calibration_error": ("subset_gaps", abs_max),
 }
-"""Calibration errors, each a norm of gaps, see `error_gaps`."""
+"""Calibration errors -> their gaps, see `error_gaps`, and the norm of the gaps."""
 
 
 def estimate_metrics(
@@ -101,30 +101,30 @@ def estimate_metrics(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Every metric that has an honest interval, with it; examples are resampled once for all of them.
+    """Compute the metrics that have a valid interval, each with its interval, from one resampling of the examples.
 
-    Left out are the metrics for which the resamples cannot tell what noise does to them: the largest gap of a bin,
-    which is often that of a bin with a handful of examples, and those of gaps in K times ``num_bins`` bins
-    (class-wise ECE, the parts of the Brier score).
+    Some metrics are left out, because the resamples do not show the effect of noise on them: the largest gap of a bin,
+    which is often a bin with very few examples, and the metrics of gaps in K times ``num_bins`` bins (class-wise ECE,
+    the parts of the Brier score).
 
     Args:
         labels: integer, shape (N,), in [0, K).
         logits: finite floats, shape (N, K); or
         probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
         subsets: integer >= 0, shape (N,); adds the subset calibration errors.
-        num_bins: bins of the ECE, of the adaptive and of the debiased L2 ECE.
-        coverage: at which the accuracy of the most confident predictions is measured.
-        smooth: also the smooth ECE, which costs as much as all others together.
-        num_resamples: bootstrap resamples.
+        num_bins: bins of the ECE, the adaptive ECE and the debiased L2 ECE.
+        coverage: share of the most confident predictions whose accuracy is measured.
+        smooth: include the smooth ECE, which costs as much as all other metrics together.
+        num_resamples: number of bootstrap resamples.
         level: nominal coverage of the intervals, in (0, 1).
-        seed: of the resamples.
+        seed: seed of the resamples.
 
     Returns:
         Keys ``accuracy, confidence, nll, brier, ece, adaptive_ece, debiased_l2_ece, ks_error, aurc, error_auroc,
-        accuracy_at_coverage_90`` (its number is the coverage in percent); with ``smooth`` also ``smooth_ece``; and with
-        subsets ``subset_calibration_error`` and ``largest_subset_calibration_error``. NaN is what is not defined:
-        ``error_auroc`` where all predictions are right or all wrong, its interval where it is 0 or 1, and the interval
-        of ``aurc`` where it is 0.
+        accuracy_at_coverage_90`` (the number is the coverage in percent); with ``smooth`` also ``smooth_ece``; with
+        subsets also ``subset_calibration_error`` and ``largest_subset_calibration_error``. An undefined value is NaN:
+        ``error_auroc`` if all predictions are right or all are wrong, the interval of ``error_auroc`` if it is 0 or 1,
+        and the interval of ``aurc`` if it is 0.
 
     Raises:
         InputError: see `outcomes`; a wrong ``level``, ``num_resamples``, ``coverage`` or ``subsets``.
@@ -145,16 +145,16 @@ def estimate_outcomes(
     coverage: float = 0.9,
     smooth: bool = True,
 ) -> tuple[dict[str, Estimate], Resampled]:
-    """`estimate_metrics` of outcomes that are known already, and the resamples that the intervals come from.
+    """Compute `estimate_metrics` from known outcomes, and return the resamples of the intervals as well.
 
     Args:
-        examples: of N examples.
-        values: their metrics, see `family`.
+        examples: outcomes of N examples.
+        values: metrics of the examples, see `family`.
         subsets: robustness subset of each example, or None.
-        num_bins: of the values.
+        num_bins: number of bins of ``values``.
         bootstrap: resamples and level.
-        coverage: of the values.
-        smooth: also the interval of the smooth ECE.
+        coverage: coverage of ``values``.
+        smooth: include the interval of the smooth ECE.
     """
     examples = examples.cpu()
     ranking, level = examples.ranking, bootstrap.level
@@ -177,23 +177,24 @@ def estimate_outcomes(
         **{name: calibration_error_interval(*error, level=level) for name, error in errors.items()},
     }
     if smooth:
-        # The interval is for the error e at this bandwidth. The smooth ECE of the population is the fixed point of an
-        # error that falls with the bandwidth, hence between e and the bandwidth, which is the smooth ECE observed.
+        # The interval is for the error e at this bandwidth, which is the observed smooth ECE. The smooth ECE of the
+        # population is the fixed point of an error that falls with the bandwidth, and so lies between e and the
+        # bandwidth.
         low, high = intervals["smooth_ece"]
         intervals["smooth_ece"] = low, max(high, known["smooth_ece"])
     return {name: Estimate(known[name], *interval) for name, interval in intervals.items()}, sample
 
 
 def error_gaps(sample: Resampled, mass_shares: Tensor, smooth_ece: float) -> dict[str, tuple[Tensor, Tensor]]:
-    """The gaps that `ERRORS` are norms of, and how far resamples deviate from them; shapes (G,) and (B, G).
+    """Compute the gaps of `ERRORS`, and the deviations of the resamples from them; shapes (G,) and (B, G).
 
     Args:
-        sample: of the columns of `estimate_outcomes`.
-        mass_shares: share of the examples in each bin of equally many, shape (num_bins,).
-        smooth_ece: the bandwidth of the smoothed gaps.
+        sample: resamples of the columns of `estimate_outcomes`.
+        mass_shares: share of the examples in each equal-mass bin, shape (num_bins,).
+        smooth_ece: bandwidth of the smoothed gaps.
     """
     mass_gaps, mass_noise = sample.gaps("mass_gaps")
-    # The L2 error weighs each bin's squared gap by its share; ties can leave a bin empty, whose gap is 0.
+    # The L2 error weights each bin's squared gap by the bin's share. Ties can leave a bin empty; its gap is 0.
     roots = torch.where(mass_shares > 0, mass_shares, 1).sqrt()
     gaps = {
         "width_gaps": sample.gaps("width_gaps"),
@@ -204,8 +205,8 @@ def error_gaps(sample: Resampled, mass_shares: Tensor, smooth_ece: float) -> dic
         smoothed, noise = (smoother(each)(smooth_ece) for each in sample.gaps("grid_gaps"))
         gaps["smooth_gaps"] = smoothed, noise
     if "subset_gaps" in sample.means:
-        # A subset's gap is a ratio (sum of gaps / number of examples); the deviations are those of its linear part, so
-        # that a resample without examples of a small subset does no harm.
+        # A subset's gap is a ratio (sum of gaps / number of examples). The deviations are those of its linear part, so
+        # that a resample without examples of a small subset is no problem.
         (sums, sum_noise), (shares, share_noise) = sample.gaps("subset_gaps"), sample.gaps("subset_shares")
         gaps["subset_gaps"] = sums / shares, (sum_noise - sums / shares * share_noise) / shares
     return gaps
@@ -217,7 +218,7 @@ def _proportion(successes: Tensor, count: Tensor, level: float) -> Interval:
 
 
 def _mean(value: float, deviations: Tensor, scale: Scale, top: float, level: float) -> Interval:
-    """The percentiles of a mean, or of a metric that is one to first order, on a scale that makes its spread even."""
+    """Compute the percentiles of a mean, or of a metric that is a mean to first order, on a suitable scale."""
     if math.isinf(value):  # a label of probability 0 makes the population's NLL infinite, too
         return value, value
     tail = (1 - level) / 2
@@ -226,12 +227,12 @@ def _mean(value: float, deviations: Tensor, scale: Scale, top: float, level: flo
 
 
 def num_grid_cells(sigma: float) -> int:
-    """Cells on [0, 1] that resolve a kernel of this width well enough for an interval."""
+    """Choose the number of cells on [0, 1] that resolve a kernel of this width."""
     return min(max(16, math.ceil(3 / max(sigma, 1e-9))), 96)
 
 
 def grid_members(confidence: Tensor, num_cells: int) -> Tensor:
-    """How much of each example is at each point of a grid, see `grid_gaps`; shape (N, num_cells + 1)."""
+    """Compute the share of each example at each point of a grid, see `grid_gaps`; shape (N, num_cells + 1)."""
     left, share = grid_position(confidence, num_cells)
     members = confidence.new_zeros(len(confidence), num_cells + 1)
     members.scatter_(1, left[:, None], 1 - share[:, None])

@@ -1,4 +1,4 @@
-"""Every metric of a set of predictions from one softmax and one sort."""
+"""All metrics of a set of predictions, from one softmax and one sort."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def all_metrics(
     num_bins: int = 15,
     coverage: float = 0.9,
 ) -> dict[str, float]:
-    """Every metric of this package that needs labels and predictions alone, under the keys of `summarize`.
+    """Compute every metric of this package that needs only labels and predictions, with the keys of `summarize`.
 
     Args:
         labels: integer, shape (N,), in [0, K).
         logits: finite floats, shape (N, K); or
         probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
         num_bins: bins of all binned metrics.
-        coverage: of ``accuracy_at_coverage_<percent>``.
+        coverage: the coverage of ``accuracy_at_coverage_<percent>``.
 
     Returns:
-        The metric of each key of `family`. ``nll`` is inf where a label has probability 0, ``error_auroc`` NaN where
-        all predictions are right or all wrong.
+        The metric of each key of `family`. ``nll`` is inf if a label has probability 0; ``error_auroc`` is NaN if all
+        predictions are right or all are wrong.
 
     Raises:
         InputError: see `outcomes`; a wrong ``num_bins`` or ``coverage``.
@@ -48,7 +48,7 @@ def all_metrics(
 
 
 def family(examples: Outcomes, gaps: ClassGaps, *, coverage: float = 0.9) -> dict[str, float]:
-    """`all_metrics` of outcomes that are known already; as many bins as ``gaps`` has."""
+    """Compute `all_metrics` from known outcomes, with the bins of ``gaps``."""
     num_examples, num_bins = len(examples.confidence), gaps.gap.shape[1]
     width_bins = equal_width_sums(examples.confidence, examples.correct, num_bins)
     mass_bins = equal_mass_sums(examples.ranking, num_bins)
@@ -73,5 +73,5 @@ def family(examples: Outcomes, gaps: ClassGaps, *, coverage: float = 0.9) -> dic
 
 
 def coverage_key(coverage: float) -> str:
-    """The key of the accuracy at a coverage, which names it in percent."""
+    """Return the key of the accuracy at a coverage; it contains the coverage in percent."""
     return f"accuracy_at_coverage_{100 * coverage:g}"

@@ -1,4 +1,4 @@
-"""Intervals for true calibration errors, which noise inflates."""
+"""Intervals for true calibration errors, from observed errors that noise inflates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 Norm = Callable[[Tensor], Tensor]
-"""A norm over the last dimension: what makes one calibration error of the gaps of several bins or subsets."""
+"""A norm over the last dimension, which combines the gaps of several bins or subsets to one calibration error."""
 
 
 def abs_sum(gaps: Tensor) -> Tensor:
@@ -37,15 +37,15 @@ def root_sum_square(gaps: Tensor) -> Tensor:
 
 
 def extreme_shapes(gaps: Tensor, deviations: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
-    """Two vectors of gaps that fit the observed ones, to which noise adds little and much of the ``norm``."""
+    """Return two vectors of gaps that fit the observed gaps: noise adds little to one norm, and much to the other."""
     if norm is abs_max:
-        # Noise adds least if one gap stands out, most if all are equal and any of them can come out largest.
+        # Noise adds least if one gap stands out. It adds most if all gaps are equal and each can become the largest.
         return torch.where(gaps.abs() >= abs_max(gaps), gaps, 0), gaps.sign()
     if norm is largest_partial_sum:
         # Noise is most likely to hide gaps that share one sign, in proportion to its variance.
         return gaps, deviations.var(0)
-    # Noise adds least if no gap is within a standard error of 0, most if only those are real that are two
-    # standard errors from it.
+    # Noise adds least if no gap is within a standard error of 0. It adds most if only the gaps are real that are at
+    # least two standard errors away from 0.
     error = deviations.std(0)
     significance = (gaps.abs() / error).nan_to_num(nan=0.0)
     clear = significance >= significance.max().clamp(max=2)
@@ -55,21 +55,22 @@ def extreme_shapes(gaps: Tensor, deviations: Tensor, norm: Norm) -> tuple[Tensor
 def calibration_error_interval(
     gaps: Tensor, deviations: Tensor, norm: Norm, *, level: float = 0.95
 ) -> tuple[float, float]:
-    """Interval for the true calibration error: the true errors that explain the observed one.
+    """Interval for the true calibration error: all true errors that explain the observed error.
 
-    A calibration error is a norm of the gaps (of bins or subsets), and noise lengthens a vector: the estimate
-    is too large, a resample's error larger still. So the resamples' errors are not used, only their
-    deviations D from the observed gaps. A population with true error t is taken to have the gaps t·w; samples
-    of it then show the error ``norm(t·w + D)``. The interval holds every t under which the observed error
-    is neither among the 2.5 % largest nor among the 2.5 % smallest (test inversion, as in the grid bootstrap
-    of Hansen 1999). At t = 0 the shape w does not matter, so a calibrated model is covered as it should be,
-    and 0 is in the interval unless the miscalibration is significant.
+    A calibration error is a norm of the gaps (of bins or subsets). Noise lengthens a vector, so that the estimate is
+    too large, and the error of a resample is even larger. Therefore the errors of the resamples are not used, only
+    their deviations D from the observed gaps. A population with the true error t is assumed to have the gaps t·w, so
+    that its samples have the errors ``norm(t·w + D)``. The interval contains every t for which the observed error is
+    neither among the 2.5 % largest nor among the 2.5 % smallest of these errors (test inversion, as in the grid
+    bootstrap of Hansen 1999). At t = 0 the shape w does not matter. So the interval of a calibrated model has the
+    right coverage, and it contains 0 unless the miscalibration is significant.
 
-    The shape w of the true gaps is unknown, and how much noise adds to the norm depends on it. Two extreme
-    shapes bracket it (see `extreme_shapes`), and the wider end of each counts.
+    The shape w of the true gaps is unknown, and the effect of noise on the norm depends on the shape. Two extreme
+    shapes bracket the true one (see `extreme_shapes`). The interval reaches from the lower of their two lower ends to
+    the higher of their two upper ends.
 
-    Measured coverage of 95 % intervals, least and mean over twelve populations (calibrated; over- and
-    under-confident by 0.005 to 0.12; gaps alike everywhere, in proportion to c (1 - c), alternating in sign,
+    The table shows the measured coverage of 95 % intervals, least and mean over twelve populations (calibrated; over-
+    and under-confident by 0.005 to 0.12; gaps equal everywhere, in proportion to c (1 - c), alternating in sign, or
     all in one bin; 300 samples each, 200 for n = 10,000; ``tests/metrics/test_interval_coverage.py``):
 
     =======  ============  ========================  ================================
@@ -80,20 +81,20 @@ def calibration_error_interval(
     10,000   0.940, 0.958  0.930, 0.960              0.920, 0.963
     =======  ============  ========================  ================================
 
-    ``docs/metrics.md`` has the other metrics.
+    ``docs/metrics.md`` has the coverage for the other metrics.
 
-    At a true ECE of 0, bootstrap percentiles cover it never, the basic interval (clipped at 0) in 47 to 70 %
-    of samples, and percentiles shifted down by twice the bootstrap's bias in 37 to 61 %.
+    Other intervals fail at a true ECE of 0. Bootstrap percentiles never cover it. The basic interval (clipped at 0)
+    covers it in 47 to 70 % of samples, and percentiles shifted down by twice the bootstrap's bias in 37 to 61 %.
 
     Args:
-        gaps: observed gaps (times the bin's share, for ECE), float64, shape (G,).
+        gaps: observed gaps (for the ECE times the shares of the bins), float64, shape (G,).
         deviations: resampled minus observed gaps, shape (B, G).
         norm: see `Norm`.
         level: nominal coverage.
 
     Returns:
-        (low, high) in [0, 1]. Both may lie below the observed error, which is inflated. The interval is
-        (0, 0) where even a calibrated model would show so small an error in only 2.5 % of samples.
+        (low, high) in [0, 1]. Both may lie below the observed error, which is inflated. The interval is (0, 0) if even
+        a calibrated model has such a small error in only 2.5 % of samples.
     """
     observed = norm(gaps)
     tail = (1 - level) / 2
@@ -119,7 +120,7 @@ def _share(events: Tensor) -> float:
 
 
 def _bracket(holds: Callable[[float], bool], top: float) -> tuple[float, float]:
-    """Bisect for the smallest number in [0, ``top``] from which on ``holds`` is true."""
+    """Bisect for the smallest number in [0, ``top``] at which ``holds`` becomes true."""
     if holds(0.0):
         return 0.0, 0.0
     below, above = 0.0, top

@@ -1,4 +1,4 @@
-"""The calibration error that a perfectly calibrated model shows, because examples are finitely many."""
+"""The noise floor: the calibration error of a perfectly calibrated model on finitely many examples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aradals.checks import check_subsets
 from aradals.metrics.outcomes import assign_bins, confidences, membership, subset_membership
 
 CHUNK_ELEMENTS = 2**22
-"""Random numbers drawn at a time (32 MB in float64); bounds memory, does not change the distribution."""
+"""Number of random numbers drawn at a time (32 MB in float64). It limits memory, and leaves the distribution as is."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def ece_noise_floor(
     num_draws: int = 200,
     seed: int = 0,
 ) -> NoiseFloor:
-    """The ECE of a model with these confidences that is right exactly as often as it says.
+    """Estimate the ECE of a calibrated model with these confidences: it is right exactly as often as it says.
 
     Correctness is drawn ``num_draws`` times from Bernoulli(confidence). An ECE below ``p95`` is no evidence
     of miscalibration.
@@ -56,7 +56,7 @@ def ece_noise_floor(
         probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
         num_bins: as in `expected_calibration_error`.
         num_draws: number of simulated label sets.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         InputError: see `outcomes`.
@@ -73,14 +73,14 @@ def subset_noise_floor(
     num_draws: int = 200,
     seed: int = 0,
 ) -> SubsetNoiseFloor:
-    """The `subset_calibration_error` of a model with these confidences that is right as often as it says.
+    """Estimate the `subset_calibration_error` of a calibrated model with these confidences.
 
     Args:
         subsets: integer >= 0, shape (N,).
         logits: as in `ece_noise_floor`; or
-        probs: as there.
+        probs: as in `ece_noise_floor`.
         num_draws: number of simulated label sets.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         InputError: see `outcomes`; subsets of another shape, or negative.
@@ -95,14 +95,14 @@ def subset_noise_floor(
 def noise_floors(
     confidence: Tensor, subsets: Tensor | None = None, *, num_bins: int = 15, num_draws: int = 200, seed: int = 0
 ) -> tuple[NoiseFloor, SubsetNoiseFloor | None]:
-    """The floors of the ECE and, with subsets, of the subset calibration errors, from the same draws.
+    """Estimate the floors of the ECE and, with subsets, of the subset calibration errors, from the same draws.
 
     Args:
-        confidence: float64, shape (N,), on the CPU, so that a seed means the same on every device.
-        subsets: checked.
-        num_bins: of the ECE.
+        confidence: float64, shape (N,), on the CPU, so that a seed gives the same draws on every device.
+        subsets: integer >= 0, shape (N,), already checked.
+        num_bins: bins of the ECE.
         num_draws: number of simulated label sets.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     weights = membership(assign_bins(confidence, num_bins), num_bins) / len(confidence)
     if subsets is not None:
@@ -116,7 +116,7 @@ def noise_floors(
 
 
 def _calibrated_gaps(confidence: Tensor, weights: Tensor, num_draws: int, seed: int) -> Tensor:
-    """Weighted sums of confidence - correctness for drawn correctness; (N,), (N, G) -> (num_draws, G)."""
+    """Draw correctness, and sum confidence minus correctness with weights; (N,), (N, G) -> (num_draws, G)."""
     generator = torch.Generator().manual_seed(seed)
     draws = []
     for rows in chunk_sizes(num_draws, len(confidence)):

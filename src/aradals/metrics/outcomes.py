@@ -1,4 +1,4 @@
-"""What the metrics need to know of predictions: one pass over the logits or probabilities, shared by all of them."""
+"""The outcomes of predictions, which all metrics share: one pass over the logits or probabilities."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from aradals.checks import check_examples, check_predictions
 from aradals.errors import InputError
 
 CHUNK_ELEMENTS = 2**17
-"""Probabilities that are held at a time (1 MB in float64): what fits a cache is several times faster."""
+"""Number of probabilities in memory at a time (1 MB in float64). Chunks that fit a cache are several times faster."""
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What the metrics need to know of each example; float64, shape (N,) each.
+    """The outcome of each prediction, from which the metrics follow; float64, shape (N,) each.
 
     Attributes:
         confidence: the largest predicted probability.
-        correct: 1 where the most probable class is the label, else 0.
-        nll: negative log-probability of the label, in nats; inf where that probability is 0.
+        correct: 1 if the most probable class is the label, else 0.
+        nll: negative log-probability of the label, in nats; inf if that probability is 0.
         brier: squared distance between the probabilities and the one-hot label, in [0, 2].
     """
 
@@ -43,7 +43,7 @@ class Outcomes:
         return rank(self.confidence, self.correct)
 
     def cpu(self) -> Outcomes:
-        """The same on the CPU, so that a seed means the same on every device."""
+        """Copy the outcomes to the CPU, so that a seed gives the same draws on every device."""
         if self.confidence.device.type == "cpu":
             return self  # with its ranking
         return Outcomes(*(getattr(self, field.name).cpu() for field in fields(self)))
@@ -53,13 +53,13 @@ class Outcomes:
 class Ranking:
     """Examples by increasing confidence; shape (N,) each.
 
-    Metrics of ranks take ``mean_correct`` where the order of equal confidences would matter: what they give is then
+    The order of equal confidences is arbitrary. Metrics that depend on this order use ``mean_correct``, and so return
     their mean over all orders.
 
     Attributes:
         order: indices of the examples, int64.
-        confidence: sorted.
-        correct: 1 or 0, in that order.
+        confidence: the confidences in this order, not falling.
+        correct: 1 or 0 for each example, in this order.
         mean_correct: the share of right predictions among the examples of the same confidence.
         first: rank (from 0) of the first example of the same confidence, int64.
     """
@@ -78,11 +78,11 @@ class Ranking:
 
 @dataclass(frozen=True)
 class ClassGaps:
-    """One-versus-rest calibration: the probabilities of every class in equal-width bins; float64, shape (K, num_bins).
+    """One-versus-rest sums of every class in equal-width bins of its probability; float64, shape (K, num_bins).
 
     Attributes:
-        count: number of examples.
-        gap: sum of the probability of the class, less the number of examples of the class.
+        count: number of examples in the bin.
+        gap: sum of the probabilities of the class, minus the number of examples of the class.
     """
 
     count: Tensor
@@ -90,7 +90,7 @@ class ClassGaps:
 
 
 def rank(confidence: Tensor, correct: Tensor) -> Ranking:
-    """Sort confidences, shape (N,), and what is known of them."""
+    """Sort examples by confidence; both arguments of shape (N,)."""
     confidence, order = confidence.sort()
     correct = correct[order]
     starts = torch.ones_like(order)
@@ -119,7 +119,7 @@ def outcomes(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | No
 def outcomes_and_class_gaps(
     labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
 ) -> tuple[Outcomes, ClassGaps]:
-    """`outcomes`, and the gaps of every class in equal-width bins of its probability, from one softmax."""
+    """Compute `outcomes` and the gaps of every class in equal-width bins of its probability, from one softmax."""
     labels, scores = check_examples(labels, logits=logits, probs=probs)
     num_classes = scores.shape[1]
     edges = bin_edges(num_bins).to(scores.device)
@@ -136,7 +136,7 @@ def outcomes_and_class_gaps(
         part, weights, weight_sum = _normalize(chunk, target, probs is None)
         parts.append(part)
         class_probs = weights / weight_sum[:, None]
-        # Probabilities sum to 1, so that few of many classes are beyond the first bin, which gets what is left.
+        # Probabilities sum to 1, so that few of many classes are beyond the first bin. The first bin gets the rest.
         beyond = class_probs > edges[1]
         values, index = class_probs[beyond], beyond.nonzero()[:, 1]
         index = cells(values, index)
@@ -150,7 +150,7 @@ def outcomes_and_class_gaps(
 
 
 def confidences(*, logits: Tensor | None = None, probs: Tensor | None = None) -> Tensor:
-    """The largest predicted probability of each example, float64, shape (N,); it needs no labels."""
+    """Compute the largest predicted probability of each example, without labels; float64, shape (N,)."""
     scores = check_predictions(logits=logits, probs=probs)
     return outcomes(scores.new_zeros(len(scores), dtype=torch.long), logits=logits, probs=probs).confidence
 
@@ -162,9 +162,9 @@ def _chunks(scores: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _normalize(scores: Tensor, labels: Tensor, from_logits: bool) -> tuple[Outcomes, Tensor, Tensor]:
-    """Outcomes, and weights in proportion to the probabilities, with their sums; float64."""
-    # The most probable class (the first of several) is read off the argument itself: distinct logits can round to
-    # equal probabilities.
+    """Compute outcomes, and weights in proportion to the probabilities, with their sums; float64."""
+    # The most probable class (the first of several) is taken from the argument itself, because distinct logits can
+    # round to equal probabilities.
     top, predicted = scores.max(1)
     top, target = top.double(), scores.gather(1, labels[:, None])[:, 0].double()
     weights = scores.double()
@@ -180,7 +180,7 @@ def _normalize(scores: Tensor, labels: Tensor, from_logits: bool) -> tuple[Outco
         confidence=confidence,
         correct=(predicted == labels).double(),
         nll=nll,
-        # Rounding may leave a little less than nothing of the other classes.
+        # Rounding may make the sum over the other classes slightly negative.
         brier=(squares - true_prob.square()).clamp(min=0) + (1 - true_prob).square(),
     )
     return part, weights, total
@@ -192,25 +192,25 @@ def _join(parts: list[Outcomes]) -> Outcomes:
 
 
 def bin_edges(num_bins: int) -> Tensor:
-    """The num_bins + 1 edges of equal-width bins of [0, 1], float64."""
+    """Return the num_bins + 1 edges of equal-width bins of [0, 1], float64."""
     if num_bins < 1:
-        raise InputError(expected="num_bins >= 1", got=str(num_bins), hint="15, the usual number")
+        raise InputError(expected="num_bins >= 1", got=str(num_bins), hint="num_bins=15, the usual number")
     return torch.linspace(0, 1, num_bins + 1, dtype=torch.float64)
 
 
 def assign_bins(confidence: Tensor, num_bins: int) -> Tensor:
-    """The bin (low, high] of each confidence, int64 in [0, num_bins); confidence 0 is in the first bin."""
+    """Find the bin (low, high] of each confidence, int64 in [0, num_bins); confidence 0 is in the first bin."""
     return torch.bucketize(confidence, bin_edges(num_bins)[1:-1].to(confidence.device))
 
 
 def equal_mass_bins(ranking: Ranking, num_bins: int) -> Tensor:
-    """The bin of each example in order of confidence, int64, shape (N,).
+    """Assign each example, in order of confidence, to a bin of nearly equal size; int64, shape (N,).
 
-    The ranks are cut into ``num_bins`` parts that differ by one at most, the first ones larger; equal confidences stay
-    together, in the bin of the first of them.
+    The ranks are cut into ``num_bins`` parts whose sizes differ by at most one; the first parts are the larger ones.
+    Equal confidences stay together, in the bin of the first of them.
     """
     num_examples = len(ranking.order)
-    bin_edges(num_bins)  # checks
+    bin_edges(num_bins)  # checks num_bins
     size, rest = divmod(num_examples, num_bins)
     sizes = torch.full((num_bins,), size, device=ranking.order.device)
     sizes[:rest] += 1
@@ -218,11 +218,11 @@ def equal_mass_bins(ranking: Ranking, num_bins: int) -> Tensor:
 
 
 def membership(groups: Tensor, num_groups: int) -> Tensor:
-    """Indicator matrix of shape (N, num_groups), float64."""
+    """Make the indicator matrix of shape (N, num_groups), float64."""
     return torch.nn.functional.one_hot(groups, num_groups).double()
 
 
 def subset_membership(subsets: Tensor) -> Tensor:
-    """Indicator matrix of the non-empty subsets in increasing order, float64, shape (N, R)."""
+    """Make the indicator matrix of the non-empty subsets in increasing order, float64, shape (N, R)."""
     present, groups = torch.unique(subsets, return_inverse=True)
     return membership(groups, len(present))

@@ -38,14 +38,15 @@ def brier_calibration(
 ) -> float:
     """Calibration part of the Brier score, Σ_k Σ_b (n_kb / N) (mean p_k - share of class k)², in [0, 2].
 
-    Classes are taken one versus the rest, their probabilities in the bins of `expected_calibration_error` (Murphy
-    1973, in bins). It is what the Brier score would lose if in each bin the probability of the class were shifted by
-    the bin's gap, so that `brier_score` is exactly this and `brier_refinement`. Finite samples inflate it.
+    Each class is taken versus the rest, with its probabilities in the bins of `expected_calibration_error` (Murphy
+    1973, in bins). If the probability of the class were shifted by the gap in each bin, the Brier score would fall by
+    exactly this part. `brier_score` is the sum of this part and `brier_refinement`. Finite samples inflate this part.
 
-    Example: probabilities (0.9, 0.1) throughout and labels 0 and 1: (0.9 - 0.5)² + (0.1 - 0.5)² = 0.32 of the Brier
-        score (0.02 + 1.62) / 2 = 0.82; the refinement 0.5 is that of the prediction (0.5, 0.5).
+    Example: two predictions (0.9, 0.1) with the labels 0 and 1 have the Brier score (0.02 + 1.62) / 2 = 0.82. The
+        calibration part is (0.9 - 0.5)² + (0.1 - 0.5)² = 0.32. The refinement 0.5 is the Brier score of the
+        prediction (0.5, 0.5).
 
-    Arguments and errors as in `expected_calibration_error`.
+    Arguments and errors are those of `expected_calibration_error`.
     """
     return brier_calibration_part(
         outcomes_and_class_gaps(labels, logits=logits, probs=probs, num_bins=num_bins)[1], len(labels)
@@ -55,29 +56,29 @@ def brier_calibration(
 def brier_refinement(
     labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
 ) -> float:
-    """What is left of the Brier score without `brier_calibration`, in [0, 2]: lower = classes better told apart.
+    """Brier score minus `brier_calibration`, in [0, 2]; lower = the predictions separate the classes better.
 
-    Arguments and errors as in `expected_calibration_error`.
+    Arguments and errors are those of `expected_calibration_error`.
     """
     examples, gaps = outcomes_and_class_gaps(labels, logits=logits, probs=probs, num_bins=num_bins)
     return brier_refinement_part(examples, gaps)
 
 
 def brier_calibration_part(gaps: ClassGaps, num_examples: int) -> float:
-    """`brier_calibration` from sums."""
+    """Compute `brier_calibration` from sums."""
     return float((gaps.gap.square() / gaps.count.clamp(min=1)).sum() / num_examples)
 
 
 def brier_refinement_part(examples: Outcomes, gaps: ClassGaps) -> float:
-    """`brier_refinement` from sums."""
-    # Rounding may leave a little less than nothing.
+    """Compute `brier_refinement` from sums."""
+    # Rounding may make the difference slightly negative.
     return max(0.0, float(examples.brier.mean()) - brier_calibration_part(gaps, len(examples.brier)))
 
 
 def wilson_interval(successes: Tensor, counts: Tensor, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
-    """Wilson's score interval of a proportion (Wilson 1927), elementwise; NaN where the count is 0.
+    """Wilson's score interval of a proportion (Wilson 1927), elementwise; NaN if the count is 0.
 
-    Unlike a resampling interval it does not shrink to a point when all or none succeed.
+    Unlike a resampling interval, it does not shrink to a point when all or none succeed.
     """
     z = torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64, device=counts.device))
     counts = counts.double()

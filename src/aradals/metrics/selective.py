@@ -1,4 +1,4 @@
-"""How well the confidence tells right from wrong predictions, and known from unknown inputs."""
+"""Selective prediction: how well confidence separates right from wrong predictions, and known from unknown inputs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from aradals.metrics.outcomes import Ranking, outcomes, rank
 
 @dataclass(frozen=True)
 class ConfidenceThreshold:
-    """Predictions with confidence >= ``threshold`` can be trusted to the error that was asked for.
+    """A confidence threshold: the predictions that reach it have at most the requested error.
 
     Attributes:
         threshold: a confidence that occurs in the data.
-        coverage: the share of all predictions that reach it, in (0, 1].
-        n: their number.
-        error: the share of them that is wrong.
+        coverage: the share of all predictions that reach the threshold, in (0, 1].
+        n: the number of predictions that reach the threshold.
+        error: the share of these predictions that are wrong.
     """
 
     threshold: float
@@ -32,7 +32,7 @@ class ConfidenceThreshold:
 
 
 def selective_risk(ranking: Ranking) -> Tensor:
-    """Share of wrong predictions among each example and all that are more confident, shape (N,), in ranking order."""
+    """Share of wrong predictions among each example and all more confident ones, shape (N,), in ranking order."""
     wrong = (1 - ranking.mean_correct).flip(0).cumsum(0)
     return (wrong / torch.arange(1, len(wrong) + 1, device=wrong.device)).flip(0)
 
@@ -55,16 +55,17 @@ def most_confident(ranking: Ranking, coverage: float) -> Tensor:
     """
     if not 0 < coverage <= 1:
         raise InputError(expected="coverage in (0, 1]", got=str(coverage), hint="0.9 for 90 %")
-    # Rounded before, so that 0.07 · 100 = 7.000000000000001 is 7.
+    # The product is rounded first, so that 0.07 · 100 = 7.000000000000001 counts as 7.
     count = max(1, math.ceil(round(coverage * len(ranking.order), 6)))
     return ranking.mean_correct[-count:]
 
 
 def aurc_terms(ranking: Ranking) -> Tensor:
-    """Numbers whose mean is the AURC and whose spread is its sampling error (its influence function), by example.
+    """Compute one term for each example: the mean of the terms is the AURC, their spread is its sampling error.
 
-    AURC = mean_j r_j with the risk r_j = (errors from rank j on) / k_j, k_j = examples from rank j on. An example at
-    rank i adds its own r_i, and moves every risk r_j with j <= i by (error_i - r_j) / k_j.
+    The terms are the influence function. AURC = mean_j r_j with the risk r_j = (errors from rank j on) / k_j, where
+    k_j is the number of examples from rank j on. An example at rank i adds its own r_i, and moves every risk r_j with
+    j <= i by (error_i - r_j) / k_j.
     """
     risk = selective_risk(ranking)
     kept = torch.arange(len(risk), 0, -1, dtype=risk.dtype)
@@ -73,9 +74,10 @@ def aurc_terms(ranking: Ranking) -> Tensor:
 
 
 def auroc_terms(ranking: Ranking, auroc: float) -> Tensor:
-    """The same of `ranked_auroc`: its projection on single examples (DeLong et al. 1988).
+    """Compute the terms of `ranked_auroc` like `aurc_terms`: its projection on single examples (DeLong et al. 1988).
 
-    A right example shows the share of wrong ones below it, a wrong one the share of right ones above it.
+    A right example contributes the share of wrong examples below it, a wrong example the share of right examples above
+    it.
     """
     n, right = len(ranking.order), float(ranking.correct.sum())
     if not 0 < auroc < 1:
@@ -84,9 +86,9 @@ def auroc_terms(ranking: Ranking, auroc: float) -> Tensor:
     count = torch.bincount(ranking.first, minlength=n)[ranking.first]
 
     def share_below(events: Tensor) -> Tensor:
-        """Share of examples that are less confident, or half of those as confident, and of this kind."""
+        """Share of examples of this kind with less confidence; those with equal confidence count half."""
         before = (events.cumsum(0) - events)[ranking.first]
-        return (before + events * count / 2) / n  # of one confidence all have the same mean number of events
+        return (before + events * count / 2) / n  # examples of equal confidence share one mean number of events
 
     wrong_below = share_below(1 - ranking.mean_correct) / wrong_share
     right_above = 1 - share_below(ranking.mean_correct) / right_share
@@ -99,10 +101,11 @@ def auroc_terms(ranking: Ranking, auroc: float) -> Tensor:
 
 
 def effective_sample(ranking: Ranking, coverage: float) -> tuple[Tensor, Tensor]:
-    """The accuracy A at a coverage c as successes of independent examples, of as many as have its sampling error.
+    """Return successes and sample size of independent examples that have the sampling error of the accuracy A.
 
-    The limit of confidence is a quantile of the sample. With accuracy a near the limit, the variance is
-    [A (1 - A) + (1 - c) (A - a)²] / (c N): the first part is that of a fixed limit.
+    A is the accuracy at a coverage c. Its confidence limit is a quantile of the sample, which adds noise. If the
+    accuracy near the limit is a, the variance of A is [A (1 - A) + (1 - c) (A - a)²] / (c N). The first part is the
+    variance for a fixed limit.
     """
     kept = most_confident(ranking, coverage)
     n, width = len(ranking.order), math.isqrt(len(ranking.order))
@@ -118,12 +121,12 @@ def effective_sample(ranking: Ranking, coverage: float) -> tuple[Tensor, Tensor]
 def aurc(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
     """Area under the risk-coverage curve (Geifman et al. 2019), in [0, 1]; lower = better.
 
-    The mean over n = 1 .. N of the error among the n most confident predictions. Equal confidences count as in the
-    mean over all their orders.
+    The AURC is the mean over n = 1 .. N of the error among the n most confident predictions. If confidences are equal,
+    the result is the mean over all their orders.
 
-    Example: confidences 0.9, 0.8, 0.7, of which only the second is wrong: (0 + 1/2 + 1/3) / 3.
+    Example: confidences 0.9, 0.8 and 0.7, where only the second prediction is wrong, give (0 + 1/2 + 1/3) / 3.
 
-    Arguments and errors as in `outcomes`.
+    Arguments and errors are those of `outcomes`.
     """
     return float(selective_risk(outcomes(labels, logits=logits, probs=probs).ranking).mean())
 
@@ -133,13 +136,13 @@ def accuracy_at_coverage(
 ) -> float:
     """Accuracy of the ceil(coverage · N) most confident predictions, in [0, 1].
 
-    Of equal confidences at the limit the mean over all choices is taken.
+    If several predictions at the limit have the same confidence, the result is the mean over all choices among them.
 
     Args:
         labels: integer, shape (N,), in [0, K).
         logits: finite floats, shape (N, K); or
         probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
-        coverage: share of the predictions that is kept, in (0, 1].
+        coverage: share of the predictions that are kept, in (0, 1].
 
     Raises:
         InputError: see `outcomes`; a coverage outside (0, 1].
@@ -150,10 +153,10 @@ def accuracy_at_coverage(
 def error_auroc(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
     """AUROC of the confidence for error detection, in [0, 1]; 1/2 = chance (Hendrycks and Gimpel 2017).
 
-    The probability that a right prediction is more confident than a wrong one, equal confidences counting half. NaN
-    where all predictions are right, or all wrong.
+    This is the probability that a right prediction is more confident than a wrong one; equal confidences count half.
+    It is NaN if all predictions are right or all are wrong.
 
-    Arguments and errors as in `outcomes`.
+    Arguments and errors are those of `outcomes`.
     """
     return ranked_auroc(outcomes(labels, logits=logits, probs=probs).ranking)
 
@@ -161,22 +164,22 @@ def error_auroc(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor |
 def ood_auroc(in_distribution: Tensor, out_of_distribution: Tensor) -> float:
     """AUROC of a score for out-of-distribution detection, in [0, 1]; 1/2 = chance.
 
-    The probability that an example of the first data set scores higher than one of the second, ties counting half.
+    This is the probability that an example of the first data set scores higher than one of the second; ties count half.
 
     Args:
-        in_distribution: scores of N examples, larger = more surely in the distribution: see `ood_scores`; shape (N,).
-        out_of_distribution: the same score of examples of another data set, shape (M,).
+        in_distribution: scores of N examples, shape (N,); larger = more likely in the distribution, see `ood_scores`.
+        out_of_distribution: the same score of M examples of another data set, shape (M,).
 
     Raises:
-        InputError: no examples, NaN, or another shape.
+        InputError: there are no examples, a score is NaN, or the shape is wrong.
     """
     for scores in (in_distribution, out_of_distribution):
         if scores.ndim != 1 or len(scores) == 0 or not scores.is_floating_point() or scores.isnan().any():
             raise InputError(
-                expected="one score per example, not NaN, for at least one example",
+                expected="one score for each example, not NaN, and at least one example",
                 got=f"{scores.dtype} of shape {tuple(scores.shape)}"
                 + (" with NaN" if scores.is_floating_point() and scores.isnan().any() else ""),
-                hint="ood_scores(logits)",
+                hint="the scores of ood_scores(logits)",
             )
     scores = torch.cat([in_distribution.detach().double(), out_of_distribution.detach().double()])
     known = torch.zeros_like(scores)
@@ -189,11 +192,11 @@ OOD_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "max_logit": lambda logits: logits.amax(1),
     "energy": lambda logits: logits.logsumexp(1),
 }
-"""Scores of logits, shape (N, K), that are larger for inputs like those of training."""
+"""Scores of logits, shape (N, K), that are larger for inputs that resemble the training data."""
 
 
 def ood_scores(logits: Tensor, score: str = "confidence") -> Tensor:
-    """A score by which `ood_auroc` tells data sets apart, float64, shape (N,).
+    """Compute the score by which `ood_auroc` separates data sets, float64, shape (N,).
 
     Args:
         logits: finite floats, shape (N, K).
@@ -202,22 +205,22 @@ def ood_scores(logits: Tensor, score: str = "confidence") -> Tensor:
             et al. 2020).
 
     Raises:
-        InputError: another score; logits that cannot be.
+        InputError: an unknown score; see `check_logits`.
     """
     if score not in OOD_SCORES:
-        raise InputError(expected="a score among " + ", ".join(OOD_SCORES), got=score, hint="confidence")
+        raise InputError(expected="the name of a score", got=score, hint="one of: " + ", ".join(OOD_SCORES))
     return OOD_SCORES[score](check_predictions(logits=logits).double())
 
 
 def confidence_threshold(
     labels: Tensor, max_error: float, *, logits: Tensor | None = None, probs: Tensor | None = None
 ) -> ConfidenceThreshold | None:
-    """The smallest observed confidence above which at most ``max_error`` of the predictions are wrong.
+    """Find the smallest observed confidence from which on at most ``max_error`` of the predictions are wrong.
 
-    Equal confidences are taken together. The error is that of these examples; on new ones it will vary.
+    Equal confidences are taken together. The error holds for these examples; the error on new examples will differ.
 
-    Example: confidences 0.9, 0.8, 0.7, of which only the second is wrong, and max_error 0.4: threshold 0.7
-        (one of three is wrong), although one of two is wrong at 0.8.
+    Example: for confidences 0.9, 0.8 and 0.7, where only the second prediction is wrong, and max_error 0.4, the
+        threshold is 0.7 (one of three is wrong), although one of two is wrong at 0.8.
 
     Args:
         labels: integer, shape (N,), in [0, K).
@@ -234,7 +237,7 @@ def confidence_threshold(
     if not 0 <= max_error <= 1:
         raise InputError(expected="max_error in [0, 1]", got=str(max_error), hint="0.01 for one error in 100")
     ranking = outcomes(labels, logits=logits, probs=probs).ranking
-    # Of all that are at least as confident, in whole numbers.
+    # Both numbers count all predictions that are at least as confident as each example.
     wrong = (1 - ranking.correct).flip(0).cumsum(0).flip(0)[ranking.first]
     kept = len(ranking.order) - ranking.first
     error = wrong / kept

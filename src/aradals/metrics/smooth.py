@@ -11,15 +11,15 @@ from torch import Tensor
 from aradals.metrics.outcomes import outcomes
 
 GRID_CELLS = 2048
-"""Cells of the grid on [0, 1]. Placing gaps on it widens a kernel of width 0.01 by a factor of 1.0002."""
+"""Number of cells of the grid on [0, 1]. The grid widens a kernel of width 0.01 by a factor of 1.0002."""
 
 
 def smooth_calibration_error(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
     """Smooth ECE (Błasiok and Nakkiran 2023) of the confidence of the predicted class, in [0, 1].
 
     smECE_σ = ∫ |(1 / N) Σ_i (confidence_i - correct_i) k_σ(t, confidence_i)| dt over [0, 1], where k_σ is the Gaussian
-    kernel of width σ reflected at 0 and 1. It falls with σ; the smooth ECE is the one value with smECE_σ = σ. It has no
-    bins to choose, and is continuous in the confidences. Noise inflates it as it does the ECE.
+    kernel of width σ reflected at 0 and 1. smECE_σ falls with σ, and the smooth ECE is the one value with smECE_σ = σ.
+    The smooth ECE needs no choice of bins, and it is continuous in the confidences. Noise inflates it like the ECE.
 
     Args:
         labels: integer, shape (N,), in [0, K).
@@ -34,9 +34,9 @@ def smooth_calibration_error(labels: Tensor, *, logits: Tensor | None = None, pr
 
 
 def grid_gaps(confidence: Tensor, gap: Tensor, num_cells: int = GRID_CELLS) -> Tensor:
-    """Sums of gaps at the points of a grid on [0, 1]; shapes (N,), (N,) -> (num_cells + 1,).
+    """Sum gaps at the points of a grid on [0, 1]; shapes (N,), (N,) -> (num_cells + 1,).
 
-    Each gap is shared by the two points beside its confidence so that the mean confidence stays the same.
+    Each gap is divided between the two points next to its confidence so that the mean confidence stays the same.
     """
     left, share = grid_position(confidence, num_cells)
     sums = gap.new_zeros(num_cells + 1)
@@ -44,14 +44,14 @@ def grid_gaps(confidence: Tensor, gap: Tensor, num_cells: int = GRID_CELLS) -> T
 
 
 def grid_position(confidence: Tensor, num_cells: int) -> tuple[Tensor, Tensor]:
-    """The grid point to the left, int64, and the share in [0, 1] that belongs to the one on the right."""
+    """Find the grid point to the left, int64, and the share in [0, 1] of the grid point to the right."""
     position = confidence.clamp(0, 1) * num_cells
     left = position.long().clamp(max=num_cells - 1)
     return left, position - left
 
 
 def smooth_error(gaps: Tensor) -> float:
-    """The fixed point smECE_σ = σ, for mean gaps at the points of a grid, shape (G + 1,)."""
+    """Find the fixed point smECE_σ = σ for mean gaps at the points of a grid, shape (G + 1,)."""
     smoothed = smoother(gaps)
     low, high = 0.0, 1.0
     for _ in range(20):  # to 1e-6, far below the error of the grid
@@ -64,14 +64,14 @@ def smooth_error(gaps: Tensor) -> float:
 
 
 def smoother(gaps: Tensor) -> Callable[[float], Tensor]:
-    """A function from σ to smoothed gaps at the points of a grid, shape (..., G + 1); the sum of |.| is smECE_σ.
+    """Return a function from σ to smoothed gaps at the points of a grid, shape (..., G + 1); their |.| sum to smECE_σ.
 
-    The kernel reflected at both ends is a plain Gaussian on the even extension of period 2, and there a product: with
-    exp(-(ωσ)² / 2) at wave number ω.
+    A kernel that is reflected at both ends is a plain Gaussian on the even extension of period 2. In Fourier space,
+    smoothing by this Gaussian is a product with exp(-(ωσ)² / 2) at wave number ω.
     """
     num_cells = gaps.shape[-1] - 1
     ends = torch.ones(num_cells + 1, dtype=gaps.dtype, device=gaps.device)
-    ends[[0, -1]] = 2  # a gap on the mirror coincides with its image
+    ends[[0, -1]] = 2  # a gap at an end of [0, 1] coincides with its mirror image
     spectrum = torch.fft.rfft(torch.cat([gaps * ends, gaps[..., 1:-1].flip(-1)], -1))
     wave_number = math.pi * torch.arange(num_cells + 1, dtype=gaps.dtype, device=gaps.device)
 

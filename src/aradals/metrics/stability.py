@@ -1,4 +1,4 @@
-"""How much the predictions of independently trained models differ."""
+"""Stability: how much the predictions of independently trained models differ."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-4, 1e4
 def prediction_variance(probs: Tensor) -> Tensor:
     """Variance over models of the predicted probabilities, summed over classes; low = stable.
 
-    With M - 1 in the denominator, so that figures for different numbers of models compare. It is half the mean
-    squared distance between the predictions of two models.
+    The denominator is M - 1, so that results for different numbers of models are comparable. The variance is half the
+    mean squared distance between the predictions of two models.
 
-    Example: two models that are sure of different classes have variance 1/2 + 1/2 = 1.
+    Example: two models that are sure of different classes have the variance 1/2 + 1/2 = 1.
 
     Args:
-        probs: of M >= 2 models trained independently, shape (M, N, K).
+        probs: probabilities of M >= 2 independently trained models, shape (M, N, K).
 
     Returns:
         Shape (N,), float64, in [0, 1].
@@ -37,7 +37,7 @@ def prediction_variance(probs: Tensor) -> Tensor:
 
 
 def disagreement(predicted: Tensor) -> Tensor:
-    """Share of the pairs of models that predict different classes, per example.
+    """Share of the pairs of models that predict different classes, for each example.
 
     Args:
         predicted: classes predicted by M >= 2 models, integer, shape (M, N).
@@ -54,17 +54,18 @@ def disagreement(predicted: Tensor) -> Tensor:
 
 
 def matched_temperatures(logits: Tensor, confidence: float) -> Tensor:
-    """For each model the temperature at which its mean confidence is ``confidence``.
+    """Find for each model the temperature at which its mean confidence is ``confidence``.
 
-    Soft predictions vary less for free; at these temperatures the models of different methods are equally soft.
+    Soft predictions vary less, even if the models differ as much. At these temperatures, the models of different
+    methods are equally soft.
 
     Args:
-        logits: of M models, finite floats, shape (M, N, K).
-        confidence: to be met, in (1/K, 1).
+        logits: logits of M models, finite floats, shape (M, N, K).
+        confidence: the mean confidence to reach, in (1/K, 1).
 
     Returns:
-        Shape (M,), float64, from 1e-4 to 1e4; NaN for a model that reaches the confidence nowhere in between
-        (all its logits equal, say).
+        Shape (M,), float64, from 1e-4 to 1e4; NaN for a model that reaches the confidence at no temperature in this
+        range (for example because all its logits are equal).
 
     Raises:
         InputError: a confidence outside (1/K, 1).
@@ -76,7 +77,7 @@ def matched_temperatures(logits: Tensor, confidence: float) -> Tensor:
             got=str(confidence),
             hint="the mean confidence of one of the models",
         )
-    # The largest logit is 0, so that dividing by a low temperature cannot overflow.
+    # The largest logit becomes 0, so that a division by a low temperature cannot overflow.
     relative = logits.double() - logits.double().amax(2, keepdim=True)
 
     def mean_confidence(log_temperature: Tensor) -> Tensor:
@@ -102,26 +103,26 @@ def stability(
     level: float = 0.95,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Stability over independently trained models: of all examples, and of every robustness subset.
+    """Measure the stability over independently trained models, on all examples and on every robustness subset.
 
-    The intervals are bootstrap percentiles over examples, with models and matched temperatures held fixed: they
-    are for these M models on other examples, and say nothing of other models.
+    The intervals are bootstrap percentiles over examples; models and matched temperatures are fixed. The intervals
+    hold for these M models on other examples, and not for other models.
 
     Args:
-        logits: of M >= 2 models trained independently (not the members of one ensemble trained in step), on the
+        logits: logits of M >= 2 independently trained models (not the members of one ensemble trained in step), on the
             same N examples in the same order; finite floats, shape (M, N, K).
         subsets: robustness subset of each example, integer >= 0, shape (N,).
         match_confidence: mean confidence over all examples at which the variance is measured a second time, see
-            `matched_temperatures`; one number for all methods that are compared.
-        num_resamples: bootstrap resamples.
+            `matched_temperatures`; use one number for all methods that are compared.
+        num_resamples: number of bootstrap resamples.
         level: nominal coverage of the intervals.
-        seed: of the resamples.
+        seed: seed of the resamples.
 
     Returns:
-        The overall row (``subset`` None), then one per subset that holds examples, least robust first. Keys:
-        ``subset, n, num_models``; ``prediction_variance, disagreement, confidence``, means over examples (and
-        models), each with ``_low`` and ``_high``. With ``match_confidence`` also that number, and
-        ``matched_prediction_variance`` with its interval, None where a model cannot reach the confidence.
+        The overall row (``subset`` None), then one row for each subset that contains examples, least robust first.
+        Keys: ``subset, n, num_models``; ``prediction_variance, disagreement, confidence``, which are means over
+        examples (and models), each with ``_low`` and ``_high``. With ``match_confidence`` also ``match_confidence``,
+        and ``matched_prediction_variance`` with its interval, None if a model cannot reach the confidence.
 
     Raises:
         InputError: fewer than two models; subsets of another shape; see `matched_temperatures`.
@@ -129,7 +130,7 @@ def stability(
     _check_models(logits, "logits of shape (M, N, K)", 3)
     num_models, num_examples, _ = logits.shape
     if num_examples == 0:
-        raise InputError(expected="at least one example", got="none", hint="another split")
+        raise InputError(expected="at least one example", got="no example", hint="another split")
     logits = logits.double()
     probs = logits.softmax(2)
     values = {
@@ -167,5 +168,5 @@ def _check_models(values: Tensor, expected: str, num_dims: int, min_models: int 
         raise InputError(
             expected=f"{expected} with M >= {min_models} models",
             got=f"shape {tuple(values.shape)}",
-            hint="torch.stack of what each model predicts, models first",
+            hint="torch.stack on the predictions of the models, so that the models are the first dimension",
         )

@@ -1,4 +1,4 @@
-"""All metrics of a set of predictions as one flat row, the form in which they are written to files."""
+"""All metrics of a set of predictions as one flat row, as the result files contain it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def summarize(
     seed: int = 0,
     smooth: bool = True,
 ) -> MetricRow:
-    """Metrics, 95 % intervals (``_low``, ``_high``) and noise floors; fractions, not percent.
+    """Compute all metrics, their 95 % intervals (``_low``, ``_high``) and the noise floors; fractions, not percent.
 
-    The calibration errors are the usual estimates, inflated by finite samples; their intervals are for the
-    true error and may lie below them (see `calibration_error_interval`). Compare an estimate with its noise
-    floor, and models by their intervals.
+    The calibration errors are the usual estimates, which finite samples inflate. Their intervals are for the true
+    errors, and may lie below the estimates (see `calibration_error_interval`). Compare an estimate with its noise
+    floor, and compare models by their intervals.
 
     Args:
         labels: integer, shape (N,), in [0, K).
@@ -40,16 +40,16 @@ def summarize(
         probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
         subsets: robustness subset of each example, integer >= 0, shape (N,).
         num_bins: bins of all binned metrics.
-        num_resamples: bootstrap resamples.
-        seed: of the resamples and of the noise floors.
-        smooth: also the interval of the smooth ECE, which costs as much as all others together.
+        num_resamples: number of bootstrap resamples.
+        seed: seed of the resamples and of the noise floors.
+        smooth: include the interval of the smooth ECE, which costs as much as all other intervals together.
 
     Returns:
-        ``n``; the metrics of `all_metrics`, and ``_low`` and ``_high`` of those that `estimate_metrics` has an interval
-        for; ``ece_noise_floor`` (the mean) and ``ece_noise_floor_p95``. With subsets also
-        ``subset_calibration_error`` and ``largest_subset_calibration_error``, each with ``_low`` and
-        ``_high``, and ``subset_noise_floor`` and ``largest_subset_noise_floor`` (means), each with ``_p95``. None is
-        what is not defined, see `estimate_metrics`.
+        ``n``; the metrics of `all_metrics`, with ``_low`` and ``_high`` if `estimate_metrics` has an interval for the
+        metric; ``ece_noise_floor`` (the mean) and ``ece_noise_floor_p95``. With subsets also
+        ``subset_calibration_error`` and ``largest_subset_calibration_error``, each with ``_low`` and ``_high``, and
+        ``subset_noise_floor`` and ``largest_subset_noise_floor`` (means), each with ``_p95``. An undefined value is
+        None, see `estimate_metrics`.
 
     Raises:
         InputError: see `outcomes`; subsets of another shape, or negative.
@@ -78,7 +78,7 @@ def summarize_and_resample(
     seed: int = 0,
     smooth: bool = True,
 ) -> tuple[MetricRow, dict[str, Tensor]]:
-    """`summarize` and `resampled_metrics`, from the same outcomes and resamples; arguments as in `summarize`."""
+    """Run `summarize` and `resampled_metrics` on the same outcomes and resamples, with the arguments of `summarize`."""
     examples, class_gaps = outcomes_and_class_gaps(labels, logits=logits, probs=probs, num_bins=num_bins)
     metrics = family(examples, class_gaps)
     bootstrap = Bootstrap(num_resamples, seed=seed)
@@ -111,9 +111,9 @@ def summarize_by_subset(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> list[MetricRow]:
-    """`summarize` for each robustness subset that holds examples, in order, without the interval of the smooth ECE.
+    """Run `summarize` on each robustness subset that contains examples, without the interval of the smooth ECE.
 
-    The key ``subset`` says which.
+    The rows are in the order of the subsets; the key ``subset`` names the subset.
     """
     check_subsets(subsets, len(labels))
     return [

@@ -6,12 +6,12 @@
     >>> round(float(ece.compute()), 6)
     0.4
 
-`update` takes labels and exactly one of ``logits=`` and ``probs=``, as the functions do. Metrics of fixed bins, and
-means, keep sums, whose size does not grow with the examples. Those that need the ranks of all confidences keep the
-confidence and correctness of every example (16 bytes each): `AdaptiveCalibrationError`, `DebiasedL2CalibrationError`,
-`KSCalibrationError`, `AURC`, `AccuracyAtCoverage`, `ErrorAUROC` and `AllMetrics`. The smooth ECE does with sums on its
-grid. Over several processes sums are added and examples gathered, so that the result is that of all examples together;
-a sampler that pads the last batch with repeated examples has them counted twice.
+`update` takes labels and exactly one of ``logits=`` and ``probs=``, like the functions. Metrics of fixed bins, and
+means, keep sums, whose size does not grow with the number of examples. The smooth ECE keeps sums on its grid. Metrics
+that need the ranks of all confidences keep the confidence and correctness of every example (16 bytes each):
+`AdaptiveCalibrationError`, `DebiasedL2CalibrationError`, `KSCalibrationError`, `AURC`, `AccuracyAtCoverage`,
+`ErrorAUROC` and `AllMetrics`. With several processes, sums are added and examples are gathered, so that the result is
+the metric of all examples together. If a sampler repeats examples to fill the last batch, they count twice.
 """
 
 from __future__ import annotations
@@ -48,33 +48,33 @@ with optional_imports():
 
 
 class PredictionMetric(Metric):
-    """Base: reduces labels and logits or probabilities to states, and states to a number."""
+    """Base class, which reduces labels and logits or probabilities to states, and states to a number."""
 
     is_differentiable = False
     full_state_update = False
 
     def add_sums(self, **shapes: tuple[int, ...]) -> None:
-        """States that are added up over batches and processes; float64."""
+        """Add states that are summed over batches and processes; float64."""
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
     def add_columns(self, *names: str) -> None:
-        """States with one number per example, gathered from all batches and processes."""
+        """Add states with one number for each example, gathered from all batches and processes."""
         for name in names:
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def sums(self, name: str) -> Tensor:
-        """A state of `add_sums`."""
+        """Return a state of `add_sums`."""
         state: Tensor = getattr(self, name)
         return state
 
     def column(self, name: str) -> Tensor:
-        """A state of `add_columns`, shape (N,)."""
+        """Return a state of `add_columns`, shape (N,)."""
         state = getattr(self, name)
         return dim_zero_cat(state) if len(state) else torch.zeros(0, dtype=torch.float64)
 
     def update(self, labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             labels: integer, shape (N,), in [0, K).
@@ -87,13 +87,13 @@ class PredictionMetric(Metric):
         self._add(outcomes(labels, logits=logits, probs=probs))
 
     def compute(self) -> Any:
-        """The metric of all examples, a float64 scalar.
+        """Compute the metric of all examples, a float64 scalar.
 
         Raises:
-            InputError: there were none.
+            InputError: there were no examples.
         """
         if self._num_examples() == 0:
-            raise InputError(expected="at least one example", got="none", hint="update before compute")
+            raise InputError(expected="at least one example", got="no example", hint="calling update before compute")
         value = self._value()
         return torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else value
 
@@ -102,11 +102,11 @@ class PredictionMetric(Metric):
         raise NotImplementedError
 
     def _num_examples(self) -> int:
-        """Number of examples so far."""
+        """Count the examples so far."""
         raise NotImplementedError
 
     def _value(self) -> float | dict[str, Tensor]:
-        """The metric from its states."""
+        """Compute the metric from its states."""
         raise NotImplementedError
 
 
@@ -129,27 +129,27 @@ class _Mean(PredictionMetric):
 
 
 class Accuracy(_Mean):
-    """See `accuracy`. States: sums."""
+    """Metric class of `accuracy`. States: sums."""
 
     higher_is_better = True
     outcome = "correct"
 
 
 class MeanConfidence(_Mean):
-    """See `mean_confidence`. States: sums."""
+    """Metric class of `mean_confidence`. States: sums."""
 
     outcome = "confidence"
 
 
 class NLL(_Mean):
-    """See `nll`. States: sums."""
+    """Metric class of `nll`. States: sums."""
 
     higher_is_better = False
     outcome = "nll"
 
 
 class BrierScore(_Mean):
-    """See `brier_score`. States: sums."""
+    """Metric class of `brier_score`. States: sums."""
 
     higher_is_better = False
     outcome = "brier"
@@ -176,13 +176,13 @@ class _Binned(PredictionMetric):
 
 
 class ExpectedCalibrationError(_Binned):
-    """See `expected_calibration_error`. States: sums over ``num_bins`` bins."""
+    """Metric class of `expected_calibration_error`. States: sums over ``num_bins`` bins."""
 
     of_bins = staticmethod(mean_abs_gap)
 
 
 class MaxCalibrationError(_Binned):
-    """See `max_calibration_error`. States: sums over ``num_bins`` bins."""
+    """Metric class of `max_calibration_error`. States: sums over ``num_bins`` bins."""
 
     of_bins = staticmethod(largest_abs_gap)
 
@@ -198,7 +198,7 @@ class _Subsets(PredictionMetric):
     def update(  # type: ignore[override]
         self, labels: Tensor, subsets: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None
     ) -> None:
-        """Take in a batch; ``subsets`` are integers in [0, num_subsets), shape (N,)."""
+        """Add a batch; ``subsets`` are integers in [0, num_subsets), shape (N,)."""
         examples = outcomes(labels, logits=logits, probs=probs)
         check_subsets(subsets, len(labels))
         if int(subsets.max()) >= self.num_subsets:
@@ -215,21 +215,21 @@ class _Subsets(PredictionMetric):
         return int(self.sums("subsets")[0].sum())
 
     def errors(self) -> Tensor:
-        """|confidence - accuracy| of each subset that holds examples."""
+        """Compute |confidence - accuracy| of each subset that contains examples."""
         sums = BinSums(*self.sums("subsets"))
         filled = sums.count > 0
         return (sums.gap[filled] / sums.count[filled]).abs()
 
 
 class MeanSubsetCalibrationError(_Subsets):
-    """The mean of `subset_calibration_error`. States: sums over ``num_subsets`` subsets."""
+    """Metric class of the mean of `subset_calibration_error`. States: sums over ``num_subsets`` subsets."""
 
     def _value(self) -> float:
         return float(self.errors().mean())
 
 
 class LargestSubsetCalibrationError(_Subsets):
-    """The largest of `subset_calibration_error`. States: sums over ``num_subsets`` subsets."""
+    """Metric class of the largest error of `subset_calibration_error`. States: sums over ``num_subsets`` subsets."""
 
     def _value(self) -> float:
         return float(self.errors().max())
@@ -258,21 +258,21 @@ class _ClassBinned(PredictionMetric):
 
 
 class ClasswiseCalibrationError(_ClassBinned):
-    """See `classwise_calibration_error`. States: sums over K times ``num_bins`` bins."""
+    """Metric class of `classwise_calibration_error`. States: sums over K times ``num_bins`` bins."""
 
     def _value(self) -> float:
         return mean_class_gap(self.gaps(), self._num_examples())
 
 
 class BrierCalibration(_ClassBinned):
-    """See `brier_calibration`. States: sums over K times ``num_bins`` bins."""
+    """Metric class of `brier_calibration`. States: sums over K times ``num_bins`` bins."""
 
     def _value(self) -> float:
         return brier_calibration_part(self.gaps(), self._num_examples())
 
 
 class BrierRefinement(_ClassBinned):
-    """See `brier_refinement`. States: sums over K times ``num_bins`` bins."""
+    """Metric class of `brier_refinement`. States: sums over K times ``num_bins`` bins."""
 
     def _value(self) -> float:
         n = self._num_examples()
@@ -280,7 +280,7 @@ class BrierRefinement(_ClassBinned):
 
 
 class SmoothCalibrationError(PredictionMetric):
-    """See `smooth_calibration_error`. States: sums of gaps at the points of its grid."""
+    """Metric class of `smooth_calibration_error`. States: sums of gaps at the points of its grid."""
 
     higher_is_better = False
 
@@ -318,7 +318,7 @@ class _Ranked(PredictionMetric):
 
 
 class AdaptiveCalibrationError(_Ranked):
-    """See `adaptive_calibration_error`. States: every confidence."""
+    """Metric class of `adaptive_calibration_error`. States: every confidence."""
 
     def __init__(self, num_bins: int = 15, **options: Any) -> None:
         super().__init__(**options)
@@ -329,7 +329,7 @@ class AdaptiveCalibrationError(_Ranked):
 
 
 class DebiasedL2CalibrationError(_Ranked):
-    """See `debiased_l2_calibration_error`. States: every confidence."""
+    """Metric class of `debiased_l2_calibration_error`. States: every confidence."""
 
     def __init__(self, num_bins: int = 15, **options: Any) -> None:
         super().__init__(**options)
@@ -340,21 +340,21 @@ class DebiasedL2CalibrationError(_Ranked):
 
 
 class KSCalibrationError(_Ranked):
-    """See `ks_calibration_error`. States: every confidence."""
+    """Metric class of `ks_calibration_error`. States: every confidence."""
 
     def _value(self) -> float:
         return largest_cumulative_gap(self.ranking())
 
 
 class AURC(_Ranked):
-    """See `aurc`. States: every confidence."""
+    """Metric class of `aurc`. States: every confidence."""
 
     def _value(self) -> float:
         return float(selective_risk(self.ranking()).mean())
 
 
 class AccuracyAtCoverage(_Ranked):
-    """See `accuracy_at_coverage`. States: every confidence."""
+    """Metric class of `accuracy_at_coverage`. States: every confidence."""
 
     higher_is_better = True
 
@@ -367,7 +367,7 @@ class AccuracyAtCoverage(_Ranked):
 
 
 class ErrorAUROC(_Ranked):
-    """See `error_auroc`. States: every confidence."""
+    """Metric class of `error_auroc`. States: every confidence."""
 
     higher_is_better = True
 
@@ -376,7 +376,7 @@ class ErrorAUROC(_Ranked):
 
 
 class AllMetrics(PredictionMetric):
-    """See `all_metrics`: a dict of every metric, for one softmax. States: every confidence, NLL and Brier score."""
+    """Metric class of `all_metrics`, from one softmax. States: every confidence, NLL and Brier score."""
 
     def __init__(self, num_classes: int, num_bins: int = 15, coverage: float = 0.9, **options: Any) -> None:
         super().__init__(**options)
@@ -385,7 +385,7 @@ class AllMetrics(PredictionMetric):
         self.add_sums(class_count=(num_classes, num_bins), class_gap=(num_classes, num_bins))
 
     def update(self, labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> None:
-        """Take in a batch, as `PredictionMetric.update`."""
+        """Add a batch, like `PredictionMetric.update`."""
         examples, gaps = outcomes_and_class_gaps(labels, logits=logits, probs=probs, num_bins=self.num_bins)
         for name in ("confidence", "correct", "nll", "brier"):
             getattr(self, name).append(getattr(examples, name))

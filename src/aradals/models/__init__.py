@@ -14,6 +14,7 @@ from aradals.models.checkpoint import (
     weights_digest,
 )
 from aradals.models.layers import Normalize
+from aradals.models.load import load_model
 from aradals.models.preact_resnet import PreActResNet
 from aradals.models.resnet import ResNet
 from aradals.models.small_cnn import SmallCNN
@@ -31,6 +32,7 @@ __all__ = [
     "is_built_in",
     "list_models",
     "load_checkpoint",
+    "load_model",
     "read_checkpoint_metadata",
     "read_description",
     "save_checkpoint",

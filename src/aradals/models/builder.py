@@ -1,4 +1,4 @@
-"""Models by name: built-in networks and other people's callables."""
+"""Models by name: built-in networks, and callables from files or modules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from aradals.models.wide_resnet import WideResNet
 @dataclass(frozen=True)
 class _BuiltIn:
     name: str
-    pattern: str  # of the lower-case name with "_" for "-"; its groups are the positional arguments
+    pattern: str  # pattern of the lower-case name, with "_" instead of "-"; its groups are the positional arguments
     network: Callable[..., nn.Module]
     description: str
     examples: tuple[str, ...]
@@ -53,14 +53,14 @@ _BUILT_INS = (
         "small_cnn",
         r"small_?cnn",
         SmallCNN,
-        "small network for quick work on images of 8x8 to 64x64 pixels; takes width",
+        "small network for quick work on images of 8x8 to 64x64 pixels; it has the argument width",
         ("small_cnn",),
     ),
 )
 
 
 class _Models(Registry[Callable[..., nn.Module]]):
-    """The built-in networks, of which there are as many as the patterns match."""
+    """Registry of the built-in networks, whose names match patterns."""
 
     def __getitem__(self, name: str) -> Callable[..., nn.Module]:
         for built_in in _BUILT_INS:
@@ -73,12 +73,12 @@ _MODELS = _Models("a model", {example: built_in.network for built_in in _BUILT_I
 
 
 def list_models() -> dict[str, str]:
-    """The built-in models: name pattern -> one-line description."""
+    """List the built-in models: name pattern -> one-line description."""
     return {built_in.name: built_in.description for built_in in _BUILT_INS}
 
 
 def is_built_in(spec: str) -> bool:
-    """Whether ``spec`` names a built-in model (see `list_models`), so that building it runs nobody else's code."""
+    """Return True if ``spec`` names a built-in model (see `list_models`), which runs only code of this package."""
     return spec in _MODELS
 
 
@@ -87,20 +87,21 @@ def build_model(
 ) -> nn.Module:
     """Build a network that maps float inputs in [0, 1] to logits.
 
-    ``num_classes`` and ``in_channels`` are passed on where the callable takes them; ``model_args`` always.
+    The callable gets ``num_classes`` and ``in_channels`` only if it has these arguments. It always gets
+    ``model_args``.
 
     Args:
         spec: a built-in name (see ``list_models``; case and "-" or "_" do not matter),
-            ``path/to/file.py:name``, or ``package.module:name``. What is named is a function, a class,
-            or a finished ``nn.Module``, which is used as it is. A file can import the modules beside it, a
-            module those in the working directory.
+            ``path/to/file.py:name``, or ``package.module:name``. The named object is a function, a class,
+            or a finished ``nn.Module``, which is used as it is. A file can import the modules in its folder; a
+            module can import the modules in the working directory.
         num_classes: K, the number of logits; None leaves it to the callable.
         in_channels: C of the inputs; None leaves it to the callable.
         **model_args: arguments of the callable, such as ``width`` of ``small_cnn``.
 
     Raises:
-        InputError: an unknown name, arguments that the callable does not take, a result that is not an
-            ``nn.Module``, or any error in the callable's code, which is chained.
+        InputError: an unknown name, unknown arguments of the callable, a result that is not an ``nn.Module``, or any
+            error in the callable's code, which is chained.
     """
     sizes = {"num_classes": num_classes, "in_channels": in_channels}
     with _MODELS.found(spec) as target, user_code(spec, "build a model"):
@@ -119,7 +120,7 @@ def build_model(
 
 
 def _call(build: Callable[..., object], tentative: Set[str], arguments: dict[str, object]) -> object:
-    """Call ``build``, without those ``tentative`` arguments that are refused only behind its ``**kwargs``."""
+    """Call ``build`` without those ``tentative`` arguments that the code behind its ``**kwargs`` refuses."""
     try:
         return build(**arguments)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""Reading and writing the weights of a model."""
+"""Checkpoints: the weights of a model, and its description, in files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aradals._internal.optional import optional_imports
 from aradals.errors import InputError
 from aradals.models.builder import is_built_in, list_models
 
-# Where training scripts put the weights beside other things, and what wrappers put before the names.
+# The keys under which training scripts store the weights, and the prefixes that wrappers put before the names.
 _NESTING_KEYS = ("state_dict", "model_state_dict", "model", "net", "ema")
 _WRAPPER_PREFIXES = ("module.", "model.", "_orig_mod.")
 
@@ -30,16 +30,16 @@ MAX_ARGUMENT = 1_000_000
 
 @dataclass(frozen=True)
 class CheckpointDescription:
-    """What a checkpoint says of itself: how its model is built, and what it was fitted on.
+    """Description that a checkpoint contains: how to build its model, and the examples that it was fitted on.
 
-    All of it is somebody else's data. It names no code to run and no file to open.
+    The description is untrusted data. It names no code to run and no file to open.
 
     Attributes:
-        path: of the checkpoint; None for a description of nothing.
-        model: spec of its model (see `aradals.models.build_model`) as the file has it; None where it does not say.
+        path: path of the checkpoint; None for an empty description.
+        model: spec of the model (see `aradals.models.build_model`) as the file has it; None if the file has none.
         model_args: arguments of the builder as the file has them; `arguments` checks those that are used.
-        num_classes: K, at most the size of the file in bytes; None where it does not say.
-        class_names: one for each class, or none.
+        num_classes: K, at most the size of the file in bytes; None if the file does not have it.
+        class_names: one name for each class, or empty.
         fitted_examples: content hashes in base64, see `aradals.pipeline.artifacts.decode_hashes`.
     """
 
@@ -52,7 +52,7 @@ class CheckpointDescription:
 
     @property
     def built_in_model(self) -> str | None:
-        """``model``, which is built without running code that only the file names; None where the file names none.
+        """Name of the built-in model, which runs no code that only the file names; None if the file names no model.
 
         Raises:
             InputError: the file names a model that is not built in.
@@ -61,15 +61,15 @@ class CheckpointDescription:
             return self.model
         raise InputError(
             expected=f"a built-in model ({', '.join(list_models())}) in the description of {self.path}",
-            got=f"{self.model!r}, and what a file names is not run",
-            hint="--model with the code that builds it, if you trust that code",
+            got=f"{self.model!r}, and code that only a file names is not run",
+            hint="--model with the code that builds the model, if you trust this code",
         )
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The file's arguments of the builder, but for those that the caller gives otherwise, and those ``given``.
+        """Merge the file's arguments of the builder with those ``given``, which take precedence.
 
         Raises:
-            InputError: an argument of the file is used that is more than numbers and booleans: text could be a path.
+            InputError: an argument from the file is not a number or boolean; text could be a path.
         """
         used = {name: value for name, value in self.model_args.items() if name not in given}
         for name, value in used.items():
@@ -77,17 +77,17 @@ class CheckpointDescription:
                 raise InputError(
                     expected=f"model arguments in {self.path} that are booleans or numbers up to {MAX_ARGUMENT:,}",
                     got=f"{name}: {value!r}",
-                    hint="--model-args with this argument, if you trust it",
+                    hint="--model-args with this argument, if you trust its value",
                 )
         return {**used, **given}
 
 
 def read_description(path: str | os.PathLike[str]) -> CheckpointDescription:
-    """What a checkpoint says of itself; empty where it says nothing, as all but safetensors files.
+    """Read the description in a checkpoint; it is empty if there is none. Only safetensors files have descriptions.
 
     Raises:
-        InputError: no such file, one that cannot be read, or a description that `aradals train` has not written.
-        MissingExtraError: a safetensors file, but safetensors is not installed.
+        InputError: the file does not exist or cannot be read, or `aradals train` cannot have written the description.
+        MissingExtraError: the file is a safetensors file, but safetensors is not installed.
     """
     path = _existing(path)
     text = read_checkpoint_metadata(path).get("aradals")
@@ -108,7 +108,7 @@ def read_description(path: str | os.PathLike[str]) -> CheckpointDescription:
         raise _bad_description(path, "model_args: keys and values", model_args)
     size = path.stat().st_size
     if num_classes is not None and not (type(num_classes) is int and 1 <= num_classes <= size):
-        raise _bad_description(path, f"num_classes: a number from 1 to the {size} bytes of the file", num_classes)
+        raise _bad_description(path, f"num_classes: a number from 1 to {size}, the bytes of the file", num_classes)
     if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
         raise _bad_description(path, "class_names: a list of text", class_names)
     if class_names and num_classes is not None and len(class_names) != num_classes:
@@ -119,7 +119,7 @@ def read_description(path: str | os.PathLike[str]) -> CheckpointDescription:
 
 
 def _is_plain(value: object) -> bool:
-    """Whether a builder can be given ``value`` whoever it comes from: it is no path, and no size without a bound."""
+    """Return True if an untrusted ``value`` is safe for a builder: it is not a path, and its size is limited."""
     if isinstance(value, list):
         return all(isinstance(item, int | float) and _is_plain(item) for item in value)
     if isinstance(value, float):
@@ -131,27 +131,27 @@ def _bad_description(path: Path, expected: str, got: object) -> InputError:
     return InputError(
         expected=f"{expected}, in the description (metadata 'aradals') of {path}",
         got=f"{got!r:.200}" if isinstance(got, str | int | float | None) else type(got).__name__,
-        hint="a checkpoint as `aradals train` writes it, or --model with one without metadata",
+        hint="a checkpoint that `aradals train` has written, or --model with a checkpoint without metadata",
     )
 
 
 def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, str]:
-    """Load weights into ``model``, all of them or none.
+    """Load weights into ``model``: all weights, or none if an error occurs.
 
-    A nested state dict is unwrapped, and the prefixes that DataParallel, Lightning and ``torch.compile`` put
-    before every name are removed. Batch counters (``num_batches_tracked``) may be missing, as in old files.
+    A nested state dict is unwrapped. Prefixes of every name, which DataParallel, Lightning and ``torch.compile`` add,
+    are removed. Batch counters (``num_batches_tracked``) may be missing, as in old files.
 
     Args:
         model: the network that the weights belong to.
-        path: a ``.safetensors`` file; anything else is read as a file of ``torch.save``; no code runs.
+        path: a ``.safetensors`` file. Any other file is read as a file of ``torch.save``, without running its code.
 
     Returns:
         The metadata of a safetensors file; empty for other files.
 
     Raises:
-        InputError: no such file, a file that cannot be read or could run code, one of ours that has changed since it
-            was written, or weights that do not fit.
-        MissingExtraError: a safetensors file, but safetensors is not installed.
+        InputError: the file does not exist, cannot be read or could run code; this package wrote the file and it has
+            changed since; or the weights do not fit.
+        MissingExtraError: the file is a safetensors file, but safetensors is not installed.
     """
     path = _existing(path)
     state, metadata = _read_fitting(model, path)
@@ -164,29 +164,29 @@ def check_fit(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Compare the names and shapes of a model's weights, which may be on the device "meta", with those in a file.
 
     Raises:
-        InputError: as `load_checkpoint`.
-        MissingExtraError: likewise.
+        InputError: see `load_checkpoint`.
+        MissingExtraError: see `load_checkpoint`.
     """
     _read_fitting(model, _existing(path), shapes_alone=True)
 
 
 def read_checkpoint_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The metadata of a safetensors file, without its weights; empty for other files.
+    """Read the metadata of a safetensors file, without its weights; empty for other files.
 
     Raises:
-        InputError: no such file, or one that cannot be read.
-        MissingExtraError: a safetensors file, but safetensors is not installed.
+        InputError: the file does not exist or cannot be read.
+        MissingExtraError: the file is a safetensors file, but safetensors is not installed.
     """
     path = _existing(path)
     return _read(path, shapes_alone=True)[1] if _is_safetensors(path) else {}
 
 
 def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], metadata: dict[str, str]) -> None:
-    """Write the weights of ``model`` to a safetensors file, replacing ``path`` only once all is written.
+    """Write the weights of ``model`` to a safetensors file. It replaces ``path`` only when it is complete.
 
     Args:
-        model: any module; weights that it shares are written once per name.
-        path: the file; folders that do not exist are created.
+        model: any module; shared weights are written once for each name.
+        path: the file; missing folders are created.
         metadata: text that ``load_checkpoint`` will return.
 
     Raises:
@@ -195,7 +195,7 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], metadata: di
     """
     with optional_imports():
         from safetensors.torch import save
-    # Clones, since safetensors refuses tensors that share memory and those that are not contiguous.
+    # The tensors are clones, because safetensors refuses tensors that share memory or are not contiguous.
     state = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
@@ -205,20 +205,21 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], metadata: di
 
 
 def seal_description(model: nn.Module, description: Mapping[str, object]) -> dict[str, str]:
-    """The metadata of a checkpoint: a description, and a digest of it and of the weights.
+    """Make the metadata of a checkpoint: the description, and a digest of the description and the weights.
 
-    `load_checkpoint` refuses a file whose digest is wrong; safetensors itself does not notice a flipped bit.
+    `load_checkpoint` refuses a file with a wrong digest. Safetensors itself does not detect a flipped bit.
 
     Args:
-        model: whose weights are saved.
-        description: JSON-able, see `CheckpointDescription`.
+        model: the model whose weights are saved.
+        description: values that JSON can store, see `CheckpointDescription`.
     """
-    # One entry: safetensors writes several in random order, and equal models should be equal files.
+    # There is only one entry, because safetensors writes entries in random order, and equal models should give equal
+    # files.
     return {"aradals": json.dumps({**description, "sha256": _seal(model.state_dict(), description)})}
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the names, types, shapes and values of weights, the first 16 hex digits."""
+    """Compute the SHA-256 of the names, types, shapes and values of weights: the first 16 hex digits."""
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         digest.update(f"{name} ".encode())
@@ -234,24 +235,24 @@ def _seal(state: Mapping[str, Tensor], description: Mapping[str, object]) -> str
 
 
 def _check_seal(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:
-    """Raise InputError for a file of ours that is not as it was written; other files have no digest."""
+    """Raise InputError if a file of this package has changed since it was written; other files have no digest."""
     try:
         description = json.loads(metadata.get("aradals", "{}"))
     except (ValueError, RecursionError):
-        return  # no description of ours, as `read_description` says
+        return  # not a description of this package; `read_description` raises the error
     seal = description.pop("sha256", None) if isinstance(description, dict) else None
     if seal is not None and seal != _seal(state, description):
         raise InputError(
             expected=f"the weights in {path} as they were written",
             got="a file that was changed or damaged",
-            hint="an intact copy, or training again",
+            hint="an intact copy of the file, or training again",
         )
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if not path.is_file():
-        raise InputError(expected="a checkpoint file", got=f"{path}, which is no file", hint="another path")
+        raise InputError(expected="a checkpoint file", got=f"{path}, which is not a file", hint="another path")
     return path
 
 
@@ -260,7 +261,7 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read(path: Path, *, shapes_alone: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Weights and metadata; with ``shapes_alone`` the weights may be on the device "meta", which holds no values."""
+    """Read weights and metadata; with ``shapes_alone`` the weights may be on the device "meta", without values."""
     return _read_safetensors(path, shapes_alone=shapes_alone) if _is_safetensors(path) else (_read_torch(path), {})
 
 
@@ -288,7 +289,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             raise InputError(
                 expected="a checkpoint of tensors only",
                 got=f"{path}, a pickle that could run code when it is read",
-                hint="a file that holds the model's state_dict() alone, or a safetensors file",
+                hint="a file that contains only the model's state_dict(), or a safetensors file",
             ) from error
         raise _unreadable(path, error) from error
     while isinstance(content, Mapping):
@@ -298,20 +299,20 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         content = nested
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(
-            expected="a checkpoint that holds a state dict (names and tensors)",
-            got=f"{path}, which holds {_describe(content)}",
-            hint=f"saving model.state_dict(), alone or under the key {_NESTING_KEYS[0]!r}",
+            expected="a checkpoint that contains a state dict (names and tensors)",
+            got=f"{path}, which contains {_describe(content)}",
+            hint=f"saving model.state_dict() alone, or under the key {_NESTING_KEYS[0]!r}",
         )
     return {str(name): cast(Tensor, tensor) for name, tensor in content.items()}
 
 
 def _refuse_packed(path: Path) -> None:
-    """Raise InputError for a zip file that unpacks to more than its size, which torch.save never writes."""
+    """Raise InputError for a zip file that unpacks to more than its size; torch.save never writes such files."""
     try:
         with zipfile.ZipFile(path) as file:
             unpacked = sum(entry.file_size for entry in file.infolist())
     except (zipfile.BadZipFile, OSError, ValueError):
-        return  # an old file of torch.save, or one that torch says what is wrong with
+        return  # an old file of torch.save, or a file for which torch itself raises the error
     if unpacked > path.stat().st_size:
         raise InputError(
             expected=f"a checkpoint without compression, as torch.save writes it, in {path}",
@@ -332,7 +333,7 @@ def _strip_prefixes(state: dict[str, Tensor], expected: Mapping[str, Tensor]) ->
 def _read_fitting(
     model: nn.Module, path: Path, *, shapes_alone: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Weights, under the names of the model's, and metadata. Raises as `load_checkpoint`."""
+    """Read weights, with the names that the model uses, and metadata. Errors are those of `load_checkpoint`."""
     state, metadata = _read(path, shapes_alone=shapes_alone)
     expected = model.state_dict()
     state = _strip_prefixes(state, expected)
@@ -352,7 +353,7 @@ def _read_fitting(
         raise InputError(
             expected=f"a checkpoint that fits the model ({type(model).__name__})",
             got=f"{path}, {', '.join(problems)}",
-            hint="the model, number of classes and width that it was saved from",
+            hint="the model, number of classes and width of the saved model",
         )
     return state, metadata
 

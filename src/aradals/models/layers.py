@@ -1,4 +1,4 @@
-"""What the networks share: input normalization, initialization, and the depth arithmetic of their papers."""
+"""Parts that the networks share: input normalization, initialization, and the depth arithmetic of their papers."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ RGB_MEAN = (0.485, 0.456, 0.406)
 RGB_STD = (0.229, 0.224, 0.225)
 
 MAX_DEPTH = 2000
-"""Layers of the deepest network that is built; the deepest of the papers have 1001 and 1202."""
+"""Largest depth of a network, in layers. The deepest networks of the papers have 1001 and 1202 layers."""
 
 
 class Normalize(nn.Module):
-    """``(inputs - mean) / std`` per channel, the first layer of a model that takes inputs in [0, 1].
+    """Layer ``(inputs - mean) / std`` for each channel, the first layer of a model that takes inputs in [0, 1].
 
     The constants are non-persistent buffers: they move with the model, but checkpoints need not have them.
 
     Args:
         num_channels: C of the inputs, shape (N, C, H, W).
-        mean: one number per channel, in units of the inputs. Default: ``RGB_MEAN`` for 3 channels, else 0.5.
-        std: the same, positive. Default: ``RGB_STD`` for 3 channels, else 0.5.
+        mean: one number for each channel, in units of the inputs. Default: ``RGB_MEAN`` for 3 channels, else 0.5.
+        std: one positive number for each channel. Default: ``RGB_STD`` for 3 channels, else 0.5.
 
     Raises:
-        InputError: constants that do not fit the channels; later, inputs that do not.
+        InputError: the constants do not fit the channels; later, the inputs do not fit them.
     """
 
     mean: Tensor
@@ -46,25 +46,25 @@ class Normalize(nn.Module):
             raise InputError(
                 expected=f"a mean and a positive std for each of {num_channels} channels",
                 got=f"mean {list(mean)} and std {list(std)}",
-                hint="in_channels that matches them, or leaving them out",
+                hint="in_channels equal to the number of constants, or the default constants",
             )
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Normalized inputs, shape (N, C, H, W)."""
-        # Without this check, broadcasting would turn gray images into color ones.
+        """Normalize inputs, shape (N, C, H, W)."""
+        # This check is needed because broadcasting would turn gray images into color images.
         if inputs.ndim != 4 or inputs.shape[1] != len(self.mean):
             raise InputError(
                 expected=f"inputs of shape (N, {len(self.mean)}, H, W)",
                 got=f"shape {tuple(inputs.shape)}",
-                hint="in_channels that matches the images",
+                hint="in_channels equal to the number of channels of the images",
             )
         return (inputs - self.mean) / self.std
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    """3x3 convolution that keeps the image size (divided by ``stride``); batch norm supplies the bias."""
+    """3x3 convolution that keeps the image size (divided by ``stride``), without bias, because batch norm has one."""
     return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
 
 
@@ -86,7 +86,7 @@ def initialize_he(model: nn.Module) -> None:
 
 
 def count_blocks(depth: int, *, step: int, offset: int) -> int:
-    """The n of a network whose depth is ``step * n + offset``.
+    """Compute the n of a network whose depth is ``step * n + offset``.
 
     Raises:
         InputError: there is no such n >= 1, or the depth is above `MAX_DEPTH`.
@@ -98,7 +98,7 @@ def count_blocks(depth: int, *, step: int, offset: int) -> int:
         raise InputError(
             expected=f"a depth of the form {step}n+{offset} with n >= 1, up to {MAX_DEPTH}",
             got=str(depth),
-            hint=f"{nearest}",
+            hint=f"a depth of {nearest}",
         )
     return num_blocks
 
@@ -110,6 +110,6 @@ def make_stage(
     num_blocks: int,
     stride: int,
 ) -> nn.Sequential:
-    """``num_blocks`` residual blocks; the first changes the number of channels and the image size."""
+    """Make ``num_blocks`` residual blocks; the first one changes the number of channels and the image size."""
     first = block(in_channels, out_channels, stride)
     return nn.Sequential(first, *(block(out_channels, out_channels, 1) for _ in range(num_blocks - 1)))

@@ -11,10 +11,9 @@ from aradals.models.layers import Normalize, conv1x1, conv3x3, count_blocks, ini
 
 
 class PreActBottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions, each after batch norm and ReLU; inner width a quarter of the outer.
+    """1x1, 3x3 and 1x1 convolutions, each after batch norm and ReLU; the inner width is a quarter of the outer width.
 
-    Where the shape changes, a 1x1 convolution makes the shortcut, from the activated inputs that both paths
-    share.
+    If the shape changes, the shortcut is a 1x1 convolution of the activated inputs, which both paths share.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -30,7 +29,7 @@ class PreActBottleneck(nn.Module):
         self.shortcut = None if same_shape else conv1x1(in_channels, out_channels, stride)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Shape (N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
+        """Map shape (N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
         activated = F.relu(self.bn1(inputs))
         shortcut = inputs if self.shortcut is None else self.shortcut(activated)
         hidden = self.conv1(activated)
@@ -50,11 +49,11 @@ class PreActResNet(nn.Module):
         depth: 29, 164, 1001, ...
         num_classes: K, the number of logits.
         in_channels: C; inputs are float images in [0, 1], shape (N, C, H, W).
-        mean: per channel, of the inputs; see ``Normalize``.
-        std: per channel, of the inputs; see ``Normalize``.
+        mean: mean of each input channel; see ``Normalize``.
+        std: standard deviation of each input channel; see ``Normalize``.
 
     Raises:
-        InputError: a depth that is not 9n+2.
+        InputError: the depth is not 9n+2.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class PreActResNet(nn.Module):
         initialize_he(self)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits, shape (N, K), of inputs in [0, 1], shape (N, C, H, W)."""
+        """Compute logits, shape (N, K), of inputs in [0, 1], shape (N, C, H, W)."""
         hidden = self.conv1(self.normalize(inputs))
         hidden = self.layer3(self.layer2(self.layer1(hidden)))
         logits: Tensor = self.linear(F.relu(self.bn(hidden)).mean((2, 3)))

@@ -23,12 +23,12 @@ class BasicBlock(nn.Module):
         self.num_new_channels = out_channels - in_channels
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Shape (N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
+        """Map shape (N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
         hidden = F.relu(self.bn1(self.conv1(inputs)))
         return F.relu(self.bn2(self.conv2(hidden)) + self.shortcut(inputs))
 
     def shortcut(self, inputs: Tensor) -> Tensor:
-        """The inputs, subsampled, with half of the new channels (zeros) in front and half behind."""
+        """Subsample the inputs, and add half of the new channels (zeros) before and half after their channels."""
         subsampled = inputs[:, :, :: self.stride, :: self.stride]
         front = self.num_new_channels // 2
         return F.pad(subsampled, (0, 0, 0, 0, front, self.num_new_channels - front))
@@ -38,17 +38,17 @@ class ResNet(nn.Module):
     """ResNet for CIFAR: depth 6n+2, three stages of n basic blocks, widths 16, 32, 64.
 
     Source: He et al., Deep Residual Learning for Image Recognition, 2015 (arXiv 1512.03385), section 4.2. The
-    parameter names are those of the repository akamaster/pytorch_resnet_cifar10, whose checkpoints load.
+    parameter names are those of the repository akamaster/pytorch_resnet_cifar10, so that its checkpoints fit.
 
     Args:
         depth: 20, 32, 44, 56, 110, ...
         num_classes: K, the number of logits.
         in_channels: C; inputs are float images in [0, 1], shape (N, C, H, W).
-        mean: per channel, of the inputs; see ``Normalize``.
-        std: per channel, of the inputs; see ``Normalize``.
+        mean: mean of each input channel; see ``Normalize``.
+        std: standard deviation of each input channel; see ``Normalize``.
 
     Raises:
-        InputError: a depth that is not 6n+2.
+        InputError: the depth is not 6n+2.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ResNet(nn.Module):
         initialize_he(self)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits, shape (N, K), of inputs in [0, 1], shape (N, C, H, W)."""
+        """Compute logits, shape (N, K), of inputs in [0, 1], shape (N, C, H, W)."""
         hidden = F.relu(self.bn1(self.conv1(self.normalize(inputs))))
         hidden = self.layer3(self.layer2(self.layer1(hidden)))
         logits: Tensor = self.linear(hidden.mean((2, 3)))

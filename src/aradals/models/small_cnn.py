@@ -15,19 +15,19 @@ from aradals.models.layers import Normalize, conv3x3, initialize_he
 class SmallCNN(nn.Module):
     """Three pairs of convolutions with batch norm and ReLU, global average pooling, and a linear layer.
 
-    The image is halved by the first convolution and after each of the first two pairs. At the default width a
-    32x32 color image costs 9.8 million multiply-adds, a quarter of a ResNet-20's, since nothing runs at full
-    resolution. Images of 2x2 pixels and more fit.
+    The first convolution halves the image size, and so does a step after each of the first two pairs. At the default
+    width, a 32x32 color image costs 9.8 million multiply-adds, a quarter of a ResNet-20, because no layer runs at full
+    resolution. Images must have at least 2x2 pixels.
 
     Args:
-        width: channels of the first pair; the others have 2 and 4 times as many.
+        width: channels of the first pair; the second and third pair have 2 and 4 times as many.
         num_classes: K, the number of logits.
         in_channels: C; inputs are float images in [0, 1], shape (N, C, H, W).
-        mean: per channel, of the inputs; see ``Normalize``.
-        std: per channel, of the inputs; see ``Normalize``.
+        mean: mean of each input channel; see ``Normalize``.
+        std: standard deviation of each input channel; see ``Normalize``.
 
     Raises:
-        InputError: a width below 1.
+        InputError: the width is below 1.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class SmallCNN(nn.Module):
     ) -> None:
         super().__init__()
         if width < 1:
-            raise InputError(expected="a width of at least 1", got=str(width), hint="32")
+            raise InputError(expected="a width of at least 1", got=str(width), hint="width=32")
         self.normalize = Normalize(in_channels, mean, std)
         self.stage1 = nn.Sequential(
             *_unit(nn.Conv2d(in_channels, width, 4, stride=2, padding=1, bias=False)),
@@ -57,11 +57,11 @@ class SmallCNN(nn.Module):
         )
         self.linear = nn.Linear(4 * width, num_classes)
         initialize_he(self)
-        # Weights in this layout put the activations in it too, which saves a quarter of the time on a CPU.
+        # With weights in this layout, the activations get it too, which saves a quarter of the time on a CPU.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits, shape (N, K), of inputs in [0, 1], shape (N, C, H, W)."""
+        """Compute logits, shape (N, K), of inputs in [0, 1], shape (N, C, H, W)."""
         hidden = _halve(self.stage1(self.normalize(inputs)))
         hidden = self.stage3(_halve(self.stage2(hidden)))
         logits: Tensor = self.linear(hidden.mean((2, 3)))
@@ -73,5 +73,6 @@ def _unit(convolution: nn.Conv2d) -> tuple[nn.Conv2d, nn.BatchNorm2d, nn.ReLU]:
 
 
 def _halve(hidden: Tensor) -> Tensor:
-    # Not to 1x1: in training, batch norm needs more than one value per channel, even of a single 8x8 image.
+    # The size never becomes 1x1. In training, batch norm needs more than one value for each channel, even if the batch
+    # is a single 8x8 image.
     return F.max_pool2d(hidden, 2, ceil_mode=True) if min(hidden.shape[2:]) > 2 else hidden

@@ -14,8 +14,7 @@ from aradals.models.layers import Normalize, conv1x1, conv3x3, count_blocks, ini
 class PreActBlock(nn.Module):
     """Two 3x3 convolutions, each after batch norm and ReLU.
 
-    Where the shape changes, a 1x1 convolution makes the shortcut, from the activated inputs that both paths
-    share.
+    If the shape changes, the shortcut is a 1x1 convolution of the activated inputs, which both paths share.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -28,7 +27,7 @@ class PreActBlock(nn.Module):
         self.shortcut = None if same_shape else conv1x1(in_channels, out_channels, stride)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Shape (N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
+        """Map shape (N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
         activated = F.relu(self.bn1(inputs))
         shortcut = inputs if self.shortcut is None else self.shortcut(activated)
         residual: Tensor = self.conv2(F.relu(self.bn2(self.conv1(activated))))
@@ -46,11 +45,11 @@ class WideResNet(nn.Module):
         widen_factor: k: 1, 2, 4, 8, 10, ...
         num_classes: K, the number of logits.
         in_channels: C; inputs are float images in [0, 1], shape (N, C, H, W).
-        mean: per channel, of the inputs; see ``Normalize``.
-        std: per channel, of the inputs; see ``Normalize``.
+        mean: mean of each input channel; see ``Normalize``.
+        std: standard deviation of each input channel; see ``Normalize``.
 
     Raises:
-        InputError: a depth that is not 6n+4, or a widen factor below 1.
+        InputError: the depth is not 6n+4, or the widen factor is below 1.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class WideResNet(nn.Module):
         super().__init__()
         num_blocks = count_blocks(depth, step=6, offset=4)
         if widen_factor < 1:
-            raise InputError(expected="a widen factor of at least 1", got=str(widen_factor), hint="10")
+            raise InputError(expected="a widen factor of at least 1", got=str(widen_factor), hint="widen_factor=10")
         widths = [16 * widen_factor, 32 * widen_factor, 64 * widen_factor]
         self.normalize = Normalize(in_channels, mean, std)
         self.conv1 = conv3x3(in_channels, 16)
@@ -78,7 +77,7 @@ class WideResNet(nn.Module):
         initialize_he(self)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits, shape (N, K), of inputs in [0, 1], shape (N, C, H, W)."""
+        """Compute logits, shape (N, K), of inputs in [0, 1], shape (N, C, H, W)."""
         hidden = self.conv1(self.normalize(inputs))
         hidden = self.layer3(self.layer2(self.layer1(hidden)))
         logits: Tensor = self.linear(F.relu(self.bn(hidden)).mean((2, 3)))

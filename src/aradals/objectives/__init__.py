@@ -34,8 +34,8 @@ __all__ = [
 Objective = Callable[..., tuple[Tensor, Tensor]]
 """``objective(model, inputs, labels, *, settings) -> (loss, logits)``; row i of the logits belongs to label i.
 
-An objective that can be smoothed has a fourth argument ``target_prob``, shape (N,) or None. Random numbers come from
-the global generator of torch.
+An objective that supports smoothing has a fourth argument ``target_prob``, shape (N,) or None. Random numbers come
+from the global generator of torch.
 """
 
 OBJECTIVES: Registry[Objective] = Registry(
@@ -52,22 +52,22 @@ OBJECTIVES: Registry[Objective] = Registry(
 
 
 def get_objective(objective: str | Objective, /, **settings: Any) -> Objective:
-    """The objective, with some of its settings, which are checked before any training.
+    """Return the objective with some of its settings, which are checked before any training.
 
     Args:
         objective: a name in `OBJECTIVES` (``-`` and ``_`` mean the same), ``path/to/file.py:function``,
             ``package.module:function``, or a function.
-        **settings: its keyword-only arguments.
+        **settings: keyword-only arguments of the objective.
 
     Raises:
-        InputError: no such objective, a setting that it does not have, or a value out of range; for other people's
-            functions also whatever goes wrong in importing them.
+        InputError: an unknown objective, an unknown setting, or a value out of range; for a function from a file or
+            module also any error of its import.
 
     Example:
         >>> get_objective("mixup", alpha=-1)
         Traceback (most recent call last):
             ...
-        aradals.errors.InputError: expected alpha >= 0, got alpha=-1; try 0.2, or 0 for no mixup
+        aradals.errors.InputError: expected alpha >= 0, got alpha=-1; try alpha=0.2, or alpha=0 for no mixup
     """
     bound = OBJECTIVES.bind(objective, settings)
     if isinstance(objective, str) and ":" not in objective:
@@ -76,12 +76,12 @@ def get_objective(objective: str | Objective, /, **settings: Any) -> Objective:
 
 
 def takes_target_prob(objective: Objective) -> bool:
-    """Whether the objective can be smoothed: whether it has an argument ``target_prob``."""
+    """Return True if the objective supports smoothing: it has an argument ``target_prob``."""
     return "target_prob" in inspect.signature(objective).parameters
 
 
 def _try(name: str, objective: Objective) -> None:
-    """One call on a tiny problem, since the values of settings are checked where they are used."""
+    """Call the objective once on a tiny problem, because it checks the values of its settings only when it runs."""
     with torch.random.fork_rng(devices=[]):
         model, inputs, labels = nn.Linear(2, 3), torch.rand(2, 2), torch.tensor([0, 1])
         try:
@@ -90,5 +90,5 @@ def _try(name: str, objective: Objective) -> None:
             if isinstance(error, InputError):
                 raise
             raise InputError(
-                expected=f"settings that {name} can work with", got=str(error), hint="numbers, without quotes"
+                expected=f"settings that {name} accepts", got=str(error), hint="numbers without quotes"
             ) from error

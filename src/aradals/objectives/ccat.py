@@ -26,22 +26,26 @@ def ccat(
     step_size: float | None = None,
     transition_power: float = 10.0,
 ) -> tuple[Tensor, Tensor]:
-    """Confidence-calibrated adversarial training: one half of the batch clean, the other under attack.
+    """Confidence-calibrated adversarial training: one half of the batch is clean, the other half is attacked.
 
-    1. Perturb one half of the batch so that a wrong class becomes as confident as it can (`max_confidence_attack`).
-    2. The larger the perturbation, the closer its target is to uniform (`transition_target_prob`).
-    3. Cross-entropy to these targets and to those of the clean half, in one pass of the model in its own mode.
+    1. Perturb one half of the batch so that the confidence of a wrong class is as large as possible
+       (`max_confidence_attack`).
+    2. Move the target of each perturbed example towards uniform; larger perturbations get more uniform targets
+       (`transition_target_prob`).
+    3. Compute the cross-entropy to these targets and to the targets of the clean half, in one pass of the model, which
+       stays in its own mode.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
         inputs: shape (N, ...), values in [0, 1]; the last ⌊N/2⌋ are attacked, so the batch should be shuffled.
         labels: int64, shape (N,).
-        target_prob: p without a perturbation, shape (N,); 1 by default.
-        radius: of the ball that perturbations stay in. The default is for L-inf; L2 norms are larger, such as 0.5.
-        norm_order: inf, which may be a text as YAML reads it, or 2.
-        steps: of the attack.
+        target_prob: p of unperturbed examples, shape (N,); 1 by default.
+        radius: radius of the ball that contains the perturbations. The default suits L-inf; L2 needs a larger radius,
+            such as 0.5.
+        norm_order: inf or 2; inf may be text, because YAML reads ``inf`` as text.
+        steps: steps of the attack.
         step_size: length of a step in the same norm, by default 2.5 * radius / steps.
-        transition_power: ρ > 0; the larger, the sooner a target is uniform.
+        transition_power: ρ > 0; with a larger ρ, smaller perturbations get uniform targets.
 
     Returns:
         ``(loss, logits)``: a scalar in nats, and the logits of clean and attacked inputs, shape (N, K).
@@ -51,8 +55,8 @@ def ccat(
 
     References:
         Stutz, Hein and Schiele, Confidence-calibrated adversarial training: generalizing to unseen attacks, ICML 2020,
-        arXiv:1910.06259, algorithm 1. One departure: fewer and plain steps, where the authors take 40 with momentum
-        and backtracking.
+        arXiv:1910.06259, algorithm 1. This code departs from the paper in one point: it takes fewer and plain steps.
+        The authors take 40 steps with momentum and backtracking.
     """
     norm_order = float(norm_order)
     num_clean = len(inputs) - len(inputs) // 2
@@ -88,17 +92,17 @@ def max_confidence_attack(
     steps: int = 10,
     step_size: float | None = None,
 ) -> Tensor:
-    r"""Perturb inputs so that the most likely class other than the label becomes as confident as it can.
+    r"""Perturb inputs so that the largest confidence of a class other than the label is as large as possible.
 
-    Projected gradient ascent on :math:`\max_{k \ne y} p_k(x + \delta)` in a ball of L2 or L-inf, within [0, 1], in
-    evaluation mode. The start is uniform in direction and in norm; the best point on the way is kept. The model is
-    left as it was found: modes, parameters, and their gradients.
+    The attack is projected gradient ascent on :math:`\max_{k \ne y} p_k(x + \delta)` in an L2 or L-inf ball, within
+    [0, 1], in evaluation mode. The start is uniform in direction and in norm, and the result is the best point of all
+    steps. The model does not change: its modes, parameters and their gradients stay the same.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
         inputs: shape (N, ...), values in [0, 1].
         labels: int64, shape (N,).
-        radius: of the ball.
+        radius: radius of the ball.
         norm_order: inf or 2.
         steps: gradient steps.
         step_size: length of a step in the same norm, by default 2.5 * radius / steps.
@@ -125,11 +129,11 @@ def max_confidence_attack(
         delta = radius * _draw_direction(exact, norm_order) * per_example(torch.rand_like(radii), exact)
         adv_inputs, highest = x.clone(), torch.full_like(radii, -math.inf)
 
-        for step in range(steps + 1):  # the last only to look where the last step has led
+        for step in range(steps + 1):  # the last iteration only checks the end of the last step
             delta = (exact + delta).clamp(0, 1) - exact
             points = (exact + delta).to(x.dtype)
             leaf, logits = forward_with_graph(model, points)
-            # Of the logarithm, which has the same maximum and does not saturate.
+            # The logarithm has the same maximum, and its gradient does not saturate.
             other_confidence = logits.log_softmax(1).scatter(1, labels[:, None], -math.inf).amax(1)
             higher = other_confidence.detach() > highest
             highest = torch.where(higher, other_confidence.detach(), highest)
@@ -150,16 +154,16 @@ def transition_target_prob(
     norm_order: float = math.inf,
     transition_power: float = 10.0,
 ) -> Tensor:
-    r"""True-class probability of perturbed examples: from p at no perturbation to 1/K at the radius.
+    r"""True-class target probability of perturbed examples: p for no perturbation, 1/K from the radius on.
 
-    The target is :math:`\lambda` times that of the clean example plus :math:`1 - \lambda` times the uniform one, where
-    :math:`\lambda(\delta) = (1 - \min(1, \|\delta\| / radius))^\rho`.
+    The target is :math:`\lambda` times the target of the clean example plus :math:`1 - \lambda` times the uniform
+    distribution, where :math:`\lambda(\delta) = (1 - \min(1, \|\delta\| / radius))^\rho`.
 
     Args:
         delta: shape (N, ...).
         num_classes: K.
         target_prob: p of the clean examples, shape (N,); 1 by default.
-        radius: where the target is uniform, and beyond.
+        radius: norm from which on the target is uniform.
         norm_order: inf or 2.
         transition_power: ρ > 0.
 
@@ -180,7 +184,7 @@ def transition_target_prob(
 
 
 def _draw_direction(like: Tensor, norm_order: float) -> Tensor:
-    """Directions of norm 1, uniform on the sphere of the norm, shape of ``like``."""
+    """Draw directions of norm 1, uniformly on the sphere of the norm, in the shape of ``like``."""
     if norm_order == math.inf:
         noise = 2 * torch.rand_like(like) - 1
         return noise / per_example(perturbation_norm(noise, math.inf), noise)

@@ -1,4 +1,4 @@
-"""Cross-entropy: vanilla training and, by target probabilities, every kind of label smoothing."""
+"""Cross-entropy: vanilla training, and every kind of label smoothing by target probabilities."""
 
 from __future__ import annotations
 

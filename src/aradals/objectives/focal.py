@@ -14,13 +14,13 @@ def focal(model: nn.Module, inputs: Tensor, labels: Tensor, *, gamma: float = 3.
         model: maps inputs to logits of shape (N, K).
         inputs: shape (N, ...).
         labels: int64, shape (N,).
-        gamma: γ >= 0; 0 is the cross-entropy.
+        gamma: γ >= 0; 0 gives the cross-entropy.
 
     Returns:
         ``(loss, logits)``: a scalar, and the logits of the inputs, shape (N, K).
 
     Raises:
-        InputError: a negative γ.
+        InputError: γ is negative.
     """
     logits: Tensor = model(inputs)
     return focal_loss(logits, labels, gamma), logits

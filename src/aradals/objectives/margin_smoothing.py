@@ -16,14 +16,14 @@ def margin_smoothing(
         model: maps inputs to logits of shape (N, K).
         inputs: shape (N, ...).
         labels: int64, shape (N,).
-        margin: m >= 0, in logits; smaller margins cost nothing.
-        weight: λ >= 0, of the penalty.
+        margin: m >= 0, in logits; the penalty is 0 for smaller margins.
+        weight: λ >= 0, the weight of the penalty.
 
     Returns:
         ``(loss, logits)``: a scalar, and the logits of the inputs, shape (N, K).
 
     Raises:
-        InputError: a negative margin or weight.
+        InputError: the margin or the weight is negative.
     """
     logits: Tensor = model(inputs)
     return margin_smoothing_loss(logits, labels, margin, weight), logits

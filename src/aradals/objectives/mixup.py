@@ -15,29 +15,29 @@ from aradals.losses import soft_cross_entropy
 def mixup(
     model: nn.Module, inputs: Tensor, labels: Tensor, target_prob: Tensor | None = None, *, alpha: float = 0.2
 ) -> tuple[Tensor, Tensor]:
-    r"""Cross-entropy on mixtures of each example with another of the batch, inputs and targets alike.
+    r"""Cross-entropy on mixtures of each example with another example of the batch; inputs and targets are mixed.
 
     Example i becomes :math:`\lambda_i x_i + (1 - \lambda_i) x_{\pi(i)}`, with a random permutation π, and
-    :math:`\lambda_i \sim Beta(\alpha, \alpha)` drawn for each example. The larger of λ and 1 - λ goes
-    to the example itself, so that ``labels`` name the class that weighs more; since partners are random, the
-    distribution of mixtures is the same.
+    :math:`\lambda_i \sim Beta(\alpha, \alpha)` drawn for each example. The example itself gets the larger of λ and
+    1 - λ, so that ``labels`` contains the class with more weight. The distribution of mixtures stays the same, because
+    partners are random.
 
     Args:
         model: maps inputs to logits of shape (N, K).
         inputs: float, shape (N, ...).
         labels: int64, shape (N,).
-        target_prob: p, shape (N,); of each label its own, in a mixture of two.
+        target_prob: p of each example, shape (N,); in a mixture, each of the two labels has its own p.
         alpha: α >= 0; 0 mixes nothing, large values lead to under-confidence.
 
     Returns:
         ``(loss, logits)``: a scalar in nats, and the logits of the mixtures, shape (N, K).
 
     Raises:
-        InputError: a negative α.
+        InputError: α is negative.
 
     References:
         Zhang, Cisse, Dauphin and Lopez-Paz, mixup: beyond empirical risk minimization, ICLR 2018, arXiv:1710.09412,
-        equation 1; their code draws one λ for the whole batch. Calibration: Thulasidasan, Chennupati, Bilmes,
+        equation 1; their code draws one λ for the whole batch. On calibration: Thulasidasan, Chennupati, Bilmes,
         Bhattacharya and Michalak, On mixup training: improved calibration and predictive uncertainty for deep neural
         networks, NeurIPS 2019, arXiv:1905.11001.
     """
@@ -57,17 +57,17 @@ def mixup(
 
 
 def draw_mix_weight(num: int, alpha: float) -> Tensor:
-    """Draw max(λ, 1 - λ) with λ ~ Beta(α, α), float64 in [0.5, 1], shape (``num``,), on the CPU; 1 where α = 0.
+    """Draw max(λ, 1 - λ) with λ ~ Beta(α, α), float64 in [0.5, 1], shape (``num``,), on the CPU; 1 if α = 0.
 
     Raises:
-        InputError: a negative α.
+        InputError: α is negative.
     """
     if not 0 <= alpha < math.inf:
-        raise InputError(expected="alpha >= 0", got=f"alpha={alpha}", hint="0.2, or 0 for no mixup")
+        raise InputError(expected="alpha >= 0", got=f"alpha={alpha}", hint="alpha=0.2, or alpha=0 for no mixup")
     if alpha == 0:
         return torch.ones(num, dtype=torch.float64)
-    # λ = X / (X + Y) of two gamma variates, by their logarithms, since both underflow where α is small: X of Gamma(α)
-    # is X' U^(1/α) with X' of Gamma(α + 1) and U uniform.
+    # λ = X / (X + Y) with X and Y from Gamma(α). Both underflow if α is small, so that the code uses their logarithms:
+    # X is X' U^(1/α) with X' from Gamma(α + 1) and U uniform.
     one = torch.tensor(1.0, dtype=torch.float64)
     larger = torch.distributions.Gamma(alpha + one, one).sample((2, num))
     log_x, log_y = larger.log() + torch.rand_like(larger).log() / alpha

@@ -1,1 +1,1 @@
-"""What the product does, from data and models to files of results: one module for each step, and whole studies."""
+"""What the product does, as functions: train, score, calibrate, evaluate, diagnose, and a whole study."""

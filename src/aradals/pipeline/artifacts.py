@@ -113,7 +113,7 @@ def save_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def _as_csv(table: Any) -> Any:
-    """An Arrow table with its text, also that of the titles, as `csv_text` has it."""
+    """Apply `csv_text` to the text of an Arrow table, including its titles."""
     pa = load_extra("pyarrow")
 
     def written(column: Any) -> Any:
@@ -197,7 +197,7 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
 
 
 def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays of an ``.npz`` file by name, and no metadata."""
+    """Read the arrays of an ``.npz`` file by name; it has no metadata."""
     try:
         check_npz(path)
         with np.load(path, allow_pickle=False) as arrays:
@@ -228,7 +228,7 @@ def _stack_logits(rows: np.ndarray, path: Path) -> np.ndarray:
 def _one_for_each_row(
     columns: Mapping[str, np.ndarray], name: str, num_rows: int, kinds: str, path: Path, hint: str
 ) -> np.ndarray:
-    """A column of numbers, one for each row of logits; ``kinds`` are those of numpy's dtypes."""
+    """Read a column of numbers, one for each row of logits; ``kinds`` are kinds of numpy dtypes."""
     column = columns[name]
     if column.dtype.kind not in kinds or column.shape != (num_rows,):
         what = "integer" if kinds == "iu" else "number"
@@ -295,7 +295,7 @@ def _write_parquet(path: Path, kind: str, columns: Mapping[str, object], metadat
 
 
 def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The columns and the metadata of a table; a table of ours without its digest.
+    """Read the columns and the metadata of a table; the digest of this package is left out.
 
     Raises:
         InputError: the file is missing, not parquet, damaged, or lacks a column.
@@ -329,7 +329,7 @@ def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.
 
 
 def _as_arrays(table: Any) -> dict[str, np.ndarray]:
-    """The columns of an Arrow table as arrays of its own; lists of one length as shape (N, length)."""
+    """Copy the columns of an Arrow table to arrays; lists of one length get the shape (N, length)."""
     pa = load_extra("pyarrow")
     columns: dict[str, np.ndarray] = {}
     for name in table.column_names:
@@ -350,12 +350,12 @@ def _table_digest(columns: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 
 
 def encode_hashes(hashes: np.ndarray) -> str:
-    """Example hashes (uint64) as text, for the metadata of what was fitted on them."""
+    """Encode example hashes (uint64) as text, for the metadata of an object that was fitted on the examples."""
     return base64.b64encode(np.sort(hashes.astype("<u8")).tobytes()).decode()
 
 
 def decode_hashes(text: object, path: Path | None = None) -> np.ndarray:
-    """The inverse of `encode_hashes`; ``path`` is the file that the text is from.
+    """Invert `encode_hashes`; ``path`` is the file that contains the text.
 
     Raises:
         InputError: anything that `encode_hashes` has not written.

@@ -137,7 +137,7 @@ def refuse_training_examples(classifier: Classifier, examples: Examples) -> None
 
 
 def _build(spec: str, arguments: dict[str, Any], checkpoint: Path | None, inputs: Tensor) -> nn.Module:
-    """A model with the weights of its checkpoint."""
+    """Build a model with the weights of its checkpoint."""
     build = partial(build_model, spec, **arguments)
     if checkpoint is not None and is_built_in(spec):
         with torch.device("meta"):  # takes no memory, however large the sizes that the file names
@@ -151,7 +151,7 @@ def _build(spec: str, arguments: dict[str, Any], checkpoint: Path | None, inputs
 
 
 def _tried(model: nn.Module, inputs: Tensor, labels: Tensor) -> nn.Module:
-    """The model, after a call with a batch and one with a single input; wrapped if it cannot do the second."""
+    """Test the model with a batch and with a single input; wrap it if it cannot take a single input."""
     check_labels(labels, try_model(model, inputs))
     try:
         try_model(model, inputs[:1])
@@ -183,6 +183,6 @@ class NeverAlone(nn.Module):
         self.model = model
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The model's logits, shape (N, K), also for N = 1."""
+        """Compute the model's logits, shape (N, K), also for N = 1."""
         logits: Tensor = self.model(torch.cat([inputs, inputs]) if len(inputs) == 1 else inputs)
         return logits[: len(inputs)]

@@ -447,11 +447,11 @@ class StudyConfig:
         return next(names, None)
 
     def label_of(self, name: str) -> str:
-        """The name of a method or an ensemble in reports."""
+        """Return the name of a method or an ensemble in reports."""
         return self.runs[name].label or name.replace("_", " ")
 
     def variant_of(self, name: str) -> str | None:
-        """The method or the ensemble that ``name`` varies; None for one that stands for itself."""
+        """Return the method or ensemble that ``name`` varies; None if it is not a variant."""
         return self.runs[name].variant_of
 
     def _check_names(self) -> None:
@@ -491,7 +491,7 @@ class StudyConfig:
 
 
 def _check_in_time(name: str, method: MethodConfig, training: TrainingConfig) -> None:
-    """Views that are not made twice, and updates and scorings that an epoch follows, so that they change something."""
+    """Check that views are not made twice, and that an epoch follows each update and scoring that should count."""
     if method.consistency and (method.augment or training.augment) == "augmix":
         raise InputError(
             expected=f"methods.{name} with images that are not AugMix views already, because of consistency",

@@ -177,7 +177,7 @@ def _parts(predictions: Predictions, subsets: Tensor | None) -> Iterator[tuple[i
 
 
 def _class_shares(predictions: Predictions, member: Tensor, names: Sequence[str]) -> tuple[ClassShare, ...]:
-    """The true classes that some examples are made of, beside their share of all; the largest first."""
+    """Compute the shares of the true classes among some examples and among all examples; the largest first."""
     part = predictions.select(member)
     confidence, predicted = part.probs.max(1)
     correct = (predicted == part.labels).double()

@@ -267,7 +267,7 @@ def measure_predictions(
 def calibrated_variants(
     predictions: Predictions, calibrators: Mapping[str, Calibrator]
 ) -> Iterator[tuple[str, Predictions]]:
-    """The predictions as they are, by the name ``none``, then with the logits of each calibrator."""
+    """Return the unchanged predictions, under the name ``none``, and those with the logits of each calibrator."""
     yield "none", predictions
     for name, calibrator in calibrators.items():
         yield name, replace(predictions, logits=calibrator.predict_logits(predictions.logits, predictions.scores))
@@ -284,7 +284,7 @@ def ood_rows(
 
 
 def reliability_bins(predictions: Predictions, num_bins: int = 15) -> tuple[Bin, ...]:
-    """The bins of a reliability diagram."""
+    """Compute the bins of a reliability diagram."""
     diagram = reliability_diagram(predictions.labels, logits=predictions.logits, num_bins=num_bins)
     columns = {name: column.tolist() for name, column in asdict(diagram).items()}
     return tuple(

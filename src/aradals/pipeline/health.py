@@ -69,7 +69,7 @@ def check_finite(loss: float, weights: set[str], logits: Tensor | None, *, epoch
 
 
 def not_finite(model: nn.Module) -> set[str]:
-    """The names of the parameters and buffers that hold NaN or infinite values."""
+    """List the names of the parameters and buffers that contain NaN or infinite values."""
     named = (*model.named_parameters(), *model.named_buffers())
     return {name for name, tensor in named if not tensor.isfinite().all()}
 

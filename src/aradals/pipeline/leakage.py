@@ -26,7 +26,7 @@ def refuse_fitted(fitted: np.ndarray, examples: Examples, *, what: str) -> None:
 
 
 def refuse_fitted_hashes(fitted: np.ndarray, evaluated: np.ndarray, *, what: str, where: str) -> None:
-    """The same for examples of which only the hashes are at hand (stored predictions)."""
+    """Run the same check for examples with known hashes only (stored predictions)."""
     shared = overlap(fitted, evaluated)
     if shared > MAX_SHARED * len(evaluated):
         raise InputError(

@@ -19,7 +19,7 @@ _MARK = ".aradals"
 
 
 def input_paths(*sources: Path | str | None) -> list[Path]:
-    """The files and folders on this machine that a command reads: paths, data sets, and ``file.py:callable``."""
+    """List the files and folders on this machine that a command reads: paths, data sets, and ``file.py:callable``."""
     found: list[Path] = []
     for source in sources:
         if isinstance(source, Path):
@@ -137,7 +137,7 @@ def refuse_other_request(path: Path, request: str, *, overwrite: bool) -> bool:
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """What a file of ours says of itself: at least its ``kind``; empty for other people's files.
+    """Read the description in a file of this package: at least its ``kind``; empty for other files.
 
     Kinds are scores, predictions, table, corrupted, calibrator and report, and those of results: study, studies,
     evaluation and diagnosis.

@@ -28,7 +28,7 @@ from aradals.robustness.scores import score
 
 
 def prediction_file(condition: Condition) -> str:
-    """The name of the file of predictions under a condition."""
+    """Return the name of the file of predictions under a condition."""
     name, severity = condition
     return f"predictions-{file_name(name)}-{severity}.parquet"
 
@@ -93,7 +93,7 @@ def stored_predictions(paths: Mapping[Condition, Path]) -> Iterator[tuple[Condit
 
 
 def pool_members(members: Sequence[Predictions]) -> Predictions:
-    """The predictions of one model as they are, and those of several as `pool_predictions` gives them."""
+    """Return the predictions of one model as they are, and pool those of several by `pool_predictions`."""
     return members[0] if len(members) == 1 else pool_predictions(members)
 
 

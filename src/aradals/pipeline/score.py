@@ -199,7 +199,7 @@ def _work_folder(output: Path) -> Path:
 
 
 def _probe_of(output: Path, log: Callable[[str], None]) -> object:
-    """The logits that a score table was made with; None for a table that was damaged, which is renamed."""
+    """Read the logits of a score table; a damaged table is renamed, and gives None."""
     try:
         return json.loads(load_scores(output)[1].get("probe", "null"))
     except (InputError, ValueError, RecursionError):
@@ -306,7 +306,7 @@ def _batches(examples: Examples, size: int) -> Iterator[Batch]:
 
 
 def _load_shards(folder: Path, provenance: Mapping[str, str]) -> tuple[list[ScoreTable], float]:
-    """What an interrupted call with the same provenance has done, and its seconds; all other shards are removed."""
+    """Load the work of an interrupted call with the same provenance, and its seconds; remove all other shards."""
     expected = {**provenance, "schema": SCHEMA_VERSION}.items()
     tables: list[ScoreTable] = []
     seconds = 0.0
@@ -428,7 +428,7 @@ def audit_ranking(
 
 
 def scores_of(scores: ScoreTable | Path, ids: Tensor) -> Tensor:
-    """The score of each of ``ids``, float64, from a score table or its file.
+    """Look up the score of each of ``ids``, float64, in a score table or its file.
 
     Raises:
         InputError: the table lacks some of them.
@@ -463,7 +463,7 @@ def check_num_subsets(num_subsets: int, num_examples: int, key: str, split: str)
 
 
 def describe_scores(table: ScoreTable, seconds: float | None) -> str:
-    """A sentence on the size, the cost and the failures of a score table.
+    """Describe the size, the cost and the failures of a score table in a sentence.
 
     Args:
         table: the scores.

@@ -114,7 +114,7 @@ def _read_record(kind: Any, value: Mapping[Any, object], key: str) -> Any:
 
 
 def _choose(records: list[Any], value: Mapping[Any, object], key: str) -> Any:
-    """Choose the dataclass that a mapping means: by a key that all give fixed values (``by``), then by its keys."""
+    """Choose the dataclass of a mapping: by a common key of fixed values, such as ``by``, then by its keys."""
     choices = {record: _literals(record) for record in records}
     for tag in set.intersection(*map(set, choices.values())) & value.keys():
         records = [record for record in records if value[tag] in choices[record][tag]]
@@ -125,7 +125,7 @@ def _choose(records: list[Any], value: Mapping[Any, object], key: str) -> Any:
 
 
 def _literals(record: Any) -> dict[str, tuple[Any, ...]]:
-    """List the keys of a dataclass that have fixed values, and these."""
+    """Return the keys of a dataclass that have fixed values, with these values."""
     return {name: get_args(hint) for name, hint in get_type_hints(record).items() if get_origin(hint) is Literal}
 
 

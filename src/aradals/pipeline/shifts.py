@@ -27,7 +27,7 @@ def corrupted_batches(examples: Examples, condition: Condition, *, preset: str |
 
 
 def published_batches(examples: Examples, condition: Condition, *, data: str) -> Iterable[Batch]:
-    """The same examples from a corrupted copy that others have made, such as CIFAR-10-C: a `Shift`.
+    """Load the same examples from a published corrupted set, such as CIFAR-10-C; this is a `Shift`.
 
     Args:
         examples: the clean ones, whose ids are the rows of every part of the copy.
@@ -53,7 +53,7 @@ def conditions(corruptions: Sequence[str], severities: Sequence[int]) -> list[Co
 def choose_conditions(
     corruptions: Sequence[str], severities: Sequence[int], *, corrupted: str | None = None
 ) -> list[Condition]:
-    """The conditions to evaluate under; of a corrupted copy, all that it has where no corruptions are named.
+    """Choose the conditions of an evaluation; if no corruptions are named, all conditions of a corrupted copy.
 
     Raises:
         InputError: unknown names or severities; a copy without what is asked of it.
@@ -89,7 +89,7 @@ def choose_shift(
     preset: str | None = None,
     corrupted: str | None = None,
 ) -> tuple[list[Condition], Shift]:
-    """The conditions to evaluate under, and where their examples come from; what can fail is tried on one example.
+    """Choose the conditions of an evaluation and the source of their examples, and test them on one example.
 
     Args:
         examples: clean.

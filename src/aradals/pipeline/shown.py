@@ -66,7 +66,7 @@ def example_pictures(
 
 
 def png(image: Tensor) -> str:
-    """An image, float in [0, 1], shape (1 or 3, height, width), as PNG in base64; at most `MAX_PIXELS` wide and high.
+    """Encode an image, float in [0, 1], shape (1 or 3, height, width), as PNG in base64, with sides up to `MAX_PIXELS`.
 
     Raises:
         MissingExtraError: without Pillow.

@@ -96,7 +96,7 @@ def run_stage(
 
 
 def output_digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """The digests of outputs that a finished stage has recorded; those who read the files need not hash them again.
+    """Read the digests of outputs that a finished stage has recorded, so that readers need not hash the files again.
 
     Raises:
         InputError: the stage is not finished, or has other outputs.
@@ -187,7 +187,7 @@ def _holds_anything(folder: Path) -> bool:
 
 
 def _own_record(folder: Path, outputs: Sequence[str], log: Callable[[str], None]) -> dict[str, Any] | None:
-    """The record of a stage folder; None where nothing was made, or where the record was damaged and is set aside."""
+    """Read the record of a stage folder; None if there is no record, or if it was damaged and is set aside."""
     record = folder / _RECORD
     if record.exists():
         try:

@@ -1,4 +1,4 @@
-"""Reports of results: a verdict, tables, figures, one HTML file (extra: report). Models are never run."""
+"""Reports of results: a verdict, tables, figures and one HTML file (extra: report). A report never runs a model."""
 
 from aradals.report.findings import Verdict, verdict
 from aradals.report.page import html_table, write_report

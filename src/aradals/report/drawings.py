@@ -24,7 +24,7 @@ class Drawing:
 
 
 class Panel(Protocol):
-    """What all panels have."""
+    """The common attributes of all panels."""
 
     @property
     def title(self) -> str: ...  # noqa: D102
@@ -39,7 +39,7 @@ def draw(drawer: Callable[[Any], str], panels: Sequence[Panel], name: str) -> li
 
 
 def as_csv(columns: Columns) -> str:
-    """Write a table as CSV, with nothing where a value is not known."""
+    """Write a table as CSV; unknown values are empty."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(map(csv_text, columns))

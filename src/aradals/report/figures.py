@@ -22,25 +22,25 @@ from aradals.report.panels import (
 from aradals.report.svg import CHARACTER, WIDTH, Drawing, Scale, legend_lines
 
 VISIBLE_GAP = 0.005
-"""Smaller gaps would name a shade in the legend that nobody can see."""
+"""The legend does not name the shade of smaller gaps, because nobody can see it."""
 
 MIN_COUNT = 10
-"""Bins of a reliability diagram with fewer predictions are drawn hollow and pale: they say next to nothing."""
+"""Bins of a reliability diagram with fewer predictions are hollow and pale, because they show almost nothing."""
 
 MIN_BOX = 5
-"""Fewer values than these have no quartiles worth a box: they are drawn by themselves."""
+"""Fewer values than these are drawn as points without a box, because their quartiles mean little."""
 
 LEFT, RIGHT = 48.0, WIDTH - 12
 
 
 def draw_subsets(panel: SubsetPanel, *, lowest: float = 0.0, highest: float = 1.0, highest_ece: float = 1.0) -> str:
-    """Accuracy and confidence by subset with the gap shaded, and below it the ECE with its noise floor.
+    """Draw accuracy and confidence by subset with the gap shaded, and below them the ECE with its noise floor.
 
     Args:
-        panel: what to draw.
+        panel: the panel to draw.
         lowest: lower end of the upper axis, the same for panels that are to be compared.
-        highest: its upper end, likewise.
-        highest_ece: upper end of the lower axis, likewise.
+        highest: upper end of the upper axis, the same for these panels, too.
+        highest_ece: upper end of the lower axis, the same for these panels, too.
     """
     drawing = Drawing(356)
     subsets = list(range(len(panel.accuracy)))
@@ -77,7 +77,7 @@ def draw_subsets(panel: SubsetPanel, *, lowest: float = 0.0, highest: float = 1.
         tip = f"subset {subset}: ECE {_estimate(panel.ece[subset], panel.ece_low[subset], panel.ece_high[subset])}"
         tip += f", noise floor {_fraction(panel.noise_floor[subset])}"
         drawing.mark(2, x(subset), _at(y_ece, panel.ece[subset]), "ink", tip, size=2.8)
-        if len(subsets) == 1:  # a line through one point would not show
+        if len(subsets) == 1:  # a line through one point would be invisible
             drawing.mark(0, x(subset), _at(y_ece, panel.noise_floor[subset]), "gray", size=2.4)
         if subset % (1 + len(subsets) // 13) == 0:
             drawing.text(x(subset), 313, str(subset), "mid")
@@ -89,9 +89,9 @@ def draw_subsets(panel: SubsetPanel, *, lowest: float = 0.0, highest: float = 1.
 
 
 def draw_reliability(panel: ReliabilityPanel) -> str:
-    """A reliability diagram with Wilson intervals, and below it the histogram of confidence.
+    """Draw a reliability diagram with Wilson intervals, and below it the histogram of confidence.
 
-    Bins of fewer than `MIN_COUNT` predictions are hollow and pale.
+    Bins with fewer than `MIN_COUNT` predictions are hollow and pale.
     """
     entries = [("line", "gray dashed", "calibrated"), ("line", "gap", "gap"), ("1", "under", "accuracy")]
     drawing = Drawing(396)
@@ -125,7 +125,7 @@ def draw_reliability(panel: ReliabilityPanel) -> str:
 
 
 def draw_targets(panel: TargetPanel) -> str:
-    """The true-class target probability of each subset over the epochs, from red (least robust) to blue."""
+    """Draw the true-class target probability of each subset over the epochs, from red (least robust) to blue."""
     drawing = Drawing(270)
     values = [value for course in panel.target_prob for value in course if math.isfinite(value)]
     low, high = (0.0 if panel.near_bound else min(values, default=0.0)), max(values, default=1.0)
@@ -154,10 +154,10 @@ def draw_targets(panel: TargetPanel) -> str:
 
 
 def draw_dots(panel: DotPanel, *, limits: tuple[float, float] | None = None) -> str:
-    """One row per method or class, with marks and intervals; a gray tick is the noise floor of the mark beside it.
+    """Draw one row for each method or class, with marks and intervals; a gray tick is the noise floor of its mark.
 
     Args:
-        panel: what to draw.
+        panel: the panel to draw.
         limits: ends of the axis, the same for panels that are to be compared.
     """
     entries = [(str(shape), f"c{shape % 4} {_fill(shape)}", each.name) for shape, each in enumerate(panel.series)]
@@ -167,7 +167,7 @@ def draw_dots(panel: DotPanel, *, limits: tuple[float, float] | None = None) -> 
     height = max(18.0, 7.0 * len(panel.series) + 6)
     bottom = top + height * len(panel.rows) + 4
     drawing = Drawing(bottom + 34)
-    left = 12 + min(150.0, CHARACTER * max(map(len, panel.rows), default=0))
+    left = 12 + min(156.0, CHARACTER * max(map(len, panel.rows), default=0))
     low, high = limits or dot_limits([panel])
     x = Scale(low, high, left, RIGHT)
     drawing.title(panel.title)
@@ -196,7 +196,7 @@ def draw_dots(panel: DotPanel, *, limits: tuple[float, float] | None = None) -> 
 
 
 def dot_limits(panels: Sequence[DotPanel]) -> tuple[float, float]:
-    """Ends of an axis for all values and intervals; errors start at zero unless that would waste half of it."""
+    """Choose the ends of an axis for all values and intervals; errors start at zero unless that wastes half of it."""
     found = [
         value
         for panel in panels
@@ -213,10 +213,10 @@ def dot_limits(panels: Sequence[DotPanel]) -> tuple[float, float]:
 
 
 def draw_boxes(panel: BoxPanel, *, highest: float) -> str:
-    """By severity: box of the quartiles over the corruption types, whiskers to the extremes, the types as points.
+    """Draw, for each severity, a box of quartiles over corruption types, whiskers to the extremes, and the types.
 
     Args:
-        panel: what to draw.
+        panel: the panel to draw.
         highest: upper end of the axis, the same for panels that are to be compared.
     """
     drawing = Drawing(252)
@@ -248,11 +248,11 @@ def draw_boxes(panel: BoxPanel, *, highest: float) -> str:
 
 
 def draw_classes(panel: ClassPanel) -> str:
-    """Bars for the share of the least robust subset, with intervals, and a tick for the share of all examples."""
+    """Draw bars for shares of the least robust subset, with intervals, and ticks for shares of all examples."""
     top, height = 46.0, 20.0
     bottom = top + height * len(panel.names) + 4
     drawing = Drawing(bottom + 34)
-    left = 12 + min(150.0, CHARACTER * max(map(len, panel.names)))
+    left = 12 + min(156.0, CHARACTER * max(map(len, panel.names)))
     x = Scale(0, 1.04 * max(100 * value for value in (*panel.share_high, *panel.base_share, 0.01) if value == value),
               left, RIGHT)  # fmt: skip
     drawing.title(panel.title)
@@ -272,7 +272,7 @@ def draw_classes(panel: ClassPanel) -> str:
 
 
 def _shade(drawing: Drawing, x: Scale, y: Scale, panel: SubsetPanel, left: int, right: int) -> None:
-    """The area between confidence and accuracy from one subset to the next, in two parts where they cross."""
+    """Draw the area between confidence and accuracy from one subset to the next, in two parts if they cross."""
     values = [(panel.confidence[subset], panel.accuracy[subset]) for subset in (left, right)]
     if not all(map(math.isfinite, (*values[0], *values[1]))):
         return
@@ -288,12 +288,12 @@ def _shade(drawing: Drawing, x: Scale, y: Scale, panel: SubsetPanel, left: int, 
 
 
 def _at(scale: Scale, value: float) -> float:
-    """Where a value lies; NaN where it is not known."""
+    """Return the position of a value; NaN if the value is unknown."""
     return scale(value) if math.isfinite(value) else math.nan
 
 
 def _fill(shape: int) -> str:
-    """The first series is filled, the calibrated ones are hollow."""
+    """Style marks: the first series is filled, the calibrated series are hollow."""
     return "hollow" if shape else ""
 
 

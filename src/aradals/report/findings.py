@@ -1,10 +1,11 @@
-"""The verdict of a report: where confidence is wrong, what to do about it, and how sure that is.
+"""The verdict of a report: the examples with wrong confidence, the cure, and the certainty of both.
 
-The rules. A gap is called over- or underconfidence only where its 95 % interval excludes zero. A variant is called
-better only where the difference is significant, see `aradals.results.aggregate.relation`. Calibration is judged by the
-subset calibration error on clean data (by the ECE where there are no robustness subsets), because opposite gaps of
-different subsets cancel in the ECE. A variant that is significantly less accurate is not recommended. Among the others,
-the cheapest cure that no other variant significantly beats is: a calibrator of the reference costs no training.
+These are the rules. A gap is called over- or underconfidence only if its 95 % interval excludes zero. A variant is
+called better only if the difference is significant, see `aradals.results.aggregate.relation`. Calibration is judged by
+the subset calibration error on clean data, because opposite gaps of different subsets cancel in the ECE; without
+robustness subsets, the ECE decides. A variant that is significantly less accurate is not recommended. Among the other
+variants, the cheapest one that no other significantly beats is recommended; a calibrator of the reference costs no
+training.
 """
 
 from __future__ import annotations
@@ -28,23 +29,23 @@ from aradals.results.records import ClassShare, Measure, Metric, Place, Results,
 from aradals.robustness.audit import describe_audit
 
 WARNING = "Warning: "
-"""How a sentence starts that must not be overlooked."""
+"""Start of a sentence that the reader must not miss."""
 
 MAX_NAMED = 2
-"""How many examples of one kind of trouble a warning names."""
+"""Largest number of cases that a warning names for one kind of problem."""
 
 ERRORS: dict[Metric, str] = {"ece": "ECE", "subset_calibration_error": "subset calibration error"}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the first lines of a report say.
+    """The first lines of a report.
 
     Attributes:
-        sentences: at most three: what is wrong, what to do, how sure that is.
-        reference: the variant that is wrong.
-        best: the variant that is recommended instead, or the one that comes nearest; None where there is no other.
-        warnings: one sentence per kind of trouble, each starting with `WARNING`.
+        sentences: at most three, about the problem, the cure, and the certainty of both.
+        reference: the variant with the problem.
+        best: the variant that is recommended instead, or else the best other variant; None if there is no other.
+        warnings: one sentence for each kind of problem, which starts with `WARNING`.
         notes: further sentences about a diagnosis.
     """
 
@@ -90,22 +91,22 @@ def recommend(results: Results) -> tuple[Variant | None, bool]:
 
 
 def judged_by(results: Results) -> Metric:
-    """The calibration error that decides."""
+    """Return the calibration error that decides."""
     return "subset_calibration_error" if results.num_subsets > 1 else "ece"
 
 
 def outstanding_classes(results: Results) -> list[ClassShare]:
-    """Classes over-represented in the least robust subset beyond chance.
+    """List classes that are over-represented in the least robust subset beyond chance.
 
-    Their share's Wilson interval, at a level of 1 - 0.05/K for K classes tested (Bonferroni), lies above their share of
-    all examples.
+    For such a class, the Wilson interval of its share, at a level of 1 - 0.05/K for K tested classes (Bonferroni), is
+    above its share of all examples.
     """
     level = 1 - 0.05 / max(1, results.data.num_classes)
     return [row for row in results.least_robust_classes if share_interval(row, level=level)[0] > row.base_share]
 
 
 def _gap_sentence(results: Results, variant: Variant) -> str:
-    """Say where the confidence of a variant is wrong."""
+    """Name the examples for which the confidence of a variant is wrong."""
     name, overall = label(results, variant), measure(results, variant, "gap")
     if results.num_subsets < 2:
         return f"On all {results.num_examples:,} examples, {name} {_gap_words(overall)}."
@@ -115,7 +116,7 @@ def _gap_sentence(results: Results, variant: Variant) -> str:
 
 
 def _gap_words(gap: Measure) -> str:
-    """``is overconfident by 5.3 points (95 % interval 1.0 to 10.9)``."""
+    """Write ``is overconfident by 5.3 points (95 % interval 1.0 to 10.9)``."""
     if not gap.sign:
         return f"has no significant gap between confidence and accuracy {_interval(gap, 100, 1)}"
     word = "overconfident" if gap.sign > 0 else "underconfident"
@@ -123,14 +124,14 @@ def _gap_words(gap: Measure) -> str:
 
 
 def _advice(results: Results, first: Variant, best: Variant | None) -> str:
-    """Say which variant to use, what it costs, and what it changes."""
+    """Recommend a variant, with its cost and its effect."""
     metric, name = judged_by(results), label(results, first)
     if best is None:
         return f"Keep {name}: no other variant significantly lowers the {_error(results, first, metric)}."
     use, cost = label(results, best), relative_cost(results, best.method)
     if best.method == first.method:
         others = len({variant.method for variant in results.variants}) > 1
-        beside = ", and no other way of training is significantly better" if others else ""
+        beside = ", and no other training method is significantly better" if others else ""
         use = f"{treatment(best.calibrator)}, which costs no training{beside}"
     elif math.isfinite(cost):
         use += f", which takes {cost:.1f} times the training time"
@@ -145,7 +146,7 @@ def _advice(results: Results, first: Variant, best: Variant | None) -> str:
 
 
 def _error(results: Results, variant: Variant, metric: Metric) -> str:
-    """``ECE of vanilla, which is 0.020 and more than noise,``."""
+    """Write ``ECE of vanilla, which is 0.020 and more than noise,``."""
     noise, error = is_noise(results, variant, metric), measure(results, variant, metric)
     words = {True: " and within noise", False: " and more than noise", None: ""}[noise]
     known = f" ({error.value:.3f}{words})" if error.known else ""
@@ -153,7 +154,7 @@ def _error(results: Results, variant: Variant, metric: Metric) -> str:
 
 
 def _change(results: Results, best: Variant, first: Variant, metric: Metric, place: Place) -> str:
-    """``by 0.020 (95 % interval 0.012 to 0.028)``, or from which value to which where pairs were not compared."""
+    """Write ``by 0.020 (95 % interval 0.012 to 0.028)``, or both values if the pair was not compared."""
     if (paired := difference(results, best, first, metric, place)).has_interval:
         return f"by {abs(paired.value):.3f} {_interval(paired.size, 1, 3)}"
     conditions = places(results)[place]
@@ -162,23 +163,25 @@ def _change(results: Results, best: Variant, first: Variant, metric: Metric, pla
 
 
 def _advice_for_one(results: Results, variant: Variant) -> str:
-    """Say what to do about a model that was compared with nothing."""
+    """Recommend a cure for a single model, which was compared with no other."""
     metrics: list[Metric] = [judged_by(results), "ece"]
     if all(is_noise(results, variant, metric) for metric in metrics):
         return (
             f"There is nothing to repair: its calibration errors are within noise at {results.num_examples:,} examples."
         )
     error = measure(results, variant, metrics[0])
+    noise = {True: "is within noise", False: "is more than noise", None: "has no known noise floor"}
+    where = "these subsets" if results.num_subsets > 1 else "other ones"
     return (
-        f"Its {ERRORS[metrics[0]]} of {error.value:.3f} {_interval(error, 1, 3)} is "
-        f"{'within noise' if is_noise(results, variant, metrics[0]) else 'more than noise'}: fit a calibrator on "
-        "held-out examples (`aradals calibrate`), and judge it on these subsets (`aradals evaluate`)."
+        f"Its {ERRORS[metrics[0]]} of {error.value:.3f} {_interval(error, 1, 3)} "
+        f"{noise[is_noise(results, variant, metrics[0])]}: fit a calibrator on "
+        f"held-out examples (`aradals calibrate`), and judge it on {where} (`aradals evaluate`)."
     )
 
 
 def _scope_of_one(results: Results) -> str:
-    """Say how sure a diagnosis is."""
-    sampling = f"The intervals cover the sampling of the {results.num_examples:,} examples and nothing else"
+    """Describe the certainty of a diagnosis."""
+    sampling = f"The intervals cover the sampling of the {results.num_examples:,} examples, and no other chance"
     if results.audit is None or describe_audit(results.audit).startswith(WARNING):
         return f"{sampling}."
     found, attack = results.audit.agreement.same_subset, results.audit.attack.partition("(")[0]
@@ -188,7 +191,7 @@ def _scope_of_one(results: Results) -> str:
 
 
 def _scope(results: Results) -> str:
-    """Say how sure a study is."""
+    """Describe the certainty of a study."""
     size, seeds, count = f"{results.num_examples:,} examples", len(results.seeds), len(results.variants)
     chosen = f"; the choice among {count} variants was made on these examples, too" if count > 2 else ""
     covered = f"the sampling of the {size}"
@@ -198,7 +201,7 @@ def _scope(results: Results) -> str:
 
 
 def _warnings(results: Results) -> list[str]:
-    """Name each kind of trouble in one sentence."""
+    """Name each kind of problem in one sentence."""
     targets = [
         f"{label(results, Variant(run.method))}, seed {run.seed} (subset{'s' if len(run.at_lower_bound) > 1 else ''} "
         f"{join([str(subset) for subset in run.at_lower_bound])})"
@@ -238,7 +241,7 @@ def _class_sentence(results: Results) -> list[str]:
 
 
 def _threshold_sentence(results: Results) -> list[str]:
-    """Say from which confidence on predictions can be accepted."""
+    """Describe the confidence thresholds above which predictions can be accepted."""
     parts = [
         f"{100 * row.max_error:g} % from a confidence of {threshold_text(row.threshold)} on "
         f"({100 * row.coverage:.0f} % of the examples)"
@@ -257,7 +260,7 @@ def _threshold_sentence(results: Results) -> list[str]:
 
 
 def _first(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """Write the first names and the number of the others."""
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return f"{'; '.join(names[:MAX_NAMED])}{more}"
 

@@ -1,6 +1,6 @@
-"""The HTML report: one file that needs nothing else, made from results alone.
+"""The HTML report: one self-contained file, made only from results.
 
-A page opens with the verdict, the figure that shows it and one table. Everything else is in sections that are folded.
+A page starts with the verdict, its figure and one table. All other content is in folded sections.
 """
 
 from __future__ import annotations
@@ -54,30 +54,30 @@ from aradals.robustness.audit import Audit
 
 KINDS = {"study": "Calibration study", "evaluation": "Evaluation", "diagnosis": "Diagnosis"}
 READ_RELIABILITY = (
-    "Squares on the diagonal keep their word: of the predictions made with 80 %, 80 % are right. Below the diagonal "
+    "Squares on the diagonal are calibrated: 80 % of the predictions with a confidence of 80 % are right. Below it, "
     "the model is overconfident. Vertical lines are 95 % Wilson intervals. The histogram shows where predictions are; "
-    f"bins with fewer than {figures.MIN_COUNT} predictions are hollow and pale, and say little."
+    f"bins with fewer than {figures.MIN_COUNT} predictions are hollow and pale, because they show little."
 )
 READ_SHADES = "Red cells are overconfident, blue ones underconfident, in full color from 20 points on."
-READ_ERROR_SHADES = "The redder a cell, the larger the error; full color from 0.2 on."
+READ_ERROR_SHADES = "A redder cell has a larger error; full color from 0.2 on."
 PICTURE_KINDS = {
     "least_robust": (
         "Least robust",
-        "The smallest changes of the input flip these predictions. The score estimates how small.",
+        "The smallest changes of the input flip these predictions. The score estimates the size of the change.",
     ),
     "most_wrongly_confident": (
         "Most wrongly confident",
-        "The wrong predictions of the highest confidence, the worst first. Some labels may be wrong, too.",
+        "The wrong predictions with the highest confidence, the worst first. Some labels may be wrong, too.",
     ),
 }
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Control characters, and marks that turn the direction of all text after them; the page's own text has neither."""
+"""Control characters, and marks that reverse the direction of text; the text of the page itself has neither."""
 _BASE64 = re.compile("[A-Za-z0-9+/]*={0,2}")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture of an example in base64, what it is and what the model said."""
+    """A picture of an example in base64, its label and its prediction."""
 
     png: str
     alt: str
@@ -86,7 +86,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Part:
-    """Drawings, tables or titled pictures, and how to read them; with a name in ``fold``, behind that name."""
+    """Drawings, tables or titled pictures with an explanation; folded behind the name in ``fold``, if there is one."""
 
     drawings: Sequence[Drawing] = ()
     tables: Sequence[TableBlock] = ()
@@ -101,19 +101,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what is folded behind it."""
+    """A heading with folded content."""
 
     title: str
     parts: Sequence[Part]
 
     @property
     def anchor(self) -> str:
-        """For links to it."""
+        """The name of the section in links."""
         return slug(self.title)
 
     @property
     def shown(self) -> list[Part]:
-        """The parts that hold something."""
+        """The parts with content."""
         return list(filter(None, self.parts))
 
 
@@ -121,8 +121,8 @@ def write_report(results: Results, path: Path) -> None:
     """Write the report of a study, an evaluation or a diagnosis as one HTML file.
 
     Raises:
-        InputError: results without any rows.
-        MissingExtraError: without Jinja2.
+        InputError: the results have no rows.
+        MissingExtraError: Jinja2 is not installed.
     """
     if not results.rows:
         raise InputError(
@@ -130,26 +130,26 @@ def write_report(results: Results, path: Path) -> None:
         )
     html = _render("report.html.j2", **_page(results))
     with atomic_path(path) as temporary:
-        # Names are other people's and may hold half of a surrogate pair, which no encoding can write.
+        # Names come from users and may contain half of a surrogate pair, which no encoding can write.
         temporary.write_bytes(_UNSEEN.sub("\N{REPLACEMENT CHARACTER}", html).encode("utf-8", errors="replace"))
 
 
 def html_table(results: Results) -> str:
-    """The main table and its note as HTML for a notebook.
+    """Render the main table and its note as HTML for a notebook.
 
     Raises:
-        MissingExtraError: without Jinja2.
+        MissingExtraError: Jinja2 is not installed.
     """
     return _render("table.html.j2", block=main_table(results), note=main_table_note(results))
 
 
 def _page(results: Results) -> dict[str, Any]:
-    """Everything that the template shows."""
+    """Collect the content of the template."""
     facts = [results.data.label, f"{results.num_examples:,} examples", f"{results.data.num_classes} classes"]
     if results.kind == "study":
         facts += [f"{len({row.method for row in results.rows})} methods", seeds_text(results)]
     elif not results.num_subsets:
-        facts.append("no robustness scores were given, so nothing is reported by robustness")
+        facts.append("no results by robustness, because no robustness scores were given")
     found = verdict(results)
     return {
         "title": f"{KINDS[results.kind]}: {results.name or results.data.label}",
@@ -167,9 +167,9 @@ def _page(results: Results) -> dict[str, Any]:
 
 
 def _verdict_drawings(results: Results, shown: Sequence[Variant]) -> list[Drawing]:
-    """The one figure: confidence and accuracy by robustness subset, of the reference beside the best variant.
+    """Draw the main figure: confidence and accuracy by robustness subset, of the reference and the best variant.
 
-    A single model, and results without subsets, have reliability diagrams.
+    A single model and results without subsets get reliability diagrams.
     """
     panels = prepared.prepare_subsets(results, shown) if results.num_subsets > 1 else []
     drawings = draw(_subset_drawer(panels), panels, "verdict")
@@ -196,7 +196,7 @@ def _sections(results: Results) -> list[Section]:
 
 
 def _method_parts(results: Results) -> list[Part]:
-    """The main methods in figures, and their paired differences."""
+    """Show the main methods in figures, and their paired differences."""
     if len({variant.method for variant in results.variants}) < 2:
         return []
     panels, differences = prepared.prepare_methods(results), prepared.prepare_differences(results)
@@ -205,7 +205,7 @@ def _method_parts(results: Results) -> list[Part]:
             draw(_dot_drawer(panels), panels, "methods"),
             note=f"Lines are {_uncertainty(results)}; those of two methods on the same examples may overlap although "
             "the paired difference is significant. Hollow marks are calibrated after training. A gray tick is the "
-            "noise floor of the mark beside it: what a perfectly calibrated model would show.",
+            "noise floor of the mark beside it: the error that a perfectly calibrated model would show.",
         ),
         Part(
             draw(_dot_drawer(differences), differences, "differences"),
@@ -218,7 +218,7 @@ def _method_parts(results: Results) -> list[Part]:
 
 
 def _number_parts(results: Results) -> list[Part]:
-    """All variants in the main table, by place, and with every metric."""
+    """Show all variants in the main table, by place, and with every metric."""
     several = len(results.variants) > 1
     rest = len(results.variants) > len(shown_variants(results))
     return [
@@ -226,9 +226,9 @@ def _number_parts(results: Results) -> list[Part]:
         Part(tables=place_tables(results, results.variants) if several else []),
         Part(
             tables=[ood_table(results)],
-            note="AUROC: the chance that an example of these data is given a higher confidence than one of the others.",
+            note="AUROC: the probability that an evaluated example gets more confidence than one of the other data.",
         ),
-        Part(tables=metric_rows(results, results.variants), note="Every metric that was computed."),
+        Part(tables=metric_rows(results, results.variants), note="All metrics that were computed."),
     ]
 
 
@@ -301,7 +301,7 @@ def _reliability_parts(results: Results) -> list[Part]:
 
 
 def _subset_reliability_parts(results: Results) -> list[Part]:
-    """The diagrams of one model: of all examples and of the two ends; those of the subsets between are folded."""
+    """Show the diagrams of one model for all examples and the two end subsets; fold those of the other subsets."""
     panels = prepared.prepare_subset_reliability(results)
     ends = [panels[index] for index in sorted({0, min(1, len(panels) - 1), len(panels) - 1})] if panels else []
     cancel = " Opposite gaps of different subsets cancel in the diagram of all examples." if len(panels) > 1 else ""
@@ -321,7 +321,7 @@ def _threshold_parts(results: Results) -> list[Part]:
         Part(
             tables=[threshold_rows(results)],
             note="Predictions of at least this confidence are accepted. A threshold that was chosen on some examples "
-            "looks better on them than it is: check it on others.",
+            "looks better on these examples than it is, so check the threshold on other examples.",
         )
     ]
 
@@ -384,16 +384,16 @@ def _image_parts(pictures: Pictures) -> list[Part]:
 
 
 def _figure(picture: Picture, title: str) -> Figure:
-    """Caption a picture.
+    """Write the caption of a picture.
 
     Raises:
-        InputError: its bytes are not in base64.
+        InputError: the bytes of the picture are not in base64.
     """
     if not _BASE64.fullmatch(picture.png):
         raise InputError(
             expected=f"the picture of example {picture.id} in base64",
             got="other characters",
-            hint="making the results anew",
+            hint="making the results again",
         )
     right = picture.label == picture.predicted
     said = f"{picture.predicted}, right" if right else f"{picture.predicted}, but is {picture.label}"
@@ -403,7 +403,7 @@ def _figure(picture: Picture, title: str) -> Figure:
 
 
 def _shown_and_rest(results: Results) -> tuple[list[Variant], list[Variant]]:
-    """Variants with a figure, and with a folded one: the key ones, then main ones and all as trained."""
+    """List variants with a figure (the key ones), and variants with a folded figure (main ones, all as trained)."""
     shown, main = key_variants(results), main_methods(results)
     rest = [v for v in results.variants if v not in shown and (not v.is_calibrated or v.method in main)]
     return shown, rest
@@ -420,7 +420,7 @@ def _first_seed(results: Results) -> str:
 
 
 def _subset_drawer(panels: Sequence[prepared.SubsetPanel]) -> Callable[[prepared.SubsetPanel], str]:
-    """Draw all panels on the same axes, so that they compare."""
+    """Draw all panels on the same axes, so that they are comparable."""
     levels = [
         x
         for panel in panels
@@ -452,19 +452,19 @@ def _dot_drawer(panels: Sequence[prepared.DotPanel]) -> Callable[[prepared.DotPa
 
 
 def _bounds_reached(training: Sequence[Training]) -> str:
-    """Say which bounds the targets reached: 1, where labels are one-hot and can soften no less, and 1/K."""
+    """Count the targets at their bounds: 1, where labels are one-hot, and 1/K."""
     adaptive = [run for run in training if run.update_rate > 0]
     at_one = sum(target >= 1 for run in adaptive for target in run.target_prob)
     at_uniform = sum(len(run.at_lower_bound) for run in adaptive)
     count = sum(len(run.target_prob) for run in adaptive)
     return (
         f"In all runs together {at_one} of {count} targets end at their upper bound, 1 (one-hot labels), and "
-        f"{at_uniform or 'none'} ran down to 1/K."
+        f"{at_uniform or 'none'} fell to 1/K."
     )
 
 
 def _runs(results: Results) -> Iterator[TableBlock]:
-    """What was run, as tables."""
+    """Describe data, settings, costs and versions in tables."""
     data = results.data
     yield _pairs(
         "data and evaluation",
@@ -472,7 +472,7 @@ def _runs(results: Results) -> Iterator[TableBlock]:
             "data": data.name,
             **{f"{name} split": f"{size:,}" for name, size in data.splits.items()},
             **{f"splits of seed {seed}": value for seed, value in data.splits_hash.items()},
-            "robustness subsets": results.num_subsets,
+            "robustness subsets": results.num_subsets or "",
             "shift conditions": ", ".join(shift.label for shift in results.shifts) or "none",
             "compared with": label(results, reference(results)),
         },
@@ -530,7 +530,7 @@ def _audit(audit: Audit) -> dict[str, object]:
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    """Settings that are not empty: ``objective cross_entropy, rule {rate: auto}``."""
+    """Write the settings that are not empty: ``objective cross_entropy, rule {rate: auto}``."""
     given = {name: value for name, value in settings.items() if value not in (None, {}, [], "", False)}
     return ", ".join(f"{name.replace('_', ' ')} {json.dumps(value, default=str)}" for name, value in given.items())
 
@@ -552,10 +552,10 @@ def _text(value: object) -> str:
 
 
 def _prose(text: str) -> Any:
-    """Escape a sentence, keep percent signs beside their numbers, and show what stands in backticks as code."""
+    """Escape a sentence, keep percent signs beside their numbers, and show commands of this package as code."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(escape(text)).replace(" %", "\u00a0%")))
+    return Markup(re.sub("`(aradals [a-z]+)`", r"<code>\1</code>", str(escape(text)).replace(" %", "\u00a0%")))
 
 
 def _render(name: str, **values: object) -> str:
@@ -569,7 +569,7 @@ def _render(name: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # Figures are our own SVG, escaped where they were made; all else is text.
+    # Figures are SVG of this package, which is escaped already; all other values are text.
     environment.filters["svg"] = Markup
     environment.filters["prose"] = _prose
     return environment.get_template(name).render(values)

@@ -42,13 +42,13 @@ MAX_LABEL = 24
 MAX_TITLE = 48
 
 COMPARED: tuple[Metric, ...] = ("ece", "subset_calibration_error", "accuracy")
-"""What methods are set side by side by."""
+"""The metrics by which methods are shown side by side."""
 
 NOISE_FLOORS: dict[Metric, Metric] = {
     "ece": "ece_noise_floor",
     "subset_calibration_error": "subset_noise_floor",
 }
-"""Calibration error -> the error that a perfectly calibrated model would show."""
+"""Calibration error -> the metric with the error that a perfectly calibrated model would show."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class SubsetPanel:
 
     @property
     def columns(self) -> Columns:
-        """One row per subset."""
+        """One row for each subset."""
         return {"subset": list(range(len(self.ece))), **_lists(self)}
 
 
@@ -93,13 +93,13 @@ class ReliabilityPanel:
 
     @property
     def columns(self) -> Columns:
-        """One row per bin."""
+        """One row for each bin."""
         return _lists(self)
 
 
 @dataclass(frozen=True)
 class TargetPanel:
-    """The course of the targets of one method: ``target_prob[r][i]`` held from ``epochs[i]`` on."""
+    """The course of the targets of one method: ``target_prob[r][i]`` is valid from ``epochs[i]`` on."""
 
     title: str
     epochs: list[int]
@@ -108,18 +108,18 @@ class TargetPanel:
 
     @property
     def near_bound(self) -> bool:
-        """Whether a target came close to its lower bound 1/K."""
+        """True if a target came close to its lower bound 1/K."""
         return any(value < self.lower_bound + 0.1 for course in self.target_prob for value in course)
 
     @property
     def columns(self) -> Columns:
-        """One row per update, one column per subset."""
+        """One row for each update, one column for each subset."""
         return {"epoch": self.epochs, **{f"subset {r}": course for r, course in enumerate(self.target_prob)}}
 
 
 @dataclass(frozen=True)
 class DotSeries:
-    """One kind of mark in a dot plot; lists over its rows, NaN where there is none."""
+    """One kind of mark in a dot plot; lists over the rows of the plot, NaN in rows without a mark."""
 
     name: str
     values: Values
@@ -130,7 +130,7 @@ class DotSeries:
 
 @dataclass(frozen=True)
 class DotPanel:
-    """A quantity, one row per method or class; ``signed``: differences, with a line at zero."""
+    """A quantity with one row for each method or class; ``signed`` marks differences, with a line at zero."""
 
     title: str
     quantity: str
@@ -140,7 +140,7 @@ class DotPanel:
 
     @property
     def columns(self) -> Columns:
-        """One row per mark."""
+        """One row for each mark."""
         marks = [
             (name, series.name, *values)
             for series in self.series
@@ -163,7 +163,7 @@ class BoxPanel:
 
     @property
     def columns(self) -> Columns:
-        """One row per condition."""
+        """One row for each condition."""
         rows = [
             (severity, name, value)
             for severity, names, values in zip(self.severities, self.types, self.values, strict=True)
@@ -185,12 +185,12 @@ class ClassPanel:
 
     @property
     def columns(self) -> Columns:
-        """One row per class."""
+        """One row for each class."""
         return _lists(self)
 
 
 def prepare_subsets(results: Results, shown: Iterable[Variant]) -> list[SubsetPanel]:
-    """One panel per variant, on clean data; means over seeds."""
+    """Make one panel for each variant, on clean data, with means over seeds."""
     subsets = range(results.num_subsets)
     return [_subset_panel(results, variant, subsets) for variant in (shown if subsets else [])]
 
@@ -210,7 +210,7 @@ def _subset_panel(results: Results, variant: Variant, subsets: range) -> SubsetP
 
 
 def prepare_reliability(results: Results, shown: Iterable[Variant]) -> list[ReliabilityPanel]:
-    """One panel per variant, on clean data, of its first seed (bins of several seeds share their examples)."""
+    """Make one panel for each variant, on clean data, of its first seed (bins of several seeds share examples)."""
     panels = []
     for variant in shown:
         own = [each for each in _clean_diagrams(results) if each.variant == variant and each.subset is None]
@@ -222,7 +222,7 @@ def prepare_reliability(results: Results, shown: Iterable[Variant]) -> list[Reli
 
 
 def prepare_subset_reliability(results: Results) -> list[ReliabilityPanel]:
-    """All examples, then each robustness subset that has a diagram of its own."""
+    """Make the panel of all examples, then one of each robustness subset that has a diagram."""
     return [
         reliability_panel(
             "all examples" if each.subset is None else subset_name(each.subset, results.num_subsets), each.bins
@@ -242,7 +242,7 @@ def reliability_panel(title: str, bins: Sequence[Bin]) -> ReliabilityPanel:
 
 
 def prepare_targets(results: Results) -> dict[str, TargetPanel]:
-    """One panel per method whose targets were updated, of its first seed."""
+    """Make one panel for each method whose targets were updated, of its first seed."""
     panels: dict[str, TargetPanel] = {}
     for run in results.training:
         if run.method in panels or not run.updates or run.update_rate == 0:
@@ -258,13 +258,13 @@ def prepare_targets(results: Results) -> dict[str, TargetPanel]:
 
 
 def prepare_methods(results: Results, methods: Sequence[str] | None = None) -> list[DotPanel]:
-    """Methods (by default the main ones) side by side, clean and under shift."""
+    """Compare methods (by default the main ones) side by side, clean and under shift."""
     panels = [methods_panel(results, metric, place, methods) for metric in COMPARED for place in places(results)]
     return [panel for panel in panels if panel.rows]
 
 
 def methods_panel(results: Results, metric: Metric, place: Place, methods: Sequence[str] | None = None) -> DotPanel:
-    """Methods side by side by one metric in one place, without and with each calibrator."""
+    """Compare methods by one metric in one place, without and with each calibrator."""
     rows = main_methods(results) if methods is None else list(methods)
     conditions, floor = places(results)[place], NOISE_FLOORS.get(metric)
     series = []
@@ -278,7 +278,7 @@ def methods_panel(results: Results, metric: Metric, place: Place, methods: Seque
 
 
 def prepare_differences(results: Results, methods: Sequence[str] | None = None) -> list[DotPanel]:
-    """Paired differences from the reference with the same calibrator; empty where results hold none."""
+    """Make panels of paired differences from the reference with the same calibrator; empty if there are none."""
     first = reference(results).method
     rows = [name for name in (main_methods(results) if methods is None else methods) if name != first]
     panels = []
@@ -300,7 +300,7 @@ def prepare_differences(results: Results, methods: Sequence[str] | None = None) 
 
 
 def prepare_stability(results: Results) -> list[DotPanel]:
-    """Prediction variance of each method: over the seeds where there are several, over the members of ensembles."""
+    """Make panels of each method's prediction variance: over several seeds, or over the members of an ensemble."""
     panels = []
     kinds: dict[str, Callable[[Stability], Measure]] = {
         "as trained": lambda row: row.prediction_variance,
@@ -321,7 +321,7 @@ def prepare_stability(results: Results) -> list[DotPanel]:
 
 
 def prepare_boxes(results: Results, shown: Iterable[Variant]) -> list[BoxPanel]:
-    """ECE by severity over the corruption types, severity 0 being clean data; one panel per variant, if any."""
+    """Make one panel of ECE by severity for each variant; severity 0 is clean data; empty if there are no shifts."""
     severities = [0, *sorted({shift.severity for shift in results.shifts})]
     panels = []
     for variant in shown if len(results.shifts) > 1 else []:
@@ -338,7 +338,7 @@ def prepare_boxes(results: Results, shown: Iterable[Variant]) -> list[BoxPanel]:
 
 
 def prepare_by_class(rows: Sequence[ClassRow], title: str) -> DotPanel | None:
-    """Accuracy and confidence of one variant by class, the largest gap first; None without any."""
+    """Make the panel of accuracy and confidence by class, the largest gap first; None if there are no classes."""
     ordered = sorted(rows, key=lambda row: -abs(row["gap"].value))[:MAX_CLASSES]
     if not ordered:
         return None
@@ -348,7 +348,7 @@ def prepare_by_class(rows: Sequence[ClassRow], title: str) -> DotPanel | None:
 
 
 def prepare_classes(results: Results) -> ClassPanel | None:
-    """The largest classes of the least robust subset; None without any."""
+    """List the largest classes of the least robust subset; None if there are none."""
     rows = results.least_robust_classes[:MAX_CLASSES]
     if not rows:
         return None
@@ -364,7 +364,7 @@ def prepare_classes(results: Results) -> ClassPanel | None:
 
 
 def shorten(text: str, limit: int = MAX_LABEL) -> str:
-    """Text for a figure: shortened in the middle, since names often differ at the end; no characters XML forbids."""
+    """Shorten text for a figure in the middle, because names often differ at the end; drop characters XML forbids."""
     text = "".join(character if character.isprintable() else " " for character in text)
     return text if len(text) <= limit else f"{text[: limit - limit // 2 - 1]}…{text[-(limit // 2) :]}"
 
@@ -374,12 +374,12 @@ def _labels(results: Results, methods: Sequence[str]) -> list[str]:
 
 
 def _other_seed(results: Results, seed: int) -> str:
-    """The seed in a title where it is not the first of the study, because a run at the first one failed."""
+    """Write the seed in a title if it is not the first of the study, because a run at the first seed failed."""
     return "" if seed in results.seeds[:1] else f", seed {seed}"
 
 
 def _columns(measures: Sequence[Measure]) -> tuple[Values, Values, Values]:
-    """Values, lower and upper ends."""
+    """Return the values, the lower and the upper ends."""
     return [m.value for m in measures], [m.low for m in measures], [m.high for m in measures]
 
 
@@ -390,7 +390,7 @@ def _series(name: str, values: Sequence[Measure], floors: Sequence[float] = ()) 
 def _dots(
     title: str, quantity: str, labels: Sequence[str], series: list[DotSeries], *, signed: bool = False
 ) -> DotPanel:
-    """Leave out the rows and the series of which nothing is known."""
+    """Leave out rows and series without known values."""
     series = [each for each in series if any(map(math.isfinite, each.values))]
     kept = [row for row in range(len(labels)) if any(math.isfinite(each.values[row]) for each in series)]
     lists = [

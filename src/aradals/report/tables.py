@@ -44,21 +44,21 @@ MODEL_COLUMNS = ("examples", "gap, points", "ECE", "noise floor", "accuracy %", 
 CLASS_COLUMNS = ("class", *MODEL_COLUMNS[1:])
 
 FULL_SHADE = 0.2
-"""The gap or calibration error that is colored in full."""
+"""The gap or calibration error that gets the full color."""
 
 HIGHER_IS_BETTER: tuple[Metric, ...] = ("accuracy",)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A value as text.
+    """One cell of a table: a value as text.
 
     Attributes:
         text: the value.
-        note: its uncertainty.
-        shade: in [-1, 1], colors it as under- or overconfident.
-        change: whether the value is significantly better or worse than the reference's.
-        rises: whether it is higher than the reference's, where it differs significantly.
+        note: the uncertainty of the value.
+        shade: from -1, the color of underconfidence, to 1, the color of overconfidence.
+        change: "better" or "worse" if the value differs significantly from the reference's.
+        rises: True if the value is significantly higher than the reference's.
     """
 
     text: str
@@ -69,13 +69,13 @@ class Cell:
 
     @property
     def marked(self) -> str:
-        """The text with an arrow, where the value differs significantly from the reference's."""
+        """The text, with an arrow if the value differs significantly from the reference's."""
         return f"{self.text} {'▲' if self.rises else '▼'}" if self.change else self.text
 
 
 @dataclass(frozen=True)
 class TableBlock:
-    """Rows under a common title; the first cell of each row names it."""
+    """Rows under a common title; the first cell of a row is its name."""
 
     title: str
     columns: tuple[str, ...]
@@ -83,16 +83,16 @@ class TableBlock:
 
 
 def main_table(results: Results, shown: Sequence[Variant] | None = None) -> TableBlock:
-    """The one table to read: the variants of a study side by side, or the robustness subsets of a single model."""
+    """Make the main table: the variants of a study side by side, or the robustness subsets of a single model."""
     return _subsets_of_one(results) if len(results.variants) == 1 else methods_table(results, shown)
 
 
 def main_table_note(results: Results) -> str:
-    """Say what the numbers of `main_table` are."""
+    """Explain the numbers of `main_table`."""
     seeds = f" over {len(results.seeds)} seeds and the test examples" if len(results.seeds) > 1 else ""
     words = [
-        f"Below each estimate is its 95 % interval{seeds}. The noise floor is what a perfectly calibrated model would "
-        "show, ≤ its 95th percentile.",
+        f"Below each estimate is its 95 % interval{seeds}. The noise floor is the error that a perfectly "
+        "calibrated model would show, ≤ its 95th percentile.",
         "Calibration errors are fractions (0.01 = 1 point).",
     ]
     if len(results.variants) == 1:
@@ -116,7 +116,7 @@ def main_table_note(results: Results) -> str:
 
 
 def methods_table(results: Results, shown: Sequence[Variant] | None = None) -> TableBlock:
-    """Variants side by side, clean and under shift; what differs significantly from the reference is marked."""
+    """Compare variants, clean and under shift, with marks at values that differ significantly from the reference."""
     first = reference(results)
     columns: list[tuple[str, Metric, Place]] = [("accuracy %", "accuracy", "clean"), ("ECE", "ece", "clean")]
     columns += [("noise floor", "ece_noise_floor", "clean")]
@@ -133,7 +133,7 @@ def methods_table(results: Results, shown: Sequence[Variant] | None = None) -> T
 
 
 def place_tables(results: Results, shown: Sequence[Variant]) -> list[TableBlock]:
-    """Accuracy, confidence and errors of variants on clean data, and as the mean over shifts."""
+    """Show accuracy, confidence and errors of variants on clean data, and as the mean over shifts."""
     columns = ("method", "ECE", "noise floor", "subset cal. error", "accuracy %", "confidence %", "NLL")
     metrics: tuple[Metric, ...] = (
         "ece",
@@ -157,7 +157,7 @@ def place_tables(results: Results, shown: Sequence[Variant]) -> list[TableBlock]
 
 
 def gap_rows(results: Results, shown: Sequence[Variant]) -> TableBlock:
-    """Confidence minus accuracy in points by robustness subset, on clean data."""
+    """Show confidence minus accuracy in points by robustness subset, on clean data."""
     columns = ("method", "all", *(str(subset) for subset in range(results.num_subsets)))
     rows = []
     for variant in shown:
@@ -168,7 +168,7 @@ def gap_rows(results: Results, shown: Sequence[Variant]) -> TableBlock:
 
 
 def corruption_rows(results: Results, shown: Sequence[Variant]) -> TableBlock:
-    """ECE by corruption type, each the mean over its severities, beside clean data and the mean over all."""
+    """Show the ECE by corruption type, as the mean over its severities, beside clean data and the mean over all."""
     names = dict.fromkeys(shift.corruption for shift in results.shifts)
     groups = [tuple(shift for shift in results.shifts if shift.corruption == name) for name in names]
     columns = ("method", "clean", "all types", *(name.replace("_", " ") for name in names))
@@ -181,7 +181,7 @@ def corruption_rows(results: Results, shown: Sequence[Variant]) -> TableBlock:
 
 
 def severity_rows(results: Results, shown: Sequence[Variant]) -> list[TableBlock]:
-    """A table per corruption type: ECE at each severity, then the means over them of ECE, subset error and accuracy."""
+    """Make a table for each corruption type: ECE at each severity, then mean ECE, subset error and accuracy."""
     blocks = []
     averaged: tuple[Metric, ...] = ("ece", "subset_calibration_error", "accuracy")
     for corruption in dict.fromkeys(shift.corruption for shift in results.shifts):
@@ -199,7 +199,7 @@ def severity_rows(results: Results, shown: Sequence[Variant]) -> list[TableBlock
 
 
 def metric_rows(results: Results, shown: Sequence[Variant]) -> list[TableBlock]:
-    """Every metric that the rows have, clean and as the mean over shifts; a metric per column, in three digits."""
+    """Show every metric of the rows in a column, with three digits, clean and as the mean over shifts."""
     found = {metric for row in results.rows if row.subset is None for metric in row.metrics if row[metric].known}
     metrics = [metric for metric in METRICS if metric in found]
     columns = ("method", *map(metric_name, metrics))
@@ -221,7 +221,7 @@ def metric_rows(results: Results, shown: Sequence[Variant]) -> list[TableBlock]:
 
 
 def ood_table(results: Results) -> TableBlock:
-    """How well the confidence tells other data from these."""
+    """Show how well the confidence distinguishes other data from the evaluated data."""
     rows = [
         [
             Cell(treatment(row.calibrator)),
@@ -235,12 +235,12 @@ def ood_table(results: Results) -> TableBlock:
 
 
 def class_rows_table(rows: Sequence[ClassRow], title: str) -> TableBlock:
-    """Classes with the gap between confidence and accuracy."""
+    """Show the classes with the gap between confidence and accuracy."""
     return TableBlock(title, CLASS_COLUMNS, [[Cell(row.name), *_model_cells(row.__getitem__, row.n)] for row in rows])
 
 
 def share_table(results: Results) -> TableBlock:
-    """The classes that the least robust subset is made of."""
+    """List the classes of the least robust subset."""
     rows = [
         [
             Cell(row.name),
@@ -254,10 +254,10 @@ def share_table(results: Results) -> TableBlock:
 
 
 def comparison_rows(results: Results) -> list[TableBlock]:
-    """Every variant minus the reference with the same calibrator: clean, then the mean over shifts.
+    """Show every variant minus the reference with the same calibrator: clean, then the mean over shifts.
 
-    The note of a cell is the 95 % interval of the difference, and with three seeds or more p of the paired t test
-    over seeds after Holm's correction.
+    The note of a cell is the 95 % interval of the difference. For three seeds or more, the note also has p of the
+    paired t test over seeds after Holm's correction.
     """
     titles: dict[Place, str] = {"clean": "clean", "all_shifts": f"shift ({shift_mean(results)})"}
     blocks = []
@@ -274,21 +274,21 @@ def comparison_rows(results: Results) -> list[TableBlock]:
 
 
 def comparison_note(results: Results) -> str:
-    """Say what the numbers of `comparison_rows` are."""
+    """Explain the numbers of `comparison_rows`."""
     seeds = len(results.seeds)
     over = "the test examples" if seeds == 1 else f"{seeds} seeds and the test examples"
     tests = "; p: paired t test over seeds, after Holm's correction" if seeds >= MIN_SEEDS else ""
     name = results.method(results.reference).label
     return (
         f"Each variant minus {name} with the same calibrator; negative is lower. Below it is its 95 % interval, by "
-        f"bootstrap over {over}{tests}. Intervals of calibration errors allow for their bias, and need not lie around "
-        "the difference. Cost: seconds of training, of models that only score, and of their scoring, as a multiple of "
-        "plain training."
+        f"bootstrap over {over}{tests}. Intervals of calibration errors allow for their bias, so that "
+        "the difference may be outside. Cost: seconds of training, of models that only score, and of their scoring, as "
+        "a multiple of plain training."
     )
 
 
 def stability_rows(results: Results) -> TableBlock:
-    """How much independently trained models disagree about the same examples."""
+    """Show the disagreement of independently trained models on the same examples."""
     rows = [
         [
             Cell(results.method(row.method).label),
@@ -304,13 +304,13 @@ def stability_rows(results: Results) -> TableBlock:
 
 
 def failed_rows(results: Results) -> TableBlock:
-    """The runs of a study that have no results, and why."""
+    """List the runs of a study that have no results, with the reasons."""
     rows = [[Cell(results.method(run.method).label), Cell(str(run.seed)), Cell(run.reason)] for run in results.failed]
     return TableBlock("failed runs", ("method", "seed", "reason"), rows)
 
 
 def threshold_rows(results: Results) -> TableBlock:
-    """From which confidence on predictions can be accepted, and what is then wrong."""
+    """Show the confidence thresholds for accepting predictions, and the share of errors above them."""
     rows = []
     for row in results.thresholds:
         cells = [Cell("never"), Cell("–"), Cell("–")]
@@ -319,21 +319,21 @@ def threshold_rows(results: Results) -> TableBlock:
             cells = [Cell(threshold_text(row.threshold)), percent(Measure(row.coverage)), percent(error)]
         rows.append([Cell(f"{100 * row.max_error:g} %"), *cells])
     columns = ("error at most", "accept from", "accepted %", "wrong among them %")
-    return TableBlock("confidence thresholds, chosen on these very examples", columns, rows)
+    return TableBlock("confidence thresholds, chosen on these examples", columns, rows)
 
 
 def percent(value: Measure, *, signed: bool = False) -> Cell:
-    """A fraction as percent (or points) with one digit."""
+    """Write a fraction as percent (or points) with one digit."""
     return cell(value.times(100), "+z.1f" if signed else ".1f")
 
 
 def fraction(value: Measure) -> Cell:
-    """A fraction with three digits."""
+    """Write a fraction with three digits."""
     return cell(value, ".3f")
 
 
 def cell(value: Measure, form: str) -> Cell:
-    """A number with its interval."""
+    """Write a number with its interval."""
     if not value.known:
         return Cell("–")
     text, plain = f"{value.value:{form}}", form.lstrip("+")
@@ -346,7 +346,7 @@ def cell(value: Measure, form: str) -> Cell:
 
 
 def _subsets_of_one(results: Results) -> TableBlock:
-    """All examples, then each robustness subset, least robust first."""
+    """Show all examples, then each robustness subset, the least robust first."""
     [variant] = results.variants
     rows = []
     for subset in (None, *range(results.num_subsets)):
@@ -359,7 +359,7 @@ def _subsets_of_one(results: Results) -> TableBlock:
 
 
 def _model_cells(get: Any, n: int) -> list[Cell]:
-    """Gap, ECE with its noise floor, accuracy and confidence of some examples."""
+    """Show gap, ECE with its noise floor, accuracy and confidence of some examples."""
     gap = get("gap")
     return [
         _shaded(percent(gap, signed=True), gap.value),
@@ -372,7 +372,7 @@ def _model_cells(get: Any, n: int) -> list[Cell]:
 
 
 def _metric_cell(results: Results, variant: Variant, metric: Metric, conditions: Sequence[Condition]) -> Cell:
-    """One metric of a variant, in its usual form."""
+    """Show one metric of a variant, in its usual form."""
     found = measure(results, variant, metric, conditions=conditions)
     if metric == "ece_noise_floor":
         return _floor(found, measure(results, variant, NOISE_LIMITS["ece"], conditions=conditions))
@@ -382,7 +382,7 @@ def _metric_cell(results: Results, variant: Variant, metric: Metric, conditions:
 
 
 def _compared(results: Results, variant: Variant, first: Variant, metric: Metric, place: Place) -> Cell:
-    """One metric of a variant, marked where it differs significantly from that of the reference."""
+    """Show one metric of a variant, with a mark if it differs significantly from that of the reference."""
     found = _metric_cell(results, variant, metric, places(results)[place])
     if (
         variant == first
@@ -399,22 +399,22 @@ def _shaded(cell: Cell, value: float) -> Cell:
 
 
 def _floor(mean: Measure, limit: Measure) -> Cell:
-    """Both, since the verdict "more than noise" depends on the second."""
+    """Show the noise floor and its 95th percentile, because the verdict "more than noise" depends on the latter."""
     return Cell(fraction(mean).text, f"≤{limit.value:.3f}" if limit.known else "")
 
 
 def _difference(results: Results, variant: Variant, against: Variant, metric: Metric, place: Place) -> Cell:
-    """A difference with its interval and p; in points for accuracy."""
+    """Write a difference with its interval and p; in points for accuracy."""
     found = difference(results, variant, against, metric, place)
     shown = percent(found, signed=True) if metric == "accuracy" else cell(found, "+z.3f")
     compared = results.by_comparison.get((variant, against, place, metric))
     if compared is None or not math.isfinite(compared.p_holm):
         return shown
-    # On a line of its own, because the terminal is narrow.
+    # p is on a separate line, because the terminal is narrow.
     return replace(shown, note=f"{shown.note}\np = {compared.p_holm:.3f}".lstrip())
 
 
 def _cost(results: Results, variant: Variant) -> Cell:
-    """The mean over seeds, as a multiple of plain training."""
+    """Average a cost over seeds, as a multiple of plain training."""
     cost = relative_cost(results, variant.method)
     return Cell(f"{cost:.1f}" if math.isfinite(cost) else "–")

@@ -1,4 +1,4 @@
-"""Tables and findings as rich prints them in a terminal, from 80 columns on."""
+"""Tables and findings for a terminal of at least 80 columns, printed by rich."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ MIN_NAME_WIDTH = 12
 
 @dataclass(frozen=True)
 class TerminalTable:
-    """One table with a title and a note.
+    """Table with a title and a note.
 
-    Intervals stand beside their values where the terminal is wide enough, else below them; if even that is too wide,
+    Intervals are beside their values if the terminal is wide enough, else below them. If the table is still too wide,
     the names in the first column wrap.
     """
 
@@ -36,7 +36,7 @@ class TerminalTable:
         """Rich's protocol."""
         from rich.text import Text
 
-        # Text objects throughout: names are other people's, and may look like markup or steer the terminal.
+        # All cells are Text objects, because names from users may look like markup or contain control characters.
         block = _printable_block(self.block)
         yield Text(printable(self.title), style="bold")
         yield Text(block.title)
@@ -49,10 +49,10 @@ class TerminalTable:
         yield Text(f"\n{printable(self.note)}", style="dim")
 
     def __str__(self) -> str:
-        """The table as text, 100 columns wide.
+        """Write the table as text, 100 columns wide.
 
         Raises:
-            MissingExtraError: without rich.
+            MissingExtraError: rich is not installed.
         """
         with optional_imports():
             from rich.console import Console
@@ -66,7 +66,7 @@ class TerminalTable:
 
 @dataclass(frozen=True)
 class Findings:
-    """The sentences of a verdict as a list."""
+    """Sentences of a verdict, as a list."""
 
     verdict: Verdict
 
@@ -75,21 +75,21 @@ class Findings:
         from rich.text import Text
 
         for sentence in (*self.verdict.warnings, *self.verdict.sentences, *self.verdict.notes):
-            # A Text, since names are other people's and may look like markup.
+            # The line is a Text, because names from users may look like markup.
             yield Text(
                 textwrap.fill(printable(sentence), options.max_width, initial_indent="- ", subsequent_indent="  ")
             )
 
 
 def results_table(results: Results) -> TerminalTable:
-    """The main table of results: methods side by side, or the robustness subsets of one model."""
+    """Make the main table of results: methods side by side, or the robustness subsets of one model."""
     name = results.data.label if results.kind == "study" else f"{results.name}, {results.data.label}"
     title = f"{results.name}: {results.data.label}" if results.kind == "study" else name
     return TerminalTable(title.strip(": ,"), main_table(results), main_table_note(results))
 
 
 def results_findings(results: Results) -> Findings:
-    """The verdict on results."""
+    """Make the verdict on results."""
     return Findings(verdict(results))
 
 
@@ -103,7 +103,7 @@ def _rich_table(block: TableBlock, widths: list[int], separator: str, gap: int) 
     from rich.table import Table
     from rich.text import Text
 
-    # The box puts a column of its own between two others.
+    # The box adds a column between two others.
     table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False, show_edge=False)
     for index, (column, width) in enumerate(zip(block.columns, widths, strict=True)):
         table.add_column(_header(column), width=width, justify="right" if index else "left")
@@ -120,7 +120,7 @@ def _header(column: str) -> str:
 
 
 def _widths(block: TableBlock, separator: str) -> list[int]:
-    """Widths of the columns in which no line has to break."""
+    """Compute the widths of the columns at which no line breaks."""
     rows = [[_header(column) for column in block.columns]]
     rows += [[f"{cell.marked}{separator}{cell.note}".rstrip() for cell in row] for row in block.rows]
     return [max(len(line) for text in column for line in text.split("\n")) for column in zip(*rows, strict=True)]

@@ -1,4 +1,4 @@
-"""How results are named and chosen for people: labels, the variants that a page shows first, short texts."""
+"""Names and choices for readers of results: labels, short texts, and the variants that a page shows first."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from aradals.results.failed import join
 from aradals.results.records import ClassShare, Condition, Metric, Place, Results, Threshold, Variant
 
 MAX_SHOWN = 12
-"""A page shows all variants up to this number; of more, it shows the main ones and folds the rest."""
+"""A page shows at most so many variants; if there are more, it shows the main ones and folds the rest."""
 
 MAX_KEY = 6
-"""Variants with a figure of their own that is not folded."""
+"""Number of variants with a figure that is not folded."""
 
 FRACTIONS = {2: "half", 3: "third", 4: "quarter", 5: "fifth", 10: "decile"}
 
@@ -46,7 +46,7 @@ METRIC_NAMES: dict[Metric, str] = {
     "largest_subset_noise_floor": "largest subset gap: noise floor",
     "largest_subset_noise_floor_p95": "largest subset gap: 95 % of noise",
 }
-"""Names of metrics for people; others read as they are written, with spaces."""
+"""Names of metrics in tables; other metrics have their own names, with spaces."""
 
 
 def label(results: Results, variant: Variant) -> str:
@@ -61,7 +61,7 @@ def short_label(results: Results, variant: Variant) -> str:
 
 
 def treatment(calibrator: str) -> str:
-    """Name a calibrator: ``temperature scaling``; ``as trained`` without one."""
+    """Name a calibrator: ``temperature scaling``; ``as trained`` if there is none."""
     return TREATMENTS.get(calibrator) or calibrator.replace("_", " ")
 
 
@@ -71,36 +71,36 @@ def metric_name(metric: Metric) -> str:
 
 
 def reference(results: Results) -> Variant:
-    """The variant that the others are compared with: the reference as trained, or the first variant with rows."""
+    """Choose the variant to compare with: the reference as trained, or the first variant with rows."""
     wanted = Variant(results.reference)
     return wanted if wanted in results.variants else results.variants[0]
 
 
 def main_methods(results: Results) -> list[str]:
-    """Methods that have rows and are no variants of another method that has."""
+    """List methods that have rows, and are not variants of another method that has rows."""
     found = list(dict.fromkeys(variant.method for variant in results.variants))
     return [name for name in found if results.method(name).variant_of not in found]
 
 
 def main_variants(results: Results) -> list[Variant]:
-    """Main methods as trained, and the reference with each calibrator: the rivals of training differently."""
+    """List main methods as trained, and the reference with each calibrator, which rivals other training methods."""
     first, main = reference(results).method, main_methods(results)
     return [v for v in results.variants if v.method in main and (not v.is_calibrated or v.method == first)]
 
 
 def shown_variants(results: Results) -> list[Variant]:
-    """All variants of a small study, the main ones of a large one."""
+    """List all variants of a small study, or the main ones of a large study."""
     return list(results.variants) if len(results.variants) <= MAX_SHOWN else main_variants(results)
 
 
 def key_variants(results: Results) -> list[Variant]:
-    """The variants with figures that are not folded; main ones first where there are many."""
+    """List the variants whose figures are not folded; only main variants if there are many."""
     found = results.variants if len(results.variants) <= MAX_KEY else main_variants(results)
     return list(found)[:MAX_KEY]
 
 
 def shift_name(results: Results) -> str:
-    """Name what the mean under shift is taken over: ``4 corruption types, severities 1, 3 and 5``."""
+    """Name the conditions of the mean under shift: ``4 corruption types, severities 1, 3 and 5``."""
     shifts = results.shifts
     if len(shifts) <= 2:
         return ", ".join(shift.label for shift in shifts)
@@ -113,12 +113,12 @@ def shift_name(results: Results) -> str:
 
 
 def shift_mean(results: Results) -> str:
-    """Name the mean: ``mean over 4 corruption types, severities 1 to 5``, or the one condition there is."""
+    """Name the mean: ``mean over 4 corruption types, severities 1 to 5``, or the only condition."""
     return shift_name(results) if len(results.shifts) == 1 else f"mean over {shift_name(results)}"
 
 
 def places_by_name(results: Results) -> dict[str, tuple[Condition, ...]]:
-    """The conditions behind ``clean`` and, where there are any, behind ``under shift``."""
+    """Return the conditions of ``clean`` and, if there are shifts, of ``under shift``."""
     return {PLACES[place]: conditions for place, conditions in places(results).items()}
 
 
@@ -134,12 +134,12 @@ def subset_name(subset: int, count: int) -> str:
 
 
 def seeds_text(results: Results) -> str:
-    """``seed 0``, or ``3 seeds``."""
+    """Write ``seed 0``, or ``3 seeds``."""
     return f"seed {results.seeds[0]}" if len(results.seeds) == 1 else f"{len(results.seeds)} seeds"
 
 
 def share_interval(row: ClassShare, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval for a class's share of the least robust subset."""
+    """Compute Wilson's interval for a class's share of the least robust subset."""
     if not row.share > 0:
         return math.nan, math.nan
     low, high = wilson_interval(torch.tensor(row.n), torch.tensor(round(row.n / row.share)), level=level)
@@ -147,13 +147,13 @@ def share_interval(row: ClassShare, level: float = 0.95) -> tuple[float, float]:
 
 
 def threshold_interval(row: Threshold) -> tuple[float, float]:
-    """Wilson's 95 % interval for the error above a confidence threshold."""
+    """Compute Wilson's 95 % interval for the error above a confidence threshold."""
     low, high = wilson_interval(torch.tensor(round(row.error * row.n)), torch.tensor(row.n))
     return float(low), float(high)
 
 
 def threshold_text(threshold: float) -> str:
-    """A confidence to two digits of its distance from 1: ``0.84``, ``0.9927``, ``0.999985``."""
+    """Write a confidence to two digits of its distance from 1: ``0.84``, ``0.9927``, ``0.999985``."""
     digits = 2 if threshold >= 1 else max(2, 1 - math.floor(math.log10(1 - threshold)))
     return f"{threshold:.{digits}f}".rstrip("0").rstrip(".")
 

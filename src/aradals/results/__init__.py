@@ -1,4 +1,4 @@
-"""What was found out: typed records, read from and written to files, averaged and compared in one place."""
+"""Results: typed records, which are read, written, averaged and compared here."""
 
 from aradals.results.aggregate import difference, measure
 from aradals.results.compare import compare_methods

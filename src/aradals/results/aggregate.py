@@ -1,6 +1,6 @@
-"""Means over conditions and seeds, with one rule for their intervals: every table, figure and sentence uses these.
+"""Means over conditions and seeds, with one rule for their intervals, for every table, figure and sentence.
 
-A mean over conditions is formed within each seed, where all conditions weigh the same. A seed that lacks one of the
+A mean over conditions is computed within each seed, with equal weights of all conditions. A seed that lacks one of the
 conditions, or the metric under one of them, is left out, because its mean could not be compared with the others.
 """
 
@@ -19,7 +19,7 @@ NOISE_LIMITS: dict[Metric, Metric] = {
     "ece": "ece_noise_floor_p95",
     "subset_calibration_error": "subset_noise_floor_p95",
 }
-"""Calibration error -> the largest error that chance explains."""
+"""Calibration error -> the metric with the largest error that chance explains."""
 
 _SHARES = ("accuracy", "confidence")
 
@@ -34,20 +34,20 @@ def measure(
 ) -> Measure:
     """Average a metric of one variant over conditions within each seed, then over seeds.
 
-    With one seed the interval is that of the rows: the mean of their ends, as for errors that fully depend on each
-    other, because all conditions change the same examples. With S seeds its half-width is √(h² + (t s/√S)²). The first
-    term stands for the sampling of the test examples, which all seeds share; the second for the seeds, s being their
-    standard deviation and t the quantile of Student's distribution.
+    With one seed, the ends of the interval are the means of the ends in the rows. This assumes that the errors fully
+    depend on each other, because all conditions change the same examples. With S seeds, the half-width is
+    √(h² + (t s/√S)²). The first term, h, is the half-width for the sampling of the test examples, which all seeds
+    share. The second term is for the seeds: s is their standard deviation, and t a quantile of Student's distribution.
 
     Args:
-        results: of one data set.
+        results: results of one data set.
         variant: method and calibrator.
-        metric: what to average.
-        conditions: to average over.
-        subset: of robustness; None for all examples.
+        metric: the metric to average.
+        conditions: the conditions to average over.
+        subset: robustness subset; None for all examples.
 
     Returns:
-        The mean; unknown where no seed has the metric under all conditions.
+        The mean; unknown if no seed has the metric under all conditions.
     """
     return mean_over_seeds(list(by_seed(results, variant, metric, conditions, subset).values()), metric)
 
@@ -55,7 +55,7 @@ def measure(
 def by_seed(
     results: Results, variant: Variant, metric: Metric, conditions: Sequence[Condition], subset: int | None = None
 ) -> dict[int, Measure]:
-    """Average a metric over conditions within each seed; only seeds that have it under all conditions."""
+    """Average a metric over conditions within each seed that has the metric under all conditions."""
     rows = [results.by_key.get((variant, condition, subset), {}) for condition in conditions]
     found = {seed: [row[seed][metric] for row in rows if seed in row] for row in rows[:1] for seed in row}
     return {
@@ -96,16 +96,17 @@ def mean_of(measures: Sequence[Measure]) -> Measure:
 def difference(
     results: Results, variant: Variant, reference: Variant, metric: Metric, place: Place = "clean"
 ) -> Measure:
-    """The variant minus the reference on the same examples and seeds; unknown where they were not compared."""
+    """Look up variant minus reference on the same examples and seeds; unknown if they were not compared."""
     found = results.by_comparison.get((variant, reference, place, metric))
     return found.measure if found else Measure(num_seeds=0)
 
 
 def relation(results: Results, variant: Variant, other: Variant, metric: Metric, place: Place = "clean") -> int:
-    """-1 where a variant is significantly lower than another, 1 where it is higher, 0 where that is not known.
+    """Return -1 if a variant is significantly lower than another, 1 if it is significantly higher, else 0.
 
-    The 95 % interval of the paired difference decides; where results hold none, intervals of the two that do not
-    overlap, which is a stricter demand. Two calibration errors that chance explains do not differ significantly.
+    The 95 % interval of the paired difference decides. If the results contain no paired difference, the intervals of
+    both must not overlap, which is a stricter condition. Two calibration errors that chance explains do not differ
+    significantly.
     """
     if metric in NOISE_LIMITS and all(is_noise(results, each, metric, place) for each in (variant, other)):
         return 0
@@ -119,16 +120,16 @@ def relation(results: Results, variant: Variant, other: Variant, metric: Metric,
 
 
 def places(results: Results) -> dict[Place, tuple[Condition, ...]]:
-    """The conditions behind each place: clean data, and all shifts where there are any."""
+    """Return the conditions of each place: clean data, and all shifts if there are any."""
     found: dict[Place, tuple[Condition, ...]] = {"clean": (CLEAN,)}
     return {**found, "all_shifts": results.shifts} if results.shifts else found
 
 
 def is_noise(results: Results, variant: Variant, metric: Metric, place: Place = "clean") -> bool | None:
-    """Whether chance explains a calibration error; None where its noise floor is not known.
+    """Return True if chance explains a calibration error; None if its noise floor is unknown.
 
-    An error is more than noise only where it exceeds the 95th percentile of its noise floor, which is what a perfectly
-    calibrated model would show on as many examples, and where its interval excludes zero.
+    An error is more than noise only if it exceeds the 95th percentile of its noise floor and its interval excludes
+    zero. The noise floor is the error that a perfectly calibrated model would show on as many examples.
     """
     conditions = places(results)[place]
     error = measure(results, variant, metric, conditions=conditions)
@@ -137,7 +138,7 @@ def is_noise(results: Results, variant: Variant, metric: Metric, place: Place = 
 
 
 def relative_cost(results: Results, method: str) -> float:
-    """Mean over seeds of the cost of a method, as a multiple of plain training; NaN where it is not known."""
+    """Average the cost of a method over seeds, as a multiple of plain training; NaN if the cost is unknown."""
     known = [
         cost.relative_cost for cost in results.costs if cost.method == method and math.isfinite(cost.relative_cost)
     ]
@@ -155,7 +156,7 @@ class Mean:
 
     @property
     def record(self) -> dict[str, Any]:
-        """A flat row: keys, then each metric with its interval and its spread over seeds."""
+        """Make a flat row: keys, then each metric with its interval and its spread over seeds."""
         keys = {
             "method": self.variant.method,
             "calibrator": self.variant.calibrator,
@@ -172,7 +173,7 @@ class Mean:
 
 
 def means(results: Results) -> Iterator[Mean]:
-    """Every variant under every condition and as the mean over all shifts, on all examples and by subset."""
+    """List every variant under every condition and as the mean over all shifts, on all examples and by subset."""
     conditions: list[tuple[Condition | None, tuple[Condition, ...]]] = [(c, (c,)) for c in (CLEAN, *results.shifts)]
     if results.shifts:
         conditions.append((None, results.shifts))
@@ -186,9 +187,9 @@ def means(results: Results) -> Iterator[Mean]:
 
 
 def student_quantile(probability: float, degrees_of_freedom: int) -> float:
-    """Quantile of Student's t distribution.
+    """Compute a quantile of Student's t distribution.
 
     Raises:
-        MissingExtraError: without scipy.
+        MissingExtraError: scipy is not installed.
     """
     return float(load_extra("scipy.special").stdtrit(degrees_of_freedom, probability))

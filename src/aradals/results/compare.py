@@ -17,32 +17,32 @@ from aradals.results.aggregate import by_seed, places, student_quantile
 from aradals.results.records import Comparison, Metric, Place, Results, Variant
 
 COMPARED: tuple[Metric, ...] = ("ece", "subset_calibration_error", "nll", "brier", "accuracy")
-"""What methods are compared by."""
+"""The metrics that methods are compared by."""
 
 MIN_SEEDS = 3
-"""Fewer seeds tell too little of their spread for a t test."""
+"""A t test with fewer seeds would know too little about their spread."""
 
-# Estimates of these are inflated by noise, see `bias_range`.
+# Noise inflates the estimates of these metrics, see `bias_range`.
 _INFLATED: tuple[Metric, ...] = ("ece", "subset_calibration_error")
 
 Replicates = Mapping[tuple[Variant, int, Place], Mapping[str, Tensor]]
-"""(variant, seed, place) -> what `aradals.metrics.resampled_metrics` returns, each of shape (B,)."""
+"""(variant, seed, place) -> the result of `aradals.metrics.resampled_metrics`, with values of shape (B,)."""
 
 
 def paired_t_test(first: Sequence[float], second: Sequence[float]) -> float:
-    """Two-sided p value of Student's paired t test of equal means, ``first[i]`` and ``second[i]`` being of one seed.
+    """Compute the two-sided p value of Student's paired t test of equal means; each index is one seed.
 
     Returns:
-        p in [0, 1]; 1 if all pairs are equal. NaN for fewer than 3 pairs, and if all differ by the same number
-        other than 0, where t is infinite and says more than any few seeds can.
+        p in [0, 1]; 1 if all pairs are equal. NaN for fewer than 3 pairs. NaN, too, if all pairs differ by the same
+        number other than 0: then t is infinite, which is more certainty than a few seeds can give.
 
     Raises:
-        InputError: sequences of different lengths.
-        MissingExtraError: without scipy.
+        InputError: the sequences have different lengths.
+        MissingExtraError: scipy is not installed.
     """
     if len(first) != len(second):
         raise InputError(
-            expected="one value of each method per seed", got=f"{len(first)} and {len(second)}", hint="common seeds"
+            expected="one value per method and seed", got=f"{len(first)} and {len(second)}", hint="common seeds"
         )
     if len(first) < MIN_SEEDS:
         return math.nan
@@ -56,11 +56,11 @@ def paired_t_test(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values adjusted for testing all of them (Holm 1979): reject at ``level`` where the result is below it.
+    """Adjust p values for testing all of them (Holm 1979): reject at ``level`` if the adjusted value is below it.
 
-    The k-th smallest of m is multiplied by m - k + 1, and none is smaller than one before it. The chance of any
-    false rejection is kept, whatever the dependence of the tests. NaN, a test that was not made, stays NaN and
-    does not count.
+    The k-th smallest of m values is multiplied by m - k + 1, and no result is smaller than the one before. So the
+    chance of any false rejection is at most ``level``, however the tests depend on each other. NaN means a test that
+    was not made: NaN stays NaN, and does not count.
 
     Example:
         >>> holm([0.01, 0.04, 0.03, 0.005])
@@ -76,9 +76,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_replicates(replicates: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean over conditions of what `resampled_metrics` returned for each; metrics that all of them have.
+    """Average the results of `resampled_metrics` over conditions, for the metrics that all conditions have.
 
-    With the replicates of one model under every shift, these are its replicates on "all_shifts".
+    From the replicates of one model under every shift, this makes its replicates on "all_shifts".
     """
     common = [name for name in replicates[0] if all(name in other for other in replicates)]
     return {name: torch.stack([condition[name] for condition in replicates]).mean(0) for name in common}
@@ -92,29 +92,29 @@ def crossed_bootstrap_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Interval for a mean over seeds and examples, where all seeds are evaluated on the same examples.
+    """Compute an interval for a mean over seeds and examples, if all seeds are evaluated on the same examples.
 
-    A hierarchical bootstrap: a replicate draws the seeds with replacement, and the examples once for all of them
-    (replicate b is of the same resample for every seed).
+    The interval comes from a hierarchical bootstrap. A replicate draws the seeds with replacement, and the examples
+    once for all seeds (replicate b uses the same resample for every seed).
 
-    Resampling S seeds shows only (S - 1) / S of their variance, and normal tails. So the deviations between seeds
-    are stretched by t / z · √(S / (S - 1)), t and z being the quantiles of Student's and the normal distribution
-    (the correction of the "expanded" percentiles of Hesterberg 2015, section 4.2, made on the deviations, because
-    resamples of three seeds have no further percentiles).
+    Resampled seeds show only (S - 1) / S of the variance of S seeds, and normal tails. So the deviations between seeds
+    are stretched by t / z · √(S / (S - 1)), where t and z are the quantiles of Student's and the normal distribution.
+    This is the correction of the "expanded" percentiles of Hesterberg 2015, section 4.2. It changes the deviations,
+    because resamples of three seeds have no further percentiles.
 
     Args:
-        values: on all examples, one per seed, S of them. One seed: the plain bootstrap over examples, for this
-            one model.
-        replicates: on each of B resamples, float64, shape (S, B).
-        bias: by how much ``values`` are too large, at least and at most.
+        values: values on all examples, one for each of S seeds. One seed gives the plain bootstrap over examples, for
+            this one model.
+        replicates: values on each of B resamples, float64, shape (S, B).
+        bias: the smallest and the largest possible bias of ``values``.
         level: nominal coverage.
-        seed: of the resampling of seeds.
+        seed: seed of the resampling of seeds.
 
     Returns:
         (low, high).
 
     Raises:
-        MissingExtraError: without scipy, for more than one seed.
+        MissingExtraError: scipy is not installed, and there is more than one seed.
     """
     observed = replicates.new_tensor(values)
     num_seeds, num_replicates = replicates.shape
@@ -133,18 +133,18 @@ def crossed_bootstrap_interval(
 
 
 def bias_range(values: Sequence[float], replicates: Tensor) -> tuple[float, float]:
-    """By how much a mean of calibration errors is too large, at least and at most.
+    """Bound the bias of a mean of calibration errors: return its smallest and its largest possible value.
 
-    Noise inflates a calibration error, and resampling inflates it again, by the bootstrap's estimate of the bias:
-    the mean replicate minus the value. How good that is depends on the true gaps, which are unknown. For one gap g
-    with standard error σ, whose estimate is g + σZ, the true bias is E|g + σZ| - |g|, and the bootstrap's on
-    average E|g + σ√2 Z| - E|g + σZ|. That is too small by the factor 1/(√2 - 1) = 1 + √2 at g = 0, too large by 1.4
-    at g = σ, and both fade from 2σ on. Between half of it and 1 + √2 times it the true bias is found, up to 0.03σ,
-    wherever g lies.
+    Noise inflates a calibration error, and resampling inflates it again. The second inflation, the mean replicate minus
+    the value, is the bootstrap's estimate of the bias. The quality of this estimate depends on the true gaps, which are
+    unknown. For one gap g with standard error σ, whose estimate is g + σZ, the true bias is E|g + σZ| - |g|, and the
+    bootstrap estimates on average E|g + σ√2 Z| - E|g + σZ|. This estimate is too small by the factor
+    1/(√2 - 1) = 1 + √2 at g = 0, and too large by 1.4 at g = σ. From g = 2σ on, both biases fade. For every g, the true
+    bias is between half of the estimate and 1 + √2 times the estimate, up to 0.03σ.
 
     Args:
-        values: one per seed, shape (S,).
-        replicates: on resamples, shape (S, B).
+        values: one value for each seed, shape (S,).
+        replicates: values on resamples, shape (S, B).
     """
     bias = max(0.0, float(replicates.mean()) - statistics.fmean(values))
     return bias / 2, (1 + math.sqrt(2)) * bias
@@ -160,34 +160,34 @@ def compare_methods(
 ) -> tuple[Comparison, ...]:
     """Compare every variant with the reference method, on the clean data and on the mean over all shifts.
 
-    The reference method is compared with as trained and with each of its calibrators. Seeds are paired: the same seed
-    means the same splits and order of the data. The t test asks whether the mean over seeds differs on these test
-    examples. The interval is for other seeds and other examples (see `crossed_bootstrap_interval`), and for calibration
-    errors it allows for the inflation of either estimate (see `bias_range`), which the difference does not.
+    The reference method counts as trained and with each of its calibrators. Seeds are paired: the same seed means the
+    same splits and the same order of the data. The t test asks if the mean over seeds differs on these test examples.
+    The interval is for other seeds and other examples (see `crossed_bootstrap_interval`). For calibration errors, the
+    interval allows for the inflation of both estimates (see `bias_range`); the difference itself is not corrected.
 
-    Measured coverage of the 95 % intervals for the difference of two ECEs, and of two subset calibration errors, over
-    ten pairs of populations (over-confident by 0 to 0.01 against 0 to 0.05, at accuracy 0.92 and 0.75; 2,000
-    examples; ``tests/results/test_compare.py``): one seed 0.91 to 1.00 (300 samples each), three seeds 0.967 to 1.00
-    (150 samples each). The coverage is least where a perfectly calibrated model meets a poor one (0.91 for 10,000
-    examples, too), and two good models have wide intervals, because their inflation is not known better. If the
-    inflation were ignored, the coverage for ECE would fall to 0.43 on such populations; if the bootstrap's estimate of
-    it were subtracted, to 0.65.
+    The coverage of the 95 % intervals was measured for the difference of two ECEs, and of two subset calibration
+    errors, over ten pairs of populations (over-confident by 0 to 0.01 against 0 to 0.05, at accuracy 0.92 and 0.75;
+    2,000 examples; ``tests/results/test_compare.py``). The coverage is 0.91 to 1.00 for one seed (300 samples each),
+    and 0.967 to 1.00 for three seeds (150 samples each). It is smallest for a perfectly calibrated model against a poor
+    one (0.91 for 10,000 examples, too). Two good models have wide intervals, because their inflation is not known
+    better. If the inflation were ignored, the coverage for ECE would fall to 0.43 on such populations. If the
+    bootstrap's estimate of the inflation were subtracted, the coverage would fall to 0.65.
 
     Args:
         results: rows of one data set.
         replicates: metrics on resamples of the examples, the same resamples for all variants and places (for
-            "all_shifts" the `mean_replicates` of the conditions). A pair has no interval where a seed lacks them.
-        metrics: to compare by.
+            "all_shifts" the `mean_replicates` of the conditions). A pair has no interval if a seed lacks them.
+        metrics: the metrics to compare by.
         level: nominal coverage of the intervals.
-        seed: of the resampling of seeds.
+        seed: seed of the resampling of seeds.
 
     Returns:
-        A comparison for each pair that has a seed in common. The interval of one seed covers the examples only, and p
+        A comparison for each pair that has a seed in common. The interval of one seed covers only the examples, and p
         needs three seeds. ``p_holm`` is adjusted for all variants that are compared with one reference on one metric
         and place.
 
     Raises:
-        MissingExtraError: without scipy, for more than one seed.
+        MissingExtraError: scipy is not installed, and there is more than one seed.
     """
     references = [variant for variant in results.variants if variant.method == results.reference]
     compared: list[Comparison] = []
@@ -214,7 +214,7 @@ def _compare(
     level: float,
     seed: int,
 ) -> Comparison | None:
-    """Compare two variants by one metric; None without a common seed."""
+    """Compare two variants by one metric; None if they have no seed in common."""
     conditions = places(results)[place]
     values = [
         {key: each.value for key, each in by_seed(results, one, metric, conditions).items()}
@@ -248,7 +248,7 @@ def _difference_interval(
     level: float,
     seed: int,
 ) -> tuple[float, float]:
-    """Interval for the difference of two (values, replicates); NaN without replicates of both."""
+    """Compute the interval for the difference of two (values, replicates); NaN if one has no replicates."""
     (values, replicates), (other_values, other_replicates) = first, second
     if replicates is None or other_replicates is None:
         return math.nan, math.nan
@@ -264,7 +264,7 @@ def _difference_interval(
 def _stacked(
     replicates: Replicates, variant: Variant, seeds: Sequence[int], place: Place, metric: Metric
 ) -> Tensor | None:
-    """Stack the replicates of a variant, shape (S, B); None where a seed lacks them."""
+    """Stack the replicates of a variant, shape (S, B); None if a seed lacks them."""
     found = [replicates.get((variant, seed, place), {}).get(metric) for seed in seeds]
     present = [values for values in found if values is not None]
     return torch.stack(present).double() if len(present) == len(seeds) else None

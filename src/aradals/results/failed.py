@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from aradals.results.records import Results
 
 MAX_REASONS = 4
-"""How many reasons of failed runs a sentence gives; the report's table has the rest."""
+"""Largest number of reasons that a sentence gives for failed runs; the report's table has all reasons."""
 
 
 def describe_failed(*studies: Results) -> str:
-    """``2 of 6 runs failed: mixup, seed 0 and seed 1 (the reason)``, of several studies by data set; else empty."""
+    """Write ``2 of 6 runs failed: mixup, seed 0 and seed 1 (the reason)``, for each study; empty if no run failed."""
     sentences = []
     for study in studies:
         total = len({(row.method, row.seed) for row in study.rows}) + len(study.failed)
-        # All methods that need a scoring model give the same reason if that failed.
+        # If a scoring model failed, all methods that need it have the same reason.
         named: dict[str, dict[str, list[str]]] = {}
         for run in study.failed:
             named.setdefault(run.reason, {}).setdefault(study.method(run.method).label, []).append(f"seed {run.seed}")
@@ -33,5 +33,5 @@ def describe_failed(*studies: Results) -> str:
 
 
 def join(names: Sequence[str]) -> str:
-    """``a, b and c``."""
+    """Join words: ``a, b and c``."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

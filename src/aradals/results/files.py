@@ -1,8 +1,8 @@
-"""Results as files: JSON that proves on reading that it is whole, and flat tables.
+"""Results as files: JSON with a digest that shows any change, and flat tables.
 
-The form of the JSON is that of `aradals.results.records`: an object per record, with its attributes as keys. What is
-not known (NaN, an empty default) is left out. ``schema`` is the version of the form; files of the previous version are
-read, too. `json_schema` describes the form to other programs.
+The JSON has the form of `aradals.results.records`: one object for each record, with the attributes as keys. Unknown
+values (NaN, an empty default) are left out. ``schema`` is the version of the form; files of the previous version are
+read, too. `json_schema` describes the form for other programs.
 """
 
 from __future__ import annotations
@@ -50,28 +50,28 @@ def save_studies(studies: list[Results], path: Path, *, name: str) -> None:
 
 
 def read_results(path: str | Path) -> Results:
-    """Read the results of one data set; of a folder, its ``results.json`` or ``diagnosis.json``.
+    """Read the results of one data set; in a folder, read ``results.json`` or ``diagnosis.json``.
 
     Raises:
-        InputError: see `read_studies`; results of several data sets.
-        MissingExtraError: without pydantic.
+        InputError: see `read_studies`; or the file contains results of several data sets.
+        MissingExtraError: pydantic is not installed.
     """
     studies = read_studies(path)
     if len(studies) != 1:
         raise InputError(
             expected="results of one data set",
             got=f"{len(studies)} data sets in {path}",
-            hint="the folder of one of them",
+            hint="the folder of one data set",
         )
     return studies[0]
 
 
 def read_studies(path: str | Path) -> list[Results]:
-    """Read the results of each data set of a study; of an evaluation or a diagnosis there is one.
+    """Read the results of each data set of a study; an evaluation or a diagnosis has one data set.
 
     Raises:
-        InputError: the file is missing, was changed, or does not hold results of this version or the previous one.
-        MissingExtraError: without pydantic.
+        InputError: the file is missing, was changed, or does not contain results of this version or the previous one.
+        MissingExtraError: pydantic is not installed.
     """
     file = results_file(Path(path))
     content = load_sealed(file, required=False)
@@ -81,16 +81,16 @@ def read_studies(path: str | Path) -> list[Results]:
     except (InputError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise InputError(
             expected=f"results in {file} as `aradals run`, `evaluate` or `diagnose` write them",
-            got=str(error) if isinstance(error, InputError) else first_problem(error),
-            hint="the same command, which makes them anew",
+            got=first_problem(error),
+            hint="running the same command again, which makes new results",
         ) from error
 
 
 def parse(content: Any) -> Results:
-    """Make results of the JSON of this version or the previous one, and check every value.
+    """Make results from the JSON of this version or the previous one, and check every value.
 
     Raises:
-        ValueError: it is of another form.
+        ValueError: the JSON has another form.
     """
     version = content.get("schema") if isinstance(content, dict) else None
     if version != SCHEMA and version not in PREVIOUS:
@@ -107,9 +107,9 @@ def json_schema() -> dict[str, Any]:
     """Describe the form of results files as a JSON schema.
 
     Raises:
-        MissingExtraError: without pydantic.
+        MissingExtraError: pydantic is not installed.
     """
-    schema: dict[str, Any] = type_adapter(Results).json_schema()
+    schema: dict[str, Any] = _without_nan(type_adapter(Results).json_schema())
     return schema
 
 
@@ -127,13 +127,13 @@ def plain(value: Any) -> Any:
 
 
 def flat_row(results: Results, row: Row) -> dict[str, Any]:
-    """Give a row as one line of a table: keys, then each metric with the ends of its interval."""
+    """Make one line of a table from a row: keys, then each metric with the ends of its interval."""
     keys = ("method", "calibrator", "seed", "corruption", "severity", "subset", "n")
     return {"data": results.data.name, **{key: getattr(row, key) for key in keys}, **dict(_columns(row.metrics))}
 
 
 def table_rows(results: Results) -> list[dict[str, Any]]:
-    """Give all rows as lines of a table, with the cost of each run where it is known."""
+    """Make the lines of a table from all rows, with the cost of each run if the cost is known."""
     costs = {(cost.method, cost.seed): cost for cost in results.costs}
     rows = []
     for row in results.rows:
@@ -168,7 +168,7 @@ def _is_default(field: dataclasses.Field[Any], value: object) -> bool:
 
 
 def results_file(path: Path) -> Path:
-    """The file itself, or the one in a folder."""
+    """Find the results file: the file itself, or the one in a folder."""
     if not path.is_dir():
         return path
     found = [path / name for name in ("results.json", "diagnosis.json") if (path / name).exists()]
@@ -179,3 +179,10 @@ def results_file(path: Path) -> Path:
             hint="the --output folder of aradals run, evaluate or diagnose",
         )
     return found[0]
+
+
+def _without_nan(value: Any) -> Any:
+    """Drop NaN, the default of what is not known, because JSON has none."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items() if item == item}
+    return [_without_nan(item) for item in value] if isinstance(value, list) else value

@@ -1,7 +1,7 @@
-"""Results files of the previous version, brought into the present form.
+"""Results files of the previous version, converted to the present form.
 
-A row was one flat object, and a diagnosis had a form of its own. Methods had no labels: their names decided which one
-the others were compared with, and which ones were variants of another.
+A row was one flat object, and a diagnosis had a separate form. Methods had no labels: their names decided which method
+was the reference, and which methods were variants of another.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ LABELS = {
     "ensemble_of_ar_adals": "ensemble of AR-AdaLS",
     "focal": "focal loss",
 }
-"""What methods were called whose recipes gave no label."""
+"""The labels of methods whose recipes had no labels."""
 
 _ROW = ("method", "calibrator", "seed", "corruption", "severity", "subset", "n")
 
 
 def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring the JSON of an older results file into the present form.
+    """Convert the JSON of an older results file to the present form.
 
     Raises:
-        LookupError, TypeError, AttributeError, ValueError: the content is of no known form.
+        LookupError, TypeError, AttributeError, ValueError: the content has no known form.
     """
     if content["kind"] == "diagnosis":
         content = _as_study(content)
@@ -101,12 +101,12 @@ def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def label_of(name: str) -> str:
-    """The label of a method without one."""
+    """Make a label for a method without one."""
     return LABELS.get(name) or name.replace("ar_adals_", "AR-AdaLS, ").replace("_", " ")
 
 
 def _methods(names: Iterable[str], config: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    """An ensemble was a method of its own; any other name that starts with that of a method was a variant of it."""
+    """Convert methods: an ensemble was a separate method; other names that start with a method's name were variants."""
     ensembles, names = config.get("ensembles") or {}, list(names)
     for name in names:
         stems = [other for other in names if name.startswith(f"{other}_")]
@@ -120,7 +120,7 @@ def _methods(names: Iterable[str], config: Mapping[str, Any]) -> Iterable[dict[s
 
 
 def _as_study(diagnosis: Mapping[str, Any]) -> dict[str, Any]:
-    """A diagnosis in the form that studies had."""
+    """Convert a diagnosis to the form that studies had."""
     model = str(diagnosis.get("model", "model"))
     keys = {"method": model, "calibrator": "none", "seed": 0, "corruption": "none", "severity": 0}
     rows = [{**diagnosis["overall"], **keys, "subset": None}]
@@ -179,7 +179,7 @@ def _metrics(row: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def _measures(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, dict[str, float]]:
-    """Each number with the ends of its interval."""
+    """Select each number with the ends of its interval."""
     return {
         name: _known({"value": row[name], "low": row.get(f"{name}_low"), "high": row.get(f"{name}_high")})
         for name in names
@@ -188,7 +188,7 @@ def _measures(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, dict[st
 
 
 def _only(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """The entries of these names; a ``subset`` of all examples stays, as null."""
+    """Select the entries with these names; a ``subset`` of all examples stays, as null."""
     return {name: record[name] for name in names if name == "subset" or record.get(name) is not None}
 
 

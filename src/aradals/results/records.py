@@ -1,8 +1,8 @@
-"""The records that every result is made of: what was evaluated, each number with its interval, and how it came about.
+"""The records of all results: numbers with their intervals, and the origin of each number.
 
 A study, an evaluation and a diagnosis are all `Results`: rows of metrics for each method, calibrator, seed, condition
-and robustness subset, and around them the records that explain the rows. A diagnosis has one method. Records are
-immutable, hold plain values and no tensors; `aradals.results.files` writes and reads them.
+and robustness subset, and other records that explain the rows. A diagnosis has one method. Records are immutable and
+contain plain values, no tensors. `aradals.results.files` writes and reads them.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ Metric = Literal[
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 Place = Literal["clean", "all_shifts"]
-"""What methods are compared on: the clean data, or the mean over all shifted conditions."""
+"""Places where methods are compared: the clean data, or the mean over all shifted conditions."""
 
 Kind = Literal["study", "evaluation", "diagnosis"]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A number and its uncertainty; NaN stands for what is not known.
+    """A number and its uncertainty; NaN stands for an unknown value.
 
     Attributes:
         value: the estimate, or a mean of estimates.
@@ -77,17 +77,17 @@ class Measure:
 
     @property
     def known(self) -> bool:
-        """Whether the value is known."""
+        """True if the value is known."""
         return math.isfinite(self.value)
 
     @property
     def has_interval(self) -> bool:
-        """Whether both ends of the interval are known."""
+        """True if both ends of the interval are known."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     @property
     def sign(self) -> int:
-        """1 or -1 for a number that is significantly above or below zero, 0 where the interval holds zero."""
+        """1 or -1 for a number significantly above or below zero, 0 if the interval contains zero or is unknown."""
         return 1 if self.low > 0 and self.value > 0 else -1 if self.high < 0 and self.value < 0 else 0
 
     @property
@@ -96,7 +96,7 @@ class Measure:
         return self if self.value >= 0 else Measure(-self.value, -self.high, -self.low)
 
     def times(self, factor: float) -> Measure:
-        """The number in other units; the factor is positive."""
+        """Convert the number to other units; the factor is positive."""
         return Measure(factor * self.value, factor * self.low, factor * self.high)
 
 
@@ -108,7 +108,7 @@ class Condition(NamedTuple):
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing was changed."""
+        """True for clean data."""
         return self.severity == 0
 
     @property
@@ -129,18 +129,18 @@ class Variant:
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether a calibrator changes the outputs of the trained model."""
+        """True if a calibrator changes the outputs of the trained model."""
         return self.calibrator != "none"
 
 
 @dataclass(frozen=True)
 class Method:
-    """A training method, or an ensemble of several models of one.
+    """A training method, or an ensemble of several models of a method.
 
     Attributes:
         name: key in the recipe and in all records.
-        label: name for people.
-        variant_of: method that this one changes in a detail; None for a method that stands for itself.
+        label: name in tables and figures.
+        variant_of: method that this one changes in a detail; None if this method is not a variant.
         num_members: number of models; more than 1 for an ensemble.
     """
 
@@ -151,7 +151,7 @@ class Method:
 
 
 class OfVariant:
-    """What records of one method and one calibrator have in common."""
+    """Base of the records of one method and one calibrator."""
 
     method: str
     calibrator: str
@@ -170,9 +170,9 @@ class Row(OfVariant):
     """All metrics of one model under one condition, on all examples or on one robustness subset.
 
     Attributes:
-        method: what was trained.
-        calibrator: what was fitted afterwards, or "none".
-        seed: of the training.
+        method: name of the method.
+        calibrator: name of the calibrator that was fitted afterwards, or "none".
+        seed: seed of the training.
         corruption: "none" for clean data.
         severity: 1 to 5, 0 for clean data.
         n: number of examples.
@@ -191,7 +191,7 @@ class Row(OfVariant):
 
     @property
     def condition(self) -> Condition:
-        """What the inputs were changed by."""
+        """The corruption of the inputs."""
         return Condition(self.corruption, self.severity)
 
     def __getitem__(self, metric: Metric) -> Measure:
@@ -201,8 +201,9 @@ class Row(OfVariant):
 def measured(metrics: Metrics, metric: Metric) -> Measure:
     """Return a metric, or an unknown one.
 
-    The interval of ``gap`` follows from those of confidence and accuracy as for independent errors. Being right and
-    being confident go together, which narrows the true interval: this one errs on the wide side.
+    The interval of ``gap`` follows from those of confidence and accuracy as if their errors were
+    independent. The true interval is narrower, because right predictions are more confident. So this interval is
+    rather too wide.
     """
     if metric != "gap":
         return metrics.get(metric, Measure())
@@ -219,7 +220,7 @@ def measures_of(flat: Mapping[str, Any], metrics: Iterable[Metric] = METRICS) ->
 
 
 def measure_of(flat: Mapping[str, Any], name: str) -> Measure:
-    """A number of a flat row with its interval; what is missing or None is unknown."""
+    """Read a number of a flat row with its interval; missing values and None are unknown."""
     ends = (flat.get(name), flat.get(f"{name}_low"), flat.get(f"{name}_high"))
     value, low, high = (math.nan if end is None else float(end) for end in ends)
     return Measure(value, low, high)
@@ -227,7 +228,7 @@ def measure_of(flat: Mapping[str, Any], name: str) -> Measure:
 
 @dataclass(frozen=True)
 class Bin:
-    """A bin of a reliability diagram; NaN where no prediction falls into it."""
+    """A bin of a reliability diagram; NaN if the bin is empty."""
 
     low: float
     high: float
@@ -252,7 +253,7 @@ class Reliability(OfVariant):
 
     @property
     def condition(self) -> Condition:
-        """What the inputs were changed by."""
+        """The corruption of the inputs."""
         return Condition(self.corruption, self.severity)
 
 
@@ -277,12 +278,12 @@ class ClassShare:
 
     Attributes:
         label: number of the class.
-        name: its name.
-        n: its examples in the subset.
-        share: of the subset.
-        base_share: of all examples.
-        accuracy: on its examples in the subset.
-        confidence: on these.
+        name: name of the class.
+        n: number of its examples in the subset.
+        share: its share of the subset.
+        base_share: its share of all examples.
+        accuracy: accuracy on its examples in the subset.
+        confidence: mean confidence on these examples.
     """
 
     label: int
@@ -296,14 +297,14 @@ class ClassShare:
 
 @dataclass(frozen=True)
 class Threshold:
-    """The confidence from which on predictions can be accepted, so that few of them are wrong.
+    """A confidence threshold: predictions above it can be accepted, because few of them are wrong.
 
     Attributes:
         max_error: largest share of wrong predictions among the accepted ones.
-        threshold: least confidence; None if no confidence is enough.
+        threshold: smallest accepted confidence; None if no confidence is enough.
         coverage: share of the predictions that are accepted.
-        n: their number.
-        error: share of them that is wrong.
+        n: number of accepted predictions.
+        error: share of wrong predictions among the accepted ones.
     """
 
     max_error: float
@@ -318,20 +319,20 @@ class Comparison(OfVariant):
     """A variant minus a reference on the same examples and seeds.
 
     Attributes:
-        method: of the variant.
-        calibrator: of the variant.
-        reference_method: of what it is compared with.
-        reference_calibrator: of what it is compared with.
+        method: method of the variant.
+        calibrator: calibrator of the variant.
+        reference_method: method of the reference.
+        reference_calibrator: calibrator of the reference.
         place: clean data, or the mean over all shifts.
-        metric: what is compared.
-        num_seeds: seeds that both have.
+        metric: the metric that is compared.
+        num_seeds: number of seeds that both have.
         value: mean of the variant over these seeds.
-        reference_value: mean of the reference.
-        difference: the first minus the second; negative is lower than the reference.
-        low: lower end of its 95 % interval, which for calibration errors allows for their bias.
-        high: upper end.
-        p: of the paired t test over seeds; NaN for fewer than three.
-        p_holm: the same, adjusted for all variants that are compared with one reference.
+        reference_value: mean of the reference over these seeds.
+        difference: value minus reference value; negative if the variant is lower.
+        low: lower end of the difference's 95 % interval, which for calibration errors allows for their bias.
+        high: upper end of this interval.
+        p: p value of the paired t test over seeds; NaN for fewer than three seeds.
+        p_holm: p, adjusted for all variants that are compared with one reference.
     """
 
     method: str
@@ -351,7 +352,7 @@ class Comparison(OfVariant):
 
     @property
     def reference(self) -> Variant:
-        """What the variant is compared with."""
+        """The variant that this one is compared with."""
         return Variant(self.reference_method, self.reference_calibrator)
 
     @property
@@ -362,7 +363,7 @@ class Comparison(OfVariant):
 
 @dataclass(frozen=True)
 class Update:
-    """One update of the targets; every tuple has one value per subset, None where nothing could be measured."""
+    """One update of the targets; every tuple has one value for each subset, None if nothing could be measured."""
 
     target_prob: tuple[float | None, ...]
     confidence: tuple[float | None, ...]
@@ -380,20 +381,20 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Training:
-    """How the training of one method went.
+    """The course of one training.
 
     Attributes:
-        method: what was trained.
-        seed: of initialization, order and splits.
-        settings: of the method, as the recipe spells them.
-        update_rate: of the targets; 0 where they stay.
+        method: name of the method.
+        seed: seed of initialization, order and splits.
+        settings: settings of the method, spelled as in the recipe.
+        update_rate: rate of the updates of the targets; 0 if the targets stay.
         update_every: epochs between two updates.
-        seconds: on the machine that trained.
-        epochs: one record each.
-        scorings: by the model itself: epochs before it, seconds, passes and failures.
-        updates: of the targets, in order; their ``target_prob`` is the one before the update.
-        target_prob: of each subset at the end.
-        at_lower_bound: subsets whose target ran down to its lower bound 1/K.
+        seconds: duration on the machine that trained.
+        epochs: one record for each epoch.
+        scorings: records of the scorings by the model itself: epochs before, seconds, passes and failures.
+        updates: updates of the targets, in order; their ``target_prob`` is that before the update.
+        target_prob: target of each subset at the end.
+        at_lower_bound: subsets whose target fell to its lower bound 1/K.
     """
 
     method: str
@@ -411,7 +412,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Fitted(OfVariant):
-    """A calibrator that was fitted to one trained model; ``temperature`` is NaN for those that have none."""
+    """A calibrator that was fitted to one trained model; ``temperature`` is NaN if the calibrator has none."""
 
     method: str
     calibrator: str
@@ -449,17 +450,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class Stability:
-    """How much independently trained models of one method disagree on the same examples.
+    """The disagreement of independently trained models of one method on the same examples.
 
     Attributes:
-        method: what was trained.
+        method: name of the method.
         models: seeds, or members of an ensemble.
         num_models: number of models.
         n: number of examples.
         subset: robustness subset, or None.
-        seed: of the ensemble; None over seeds.
-        prediction_variance: of the predicted probabilities.
-        matched_prediction_variance: the same with all models at one mean confidence.
+        seed: seed of the ensemble; None for models of several seeds.
+        prediction_variance: variance of the predicted probabilities between models.
+        matched_prediction_variance: the same variance, after all models were scaled to one mean confidence.
         disagreement: share of examples on which two models predict different classes.
     """
 
@@ -476,7 +477,7 @@ class Stability:
 
 @dataclass(frozen=True)
 class OutOfDistribution:
-    """How well the confidence tells the evaluated examples from those of other data."""
+    """A measure of how well the confidence distinguishes the evaluated examples from other data."""
 
     calibrator: str
     ood_data: str
@@ -496,7 +497,7 @@ class FailedRun:
 
 @dataclass(frozen=True)
 class Picture:
-    """One example as the report shows it; ``png`` is in base64, ``score`` is None without robustness scores."""
+    """One example for the report; ``png`` is in base64; ``score`` is None if there are no robustness scores."""
 
     id: int
     label: str
@@ -508,7 +509,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Examples that say most about a model."""
+    """The most informative examples of a model."""
 
     least_robust: tuple[Picture, ...] = ()
     most_wrongly_confident: tuple[Picture, ...] = ()
@@ -516,12 +517,12 @@ class Pictures:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """The data that the results are about.
+    """The evaluated data.
 
     Attributes:
-        name: id, path or built-in name, as it was given.
+        name: id, path or built-in name, as the user gave it.
         num_classes: K.
-        class_names: one per class, or empty.
+        class_names: one name for each class, or empty.
         splits: number of examples of each split.
         splits_hash: digest of the splits of each seed.
     """
@@ -540,33 +541,33 @@ class DataSummary:
 
 @dataclass(frozen=True)
 class Results:
-    """What a study, an evaluation or a diagnosis has found out about one data set.
+    """The results of a study, an evaluation or a diagnosis on one data set.
 
     Attributes:
-        kind: which of the three.
-        name: of the study or of the model.
-        data: what was evaluated.
-        methods: in the order of the recipe, also those of which all runs failed.
+        kind: study, evaluation or diagnosis.
+        name: name of the study or the model.
+        data: the evaluated data.
+        methods: methods in the order of the recipe, including methods without any successful run.
         reference: the method that the others are compared with.
         rows: all metrics.
         reliability: reliability diagrams.
-        description: what the study shows, in the words of the recipe.
-        config: settings, as they were given.
-        versions: of what determines a number.
-        device: that computed.
-        training: one record per method and seed.
-        calibrators: what was fitted.
+        description: description of the study, from the recipe.
+        config: settings, as the user gave them.
+        versions: versions of all software that determines a number.
+        device: device that computed the results.
+        training: one record for each method and seed.
+        calibrators: the fitted calibrators.
         scoring: robustness scores that were made or read.
-        costs: of each run.
+        costs: cost of each run.
         failed: runs without results.
         comparisons: paired differences.
-        stability: of independently trained models.
-        classes: by true class.
-        least_robust_classes: what the least robust subset is made of, the largest share first.
-        thresholds: confidences from which on predictions can be accepted.
-        out_of_distribution: other data, told by the confidence.
+        stability: disagreement of independently trained models.
+        classes: results by true class.
+        least_robust_classes: classes of the least robust subset, the largest share first.
+        thresholds: confidence thresholds for accepting predictions.
+        out_of_distribution: other data, distinguished by the confidence.
         pictures: examples for the report.
-        audit: of the ranking by robustness.
+        audit: audit of the ranking by robustness.
     """
 
     kind: Kind
@@ -601,24 +602,24 @@ class Results:
                 raise InputError(
                     expected="rows of the methods of the results, with subsets numbered from 0",
                     got=f"method {row.method!r}, subset {row.subset!r:.40}",
-                    hint="a results file as `aradals run`, `evaluate` or `diagnose` writes it",
+                    hint="a results file from `aradals run`, `evaluate` or `diagnose`",
                 )
         if self.reference not in named:
             raise InputError(
                 expected=f"a reference among the methods {', '.join(sorted(named))}",
                 got=repr(self.reference),
-                hint="naming one of them in the recipe",
+                hint="naming one of these methods in the recipe",
             )
 
     @cached_property
     def by_key(self) -> Mapping[tuple[Variant, Condition, int | None], Mapping[int, Row]]:
-        """The row of each seed, by variant, condition and subset."""
+        """Row of each seed, by variant, condition and subset."""
         found: dict[tuple[Variant, Condition, int | None], dict[int, Row]] = {}
         for row in self.rows:
             seeds = found.setdefault((row.variant, row.condition, row.subset), {})
             if seeds.setdefault(row.seed, row) is not row:
                 raise InputError(
-                    expected="one row per variant, seed, condition and subset",
+                    expected="one row for each variant, seed, condition and subset",
                     got=f"two of {row.method}, {row.calibrator}, seed {row.seed}, {row.condition.label}",
                     hint="the rows of one study",
                 )
@@ -631,7 +632,7 @@ class Results:
 
     @cached_property
     def variants(self) -> tuple[Variant, ...]:
-        """Methods that have rows, in order, each without calibrator first."""
+        """The methods and calibrators that have rows, in order; each method as trained comes first."""
         found = list(dict.fromkeys(row.variant for row in self.rows))
         order = {method.name: position for position, method in enumerate(self.methods)}
         return tuple(sorted(found, key=lambda variant: (order[variant.method], variant.is_calibrated)))
@@ -643,24 +644,24 @@ class Results:
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds, in the order of the rows."""
+        """List the seeds, in the order of the rows."""
         return tuple(dict.fromkeys(row.seed for row in self.rows))
 
     @cached_property
     def num_subsets(self) -> int:
-        """Number of robustness subsets; 0 without any."""
+        """Number of robustness subsets; 0 if there are none."""
         return max((row.subset + 1 for row in self.rows if row.subset is not None), default=0)
 
     @cached_property
     def num_examples(self) -> int:
-        """Size of the split that is reported on."""
+        """Number of examples in the evaluated split."""
         return max((row.n for row in self.rows if row.subset is None), default=0)
 
     def method(self, name: str) -> Method:
-        """The method of a name.
+        """Look up a method by its name.
 
         Raises:
-            InputError: results that have no such method.
+            InputError: the results have no such method.
         """
         found = next((method for method in self.methods if method.name == name), None)
         if found is None:
@@ -669,20 +670,20 @@ class Results:
         return found
 
     def table(self) -> Any:
-        """The main table, as rich prints it in a terminal.
+        """Return the main table, as rich prints it in a terminal.
 
         Raises:
-            MissingExtraError: without rich.
+            MissingExtraError: rich is not installed.
         """
         from aradals.report.terminal import results_table
 
         return results_table(self)
 
     def report(self, path: str | Path) -> Path:
-        """Write the HTML report, one file that needs nothing else, and return its path.
+        """Write the HTML report, one self-contained file, and return its path.
 
         Raises:
-            MissingExtraError: without Jinja2.
+            MissingExtraError: Jinja2 is not installed.
         """
         from aradals.report import write_report
 
@@ -697,10 +698,10 @@ class Results:
         return Path(path)
 
     def to_frame(self) -> DataFrame:
-        """The rows as a table of pandas, one column per metric and end of an interval.
+        """Return the rows as a table of pandas, with one column for each metric and each end of an interval.
 
         Raises:
-            MissingExtraError: without pandas.
+            MissingExtraError: pandas is not installed.
         """
         from aradals.results.files import to_frame
 

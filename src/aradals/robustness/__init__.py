@@ -1,4 +1,4 @@
-"""Robustness of whole data sets: score tables, and what a cheap ranking is worth."""
+"""Robustness of whole data sets: score tables, and audits of a ranking with a strong attack."""
 
 from aradals.robustness.audit import audit_scores, describe_audit, rank_agreement
 from aradals.robustness.scores import ScoreTable, score, score_batches

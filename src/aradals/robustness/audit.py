@@ -1,4 +1,4 @@
-"""What a cheap ranking is worth on one's own model: how far it agrees with a strong attack on a random sample."""
+"""Audit of a cheap ranking: its agreement with a strong attack on a random sample."""
 
 from __future__ import annotations
 
@@ -19,43 +19,44 @@ from aradals.smoothing.subsets import assign_subsets
 
 
 class Examples(Protocol):
-    """What an audit needs of a data set; `aradals.data.Examples` has it."""
+    """Data set that can be audited; `aradals.data.Examples` is one."""
 
     @property
     def ids(self) -> Tensor:
-        """Of all examples, int64, shape (N,)."""
+        """Ids of all examples, int64, shape (N,)."""
         ...
 
     def select(self, mask: Tensor) -> Self:
-        """The examples at some positions."""
+        """Select the examples at some positions."""
         ...
 
     def batches(self) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
-        """Batches of (ids, inputs, labels)."""
+        """Iterate over batches of (ids, inputs, labels)."""
         ...
 
 
 SomeExamples = TypeVar("SomeExamples", bound=Examples)
 
 MIN_SPEARMAN, MIN_SAME_SUBSET = 0.95, 0.75
-"""What a ranking needs to be good enough. One gradient often falls short of the second, a short search does not."""
+"""Limits of a good ranking. A ranking by one gradient often misses the second limit, a short search does not."""
 
 _CLEARLY_SMALLER = 0.99
 
 
 @dataclass(frozen=True)
 class RankAgreement:
-    """How far two rankings of the same examples agree.
+    """Agreement of two rankings of the same examples.
 
-    The three figures come with 95 % intervals: Wilson's (1927) for the shares; for the correlation Fisher's z with the
-    standard error √((1 + ρ²/2)/(N - 3)) of Bonett and Wright (Psychometrika 65, 2000, p. 23-28). They cover what is
-    expected of N examples. Ranks and cuts within a sample are noisy: all examples together agree a little better.
+    The last three attributes have 95 % intervals: Wilson's (1927) for the shares; for the correlation Fisher's z with
+    the standard error √((1 + ρ²/2)/(N - 3)) of Bonett and Wright (Psychometrika 65, 2000, p. 23-28). The intervals
+    cover the expected agreement on N examples. Ranks and cuts within a sample are noisy, so that the agreement on all
+    examples is a little better.
 
     Attributes:
-        n: number of examples; 0 where the rankings could not be compared.
-        spearman: Spearman's rank correlation, ties with their mean rank; 0 where all values are equal and rank nothing.
+        n: number of examples; 0 if the rankings could not be compared.
+        spearman: Spearman's rank correlation, where ties have their mean rank; 0 if all values are equal.
         same_subset: share of examples that both rankings put into the same subset.
-        within_one: share that they put into the same subset or a neighboring one.
+        within_one: share of examples that both rankings put into the same or a neighboring subset.
     """
 
     n: int = 0
@@ -66,25 +67,25 @@ class RankAgreement:
 
 @dataclass(frozen=True)
 class Audit:
-    """Scores compared with the norms that a strong attack verifies on some of the same examples.
+    """Comparison of scores with the norms that a strong attack verifies on some of the same examples.
 
-    The reference is the smaller of the two verified norms where the scores come with norms of their own. Examples on
+    The reference is the norm of the strong attack, or the verified norm of the scores if that is smaller. Examples on
     which the strong attack fails are counted and left out.
 
     Attributes:
-        scores_by: the attack that made the scores, described.
-        attack: the strong attack, described.
-        num_examples: in the sample.
-        num_failed: examples on which the strong attack failed.
+        scores_by: description of the attack that made the scores.
+        attack: description of the strong attack.
+        num_examples: number of examples in the sample.
+        num_failed: number of examples on which the strong attack failed.
         num_subsets: R.
-        agreement: of the two rankings; empty where the attack left fewer than R examples.
-        median_ratio: of score to reference; it means something only for scores that estimate an L2 norm.
-        num_verified: compared scores that come with a verified L2 norm.
-        num_norms_reduced: of these, how many the strong attack reduced by more than 1 %.
-        num_reference_from_table: of these, how many the strong attack did not reduce.
-        mean_forward: forward passes of the strong attack per example.
-        mean_backward: backward passes.
-        seconds: of the strong attack; NaN where it was not timed.
+        agreement: agreement of the two rankings; empty if the strong attack succeeds on fewer than R examples.
+        median_ratio: median ratio of score to reference; it has a meaning only if the scores estimate an L2 norm.
+        num_verified: number of compared scores with a verified L2 norm.
+        num_norms_reduced: number of these for which the strong attack found a norm smaller by more than 1 %.
+        num_reference_from_table: number of these for which the strong attack found no smaller norm.
+        mean_forward: mean number of forward passes of the strong attack for each example.
+        mean_backward: mean number of its backward passes for each example.
+        seconds: time of the strong attack; NaN if it was not measured.
     """
 
     scores_by: str
@@ -103,7 +104,7 @@ class Audit:
 
 
 def rank_agreement(scores: Tensor, reference: Tensor, num_subsets: int = 10) -> RankAgreement:
-    """Measure how far two rankings of the same examples agree.
+    """Measure the agreement of two rankings of the same examples.
 
     Args:
         scores: shape (N,), finite.
@@ -111,13 +112,13 @@ def rank_agreement(scores: Tensor, reference: Tensor, num_subsets: int = 10) -> 
         num_subsets: R of `assign_subsets`, which cuts both rankings; ties are broken by position.
 
     Raises:
-        InputError: values that are not finite, of different lengths, or fewer than ``num_subsets``.
+        InputError: values are not finite, the lengths differ, or there are fewer values than ``num_subsets``.
     """
     if scores.ndim != 1 or scores.shape != reference.shape:
         raise InputError(
             expected="two rankings of the same N examples",
             got=f"shapes {tuple(scores.shape)} and {tuple(reference.shape)}",
-            hint="the rows of both tables in the order of their ids",
+            hint="sorting the rows of both tables by their ids",
         )
     moved = (assign_subsets(scores, num_subsets) - assign_subsets(reference, num_subsets)).abs()
     return RankAgreement(len(scores), _spearman(scores, reference), _share(moved == 0), _share(moved <= 1))
@@ -138,18 +139,19 @@ def audit_scores(
     """Compare scores with the norms that a strong attack verifies, on a random sample.
 
     Args:
-        model: the one that was scored.
-        examples: what was scored.
-        table: its scores.
-        num_examples: size of the sample; all that were scored, where there are fewer.
-        attack: the strong one; L2.
-        attack_args: its settings.
+        model: the scored model.
+        examples: the scored examples.
+        table: the scores of the examples.
+        num_examples: size of the sample; all scored examples if there are fewer.
+        attack: the strong attack, in L2.
+        attack_args: settings of the strong attack.
         num_subsets: R.
-        seed: of the sample.
-        progress: whether to show a progress bar on stderr.
+        seed: seed of the sample.
+        progress: show a progress bar on stderr.
 
     Raises:
-        InputError: no attack of that name, or one that verifies no norms; a sample smaller than ``num_subsets``.
+        InputError: there is no such attack, the attack verifies no norms, or the sample is smaller than
+            ``num_subsets``.
     """
     sample = audit_sample(examples, table, num_examples=num_examples, num_subsets=num_subsets, seed=seed)
     started = time.perf_counter()
@@ -164,13 +166,13 @@ def audit_sample(
     """Draw the examples that an audit attacks, at random from those that were scored.
 
     Raises:
-        InputError: fewer than ``num_subsets`` of them.
+        InputError: there are fewer than ``num_subsets`` of them.
     """
     scored = torch.isin(examples.ids, table.ids).nonzero()[:, 0]
     num_examples = min(num_examples, len(scored))
     if num_examples < num_subsets:
         raise InputError(
-            expected=f"at least {num_subsets} scored examples to audit {num_subsets} subsets on",
+            expected=f"at least {num_subsets} scored examples for an audit of {num_subsets} subsets",
             got=str(num_examples),
             hint="more examples or fewer subsets",
         )
@@ -183,14 +185,14 @@ def compare_with_attack(table: ScoreTable, strong: ScoreTable, num_subsets: int 
 
     Args:
         table: the scores.
-        strong: what the strong attack found; its ids are among those of ``table``.
+        strong: the table of the strong attack; its ids are among the ids of ``table``.
         num_subsets: R.
     """
     found = strong.norm.isfinite()
     same = table.for_ids(strong.ids[found])
     scores, norm, own_norm = same.score.double(), strong.norm[found].double(), same.norm.double()
     if "norm_order=inf" in table.attack:
-        own_norm = torch.full_like(own_norm, math.inf)  # an L-inf norm is always the smaller one
+        own_norm = torch.full_like(own_norm, math.inf)  # an L-inf norm is never larger than an L2 norm
     reference = norm.minimum(own_norm)
     return Audit(
         scores_by=table.attack,
@@ -209,7 +211,7 @@ def compare_with_attack(table: ScoreTable, strong: ScoreTable, num_subsets: int 
 
 
 def describe_audit(audit: Audit) -> str:
-    """Say in plain sentences what an audit found; they start with "Warning: " where the ranking is too coarse."""
+    """Describe an audit in sentences, which start with "Warning: " if the ranking is too coarse."""
     attack, agreement = audit.attack.partition("(")[0], audit.agreement
     if audit.scores_by == audit.attack:
         return f"The ranking by robustness was not audited, because {attack} made the scores itself."
@@ -219,18 +221,18 @@ def describe_audit(audit: Audit) -> str:
             f"{audit.num_examples} examples."
         )
     sentences = [
-        f"{_verdict(agreement, audit.num_subsets)}: of {agreement.n} examples drawn at random "
-        f"{_percent(agreement.same_subset, '95 % interval ')} are in the same subset as by {attack}, "
-        f"{_percent(agreement.within_one)} in the same or the next one; Spearman's correlation is "
+        f"{_verdict(agreement, audit.num_subsets)}: of {agreement.n} examples drawn at random, "
+        f"{_percent(agreement.same_subset, '95 % interval ')} are in the same subset as with {attack}, and "
+        f"{_percent(agreement.within_one)} are in the same or a neighboring subset; Spearman's correlation is "
         f"{agreement.spearman.value:.3f} ({agreement.spearman.low:.3f} to {agreement.spearman.high:.3f})."
     ]
     if audit.num_norms_reduced:
         sentences.append(
-            f"Of {audit.num_verified} verified norms {attack} found {audit.num_norms_reduced} to be too large by more "
-            "than 1 %."
+            f"{attack} found a norm smaller by more than 1 % for {audit.num_norms_reduced} of {audit.num_verified} "
+            "verified norms."
         )
     if audit.num_failed:
-        sentences.append(f"Left out: {audit.num_failed} on which {attack} failed.")
+        sentences.append(f"{audit.num_failed} examples are left out, because {attack} failed on them.")
     return " ".join(sentences)
 
 
@@ -247,7 +249,8 @@ def _spearman(first: Tensor, second: Tensor) -> Estimate:
     n = len(first)
     rho = float(torch.corrcoef(torch.stack([_mean_ranks(first), _mean_ranks(second)])).nan_to_num(0)[0, 1])
     error = math.sqrt((1 + rho**2 / 2) / (n - 3)) if n > 3 else math.inf
-    # At exactly 1 the interval would be a point, as if no example could ever swap with its neighbor: half a swap off.
+    # At a correlation of exactly 1 the interval would be a point, as if no two neighbors could ever swap. The limit is
+    # the correlation after half a swap.
     largest = 1 - 6 / (n * (n**2 - 1)) if n > 1 else 0.0
     z = math.atanh(max(-largest, min(rho, largest)))
     quantile = torch.special.ndtri(torch.tensor(0.975, dtype=torch.float64)).item()
@@ -256,7 +259,7 @@ def _spearman(first: Tensor, second: Tensor) -> Estimate:
 
 
 def _mean_ranks(values: Tensor) -> Tensor:
-    """Ranks from 1 on, the mean rank where values are equal; shape (N,)."""
+    """Compute ranks from 1 to N, where equal values have their mean rank; shape (N,)."""
     _, group, sizes = values.detach().cpu().unique(return_inverse=True, return_counts=True)
     last = sizes.cumsum(0).double()
     ranks: Tensor = (last - (sizes - 1) / 2)[group]

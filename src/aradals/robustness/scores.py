@@ -32,7 +32,7 @@ from aradals.inference.gradients import forward_with_graph, gradients_enabled, i
 from aradals.inference.predictions import evaluation_mode, try_model
 
 InputBatches = Tensor | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]
-"""Inputs (N, ...), or batches of inputs, (inputs, labels) or (ids, inputs, labels); values in [0, 1]."""
+"""Inputs of shape (N, ...), or batches of inputs, (inputs, labels) or (ids, inputs, labels); values in [0, 1]."""
 
 _NUM_TRIED = 32
 _LOG_SECONDS = 30.0
@@ -40,15 +40,15 @@ _LOG_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """The robustness of the examples of a data set; tensors on the CPU of shape (N,).
+    """Robustness of the examples of a data set; tensors on the CPU of shape (N,).
 
     Attributes:
         ids: int64; the row of each example in its split.
         predicted: int64; the class that the model predicts.
-        score: finite; ranks the examples, larger = more robust. An estimate of the smallest norm where the attack
+        score: finite; ranks the examples, larger = more robust. An estimate of the smallest norm if the attack
             succeeded, else the first-order margin at the input.
-        norm: L2 norm of the smallest perturbation that was seen to change the prediction; inf where none was.
-        success: bool; whether the search ended at a boundary. The scores of the others are fallbacks.
+        norm: L2 norm of the smallest perturbation that was seen to change the prediction; inf if there is none.
+        success: bool; true if the search ended at a boundary. The scores of all other examples are fallbacks.
         num_forward: int64; forward passes spent on the example.
         num_backward: int64; backward passes, one for each gradient.
         attack: the attack and all its settings.
@@ -68,20 +68,20 @@ class ScoreTable:
 
     @property
     def num_failed(self) -> int:
-        """Number of examples whose score is a fallback, because the search ended nowhere."""
+        """Number of examples whose score is a fallback, because the search found no boundary."""
         return int((~self.success).sum())
 
     def for_ids(self, ids: Tensor) -> ScoreTable:
-        """The rows of these examples, in this order.
+        """Select the rows of these examples, in this order.
 
         Raises:
-            InputError: the table lacks some of them.
+            InputError: the table has no score for some of them.
         """
         known = torch.isin(ids, self.ids[~self.score.isnan()])
         if not known.all():
             raise InputError(
                 expected="a score for every example",
-                got=f"none for {int((~known).sum())} of {len(ids)}",
+                got=f"no score for {int((~known).sum())} of {len(ids)}",
                 hint="scoring the same split with the same limit",
             )
         ids_in_order, order = self.ids.sort()
@@ -103,28 +103,29 @@ def score(
     progress: bool = False,
     **attack_args: Any,
 ) -> ScoreTable:
-    """How far each input is from changing the model's own prediction.
+    """Score the robustness of each input: its distance to a change of the model's own prediction.
 
     Args:
-        model: maps inputs in [0, 1] to logits of shape (N, K). It is left as it was found.
+        model: maps inputs in [0, 1] to logits of shape (N, K). The call does not change the model.
         batches: a tensor of inputs (N, ...); or an iterable of batches, each a tensor of inputs, a pair
-            (inputs, labels) or a triple (ids, inputs, labels). Without ids, an example's id is its running number.
-            Of examples with the same id, as distributed samplers add to even out batches, the first counts.
+            (inputs, labels) or a triple (ids, inputs, labels). If there are no ids, the id of an example is its
+            running number. If several examples have the same id, the first one counts; distributed samplers repeat
+            examples to fill their batches.
         attack: see `aradals.attacks.get_attack`.
-        batch_size: number of examples attacked at a time, where ``batches`` is a tensor.
-        verified: also find, for ``norm``, a perturbation that is seen to change the prediction.
-        bf16: attack a copy of the model that computes in bfloat16. Faster on some hardware, and coarser: up to 1
-            example in 10 moves to a neighboring decile of the ranking.
-        progress: show a bar on stderr, with the rate and the time left (needs tqdm).
+        batch_size: number of examples attacked at a time, if ``batches`` is a tensor.
+        verified: also verify a perturbation that changes the prediction, for ``norm``.
+        bf16: attack a copy of the model that computes in bfloat16. This is faster on some hardware, and less precise:
+            up to 1 example in 10 moves to a neighboring decile of the ranking.
+        progress: show a bar on stderr, with the rate and the remaining time (needs tqdm).
         **attack_args: arguments of the attack.
 
     Returns:
         A table sorted by id, each id once.
 
     Raises:
-        InputError: inputs that are not floats in [0, 1]; rows that cannot be told apart; logits that are NaN, of a
-            wrong shape, or probabilities; no such attack or argument; a model without gradients, or whose prediction
-            nothing changes; an attack that verifies no norm although it was asked to.
+        InputError: inputs that are not floats in [0, 1]; rows without a clear identity; logits that are NaN, of a
+            wrong shape, or probabilities; an unknown attack or argument; a model without gradients, or with a
+            prediction that never changes; an attack that verifies no norm although ``verified`` is set.
     """
     tables = score_batches(model, batches, attack, batch_size=batch_size, verified=verified, bf16=bf16, **attack_args)
     if progress:
@@ -142,10 +143,10 @@ def score_batches(
     bf16: bool = False,
     **attack_args: Any,
 ) -> Iterator[ScoreTable]:
-    """`score`, batch by batch: yields the table of each batch, in its order, so that memory stays flat.
+    """Run `score` batch by batch: yield the table of each batch, in order, so that memory does not grow.
 
-    The model is copied once, for speed (`aradals.inference.accelerate.accelerated`). Whether its prediction can be
-    changed at all is known after the last batch, and checked there.
+    The model is copied once, for speed (`aradals.inference.accelerate.accelerated`). After the last batch, a check
+    raises an error if no input changes the model's prediction.
 
     Args:
         model: see `score`.
@@ -179,8 +180,8 @@ def _score_batches(
         if verified and result.success.any() and not result.norm.isfinite().any():
             raise InputError(
                 expected="an attack that verifies its norms",
-                got=f"{describe_attack(run_attack)}, which verified none of {len(ids)}",
-                hint="secant or ddn, or scores alone, which need no verification",
+                got=f"{describe_attack(run_attack)}, which verified no norm of {len(ids)} examples",
+                hint="secant or ddn, or scores without verified norms",
             )
         if fast is not model:
             result = _confirm(model, inputs, result, bf16)
@@ -190,25 +191,25 @@ def _score_batches(
             some = _sample(some, inputs, result.predicted, generator)
             other_class = (result.predicted.cpu() != some[1][0]).any()
             depends = bool(other_class or result.norm.isfinite().any())
-        # All but the perturbed inputs, so that memory does not grow with the size of an input.
+        # The table has no perturbed inputs, so that memory does not grow with the size of an input.
         columns = {name: getattr(result, name).cpu() for name in _COLUMNS if name != "ids"}
         yield ScoreTable(ids=ids.long().cpu(), **columns, attack=describe_attack(run_attack))
 
     if some is None:
-        raise InputError(expected="at least one example", got="none", hint="another split or a larger limit")
+        raise InputError(expected="at least one example", got="no example", hint="another split or a larger limit")
     if not moved or not (depends or _prediction_depends_on(model, *some)):
         raise InputError(
             expected="a model whose prediction depends on its input",
-            got=f"the same class, or no gradient, for all of {num_done} examples and whatever they are changed to",
-            hint="a model whose training has not collapsed, and whose forward does not detach, round or threshold",
+            got=f"the same class, or no gradient, for all of {num_done} examples and all changes to them",
+            hint="a model whose training has not collapsed, with a forward that does not detach, round or threshold",
         )
 
 
 def choose_attack(attack: str | Attack, attack_args: dict[str, Any], *, verified: bool = False) -> Attack:
-    """The attack with its arguments bound, and told to verify its norms where it has that choice.
+    """Bind the arguments of an attack; with ``verified``, also its setting of this name if it has one.
 
     Raises:
-        InputError: no such attack or argument.
+        InputError: there is no such attack or argument.
     """
     run_attack = get_attack(attack, **attack_args)
     if verified and "verified" in inspect.signature(run_attack).parameters:
@@ -217,7 +218,7 @@ def choose_attack(attack: str | Attack, attack_args: dict[str, Any], *, verified
 
 
 def merge_tables(tables: Sequence[ScoreTable]) -> ScoreTable:
-    """One table of several by the same attack, sorted by id; of rows with the same id, the first counts."""
+    """Merge tables by the same attack into one, sorted by id; if rows have the same id, the first one counts."""
     columns = {name: torch.cat([getattr(table, name) for table in tables]) for name in _COLUMNS}
     ids, order = columns["ids"].sort(stable=True)
     first = torch.ones_like(ids, dtype=torch.bool)
@@ -227,12 +228,12 @@ def merge_tables(tables: Sequence[ScoreTable]) -> ScoreTable:
 
 
 def with_progress(tables: Iterable[ScoreTable], total: int | None, num_done: int = 0) -> Iterator[ScoreTable]:
-    """The same tables, with a bar on stderr: on a terminal as usual, in a log file a line every half minute.
+    """Pass on the tables, and show a bar on stderr: live on a terminal, one line every half minute in a log file.
 
     Args:
-        tables: what `score_batches` yields.
-        total: number of examples, where known.
-        num_done: of these, done before.
+        tables: the tables that `score_batches` yields.
+        total: number of examples, if known.
+        num_done: number of examples that were done before.
 
     Raises:
         MissingExtraError: tqdm is not installed.
@@ -259,14 +260,14 @@ def with_progress(tables: Iterable[ScoreTable], total: int | None, num_done: int
 
 
 def check_differentiable(model: nn.Module, inputs: Tensor) -> None:
-    """Take one gradient of ``model``, before its robustness is measured by thousands.
+    """Check that ``model`` has gradients, by one gradient before an attack takes thousands.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
-        inputs: shape (N, ...), values in [0, 1]; a few are tried, and a few random inputs beside them.
+        inputs: shape (N, ...), values in [0, 1]; the check uses a few of them, and a few random inputs.
 
     Raises:
-        InputError: the model cannot be called, or has no gradient, or one that vanishes at all of these inputs.
+        InputError: the model cannot be called, it has no gradient, or its gradient vanishes at all of these inputs.
     """
     got, some = "logits without a gradient", inputs[:_NUM_TRIED]
     try_model(model, some)
@@ -275,11 +276,13 @@ def check_differentiable(model: nn.Module, inputs: Tensor) -> None:
             for tried in (some, _noise(some)):
                 points, logits = forward_with_graph(model, model_inputs(model, tried))
                 check_logits(logits, len(tried))
-                lead = logits.amax(1) - logits.mean(1)  # over all: two classes may tie everywhere
+                lead = logits.amax(1) - logits.mean(
+                    1
+                )  # the mean over all classes, because two classes may tie everywhere
                 if input_gradient(lead, points).any():
                     return
                 if lead.requires_grad:
-                    got = f"a gradient of 0 at {len(some)} inputs and at as many random ones"
+                    got = f"a gradient of 0 at {len(some)} inputs and at {len(some)} random ones"
     except RuntimeError as error:
         got = f"{type(error).__name__}: {error}"
     raise InputError(
@@ -290,17 +293,18 @@ def check_differentiable(model: nn.Module, inputs: Tensor) -> None:
 
 
 def _uses_gradients(run_attack: Attack) -> bool:
-    """Whether it is one of ours that does; other people's attacks are not judged beforehand."""
+    """Return True for an attack of this package that uses gradients; the code assumes nothing about other attacks."""
     attack = getattr(run_attack, "func", run_attack)
     ours = attack is pgd or any(attack is other for other in ATTACKS.values())
     return ours and attack not in (logit_margin, log_odds)
 
 
 def _confirm(model: nn.Module, inputs: Tensor, result: AttackResult, bf16: bool) -> AttackResult:
-    """What was found on a faster copy, as ``model`` itself sees it: a norm counts where it changes *its* prediction.
+    """Verify on ``model`` the result of a faster copy: a norm counts only if it changes the prediction of ``model``.
 
-    Right behind the boundary of the copy, rounding may have the model still before it; such a perturbation is
-    lengthened. Predictions are the copy's, which differ by rounding, unless it is the coarse one.
+    A perturbation that ends just behind the boundary of the copy may, because of rounding, end before the boundary of
+    the model. Such a perturbation is lengthened. The predictions are those of the copy, which differ only by rounding,
+    except with bf16.
     """
     predicted, num_forward = result.predicted, result.num_forward + int(bf16)
     norm = torch.full_like(result.norm, torch.inf)
@@ -315,7 +319,7 @@ def _confirm(model: nn.Module, inputs: Tensor, result: AttackResult, bf16: bool)
             start = origin[rows]
             points = (start + lengthening * (model_inputs(model, result.adv_inputs[rows]) - start)).clamp(0, 1)
             changed = prediction_changes(model, points, predicted[rows])
-            norm[rows[changed]] = lengthening * result.norm[rows[changed]]  # or less, where the box is in the way
+            norm[rows[changed]] = lengthening * result.norm[rows[changed]]  # an upper bound: the box may shorten it
             num_forward[rows] += 1
     success = result.success & (norm.isfinite() | result.norm.isinf())
     return replace(result, predicted=predicted, norm=norm, success=success, num_forward=num_forward)
@@ -324,18 +328,18 @@ def _confirm(model: nn.Module, inputs: Tensor, result: AttackResult, bf16: bool)
 def _sample(
     before: tuple[Tensor, Tensor] | None, inputs: Tensor, predicted: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A few of the examples seen so far, spread over the data: (inputs, predicted)."""
+    """Keep a few of the examples seen so far, spread over the data: (inputs, predicted)."""
     keep = torch.randperm(len(inputs), generator=generator)[:_NUM_TRIED]
     chosen, classes = inputs[keep].cpu(), predicted.cpu()[keep]
     if before is None:
         return chosen, classes
-    # Old and new in equal parts: the spread is uneven, but covers beginning and end.
+    # Old and new examples have equal parts. The spread is uneven, but it covers the beginning and the end.
     keep = torch.randperm(len(before[0]) + len(chosen), generator=generator)[:_NUM_TRIED]
     return torch.cat([before[0], chosen])[keep], torch.cat([before[1], classes])[keep]
 
 
 def _prediction_depends_on(model: nn.Module, inputs: Tensor, predicted: Tensor) -> bool:
-    """Whether another class than that of ``predicted`` can be had, near some of ``inputs`` or at random ones."""
+    """Return True if the model predicts another class than ``predicted`` near some of ``inputs`` or at random ones."""
     with evaluation_mode(model):
         points = model_inputs(model, _noise(inputs))
         elsewhere = prediction_changes(model, points, predicted[0].to(points.device))
@@ -343,22 +347,22 @@ def _prediction_depends_on(model: nn.Module, inputs: Tensor, predicted: Tensor) 
 
 
 def _noise(inputs: Tensor) -> Tensor:
-    """As many uniformly random inputs in [0, 1]."""
+    """Draw uniformly random inputs in [0, 1], of the same shape."""
     return torch.rand(inputs.shape, generator=torch.Generator().manual_seed(0)).to(inputs)
 
 
 def _num_examples(batches: InputBatches) -> int | None:
-    """How many there are, as far as can be told."""
+    """Count the examples, if the number is known."""
     if isinstance(batches, DataLoader):
         return len(batches.dataset) if isinstance(batches.dataset, Sized) else None
     return len(batches) if isinstance(batches, Tensor) else None
 
 
 def _numbered(batches: InputBatches, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """(ids, inputs) for every batch."""
+    """Yield (ids, inputs) for every batch."""
     if isinstance(batches, Tensor):
         if batch_size < 1:
-            raise InputError(expected="batch_size >= 1", got=str(batch_size), hint="256")
+            raise InputError(expected="batch_size >= 1", got=f"batch_size={batch_size}", hint="batch_size=256")
         batches = torch.split(batches, batch_size) if len(batches) else ()
     num_seen = 0
     for batch in batches:
@@ -377,7 +381,7 @@ def _numbered(batches: InputBatches, batch_size: int) -> Iterator[tuple[Tensor, 
                 raise InputError(
                     expected="ids with the batches, or batches in the order of the data set",
                     got="a shuffling DataLoader without ids",
-                    hint="shuffle=False, or a data set of (id, input, label)",
+                    hint="shuffle=False, or a data set of (id, input, label) examples",
                 )
             inputs = parts[0]
             ids = torch.arange(num_seen, num_seen + len(inputs))
@@ -395,7 +399,7 @@ def _check_ids(ids: Tensor, num_inputs: int) -> None:
 
 
 def _in_order(loader: DataLoader[Any]) -> bool:
-    """Whether the rows come in the order of the data set, as far as can be told."""
+    """Return True if the rows are known to come in the order of the data set."""
     if isinstance(loader.dataset, IterableDataset):
         return True
     sampler = loader.sampler if loader.batch_sampler is None else getattr(loader.batch_sampler, "sampler", None)

@@ -1,4 +1,4 @@
-"""Adversarial-robustness-based adaptive label smoothing (AR-AdaLS): the method, after the scores are known.
+"""Adversarial-robustness-based adaptive label smoothing (AR-AdaLS): the method as a loss.
 
 Y. Qin, X. Wang, A. Beutel, E. Chi, "Improving Calibration through the Relationship with Adversarial
 Robustness", NeurIPS 2021 (arXiv 2006.16375). With K classes and R robustness subsets:
@@ -8,7 +8,7 @@ Robustness", NeurIPS 2021 (arXiv 2006.16375). With K classes and R robustness su
 3. targets    true class p_r, every other class (1 - p_r)/(K - 1)                     (`soft_targets`)
 4. update     p_r <- clip(p_r - α (conf(S_r) - acc(S_r)), 1/K, 1) on validation data  (`aradals.smoothing.update_rules`)
 
-`AdaptiveSmoothing` is steps 3 and 4 as a loss with a state, for anyone's training loop.
+`AdaptiveSmoothing` implements steps 3 and 4 as a loss with a state, which fits into any training loop.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def smoothing_to_target_prob(smoothing: float, num_classes: int) -> float:
 
 
 def target_prob_to_smoothing(target_prob: float, num_classes: int) -> float:
-    """Smoothing factor ε = (1 - p) K/(K - 1): the mass spread evenly over all K classes."""
+    """Smoothing factor ε = (1 - p) K/(K - 1): the probability that is spread evenly over all K classes."""
     return (1 - target_prob) * num_classes / (num_classes - 1)
 
 
 def soft_targets(labels: Tensor, target_prob: Tensor, num_classes: int) -> Tensor:
-    """Target distributions: the true class has ``target_prob``, the others share the rest evenly (step 3).
+    """Make target distributions: the true class has ``target_prob``, the others share the rest evenly (step 3).
 
     Args:
         labels: int64, shape (N,).
-        target_prob: p per example, in [1/K, 1], shape (N,).
+        target_prob: p of each example, in [1/K, 1], shape (N,).
         num_classes: K.
 
     Returns:
@@ -58,35 +58,35 @@ def soft_targets(labels: Tensor, target_prob: Tensor, num_classes: int) -> Tenso
 
 
 class AdaptiveSmoothing(nn.Module):
-    """Cross-entropy whose label smoothing adapts, subset by subset, to the gap seen on validation data.
+    """Cross-entropy with label smoothing that adapts, in each subset, to the calibration gap on validation data.
 
-    A loss to call in the training loop and to update after each epoch. Other methods are settings of it:
-    ``rule=None`` is label smoothing with ``initial_target_prob``, plain cross-entropy when that is 1;
+    Call this loss in the training loop, and update it after each epoch. Some settings give other methods:
+    ``rule=None`` is label smoothing with ``initial_target_prob``, or plain cross-entropy if that is 1;
     ``num_subsets=1`` is adaptive label smoothing without robustness (AdaLS); ``rule=UpdateRule(leak=0)`` is the
     rule of the paper.
 
-    Where the model in training is itself the scoring model, the first epochs know no subsets. Until the first scoring,
-    call the loss without them and `update_as_one`: all targets then move together, as with one subset, and from there
-    on each goes its own way.
+    If the model in training is itself the scoring model, no subsets are known in the first epochs. Until the first
+    scoring, call the loss without subsets, and call `update_as_one` after each epoch. All targets then move together,
+    as with one subset. After the first scoring, each target moves on its own.
 
-    Where one set of targets is shared by the members of an ensemble, update with the logarithm of their mean
-    probability for logits.
+    If the members of an ensemble share one set of targets, update with the logarithm of their mean probability as
+    logits.
 
     Args:
         num_classes: K.
         num_subsets: R.
-        rule: how targets answer to the gaps; None = they stay.
+        rule: the rule that changes the targets; None = the targets stay.
         initial_target_prob: p at the start, in [1/K, 1].
 
     Attributes:
-        target_prob: p by subset, float64, shape (R,). A buffer like ``level`` and ``average_gap``, see `TargetState`,
-            so that ``state_dict`` resumes exactly.
-        history: one dict per update, lists over subsets: ``target_prob`` (before the update), ``confidence``,
-            ``accuracy``, ``standard_error`` (of their difference) and ``n``, as measured on validation data; in an
-            update as one, each measured on all of them.
+        target_prob: p of each subset, float64, shape (R,). It is a buffer like ``level`` and ``average_gap``, see
+            `TargetState`, so that training resumes exactly from ``state_dict``.
+        history: one dict for each update, with lists over subsets: ``target_prob`` (before the update),
+            ``confidence``, ``accuracy``, ``standard_error`` (of their difference) and ``n``, as measured on validation
+            data. After `update_as_one`, every subset has the values of the whole validation split.
 
     Raises:
-        InputError: an initial target out of its range, or a rule whose rate is still "auto".
+        InputError: the initial target is out of its range, or the rate of the rule is still "auto".
 
     Example:
         >>> criterion = AdaptiveSmoothing(num_classes=2, num_subsets=2, rule=UpdateRule(rate=0.5, leak=0))
@@ -115,7 +115,7 @@ class AdaptiveSmoothing(nn.Module):
                 hint="0.95, or smoothing_to_target_prob(0.1, num_classes)",
             )
         if rule is not None:
-            _ = rule.update_rate  # raises where it is no number yet
+            _ = rule.update_rate  # raises InputError if the rate is not a number yet
         self.num_classes = num_classes
         self.num_subsets = num_subsets
         self.rule = rule
@@ -124,33 +124,33 @@ class AdaptiveSmoothing(nn.Module):
             self.register_buffer(name, values)
 
     def forward(self, logits: Tensor, labels: Tensor, subsets: Tensor | None = None) -> Tensor:
-        """The loss of a training batch.
+        """Compute the loss of a training batch.
 
         Args:
             logits: shape (N, K).
             labels: int64, shape (N,).
-            subsets: robustness subset of each example, int64, shape (N,); may be left out while all targets are equal.
+            subsets: robustness subset of each example, int64, shape (N,); may be omitted while all targets are equal.
 
         Returns:
             Scalar, in nats.
 
         Raises:
-            InputError: no subsets, where targets differ.
+            InputError: the targets differ, but ``subsets`` is omitted.
         """
         return soft_cross_entropy(logits, labels, self.target_prob_for(labels, subsets).to(logits.dtype))
 
     def target_prob_for(self, labels: Tensor, subsets: Tensor | None = None) -> Tensor:
-        """The true-class target probability of each example, for a loss of one's own.
+        """Return the true-class target probability of each example, for use in another loss.
 
         Args:
             labels: int64, shape (N,).
-            subsets: robustness subset of each example, int64, shape (N,); may be left out while all targets are equal.
+            subsets: robustness subset of each example, int64, shape (N,); may be omitted while all targets are equal.
 
         Returns:
             p, of the default dtype, shape (N,).
 
         Raises:
-            InputError: no subsets, where targets differ.
+            InputError: the targets differ, but ``subsets`` is omitted.
         """
         if subsets is None:
             self._check_as_one(self.target_prob)
@@ -158,42 +158,42 @@ class AdaptiveSmoothing(nn.Module):
         return self.target_prob.to(torch.get_default_dtype())[subsets]
 
     def update(self, logits: Tensor, labels: Tensor, subsets: Tensor | None = None) -> Tensor:
-        """Measure confidence and accuracy per subset on validation data, and step the targets (step 4).
+        """Measure confidence and accuracy of each subset on validation data, and update the targets (step 4).
 
         Args:
-            logits: of all validation examples, shape (N, K); for an ensemble log mean probabilities.
+            logits: logits of all validation examples, shape (N, K); for an ensemble, log mean probabilities.
             labels: int64, shape (N,).
-            subsets: robustness subset within the validation split, int64, shape (N,); may be left out when R = 1.
+            subsets: robustness subset within the validation split, int64, shape (N,); may be omitted if R = 1.
 
         Returns:
             The new `target_prob`, shape (R,).
 
         Raises:
-            InputError: no subsets, where R > 1, or no examples.
+            InputError: ``subsets`` is omitted although R > 1, or there are no examples.
         """
         if subsets is None and self.num_subsets > 1:
-            # Forgotten subsets would pass for AdaLS, so that this has to be asked for by name.
+            # A caller who forgets the subsets would run AdaLS without notice. So this needs a separate method.
             raise InputError(
                 expected=f"the subset of each example (num_subsets={self.num_subsets})",
-                got="none",
-                hint="passing subsets from assign_subsets, or update_as_one until they are known",
+                got="no subsets",
+                hint="passing subsets from assign_subsets, or calling update_as_one until the subsets are known",
             )
         if subsets is None:
             return self.update_as_one(logits, labels)
         return self._update(logits, labels, subsets, self.num_subsets)
 
     def update_as_one(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Step all targets by the gap of the whole validation split: R = 1, for as long as no subsets are known.
+        """Update all targets by the gap of the whole validation split, as with R = 1, while no subsets are known.
 
         Args:
-            logits: of all validation examples, shape (N, K).
+            logits: logits of all validation examples, shape (N, K).
             labels: int64, shape (N,).
 
         Returns:
-            The new `target_prob`, R equal values, the same to the bit as with ``num_subsets=1``.
+            The new `target_prob`: R equal values, bit for bit the same as with ``num_subsets=1``.
 
         Raises:
-            InputError: gaps or targets differ, for subsets were known before; or no examples.
+            InputError: gaps or targets differ, because subsets were known before; or there are no examples.
         """
         self._check_as_one(self.target_prob)
         self._check_as_one(self.average_gap.nan_to_num(0.0))
@@ -201,9 +201,9 @@ class AdaptiveSmoothing(nn.Module):
 
     @torch.no_grad()
     def _update(self, logits: Tensor, labels: Tensor, subsets: Tensor, num_subsets: int) -> Tensor:
-        """Step 4 on the first ``num_subsets`` targets: on all of them, or on one that the others follow."""
+        """Run step 4 on the first ``num_subsets`` targets: on all targets, or on one that the others follow."""
         if not len(logits):
-            raise InputError(expected="at least one validation example", got="none", hint="a validation split")
+            raise InputError(expected="at least one validation example", got="no example", hint="a validation split")
         confidence, predicted = logits.to(self.target_prob).softmax(1).max(1)
         correct = (predicted.to(labels.device) == labels).to(self.target_prob)
         measurement = measure(confidence, correct, subsets.to(self.target_prob.device), num_subsets)
@@ -221,12 +221,12 @@ class AdaptiveSmoothing(nn.Module):
         return self.target_prob.clone()
 
     def at_lower_bound(self) -> list[int]:
-        """Subsets whose target has at any time run down to 1/K, where labels say nothing: a sign of wind-up."""
+        """List the subsets whose target has reached 1/K at any time. Such targets carry no label: a sign of wind-up."""
         courses = [*(step["target_prob"] for step in self.history), self.target_prob.tolist()]
         return [r for r in range(self.num_subsets) if min(p[r] for p in courses) <= 1 / self.num_classes]
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The history of updates, kept in ``state_dict``."""
+        """Return the history of updates, for ``state_dict``."""
         return {"history": self.history}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -234,13 +234,13 @@ class AdaptiveSmoothing(nn.Module):
         self.history = list(state["history"])
 
     def extra_repr(self) -> str:
-        """The settings, for ``repr``."""
+        """Return the settings, for ``repr``."""
         return f"num_classes={self.num_classes}, num_subsets={self.num_subsets}, rule={self.rule}"
 
     def _check_as_one(self, by_subset: Tensor) -> None:
         if (by_subset != by_subset[0]).any():
             raise InputError(
-                expected=f"the subset of each example (num_subsets={self.num_subsets}), for targets differ",
-                got="none",
+                expected=f"the subset of each example (num_subsets={self.num_subsets}), because the targets differ",
+                got="no subsets",
                 hint="passing subsets from assign_subsets, or num_subsets=1",
             )

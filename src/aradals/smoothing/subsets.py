@@ -1,6 +1,7 @@
 """Groups of examples: by rank of a score (the method), by thresholds, at random (the control), by a column of the data.
 
-A subset is an int64 index per example, shape (N,), from 0 to R - 1. Where a score makes it, 0 is the least robust.
+Subsets are int64 indices, one for each example, shape (N,), from 0 to R - 1. If a score defines the subsets, subset 0
+is the least robust.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ def assign_subsets(scores: Tensor, num_subsets: int, ids: Tensor | None = None) 
     Args:
         scores: robustness scores, shape (N,), finite; larger = more robust.
         num_subsets: R, from 1 to N.
-        ids: shape (N,), break ties between equal scores; the position by default.
+        ids: shape (N,); they break ties between equal scores. By default, the position breaks ties.
 
     Returns:
-        Subset index per example, int64, shape (N,), in the order of ``scores``; 0 = least robust.
+        Subset index of each example, int64, shape (N,), in the order of ``scores``; 0 = least robust.
         Sizes differ by at most one.
 
     Raises:
-        InputError: scores that are not finite, or fewer examples than subsets.
+        InputError: a score is not finite, or there are fewer examples than subsets.
     """
     rank = _rank(_finite(scores), ids)
     _check_num_subsets(num_subsets, len(scores))
@@ -36,17 +37,17 @@ def assign_subsets(scores: Tensor, num_subsets: int, ids: Tensor | None = None) 
 
 
 def subset_thresholds(scores: Tensor, num_subsets: int) -> Tensor:
-    """The smallest score of each subset of `assign_subsets` but the first: where `match_subsets` cuts other scores.
+    """Return the smallest score of each subset of `assign_subsets` except the first, as thresholds for other scores.
 
     Args:
-        scores: of the split that sets the thresholds, shape (N,), finite; larger = more robust.
+        scores: scores of the split that sets the thresholds, shape (N,), finite; larger = more robust.
         num_subsets: R, from 1 to N.
 
     Returns:
-        Not falling, float64, shape (R - 1,).
+        Thresholds for `match_subsets`, which do not fall; float64, shape (R - 1,).
 
     Raises:
-        InputError: scores that are not finite, or fewer examples than subsets.
+        InputError: a score is not finite, or there are fewer examples than subsets.
     """
     ordered = _finite(scores).sort().values
     _check_num_subsets(num_subsets, len(scores))
@@ -55,20 +56,20 @@ def subset_thresholds(scores: Tensor, num_subsets: int) -> Tensor:
 
 
 def match_subsets(scores: Tensor, thresholds: Tensor) -> Tensor:
-    """Subsets by given thresholds: examples of two splits share a subset where their scores agree, not their ranks.
+    """Assign subsets by given thresholds, so that examples of two splits share a subset by score, not by rank.
 
-    A scoring model has memorized its training split, where scores are larger; cut by the thresholds of the validation
-    split, the subsets of the training split differ in size, and some may be empty.
+    A scoring model has memorized its training split, so that the scores of that split are larger. With the thresholds
+    of the validation split, the subsets of the training split differ in size, and some may be empty.
 
     Args:
         scores: shape (N,), finite; larger = more robust.
-        thresholds: not falling, shape (R - 1,), from `subset_thresholds`.
+        thresholds: thresholds from `subset_thresholds`, which do not fall, shape (R - 1,).
 
     Returns:
         Number of thresholds that each score reaches, int64, shape (N,).
 
     Raises:
-        InputError: scores that are not finite, or thresholds that fall.
+        InputError: a score is not finite, or the thresholds fall.
 
     Example:
         >>> thresholds = subset_thresholds(torch.tensor([0.4, 0.1, 0.3, 0.2]), num_subsets=2)
@@ -77,20 +78,22 @@ def match_subsets(scores: Tensor, thresholds: Tensor) -> Tensor:
     """
     cuts = thresholds.detach().cpu().double()
     if (cuts.diff() < 0).any():
-        raise InputError(expected="thresholds that do not fall", got=str(cuts.tolist()), hint="subset_thresholds")
+        raise InputError(
+            expected="thresholds that do not fall", got=str(cuts.tolist()), hint="the thresholds of subset_thresholds"
+        )
     return torch.searchsorted(cuts, _finite(scores), right=True)
 
 
 def fold_of(ids: Tensor, seed: int) -> Tensor:
-    """Which half each example is in, 0 or 1, int64, shape (N,): at random, the same in any order of ``ids``.
+    """Assign each example at random to one half, 0 or 1; int64, shape (N,).
 
-    Sizes differ by at most one.
+    An id gets the same half in any order of ``ids``. The sizes of the halves differ by at most one.
     """
     return _random_rank(ids, seed, "fold") * 2 // len(ids)
 
 
 def random_subsets(ids: Tensor, num_subsets: int, seed: int) -> Tensor:
-    """Subsets of equal size that have nothing to do with robustness: the control.
+    """Assign random subsets of equal size, independent of robustness: the control.
 
     Args:
         ids: distinct, int64, shape (N,).
@@ -98,11 +101,11 @@ def random_subsets(ids: Tensor, num_subsets: int, seed: int) -> Tensor:
         seed: another seed gives other subsets.
 
     Returns:
-        int64, shape (N,), in the order of ``ids``; the same subset for the same id in any order.
-        Sizes differ by at most one.
+        Subset index of each example, int64, shape (N,), in the order of ``ids``. An id gets the same subset in any
+        order of ``ids``. Sizes differ by at most one.
 
     Raises:
-        InputError: fewer examples than subsets.
+        InputError: there are fewer examples than subsets.
     """
     _check_num_subsets(num_subsets, len(ids))
     return _random_rank(ids, seed, "subset") * num_subsets // len(ids)
@@ -111,20 +114,20 @@ def random_subsets(ids: Tensor, num_subsets: int, seed: int) -> Tensor:
 def column_subsets(
     values: npt.NDArray[np.generic], names: Sequence[str] | None = None
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Each distinct value of a column a subset, in sorted order.
+    """Make one subset of each distinct value of a column, in sorted order.
 
-    Numbers that measure something (a size, a score) have too many values for that: rank them with
+    Numbers that measure something (a size, a score) have too many distinct values. Rank them instead with
     ``assign_subsets(torch.from_numpy(values), num_subsets)``.
 
     Args:
         values: categories as strings, integers or booleans, shape (N,); see `aradals.data.load_column`.
-        names: what the subsets are, where another split has set them; by default what occurs in ``values``.
+        names: names of the subsets, if another split has set them; by default the values that occur in ``values``.
 
     Returns:
-        ``(subsets, names)``: int64, shape (N,), and the value that each subset stands for, as text.
+        ``(subsets, names)``: int64, shape (N,), and the value of each subset, as text.
 
     Raises:
-        InputError: floats or other things than categories, or a value that is not among ``names``.
+        InputError: the values are not categories (for example floats), or a value is not among ``names``.
 
     Example:
         >>> column_subsets(np.array(["wild", "farm", "wild"]))
@@ -135,7 +138,9 @@ def column_subsets(
         raise InputError(
             expected="a column of categories: strings, integers or booleans, shape (N,)",
             got=f"{values.dtype} of shape {values.shape}",
-            hint="assign_subsets(torch.from_numpy(values), num_subsets), which ranks them" if is_float else "another",
+            hint="assign_subsets(torch.from_numpy(values), num_subsets), which ranks the values"
+            if is_float
+            else "a column with one category for each example",
         )
     present, positions = np.unique(values, return_inverse=True)
     found = tuple(str(value) for value in present.tolist())
@@ -145,7 +150,7 @@ def column_subsets(
         raise InputError(
             expected=f"values among {', '.join(known)}",
             got=", ".join(unknown),
-            hint="names from a split that has them all",
+            hint="the names of a split that has all values",
         )
     index = np.array([known.index(name) for name in found], dtype=np.int64)
     return torch.from_numpy(index[positions]), known
@@ -161,26 +166,27 @@ def _check_num_subsets(num_subsets: int, num_examples: int) -> None:
 
 
 def _finite(scores: Tensor) -> Tensor:
-    """The scores in float64 on the CPU, all of them finite."""
+    """Copy the scores to float64 on the CPU, after a check that all are finite."""
     if not scores.isfinite().all():
         raise InputError(
             expected="finite scores",
-            got=f"{int((~scores.isfinite()).sum())} that are NaN or infinite",
-            hint="the column `score` rather than `norm`, which is infinite where the search failed",
+            got=f"{int((~scores.isfinite()).sum())} scores that are NaN or infinite",
+            hint="the column `score` instead of `norm`, which is infinite if the search failed",
         )
     return scores.detach().cpu().double()
 
 
 def _rank(scores: Tensor, ids: Tensor | None) -> Tensor:
-    """Rank of each score from 0, the lowest; equal scores are ranked by id, or by position."""
+    """Rank each score from 0, the lowest; ids, or else positions, break ties."""
     tie_break = np.arange(len(scores)) if ids is None else ids.cpu().numpy()
     return _inverse(np.lexsort((tie_break, scores.numpy())))
 
 
 def _random_rank(ids: Tensor, seed: int, purpose: str) -> Tensor:
-    """Rank of each id in a random order, which depends on seed and purpose and not on the other ids.
+    """Rank the ids in a random order that depends on the seed and the purpose.
 
-    The keys are those of SplitMix64 (Steele, Lea and Flood 2014), a bijection, so that distinct ids have distinct keys.
+    The sort key of an id does not depend on the other ids. The keys are those of SplitMix64 (Steele, Lea and Flood
+    2014), which is a bijection, so that distinct ids have distinct keys.
     """
     start = np.random.default_rng([seed, *purpose.encode()]).integers(2**64, dtype=np.uint64)
     key = ids.cpu().numpy().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + start

@@ -1,17 +1,19 @@
-"""How the targets answer to the calibration gaps: the adaptive update, and the ways in which it can be steadied.
+"""The adaptive update, which changes the targets by the calibration gaps, and its variants, which are more stable.
 
-With p_r the target of subset r, gap_r = conf(S_r) - acc(S_r) on validation data, and means over validation examples:
+p_r is the target of subset r, gap_r = conf(S_r) - acc(S_r) its gap on validation data; means are over validation
+examples.
 
-    integral (the paper's, λ = 0)   p_r <- p_r - α (gap_r + λ (p_r - mean p))
+    integral (λ = 0 in the paper)   p_r <- p_r - α (gap_r + λ (p_r - mean p))
     hybrid                          level <- level - α mean gap;   p_r = level - β (gap_r - mean gap)
 
-clipped to [1/K, 1] in both cases. The paper's rule integrates each gap on its own. A subset's validation gap answers
-only weakly to its own training target, because subsets share features; the integrals of neighbors then work against
-each other and run to opposite bounds: they wind up. The leak and the hybrid rule let a subset leave the common level
-only as far as its own gap justifies. `UpdateRule` chooses and combines, `update_target_prob` is the step.
+Both rules clip p_r to [1/K, 1]. The paper's rule integrates each gap on its own. But a subset's own training target
+has only a weak effect on its validation gap, because subsets share features. The integrals of neighboring subsets then
+work against each other and run to opposite bounds; this is called wind-up. The leak and the hybrid rule let a subset
+leave the common level only as far as its own gap justifies. `UpdateRule` holds the settings of the rule,
+`update_target_prob` is one update.
 
 Y. Qin, X. Wang, A. Beutel, E. Chi, "Improving Calibration through the Relationship with Adversarial Robustness",
-NeurIPS 2021 (arXiv 2006.16375). The other rules are ours, except where a source is given.
+NeurIPS 2021 (arXiv 2006.16375). The other rules are new in this package, unless a source is given.
 """
 
 from __future__ import annotations
@@ -28,28 +30,29 @@ from aradals.errors import InputError
 
 @dataclass(frozen=True)
 class UpdateRule:
-    """The settings of the adaptive update. They combine freely, but for the leak, which the hybrid rule does not have.
+    """Settings of the adaptive update. All combinations are possible, but the leak has no effect in the hybrid rule.
 
     Args:
-        rate: α, at least 0. What counts is α times the number of updates; "auto" is `default_update_rate`, once
-            `for_updates` has been told how many there will be.
-        leak: λ, at least 0, the pull of a target towards the common level. At rest gap_r = -λ (p_r - mean p), and the
-            mean gap is 0. 0 is the paper's rule. Without effect in the hybrid rule.
-        proportional_gain: β, at least 0, makes the rule hybrid: the common level integrates the mean gap, and the
-            distance of a target from it is proportional to its own gap's distance from the mean. At rest the mean gap
-            is 0 and p_r = level - β gap_r, as with a leak of 1/β. Only the level has a memory, so that no subset winds
-            up.
-        averaging: a in [0, 1), the weight of earlier epochs in the gaps: g <- a g + (1 - a) gap, from the first gap
-            on. Noise that is independent from epoch to epoch is left with (1 - a)/(1 + a) of its variance. The level
-            of the hybrid rule, an average already, takes the gaps as they are.
-        shrink: draw the subsets' gaps together as far as their differences could be chance: see `shrink_gaps`.
-        floor: no target below the subset's own validation accuracy, which is what the confidence is to become: a
-            target under it asks for under-confidence.
-        monotone: targets do not fall with robustness (r = 0, the least robust, has the lowest): isotonic regression,
-            weighted by the size of the subset. Means nothing where subsets have no order.
+        rate: α, at least 0. The effect depends on α times the number of updates. "auto" means `default_update_rate`,
+            which `for_updates` computes from the number of updates.
+        leak: λ, at least 0, the pull of a target towards the common level. In equilibrium gap_r = -λ (p_r - mean p),
+            and the mean gap is 0. λ = 0 is the paper's rule. The hybrid rule ignores the leak.
+        proportional_gain: β, at least 0; a number makes the rule hybrid. The common level integrates the mean gap. The
+            distance of a target from the level is proportional to the distance of its gap from the mean gap. In
+            equilibrium the mean gap is 0 and p_r = level - β gap_r, as with a leak of 1/β. Only the level has a
+            memory, so that no subset winds up.
+        averaging: a in [0, 1), the weight of earlier epochs in the gaps: g <- a g + (1 - a) gap, which starts with the
+            first gap. The average reduces the variance of noise that is independent between epochs to the fraction
+            (1 - a)/(1 + a). The level of the hybrid rule is an average already, and uses the gaps themselves.
+        shrink: move the gaps of the subsets together, as far as chance can explain their differences: see
+            `shrink_gaps`.
+        floor: keep each target at or above the subset's own validation accuracy. The confidence should become this
+            accuracy, and a lower target asks for under-confidence.
+        monotone: let no target fall with robustness (r = 0, the least robust subset, has the lowest target), by
+            isotonic regression with the subset sizes as weights. This has no meaning if the subsets have no order.
 
     Raises:
-        InputError: a setting out of its range.
+        InputError: a setting is out of its range.
 
     Example:
         >>> UpdateRule(leak=0)  # the paper's rule
@@ -75,17 +78,19 @@ class UpdateRule:
         for name, value in at_least_0.items():
             if not 0 <= value < math.inf:
                 raise InputError(
-                    expected=f"{name} of at least 0",
+                    expected=f"{name} >= 0",
                     got=f"{name}={value}",
-                    hint='rate="auto", leak=0.3, proportional_gain=1',
+                    hint='rate="auto", leak=0.3 or proportional_gain=1',
                 )
         if not 0 <= self.averaging < 1:
             raise InputError(
-                expected="averaging of at least 0 and below 1", got=f"averaging={self.averaging}", hint="0 or 0.7"
+                expected="averaging in [0, 1)",
+                got=f"averaging={self.averaging}",
+                hint="averaging=0.7, or averaging=0 for no average",
             )
 
     def for_updates(self, num_updates: int) -> UpdateRule:
-        """The same rule for a schedule of so many updates: "auto" becomes a number, a number stays."""
+        """Return the rule for a schedule of ``num_updates`` updates: "auto" becomes a number, a number stays."""
         return replace(self, rate=default_update_rate(num_updates)) if self.rate == "auto" else self
 
     @property
@@ -93,7 +98,7 @@ class UpdateRule:
         """α as a number.
 
         Raises:
-            InputError: it is still "auto".
+            InputError: the rate is still "auto".
         """
         if isinstance(self.rate, str):
             raise InputError(
@@ -105,23 +110,24 @@ class UpdateRule:
 
 
 def default_update_rate(num_updates: int) -> float:
-    """The α that suits a schedule: 6 / (number of updates), at most 0.1.
+    """Compute the α that suits a schedule: 6 / (number of updates), at most 0.1.
 
-    The update integrates, so that α times the number of updates is what counts. But a brisk α follows the first epochs,
-    when a network is over-confident for want of training, and a short schedule does not leave it the time to come back.
+    The update integrates, so that its effect depends on α times the number of updates. But in the first epochs a
+    network is over-confident, because it has had little training. A large α follows this early gap, and a short
+    schedule leaves no time to recover.
     """
     return min(0.1, 6 / num_updates)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one pass over the validation data says of each subset.
+    """Measurement of each subset in one pass over the validation data.
 
     Attributes:
-        confidence: mean confidence, shape (R,); NaN where the subset is empty.
-        accuracy: shape (R,); NaN where the subset is empty.
-        standard_error: of confidence - accuracy, shape (R,), see `measure`; NaN where the subset is empty.
-        count: number of examples, float, shape (R,); not 0 for all.
+        confidence: mean confidence, shape (R,); NaN for an empty subset.
+        accuracy: shape (R,); NaN for an empty subset.
+        standard_error: standard error of confidence - accuracy, shape (R,), see `measure`; NaN for an empty subset.
+        count: number of examples, float, shape (R,); at least one subset is not empty.
     """
 
     confidence: Tensor
@@ -136,15 +142,15 @@ class Measurement:
 
 
 def measure(confidence: Tensor, correct: Tensor, subsets: Tensor, num_subsets: int) -> Measurement:
-    """Confidence, accuracy and the standard error of their difference, by subset.
+    """Measure confidence, accuracy and the standard error of their difference in each subset.
 
-    The standard error is that of a calibrated model: an example of confidence c is right with probability c, so that
-    the variance of the gap is sum c (1 - c) / n². Since the same validation examples come back every epoch, an average
-    of gaps over epochs is no surer than one of them.
+    The standard error is that of a calibrated model. An example of confidence c is right with probability c, so that
+    the variance of the gap is sum c (1 - c) / n². An average of gaps over epochs is not more certain than one gap,
+    because every epoch uses the same validation examples.
 
     Args:
-        confidence: of each example, float, shape (N,).
-        correct: 1 where the prediction is right, else 0, float, shape (N,).
+        confidence: confidence of each example, float, shape (N,).
+        correct: 1 if the prediction is right, else 0, float, shape (N,).
         subsets: int64 in [0, R), shape (N,).
         num_subsets: R.
     """
@@ -159,12 +165,12 @@ def measure(confidence: Tensor, correct: Tensor, subsets: Tensor, num_subsets: i
 
 @dataclass(frozen=True)
 class TargetState:
-    """What the update remembers.
+    """State of the update: the targets and the memory of the rule.
 
     Attributes:
         target_prob: p, in [1/K, 1], shape (R,).
         level: common level of the hybrid rule, in [1/K, 1], shape ().
-        average_gap: gap averaged over epochs, shape (R,); NaN before its first measurement.
+        average_gap: gap averaged over epochs, shape (R,); NaN before the first measurement of the subset.
     """
 
     target_prob: Tensor
@@ -173,20 +179,20 @@ class TargetState:
 
     @classmethod
     def initial(cls, num_subsets: int, target_prob: float = 1.0) -> TargetState:
-        """Equal targets, float64, and no gap measured yet."""
+        """Make the state before the first update: equal targets, float64, and no measured gap."""
         targets = torch.full((num_subsets,), target_prob, dtype=torch.float64)
         return cls(targets, targets[0].clone(), torch.full_like(targets, torch.nan))
 
 
 def update_target_prob(state: TargetState, measurement: Measurement, rule: UpdateRule, num_classes: int) -> TargetState:
-    """The adaptive update: over-confident subsets get softer labels, under-confident ones get them back.
+    """Update the targets: over-confident subsets get softer labels, under-confident subsets get harder ones.
 
-    A subset without validation examples keeps its target but for the leak; under the hybrid rule it has the common
-    level. With one subset leak, shape rate, shrinkage and monotonicity change nothing.
+    The target of a subset without validation examples changes only by the leak; in the hybrid rule it is the common
+    level. With a single subset, leak, proportional gain, shrinkage and monotonicity have no effect.
 
     Args:
         state: targets and memory before the update.
-        measurement: confidence and accuracy by subset on validation data.
+        measurement: confidence and accuracy of each subset on validation data.
         rule: a rule whose rate is a number.
         num_classes: K.
 
@@ -225,7 +231,7 @@ def update_target_prob(state: TargetState, measurement: Measurement, rule: Updat
 
     floor = measurement.accuracy.nan_to_num(0.0) if rule.floor else torch.zeros_like(target_prob)
     if rule.monotone:
-        # The larger of two sequences that do not fall does not fall either, so that both promises hold.
+        # The maximum of two sequences that do not fall does not fall either, so that both conditions hold.
         target_prob, floor = isotonic_regression(target_prob, measurement.count), floor.cummax(0).values
     return TargetState(target_prob.maximum(floor), level, average)
 
@@ -234,27 +240,27 @@ def average_gaps(average: Tensor, gap: Tensor, weight: float) -> Tensor:
     """Exponential average ``weight * average + (1 - weight) * gap``, which starts with the first gap.
 
     Args:
-        average: shape (R,); NaN where nothing was measured before.
-        gap: shape (R,); NaN where nothing was measured now, and the average stays.
-        weight: a, of what was before, in [0, 1).
+        average: shape (R,); NaN for a subset that was never measured before.
+        gap: shape (R,); NaN for a subset that was not measured now, whose average stays.
+        weight: a, the weight of the previous average, in [0, 1).
     """
     updated = weight * average.where(~average.isnan(), gap) + (1 - weight) * gap
     return updated.where(~gap.isnan(), average)
 
 
 def shrink_gaps(gap: Tensor, measurement: Measurement) -> Tensor:
-    """Draw the subsets' gaps towards the gap of the whole, as far as their differences could be chance.
+    """Move the gaps of the subsets towards the overall gap, as far as chance can explain their differences.
 
-    Empirical Bayes with the method of moments: gap_r ← gap + w_r (gap_r - gap), w_r = τ²/(τ² + se_r²), where
-    τ² = max(0, var(gap_r) - mean se_r²) is the variance that sampling does not explain. All are the gap of the whole
-    where it explains everything.
+    The method is empirical Bayes with the method of moments: gap_r ← gap + w_r (gap_r - gap), w_r = τ²/(τ² + se_r²),
+    where τ² = max(0, var(gap_r) - mean se_r²) is the variance that sampling does not explain. If sampling explains all
+    of the variance, every gap becomes the overall gap.
 
     Args:
-        gap: by subset, shape (R,); NaN where the subset is empty.
+        gap: gap of each subset, shape (R,); NaN for an empty subset.
         measurement: sizes and standard errors of the subsets.
 
     Returns:
-        Shape (R,); NaN where the subset is empty.
+        Shape (R,); NaN for an empty subset.
 
     References:
         Efron and Morris, Data analysis using Stein's estimator and its generalizations, JASA 70, 1975.
@@ -262,19 +268,19 @@ def shrink_gaps(gap: Tensor, measurement: Measurement) -> Tensor:
     measured = measurement.count > 0
     variance = measurement.standard_error**2
     overall = (measurement.count / measurement.count.sum() * gap)[measured].sum()
-    # One subset has no variance.
+    # A single subset has no variance.
     spread = gap[measured].var() if int(measured.sum()) > 1 else torch.zeros_like(overall)
     between = (spread - variance[measured].mean()).clamp(min=0.0)
-    weight = (between / (between + variance)).nan_to_num(0.0)  # 0/0: no spread, and no error either
+    weight = (between / (between + variance)).nan_to_num(0.0)  # 0/0 if there is neither spread nor error
     return overall + weight * (gap - overall)
 
 
 def isotonic_regression(values: Tensor, weights: Tensor) -> Tensor:
-    """The closest sequence that does not fall, in weighted squares: pool adjacent violators.
+    """Find the sequence that does not fall and is closest in weighted squares, by pooling adjacent violators.
 
     Args:
         values: shape (R,).
-        weights: shape (R,); less than 1 counts as 1, so that an empty subset goes where its neighbors are.
+        weights: shape (R,); a weight below 1 counts as 1, so that an empty subset follows its neighbors.
 
     References:
         Ayer, Brunk, Ewing, Reid and Silverman, An empirical distribution function for sampling with incomplete

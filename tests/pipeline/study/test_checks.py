@@ -57,7 +57,7 @@ METHODS: dict[str, tuple[Settings, str]] = {
     "no objective": ({"objective": "mixupp"}, r"an objective: .*'mixupp'; try mixup"),
     "no such argument": ({"objective": "focal", "objective_args": {"gama": 1}}, "settings of focal: gamma.*gama"),
     "an argument out of range": ({"objective": "mixup", "objective_args": {"alpha": -1}}, "alpha >= 0"),
-    "an argument of plain training": ({"objective_args": {"gamma": 1}}, "settings of cross_entropy: none"),
+    "an argument of plain training": ({"objective_args": {"gamma": 1}}, "no settings for cross_entropy"),
     "no such setting": (
         {"objectiv": "focal"},
         r"a setting of methods\.method, got 'methods\.method\.objectiv'; try methods\.method\.objective",

@@ -15,7 +15,7 @@ _FOLDER = Path(__file__).parent
 
 
 def find_recipe(name: str) -> Path:
-    """The YAML file of a recipe, by the name of a packaged one or by path.
+    """Find the YAML file of a recipe, by the name of a packaged recipe or by path.
 
     Raises:
         InputError: there is none.
@@ -55,7 +55,7 @@ def list_recipes() -> dict[str, str]:
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    """Read the keys and values of a YAML file; those of an earlier version in the present form."""
+    """Read the keys and values of a YAML file; convert those of an earlier version to the present form."""
     try:
         content = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:

@@ -8,19 +8,7 @@ from typing import Any
 
 import yaml
 
-LABELS = {
-    "adals": "AdaLS",
-    "ar_adals": "AR-AdaLS",
-    "ar_adals_augmix": "AR-AdaLS, AugMix",
-    "ar_adals_cross_fit": "AR-AdaLS, cross-fitted",
-    "ar_adals_of_ensemble": "AR-AdaLS of the ensemble",
-    "ar_adals_self": "AR-AdaLS, self-scored",
-    "augmix": "AugMix",
-    "ccat": "CCAT",
-    "ensemble_of_ar_adals": "ensemble of AR-AdaLS",
-    "focal": "focal loss",
-}
-"""The names that reports gave to methods by how a recipe called them."""
+from aradals.results.previous import label_of
 
 _TARGETS = {"initial_target_prob", "rule", "update_every", "num_subsets"}
 _SUBSETS = {"grouping", "group_column", "cross_fit", "score_every", "matching"}
@@ -70,7 +58,7 @@ def _is_old(method: Any) -> bool:
 
 
 def _method(old: dict[str, Any]) -> dict[str, Any]:
-    """A method whose settings of targets and subsets have places of their own."""
+    """Convert a method, so that the settings of targets and subsets have separate places."""
     targets = {
         "smoothing": _smoothing(old.get("initial_target_prob", 1)),
         "rule": _rule(old.get("rule")),
@@ -82,7 +70,7 @@ def _method(old: dict[str, Any]) -> dict[str, Any]:
 
 
 def _subsets(old: dict[str, Any]) -> dict[str, Any] | None:
-    """The subsets of a method; None where there was one alone, and nothing said of it."""
+    """Convert the subsets of a method; None if there was only one, without settings."""
     by_itself = None if old.get("score_every") is None else "self"
     settings = _given(
         {
@@ -98,7 +86,7 @@ def _subsets(old: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _smoothing(target_prob: Any) -> Any:
-    """What a target takes from the true class, to the last digit that a person would write."""
+    """Convert a target probability to smoothing, rounded to the digits that a person would write."""
     return _unless(0, round(1 - target_prob, 12)) if isinstance(target_prob, int | float) else target_prob
 
 
@@ -117,11 +105,10 @@ def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_reported(name: str, methods: Iterable[str] = ()) -> dict[str, str]:
-    """The label that reports had for a method of this name, and the method whose name this one goes on from."""
-    label = LABELS.get(name) or name.replace("ar_adals_", "AR-AdaLS, ").replace("_", " ")
+    """Give the label that reports had for a method of this name, and the method whose name this one continues."""
     return _given(
         {
-            "label": _unless(name.replace("_", " "), label),
+            "label": _unless(name.replace("_", " "), label_of(name)),
             "variant_of": next((other for other in methods if name.startswith(f"{other}_")), None),
         }
     )

@@ -53,7 +53,7 @@ class RunArrays:
 
     @classmethod
     def load(cls, path: Path, labels: Tensor) -> RunArrays:
-        """The inverse of `save`.
+        """Invert `save`.
 
         Args:
             path: of the file, which may come from somebody else.

@@ -109,7 +109,7 @@ def read_cost(run: Evaluate, space: Workspace) -> Cost:
 
 
 def _tables(run: Evaluate) -> list[Score]:
-    """The score tables that decide the subsets of its trainings."""
+    """List the score tables that define the subsets of the run's trainings."""
     return distinct([table for training in run.trainings for table in training.score_tables])
 
 

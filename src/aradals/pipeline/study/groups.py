@@ -42,17 +42,17 @@ class TrainingSubsets:
 
 
 def ranking_of(method: MethodConfig) -> RankedSubsets | None:
-    """The subsets of a method that another model scores for; None for all other methods."""
+    """Return the subsets of a method that another model scores for; None for all other methods."""
     return method.targets.subsets if isinstance(method.targets.subsets, RankedSubsets) else None
 
 
 def attack_of(subsets: RankedSubsets | None) -> str | None:
-    """The score that ranks examples, where it is another than the recipe's."""
+    """Return the score that ranks examples, if it differs from the recipe's score."""
     return "log_odds" if subsets and subsets.by == "confidence" else None
 
 
 def folds_of(ids: Tensor, num_folds: int, seed: int) -> Tensor:
-    """The fold of each training example, int64, shape (N,)."""
+    """Compute the fold of each training example, int64, shape (N,)."""
     return fold_of(ids, seed) if num_folds > 1 else torch.zeros_like(ids)
 
 

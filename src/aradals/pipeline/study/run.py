@@ -20,6 +20,7 @@ from aradals.metrics import stability
 from aradals.pipeline.artifacts import save_table, versions
 from aradals.pipeline.config import StudyConfig, is_plain
 from aradals.pipeline.outputs import output_folder
+from aradals.pipeline.recipes import load_recipe
 from aradals.pipeline.shown import class_rows, example_pictures
 from aradals.pipeline.study.arrays import RunArrays
 from aradals.pipeline.study.checks import check_config
@@ -46,7 +47,7 @@ _ALONE = RLock()
 
 
 def files_of(config: StudyConfig) -> list[Path]:
-    """The files and folders on this machine that a study reads."""
+    """List the files and folders on this machine that a study reads."""
     evaluation, scoring = config.evaluation, config.scoring
     named = [*config.data_sets, *filter(None, (evaluation.corrupted, scoring.checkpoint))]
     code = [config.model, *(method.objective for method in config.methods.values())]
@@ -55,7 +56,7 @@ def files_of(config: StudyConfig) -> list[Path]:
 
 
 def run_study(
-    config: StudyConfig,
+    recipe: StudyConfig | str,
     output: str | Path,
     *,
     name: str | None = None,
@@ -63,11 +64,20 @@ def run_study(
     log: Log = print,
     overwrite: bool = False,
 ) -> Results:
-    """Train, calibrate and evaluate every method at every seed on one data set; see `run_studies`.
+    """Train, calibrate and evaluate every method at every seed on one data set.
+
+    Args:
+        recipe: settings, the name of a packaged recipe, or the path of a YAML file.
+        output: folder of the study.
+        name: see `run_studies`, also for the other arguments.
+        device: auto, cpu or cuda.
+        log: called with each line of progress.
+        overwrite: replace files of other people.
 
     Raises:
         InputError: several data sets; see `run_studies`.
     """
+    config = load_recipe(recipe) if isinstance(recipe, str) else recipe
     if len(config.data_sets) > 1:
         raise InputError(
             expected="one data set", got=", ".join(config.data_sets), hint="run_studies, which takes several"
@@ -119,7 +129,7 @@ def run_studies(
 
 
 def _run_all(config: StudyConfig, output: Path, name: str, device: str, log: Log) -> dict[Path, Results]:
-    """A study of one data set, or of several."""
+    """Run a study of one or several data sets."""
     if isinstance(config.data, str):
         alone = {output: _run_one(config, output, name, device, log)}
         _refuse_without_rows(alone)
@@ -198,14 +208,14 @@ def save_tables(studies: Sequence[Results], output: Path) -> None:
 
 
 def _tried(config: StudyConfig, output: Path, device: str, log: Log) -> Workspace:
-    """The workspace of a study of one data set, in which everything that can fail has been tried."""
+    """Make the workspace of a study of one data set, after a test of everything that can fail."""
     space = Workspace(output, device, log)
     try_study(config, space)
     return space
 
 
 def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log) -> Results:
-    """A study of one data set; nothing is written where all its runs fail."""
+    """Run a study of one data set; if all its runs fail, nothing is written."""
     space = _tried(config, output, device, log)
     executor, runs = SerialExecutor(space), goals(config)
     finished: list[FinishedRun] = []
@@ -231,7 +241,7 @@ def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log
 def assemble(
     config: StudyConfig, name: str, space: Workspace, finished: list[FinishedRun], failed: list[FailedRun]
 ) -> Results:
-    """The results of a study of one data set, from its finished and its failed runs."""
+    """Make the results of a study of one data set from its finished and its failed runs."""
     splits = {seed: space.materials(SeedPlan(config, seed).source).splits for seed in config.seeds}
     first = splits[config.seeds[0]]
     results = Results(

@@ -265,13 +265,13 @@ def plan(config: StudyConfig) -> list[Task]:
 
 
 def goals(config: StudyConfig) -> list[Evaluate]:
-    """The evaluation of each run: of every method and ensemble at every seed."""
+    """List the evaluations of all runs: of every method and ensemble at every seed."""
     names = [*config.methods, *config.ensembles]
     return [SeedPlan(config, seed, f"seed-{seed}/").evaluate(name) for seed in config.seeds for name in names]
 
 
 def in_order(tasks: Iterable[Task]) -> list[Task]:
-    """The tasks and all that they need, each once, each after those that it needs."""
+    """List the tasks and all tasks that they need, each once, and each after the tasks that it needs."""
     found: list[Task] = []
     for task in tasks:
         found += [*in_order(task.needs), task]
@@ -318,12 +318,12 @@ class SeedPlan:
         return choose_conditions(given.corruptions, given.severities, corrupted=given.corrupted)
 
     def train(self, name: str, member: int = 0) -> Train:
-        """The training of a method's model; further members of an ensemble differ in initialization and order."""
+        """Make the task that trains a method's model; members of an ensemble differ in initialization and order."""
         folder = f"{name}/member-{member}/train" if member else f"{name}/train"
         return self._train(folder, name, self.config.methods[name], [member])
 
     def train_in_step(self, ensemble: str) -> Train:
-        """The training of an ensemble's members together."""
+        """Make the task that trains the members of an ensemble together."""
         settings = self.config.ensembles[ensemble]
         members = list(range(settings.num_members))
         return self._train(f"{ensemble}/train", ensemble, self.config.methods[settings.method], members)
@@ -337,7 +337,7 @@ class SeedPlan:
         )
 
     def fold_scorer(self, fold: int) -> Train:
-        """The training of a vanilla model on the other half of the training split."""
+        """Make the task that trains a vanilla model on the other half of the training split."""
         return self._train(f"{SCORER}/without-fold-{fold}", f"{SCORER} of fold {fold}", VANILLA, [0], fold)
 
     def _train(
@@ -359,7 +359,7 @@ class SeedPlan:
         )
 
     def score(self, split: str, ranking: RankedSubsets | None = None, fold: int = 0) -> Score:
-        """The score table of a split: by the scorer and attack of the recipe, unless a method asks for others."""
+        """Make the task of a split's score table, by default with the scorer and attack of the recipe."""
         attack, cross_fit = attack_of(ranking), ranking is not None and ranking.folds > 1
         name = "-".join(filter(None, [attack, f"fold-{fold}" if cross_fit else None, split]))
         return Score(
@@ -374,7 +374,7 @@ class SeedPlan:
         )
 
     def predict(self, name: str) -> list[Predict]:
-        """The predictions of a method, one, or of an ensemble's members."""
+        """List the prediction task of a method, or the tasks of an ensemble's members."""
         ensemble = self.config.ensembles.get(name)
         if ensemble is None:
             return [self._predict(name, self.train(name))]
@@ -401,7 +401,7 @@ class SeedPlan:
         )
 
     def calibrate(self, name: str) -> Calibrate | None:
-        """The calibrators of a method or ensemble; an ensemble has no first-order margin of its own."""
+        """Make the task that fits calibrators of a method or ensemble; an ensemble has no first-order margin."""
         single = name in self.config.methods
         calibrators = [each for each in self.config.calibrators if single or not needs_margins(each)]
         if not calibrators:
@@ -415,7 +415,7 @@ class SeedPlan:
         )
 
     def evaluate(self, name: str) -> Evaluate:
-        """The evaluation of a method or ensemble."""
+        """Make the evaluation task of a method or ensemble."""
         return Evaluate(
             source=self.source,
             folder=f"{self.home}{name}/evaluate",

@@ -166,7 +166,7 @@ def _history(task: Train, trained: TrainedModel) -> Training:
 
 
 def training_subsets(task: Train, space: Workspace) -> TrainingSubsets | None:
-    """The subsets that a model is trained with from the start; None without any."""
+    """Make the subsets that a model is trained with from the start; None if there are none."""
     splits, seed = space.materials(task.source).splits, task.source.seed
     train, validation = splits.train.ids, splits.validation.ids
     match task.method.targets.subsets:
@@ -189,7 +189,7 @@ def training_subsets(task: Train, space: Workspace) -> TrainingSubsets | None:
 
 
 def _describe(task: Train, materials: Materials, train: Examples, inputs: str) -> dict[str, Any]:
-    """What a checkpoint says of itself: how to build its model, and what it was fitted on."""
+    """Describe a checkpoint: how to build its model, and the examples that it was fitted on."""
     fitted = np.concatenate([train.hashes, materials.splits.validation.hashes])
     return {
         "model": task.source.model,

@@ -69,14 +69,14 @@ class Materials:
         return code_digest(self.source.model)
 
     def build(self) -> nn.Module:
-        """The model, freshly initialized from torch's global generator, for the shape of the data."""
+        """Build the model for the shape of the data, initialized from torch's global generator."""
         examples = self.splits.train
         shape = examples.input_shape
         sizes = {"num_classes": examples.num_classes, "in_channels": shape[0] if len(shape) == 3 else None}
         return build_model(self.source.model, **{**sizes, **self.source.model_args})
 
     def load(self, checkpoint: Path, device: str) -> nn.Module:
-        """A trained model."""
+        """Load a trained model."""
         model = self.build()
         load_checkpoint(model, checkpoint)
         return model.to(resolve_device(device)).eval()
@@ -105,7 +105,7 @@ class Workspace:
         self._materials: dict[str, Materials] = {}
 
     def materials(self, source: Source) -> Materials:
-        """The splits and the model of a seed."""
+        """Make the splits and the model of a seed, once."""
         key = settings_digest(asdict(source))
         if key not in self._materials:
             examples = self._examples(source.data, source.image_column, source.label_column)
@@ -117,11 +117,11 @@ class Workspace:
         return {name: self.folder / task.folder / name for name in task.outputs} if task else {}
 
     def digests(self, task: Task | None) -> dict[str, str]:
-        """The digests of the outputs of a task that is done."""
+        """Read the digests of the outputs of a finished task."""
         return output_digests(self.folder / task.folder, task.outputs) if task else {}
 
     def checkpoint(self, model: Train | str) -> tuple[Path, str]:
-        """The file of a model, which was trained or given, and its digest."""
+        """Return the file of a trained or given model, and its digest."""
         if isinstance(model, str):
             return Path(model), file_digest(Path(model))
         [name] = model.checkpoints
@@ -134,12 +134,12 @@ class Workspace:
         run_stage(self.folder / task.folder, inputs, task.outputs, make, self.log_of(task), probe=probe)
 
     def log_of(self, task: Task) -> Log:
-        """The log of a task, which says whose lines they are."""
+        """Return the log of a task, which marks its lines."""
         return lambda line: self.log(f"[seed {task.source.seed}] {task.label}: {line}")
 
 
 def _open_examples(data: str, image_column: str | None, label_column: str | None) -> tuple[Examples, Examples]:
-    """The training and the test examples."""
+    """Load the training and the test examples."""
     train, test = (
         load_data(data, split, image_column=image_column, label_column=label_column) for split in ("train", "test")
     )

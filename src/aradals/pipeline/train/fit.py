@@ -188,7 +188,7 @@ def fit_classifier(
 def member_batches(
     num_examples: int, batch_size: int, seed: int, epoch: int, num_members: int = 1
 ) -> tuple[list[list[int]], torch.Generator]:
-    """The batches of one epoch: positions of the examples, one part for each member of an ensemble after the other.
+    """Iterate over the batches of one epoch: positions of the examples, one part for each member of an ensemble.
 
     The order of a member depends on (its seed, epoch) alone: a resumed run sees what an uninterrupted one sees, and a
     member of an ensemble in step what the same member sees when it is trained alone.
@@ -252,7 +252,7 @@ class _EpochLog(Callback):
 
 
 def _course(criterion: AdaptiveSmoothing) -> str:
-    """The span of the targets and the bounds that they have reached; nothing where targets stay."""
+    """Describe the span of the targets and the bounds that they have reached; empty if targets stay."""
     if criterion.rule is None or not criterion.rule.rate:
         return ""
     targets = criterion.target_prob.tolist()

@@ -171,7 +171,7 @@ class AdaptiveClassifier(LightningModule):
         self._validation.append((ids, self.model(inputs), labels))
 
     def on_validation_epoch_end(self) -> None:
-        """The adaptive update: measure the gap per subset, and step the targets.
+        """Run the adaptive update: measure the gap of each subset, and update the targets.
 
         Raises:
             TrainingFailed: the loss, the weights or the logits are not finite any more.

@@ -141,7 +141,7 @@ class Restoration(Callback):
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """The block fits the module.
+        """Run a block that fits the module.
 
         Raises:
             TrainingFailed: the state cannot be restored.

@@ -63,7 +63,7 @@
 
   // Sections are folded: a link to one opens it, and so does printing all of them.
   const open = () => {
-    const section = location.hash && document.getElementById(location.hash.slice(1));
+    const section = document.getElementById(location.hash.slice(1));
     section?.querySelector("details.section")?.setAttribute("open", "");
   };
   addEventListener("hashchange", open);
@@ -75,7 +75,7 @@
 
   // Tables: buttons in the headers sort; what is not known comes last.
   const text = (cell) => cell.firstChild?.textContent.trim() ?? "";
-  const number = (words) => (/^[+-]?[\d.,]+( %)?$/.test(words) ? parseFloat(words.replaceAll(",", "")) : NaN);
+  const number = (words) => (/^[+-]?[\d.,]+( [%▲▼])?$/.test(words) ? parseFloat(words.replaceAll(",", "")) : NaN);
   const sort = (table, column, up) => {
     const rows = [...table.tBodies[0].rows];
     const words = rows.map((row) => text(row.cells[column]));

@@ -1,0 +1,39 @@
+"""A trained model from its checkpoint alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from aradals.errors import InputError
+from aradals.models.builder import build_model
+from aradals.models.checkpoint import load_checkpoint, read_description
+
+
+def load_model(checkpoint: str | Path, model: str | None = None, **model_args: Any) -> nn.Module:
+    """Build a model and load its weights.
+
+    Args:
+        checkpoint: file of the weights: .safetensors, or a torch file that holds nothing else.
+        model: what builds the model, see `build_model`; not needed for a checkpoint that names a built-in model.
+        **model_args: further arguments of the builder, such as ``num_classes``.
+
+    Returns:
+        The model in evaluation mode; it maps float inputs in [0, 1] to logits.
+
+    Raises:
+        InputError: a checkpoint that is missing, damaged or does not fit, or that does not say how to build its model.
+    """
+    path = Path(checkpoint)
+    description = read_description(path)
+    spec = model or description.built_in_model
+    if spec is None:
+        raise InputError(
+            expected=f"a model for {path}, which does not say how to build it", got="none", hint="model='resnet20'"
+        )
+    arguments = description.arguments(model_args) if spec == description.model else model_args
+    network = build_model(spec, **{"num_classes": description.num_classes, **arguments})
+    load_checkpoint(network, path)
+    return network.eval()
