@@ -244,9 +244,7 @@ def test_results_of_ensembles_are_json_without_nan(finished: Finished) -> None:
 
 def test_stability_over_members_is_that_of_models_trained_alone(finished: Finished) -> None:
     rows = [row for row in finished.results.stability if row.subset is None]
-    assert [(row.method, row.models, row.num_models, row.seed) for row in rows] == [
-        ("vanilla", "members", 3, 0)
-    ]
+    assert [(row.method, row.models, row.num_models, row.seed) for row in rows] == [("vanilla", "members", 3, 0)]
     logits = torch.stack([finished.predictions(owner, "predictions-none-0").logits.double() for owner in TRIO])
     variance = logits.softmax(2).var(0).sum(1)
     assert rows[0].prediction_variance.value == pytest.approx(variance.mean().item(), rel=1e-2)  # float16 on disk

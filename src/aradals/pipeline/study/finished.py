@@ -61,10 +61,15 @@ def read_run(run: Evaluate, space: Workspace) -> FinishedRun:
     method, seed = run.name, run.source.seed
     labels = space.materials(run.source).splits.test.labels
     own = [training for training in run.trainings if training.model_name == method]
+    measured = read_file(space.paths(run)[ROWS_FILE], Measurements)
     return FinishedRun(
         method=method,
         seed=seed,
-        measured=read_file(space.paths(run)[ROWS_FILE], Measurements),
+        # Records are of the run in whose folder they are, whatever the file says.
+        measured=Measurements(
+            tuple(replace(row, method=method, seed=seed) for row in measured.rows),
+            tuple(replace(each, method=method, seed=seed) for each in measured.reliability),
+        ),
         training=tuple(replace(_history(training, space), method=method, seed=seed) for training in own),
         calibrators=tuple(_fitted(path, method, seed) for path in space.paths(run.calibrate).values()),
         scoring=tuple(_scoring(table, space) for table in (run.scores, *_tables(run))),
