@@ -149,7 +149,11 @@ def test_rows_are_of_the_run_in_whose_folder_they_lie(study: tuple[StudyConfig, 
     config, out = study
     expected = run_study(config, out, name="test", log=lambda line: None)
     copy = shutil.copytree(out, tmp_path / "copy")
-    for file, change in ((ROWS, in_row("method", "other")), (ROWS, in_diagram("seed", 5)), (HISTORY, with_key("method", "other"))):
+    for file, change in (
+        (ROWS, in_row("method", "other")),
+        (ROWS, in_diagram("seed", 5)),
+        (HISTORY, with_key("method", "other")),
+    ):
         path = copy / "seed-0" / file
         change(path)
         reseal(path.parent)
