@@ -244,10 +244,7 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     "argument of the wrong type": (lambda w: w.recipe("width: 8", "width: wide"), "TypeError"),
     "file without the callable": (lambda w: w.python("def biuld():\n    pass"), "try biuld"),
     "missing file": (lambda w: w.diagnose("--model", "nosuch.py:build", "--data", "digits"), "nosuch.py"),
-    "file without a name in it": (
-        lambda w: w.diagnose("--model", "nosuch.py", "--data", "digits"),
-        "try nosuch.py:name",
-    ),
+    "file without a name in it": (lambda w: w.diagnose("--model", "nosuch.py", "--data", "digits"), "nosuch.py:name"),
     "missing package": (lambda w: w.diagnose("--model", "no.such:build", "--data", "digits"), "ModuleNotFoundError"),
     "syntax error": (lambda w: w.python("def build(:\n"), "SyntaxError"),
     "exception on import": (lambda w: w.python("raise RuntimeError('no\\nluck')"), "RuntimeError: no luck"),
@@ -352,7 +349,7 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
         lambda w: [*w.predicted(label=LABELS, logits=NORMAL), "--scores", "nosuch.parquet"],
         "no such file",
     ),
-    "scores of too few": (lambda w: w.evaluate("--scores", w.scores("train")), "none for"),
+    "scores of too few": (lambda w: w.evaluate("--scores", w.scores("train")), "no score for"),
     "predictions in place of scores": (
         lambda w: w.evaluate("--scores", w.study.folder / "seed-0/vanilla/predict/predictions-none-0.parquet"),
         "'logits'",
