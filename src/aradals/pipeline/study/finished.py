@@ -61,14 +61,19 @@ def read_run(run: Evaluate, space: Workspace) -> FinishedRun:
     method, seed = run.name, run.source.seed
     labels = space.materials(run.source).splits.test.labels
     own = [training for training in run.trainings if training.model_name == method]
+    measured = read_file(space.paths(run)[ROWS_FILE], Measurements)
     return FinishedRun(
         method=method,
         seed=seed,
-        measured=read_file(space.paths(run)[ROWS_FILE], Measurements),
+        # Records are of the run in whose folder they are, whatever the file says.
+        measured=Measurements(
+            tuple(replace(row, method=method, seed=seed) for row in measured.rows),
+            tuple(replace(each, method=method, seed=seed) for each in measured.reliability),
+        ),
         training=tuple(replace(_history(training, space), method=method, seed=seed) for training in own),
         calibrators=tuple(_fitted(path, method, seed) for path in space.paths(run.calibrate).values()),
         scoring=tuple(_scoring(table, space) for table in (run.scores, *_tables(run))),
-        cost=_cost(run, space),
+        cost=read_cost(run, space),
         arrays=RunArrays.load(space.paths(run)[ARRAYS_FILE], labels),
     )
 
@@ -96,7 +101,7 @@ def _fitted(path: Path, method: str, seed: int) -> Fitted:
     return Fitted(method=method, calibrator=path.stem, seed=seed, parameters=parameters, **known)
 
 
-def _cost(run: Evaluate, space: Workspace) -> Cost:
+def read_cost(run: Evaluate, space: Workspace) -> Cost:
     """Sum the seconds before a method can predict: its training, and models that are trained and score only for it."""
     tables = _tables(run)
     scorers = distinct([table.scorer for table in tables if isinstance(table.scorer, Train)])
