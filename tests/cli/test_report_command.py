@@ -149,7 +149,7 @@ def test_several_data_sets(study: Study, tmp_path: Path) -> None:
             "x_test": test_inputs / divisor,
             "y_test": test_labels,
         }
-        np.savez(path, **{name: array.numpy() for name, array in arrays.items()})
+        np.savez(path, allow_pickle=False, **{name: array.numpy() for name, array in arrays.items()})
     given = ("--data", f"[{files[0]}, {files[1]}]", "--training.epochs=1", "--output", tmp_path / "out")
     ran = aradals("run", study.recipe, *given)
     assert ran.code == 0, ran.err
