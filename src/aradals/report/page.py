@@ -320,8 +320,8 @@ def _threshold_parts(results: Results) -> list[Part]:
     return [
         Part(
             tables=[threshold_rows(results)],
-            note="Predictions of at least this confidence are accepted. A threshold that was chosen on some examples "
-            "looks better on these examples than it is, so check the threshold on other examples.",
+            note="Predictions of at least this confidence are accepted. Each threshold keeps its promise on new examples "
+            "of this kind with 95 % certainty. ≤: the upper bound of the error, which allows for the search.",
         )
     ]
 
