@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn import metrics as sk
 from torch import Tensor
 
@@ -116,8 +117,6 @@ def test_reliability_diagram_adds_up_to_ece() -> None:
 
 
 def test_wilson_interval_equals_scipy() -> None:
-    from scipy.stats import binomtest
-
     for k, n in [(0, 10), (3, 10), (10, 10), (950, 1000)]:
         low, high = wilson_interval(torch.tensor(k), torch.tensor(n))
         expected = binomtest(k, n).proportion_ci(method="wilson")

@@ -351,9 +351,7 @@ def test_diagnosis() -> None:
         "With 95 % certainty, the error on new examples of this kind is at most 5 % from a confidence of 0.98 on (40 % "
         "of the examples, n = 4,000; upper bound 4.5 %)."
     )
-    assert never == (
-        "10,000 examples show no confidence threshold with an error of at most 1 % with 95 % certainty."
-    )
+    assert never == ("10,000 examples show no confidence threshold with an error of at most 1 % with 95 % certainty.")
 
 
 def test_a_threshold_without_a_bound_is_not_shown() -> None:

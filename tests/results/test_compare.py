@@ -274,7 +274,9 @@ def test_differences_stay_where_differences_can_be(metric: Metric, least: float)
 
 def test_few_examples_have_no_interval() -> None:
     replicates = {"vanilla": torch.zeros(1, 50).double(), "ours": torch.randn(1, 50).double()}
-    given = {(Variant(name), 0, "clean"): {"nll": values[0]} for name, values in replicates.items()}
+    given: dict[tuple[Variant, int, Place], dict[str, Tensor]] = {
+        (Variant(name), 0, "clean"): {"nll": values[0]} for name, values in replicates.items()
+    }
     rows = [row for name in replicates for row in rows_of(name, 0, {CLEAN: {"nll": 0.5}})]
     no_ends = [replace(row, metrics={"nll": Measure(0.5)}) for row in rows]
     for changed, expected in ((rows, True), ([replace(row, n=49) for row in rows], False), (no_ends, False)):

@@ -91,8 +91,8 @@ ERRORS: dict[str, tuple[str, Norm]] = {
 MIN_EVENTS = 5
 """The least number of right, and of wrong predictions whose resamples give an interval."""
 
-MIN_IN_SUBSET = 20
-"""The least number of examples in each subset for which the subset calibration errors have an interval."""
+MIN_IN_SUBSET, MIN_EVENTS_IN_SUBSET = 20, 2
+"""The same for subset calibration errors: examples in every subset, and right and wrong predictions in the mean one."""
 
 
 def estimate_metrics(
@@ -200,12 +200,16 @@ def unreliable(examples: Outcomes, subsets: Tensor | None) -> set[str]:
     none. ``docs/metrics.md`` has the coverage that was measured with and without these limits.
     """
     n, num_right = len(examples.correct), int(examples.correct.sum())
+    num_events = min(num_right, n - num_right)
     if n < MIN_EXAMPLES:
         return {*SCALES, *ERRORS}
-    if min(num_right, n - num_right) < MIN_EVENTS:
+    if num_events < MIN_EVENTS:
         return {*SCALES, *ERRORS} - {"confidence"}
-    few = subsets is not None and int(subsets.unique(return_counts=True)[1].min()) < MIN_IN_SUBSET
-    return {"subset_calibration_error", "largest_subset_calibration_error"} if few else set()
+    if subsets is None:
+        return set()
+    sizes = subsets.unique(return_counts=True)[1]
+    enough = int(sizes.min()) >= MIN_IN_SUBSET and num_events >= MIN_EVENTS_IN_SUBSET * len(sizes)
+    return set() if enough else {"subset_calibration_error", "largest_subset_calibration_error"}
 
 
 def error_gaps(sample: Resampled, mass_shares: Tensor, smooth_ece: float) -> dict[str, tuple[Tensor, Tensor]]:

@@ -14,7 +14,6 @@ from aradals.errors import InputError
 from aradals.metrics.outcomes import Ranking, outcomes, rank
 from aradals.metrics.proper import binomial_bound
 
-
 COVERAGES = tuple(twentieths / 20 for twentieths in range(1, 21))
 """The shares of most confident predictions that `confidence_threshold` tests, in this order."""
 

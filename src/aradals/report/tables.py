@@ -38,6 +38,7 @@ COMPARISONS: dict[Metric, str] = {
     "subset_calibration_error": "subset cal. error",
     "accuracy": "accuracy, points",
     "nll": "NLL",
+    "brier": "Brier score",
 }
 MODEL_COLUMNS = ("examples", "gap, points", "ECE", "noise floor", "accuracy %", "confidence %", "n")
 CLASS_COLUMNS = ("class", *MODEL_COLUMNS[1:])
@@ -256,15 +257,17 @@ def share_table(results: Results) -> TableBlock:
 def comparison_rows(results: Results) -> list[TableBlock]:
     """Show every variant minus the reference with the same calibrator: clean, then the mean over shifts.
 
-    The note of a cell is the 95 % interval of the difference. For three seeds or more, the note also has p of the
-    paired t test over seeds after Holm's correction.
+    A calibrator of the reference is compared with the reference as trained. The note of a cell is the 95 % interval of
+    the difference. For three seeds or more, the note also has p of the paired t test over seeds after Holm's
+    correction.
     """
     titles: dict[Place, str] = {"clean": "clean", "all_shifts": f"shift ({shift_mean(results)})"}
     blocks = []
     for place in places(results):
         rows = []
         for variant in results.variants:
-            against = Variant(results.reference, variant.calibrator)
+            same = Variant(results.reference, variant.calibrator)
+            against = same if variant != same else Variant(results.reference)
             cells = [_difference(results, variant, against, metric, place) for metric in COMPARISONS]
             if any(cell.text != "–" for cell in cells):
                 rows.append([Cell(short_label(results, variant)), *cells, _cost(results, variant)])
@@ -283,7 +286,8 @@ def comparison_note(results: Results) -> str:
         "their bias, so that the difference may be outside."
     )
     return (
-        f"Each variant minus {name} with the same calibrator; negative is lower. "
+        f"Each variant minus {name} with the same calibrator, and {name} with a calibrator minus {name} as trained; "
+        "negative is lower. "
         f"{TWO_SEEDS if seeds == 2 else intervals} Cost: seconds of training, of models that only score, and of their "
         "scoring, as a multiple of plain training."
     )
