@@ -149,7 +149,7 @@ def test_tiny_samples_give_finite_numbers(n: int) -> None:
     undefined = {name for name, value in row.items() if value is None}
     # The first is right, the second wrong and less confident. So few examples give only Wilson's intervals.
     ends = {name for name in row if name.endswith(("_low", "_high")) and not name.startswith("accuracy")}
-    assert len(ends) == 2 * 11
+    assert len(ends) == 2 * 12
     assert undefined == (ends | {"error_auroc"} if n == 1 else ends)
     assert all(math.isfinite(value) for value in row.values() if value is not None)
 

@@ -416,7 +416,8 @@ def _shown_and_rest(results: Results) -> tuple[list[Variant], list[Variant]]:
 
 def _uncertainty(results: Results) -> str:
     seeds = len(results.seeds)
-    return "95 % intervals" if seeds == 1 else f"95 % intervals over test set and {seeds} seeds"
+    over = {1: "", 2: ", which two seeds do not give"}.get(seeds, f" over test set and {seeds} seeds")
+    return f"95 % intervals{over}"
 
 
 def _first_seed(results: Results) -> str:

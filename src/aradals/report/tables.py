@@ -95,6 +95,8 @@ def main_table_note(results: Results) -> str:
         "The noise floor is the error that a perfectly calibrated model would show, ≤ its 95th percentile.",
         "Calibration errors are fractions (0.01 = 1 point).",
     ]
+    if any(row["ece"].known and not row["ece"].has_interval for row in results.rows):
+        words.append("No interval: too few examples, or too few right or wrong ones.")
     if len(results.variants) == 1:
         words.append("The gap is confidence minus accuracy: + is overconfident.")
         words += ["Subset 0 is the least robust."] if results.num_subsets else []
