@@ -96,7 +96,7 @@ def test_no_optimizer_finds_a_lower_objective(truth: Map, num_degrees: int) -> N
     def loss(betas: np.ndarray) -> float:  # with the pull to a single temperature of 1
         beta = torch.tensor(np.interp(levels.numpy(), knots, betas))
         nll = torch.nn.functional.cross_entropy(beta[:, None] * logits, labels)
-        return float(nll) + ((betas - 1) ** 2).sum() / (2 * len(labels))
+        return float(nll) + float(((betas - 1) ** 2).sum()) / (2 * len(labels))
 
     increments = np.diff(np.eye(num_degrees + 1), axis=0)
     best = min(

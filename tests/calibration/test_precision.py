@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -88,7 +90,7 @@ def test_metrics_count_beyond_half_precision(dtype: torch.dtype) -> None:
         plain, inside = make(), nn.ModuleDict({"metric": make()})
         plain.update(labels, logits=logits)
         inside.to(dtype)
-        metric = inside["metric"]
+        metric: Any = inside["metric"]
         metric.update(labels[:40_000], logits=logits[:40_000])
         inside.to(dtype)
         metric.set_dtype(dtype)

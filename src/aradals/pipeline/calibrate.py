@@ -26,19 +26,19 @@ def calibrate(
     overwrite: bool = False,
     log: Callable[[str], None] = print,
 ) -> Calibrator:
-    """Fit a calibrator on data that the model was not trained on, and will not be judged on.
+    """Fit a calibrator on data that is used neither to train nor to judge the model.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
         data: `Examples`, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
         method: a name in ``aradals.calibration.CALIBRATORS``.
         output: JSON file for the calibrator, the digest of the model and the content hashes of the examples.
-        overwrite: replace an output that others have made, or that was made from other inputs.
-        log: told what could not be checked.
+        overwrite: replace an output that another program has made, or that was made from other inputs.
+        log: called with a line about what could not be checked.
 
     Raises:
-        InputError: an unknown method, data without labels, examples that the model was trained on, outputs that are not
-            logits, or an output that others have made.
+        InputError: the method is unknown; data have no labels; the model was trained on the examples; its outputs are
+            not logits; or another program has made the output.
 
     Example:
         >>> import torch
@@ -67,7 +67,7 @@ def load_calibrators(paths: Sequence[Path]) -> dict[str, Calibrator]:
     "none", or the method of other calibrators.
 
     Raises:
-        InputError: a file that is missing or changed.
+        InputError: a file is missing or changed.
     """
     stems, loaded = [path.stem for path in paths], {}
     for path in paths:

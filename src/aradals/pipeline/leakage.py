@@ -1,4 +1,4 @@
-"""Questions that are asked before anything is judged: a wrong answer refuses it, and an unknown answer is said."""
+"""Checks before a judgment: a wrong answer refuses the judgment, and an unknown answer is told."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aradals.pipeline.artifacts import StoredPredictions
 from aradals.results.records import Check, Variant
 
 MAX_SHARED = 0.01
-"""Public data sets hold a few exact duplicates across their splits; more than this share is a mistake."""
+"""Public data sets have a few exact duplicates across their splits; more than this share is a mistake."""
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -24,8 +24,8 @@ def check_unseen(fitted: Hashes, evaluated: Hashes, *, what: str, where: str) ->
 
     Args:
         fitted: content hashes of the examples of the fit; empty if they are not known.
-        evaluated: content hashes of the examples to judge it on; empty if they are not known.
-        what: for the message, such as "the calibrator".
+        evaluated: content hashes of the examples of the evaluation; empty if they are not known.
+        what: name for the message, such as "the calibrator".
         where: name of the evaluated examples.
 
     Raises:
@@ -40,7 +40,7 @@ def check_unseen(fitted: Hashes, evaluated: Hashes, *, what: str, where: str) ->
     if shared > MAX_SHARED * len(evaluated):
         raise InputError(
             expected=f"examples that {what} was not fitted on",
-            got=f"{where}, {shared} of whose {len(evaluated)} examples it was fitted on",
+            got=f"{where}, with {shared} of {len(evaluated)} examples from its fit",
             hint="another --split or --data",
         )
     return Check(question, "checked")
