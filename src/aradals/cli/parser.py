@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
@@ -132,8 +134,13 @@ def _records_in(kind: Any) -> list[Any]:
 
 
 def _read_text(kind: Any, given: Any, name: str) -> Any:
-    """Read the value of an option; a list may be written with commas and without brackets."""
-    if isinstance(given, str):
+    """Read the value of an option; a list may be written with commas and without brackets.
+
+    The name of a file that exists may have commas, too.
+    """
+    if isinstance(given, str) and kind == list[Path] and os.path.exists(given):
+        given = [given]
+    elif isinstance(given, str):
         is_list = get_origin(kind) is list
         given = [part.strip() for part in given.strip("[]").split(",")] if is_list else OptionText(given)
     return read(kind, given, name)
