@@ -152,9 +152,10 @@ def margin_smoothing_loss(logits: Tensor, labels: Tensor, margin: float = 10.0, 
         calibration, CVPR 2022, arXiv:2111.15430, section 3.
     """
     _check_at_least_zero(margin=margin, weight=weight)
+    cross_entropy = soft_cross_entropy(logits, labels)
     logits = logits.to(working_dtype(logits))
     below_largest = logits.amax(1, keepdim=True) - logits
-    return soft_cross_entropy(logits, labels) + weight * (below_largest - margin).relu().mean()
+    return cross_entropy + weight * (below_largest - margin).relu().mean()
 
 
 def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:

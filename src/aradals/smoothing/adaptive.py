@@ -152,7 +152,7 @@ class AdaptiveSmoothing(nn.Module):
         _check_num_classes(num_classes)
         if num_subsets < 1:
             raise InputError(expected="at least one subset", got=f"num_subsets={num_subsets}", hint="num_subsets=10")
-        if not 1 / num_classes <= initial_target_prob <= 1:
+        if not 1 / num_classes - 1e-9 <= initial_target_prob <= 1:  # the bound may have been rounded
             raise InputError(
                 expected=f"an initial target probability from 1/{num_classes} to 1",
                 got=str(initial_target_prob),
@@ -188,10 +188,10 @@ class AdaptiveSmoothing(nn.Module):
             InputError: the targets differ, but ``subsets`` is omitted; shapes do not fit; a label or a subset is out of
                 range; logits of the first batch are not finite or are probabilities.
         """
-        check_form(logits, len(labels), self.num_classes)
+        self._check_form(logits, labels)
         if not self._is_tried and not torch.compiler.is_compiling():
-            counted = self._counted(logits.detach(), labels, subsets)
-            check_finite_logits(counted[0])
+            counted, _, _ = self._counted(logits.detach(), labels, subsets)
+            check_finite_logits(counted)
             self._is_tried = True
         return soft_cross_entropy(
             logits,
@@ -298,12 +298,15 @@ class AdaptiveSmoothing(nn.Module):
                 self.get_buffer(name).copy_(values)
         return self.target_prob.clone()
 
+    def _check_form(self, logits: Tensor, labels: Tensor) -> None:
+        check_form(logits, len(labels), self.num_classes)
+        check_indices(labels, len(logits), "labels", "class indices, such as labels.long()")
+
     def _counted(
         self, logits: Tensor, labels: Tensor, subsets: Tensor | None, num_subsets: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Check a batch, and return the examples that count: those whose label is not ``ignore_index``."""
-        check_form(logits, len(labels), self.num_classes)
-        check_indices(labels, len(logits), "labels", "class indices, such as labels.long()")
+        self._check_form(logits, labels)
         subsets = torch.zeros_like(labels) if subsets is None else subsets
         check_indices(subsets, len(labels), "subsets", "the robustness subset of each example")
         if self.ignore_index is not None:

@@ -80,7 +80,7 @@ def match_subsets(scores: Tensor, thresholds: Tensor) -> Tensor:
     cuts = thresholds.detach().cpu().double()
     if cuts.ndim != 1 or not (cuts.diff() >= 0).all() or cuts.isnan().any():
         raise InputError(
-            expected="thresholds of shape (R - 1,) that do not fall",
+            expected="thresholds that do not fall, shape (R - 1,)",
             got=str(cuts.tolist()),
             hint="the thresholds of subset_thresholds",
         )

@@ -155,11 +155,27 @@ def measure(confidence: Tensor, correct: Tensor, subsets: Tensor, num_subsets: i
     because every epoch uses the same validation examples.
 
     Args:
-        confidence: confidence of each example, float, shape (N,).
-        correct: 1 if the prediction is right, else 0, float, shape (N,).
+        confidence: confidence of each example, in [0, 1], shape (N,), N >= 1.
+        correct: 1 if the prediction is right, else 0, shape (N,).
         subsets: int64 in [0, R), shape (N,).
         num_subsets: R.
+
+    Returns:
+        The measurement, float64, because sums in half precision are too coarse.
+
+    Raises:
+        InputError: shapes do not fit, or a value is out of its range.
     """
+    if confidence.ndim != 1 or correct.shape != confidence.shape or not len(confidence):
+        raise InputError(
+            expected="confidence and correct of one shape (N,), with N >= 1",
+            got=f"shapes {tuple(confidence.shape)} and {tuple(correct.shape)}",
+            hint="one value of each for every validation example",
+        )
+    exact = exact_dtype(confidence.device)
+    confidence, correct = confidence.to(exact), correct.to(exact)
+    check_between(0, 1, confidence=confidence, correct=correct)
+    check_subsets(subsets, len(confidence), num_subsets)
 
     def sum_by_subset(values: Tensor) -> Tensor:
         return values.new_zeros(num_subsets).index_add_(0, subsets.long(), values)
