@@ -235,13 +235,13 @@ def test_the_aurc_of_a_summary_does_not_depend_on_the_order_of_equal_confidences
     logits, labels, _ = problem
     tied = logits.round()
     for order in (torch.arange(1500), torch.arange(1500).flip(0)):
-        row = summarize(tied[order], labels[order], num_resamples=50)
+        row = summarize(labels[order], logits=tied[order], num_resamples=50)
         assert row["aurc"] == pytest.approx(aurc(labels, logits=tied), abs=1e-12)
 
 
 def test_rows_and_replicates_come_from_the_same_resamples(problem: Problem) -> None:
     logits, labels, subsets = problem
-    row, replicates = summarize_and_resample(logits, labels, subsets=subsets, num_resamples=50)
+    row, replicates = summarize_and_resample(labels, logits=logits, subsets=subsets, num_resamples=50)
     alone = resampled_metrics(labels, logits=logits, subsets=subsets, num_resamples=50)
     assert list(replicates) == list(alone)
     for name, values in alone.items():
@@ -249,7 +249,7 @@ def test_rows_and_replicates_come_from_the_same_resamples(problem: Problem) -> N
     for name in ("confidence", "nll", "brier"):
         ends = replicates[name].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
         assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(ends.tolist(), abs=1e-12)
-    assert row == summarize(logits, labels, subsets=subsets, num_resamples=50)
+    assert row == summarize(labels, logits=logits, subsets=subsets, num_resamples=50)
 
 
 def test_summary_by_subset_is_the_summary_of_each(problem: Problem) -> None:

@@ -15,8 +15,9 @@ from aradals.data import Examples
 from aradals.errors import InputError
 from aradals.pipeline import score as scoring
 from aradals.pipeline.artifacts import load_scores, save_scores
-from aradals.pipeline.score import check_attack, choose_batch_size, score_examples, score_stage, subsets_of
+from aradals.pipeline.score import check_attack, choose_batch_size, score_examples, score_stage, scores_of
 from aradals.robustness.scores import ScoreTable, merge_tables, score, score_batches
+from aradals.smoothing.subsets import assign_subsets
 
 COLUMNS = ("ids", "predicted", "score", "norm", "success", "num_forward", "num_backward")
 
@@ -247,9 +248,10 @@ def test_subsets_by_any_ids(tmp_path: Path) -> None:
     ids = torch.tensor([-3, 10**15, 7, 4 * 10**17])
     zeros, path = torch.zeros_like(ids), tmp_path / "scores.parquet"
     save_scores(path, ScoreTable(ids, zeros, ids.double(), ids.double(), zeros == 0, zeros, zeros, "a()"), {})
-    assert subsets_of(path, ids.flip(0), 4).tolist() == [3, 1, 2, 0]
+    found = ids.flip(0)
+    assert assign_subsets(scores_of(path, found), 4, found).tolist() == [3, 1, 2, 0]
     with pytest.raises(InputError, match="none for 2 of 3"):
-        subsets_of(path, torch.tensor([7, 8, 5 * 10**17]), 2)
+        scores_of(path, torch.tensor([7, 8, 5 * 10**17]))
 
 
 @pytest.mark.parametrize("attack", ["secant", "deepfool", "ddn", "fmn"])

@@ -1,4 +1,4 @@
-"""Settings as people write them, in YAML or as options, turned into the dataclasses that declare them."""
+"""Settings from YAML or options, converted to the dataclasses that declare them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WORDS: dict[Any, tuple[str, str]] = {
     dict: ("a mapping", "{key: value}"),
     NoneType: ("null", "null"),
 }
-"""Name of each type in errors, and a value to try."""
+"""Name of each type in errors, and a value for the hint."""
 
 
 class PlainText(str):
@@ -43,16 +43,16 @@ class OptionText(PlainText):
 
 
 def read(kind: Any, value: object, key: str = "") -> Any:
-    """Read a value as the type ``kind``, which is built of dataclasses, unions, lists, dicts and plain types.
+    """Read a value as the type ``kind``, which consists of dataclasses, unions, lists, dicts and plain types.
 
     Args:
         kind: annotation of a field, or a dataclass.
         value: as `read_yaml` gives it; text is parsed as YAML if ``kind`` is not text. The text of an option may be a
             list with commas and without brackets; quotation marks and brackets protect a comma: ``["a,b"]``.
-        key: names the value in errors, such as ``training.epochs``.
+        key: name of the value in errors, such as ``training.epochs``.
 
     Raises:
-        InputError: an unknown or a missing key, a value of another type, or a value that a dataclass refuses.
+        InputError: a key is unknown or missing, a value has another type, or a dataclass refuses a value.
     """
     kinds, given = _alternatives(kind), value
     if isinstance(value, Mapping):
@@ -62,7 +62,7 @@ def read(kind: Any, value: object, key: str = "") -> Any:
             return {str(name): read(get_args(kind)[1], item, _join(key, name)) for name, item in value.items()}
     if isinstance(value, OptionText) and get_origin(kind) is list and not value.lstrip().startswith("["):
         value = [OptionText(part.strip()) for part in value.split(",")] if value.strip() else []
-    for each in sorted(kinds, key=lambda each: each is str):  # text last: any text is text
+    for each in sorted(kinds, key=lambda each: each is str):  # text is last, because any text is text
         with suppress(ValueError):
             return _convert(each, value)
     raise _wrong_type(kinds, given, key)
@@ -72,7 +72,7 @@ def parse_yaml(text: str) -> Any:
     """Parse a YAML text.
 
     Raises:
-        ValueError: text that is not YAML, or that is larger than any recipe.
+        ValueError: the text is not YAML, or it is larger than any recipe.
     """
     return resolved(read_yaml(text))
 
@@ -156,7 +156,7 @@ def _initials(name: str) -> str:
 
 
 def is_required(field: Field[Any]) -> bool:
-    """Say if a field of a dataclass has no default."""
+    """Return True if a field of a dataclass has no default."""
     return field.default is MISSING and field.default_factory is MISSING
 
 
@@ -209,7 +209,7 @@ def _read_record(kind: Any, value: Mapping[Any, object], key: str) -> Any:
     try:
         return kind(**settings)
     except InputError as error:
-        if "." in key:  # a group of the recipe, such as ``training``, names itself
+        if "." in key:  # the error of a group of the recipe, such as ``training``, has its name already
             error.args = (f"expected {key}: {str(error).removeprefix('expected ')}",)
         raise
 
@@ -231,10 +231,10 @@ def _literals(record: Any) -> dict[str, tuple[Any, ...]]:
 
 
 def _convert(kind: Any, value: object) -> Any:
-    """Convert ``value`` to a type that is no dataclass.
+    """Convert ``value`` to a type that is not a dataclass.
 
     Raises:
-        ValueError: another type.
+        ValueError: the value has another type.
     """
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if origin is Any:
@@ -264,7 +264,7 @@ def _wrong_type(kinds: tuple[Any, ...], value: object, key: str) -> InputError:
 
 
 def _described(kind: Any) -> tuple[str, str]:
-    """Name a type in an error, and give a value to try."""
+    """Name a type in an error, and choose a value for the hint."""
     if get_origin(kind) is Literal:
         choices = list(map(str, get_args(kind)))
         return (f"one of {', '.join(choices)}" if len(choices) > 1 else repr(choices[0])), choices[0]

@@ -409,6 +409,15 @@ class Training:
     target_prob: tuple[float, ...] = ()
     at_lower_bound: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        sizes = {len(course) for each in self.updates for course in (each.target_prob, each.confidence, each.accuracy)}
+        if sizes - {len(self.target_prob)}:
+            raise InputError(
+                expected=f"updates of {len(self.target_prob)} targets, as many as there are at the end",
+                got=" and ".join(map(str, sorted(sizes))),
+                hint="the history of one training",
+            )
+
 
 @dataclass(frozen=True)
 class Fitted(OfVariant):

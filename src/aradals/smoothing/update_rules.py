@@ -25,6 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from aradals.checks import check_between, check_subsets
 from aradals.errors import InputError
 from aradals.geometry import exact_dtype
 

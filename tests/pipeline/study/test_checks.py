@@ -204,7 +204,7 @@ def test_ensembles(case: str) -> None:
 
 
 def test_an_ensemble_has_a_name_of_its_own() -> None:
-    with pytest.raises(InputError, match="a name of its own, got 'method'; try method_ensemble"):
+    with pytest.raises(InputError, match="whose name no method has, got 'method'; try method_ensemble"):
         study_of(ensembles={"method": {"method": "vanilla"}})
 
 
