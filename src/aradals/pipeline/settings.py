@@ -62,7 +62,8 @@ def read(kind: Any, value: object, key: str = "") -> Any:
             return {str(name): read(get_args(kind)[1], item, _join(key, name)) for name, item in value.items()}
     if isinstance(value, OptionText) and get_origin(kind) is list and not value.lstrip().startswith("["):
         value = [OptionText(part.strip()) for part in value.split(",")] if value.strip() else []
-    for each in sorted(kinds, key=lambda each: each is str):  # text is last, because any text is text
+    # Text in quotation marks is text if it may be; other text is so only if it is nothing else.
+    for each in sorted(kinds, key=lambda each: (each is str) == isinstance(value, PlainText)):
         with suppress(ValueError):
             return _convert(each, value)
     raise _wrong_type(kinds, given, key)
