@@ -65,11 +65,12 @@ def test_mixup_pairs(num: int, num_classes: int, seed: int) -> None:
         return w * soft_rows(labels, first, num_classes) + (1 - w) * soft_rows(other, second, num_classes)
 
     one = torch.ones(num, dtype=torch.float64)
-    for arguments, rows in [
+    cases: list[tuple[dict[str, Any], Tensor]] = [
         ({}, mixed(one, one)),
         ({"target_prob": target_prob}, mixed(target_prob, target_prob)),
         ({"target_prob": target_prob, "other_target_prob": other_prob}, mixed(target_prob, other_prob)),
-    ]:
+    ]
+    for arguments, rows in cases:
         loss = partial(soft_cross_entropy, targets=labels, other_labels=other, mix_weight=weight, **arguments)
         assert_same(loss, partial(textbook, rows=rows), logits)
 
@@ -131,7 +132,7 @@ def test_large_logits_and_half_precision(dtype: torch.dtype) -> None:
         ({"mix_weight": torch.ones(4)}, "together"),
     ],
 )
-def test_bad_targets(arguments: dict[str, Tensor], message: str) -> None:
+def test_bad_targets(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         soft_cross_entropy(torch.zeros(4, 3), **({"targets": torch.zeros(4, dtype=torch.int64)} | arguments))
 
@@ -266,7 +267,7 @@ def test_weight_ignore_index_and_reduction_of_torch(
         labels[::3] = ignore_index
     target_prob = torch.full((40,), 1 - 0.3 * 4 / 5, dtype=torch.float64)
     theirs: dict[str, Any] = {"weight": weight, "reduction": reduction}
-    ignoring = {} if ignore_index is None else {"ignore_index": ignore_index}
+    ignoring: dict[str, Any] = {} if ignore_index is None else {"ignore_index": ignore_index}
     assert_same(
         lambda z: soft_cross_entropy(z, labels, target_prob, **theirs, ignore_index=ignore_index).sum(),
         lambda z: F.cross_entropy(z, labels, label_smoothing=0.3, **theirs, **ignoring).sum(),

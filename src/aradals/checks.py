@@ -232,7 +232,7 @@ def check_indices(values: Tensor, num_examples: int, name: str, hint: str) -> No
     """Raise InputError unless ``values`` are integers of shape (``num_examples``,); the check reads no values."""
     if values.shape != (num_examples,) or not is_integral(values):
         raise InputError(
-            expected=f"{name}: integers of shape ({num_examples},)",
+            expected=f"integer {name} of shape ({num_examples},)",
             got=f"{values.dtype} of shape {tuple(values.shape)}",
             hint=hint,
         )

@@ -113,7 +113,7 @@ def resolved(value: Any) -> Any:
         if isinstance(value, OptionText):
             return parse_yaml(value)
         loader = _Values("")
-        tag = loader.resolve(yaml.ScalarNode, str(value), (True, False))
+        tag = loader.resolve(yaml.ScalarNode, str(value), (True, False))  # type: ignore[no-untyped-call]
         return loader.construct_object(yaml.ScalarNode(tag, str(value)))
     except ValueError:  # an option such as "[a", or a date such as 2020-13-45
         return str(value)
@@ -173,7 +173,7 @@ _Values.add_implicit_resolver(
 class _Loader(_Values):
     """YAML in which keys and scalars stay text, except null."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Make every key text, and refuse a key that occurs twice: one of its values would be lost."""
         node = super().compose_mapping_node(anchor)
         keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE]

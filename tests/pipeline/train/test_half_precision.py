@@ -85,8 +85,8 @@ def test_trainer_in_half_precision(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        loaders = [DataLoader(examples(), batch_size=500, collate_fn=as_batch, shuffle=False) for _ in range(2)]
-        trainer.fit(module, *loaders)
+        train, validation = (DataLoader(examples(), batch_size=500, collate_fn=as_batch) for _ in range(2))
+        trainer.fit(module, train, validation)
         targets[name] = module.criterion.target_prob
         assert len(module.criterion.history) == 3
     assert targets[precision].dtype == torch.float64
