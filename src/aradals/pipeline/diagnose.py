@@ -32,7 +32,7 @@ from aradals.robustness.scores import ScoreTable
 from aradals.smoothing.subsets import assign_subsets
 
 MAX_ERRORS = (0.01, 0.05)
-"""Shares of wrong predictions for which a confidence threshold is reported."""
+"""Shares of wrong predictions for which a confidence threshold is sought."""
 
 
 def diagnose(
@@ -202,4 +202,4 @@ def _threshold(predictions: Predictions, max_error: float) -> Threshold:
     found = confidence_threshold(predictions.labels, max_error, logits=predictions.logits)
     if found is None:
         return Threshold(max_error)
-    return Threshold(max_error, found.threshold, found.coverage, found.n, found.error)
+    return Threshold(max_error, found.threshold, found.coverage, found.n, found.error, found.bound)
