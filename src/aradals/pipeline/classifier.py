@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from aradals._internal.json_files import settings_digest
 from aradals._internal.specs import code_digest
-from aradals.checks import check_labels
+from aradals.checks import FITTING_DATA, check_labels
 from aradals.data import Examples
 from aradals.errors import InputError
 from aradals.inference.predictions import predict, resolve_device, try_model
@@ -158,7 +158,7 @@ def _build(spec: str, arguments: dict[str, Any], checkpoint: Path | None, inputs
 
 def _tried(model: nn.Module, inputs: Tensor, labels: Tensor) -> nn.Module:
     """Test the model with a batch and with a single input; wrap it if it cannot take a single input."""
-    check_labels(labels, try_model(model, inputs))
+    check_labels(labels, try_model(model, inputs), hint=FITTING_DATA)
     try:
         try_model(model, inputs[:1])
     except InputError:

@@ -25,7 +25,7 @@ from aradals.attacks import (
     pgd,
 )
 from aradals.attacks.base import prediction_changes
-from aradals.checks import check_inputs, check_logits
+from aradals.checks import check_inputs, check_output
 from aradals.errors import InputError
 from aradals.inference.accelerate import accelerated
 from aradals.inference.gradients import forward_with_graph, gradients_enabled, input_gradient, model_inputs
@@ -275,7 +275,7 @@ def check_differentiable(model: nn.Module, inputs: Tensor) -> None:
         with gradients_enabled(model):
             for tried in (some, _noise(some)):
                 points, logits = forward_with_graph(model, model_inputs(model, tried))
-                check_logits(logits, len(tried))
+                check_output(logits, len(tried))
                 lead = logits.amax(1) - logits.mean(
                     1
                 )  # the mean over all classes, because two classes may tie everywhere
@@ -311,7 +311,7 @@ def _confirm(model: nn.Module, inputs: Tensor, result: AttackResult, bf16: bool)
     with evaluation_mode(model), torch.no_grad():
         origin = model_inputs(model, inputs)
         if bf16:
-            predicted = check_logits(model(origin), len(inputs)).argmax(1)
+            predicted = check_output(model(origin), len(inputs)).argmax(1)
         for lengthening in (1.0, 1.001, 1.01, 1.1):
             rows = (result.norm.isfinite() & norm.isinf()).nonzero()[:, 0]
             if len(rows) == 0:
