@@ -58,6 +58,12 @@ def check_logits(logits: object, num_inputs: int) -> Tensor:
         )
     if not values.isfinite().all():
         bad = int((~values.isfinite().all(1)).sum())
+        if (values.isfinite() | (values == -math.inf)).all():
+            raise InputError(
+                expected="finite logits",
+                got=f"logits of -inf, as of masked classes, for {bad} of {num_inputs} inputs",
+                hint="a large finite value for masked classes: logits.clamp(min=-1e9) at the end of the model",
+            )
         raise InputError(
             expected="finite logits",
             got=f"NaN or infinite values for {bad} of {num_inputs} inputs",
@@ -69,7 +75,8 @@ def check_logits(logits: object, num_inputs: int) -> Tensor:
         raise InputError(
             expected="logits",
             got="probabilities (all rows are non-negative and sum to 1)",
-            hint="removing the softmax at the end of the model, or taking the logarithm of its output",
+            hint="removing the softmax at the end of the model, or log_softmax in its place; the logarithm of the "
+            "softmax loses digits and gradients where the softmax saturates",
         )
     return logits
 

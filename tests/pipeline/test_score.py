@@ -246,7 +246,9 @@ def test_equal_runs_write_equal_files(model: nn.Module, examples: Examples, tmp_
 def test_subsets_by_any_ids(tmp_path: Path) -> None:
     ids = torch.tensor([-3, 10**15, 7, 4 * 10**17])
     zeros, path = torch.zeros_like(ids), tmp_path / "scores.parquet"
-    save_scores(path, ScoreTable(ids, zeros, ids.double(), ids.double(), zeros == 0, zeros, zeros, "a()"), {})
+    save_scores(
+        path, ScoreTable(ids, zeros, ids.double(), ids.double(), ids.double(), zeros == 0, zeros, zeros, "a()"), {}
+    )
     assert subsets_of(path, ids.flip(0), 4).tolist() == [3, 1, 2, 0]
     with pytest.raises(InputError, match="none for 2 of 3"):
         subsets_of(path, torch.tensor([7, 8, 5 * 10**17]), 2)
@@ -261,7 +263,9 @@ def test_settings_are_tried_on_many_classes(attack: str) -> None:
 def test_merged_tables_are_sorted_and_hold_each_id_once() -> None:
     def table(ids: list[int], value: float) -> ScoreTable:
         column = torch.tensor(ids)
-        return ScoreTable(column, column, column + value, column + value, column > 0, column, column, "a()")
+        return ScoreTable(
+            column, column, column + value, column + value, column + value, column > 0, column, column, "a()"
+        )
 
     merged = merge_tables([table([5, 1], 0.25), table([3, 5], 0.5)])
     assert merged.ids.tolist() == [1, 3, 5]

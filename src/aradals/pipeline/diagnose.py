@@ -25,11 +25,11 @@ from aradals.pipeline.score import (
     check_num_subsets,
     scores_of,
     scoring_record,
+    subsets_of,
 )
 from aradals.pipeline.shown import class_rows, example_pictures
 from aradals.results.records import ClassShare, DataSummary, Method, Reliability, Results, Scoring, Threshold
 from aradals.robustness.scores import ScoreTable
-from aradals.smoothing.subsets import assign_subsets
 
 MAX_ERRORS = (0.01, 0.05)
 """Shares of wrong predictions for which a confidence threshold is reported."""
@@ -97,7 +97,8 @@ def diagnose(
             seed=seed,
         )
         audited = None
-        if audit:
+        ranking = scores_of(table, predictions.ids)
+        if audit and ranking is not None:
             audited = audit_ranking(
                 classifier,
                 examples,
@@ -111,7 +112,7 @@ def diagnose(
         return replace(
             results,
             audit=audited,
-            pictures=example_pictures(examples, predictions, scores_of(table, predictions.ids)),
+            pictures=example_pictures(examples, predictions, ranking),
             config={**results.config, "checkpoint": classifier.checkpoint},
         )
 
@@ -132,7 +133,8 @@ def diagnose_predictions(
         predictions: of N examples.
         name: of the model.
         data: name of the data.
-        scores: robustness of the examples; without them, nothing is reported by robustness.
+        scores: robustness of the examples; without them, or if the search failed for more than 5 % of the examples,
+            nothing is reported by robustness.
         num_subsets: R; subset 0 is the least robust.
         class_names: one per class; a class without a name has its number.
         seed: of the bootstrap.
@@ -145,7 +147,7 @@ def diagnose_predictions(
     subsets, scoring = None, tuple[Scoring, ...]()
     if scores is not None:
         check_num_subsets(num_subsets, len(predictions), "num_subsets", "the predictions")
-        subsets = assign_subsets(scores_of(scores, predictions.ids), num_subsets, predictions.ids)
+        subsets = subsets_of(scores, predictions.ids, num_subsets)
         scoring = (scoring_record(scores, split="evaluated"),)
     keys: dict[str, Any] = {"method": name, "calibrator": "none", "seed": seed, "corruption": "none", "severity": 0}
     rows, _ = measure_predictions(predictions, subsets, keys=keys, seed=seed)

@@ -14,6 +14,9 @@ from aradals.inference.predictions import Batch, evaluation_mode, model_device_d
 _ROUNDING = 1e-6
 """Logits that differ by less, relative to the largest of them, are equal."""
 
+_MASKED = -1e4
+"""A class whose logit is as far below the largest one has probability 0, whatever the difference is."""
+
 _CHANGE = 1e-9
 """Parameters that change by less, relative to the largest of them, are not trained; even if some were zero before."""
 
@@ -88,8 +91,8 @@ def check_output_varies(model: nn.Module, batches: Iterable[Batch]) -> None:
     with evaluation_mode(model), torch.no_grad():
         for _, inputs, _ in batches:
             logits = model(inputs.to(device, dtype)).double()
-            # A number that is added to all logits of a row changes nothing.
-            relative = logits - logits.mean(1, keepdim=True)
+            # A number that is added to all logits of a row changes nothing, and neither does the value of a mask.
+            relative = (logits - logits.amax(1, keepdim=True)).clamp(min=_MASKED)
             first = relative[0] if first is None else first
             count += len(logits)
             if (relative - first).abs().max() > _ROUNDING * relative.abs().max():

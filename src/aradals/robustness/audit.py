@@ -190,6 +190,7 @@ def compare_with_attack(table: ScoreTable, strong: ScoreTable, num_subsets: int 
     """
     found = strong.norm.isfinite()
     same = table.for_ids(strong.ids[found])
+    ranking = replace(table, score=table.ranking).for_ids(strong.ids[found]).score
     scores, norm, own_norm = same.score.double(), strong.norm[found].double(), same.norm.double()
     if "norm_order=inf" in table.attack:
         own_norm = torch.full_like(own_norm, math.inf)  # an L-inf norm is never larger than an L2 norm
@@ -200,7 +201,7 @@ def compare_with_attack(table: ScoreTable, strong: ScoreTable, num_subsets: int 
         num_examples=len(strong),
         num_failed=int((~found).sum()),
         num_subsets=num_subsets,
-        agreement=rank_agreement(scores, reference, num_subsets) if len(scores) >= num_subsets else RankAgreement(),
+        agreement=rank_agreement(ranking, reference, num_subsets) if len(scores) >= num_subsets else RankAgreement(),
         median_ratio=(scores / reference).quantile(0.5).item() if len(scores) else math.nan,
         num_verified=int(own_norm.isfinite().sum()),
         num_norms_reduced=int((own_norm.isfinite() & (norm < _CLEARLY_SMALLER * own_norm)).sum()),
