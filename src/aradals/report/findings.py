@@ -61,7 +61,7 @@ def verdict(results: Results) -> Verdict:
     first = reference(results)
     if results.kind == "diagnosis":
         warned = [text] if results.audit and (text := describe_audit(results.audit)).startswith(WARNING) else []
-        notes = [*_searches(results, lost=False), *_class_sentence(results), *_threshold_sentence(results)]
+        notes = [*_class_sentence(results), *_threshold_sentence(results), *_searches(results, lost=False)]
         sentences = [_gap_sentence(results, first), _advice_for_one(results, first), _scope_of_one(results)]
         return Verdict(sentences, first, None, [*_searches(results, lost=True), *warned], notes)
     best, is_better = recommend(results)
