@@ -45,12 +45,14 @@ class LogOfSoftmax(nn.Module):
         self.model, self.factor = model, factor
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return ((self.factor * self.model(inputs)).softmax(1) + 1e-8).log()
+        logits: Tensor = self.model(inputs)
+        return ((self.factor * logits).softmax(1) + 1e-8).log()
 
 
 class LogSoftmax(LogOfSoftmax):
     def forward(self, inputs: Tensor) -> Tensor:
-        return (self.factor * self.model(inputs)).log_softmax(1)
+        logits: Tensor = self.model(inputs)
+        return (self.factor * logits).log_softmax(1)
 
 
 def table_of(scores: list[float], margins: list[float], found: list[bool]) -> ScoreTable:
@@ -211,7 +213,8 @@ class TestSmallBatches:
 def test_compiled_models(digits: tuple[nn.Module, Tensor, Tensor]) -> None:
     """Compiled graphs give up their memory when they are walked."""
     model, inputs = digits[0], digits[1][:24]
-    inside = nn.Sequential(torch.compile(model[:2], backend="aot_eager"), model[2])  # type: ignore[index]
+    inside = nn.Sequential(*model.children())
+    inside[1] = torch.compile(inside[1], backend="aot_eager")  # type: ignore[assignment]
     for compiled in (inside, torch.compile(model, backend="aot_eager")):
         found, expected = score(compiled, inputs), score(model, inputs)  # type: ignore[arg-type]
         torch.testing.assert_close(found.score, expected.score)

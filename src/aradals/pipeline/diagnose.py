@@ -103,7 +103,7 @@ def diagnose(
                 classifier,
                 examples,
                 table,
-                folder / "audit",
+                folder,
                 num_examples=audit,
                 num_subsets=num_subsets,
                 seed=seed,

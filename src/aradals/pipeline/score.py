@@ -30,7 +30,7 @@ from aradals.pipeline.stage import remove_stages, run_stage, same_outputs
 from aradals.results.failed import describe_lost_searches
 from aradals.results.files import plain
 from aradals.results.records import Scoring
-from aradals.robustness.audit import Audit, audit_sample, compare_with_attack
+from aradals.robustness.audit import AUDIT_ATTACKS, Audit, audit_sample, compare_with_attacks
 from aradals.robustness.scores import (
     ScoreTable,
     check_differentiable,
@@ -64,6 +64,9 @@ __all__ = [
 
 SCORE_FILES = SCORES, _COST = ("scores.parquet", "cost.json")
 """What a scoring stage writes: the table, and the seconds that it took."""
+
+AUDIT_FOLDERS = ("audit", "audit-neighbors")
+"""The folders of the stages of an audit, one for each of its attacks."""
 
 _SHARD_SECONDS = 10.0
 _LONGEST = 1e12
@@ -184,7 +187,7 @@ def audit_file(
         classifier.model,
         examples,
         output,
-        work / "audit",
+        work,
         num_examples=num_examples,
         num_subsets=num_subsets,
         seed=seed,
@@ -193,7 +196,7 @@ def audit_file(
         log=lambda line: log(f"audit: {line}"),
     )
     save_scores(output, table, {**metadata, "audit": json_text(plain(record))})
-    remove_stages(work, ("audit",))
+    remove_stages(work, AUDIT_FOLDERS)
     return record
 
 
@@ -384,21 +387,25 @@ def audit_stage(
     log: Callable[[str], None],
     probe: Tensor | None = None,
 ) -> Audit:
-    """Compare a score table with DDN on a sample, see `aradals.robustness.audit_scores`; goes on when interrupted."""
+    """Compare a score table with strong attacks on a sample, see `audit_scores`; goes on when interrupted."""
     table, _ = load_scores(scores)
     sample = audit_sample(examples, table, num_examples=num_examples, num_subsets=num_subsets, seed=seed)
-    strong = score_stage(
-        model,
-        sample,
-        folder,
-        attack="ddn",
-        attack_args={},
-        model_digest=model_digest,
-        verified=True,
-        probe=probe,
-        log=log,
-    )
-    return replace(compare_with_attack(table, load_scores(strong)[0], num_subsets), seconds=scoring_seconds(strong))
+    strong = [
+        score_stage(
+            model,
+            sample,
+            folder / name,
+            attack=attack,
+            attack_args={},
+            model_digest=model_digest,
+            verified=True,
+            probe=probe,
+            log=log,
+        )
+        for name, attack in zip(AUDIT_FOLDERS, AUDIT_ATTACKS, strict=True)
+    ]
+    found = compare_with_attacks(table, [load_scores(path)[0] for path in strong], num_subsets)
+    return replace(found, seconds=sum(map(scoring_seconds, strong)))
 
 
 def audit_ranking(

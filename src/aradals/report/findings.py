@@ -186,10 +186,10 @@ def _scope_of_one(results: Results) -> str:
     sampling = f"The intervals cover the sampling of the {results.num_examples:,} examples, and no other chance"
     if results.audit is None or describe_audit(results.audit).startswith(WARNING):
         return f"{sampling}."
-    found, attack = results.audit.agreement.same_subset, results.audit.attack.partition("(")[0]
+    found, attack = results.audit.agreement.same_subset, results.audit.attack_names
     if not found.value > 0:
         return f"{sampling}."
-    return f"{sampling}; {attack} puts {100 * found.value:.0f} % of a sample into the same robustness subset."
+    return f"{sampling}; {100 * found.value:.0f} % of a sample are in the same robustness subset by {attack}."
 
 
 def _scope(results: Results) -> str:
