@@ -19,13 +19,9 @@ import torch
 
 from aradals.data import CORRUPTIONS, load_data
 from aradals.models import build_model, load_checkpoint
-from aradals.pipeline.evaluate import (
-    conditions,
-    evaluate_conditions,
-    predict_conditions,
-    prediction_paths,
-    stored_predictions,
-)
+from aradals.pipeline.evaluate import evaluate_conditions
+from aradals.pipeline.predict import predict_conditions, prediction_paths, stored_predictions
+from aradals.pipeline.shifts import choose_conditions
 
 
 def processor_seconds(work: Callable[[], object]) -> float:
@@ -47,7 +43,7 @@ def main() -> None:
     model = build_model(arguments.model, num_classes=examples.num_classes)
     load_checkpoint(model, arguments.checkpoint)
     model.eval()
-    wanted = conditions(list(CORRUPTIONS), arguments.severities)
+    wanted = choose_conditions(list(CORRUPTIONS), arguments.severities)
     images = examples.batch(range(len(examples)))[1]
 
     @torch.no_grad()
@@ -60,7 +56,9 @@ def main() -> None:
         paths = prediction_paths(Path(folder), wanted)
         before = processor_seconds(bare)
         predicting = processor_seconds(lambda: predict_conditions(model, examples, paths, model_digest=""))
-        metrics = processor_seconds(lambda: evaluate_conditions(stored_predictions(paths), None, {}, keys={}))
+        metrics = processor_seconds(
+            lambda: evaluate_conditions(stored_predictions(paths), None, {}, method=arguments.model, seed=0)
+        )
         after = processor_seconds(bare)
     forward = (before + after) * len(wanted) / (2 * (len(wanted) // 2))
     print(f"{len(wanted)} conditions x {len(examples)} images, torch {torch.__version__}, one thread")

@@ -51,7 +51,7 @@ def test_other_names_are_refused() -> None:
 
 @pytest.mark.parametrize(("names", "absent"), [([], "torch numpy"), (NAMES.split(), "")])
 def test_what_the_names_import(names: list[str], absent: str) -> None:
-    extras = "lightning datasets pyarrow PIL sklearn safetensors matplotlib jinja2 jsonargparse rich pandas scipy"
+    extras = "lightning datasets pyarrow PIL sklearn safetensors matplotlib jinja2 pydantic rich pandas scipy"
     code = "import sys, aradals\n" + "\n".join(f"aradals.{name}" for name in names)
     code += f"\nprint([name for name in {(extras + ' ' + absent).split()} if name in sys.modules])"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

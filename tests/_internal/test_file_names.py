@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aradals._internal.files import file_name
-from aradals.pipeline.evaluate import prediction_paths
+from aradals.pipeline.predict import prediction_paths
+from aradals.results.records import Condition
 
 TEXT = st.one_of(
     st.text(max_size=40), st.text("aA.-/\\_é\0", max_size=6), st.text(st.characters(codec=None), max_size=150)
@@ -69,8 +70,8 @@ def test_two_texts_never_share_a_name(first: str, second: str) -> None:
 
 def test_predictions_lie_in_their_folder(tmp_path: Path) -> None:
     hostile = ["none", "fog", "x/../../../up", "/etc/passwd", "..", "", "Fog", "a\0b", "a" * 5000]
-    paths = prediction_paths(tmp_path, [(name, 3) for name in hostile])
-    assert paths["fog", 3] == tmp_path / "predictions-fog-3.parquet"
+    paths = prediction_paths(tmp_path, [Condition(name, 3) for name in hostile])
+    assert paths[Condition("fog", 3)] == tmp_path / "predictions-fog-3.parquet"
     assert len({path.name for path in paths.values()}) == len(hostile)
     for path in paths.values():
         path.touch()

@@ -249,8 +249,10 @@ def test_subsets_by_any_ids(tmp_path: Path) -> None:
     save_scores(
         path, ScoreTable(ids, zeros, ids.double(), ids.double(), ids.double(), zeros == 0, zeros, zeros, "a()"), {}
     )
-    assert subsets_of(path, ids.flip(0), 4).tolist() == [3, 1, 2, 0]
-    with pytest.raises(InputError, match="none for 2 of 3"):
+    subsets = subsets_of(path, ids.flip(0), 4)
+    assert subsets is not None
+    assert subsets.tolist() == [3, 1, 2, 0]
+    with pytest.raises(InputError, match="no score for 2 of 3"):
         subsets_of(path, torch.tensor([7, 8, 5 * 10**17]), 2)
 
 

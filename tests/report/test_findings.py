@@ -21,6 +21,7 @@ from synthetic_results import (
 from aradals.calibration.temperature import MAX_TEMPERATURE
 from aradals.report import Verdict, verdict
 from aradals.report.findings import WARNING, outstanding_classes, recommend
+from aradals.report.tables import threshold_rows
 from aradals.report.view import threshold_text
 from aradals.results.aggregate import is_noise, measure, relation
 from aradals.results.records import (
@@ -33,6 +34,7 @@ from aradals.results.records import (
     Results,
     Row,
     Stability,
+    Threshold,
     Variant,
 )
 
@@ -98,11 +100,11 @@ def test_a_clear_deterioration_is_not() -> None:
     ("vanilla", "words"),
     [
         ((0.016, 0.001, 0.02), "more than noise"),  # above the 95th percentile of 0.015, without zero
-        ((0.016, 0.0, 0.02), "within noise"),  # zero is in the interval
+        ((0.016, 0.0, 0.02), "more than noise"),  # the interval does not matter
         ((0.014, 0.001, 0.02), "within noise"),  # chance explains it
     ],
 )
-def test_more_than_noise_needs_both_its_floor_and_its_interval(vanilla: Numbers, words: str) -> None:
+def test_the_noise_floor_says_what_is_more_than_noise(vanilla: Numbers, words: str) -> None:
     results = two_methods(vanilla, (0.01, 0.0, 0.02))
     assert f" and {words})" in verdict(results).sentences[1]
     assert is_noise(results, VANILLA, "ece") is (words == "within noise")
@@ -203,7 +205,7 @@ def test_the_cheap_cure_is_preferred_when_nothing_beats_it() -> None:
     found = verdict(study)  # 0.073 by temperature scaling of vanilla, and 0.070: nobody knows
     assert found.best == Variant("vanilla", "temperature")
     assert found.sentences[1].startswith(
-        "Use temperature scaling, which costs no training, and no other way of training is significantly better: it "
+        "Use temperature scaling, which costs no training, and no other training method is significantly better: it "
         "lowers the subset calibration error of vanilla (0.121 and more than noise) from 0.121 to 0.073."
     )
     better = changed(study, clean("ar_adals", "temperature"), subset_calibration_error=Measure(0.02, 0.012, 0.028))
@@ -349,10 +351,18 @@ def test_diagnosis() -> None:
     )
     assert "cat (30 % of it, 10 % of all)" in classes
     assert thresholds == (
-        "The error is at most 5 % from a confidence of 0.98 on (40 % of the examples). These thresholds were chosen on "
-        "the same examples: check them on others."
+        "With 95 % certainty, the error on new examples of this kind is at most 5 % from a confidence of 0.98 on (40 % "
+        "of the examples, n = 4,000; upper bound 4.5 %)."
     )
-    assert never == "No confidence threshold brings the error down to 1 %."
+    assert never == ("10,000 examples show no confidence threshold with an error of at most 1 % with 95 % certainty.")
+
+
+def test_a_threshold_without_a_bound_is_not_shown() -> None:
+    for bound in (math.nan, 0.051):
+        results = replace(make_diagnosis(), thresholds=(Threshold(0.05, 0.98, 0.4, 4000, 0.045, bound),))
+        _, sentence = verdict(results).notes
+        assert "show no confidence threshold with an error of at most 5 %" in sentence
+        assert [cell.text for cell in threshold_rows(results).rows[0]] == ["5 %", "none", "–", "–", "–"]
 
 
 def test_nothing_is_called_noise_or_more_where_the_noise_floor_is_not_known() -> None:
@@ -372,9 +382,9 @@ def test_a_model_whose_errors_are_noise_needs_no_repair() -> None:
 
 @pytest.mark.parametrize(
     ("threshold", "text"),
-    [(0.5, "0.5"), (0.8449, "0.84"), (0.99271, "0.9927"), (0.9998975, "0.9999"), (0.9999848, "0.999985"), (1.0, "1")],
+    [(0.5, "0.5"), (0.8449, "0.845"), (0.99271, "0.99271"), (0.9998975, "0.999898"), (0.98, "0.98"), (1.0, "1")],
 )
-def test_thresholds_have_the_digits_that_matter(threshold: float, text: str) -> None:
+def test_thresholds_have_the_digits_that_matter_and_are_rounded_up(threshold: float, text: str) -> None:
     assert threshold_text(threshold) == text
 
 

@@ -23,11 +23,11 @@ def read_typed(kind: type[T], value: Any) -> T:
         value: dicts, lists, text and numbers as they are in JSON.
 
     Raises:
-        ValueError: the value has another form, or contains a number so large that sums overflow.
+        ValueError: the value has another form or an unknown key, or contains a number so large that sums overflow.
         MissingExtraError: pydantic is not installed.
     """
     _refuse_huge(value)
-    read: T = type_adapter(cast(Hashable, kind)).validate_python(value)
+    read: T = type_adapter(cast(Hashable, kind)).validate_python(value, extra="forbid")
     return read
 
 
@@ -55,4 +55,4 @@ def _refuse_huge(value: Any) -> None:
         for item in value.values() if isinstance(value, dict) else value:
             _refuse_huge(item)
     elif isinstance(value, int | float) and abs(value) > _LARGEST:
-        raise ValueError(f"the number {value:.3g}")
+        raise ValueError(f"a number beyond {_LARGEST:g}")

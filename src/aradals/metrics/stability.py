@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aradals.checks import check_subsets
 from aradals.errors import InputError
-from aradals.metrics.bootstrap import resample_means
+from aradals.metrics.bootstrap import MIN_EXAMPLES, resample_means
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-4, 1e4
 
@@ -121,8 +121,9 @@ def stability(
     Returns:
         The overall row (``subset`` None), then one row for each subset that contains examples, least robust first.
         Keys: ``subset, n, num_models``; ``prediction_variance, disagreement, confidence``, which are means over
-        examples (and models), each with ``_low`` and ``_high``. With ``match_confidence`` also ``match_confidence``,
-        and ``matched_prediction_variance`` with its interval, None if a model cannot reach the confidence.
+        examples (and models), each with ``_low`` and ``_high``, which are None for fewer than 50 examples. With
+        ``match_confidence`` also ``match_confidence``, and ``matched_prediction_variance`` with its interval, None if a
+        model cannot reach the confidence.
 
     Raises:
         InputError: fewer than two models; subsets of another shape; see `matched_temperatures`.
@@ -149,6 +150,8 @@ def stability(
         tail = (1 - level) / 2
         resampled = resample_means(columns, num_resamples, seed)
         low, high = resampled.quantile(resampled.new_tensor([tail, 1 - tail]), 0)
+        if len(columns) < MIN_EXAMPLES:
+            low = high = torch.full_like(low, math.nan)
         result: dict[str, Any] = {"subset": subset, "n": len(columns), **keys}
         for name, *interval in zip(values, columns.mean(0).tolist(), low.tolist(), high.tolist(), strict=True):
             for end, value in zip(("", "_low", "_high"), interval, strict=True):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from aradals.calibration.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
 from aradals.report.view import (
+    TWO_SEEDS,
     label,
     least_robust,
     reference,
@@ -119,6 +120,8 @@ def _gap_sentence(results: Results, variant: Variant) -> str:
 
 def _gap_words(gap: Measure) -> str:
     """Write ``is overconfident by 5.3 points (95 % interval 1.0 to 10.9)``."""
+    if not gap.has_interval:
+        return f"has a gap between confidence and accuracy of {100 * gap.value:+z.1f} points (no interval)"
     if not gap.sign:
         return f"has no significant gap between confidence and accuracy {_interval(gap, 100, 1)}"
     word = "overconfident" if gap.sign > 0 else "underconfident"
@@ -196,6 +199,8 @@ def _scope(results: Results) -> str:
     """Describe the certainty of a study."""
     size, seeds, count = f"{results.num_examples:,} examples", len(results.seeds), len(results.variants)
     chosen = f"; the choice among {count} variants was made on these examples, too" if count > 2 else ""
+    if seeds == 2:
+        return TWO_SEEDS
     covered = f"the sampling of the {size}"
     if results.kind == "study":
         covered += f" and of {seeds} seeds" if seeds > 1 else ", not the randomness of training (there is one seed)"
@@ -251,19 +256,17 @@ def _class_sentence(results: Results) -> list[str]:
 def _threshold_sentence(results: Results) -> list[str]:
     """Describe the confidence thresholds above which predictions can be accepted."""
     parts = [
-        f"{100 * row.max_error:g} % from a confidence of {threshold_text(row.threshold)} on "
-        f"({100 * row.coverage:.0f} % of the examples)"
+        f"at most {100 * row.max_error:g} % from a confidence of {threshold_text(row.threshold)} on "
+        f"({100 * row.coverage:.0f} % of the examples, n = {row.n:,}; upper bound {100 * row.bound:.2g} %)"
         for row in results.thresholds
-        if row.threshold is not None
+        if row.threshold is not None and row.is_guaranteed
     ]
-    sentences = []
-    if parts:
+    sentences = [f"With 95 % certainty, the error on new examples of this kind is {join(parts)}."] if parts else []
+    if none := [f"{100 * row.max_error:g} %" for row in results.thresholds if not row.is_guaranteed]:
         sentences.append(
-            f"The error is at most {' and at most '.join(parts)}. These thresholds were chosen on the same examples: "
-            "check them on others."
+            f"{results.num_examples:,} examples show no confidence threshold with an error of at most "
+            f"{' or '.join(none)} with 95 % certainty."
         )
-    if never := [f"{100 * row.max_error:g} %" for row in results.thresholds if row.threshold is None]:
-        sentences.append(f"No confidence threshold brings the error down to {' or '.join(never)}.")
     return sentences
 
 

@@ -52,6 +52,13 @@ Metric = Literal[
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
+RANGES: dict[Metric, tuple[float, float]] = {
+    "nll": (0.0, math.inf),
+    "gap": (-1.0, 1.0),
+    **dict.fromkeys(("brier", "brier_calibration", "brier_refinement"), (0.0, 2.0)),
+}
+"""The least and the largest value of a metric, if these are not 0 and 1."""
+
 Place = Literal["clean", "all_shifts"]
 """Places where methods are compared: the clean data, or the mean over all shifted conditions."""
 
@@ -204,14 +211,16 @@ def measured(metrics: Metrics, metric: Metric) -> Measure:
 
     The interval of ``gap`` follows from those of confidence and accuracy as if their errors were
     independent. The true interval is narrower, because right predictions are more confident. So this interval is
-    rather too wide.
+    rather too wide. If the confidence has no interval, because there are few examples, that of the accuracy is enough.
     """
     if metric != "gap":
         return metrics.get(metric, Measure())
     accuracy, confidence = measured(metrics, "accuracy"), measured(metrics, "confidence")
     gap = confidence.value - accuracy.value
-    below = math.hypot(confidence.value - confidence.low, accuracy.high - accuracy.value)
-    above = math.hypot(confidence.high - confidence.value, accuracy.value - accuracy.low)
+    below, above = accuracy.high - accuracy.value, accuracy.value - accuracy.low
+    if confidence.has_interval:
+        below = math.hypot(below, confidence.value - confidence.low)
+        above = math.hypot(above, confidence.high - confidence.value)
     return Measure(gap, gap - below, gap + above)
 
 
@@ -298,14 +307,15 @@ class ClassShare:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A confidence threshold: predictions above it can be accepted, because few of them are wrong.
+    """A confidence threshold for accepting predictions, with a guarantee, see `aradals.metrics.confidence_threshold`.
 
     Attributes:
-        max_error: largest share of wrong predictions among the accepted ones.
-        threshold: smallest accepted confidence; None if no confidence is enough.
+        max_error: largest share of wrong predictions among those that are accepted.
+        threshold: smallest accepted confidence; None if no threshold can be guaranteed.
         coverage: share of the predictions that are accepted.
         n: number of accepted predictions.
         error: share of wrong predictions among the accepted ones.
+        bound: upper 95 % confidence bound of the error on new examples, at most ``max_error``.
     """
 
     max_error: float
@@ -313,6 +323,12 @@ class Threshold:
     coverage: float = 0.0
     n: int = 0
     error: float = math.nan
+    bound: float = math.nan
+
+    @property
+    def is_guaranteed(self) -> bool:
+        """True if there is a threshold, and its bound keeps the promise."""
+        return self.threshold is not None and self.bound <= self.max_error
 
 
 @dataclass(frozen=True)
@@ -409,6 +425,15 @@ class Training:
     updates: tuple[Update, ...] = ()
     target_prob: tuple[float, ...] = ()
     at_lower_bound: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = {len(course) for each in self.updates for course in (each.target_prob, each.confidence, each.accuracy)}
+        if sizes - {len(self.target_prob)}:
+            raise InputError(
+                expected=f"updates of {len(self.target_prob)} targets, as many as there are at the end",
+                got=" and ".join(map(str, sorted(sizes))),
+                hint="the history of one training",
+            )
 
 
 @dataclass(frozen=True)

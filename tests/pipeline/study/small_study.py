@@ -20,12 +20,13 @@ from aradals.pipeline.config import (
     TrainingConfig,
 )
 from aradals.pipeline.study.executor import SerialExecutor
-from aradals.pipeline.study.finished import read_cost, read_run
+from aradals.pipeline.study.finished import FinishedRun, read_cost, read_run
 from aradals.pipeline.study.groups import TrainingSubsets
 from aradals.pipeline.study.tasks import SeedPlan, Task
 from aradals.pipeline.study.trial import try_seed
 from aradals.pipeline.study.work import training_subsets
 from aradals.pipeline.study.workspace import Log, Workspace
+from aradals.results.records import Cost
 from aradals.smoothing.update_rules import UpdateRule
 
 VANILLA = MethodConfig()
@@ -102,18 +103,18 @@ class SeedRun:
         assert subsets is not None
         return subsets
 
-    def cost(self, method: str) -> dict[str, float]:
+    def cost(self, method: str) -> Cost:
         """What it costs until a method is trained."""
         run = self.plan.evaluate(method)
         for training in run.trainings:
             self.finish(training)
         return read_cost(run, self.space)
 
-    def record(self, method: str) -> dict[str, list[dict[str, Any]]]:
+    def finished(self, method: str) -> FinishedRun:
         """What a method gives to the results."""
         run = self.plan.evaluate(method)
         self.finish(run)
-        return read_run(run, self.space).parts
+        return read_run(run, self.space)
 
 
 def seed_run(config: StudyConfig, folder: Path, *, seed: int = 0) -> tuple[SeedRun, list[str]]:

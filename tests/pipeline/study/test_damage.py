@@ -13,7 +13,7 @@ from aradals.pipeline.config import AdaptiveTargets, MethodConfig, RankedSubsets
 from aradals.pipeline.study import run_study
 from aradals.smoothing.update_rules import UpdateRule
 
-PARTS = ("rows", "reliability", "comparisons", "calibrators", "stability", "seeds")
+PARTS = ("rows", "reliability", "comparisons", "calibrators", "stability")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyConfig, Path, 
     }
     config = small_config(save_digits(folder / "digits.npz", num_train=220), methods)
     results = run_study(config, folder / "out", name="test", log=lambda line: None)
-    return config, folder / "out", {part: results[part] for part in PARTS}
+    return config, folder / "out", {part: getattr(results, part) for part in PARTS}
 
 
 @pytest.mark.slow
@@ -52,7 +52,7 @@ def test_every_file(study: tuple[StudyConfig, Path, dict[str, object]], tmp_path
                     damaged.unlink()
             log: list[str] = []
             results = run_study(config, copy, name="test", log=log.append)
-            assert {part: results[part] for part in PARTS} == expected, (file, kind, position)
+            assert {part: getattr(results, part) for part in PARTS} == expected, (file, kind, position)
             if file.parts[0].startswith("seed-") and file.name != "stage.json":
                 assert any(file.name in line and ("changed" in line or "deleted" in line) for line in log), (file, kind)
             shutil.rmtree(copy)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from small_study import ADAPTIVE, VANILLA, save_digits, seed_run, small_config, 
 from torch import Tensor
 
 from aradals._internal.json_files import load_json
-from aradals.calibration import ConditionalTemperature, RobustnessTemperature, TemperatureScaling
+from aradals.calibration import ConditionalTemperature, TemperatureScaling
 from aradals.inference.ensemble import Ensemble
 from aradals.inference.predictions import Predictions
 from aradals.models import build_model, load_checkpoint
@@ -30,6 +29,7 @@ from aradals.pipeline.config import (
     TrainingConfig,
 )
 from aradals.pipeline.study import run_study
+from aradals.results import Results, Row
 from aradals.robustness.scores import score
 
 ENSEMBLES = {
@@ -48,13 +48,12 @@ class Finished:
 
     config: StudyConfig
     folder: Path
-    results: dict[str, Any]
+    results: Results
     log: list[str]
 
-    def row(self, **keys: object) -> dict[str, Any]:
+    def row(self, **keys: object) -> Row:
         """The one row of these keys."""
-        found: list[dict[str, Any]] = [row for row in self.results["rows"] if keys.items() <= row.items()]
-        [row] = found
+        [row] = (row for row in self.results.rows if all(getattr(row, key) == value for key, value in keys.items()))
         return row
 
     def predictions(self, owner: str, file: str) -> Predictions:
@@ -125,12 +124,12 @@ def test_rows_are_those_of_the_averaged_probabilities(
     row = finished.row(method=name, calibrator="none", corruption=corruption, severity=severity, subset=None)
     confidence, predicted = probs.max(1)
     correct = (predicted == labels).double()
-    assert row["accuracy"] == pytest.approx(correct.mean().item())
-    assert row["confidence"] == pytest.approx(confidence.mean().item())
-    assert row["nll"] == pytest.approx(-probs.gather(1, labels[:, None]).log().mean().item())
+    assert row["accuracy"].value == pytest.approx(correct.mean().item())
+    assert row["confidence"].value == pytest.approx(confidence.mean().item())
+    assert row["nll"].value == pytest.approx(-probs.gather(1, labels[:, None]).log().mean().item())
     in_bin = (confidence * 15).ceil()
     gaps = [(confidence - correct)[in_bin == b].sum().abs().item() for b in range(1, 16)]
-    assert row["ece"] == pytest.approx(sum(gaps) / len(labels))
+    assert row["ece"].value == pytest.approx(sum(gaps) / len(labels))
 
 
 @pytest.mark.parametrize(("name", "owners"), [("trio", TRIO), ("pair_in_step", PAIR)])
@@ -149,13 +148,13 @@ def test_the_temperature_is_fitted_after_pooling(finished: Finished, name: str, 
     probs, labels = finished.pooled("predictions-none-0", owners)
     scaled = (probs.log() / float(fitted.temperature)).softmax(1)
     row = finished.row(method=name, calibrator="temperature", corruption="none", subset=None)
-    assert row["confidence"] == pytest.approx(scaled.amax(1).mean().item(), rel=1e-5)
+    assert row["confidence"].value == pytest.approx(scaled.amax(1).mean().item(), rel=1e-5)
 
 
 def test_calibrators_that_need_a_members_margins_are_left_out(finished: Finished) -> None:
     calibrators: dict[str, set[str]] = {}
-    for row in finished.results["rows"]:
-        calibrators.setdefault(row["method"], set()).add(row["calibrator"])
+    for row in finished.results.rows:
+        calibrators.setdefault(row.method, set()).add(row.calibrator)
     everything = {"none", "temperature", "margin_temperature", "robustness_temperature"}
     assert calibrators["vanilla"] == calibrators["adaptive"] == everything
     assert calibrators["trio"] == calibrators["pair_in_step"] == everything - {"robustness_temperature"}
@@ -174,13 +173,13 @@ def test_robustness_temperature_is_fitted_and_used_with_the_models_own_margins(f
         torch.testing.assert_close(stored[file].scores, expected, rtol=1e-4, atol=1e-6)
     calibration, test = stored["calibration"], stored["predictions-none-0"]
     for name, calibrator in (
-        ("robustness_temperature", RobustnessTemperature()),
-        ("margin_temperature", ConditionalTemperature()),
+        ("robustness_temperature", ConditionalTemperature("first_order_margin")),
+        ("margin_temperature", ConditionalTemperature("logit_margin")),
     ):
         fitted = calibrator.fit(calibration.logits, calibration.labels, calibration.scores)
         confidence = fitted.predict_proba(test.logits, test.scores).amax(1).mean().item()
         row = finished.row(method="adaptive", calibrator=name, corruption="none", subset=None)
-        assert row["confidence"] == pytest.approx(confidence)
+        assert row["confidence"].value == pytest.approx(confidence)
     shifted = finished.predictions("adaptive", "predictions-contrast-5").scores
     assert shifted is not None
     assert test.scores is not None
@@ -189,10 +188,10 @@ def test_robustness_temperature_is_fitted_and_used_with_the_models_own_margins(f
 
 def test_margin_temperature_of_an_ensemble_has_the_pooled_margins(finished: Finished) -> None:
     probs, labels = finished.pooled("calibration", TRIO)
-    fitted = ConditionalTemperature().fit(probs.log(), labels)
+    fitted = ConditionalTemperature("logit_margin").fit(probs.log(), labels)
     probs, _ = finished.pooled("predictions-none-0", TRIO)
     row = finished.row(method="trio", calibrator="margin_temperature", corruption="none", subset=None)
-    assert row["confidence"] == pytest.approx(fitted.predict_proba(probs.log()).amax(1).mean().item(), rel=1e-4)
+    assert row["confidence"].value == pytest.approx(fitted.predict_proba(probs.log()).amax(1).mean().item(), rel=1e-4)
 
 
 def test_members_in_step_lie_in_separate_files_and_share_their_targets(finished: Finished) -> None:
@@ -201,10 +200,10 @@ def test_members_in_step_lie_in_separate_files_and_share_their_targets(finished:
         "model-0.safetensors",
         "model-1.safetensors",
     }
-    [record] = [record for record in finished.results["training"] if record["method"] == "pair_in_step"]
-    assert record["settings"]["num_members"] == 2
-    assert len(record["updates"]) == 4
-    assert len(set(record["target_prob"])) == 2
+    [record] = [each for each in finished.results.training if each.method == "pair_in_step"]
+    assert record.settings["num_members"] == 2
+    assert len(record.updates) == 4
+    assert len(set(record.target_prob)) == 2
     # The last update saw the final weights, so that its measurement can be made again from the checkpoints.
     members = []
     for member in (0, 1):
@@ -213,45 +212,45 @@ def test_members_in_step_lie_in_separate_files_and_share_their_targets(finished:
         members.append(model)
     splits = seed_run(finished.config, finished.folder)[0].splits
     _, inputs, _ = splits.validation.batch(list(range(len(splits.validation))))
+    measured = [value for value in record.updates[-1].confidence if value is not None]
+    assert len(measured) == 2
     with torch.no_grad():
         confidence = Ensemble(members).eval()(inputs).softmax(1).amax(1).mean().item()
-    assert np.mean(record["updates"][-1]["confidence"]) == pytest.approx(confidence, abs=1e-5)
+    assert np.mean(measured) == pytest.approx(confidence, abs=1e-5)
 
 
 def test_costs_of_ensembles_add_up_over_members(finished: Finished) -> None:
-    costs = {cost["method"]: cost for cost in finished.results["costs"]}
+    costs = {cost.method: cost for cost in finished.results.costs}
     folder = finished.folder / "seed-0"
     seconds = {
         owner: load_json(folder / owner / "train" / "history.json")["seconds"]
         for owner in (*TRIO, "adaptive", "pair_in_step")
     }
-    assert costs["trio"]["training_seconds"] == pytest.approx(sum(seconds[owner] for owner in TRIO))
-    assert costs["trio"]["seconds"] == costs["trio"]["training_seconds"]
-    assert costs["trio"]["relative_cost"] == pytest.approx(sum(seconds[o] for o in TRIO) / seconds["vanilla"])
+    assert costs["trio"].training_seconds == pytest.approx(sum(seconds[owner] for owner in TRIO))
+    assert costs["trio"].seconds == costs["trio"].training_seconds
+    assert costs["trio"].relative_cost == pytest.approx(sum(seconds[o] for o in TRIO) / seconds["vanilla"])
     for name in ("adaptive", "pair_in_step"):
-        assert costs[name]["training_seconds"] == pytest.approx(seconds[name])
-        assert costs[name]["scorer_seconds"] == pytest.approx(seconds["vanilla"])
-        assert costs[name]["scoring_seconds"] == costs["adaptive"]["scoring_seconds"] > 0
+        assert costs[name].training_seconds == pytest.approx(seconds[name])
+        assert costs[name].scorer_seconds == pytest.approx(seconds["vanilla"])
+        assert costs[name].scoring_seconds == costs["adaptive"].scoring_seconds > 0
 
 
 def test_results_of_ensembles_are_json_without_nan(finished: Finished) -> None:
     text = (finished.folder / "results.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail)["kind"] == "study"
-    missing = {key for row in finished.results["rows"] for key, value in row.items() if value is None}
-    assert missing <= {"subset", "error_auroc", "error_auroc_low", "error_auroc_high"}  # undefined without errors
+    missing = {name for row in finished.results.rows for name, measure in row.metrics.items() if not measure.known}
+    assert missing <= {"error_auroc"}  # undefined without errors
 
 
 def test_stability_over_members_is_that_of_models_trained_alone(finished: Finished) -> None:
-    rows = [row for row in finished.results["stability"] if row["subset"] is None]
-    assert [(row["method"], row["models"], row["num_models"], row["seed"]) for row in rows] == [
-        ("vanilla", "members", 3, 0)
-    ]
+    rows = [row for row in finished.results.stability if row.subset is None]
+    assert [(row.method, row.models, row.num_models, row.seed) for row in rows] == [("vanilla", "members", 3, 0)]
     logits = torch.stack([finished.predictions(owner, "predictions-none-0").logits.double() for owner in TRIO])
     variance = logits.softmax(2).var(0).sum(1)
-    assert rows[0]["prediction_variance"] == pytest.approx(variance.mean().item(), rel=1e-2)  # float16 on disk
+    assert rows[0].prediction_variance.value == pytest.approx(variance.mean().item(), rel=1e-2)  # float16 on disk
     predicted = logits.argmax(2)
     pairs = torch.stack([predicted[a] != predicted[b] for a, b in ((0, 1), (0, 2), (1, 2))])
-    assert rows[0]["disagreement"] == pytest.approx(pairs.double().mean().item(), abs=1e-6)
+    assert rows[0].disagreement.value == pytest.approx(pairs.double().mean().item(), abs=1e-6)
 
 
 @pytest.mark.parametrize("member", [0, 1])

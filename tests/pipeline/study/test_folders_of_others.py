@@ -59,6 +59,21 @@ def in_row(key: str, value: object) -> Callable[[Path], None]:
     return in_json(lambda content: {**content, "rows": [{**row, key: value} for row in content["rows"]]})
 
 
+def in_diagram(key: str, value: object) -> Callable[[Path], None]:
+    return in_json(
+        lambda content: {**content, "reliability": [{**each, key: value} for each in content["reliability"]]}
+    )
+
+
+def in_metric(name: str, value: object) -> Callable[[Path], None]:
+    return in_json(
+        lambda content: {
+            **content,
+            "rows": [{**row, "metrics": {**row["metrics"], name: value}} for row in content["rows"]],
+        }
+    )
+
+
 def in_arrays(**changed: Any) -> Callable[[Path], None]:
     def edit(path: Path) -> None:
         with np.load(path) as arrays:
@@ -81,11 +96,12 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "no rows": (ROWS, in_json(lambda content: {})),
     "a list": (ROWS, in_json(lambda content: [content])),
     "rows of text": (ROWS, with_key("rows", ["row"])),
-    "text for a number": (ROWS, in_row("accuracy", "<script>")),
+    "text for a number": (ROWS, in_metric("accuracy", {"value": "<script>"})),
     "a huge number": (ROWS, in_row("n", 10**400)),
-    "a list for a number": (ROWS, in_row("ece", [1.0])),
+    "a list for a number": (ROWS, in_metric("ece", [1.0])),
     "another key": (ROWS, in_row("note", {"a": 1})),
-    "infinity": (ROWS, in_row("nll", float("inf"))),
+    "another metric": (ROWS, in_metric("note", {"value": 1.0})),
+    "infinity": (ROWS, in_metric("nll", {"value": float("inf")})),
     "bins of text": (ROWS, in_json(lambda c: {**c, "reliability": [{**c["reliability"][0], "bins": "x"}]})),
     "no seconds": (HISTORY, with_key("seconds", None)),
     "epochs of text": (HISTORY, with_key("epochs", "x")),
@@ -123,9 +139,9 @@ def test_what_no_run_has_written_is_one_line(name: str, study: tuple[StudyConfig
             run_study(config, copy, name="test", log=lambda line: None)
         return
     results = run_study(config, copy, name="test", log=lambda line: None)
-    [failed] = results["failed"]
-    assert failed["method"] == ADAPTED
-    assert path.name in failed["reason"]
+    [failed] = results.failed
+    assert failed.method == ADAPTED
+    assert path.name in failed.reason
     write_report(results, copy / "report.html")
 
 
@@ -133,12 +149,20 @@ def test_rows_are_of_the_run_in_whose_folder_they_lie(study: tuple[StudyConfig, 
     config, out = study
     expected = run_study(config, out, name="test", log=lambda line: None)
     copy = shutil.copytree(out, tmp_path / "copy")
-    for file, change in ((ROWS, in_row("method", "other")), (HISTORY, with_key("method", "other"))):
+    for file, change in (
+        (ROWS, in_row("method", "other")),
+        (ROWS, in_diagram("seed", 5)),
+        (HISTORY, with_key("method", "other")),
+    ):
         path = copy / "seed-0" / file
         change(path)
         reseal(path.parent)
     results = run_study(config, copy, name="test", log=lambda line: None)
-    assert all(results[part] == expected[part] for part in ("rows", "training"))
+    assert (results.rows, results.reliability, results.training) == (
+        expected.rows,
+        expected.reliability,
+        expected.training,
+    )
 
 
 MODEL = """
@@ -167,7 +191,7 @@ def test_a_constant_that_the_model_reads_from_a_file_is_noticed(tmp_path: Path) 
     def rows(scale: float, folder: str) -> object:
         log.clear()
         (tmp_path / "scale.json").write_text(str(scale))
-        return run_study(config, tmp_path / folder, name="test", log=log.append)["rows"]
+        return run_study(config, tmp_path / folder, name="test", log=log.append).rows
 
     first = rows(1.0, "out")
     assert rows(1.0, "out") == first
@@ -187,7 +211,7 @@ def test_a_corrupted_copy_that_has_changed_is_noticed(tmp_path: Path) -> None:
     def rows(factor: int, folder: str) -> object:
         np.save(copy / "labels.npy", np.tile(labels, 5))
         np.save(copy / "fog.npy", np.tile((images * factor).astype(np.uint8).transpose(0, 2, 3, 1), (5, 1, 1, 1)))
-        return run_study(config, tmp_path / folder, name="test", log=lambda line: None)["rows"]
+        return run_study(config, tmp_path / folder, name="test", log=lambda line: None).rows
 
     first = rows(255, "out")
     assert rows(100, "out") == rows(100, "fresh") != first
@@ -198,7 +222,7 @@ def test_studies_in_two_threads_do_not_disturb_each_other(tmp_path: Path) -> Non
     found: dict[str, object] = {}
 
     def study(folder: str) -> None:
-        found[folder] = run_study(config, tmp_path / folder, name="test", log=lambda line: None)["rows"]
+        found[folder] = run_study(config, tmp_path / folder, name="test", log=lambda line: None).rows
 
     study("alone")
     threads = [Thread(target=study, args=(folder,)) for folder in ("first", "second")]

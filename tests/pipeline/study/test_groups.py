@@ -18,11 +18,14 @@ from torch import Tensor
 from aradals import InputError
 from aradals._internal.json_files import load_json
 from aradals.data import Examples, load_data, overlap
+from aradals.inference.predictions import predict
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
 from aradals.pipeline.artifacts import decode_hashes, load_scores
 from aradals.pipeline.config import AdaptiveTargets, ColumnSubsets, MethodConfig, RandomSubsets, RankedSubsets, Subsets
+from aradals.pipeline.study.finished import read_file
 from aradals.pipeline.study.groups import TrainingSubsets
 from aradals.pipeline.study.tasks import Train
+from aradals.results.records import Training
 from aradals.robustness.scores import score
 from aradals.smoothing.subsets import random_subsets
 
@@ -54,6 +57,18 @@ def margins(checkpoint: Path, examples: Examples) -> Tensor:
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     torch.set_num_threads(1)
     return save_digits(tmp_path_factory.mktemp("data") / "digits.npz")
+
+
+def check_last_update(history: Training, run: SeedRun, method: str, subsets: Tensor) -> None:
+    """The last update has measured the final weights, on the validation examples of each subset."""
+    model = build_model("small_cnn", num_classes=10, in_channels=1, width=4)
+    load_checkpoint(model, run.train(method))
+    predictions = predict(model, run.splits.validation.batches())
+    confidence, predicted = predictions.probs.max(1)
+    correct = (predicted == predictions.labels).double()
+    members = [subsets == subset for subset in range(len(history.target_prob))]
+    assert history.updates[-1].confidence == pytest.approx([confidence[m].mean().item() for m in members], abs=1e-5)
+    assert history.updates[-1].accuracy == pytest.approx([correct[m].mean().item() for m in members])
 
 
 Trained = tuple[SeedRun, list[str], TrainingSubsets]
@@ -102,7 +117,7 @@ class TestCrossFit:
         assert torch.equal(groups.validation, by_rank(quantiles))
 
     def test_it_trains_with_these_and_counts_what_they_cost(self, cross_fitted: Trained) -> None:
-        run, log, _ = cross_fitted
+        run, log, subsets = cross_fitted
         assert not (run.folder / "scorer" / "train").exists()
         tables = run.plan.train("fitted").score_tables
         assert len(tables) == 4
@@ -111,11 +126,12 @@ class TestCrossFit:
         ]
         scoring = [load_json(run.folder / table.folder / "cost.json")["seconds"] for table in tables]
         cost = run.cost("fitted")
-        assert cost["scorer_seconds"] == pytest.approx(sum(halves))
-        assert cost["scoring_seconds"] == pytest.approx(sum(scoring))
+        assert cost.scorer_seconds == pytest.approx(sum(halves))
+        assert cost.scoring_seconds == pytest.approx(sum(scoring))
         assert sum("scorer of fold" in line and "epoch 2/2" in line for line in log) == 2
-        [history] = run.record("fitted")["training"]
-        assert history["updates"][0]["n"] == [8] * 5
+        [history] = run.finished("fitted").training
+        assert subsets.validation.bincount().tolist() == [8] * 5
+        check_last_update(history, run, "fitted", subsets.validation)
 
 
 def test_thresholds_cut_the_training_split_where_the_validation_subsets_begin(data: str, tmp_path: Path) -> None:
@@ -141,7 +157,7 @@ def test_confidence_ranks_by_the_log_odds_of_the_prediction(data: str, tmp_path:
             confidence = model.eval()(inputs).double().softmax(1).amax(1)
         assert torch.equal(subsets, by_rank(confidence))
     assert {path.name for path in (tmp_path / "scores").iterdir()} == {"log_odds-train", "log_odds-validation"}
-    assert run.cost("sure")["scorer_seconds"] > 0
+    assert run.cost("sure").scorer_seconds > 0
 
 
 def test_random_subsets_need_no_scores_and_do_not_follow_any(data: str, tmp_path: Path) -> None:
@@ -152,7 +168,7 @@ def test_random_subsets_need_no_scores_and_do_not_follow_any(data: str, tmp_path
     groups = run.subsets("control")
     assert torch.equal(groups.train, random_subsets(run.splits.train.ids, 5, 0))
     assert groups.train.bincount().tolist() == [20] * 5
-    assert run.cost("control")["seconds"] == run.cost("control")["training_seconds"]
+    assert run.cost("control").seconds == run.cost("control").training_seconds
     robust = by_rank(load_scores(run.scores("train"))[0].score)
     shared = sum(int(((groups.train == r) & (robust == r)).sum()) for r in range(5))
     assert shared < 40  # 20 by chance, 100 where they follow the scores
@@ -190,8 +206,8 @@ class TestColumn:
         groups = run.subsets("by_writer")
         assert torch.equal(groups.train, run.splits.train.ids % 3)
         assert torch.equal(groups.validation, run.splits.validation.ids % 3)
-        history = load_json(run.train("by_writer").parent / "history.json")
-        assert history["updates"][0]["n"] == (run.splits.validation.ids % 3).bincount().tolist()
+        history = read_file(run.train("by_writer").parent / "history.json", Training)
+        check_last_update(history, run, "by_writer", run.splits.validation.ids % 3)
         assert {path.name for path in tmp_path.iterdir()} == {"by_writer"}
 
     def test_measurements_are_ranked(self, folder: Path, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_records_are_all_that_another_process_needs(config: StudyConfig, tmp_pat
         assert load_sealed(here / "stage.json")["digest"] == load_sealed(there / "stage.json")["digest"]
     log: list[str] = []
     again = run_study(alone, tmp_path / "there", name="test", log=log.append)
-    assert again["rows"] == results["rows"]
+    assert again.rows == results.rows
     assert all("done before" in line for line in log if not line.startswith("run "))
 
 

@@ -1,4 +1,4 @@
-"""What the runs of a study that are finished give to its results, read from the files of their tasks."""
+"""The finished runs of a study, read from the files of their tasks."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class FinishedRun:
     """One method or ensemble at one seed.
 
     Attributes:
-        method: its name.
-        seed: of the run.
-        measured: its rows and reliability diagrams.
-        training: how its own models were trained; those of an ensemble that is not trained in step are its method's.
-        calibrators: what was fitted to it.
-        scoring: the score tables that it has used.
-        cost: of its training.
-        arrays: for comparisons with other runs.
+        method: name of the method or ensemble.
+        seed: seed of the run.
+        measured: rows and reliability diagrams.
+        training: records of its own trainings; an ensemble that is not trained in step uses those of its method.
+        calibrators: the fitted calibrators.
+        scoring: the score tables that the run has used.
+        cost: cost of the training.
+        arrays: arrays for comparisons with other runs.
     """
 
     method: str
@@ -53,22 +53,27 @@ class FinishedRun:
 
 
 def read_run(run: Evaluate, space: Workspace) -> FinishedRun:
-    """Read what a run has written.
+    """Read the files of a run.
 
     Raises:
-        InputError: a file that no run has written.
+        InputError: no run has written one of the files.
     """
     method, seed = run.name, run.source.seed
     labels = space.materials(run.source).splits.test.labels
     own = [training for training in run.trainings if training.model_name == method]
+    measured = read_file(space.paths(run)[ROWS_FILE], Measurements)
     return FinishedRun(
         method=method,
         seed=seed,
-        measured=read_file(space.paths(run)[ROWS_FILE], Measurements),
+        # Records are of the run in whose folder they are, whatever the file says.
+        measured=Measurements(
+            tuple(replace(row, method=method, seed=seed) for row in measured.rows),
+            tuple(replace(each, method=method, seed=seed) for each in measured.reliability),
+        ),
         training=tuple(replace(_history(training, space), method=method, seed=seed) for training in own),
         calibrators=tuple(_fitted(path, method, seed) for path in space.paths(run.calibrate).values()),
         scoring=tuple(_scoring(table, space) for table in (run.scores, *_tables(run))),
-        cost=_cost(run, space),
+        cost=read_cost(run, space),
         arrays=RunArrays.load(space.paths(run)[ARRAYS_FILE], labels),
     )
 
@@ -77,15 +82,15 @@ def read_file(path: Path, kind: type[T]) -> T:
     """Read a file of records.
 
     Raises:
-        InputError: the file holds something else.
+        InputError: the file contains something else.
     """
     try:
         return read_typed(kind, load_json(path))
     except ValueError as error:
         raise InputError(
-            expected=f"a {path.name} as `aradals run` writes it",
+            expected=f"a {path.name} from `aradals run`",
             got=f"something else in {path.parent} ({first_problem(error)})",
-            hint="removing this folder, which is made anew then",
+            hint="removing this folder, so that it is made again",
         ) from error
 
 
@@ -96,8 +101,8 @@ def _fitted(path: Path, method: str, seed: int) -> Fitted:
     return Fitted(method=method, calibrator=path.stem, seed=seed, parameters=parameters, **known)
 
 
-def _cost(run: Evaluate, space: Workspace) -> Cost:
-    """Seconds before a method can predict: its own training, and models that are trained and score only for it."""
+def read_cost(run: Evaluate, space: Workspace) -> Cost:
+    """Sum the seconds before a method can predict: its training, and models that are trained and score only for it."""
     tables = _tables(run)
     scorers = distinct([table.scorer for table in tables if isinstance(table.scorer, Train)])
     parts = (
