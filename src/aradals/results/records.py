@@ -414,9 +414,13 @@ class Training:
     at_lower_bound: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        counts = {len(each.target_prob) for each in self.updates} | {len(self.target_prob)}
-        if self.updates and len(counts) > 1:
-            raise _other_form("one target per subset at every update and at the end", f"{sorted(counts)} of them")
+        sizes = {len(course) for each in self.updates for course in (each.target_prob, each.confidence, each.accuracy)}
+        if sizes - {len(self.target_prob)}:
+            raise InputError(
+                expected=f"updates of {len(self.target_prob)} targets, as many as there are at the end",
+                got=" and ".join(map(str, sorted(sizes))),
+                hint="the history of one training",
+            )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import signal
 from dataclasses import replace
@@ -16,7 +15,6 @@ import torch
 from small_study import ADAPTIVE, VANILLA, save_digits, seed_run, small_config, trainings
 
 from aradals._internal.files import file_name
-from aradals._internal.json_files import load_sealed
 from aradals.errors import OutputError, TrainingFailed
 from aradals.pipeline.config import (
     AdaptiveTargets,
@@ -26,11 +24,13 @@ from aradals.pipeline.config import (
     RankedSubsets,
     StudyConfig,
 )
-from aradals.pipeline.study import run_study, train_one
-from aradals.report import comparison_table, study_headlines, study_table, write_report
-from aradals.report.tables import failed_rows
-from aradals.report.view import indexed
+from aradals.pipeline.study import run_studies, run_study, train_one
+from aradals.report import verdict, write_report
+from aradals.report.tables import comparison_rows, failed_rows, main_table, main_table_note
+from aradals.results import Results, Variant, measure, read_results
 from aradals.results.failed import describe_failed
+from aradals.results.files import plain
+from aradals.results.records import DataSummary, FailedRun, Method, Row
 
 OBJECTIVES = '''
 import torch
@@ -96,32 +96,29 @@ def methods(folder: Path, *names: str) -> dict[str, MethodConfig]:
     return {name: MethodConfig(objective=f"{folder / 'objectives.py'}:{name}") for name in names}
 
 
-def run_logged(config: StudyConfig, output: Path) -> tuple[dict[str, Any], list[str]]:
+def run_logged(config: StudyConfig, output: Path) -> tuple[Results, list[str]]:
     log: list[str] = []
     return run_study(config, output, name="test", log=log.append), log
 
 
-def by_method(results: dict[str, Any], part: str, method: str) -> list[Any]:
-    return [row for row in results[part] if row["method"] == method]
+def by_method(results: Results, part: str, method: str) -> list[Any]:
+    return [row for row in getattr(results, part) if row.method == method]
 
 
-def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
-def check_reports(results: dict[str, Any], path: Path, *, without: set[str]) -> str:
+def check_reports(results: Results, path: Path, *, without: set[str]) -> str:
     """Reports that name every failed run, and say nothing else of a method without rows. Returns the page."""
     write_report(results, path)
     page = path.read_text()
-    first, *others = study_headlines(results)
-    assert first.startswith(f"Warning: {describe_failed(results)}.")
+    found = verdict(results)
+    assert found.warnings[0].startswith(f"Warning: {describe_failed(results)}.")
     for method in without:
-        assert not any(method in sentence for sentence in others)
-    assert study_table(results).note.count("Failed, and not in the table") == 1
-    for table in (study_table(results), comparison_table(results)):
-        assert not without & {row[0].text for block in table.blocks for row in block.rows}
+        assert not any(method in sentence for sentence in (*found.warnings[1:], *found.sentences))
+    assert main_table_note(results).count("Failed, and not in the table") == 1
+    for block in (main_table(results), *comparison_rows(results)):
+        assert block.rows
+        assert not without & {row[0].text for row in block.rows}
     rows = [[cell.text for cell in row] for row in failed_rows(results).rows]
-    assert len(rows) == len(results["failed"]) > 0
+    assert len(rows) == len(results.failed) > 0
     assert page.index('id="failed-runs"') < page.index(
         'id="methods-side-by-side"' if "methods-side" in page else "</main>"
     )
@@ -145,60 +142,62 @@ def config(folder: Path) -> StudyConfig:
 
 
 @pytest.fixture(scope="module")
-def finished(config: StudyConfig, folder: Path) -> tuple[dict[str, Any], list[str]]:
+def finished(config: StudyConfig, folder: Path) -> tuple[Results, list[str]]:
     return run_logged(config, folder / "out")
 
 
 class TestOneDivergesAndOneCollapses:
-    def test_failed_runs_are_named_with_their_reasons(self, finished: tuple[dict[str, Any], list[str]]) -> None:
+    def test_failed_runs_are_named_with_their_reasons(self, finished: tuple[Results, list[str]]) -> None:
         results, log = finished
         reasons = {
             "diverge": "training diverged in epoch 2, when ",
             "collapse": "the trained model predicts the same for all 140 examples ",
             "bad": "diverge, which it needs, failed: training diverged in epoch 2, when ",
         }
-        assert [(run["method"], run["seed"]) for run in results["failed"]] == [
+        assert [(run.method, run.seed) for run in results.failed] == [
             (method, seed) for seed in (0, 1) for method in reasons
         ]
-        for run in results["failed"]:
-            assert run["reason"].startswith(reasons[run["method"]])
-            assert f"[seed {run['seed']}] {run['method']}: FAILED: {run['reason']}" in log
+        for run in results.failed:
+            assert run.reason.startswith(reasons[run.method])
+            assert f"[seed {run.seed}] {run.method}: FAILED: {run.reason}" in log
         at = [log.index(line) for line in log if "FAILED" in line]
         assert all(log[position + 1].startswith("run ") for position in at if position + 1 < len(log))
         assert describe_failed(results).startswith("6 of 12 runs failed: diverge, seed 0 and seed 1 (training diverged")
 
     def test_nothing_of_the_others_is_lost_or_changed(
-        self, finished: tuple[dict[str, Any], list[str]], config: StudyConfig, folder: Path
+        self, finished: tuple[Results, list[str]], config: StudyConfig, folder: Path
     ) -> None:
         good = {name: settings for name, settings in config.methods.items() if name in ("vanilla", "ar_adals")}
         alone = replace(config, methods=good, ensembles={"pair": config.ensembles["pair"]})
         expected, _ = run_logged(alone, folder / "alone")
         results = finished[0]
-        for part in ("rows", "reliability", "calibrators", "seeds", "comparisons", "stability", "examples", "classes"):
-            assert results[part] == expected[part], part
-        assert expected["failed"] == []
-        assert without_seconds(results["scoring"]) == without_seconds(expected["scoring"])
-        assert [cost["method"] for cost in results["costs"]] == [cost["method"] for cost in expected["costs"]]
-        assert load_sealed(folder / "out" / "results.json") == json.loads(json.dumps(results))
-        assert len(parquet.read_table(folder / "out" / "table.parquet")) == len(results["rows"])
+        for part in ("rows", "reliability", "calibrators", "comparisons", "stability", "pictures", "classes"):
+            assert plain(getattr(results, part)) == plain(getattr(expected, part)), part
+        assert results.reference == expected.reference == "vanilla"
+        assert expected.failed == ()
+        scorings = [[replace(each, seconds=0.0) for each in found.scoring] for found in (results, expected)]
+        assert scorings[0] == scorings[1]
+        assert [cost.method for cost in results.costs] == [cost.method for cost in expected.costs]
+        assert plain(read_results(folder / "out")) == plain(results)
+        assert len(parquet.read_table(folder / "out" / "table.parquet")) == len(results.rows)
 
-    def test_reports(self, finished: tuple[dict[str, Any], list[str]], tmp_path: Path) -> None:
+    def test_reports(self, finished: tuple[Results, list[str]], tmp_path: Path) -> None:
         page = check_reports(finished[0], tmp_path / "report.html", without={"diverge", "collapse", "bad"})
         assert "the trained model predicts the same for all" in page
 
     def test_no_model_is_left_and_failed_runs_are_tried_again(
-        self, finished: tuple[dict[str, Any], list[str]], config: StudyConfig, folder: Path
+        self, finished: tuple[Results, list[str]], config: StudyConfig, folder: Path
     ) -> None:
         for name in ("diverge", "collapse"):
             assert not list((folder / "out").rglob(f"{name}/**/*.safetensors"))
         again, log = run_logged(config, folder / "out")
-        assert again == finished[0]
+        assert plain(again) == plain(finished[0])
         assert trainings(log) == []  # what diverges goes on from its last good epoch, and diverges again
         assert sum("started before, goes on" in line for line in log) == 4
         assert sum("evaluate: done before, inputs unchanged" in line for line in log) == 6
 
     def test_interrupted_while_others_have_failed(
-        self, finished: tuple[dict[str, Any], list[str]], config: StudyConfig, tmp_path: Path
+        self, finished: tuple[Results, list[str]], config: StudyConfig, tmp_path: Path
     ) -> None:
         def log(line: str) -> None:
             if "ar_adals: train: epoch 2" in line:
@@ -208,8 +207,8 @@ class TestOneDivergesAndOneCollapses:
             run_study(config, tmp_path, name="test", log=log)
         assert not (tmp_path / "results.json").exists()
         resumed, _ = run_logged(config, tmp_path)
-        for part in ("rows", "failed", "comparisons", "seeds"):
-            assert resumed[part] == finished[0][part]
+        for part in ("rows", "failed", "comparisons"):
+            assert plain(getattr(resumed, part)) == plain(getattr(finished[0], part))
 
     def test_train_one(self, config: StudyConfig, tmp_path: Path) -> None:
         with pytest.raises(TrainingFailed, match=r"^diverge: training diverged in epoch 2"):
@@ -226,14 +225,15 @@ def test_a_seed_that_is_missing(folder: Path, tmp_path: Path) -> None:
         seeds=[1, 0, 2],
     )
     results, _ = run_logged(config, tmp_path)
-    assert [(run["method"], run["seed"]) for run in results["failed"]] == [("diverge_at_seed_1", 1)]
-    assert {row["seed"] for row in by_method(results, "rows", "diverge_at_seed_1")} == {0, 2}
-    assert {row["num_seeds"] for row in by_method(results, "seeds", "diverge_at_seed_1")} == {2}
-    assert {row["num_seeds"] for row in by_method(results, "seeds", "vanilla")} == {3}
-    assert {row["num_seeds"] for row in by_method(results, "comparisons", "diverge_at_seed_1")} == {2}
-    assert {row["num_models"] for row in by_method(results, "stability", "diverge_at_seed_1")} == {2}
-    assert {row["num_models"] for row in by_method(results, "stability", "ar_adals")} == {3}
-    assert results["examples"]["least_robust"]
+    assert [(run.method, run.seed) for run in results.failed] == [("diverge_at_seed_1", 1)]
+    assert {row.seed for row in by_method(results, "rows", "diverge_at_seed_1")} == {0, 2}
+    assert measure(results, Variant("diverge_at_seed_1"), "nll").num_seeds == 2
+    assert measure(results, Variant("vanilla"), "nll").num_seeds == 3
+    assert {row.num_seeds for row in by_method(results, "comparisons", "diverge_at_seed_1")} == {2}
+    assert {row.num_seeds for row in by_method(results, "comparisons", "ar_adals")} == {3}
+    assert {row.num_models for row in by_method(results, "stability", "diverge_at_seed_1")} == {2}
+    assert {row.num_models for row in by_method(results, "stability", "ar_adals")} == {3}
+    assert results.pictures.least_robust
     page = check_reports(results, tmp_path / "report.html", without=set())
     assert "diverge at seed 1, seed 0" in page  # its reliability is that of another seed than the others'
 
@@ -262,8 +262,8 @@ def broken_at(seeds: list[int], how: str, folder: Path, tmp_path: Path) -> Study
 )
 def test_all_that_need_a_scoring_model_which_failed_say_so(how: str, reason: str, folder: Path, tmp_path: Path) -> None:
     results, log = run_logged(broken_at([1], how, folder, tmp_path), tmp_path / "out")
-    assert {row["seed"] for row in results["rows"]} == {0}
-    reasons = {run["method"]: run["reason"] for run in results["failed"]}
+    assert {row.seed for row in results.rows} == {0}
+    reasons = {run.method: run.reason for run in results.failed}
     assert reasons["vanilla"].startswith(reason)
     assert reasons["ar_adals"] == reasons["pair"] == f"vanilla, which it needs, failed: {reasons['vanilla']}"
     check_reports(results, tmp_path / "report.html", without=set())
@@ -274,7 +274,7 @@ def test_all_that_need_a_scoring_model_which_failed_say_so(how: str, reason: str
 
 def test_where_all_runs_fail_nothing_is_written(folder: Path, tmp_path: Path) -> None:
     config = broken_at([0, 1], "diverges", folder, tmp_path)
-    with pytest.raises(TrainingFailed, match=r"^6 of 6 runs failed: AR-AdaLS, seed 0 and seed 1; pair, seed 0 and"):
+    with pytest.raises(TrainingFailed, match=r"^6 of 6 runs failed: ar adals, seed 0 and seed 1; pair, seed 0 and"):
         run_study(config, tmp_path / "out", name="test", log=lambda line: None)
     assert not list((tmp_path / "out").glob("*.*"))
 
@@ -292,12 +292,11 @@ def test_one_of_two_data_sets_on_which_all_fail(folder: Path, tmp_path: Path) ->
         "    return cross_entropy(logits, labels) * (torch.inf if logits.shape[1] == 3 else 1), logits\n"
     )
     recipe = small_config([str(three), str(ten)], {"vanilla": MethodConfig(objective=f"{objective}:ten_classes")})
-    results, _ = run_logged(recipe, tmp_path / "out")
-    bad, good = results["studies"]
-    assert (bad["rows"], good["failed"]) == ([], [])
-    assert [run["method"] for run in bad["failed"]] == ["vanilla"]
-    assert good["rows"]
-    assert len(parquet.read_table(tmp_path / "out" / "table.parquet")) == len(good["rows"])
+    bad, good = run_studies(recipe, tmp_path / "out", name="test", log=lambda line: None).values()
+    assert (bad.rows, good.failed) == ((), ())
+    assert [run.method for run in bad.failed] == ["vanilla"]
+    assert good.rows
+    assert len(parquet.read_table(tmp_path / "out" / "table.parquet")) == len(good.rows)
     assert {path.parent.name for path in tmp_path.rglob("results.json")} == {"out", file_name(str(ten))}
     assert describe_failed(bad, good).startswith("1 of 1 runs failed on three.npz: vanilla, seed 0 (training diverged")
 
@@ -323,7 +322,7 @@ def test_an_output_that_cannot_be_written_stops_the_study(folder: Path, tmp_path
         signal.signal(signal.SIGXFSZ, handler)
     assert log[-1] != "run 2 of 2: other, seed 0"
     results, log = run_logged(config, tmp_path / "out")
-    assert results["failed"] == []
+    assert results.failed == ()
     assert any("vanilla: train: epoch 2" in line for line in log)
     assert not any("vanilla: train: epoch 1" in line for line in log)
 
@@ -357,13 +356,18 @@ def test_a_last_layer_that_is_zero_before_training(folder: Path, tmp_path: Path)
     )
     config = small_config(str(folder / "digits.npz"), {"vanilla": VANILLA}, model=f"{model}:build", model_args={})
     results = run_study(config, tmp_path / "out", name="test", log=lambda line: None)
-    assert results["failed"] == []
+    assert results.failed == ()
 
 
-def test_indexed_results_keep_the_failed_runs() -> None:
-    failed = [{"method": "mixup", "seed": 3, "reason": "it diverged"}]
-    row = {"method": "vanilla", "calibrator": "none", "corruption": "none", "severity": 0, "subset": None, "seed": 3}
-    assert (
-        describe_failed(indexed({"rows": [row], "failed": failed})) == "1 of 2 runs failed: mixup, seed 3 (it diverged)"
+def test_failed_runs_are_counted_beside_those_with_rows() -> None:
+    results = Results(
+        kind="study",
+        name="test",
+        data=DataSummary("digits", 10),
+        methods=(Method("vanilla", "vanilla"), Method("mixup", "mixup")),
+        reference="vanilla",
+        rows=(Row("vanilla", "none", 3, "none", 0, n=5, metrics={}),),
     )
-    assert describe_failed({"rows": [row]}) == ""
+    failed = replace(results, failed=(FailedRun("mixup", 3, "it diverged"),))
+    assert describe_failed(failed) == "1 of 2 runs failed: mixup, seed 3 (it diverged)"
+    assert describe_failed(results) == ""
