@@ -84,8 +84,8 @@ TRAINING = st.builds(
     Training,
     *(METHOD, COUNTS, SETTINGS, NUMBERS, COUNTS, UNKNOWN_TOO),
     epochs=tuples(st.builds(Epoch, UNKNOWN_TOO, UNKNOWN_TOO, UNKNOWN_TOO)),
-    updates=tuples(st.builds(Update, tuples(OPTIONAL), tuples(OPTIONAL), tuples(OPTIONAL))),
-    target_prob=tuples(NUMBERS),
+    updates=tuples(st.builds(Update, *[st.tuples(OPTIONAL, OPTIONAL)] * 3)),
+    target_prob=st.tuples(NUMBERS, NUMBERS),
     at_lower_bound=tuples(COUNTS),
 )
 RESULTS = st.builds(
