@@ -21,10 +21,10 @@ def make_model(seed: int = 0) -> nn.Module:
     """A small network with a wide margin for overconfidence."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.Tanh(), nn.Linear(16, NUM_CLASSES))
-    with torch.no_grad():
-        model[3].weight.mul_(4)
-    return model
+        last = nn.Linear(16, NUM_CLASSES)
+        with torch.no_grad():
+            last.weight.mul_(4)
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.Tanh(), last)
 
 
 def make_tensors(seed: int, num: int = 90) -> tuple[Tensor, Tensor]:

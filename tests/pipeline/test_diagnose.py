@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from in_memory import check_results, make_model, make_tensors, no_temporary_files, three_kinds
 from torch import nn
 
 from aradals import InputError, Results, diagnose, score_dataset
@@ -18,6 +18,7 @@ from aradals.pipeline.classifier import Classifier, as_classifier
 from aradals.pipeline.diagnose import MAX_ERRORS, diagnose_predictions
 from aradals.results.files import plain
 from aradals.smoothing.subsets import assign_subsets
+from in_memory import check_results, make_model, make_tensors, no_temporary_files, three_kinds
 
 DATA = make_tensors(1)
 IDS = torch.arange(90)
@@ -124,18 +125,18 @@ class Rounds(nn.Module):
 
 
 def test_an_interrupted_call_goes_on(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"num_subsets": 3, "audit": 30, "output": tmp_path}
+    settings: dict[str, Any] = {"num_subsets": 3, "audit": 30, "output": tmp_path}
     with monkeypatch.context() as patch:
         patch.setattr(scoring, "score_examples", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            diagnose(make_model(), DATA, **settings, log=quiet)  # type: ignore[arg-type]
+            diagnose(make_model(), DATA, **settings, log=quiet)
     log: list[str] = []
-    found = diagnose(make_model(), DATA, **settings, log=log.append)  # type: ignore[arg-type]
+    found = diagnose(make_model(), DATA, **settings, log=log.append)
     assert "predictions: done before, inputs unchanged" in log
     assert sum("examples by" in line for line in log) == 2  # the scores and the audit
     assert found.rows == results.rows
     log.clear()
-    again = diagnose(make_model(), DATA, **settings, log=log.append)  # type: ignore[arg-type]
+    again = diagnose(make_model(), DATA, **settings, log=log.append)
     assert plain(again) == plain(found)
     assert len(log) == 3
     assert all(line.endswith("done before, inputs unchanged") for line in log)
@@ -154,7 +155,7 @@ def test_predictions_are_enough(results: Results) -> None:
         assert row["nll"].value == pytest.approx(other["nll"].value, abs=1e-5)
     alone = diagnose_predictions(predictions, name="mine", data="noise", class_names=["a"])
     assert [row.subset for row in alone.rows] == [None]
-    assert alone.least_robust_classes == alone.scoring == ()
+    assert (alone.least_robust_classes, alone.scoring) == ((), ())
     assert alone.data.class_names == ("a", "1", "2")
 
 

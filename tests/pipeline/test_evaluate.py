@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from in_memory import check_results, make_model, make_tensors, no_temporary_files, three_kinds
 from sklearn.metrics import roc_auc_score
 
 from aradals import InputError, Results, calibrate, evaluate, score_dataset
@@ -22,11 +22,12 @@ from aradals.results import CLEAN, Condition, Variant
 from aradals.results.files import plain
 from aradals.results.records import Measure
 from aradals.smoothing.subsets import assign_subsets
+from in_memory import check_results, make_model, make_tensors, no_temporary_files, three_kinds
 
 pytestmark = pytest.mark.filterwarnings("ignore:90 calibration examples")
 
 DATA = make_tensors(1)
-SHIFT = {"corruptions": ["contrast"], "severities": [1, 5]}
+SHIFT: dict[str, Any] = {"corruptions": ["contrast"], "severities": [1, 5]}
 CONDITIONS = [CLEAN, Condition("contrast", 1), Condition("contrast", 5)]
 
 
@@ -49,7 +50,7 @@ def results() -> Results:
         scores=scores,
         num_subsets=3,
         **SHIFT,
-        log=quiet,  # type: ignore[arg-type]
+        log=quiet,
     )
 
 
@@ -106,7 +107,7 @@ def test_what_can_be_done_with_results(results: Results, tmp_path: Path) -> None
 @pytest.mark.parametrize("kind", ["loader", "examples"])
 def test_the_same_rows_for_all_kinds_of_data(kind: str) -> None:
     model, data = make_model(), three_kinds(DATA)
-    first, other = (evaluate(model, data[each], **SHIFT, log=quiet) for each in ("tensors", kind))  # type: ignore[arg-type]
+    first, other = (evaluate(model, data[each], **SHIFT, log=quiet) for each in ("tensors", kind))
     assert first.rows == other.rows
     assert plain(first.reliability) == plain(other.reliability)
     assert plain(first.pictures) == plain(other.pictures)
@@ -130,29 +131,29 @@ def test_an_interrupted_call_goes_on(results: Results, tmp_path: Path, monkeypat
     saved: list[Path] = []
     limit = 2
 
-    def save(path: Path, *arguments: object) -> None:
+    def save(path: Path, *arguments: Any) -> None:
         if len(saved) == limit:
             raise KeyboardInterrupt
         saved.append(path)
-        save_predictions(path, *arguments)  # type: ignore[arg-type]
+        save_predictions(path, *arguments)
 
     monkeypatch.setattr(predicting, "save_predictions", save)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(make_model(), DATA, **SHIFT, output=tmp_path, log=quiet)  # type: ignore[arg-type]
+        evaluate(make_model(), DATA, **SHIFT, output=tmp_path, log=quiet)
     assert len(saved) == limit
     saved.clear()
-    found = evaluate(make_model(), DATA, **SHIFT, output=str(tmp_path), log=quiet)  # type: ignore[arg-type]
+    found = evaluate(make_model(), DATA, **SHIFT, output=str(tmp_path), log=quiet)
     assert len(saved) == 1
     plain_rows = [row for row in results.rows if row.subset is None and row.calibrator == "none"]
     assert {row.condition: row["nll"] for row in found.rows} == {row.condition: row["nll"] for row in plain_rows}
 
     saved.clear()
     log: list[str] = []
-    again = evaluate(make_model(), DATA, **SHIFT, output=tmp_path, log=log.append)  # type: ignore[arg-type]
+    again = evaluate(make_model(), DATA, **SHIFT, output=tmp_path, log=log.append)
     assert (again.rows, saved) == (found.rows, [])
     assert log == ["predictions: done before, inputs unchanged"]
     limit = -1
-    assert evaluate(make_model(seed=5), DATA, **SHIFT, output=tmp_path, log=quiet).rows != found.rows  # type: ignore[arg-type]
+    assert evaluate(make_model(seed=5), DATA, **SHIFT, output=tmp_path, log=quiet).rows != found.rows
 
 
 def test_other_data_are_told_by_the_confidence(tmp_path: Path) -> None:
@@ -217,9 +218,9 @@ def test_not_on_training_examples() -> None:
         ({"ood": "nosuch.npz"}, "nosuch"),
     ],
 )
-def test_refused_before_anything_is_predicted(settings: dict[str, object], says: str, tmp_path: Path) -> None:
+def test_refused_before_anything_is_predicted(settings: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=says):
-        evaluate(make_model(), DATA, **settings, output=tmp_path / "out", log=quiet)  # type: ignore[arg-type]
+        evaluate(make_model(), DATA, **settings, output=tmp_path / "out", log=quiet)
     assert not (tmp_path / "out").exists()
 
 

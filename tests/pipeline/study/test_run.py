@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from in_memory import check_results
 from safetensors.torch import load_file
 from scipy import stats
 from small_study import ADAPTIVE, VANILLA, save_digits, seed_run, small_config, trainings
@@ -49,6 +48,7 @@ from aradals.results.files import plain
 from aradals.results.records import Training
 from aradals.robustness.scores import score
 from aradals.smoothing.update_rules import UpdateRule
+from in_memory import check_results
 
 NUM_SUBSETS = 2
 UNDEFINED = {"error_auroc"}  # where all predictions are right, or wrong
