@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from aradals._internal.json_files import load_json
 from aradals.cli.main import main
+from aradals.results import Variant, measure, read_results
 
 DOCS = Path(__file__).parents[1] / "docs" / "extending.md"
 
@@ -23,11 +23,7 @@ def test_one_file_and_one_recipe_make_a_method(tmp_path: Path, monkeypatch: pyte
         Path(name).write_text(block)
     (command,) = re.findall(r"```\naradals (.*?)\n```", text)
     assert main([*command.split(), "--training.epochs=4", "--evaluation.num_resamples=20"]) in (0, None)
-    results = load_json(tmp_path / "runs" / "poly" / "results.json")
-    assert {row["method"] for row in results["rows"]} == {"vanilla", "poly", "poly_ensemble"}
-    clean = {
-        row["method"]: row["confidence"]
-        for row in results["rows"]
-        if (row["subset"], row["calibrator"], row["corruption"]) == (None, "none", "none")
-    }
-    assert clean["poly"] > clean["vanilla"]  # it pulls harder towards the label
+    results = read_results(tmp_path / "runs" / "poly")
+    assert {row.method for row in results.rows} == {"vanilla", "poly", "poly_ensemble"}
+    vanilla, poly = (measure(results, Variant(method), "confidence") for method in ("vanilla", "poly"))
+    assert poly.value > vanilla.value  # it pulls harder towards the label

@@ -279,7 +279,7 @@ def test_a_legend_never_covers_data_or_the_label_of_the_axis(study: Results) -> 
 def test_results_without_the_panel_are_refused(
     study: Results, ax: Axes, draw: Draw, without: dict[str, Any], hint: str
 ) -> None:
-    with pytest.raises(InputError, match=f"results without any; try .*{hint}"):
+    with pytest.raises(InputError, match=f"results without them; try .*{hint}"):
         draw(replace(study, **without), ax=ax)
     assert not ax.has_data()
 

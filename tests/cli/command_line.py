@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from aradals.cli.main import main
+from aradals.results import Results
+from aradals.results.files import parse
 
 RECIPE = """\
 # A study that takes seconds.
@@ -23,7 +25,7 @@ splits: {validation: 60, calibration: 40, train: 200}
 training: {epochs: 6, batch_size: 25, learning_rate: 0.01}
 methods:
   vanilla: {}
-  ar_adals: {targets: {rule: {rate: auto}, subsets: {count: 3}}}
+  ar_adals: {targets: {rule: {rate: auto}, subsets: {count: 3}}, label: AR-AdaLS}
 scoring: {attack: deepfool, attack_args: {steps: 10}}
 evaluation: {num_subsets: 3, corruptions: [gaussian_noise], severities: [3], num_resamples: 50}
 """
@@ -41,6 +43,11 @@ class Outcome:
     def json(self) -> Any:
         """Its output, which is JSON."""
         return json.loads(self.out)
+
+    @property
+    def results(self) -> Results:
+        """Its output, which is a results file."""
+        return parse(self.json)
 
 
 def aradals(*arguments: object) -> Outcome:
@@ -67,6 +74,11 @@ class Study:
     recipe: Path
     folder: Path
     results: dict[str, Any]
+
+    @property
+    def records(self) -> Results:
+        """The results as records."""
+        return parse(self.results)
 
     @property
     def checkpoint(self) -> Path:

@@ -222,7 +222,7 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     "scored too late": (lambda w: w.run("--methods.ar_adals.targets.subsets={every: 5}"), "every=5"),
     "scored for one subset": (
         lambda w: w.run("--methods.ar_adals.targets.subsets={by: self, every: 2, count: 1}"),
-        "no subsets for a single one",
+        "no subsets for a single target",
     ),
     "impossible target": (lambda w: w.run("--methods.vanilla.targets.smoothing=1.5"), "1.5"),
     "unknown calibrator": (lambda w: w.run("--calibrators=[platt]"), "'platt'"),
@@ -244,7 +244,7 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     "argument of the wrong type": (lambda w: w.recipe("width: 8", "width: wide"), "TypeError"),
     "file without the callable": (lambda w: w.python("def biuld():\n    pass"), "try biuld"),
     "missing file": (lambda w: w.diagnose("--model", "nosuch.py:build", "--data", "digits"), "nosuch.py"),
-    "file without a name in it": (lambda w: w.diagnose("--model", "nosuch.py", "--data", "digits"), ":callable"),
+    "file without a name in it": (lambda w: w.diagnose("--model", "nosuch.py", "--data", "digits"), "nosuch.py:name"),
     "missing package": (lambda w: w.diagnose("--model", "no.such:build", "--data", "digits"), "ModuleNotFoundError"),
     "syntax error": (lambda w: w.python("def build(:\n"), "SyntaxError"),
     "exception on import": (lambda w: w.python("raise RuntimeError('no\\nluck')"), "RuntimeError: no luck"),
@@ -349,7 +349,7 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
         lambda w: [*w.predicted(label=LABELS, logits=NORMAL), "--scores", "nosuch.parquet"],
         "no such file",
     ),
-    "scores of too few": (lambda w: w.evaluate("--scores", w.scores("train")), "none for"),
+    "scores of too few": (lambda w: w.evaluate("--scores", w.scores("train")), "no score for"),
     "predictions in place of scores": (
         lambda w: w.evaluate("--scores", w.study.folder / "seed-0/vanilla/predict/predictions-none-0.parquet"),
         "'logits'",
@@ -376,11 +376,11 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     ),
     "evaluated on the calibration split": (
         lambda w: w.evaluate("--calibrator", w.calibrator()),
-        "100 of whose 100",
+        "100 of 100 examples from its fit",
     ),
     "calibrated on a few, evaluated on all": (
         lambda w: w.evaluate("--limit", 800, "--calibrator", w.calibrator()),
-        "100 of whose 800",
+        "100 of 800 examples from its fit",
     ),
     "study that trains on its test split": (
         lambda w: w.run("--data", w.train_as_test()),
@@ -442,7 +442,7 @@ def test_someone_elses_model_is_not_judged_on_what_its_calibrator_saw_in_another
     assert aradals("calibrate", *model, "--data", arrays, "--output", calibrator).code == 0
     for data in (arrays, table):
         evaluate = ["evaluate", *model, "--data", data, "--calibrator", calibrator, "--output", world.out]
-        refused(evaluate, "30 of whose 30")
+        refused(evaluate, "30 of 30 examples from its fit")
     others = world.arrays(inputs=255 - pixels, labels=labels)
     evaluate = ["evaluate", *model, "--data", others, "--calibrator", calibrator, "--output", world.out]
     assert aradals(*evaluate).code == 0
@@ -452,7 +452,8 @@ def test_stored_predictions_remember_their_examples(world: World) -> None:
     calibrator = world.calibrator()
     stored = world.study.folder / "seed-0/vanilla/predict/predictions-none-0.parquet"
     refused(
-        ["evaluate", "--predictions", stored, "--calibrator", calibrator, "--output", world.out], "100 of whose 800"
+        ["evaluate", "--predictions", stored, "--calibrator", calibrator, "--output", world.out],
+        "100 of 800 examples from its fit",
     )
 
 

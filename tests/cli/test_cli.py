@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,15 +21,16 @@ import torch
 from command_line import Outcome, Study, aradals, run_once
 from safetensors.torch import load_file
 
+from aradals._internal.typed import read_typed
 from aradals.cli.main import COMMANDS
 from aradals.data import Examples, load_data, make_splits
 from aradals.inference.predictions import Predictions, predict
 from aradals.models import build_model, load_checkpoint
 from aradals.pipeline.artifacts import load_scores, save_scores
-from aradals.robustness.audit import describe_audit
+from aradals.results import CLEAN, Condition, Metric, Variant, read_results
+from aradals.robustness.audit import Audit, describe_audit
 
-METRICS = ("accuracy", "confidence", "nll", "brier", "ece")
-KEYS = {"method", "seed", "data", "corruption", "severity", "n", *METRICS}
+METRICS: tuple[Metric, ...] = ("accuracy", "confidence", "nll", "brier", "ece")
 
 
 def ok(*arguments: object) -> Outcome:
@@ -156,24 +158,23 @@ class TestRun:
     def test_results_have_a_row_for_everything(self, study: Study) -> None:
         results = study.results
         assert results == json.loads((study.folder / "results.json").read_text())
-        rows = results["rows"]
-        keys = ("method", "calibrator", "corruption", "severity", "subset")
-        assert {tuple(row[key] for key in keys) for row in rows} == {
-            (method, calibrator, *condition, subset)
+        found = study.records
+        assert {(row.variant, row.condition, row.subset) for row in found.rows} == {
+            (Variant(method, calibrator), condition, subset)
             for method in ("vanilla", "ar_adals")
             for calibrator in ("none", "temperature")
-            for condition in (("none", 0), ("gaussian_noise", 3))
+            for condition in (CLEAN, Condition("gaussian_noise", 3))
             for subset in (None, 0, 1, 2)
         }
-        assert len(rows) == 2 * 2 * 2 * 4
-        for row in rows:
-            assert row.keys() >= KEYS
-            assert all(row[f"{name}_{end}"] is not None for name in METRICS for end in ("low", "high"))
-            assert row["seed"] == 0
-        overall = [row for row in rows if row["subset"] is None]
-        assert all(0 <= row["subset_calibration_error"] <= 1 for row in overall)
-        assert [row["calibrator"] for row in results["calibrators"]] == ["temperature", "temperature"]
-        assert [row["method"] for row in results["calibrators"]] == ["vanilla", "ar_adals"]
+        assert len(found.rows) == 2 * 2 * 2 * 4
+        assert found.data.name == "digits"
+        for row in found.rows:
+            assert all(row[name].known and row[name].has_interval for name in METRICS)
+            assert (row.seed, row.n > 0) == (0, True)
+        overall = [row for row in found.rows if row.subset is None]
+        assert all(0 <= row["subset_calibration_error"].value <= 1 for row in overall)
+        assert [fitted.calibrator for fitted in found.calibrators] == ["temperature", "temperature"]
+        assert [fitted.method for fitted in found.calibrators] == ["vanilla", "ar_adals"]
         assert "<html" in (study.folder / "report.html").read_text()
 
     def test_a_second_time_nothing_is_done_again(self, study: Study, tmp_path: Path) -> None:
@@ -245,7 +246,7 @@ def test_killed_while_it_scores_itself_and_started_again_it_ends_the_same(
 def test_train_takes_overrides_and_a_seed(study: Study, tmp_path: Path) -> None:
     ok("train", study.recipe, "--method=vanilla", "--seed=3", "--training.epochs=1", "--output", tmp_path)
     history = json.loads((tmp_path / "vanilla" / "train" / "history.json").read_text())
-    assert [epoch["epoch"] for epoch in history["epochs"]] == [1]
+    assert len(history["epochs"]) == 1
 
 
 def test_score_table_has_its_columns_and_says_where_it_comes_from(
@@ -274,8 +275,8 @@ def test_score_says_what_it_cost_and_is_audited(study: Study, tmp_path: Path) ->
     assert f"{table.num_backward.double().mean():.1f} backward passes); 0 with a verified norm" in out
     assert parquet.read_table(path).column("norm").null_count == 60
     assert metadata["bf16"] == "true"
-    audit = json.loads(metadata["audit"])
-    assert (audit["num_examples"], audit["num_subsets"]) == (40, 4)
+    audit = read_typed(Audit, json.loads(metadata["audit"]))
+    assert (audit.num_examples, audit.num_subsets) == (40, 4)
     assert describe_audit(audit) in out
 
 
@@ -320,38 +321,35 @@ def test_evaluate_with_everything(
         *("--scores", scores, "--num-subsets", 4, "--corruptions", "gaussian_noise,contrast", "--severities", "2,5"),
         *("--json", "--output", tmp_path),
     )
-    rows = ran.json["rows"]
+    rows = ran.results.rows
     assert len(rows) == 2 * 5 * (1 + 4)
-    assert {(row["corruption"], row["severity"]) for row in rows} == {
-        ("none", 0),
-        *((name, severity) for name in ("gaussian_noise", "contrast") for severity in (2, 5)),
+    assert {row.condition for row in rows} == {
+        CLEAN,
+        *(Condition(name, severity) for name in ("gaussian_noise", "contrast") for severity in (2, 5)),
     }
-    assert all(row.keys() >= KEYS for row in rows)
-    assert [row["n"] for row in rows if row["subset"] is not None] == [200] * 40
+    assert all(row[name].known for row in rows for name in METRICS)
+    assert [row.n for row in rows if row.subset is not None] == [200] * 40
 
     vanilla, calibrated = (
-        next(
-            row
-            for row in rows
-            if row["subset"] is None and row["corruption"] == "none" and row["calibrator"] == calibrator_name
-        )
-        for calibrator_name in ("none", "temperature")
+        next(row for row in rows if (row.subset, row.condition, row.calibrator) == (None, CLEAN, name))
+        for name in ("none", "temperature")
     )
     temperature = json.loads(calibrator.read_text())["temperature"]
     correct = (predictions.logits.argmax(1) == predictions.labels).double().mean()
     for row, scale in ((vanilla, 1.0), (calibrated, temperature)):
         probs = (predictions.logits.double() / scale).softmax(1)
-        assert row["accuracy"] == pytest.approx(float(correct))
-        assert row["confidence"] == pytest.approx(float(probs.amax(1).mean()), abs=1e-6)
+        assert row["accuracy"].value == pytest.approx(float(correct))
+        assert row["confidence"].value == pytest.approx(float(probs.amax(1).mean()), abs=1e-6)
     assert (tmp_path / "report.html").exists()
 
 
 def test_evaluate_takes_stored_predictions(study: Study, calibrator: Path, tmp_path: Path) -> None:
     stored = study.folder / "seed-0" / "vanilla" / "predict" / "predictions-none-0.parquet"
     ran = ok("evaluate", "--predictions", stored, "--calibrator", calibrator, "--json", "--output", tmp_path)
-    assert [row["calibrator"] for row in ran.json["rows"]] == ["none", "temperature"]
-    vanilla = next(row for row in study.results["rows"] if row["subset"] is None)
-    assert ran.json["rows"][0]["ece"] == pytest.approx(vanilla["ece"])
+    rows = ran.results.rows
+    assert [row.calibrator for row in rows] == ["none", "temperature"]
+    vanilla = next(row for row in study.records.rows if row.subset is None)
+    assert rows[0]["ece"].value == pytest.approx(vanilla["ece"].value)
 
 
 def test_diagnose_says_the_same_of_a_model_and_of_its_predictions(
@@ -364,22 +362,22 @@ def test_diagnose_says_the_same_of_a_model_and_of_its_predictions(
     path = tmp_path / "predictions.npz"
     np.savez(path, logits=predictions.logits.numpy(), label=predictions.labels.numpy(), id=predictions.ids.numpy())
     of_file = ok(*arguments, "--predictions", path, "--scores", scores, "--output", tmp_path / "file")
-    found, again = of_model.json, of_file.json
-    assert found["audit"] is again["audit"] is None
-    for row in (found["overall"], *found["subsets"]):
-        assert row.keys() >= KEYS
-        assert (row["corruption"], row["severity"]) == ("none", 0)
-    assert [row["n"] for row in found["subsets"]] == [200] * 4
-    assert [row["subset"] for row in found["subsets"]] == [0, 1, 2, 3]
-    assert {"reliability", "least_robust_classes", "confidence_thresholds"} <= found.keys()
+    found, again = of_model.results, of_file.results
+    assert found.audit is again.audit is None
+    assert [row.subset for row in found.rows] == [None, 0, 1, 2, 3]
+    assert [row.n for row in found.rows] == [800, *[200] * 4]
+    assert all(row.condition == CLEAN and row[name].known for row in found.rows for name in METRICS)
+    assert len(found.reliability) == 5
+    assert found.least_robust_classes
+    assert found.thresholds
     for key in (*METRICS, "subset_calibration_error"):
-        assert found["overall"][key] == pytest.approx(again["overall"][key])
+        assert found.rows[0][key].value == pytest.approx(again.rows[0][key].value)
     for key in METRICS:
         # A file holds predictions of a copy with batch norm folded in, which are the same up to rounding.
-        subset_values = [[row[key] for row in diagnosis["subsets"]] for diagnosis in (found, again)]
-        assert subset_values[0] == pytest.approx(subset_values[1], rel=1e-4)
+        first, second = ([row[key].value for row in results.rows[1:]] for results in (found, again))
+        assert first == pytest.approx(second, rel=1e-4)
     assert (tmp_path / "model" / "report.html").exists()
-    assert found == json.loads((tmp_path / "model" / "diagnosis.json").read_text())
+    assert of_model.json == json.loads((tmp_path / "model" / "diagnosis.json").read_text())
 
 
 def test_diagnose_audits_its_ranking_once(study: Study, scores: Path, tmp_path: Path) -> None:
@@ -387,32 +385,33 @@ def test_diagnose_audits_its_ranking_once(study: Study, scores: Path, tmp_path: 
     few = ("--limit", 40, "--audit", 1000)
     first = ok("diagnose", *model, *few, "--output", tmp_path)
     assert "audit: 40 examples by ddn(" in first.err
-    assert "of 40 examples drawn at random" in " ".join(first.out.split())
-    first_audit = json.loads((tmp_path / "diagnosis.json").read_text())["audit"]
+    assert re.search(r"ddn puts \d+ % of a sample into the same robustness subset", " ".join(first.out.split()))
+    first_audit = read_results(tmp_path).audit
     again = ok("diagnose", *model, *few, "--output", tmp_path, "--json")
     assert "audit: done before" in again.err
-    audit = again.json["audit"]
+    audit = again.results.audit
+    assert audit is not None
     assert audit == first_audit
-    assert audit["scores_by"] == again.json["attack"]
-    assert audit["n"] + audit["num_failed"] == audit["num_examples"] == 40
-    assert audit["num_subsets"] == 4
-    assert audit["spearman"] > 0.95
+    assert audit.scores_by == again.results.config["attack"]
+    assert audit.agreement.n + audit.num_failed == audit.num_examples == 40
+    assert audit.num_subsets == 4
+    assert audit.agreement.spearman.value > 0.95
     # Given scores are audited too, unless they are of another model.
     given = ok("diagnose", *model, "--scores", scores, "--audit", 20, "--json", "--output", tmp_path / "given")
-    assert given.json["audit"]["num_examples"] == 20
+    assert given.results.audit is not None
+    assert given.results.audit.num_examples == 20
     table, _ = load_scores(scores)
     save_scores(tmp_path / "foreign.parquet", table, {"model_digest": "another"})
     foreign = ok("diagnose", *model, "--scores", tmp_path / "foreign.parquet", "--json", "--output", tmp_path / "f")
-    assert foreign.json["audit"] is None
+    assert foreign.results.audit is None
     assert "another model" in foreign.err
 
 
 def test_diagnose_of_predictions_alone_has_no_subsets(predictions: Predictions, tmp_path: Path) -> None:
     np.savez(tmp_path / "p.npz", logits=predictions.logits.numpy(), labels=predictions.labels.numpy())
-    found = ok("diagnose", "--predictions", tmp_path / "p.npz", "--json", "--output", tmp_path / "out").json
-    assert found["subsets"] == []
-    assert found["audit"] is None
-    assert found["overall"]["n"] == len(predictions)
+    found = ok("diagnose", "--predictions", tmp_path / "p.npz", "--json", "--output", tmp_path / "out").results
+    assert [(row.subset, row.n) for row in found.rows] == [(None, len(predictions))]
+    assert found.audit is None
 
 
 def test_report_needs_no_model(study: Study, tmp_path: Path) -> None:
@@ -427,7 +426,7 @@ def test_report_needs_no_model(study: Study, tmp_path: Path) -> None:
 def test_the_table_is_for_people_and_the_json_for_programs(study: Study, tmp_path: Path) -> None:
     shutil.copytree(study.folder, tmp_path / "copy")
     out = ok("run", study.recipe, "--output", tmp_path / "copy").out
-    for word in ("accuracy", "confidence", "ECE", "vanilla", "AR-AdaLS", "report:"):
+    for word in ("accuracy", "overconfident", "ECE", "vanilla", "AR-AdaLS", "report:"):
         assert word in out
     with pytest.raises(json.JSONDecodeError):
         json.loads(out)

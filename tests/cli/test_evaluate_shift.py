@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from aradals.data import corrupt, load_data
 from aradals.pipeline.artifacts import load_predictions
+from aradals.results import Metric
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +42,11 @@ def evaluate(study: Study, output: Path, *more: object) -> Outcome:
 
 def metrics(outcome: Outcome) -> dict[tuple[str, int], Any]:
     assert outcome.code == 0, outcome.err
-    keys = ("accuracy", "confidence", "nll", "ece")
+    keys: tuple[Metric, ...] = ("accuracy", "confidence", "nll", "ece")
     return {
-        (row["corruption"], row["severity"]): [row[key] for key in keys]
-        for row in outcome.json["rows"]
-        if row["calibrator"] == "none"
+        (row.corruption, row.severity): [row[key].value for key in keys]
+        for row in outcome.results.rows
+        if row.calibrator == "none"
     }
 
 
@@ -77,14 +78,14 @@ def test_out_of_distribution_is_told_by_confidence(study: Study, tmp_path: Path)
     np.savez(tmp_path / "noise.npz", inputs=noise, labels=np.arange(200) % 37)  # other classes than the model's
     outcome = evaluate(study, tmp_path / "out", "--ood", tmp_path / "noise.npz")
     assert outcome.code == 0, outcome.err
-    [row] = outcome.json["out_of_distribution"]
+    [row] = outcome.results.out_of_distribution
     parts = [
         load_predictions(tmp_path / "out" / folder / "predictions-none-0.parquet")[0].probs.amax(1)
         for folder in ("predictions", "ood")
     ]
     inside = torch.cat([torch.ones(len(parts[0])), torch.zeros(len(parts[1]))])
-    assert row["ood_auroc"] == pytest.approx(roc_auc_score(inside, torch.cat(parts)))
-    assert (row["n"], row["ood_n"]) == (800, 200)
+    assert row.ood_auroc == pytest.approx(roc_auc_score(inside, torch.cat(parts)))
+    assert (row.n, row.ood_n) == (800, 200)
 
 
 def test_several_calibrators(study: Study, tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_several_calibrators(study: Study, tmp_path: Path) -> None:
         assert aradals("calibrate", "--method", method, *arguments).code == 0
     outcome = evaluate(study, tmp_path / "out", "--calibrator", ",".join(map(str, files)))
     assert outcome.code == 0, outcome.err
-    assert [row["calibrator"] for row in outcome.json["rows"]] == ["none", *(file.stem for file in files)]
+    assert [row.calibrator for row in outcome.results.rows] == ["none", *(file.stem for file in files)]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +20,8 @@ from aradals.cli.main import main
 from aradals.data import load_data
 from aradals.models import build_model, save_checkpoint
 from aradals.pipeline.artifacts import load_predictions, load_scores
+from aradals.results import Results
+from aradals.results.files import parse
 
 NUM_EXAMPLES = 60
 
@@ -282,7 +283,7 @@ def truth() -> Truth:
 @pytest.fixture
 def folder(tmp_path: Path, truth: Truth, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the model files lie, with the weights; reports, which other tests look at, are left out."""
-    monkeypatch.setattr("aradals.cli.finish.write_report", lambda results, path: None)
+    monkeypatch.setattr("aradals.results.Results.report", lambda results, path: None)
     state = {"fc.weight": torch.tensor(truth.weight).float(), "fc.bias": torch.tensor(truth.bias).float()}
     torch.save(state, tmp_path / "weights.pt")
     torch.save({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "parallel.pt")
@@ -291,20 +292,19 @@ def folder(tmp_path: Path, truth: Truth, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path
 
 
-Diagnose = Callable[..., dict[str, Any]]
+Diagnose = Callable[..., Results]
 
 
 @pytest.fixture
 def diagnose(folder: Path, capsys: pytest.CaptureFixture[str]) -> Diagnose:
-    """Write the source of a model to a file, diagnose it, and return ``diagnosis.json`` as printed."""
+    """Write the source of a model to a file, diagnose it, and return the diagnosis as printed."""
 
-    def run(source: str, *arguments: str) -> dict[str, Any]:
+    def run(source: str, *arguments: str) -> Results:
         (folder / "model.py").write_text(HEADER + source)
         code = main(_command(folder, *arguments, "--json"))
         printed = capsys.readouterr()
         assert code == 0, printed.err
-        found: dict[str, Any] = json.loads(printed.out)
-        return found
+        return parse(json.loads(printed.out))
 
     return run
 
@@ -315,12 +315,14 @@ def _command(folder: Path, *arguments: str) -> list[str]:
     return ["diagnose", *model, *data, "--num-subsets", "3", "--output", str(folder / "out"), *arguments]
 
 
-def _expect(overall: dict[str, Any], probs: np.ndarray, labels: np.ndarray, tolerance: float = 1e-5) -> None:
-    assert overall["n"] == len(labels)
+def _expect(found: Results, probs: np.ndarray, labels: np.ndarray, tolerance: float = 1e-5) -> None:
+    overall, correct = found.rows[0], probs.argmax(1) == labels
+    assert overall.n == len(labels)
     ties = 1 / len(labels) if tolerance > 1e-2 else 0.0  # rounding to 8 bits may decide one of the predictions
-    assert overall["accuracy"] == pytest.approx((probs.argmax(1) == labels).mean(), abs=ties + 1e-9)
-    assert overall["confidence"] == pytest.approx(probs.max(1).mean(), abs=tolerance)
-    assert overall["nll"] == pytest.approx(-np.log(probs[np.arange(len(labels)), labels]).mean(), abs=10 * tolerance)
+    nll = -np.log(probs[np.arange(len(labels)), labels]).mean()
+    assert overall["accuracy"].value == pytest.approx(correct.mean(), abs=ties + 1e-9)
+    assert overall["confidence"].value == pytest.approx(probs.max(1).mean(), abs=tolerance)
+    assert overall["nll"].value == pytest.approx(nll, abs=10 * tolerance)
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -329,10 +331,10 @@ def test_every_style_gives_the_numbers_of_the_classifier(
 ) -> None:
     found = diagnose(STYLES[style])
     tolerance = COARSE.get(style, 1e-5)
-    _expect(found["overall"], truth.probs, truth.labels, tolerance)
-    assert [row["n"] for row in found["subsets"]] == [20, 20, 20]
-    mean = np.mean([row["accuracy"] for row in found["subsets"]])
-    assert mean == pytest.approx(found["overall"]["accuracy"])
+    _expect(found, truth.probs, truth.labels, tolerance)
+    overall, *subsets = found.rows
+    assert [(row.subset, row.n) for row in subsets] == [(0, 20), (1, 20), (2, 20)]
+    assert np.mean([row["accuracy"].value for row in subsets]) == pytest.approx(overall["accuracy"].value)
     scores, _ = load_scores(folder / "out" / "scores" / "scores.parquet")
     # Steps on logits that are rounded to 8 bits behind a float32 input may not get across.
     assert scores.num_failed <= (15 if style == "autocast inside" else 0)
@@ -344,7 +346,7 @@ def test_every_style_gives_the_numbers_of_the_classifier(
 
 def test_weights_of_data_parallel_fit_the_bare_model(diagnose: Diagnose, folder: Path, truth: Truth) -> None:
     found = diagnose("\ndef build():\n    return Linear()\n", "--checkpoint", str(folder / "parallel.pt"))
-    _expect(found["overall"], truth.probs, truth.labels)
+    _expect(found, truth.probs, truth.labels)
 
 
 def test_weights_fit_lazy_layers(diagnose: Diagnose, folder: Path, truth: Truth) -> None:
@@ -357,13 +359,13 @@ class build(nn.Module):
         return self.fc(x.flatten(1))
 """
     found = diagnose(source, "--checkpoint", str(folder / "weights.pt"))
-    _expect(found["overall"], truth.probs, truth.labels)
+    _expect(found, truth.probs, truth.labels)
 
 
 def test_the_number_of_classes_can_be_given(diagnose: Diagnose, folder: Path) -> None:
     torch.save({"fc.weight": torch.randn(12, 64), "fc.bias": torch.zeros(12)}, folder / "weights.pt")
     found = diagnose(STYLES["class with num_classes"], "--model-args", "{num_classes: 12}")
-    assert found["num_classes"] == 12
+    assert found.data.num_classes == 12
 
 
 def test_package_in_the_working_directory(
@@ -375,7 +377,7 @@ def test_package_in_the_working_directory(
     (package / "nets.py").write_text(HEADER.replace(".parent", ".parents[1]") + STYLES["class with num_classes"])
     monkeypatch.chdir(folder)
     found = diagnose("", "--model", "someones_package.nets:build")
-    _expect(found["overall"], truth.probs, truth.labels)
+    _expect(found, truth.probs, truth.labels)
 
 
 @pytest.mark.parametrize("num_classes", [2, 200])
@@ -388,8 +390,8 @@ def test_any_number_of_classes(num_classes: int, diagnose: Diagnose, folder: Pat
     inputs, labels = truth.inputs[kept].reshape(-1, 1, 8, 8).astype(np.float32), truth.labels[kept]
     np.savez(folder / "kept.npz", inputs=inputs, labels=labels)
     found = diagnose(f"\ndef build():\n    return trained(Linear({num_classes}))\n", "--data", str(folder / "kept.npz"))
-    assert found["num_classes"] == len(found["class_names"]) == num_classes
-    _expect(found["overall"], Truth(weight, bias, truth.inputs[kept], labels).probs, labels)
+    assert found.data.num_classes == len(found.data.class_names) == num_classes
+    _expect(found, Truth(weight, bias, truth.inputs[kept], labels).probs, labels)
 
 
 def test_report_of_many_classes_whose_data_shows_few(
@@ -415,8 +417,9 @@ class build(Linear):
         return super().forward(F.dropout(x, 0.2, training=True))
 """
     )
-    assert 0.3 < found["overall"]["accuracy"] <= 1
-    assert len(found["subsets"]) == 3
+    overall, *subsets = found.rows
+    assert 0.3 < overall["accuracy"].value <= 1
+    assert len(subsets) == 3
 
 
 def test_changed_code_is_noticed_though_the_weights_are_the_same(
@@ -425,9 +428,9 @@ def test_changed_code_is_noticed_though_the_weights_are_the_same(
     style = STYLES["log-softmax at the end"]
     before = diagnose(style)
     softened = diagnose(style.replace("super().forward(x)", "super().forward(x) / 2"))
-    assert softened["overall"]["accuracy"] == before["overall"]["accuracy"]
-    assert softened["overall"]["confidence"] < before["overall"]["confidence"] - 0.05
-    _expect(before["overall"], truth.probs, truth.labels)
+    assert softened.rows[0]["accuracy"] == before.rows[0]["accuracy"]
+    assert softened.rows[0]["confidence"].value < before.rows[0]["confidence"].value - 0.05
+    _expect(before, truth.probs, truth.labels)
     predictions, _ = load_predictions(folder / "out" / "predictions" / "predictions-none-0.parquet")
     halved = Truth(truth.weight / 2, truth.bias / 2, truth.inputs, truth.labels)
     torch.testing.assert_close(predictions.probs, torch.tensor(halved.probs), atol=1e-5, rtol=0)

@@ -24,7 +24,9 @@ def recipe(tmp_path: Path) -> Path:
     (tmp_path / "objective.py").write_text(OBJECTIVE)
     path = tmp_path / "recipe.yaml"
     diverges = f"  diverges: {{objective: '{tmp_path}/objective.py:diverge'}}\n"
-    path.write_text(RECIPE.replace("  ar_adals: {targets: {rule: {rate: auto}, subsets: {count: 3}}}\n", diverges))
+    path.write_text(
+        RECIPE.replace("  ar_adals: {targets: {rule: {rate: auto}, subsets: {count: 3}}, label: AR-AdaLS}\n", diverges)
+    )
     return path
 
 

@@ -96,7 +96,7 @@ def test_a_recipe_that_is_not_utf8(tmp_path: Path) -> None:
     recipe.write_bytes("description: ñandú\n".encode("latin-1") + recipe.read_bytes())
     ran = aradals("run", recipe, "--output", tmp_path / "out")
     assert ran.code == 2
-    assert ran.err == f"error: expected a recipe in UTF-8: {recipe}, got the byte 0xf1; try saving it so\n"
+    assert ran.err == f"error: expected a recipe in UTF-8: {recipe}, got the byte 0xf1; try saving in UTF-8\n"
 
 
 SHELL = {

@@ -20,11 +20,13 @@ from typing import Any
 import pyarrow.parquet as parquet
 import torch
 
+from aradals.results import Results
+from aradals.results.files import parse
 from aradals.smoothing import AdaptiveSmoothing, UpdateRule
 
 HERE = Path(__file__).parent
 CLOCK = ("seconds", "relative_cost")
-LEFT_OUT = ("examples", "versions", "checkpoint", "sha256", "attack", "scores_by", "scoring")
+LEFT_OUT = ("pictures", "versions", "config", "sha256", "attack", "scores_by", "scoring")
 RULES = {
     "paper": UpdateRule(rate=0.1, leak=0),
     "leaky": UpdateRule(rate=0.1),
@@ -50,6 +52,12 @@ def courses() -> dict[str, list[list[float]]]:
             course.append(criterion.target_prob.tolist())
         found[name] = course
     return found
+
+
+def recorded_diagnosis() -> Results:
+    """The recorded diagnosis, which may be of an older form, without the descriptions of attacks."""
+    content = json.loads((HERE / "diagnosis.json").read_text(encoding="utf-8"))
+    return parse({**content, "audit": {"scores_by": "", "attack": "", **content["audit"]}})
 
 
 def without(value: Any, keys: tuple[str, ...]) -> Any:

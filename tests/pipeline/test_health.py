@@ -114,7 +114,7 @@ def test_parameters_that_move() -> None:
     ],
 )
 def test_an_output_that_is_always_the_same(function: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(TrainingFailed, match=r"the same of all 7 examples .*: class \d with confidence 0\.\d+;"):
+    with pytest.raises(TrainingFailed, match=r"the same for all 7 examples .*: class \d with confidence 0\.\d+;"):
         check_output_varies(Output(function), batches(torch.rand(1, 2), torch.rand(6, 2)))
 
 

@@ -203,7 +203,7 @@ def test_the_cheap_cure_is_preferred_when_nothing_beats_it() -> None:
     found = verdict(study)  # 0.073 by temperature scaling of vanilla, and 0.070: nobody knows
     assert found.best == Variant("vanilla", "temperature")
     assert found.sentences[1].startswith(
-        "Use temperature scaling, which costs no training, and no other way of training is significantly better: it "
+        "Use temperature scaling, which costs no training, and no other training method is significantly better: it "
         "lowers the subset calibration error of vanilla (0.121 and more than noise) from 0.121 to 0.073."
     )
     better = changed(study, clean("ar_adals", "temperature"), subset_calibration_error=Measure(0.02, 0.012, 0.028))

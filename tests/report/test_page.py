@@ -421,7 +421,7 @@ def test_caption_says_which_bounds_the_targets_reached(tmp_path: Path) -> None:
     count = sum(len(run.target_prob) for run in runs)
     html = " ".join(report(replace(study, training=tuple(runs)), tmp_path).split())
     assert f"{count - len(adaptive)} of {count} targets end at their upper bound" in html
-    assert f"and {len(adaptive)} ran down to 1/K" in html
+    assert f"and {len(adaptive)} fell to 1/K" in html
 
 
 def test_the_audit_is_shown_with_its_intervals(tmp_path: Path) -> None:

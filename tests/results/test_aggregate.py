@@ -150,7 +150,7 @@ def test_the_spread_under_shift_is_that_of_the_means_of_the_seeds() -> None:
 
 
 def test_a_seed_counts_once() -> None:
-    with pytest.raises(InputError, match="one row per variant, seed, condition and subset"):
+    with pytest.raises(InputError, match="one row for each variant, seed, condition and subset"):
         measure(results_of(row(0.1), row(0.1)), VANILLA, "ece")
 
 

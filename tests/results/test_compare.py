@@ -102,7 +102,7 @@ def test_paired_t_test_without_variance() -> None:
     assert paired_t_test([0.1, 0.2, 0.3], [0.1, 0.2, 0.3]) == 1
     assert math.isnan(paired_t_test([0.3, 0.4, 0.5], [0.1, 0.2, 0.3]))
     assert math.isnan(paired_t_test([0.3, 0.4], [0.1, 0.9]))
-    with pytest.raises(InputError, match="per seed"):
+    with pytest.raises(InputError, match="one value per method and seed"):
         paired_t_test([0.3, 0.4, 0.5], [0.1, 0.9])
 
 

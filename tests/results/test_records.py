@@ -132,7 +132,7 @@ def test_a_subset_is_a_number_of_one(subset: object) -> None:
 
 
 def test_two_rows_of_the_same_key_are_refused() -> None:
-    with pytest.raises(InputError, match="one row per variant, seed, condition and subset"):
+    with pytest.raises(InputError, match="one row for each variant, seed, condition and subset"):
         _ = results_of(row(), row()).by_key
 
 

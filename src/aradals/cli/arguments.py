@@ -180,8 +180,8 @@ class DefaultAuditArguments(AuditArguments):
 
 
 @dataclass(frozen=True)
-class ShiftArguments:
-    """Calibrators and shifted data.
+class ShiftArguments(SubsetArguments):
+    """Calibrators, robustness subsets and shifted data.
 
     Attributes:
         calibrator: files of aradals calibrate, separated by commas; results with each are reported beside those without

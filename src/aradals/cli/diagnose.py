@@ -53,5 +53,5 @@ def run(
             examples = data.load()
             settings |= {**asdict(attack), "audit": audit.audit, "output": folder, "log": print_log}
             results = diagnose(model.load(examples), examples, **settings)
-        finish(results, folder, "diagnosis.json", json=output.json)
+        finish({folder: results}, folder, "diagnosis.json", json=output.json)
     return folder

@@ -11,14 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from aradals.cli.arguments import (
-    DataArguments,
-    ModelArguments,
-    ResultsArguments,
-    ShiftArguments,
-    StoredArguments,
-    SubsetArguments,
-)
+from aradals.cli.arguments import DataArguments, ModelArguments, ResultsArguments, ShiftArguments, StoredArguments
 from aradals.cli.terminal import print_log
 
 EXAMPLE = (
@@ -29,12 +22,7 @@ RESUMES = True
 
 
 def run(
-    model: ModelArguments,
-    data: DataArguments,
-    stored: StoredArguments,
-    shift: ShiftArguments,
-    subsets: SubsetArguments,
-    output: ResultsArguments,
+    model: ModelArguments, data: DataArguments, stored: StoredArguments, shift: ShiftArguments, output: ResultsArguments
 ) -> Path:
     """Evaluate the model, and report the results."""
     from aradals.cli.finish import finish
@@ -48,7 +36,7 @@ def run(
     sources = (data.data, model.model, model.checkpoint, stored.predictions, stored.scores, shift.corrupted, shift.ood)
     names, kinds, folder = ["results.json", "report.html"], ["evaluation"], output.output
     read = input_paths(*sources, *shift.calibrator)
-    settings: dict[str, Any] = {"scores": stored.scores, "num_subsets": subsets.num_subsets}
+    settings: dict[str, Any] = {"scores": stored.scores, "num_subsets": shift.num_subsets}
     with output_folder(folder, names, kinds=kinds, inputs=read, overwrite=output.overwrite, log=print_log):
         if stored.predictions is not None:
             given = stored.load()
@@ -60,5 +48,5 @@ def run(
             fitted = load_calibrators(shift.calibrator, examples.hashes, where=examples.name)
             settings |= {"calibrators": fitted, "severities": shift.severities, "output": folder, "log": print_log}
             results = evaluate(model.load(examples), examples, **changes, **settings)
-        finish(results, folder, "results.json", json=output.json)
+        finish({folder: results}, folder, "results.json", json=output.json)
     return folder

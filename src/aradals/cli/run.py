@@ -32,9 +32,7 @@ def run(study: StudyArguments, output: ResultsArguments) -> Path:
     names = [*OUTPUTS, "report.html"]
     with output_folder(folder, names, kinds=KINDS, inputs=files_of(config), overwrite=overwrite, log=print_log):
         studies = run_studies(config, folder, device=study.device, log=print_log, overwrite=overwrite)
-        for each_folder, results in studies.items():
-            if results.rows:
-                finish(results, each_folder, "results.json", json=output.json)
+        finish(studies, folder, "results.json", json=output.json)
     if failed := describe_failed(*studies.values()):
         raise RunsFailed(failed)
     return folder

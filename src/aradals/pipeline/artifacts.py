@@ -30,11 +30,11 @@ from aradals.inference.predictions import Predictions
 from aradals.robustness.scores import ScoreTable
 
 SCHEMA_VERSION = "3"
-"""Changes when the meaning of a file changes; part of every stage's inputs, so old outputs are made anew."""
+"""Changes when the meaning of a file changes; part of every stage's inputs, so that old outputs are made again."""
 
 
 def versions() -> dict[str, str]:
-    """Versions of what determines a number: Python, this package, torch, numpy and lightning."""
+    """Collect the versions that determine a number: Python, this package, torch, numpy and lightning."""
     found = {"python": platform.python_version()}
     for package in ("ar-adals", "torch", "numpy", "lightning"):
         try:
@@ -45,10 +45,10 @@ def versions() -> dict[str, str]:
 
 
 def save_scores(path: Path, scores: ScoreTable, provenance: Mapping[str, str]) -> None:
-    """Write a score table as parquet; ``norm`` is null where none was verified.
+    """Write a score table as parquet; ``norm`` is null if no norm was verified.
 
     Args:
-        path: ends in .parquet.
+        path: path that ends in .parquet.
         scores: the table.
         provenance: model digest, data fingerprint, split and so on, for the metadata.
     """
@@ -100,7 +100,7 @@ def save_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write rows as ``path``.parquet and ``path``.csv; a key that a row lacks is null, NaN and infinities stay.
 
     Args:
-        path: without a suffix.
+        path: path without a suffix.
         rows: flat records.
     """
     pa, csv = load_extra("pyarrow"), load_extra("pyarrow.csv")
@@ -125,7 +125,7 @@ def _as_csv(table: Any) -> Any:
 
 
 def save_predictions(path: Path, predictions: Predictions, provenance: Mapping[str, str]) -> None:
-    """Write ids, labels, logits (a list column) and, where there are some, scores as parquet."""
+    """Write ids, labels, logits (a list column) and, if there are any, scores as parquet."""
     pa = load_extra("pyarrow")
     logits = predictions.logits.numpy()
     flat = pa.array(logits.reshape(-1))
@@ -141,12 +141,12 @@ def save_predictions(path: Path, predictions: Predictions, provenance: Mapping[s
 
 @dataclass(frozen=True)
 class StoredPredictions:
-    """Predictions with what their file says about them.
+    """Predictions with the description in their file.
 
     Attributes:
-        predictions: of N examples.
-        name: of the file.
-        data: name of the data; that of the file if the file names none.
+        predictions: predictions of N examples.
+        name: name of the file.
+        data: name of the data; the name of the file if the file has no name of the data.
         hashes: content hashes of the examples, uint64; empty if the file has none.
     """
 
@@ -157,17 +157,17 @@ class StoredPredictions:
 
 
 def read_predictions(path: Path) -> StoredPredictions:
-    """Read predictions that stand in for a model, see `load_predictions`."""
+    """Read predictions that replace a model, see `load_predictions`."""
     predictions, metadata = load_predictions(path)
     hashes = decode_hashes(metadata.get("example_hashes", ""), path)
     return StoredPredictions(predictions, path.stem, metadata.get("data", path.stem), hashes)
 
 
 def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
-    """Read predictions: parquet or ``.npz`` with ``label``, ``logits`` (N x K) and, where rows were left out, ``id``.
+    """Read predictions: parquet or ``.npz`` with ``label``, ``logits`` (N x K) and, if rows were left out, ``id``.
 
     Raises:
-        InputError: the file is missing or lacks a column; logits that are NaN, probabilities, or of a wrong shape.
+        InputError: the file is missing or lacks a column; or logits are NaN, probabilities, or of a wrong shape.
     """
     columns, metadata = _read_npz(path) if path.suffix == ".npz" else _read_parquet(path, None)
     columns = {{"labels": "label", "ids": "id"}.get(name, name): values for name, values in columns.items()}
@@ -176,7 +176,7 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
             raise InputError(
                 expected=f"a column {name!r} in {path}",
                 got=f"columns {', '.join(map(repr, columns))}" if name not in columns else "a single value",
-                hint="columns label, logits and, where rows were left out, id",
+                hint="columns label, logits and, if rows were left out, id",
             )
     stacked = _stack_logits(columns["logits"], path)
     columns.setdefault("id", np.arange(len(columns["label"])))
@@ -186,12 +186,12 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
         for name, hint in hints.items()
     )
     if len(ids.unique()) < len(ids):
-        raise InputError(expected=f"every id once in {path}", got="some of them again", hint="one row per example")
+        raise InputError(expected=f"every id once in {path}", got="some of them again", hint="one row for each example")
     logits = check_logits(torch.from_numpy(stacked), len(labels))
     check_labels(labels, logits.shape[1])
     scores = None
     if "score" in columns:
-        values = _one_for_each_row(columns, "score", len(stacked), "fiu", path, "leaving the column out")
+        values = _one_for_each_row(columns, "score", len(stacked), "fiu", path, "a file without this column")
         scores = torch.from_numpy(values.astype(np.float64))
     return Predictions(ids, logits, labels, scores), metadata
 
@@ -210,14 +210,14 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def _stack_logits(rows: np.ndarray, path: Path) -> np.ndarray:
-    """Rows of logits as one array of numbers, shape (N, K)."""
+    """Make one array of numbers from rows of logits, shape (N, K)."""
     if rows.dtype == object:
         lengths = {len(row) if isinstance(row, np.ndarray) else 0 for row in rows}
         if len(lengths) != 1 or 0 in lengths:
             raise InputError(
                 expected="logits of one length",
                 got=f"lengths {sorted(lengths)}",
-                hint="one row of K logits each",
+                hint="rows of K logits each",
             )
         rows = np.stack(list(rows))
     if rows.dtype.kind not in "fiu" or rows.dtype.itemsize > 8:
@@ -244,9 +244,9 @@ def save_calibrator(path: Path, calibrator: Calibrator, examples: Examples, *, r
     """Write a fitted calibrator as JSON, with the content hashes of the examples that it was fitted on.
 
     Args:
-        path: of the file.
-        calibrator: fitted.
-        examples: that it was fitted on.
+        path: path of the file.
+        calibrator: a fitted calibrator.
+        examples: the examples that the calibrator was fitted on.
         request: digest of everything that decides the fit.
     """
     fitted_on = {
@@ -260,16 +260,16 @@ def save_calibrator(path: Path, calibrator: Calibrator, examples: Examples, *, r
 
 
 def load_calibrator(path: Path) -> tuple[Calibrator, np.ndarray]:
-    """Read a calibrator, and the hashes (uint64) of what it was fitted on.
+    """Read a calibrator, and the hashes (uint64) of the examples that it was fitted on.
 
     Raises:
-        InputError: the file is missing, or not one that `save_calibrator` has written.
+        InputError: the file is missing, or `save_calibrator` has not written it.
     """
     content = load_sealed(path, required=False)
     method, fitted_on = content.get("method"), content.get("fitted_on")
     if not isinstance(method, str) or method not in CALIBRATORS or not isinstance(fitted_on, dict):
         raise InputError(
-            expected=f"a calibrator in {path} ({', '.join(CALIBRATORS)}), and what it was fitted on",
+            expected=f"a calibrator in {path} ({', '.join(CALIBRATORS)}), and the hashes of its examples",
             got=f"method {method!r:.80}",
             hint="a file written by `aradals calibrate`",
         )
@@ -277,13 +277,13 @@ def load_calibrator(path: Path) -> tuple[Calibrator, np.ndarray]:
 
 
 def _write_parquet(path: Path, kind: str, columns: Mapping[str, object], metadata: Mapping[str, str]) -> None:
-    """Write a table that proves on reading that it is whole: every page has a checksum, and all of it a digest.
+    """Write a table that shows any damage: every page has a checksum, and the whole table has a digest.
 
     Args:
-        path: of the file.
-        kind: of the table, for `aradals.pipeline.outputs.describe_file`.
-        columns: by name.
-        metadata: by name; ``request`` also stands in the description.
+        path: path of the file.
+        kind: kind of the table, for `aradals.pipeline.outputs.describe_file`.
+        columns: columns by name.
+        metadata: metadata by name; ``request`` is also a part of the description.
     """
     pa, parquet = load_extra("pyarrow"), load_extra("pyarrow.parquet")
     description = {"kind": kind, **({"request": metadata["request"]} if "request" in metadata else {})}
@@ -358,7 +358,7 @@ def decode_hashes(text: object, path: Path | None = None) -> np.ndarray:
     """Invert `encode_hashes`; ``path`` is the file that contains the text.
 
     Raises:
-        InputError: anything that `encode_hashes` has not written.
+        InputError: `encode_hashes` has not written the text.
     """
     try:
         return np.frombuffer(base64.b64decode(text, validate=True), dtype="<u8")  # type: ignore[arg-type]

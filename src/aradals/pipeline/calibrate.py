@@ -27,18 +27,18 @@ def calibrate(
     output: str | Path | None = None,
     overwrite: bool = False,
 ) -> Calibrator:
-    """Fit a calibrator on data that the model was not trained on, and will not be judged on.
+    """Fit a calibrator on data that is used neither to train nor to judge the model.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
         data: `Examples`, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
         method: a name in ``aradals.calibration.CALIBRATORS``.
         output: JSON file for the calibrator and the content hashes of the examples.
-        overwrite: replace an output that others have made, or that was made from other inputs.
+        overwrite: replace an output that another program has made, or that was made from other inputs.
 
     Raises:
-        InputError: an unknown method, data without labels, examples that the model was trained on, outputs that are not
-            logits, or an output that others have made.
+        InputError: the method is unknown; data have no labels; the model was trained on the examples; its outputs are
+            not logits; or another program has made the output.
 
     Example:
         >>> import torch
@@ -69,7 +69,7 @@ def load_calibrators(paths: Sequence[Path], evaluated: npt.NDArray[np.uint64], *
         where: name of these examples.
 
     Raises:
-        InputError: a file that is missing or changed, or a calibrator that was fitted on any of the examples.
+        InputError: a file is missing or changed, or a calibrator was fitted on the examples.
     """
     loaded = {path.stem: load_calibrator(path) for path in paths}
     for name, (_, hashes) in loaded.items():

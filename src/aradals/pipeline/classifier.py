@@ -1,4 +1,4 @@
-"""A model that was tried on the data: from a name and a checkpoint, or one that is in memory."""
+"""A model that was tested on the data: from a name and a checkpoint, or from memory."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ _NUM_PROBED = 8
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model that was tried on the data.
+    """A model that was tested on the data.
 
     Attributes:
-        model: on its device.
-        name: its spec or the name of its class, for reports.
-        digest: stands for its weights, its code and its settings.
-        probe: its logits of a few examples, shape (n, K); see `aradals.pipeline.stage.run_stage`.
+        model: the model, on its device.
+        name: spec of the model, or the name of its class, for reports.
+        digest: digest of its weights, its code and its settings.
+        probe: logits of a few examples, shape (n, K); see `aradals.pipeline.stage.run_stage`.
         checkpoint: path, or "none".
-        fitted_examples: content hashes of the examples that it was trained on; empty if the checkpoint does not say.
-        class_names: as the checkpoint names them; empty if it does not.
+        fitted_examples: content hashes of the training examples; empty if the checkpoint does not have them.
+        class_names: names from the checkpoint; empty if the checkpoint has none.
     """
 
     model: nn.Module
@@ -59,10 +59,10 @@ class Classifier:
 
 
 def as_classifier(model: Classifier | nn.Module, examples: Examples) -> Classifier:
-    """Try a model that is in memory on one example and on a whole batch; a `Classifier` was tried and stays as it is.
+    """Test a model from memory on one example and on a whole batch; return a `Classifier` unchanged.
 
     Raises:
-        InputError: outputs that are not logits, or labels out of range.
+        InputError: outputs are not logits, or labels are out of range.
     """
     if isinstance(model, Classifier):
         return model
@@ -85,19 +85,19 @@ def load_classifier(
     device: str = "auto",
     log: Callable[[str], None] = print,
 ) -> Classifier:
-    """Build a model, load its weights, and try it on one example and on a whole batch.
+    """Build a model, load its weights, and test the model on one example and on a whole batch.
 
     Args:
-        model: built-in name, ``file.py:callable`` or ``package.module:callable``; None if the checkpoint names it.
-        checkpoint: file of the weights; None leaves the weights that the model is built with.
-        examples: to try it on.
+        model: built-in name, ``file.py:callable`` or ``package.module:callable``; None if the checkpoint has the name.
+        checkpoint: file of the weights; None to keep the weights that the model is built with.
+        examples: examples for the test.
         model_args: further arguments of the builder.
         device: auto, cpu or cuda.
-        log: told that a model is untrained.
+        log: called with a warning if the model is untrained.
 
     Raises:
-        InputError: no such model, one that only the checkpoint names and that is not built in, a checkpoint that is
-            missing, corrupt or does not fit, outputs that are not logits, labels out of range.
+        InputError: there is no such model; only the checkpoint names the model, and the model is not built in; the
+            checkpoint is missing, corrupt or does not fit; outputs are not logits; or labels are out of range.
     """
     target = resolve_device(device)
     description = CheckpointDescription() if checkpoint is None else read_description(checkpoint)
@@ -105,7 +105,7 @@ def load_classifier(
     spec = model or description.built_in_model
     if spec is None:
         raise InputError(
-            expected="--model (the checkpoint does not say how to build it)", got="none", hint="--model resnet20"
+            expected="--model (the checkpoint does not say how to build the model)", got="none", hint="--model resnet20"
         )
     shape, given = examples.input_shape, model_args or {}
     arguments = {
@@ -118,7 +118,7 @@ def load_classifier(
     tried = _tried(network, batch[1], examples.labels)
     _check_numbering(description.class_names, examples)
     if checkpoint is None and ":" not in spec:
-        log(f"warning: {spec} without --checkpoint is untrained, its weights are random")
+        log(f"warning: {spec} without --checkpoint is untrained, because its weights are random")
     settings = {"model": spec, "arguments": arguments, "code": code_digest(spec)}
     return Classifier(
         model=tried,
@@ -132,7 +132,7 @@ def load_classifier(
 
 
 def refuse_training_examples(classifier: Classifier, examples: Examples) -> None:
-    """Refuse to calibrate or judge a model on the examples that its checkpoint says it was trained on."""
+    """Refuse to calibrate or judge a model on examples that it was trained on, as recorded in its checkpoint."""
     refuse_fitted(classifier.fitted_examples, examples, what="the model")
 
 
@@ -140,7 +140,7 @@ def _build(spec: str, arguments: dict[str, Any], checkpoint: Path | None, inputs
     """Build a model with the weights of its checkpoint."""
     build = partial(build_model, spec, **arguments)
     if checkpoint is not None and is_built_in(spec):
-        with torch.device("meta"):  # takes no memory, however large the sizes that the file names
+        with torch.device("meta"):  # the meta device needs no memory, even if the file names huge sizes
             check_fit(build(), checkpoint)
     network = build()
     if any(map(is_lazy, network.parameters())):
@@ -161,19 +161,19 @@ def _tried(model: nn.Module, inputs: Tensor, labels: Tensor) -> nn.Module:
 
 
 def _check_numbering(class_names: tuple[str, ...], examples: Examples) -> None:
-    """Refuse data that gives a class of the model another number, as a folder does that lacks one of its classes."""
+    """Refuse data that gives a class another number than the model; a folder that lacks a class does this."""
     known = {name: number for number, name in reversed(list(enumerate(class_names)))}
     for number, name in enumerate(examples.class_names):
         if known.get(name, number) != number:
             raise InputError(
-                expected=f"the classes of {examples.name} numbered as the model numbers them",
-                got=f"{name!r} as class {number} rather than {known[name]}",
+                expected=f"the classes of {examples.name} with the numbers that the model uses",
+                got=f"{name!r} as class {number} instead of {known[name]}",
                 hint="data with all classes of the model, in the same order",
             )
 
 
 class NeverAlone(nn.Module):
-    """A model that is called with two inputs in place of a single one.
+    """A model that gets a single input as a batch of two.
 
     The ``forward`` of many models has a ``squeeze()`` that also drops a batch dimension of one.
     """

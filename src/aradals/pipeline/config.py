@@ -1,7 +1,7 @@
-"""The settings of a study, as recipes spell them: each field is a key of the YAML file and an option ``--a.b=c``.
+"""The settings of a study: each field is a key of the YAML recipe and an option ``--a.b=c``.
 
-Settings that contradict each other cannot be written, or are refused when the object is made: smoothing that adapts
-has a rule and may have subsets, fixed smoothing has neither, and each way to cut subsets has settings of its own.
+Settings that contradict each other cannot be written, or are refused when the object is made. Adaptive smoothing has a
+rule and may have subsets; fixed smoothing has neither; each way to cut subsets has its own settings.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aradals.smoothing.update_rules import UpdateRule
 Augment = Literal["none", "flip_crop", "augmix"]
 
 OTHER_FOLDERS = ("scores", "scorer", "runs")
-"""Folders of a study that lie beside those of its methods."""
+"""Folders of a study beside those of its methods."""
 
 
 def _at_least(minimum: float, values: Mapping[str, float]) -> None:
@@ -28,17 +28,17 @@ def _at_least(minimum: float, values: Mapping[str, float]) -> None:
 
 def _once_each(what: str, given: Sequence[object]) -> None:
     if len(set(given)) < len(given):
-        raise InputError(expected=f"every {what} once", got=str(given), hint="leaving out what is there twice")
+        raise InputError(expected=f"every {what} once", got=str(given), hint="removing the duplicates")
 
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """How the training data are divided; the test split is never divided.
+    """The division of the training data; the test split is never divided.
 
     Args:
         validation: number of examples that drive the adaptive update.
         calibration: number of examples that calibrators are fitted on.
-        train: number of examples to train on; all that is left when not given.
+        train: number of examples to train on; default: all other examples.
     """
 
     validation: int
@@ -54,19 +54,19 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How every model of the study is trained; the last epoch counts.
+    """The training of every model of the study, whose weights are those of the last epoch.
 
     Args:
         epochs: passes over the training split.
         batch_size: examples per step.
         optimizer: adam, adamw or sgd (with Nesterov momentum 0.9).
-        learning_rate: the highest of the schedule.
+        learning_rate: highest learning rate of the schedule.
         weight_decay: L2 penalty of the optimizer.
         schedule: constant, one_cycle, cosine, or steps.
         milestones: epochs at which `steps` multiplies the learning rate.
-        gamma: by how much it does.
+        gamma: factor at the milestones.
         augment: none, flip_crop or augmix (which flips and crops first).
-        precision: 32-true, or half precision where it is safe: bf16-mixed or 16-mixed.
+        precision: 32-true, or bf16-mixed or 16-mixed, which use half precision for the operations that allow this.
     """
 
     epochs: int
@@ -103,11 +103,11 @@ class RankedSubsets:
     """Equal parts of a ranking of the examples, which another model scores before training.
 
     Args:
-        count: R.
+        count: number R of subsets.
         by: robustness or confidence.
         matching: training subsets by rank within the training split, or by the thresholds of the validation subsets.
-        folds: 1 = one model scores everything; 2 = a model that was trained on the other half scores each half of the
-            training split.
+        folds: 1 = one model scores all examples; 2 = each half of the training split is scored by a model that was
+            trained on the other half.
     """
 
     count: int = 10
@@ -124,8 +124,8 @@ class SelfScoredSubsets:
     """Equal parts of a ranking by first-order margins, which the model in training measures itself.
 
     Args:
-        every: epochs between two scorings; until the first, all targets move as one.
-        count: R.
+        every: epochs between two scorings; before the first scoring, all subsets share one target.
+        count: number R of subsets.
         by: self.
     """
 
@@ -143,7 +143,7 @@ class RandomSubsets:
     """Equal parts at random, the control.
 
     Args:
-        count: R.
+        count: number R of subsets.
         by: random.
     """
 
@@ -159,8 +159,8 @@ class ColumnSubsets:
     """One subset for each category in a column of the data, or equal parts of the ranking by a column of fractions.
 
     Args:
-        column: its name.
-        count: R.
+        column: name of the column.
+        count: number R of subsets.
         by: column.
     """
 
@@ -173,21 +173,21 @@ class ColumnSubsets:
 
 
 Subsets = RankedSubsets | SelfScoredSubsets | RandomSubsets | ColumnSubsets
-"""The groups of examples whose targets adapt each on its own; ``by`` tells them apart."""
+"""The groups of examples with separate targets; ``by`` distinguishes the ways to make the groups."""
 
 
 def _check_count(count: int) -> None:
     if count < 2:
-        raise InputError(expected="a count of at least 2", got=str(count), hint="10, or no subsets for a single one")
+        raise InputError(expected="a count of at least 2", got=str(count), hint="10, or no subsets for a single target")
 
 
 @dataclass(frozen=True)
 class FixedTargets:
-    """Targets that stay as they are.
+    """Targets that do not change.
 
     Args:
-        smoothing: probability that the true class gives to the others, which share it evenly; 0 = one-hot. The
-            ``label_smoothing`` of PyTorch shares among all K classes, and so is K/(K - 1) times as much.
+        smoothing: probability of all other classes together, in equal parts; 0 = one-hot. The ``label_smoothing`` of
+            PyTorch is K/(K - 1) times as large, because PyTorch also gives a part to the true class.
     """
 
     smoothing: float = 0.0
@@ -202,13 +202,13 @@ class FixedTargets:
 
 @dataclass(frozen=True)
 class AdaptiveTargets:
-    """Targets that answer to the gap between confidence and accuracy on the validation split.
+    """Targets that follow the gap between confidence and accuracy on the validation split.
 
     Args:
-        rule: how they answer ({} = the default rule).
-        subsets: R groups with a target each (AR-AdaLS); one target for all without (AdaLS).
+        rule: rule of the updates ({} = the default rule).
+        subsets: R groups with separate targets (AR-AdaLS); default: one target for all examples (AdaLS).
         update_every: epochs between two updates.
-        smoothing: of the targets at the start.
+        smoothing: smoothing of the targets at the start.
     """
 
     rule: UpdateRule
@@ -229,7 +229,7 @@ class AdaptiveTargets:
 
 
 Targets = FixedTargets | AdaptiveTargets
-"""What the model learns to say of the true class."""
+"""The probability of the true class that the model learns."""
 
 
 def _check_smoothing(smoothing: float) -> None:
@@ -239,16 +239,16 @@ def _check_smoothing(smoothing: float) -> None:
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """A training method: plain training as it stands, and every other by its settings.
+    """A training method; the defaults are plain training.
 
     Args:
-        objective: what a batch is trained on: cross_entropy, mixup, ccat, focal, margin_smoothing, or file.py:function.
-        objective_args: its settings.
+        objective: loss of a batch: cross_entropy, mixup, ccat, focal, margin_smoothing, or file.py:function.
+        objective_args: settings of the objective.
         augment: another augmentation than the recipe's: none, flip_crop or augmix.
-        consistency: weight of AugMix's Jensen-Shannon term between an image and two AugMix views of it (there: 12).
+        consistency: weight of AugMix's Jensen-Shannon term between an image and two AugMix views of it (12 in AugMix).
         targets: {} = one-hot; {smoothing: 0.05} = label smoothing; {rule: {rate: auto}} = AdaLS; with subsets AR-AdaLS.
-        label: its name in reports; by default the name with spaces.
-        variant_of: the method that it varies; reports of many methods show it beside the others only on demand.
+        label: name in reports; default: the name with spaces.
+        variant_of: the method that this one varies; large reports fold variants.
     """
 
     objective: str = "cross_entropy"
@@ -270,7 +270,7 @@ class MethodConfig:
 
     @property
     def num_subsets(self) -> int:
-        """R; 1 without subsets."""
+        """The number R of subsets; 1 if there are no subsets."""
         return self.targets.subsets.count if self.targets.subsets else 1
 
     @property
@@ -285,7 +285,7 @@ class MethodConfig:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The settings that a report lists, one beside the other."""
+        """The settings that a report lists."""
         return {
             "objective": self.objective,
             "num_subsets": self.num_subsets,
@@ -296,7 +296,7 @@ class MethodConfig:
 
 
 def is_plain(method: MethodConfig) -> bool:
-    """Whether a method is plain training: cross-entropy on one-hot targets, and nothing else."""
+    """Return True for plain training: cross-entropy on one-hot targets, and no other setting."""
     return method == MethodConfig()  # labels do not count
 
 
@@ -305,12 +305,12 @@ class EnsembleConfig:
     """Several models of one method, whose probabilities are averaged.
 
     Args:
-        method: a method of the study; its own model is the first member.
-        num_members: M.
-        in_step: train the members together, with one shared set of targets that the averaged prediction drives
-            (AR-AdaLS of the ensemble); otherwise one after the other, each with its own.
-        label: its name in reports; by default the name with spaces.
-        variant_of: the method or ensemble that it varies.
+        method: a method of the study, whose model is the first member.
+        num_members: number M of members.
+        in_step: train the members together, with shared targets that follow the averaged prediction (AR-AdaLS of the
+            ensemble); default: train the members one after the other, with separate targets.
+        label: name in reports; default: the name with spaces.
+        variant_of: the method or ensemble that this one varies.
     """
 
     method: str
@@ -325,12 +325,12 @@ class EnsembleConfig:
 
 @dataclass(frozen=True)
 class ScoringConfig:
-    """How robustness is measured.
+    """The measurement of robustness.
 
     Args:
-        attack: secant, or another that `aradals score --help` names.
-        attack_args: its settings.
-        checkpoint: a trained model that scores; by default a vanilla model trained by the same recipe and seed.
+        attack: secant, or another attack that `aradals score --help` names.
+        attack_args: settings of the attack.
+        checkpoint: a trained model that scores; default: a vanilla model trained by the same recipe and seed.
     """
 
     attack: str = "secant"
@@ -340,16 +340,17 @@ class ScoringConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What is reported on the test split.
+    """The evaluation on the test split.
 
     Args:
         num_subsets: robustness subsets of the report, the same for all methods.
-        corruptions: names or groups (noise, blur, weather, digital, standard, extra, all); clean data are always there.
-        severities: 1 to 5.
-        preset: whose constants: cifar, tiny or imagenet; by default by the size of the images.
-        corrupted: a corrupted copy of the test split instead, such as a CIFAR-10-C folder.
-        num_bins: bins of the ECE.
-        num_resamples: bootstrap resamples for intervals.
+        corruptions: names or groups (noise, blur, weather, digital, standard, extra, all); clean data are always
+            evaluated.
+        severities: severities from 1 to 5.
+        preset: constants of the corruptions: cifar, tiny or imagenet; default: those for the size of the images.
+        corrupted: a corrupted copy of the test split to use instead, such as a CIFAR-10-C folder.
+        num_bins: number of bins of the ECE.
+        num_resamples: number of bootstrap resamples for intervals.
     """
 
     num_subsets: int = 10
@@ -374,22 +375,22 @@ class StudyConfig:
     """A study: methods x seeds x data sets.
 
     Args:
-        data: Hugging Face id, file, folder, or built-in name; or several of them.
+        data: Hugging Face id, file, folder, or built-in name; or a list of these.
         model: built-in name, file.py:callable or package.module:callable.
-        methods: name -> settings.
-        ensembles: name -> method and number of members.
-        reference: the method that the others are compared with; by default the first with plain training, else the
-            first.
+        methods: settings of each method, by name.
+        ensembles: method and number of members of each ensemble, by name.
+        reference: the method that the others are compared with; default: the first method with plain training, else
+            the first method.
         splits: division of the training data.
-        training: how models are trained.
-        description: what the study shows, for the report.
-        image_column: where it cannot be told by type.
-        label_column: where it cannot be told by type.
+        training: training of every model.
+        description: description of the study, for the report.
+        image_column: column of the images; needed if several columns could hold them.
+        label_column: column of the labels; needed if several columns could hold them.
         model_args: further arguments of the model's builder.
-        scoring: how robustness is measured.
-        calibrators: fitted after training; every method is reported without and with each.
-        evaluation: what is reported.
-        seeds: each varies initialization, order and the splits.
+        scoring: measurement of robustness.
+        calibrators: calibrators to fit after training; every method is reported without and with each of them.
+        evaluation: evaluation on the test split.
+        seeds: seeds; each varies initialization, order and the splits.
     """
 
     data: str | list[str]
@@ -426,7 +427,7 @@ class StudyConfig:
 
     @property
     def data_sets(self) -> list[str]:
-        """The data sets, of which there is mostly one."""
+        """The data sets; most studies have one."""
         return [self.data] if isinstance(self.data, str) else self.data
 
     @property
@@ -442,7 +443,7 @@ class StudyConfig:
 
     @property
     def main_name(self) -> str | None:
-        """The first method with subsets that varies no other: the one that a report shows beside the reference."""
+        """The first method with subsets that is no variant; a report shows this method beside the reference."""
         names = (name for name, method in self.methods.items() if method.targets.subsets and not method.variant_of)
         return next(names, None)
 
@@ -455,7 +456,7 @@ class StudyConfig:
         return self.runs[name].variant_of
 
     def _check_names(self) -> None:
-        """Names that can be folders, and that refer to others that are there."""
+        """Check that names can be folders, and that references to other methods exist."""
         for name in self.runs:
             if name in OTHER_FOLDERS or not re.fullmatch(r"\w[\w.-]*", name):
                 raise InputError(
@@ -475,7 +476,7 @@ class StudyConfig:
 
     def _check_ensemble(self, name: str, ensemble: EnsembleConfig) -> None:
         if name in self.methods:
-            raise InputError(expected="an ensemble with a name of its own", got=repr(name), hint=f"{name}_ensemble")
+            raise InputError(expected="an ensemble whose name no method has", got=repr(name), hint=f"{name}_ensemble")
         if ensemble.method not in self.methods:
             raise InputError(
                 expected=f"ensembles.{name} of a method of the recipe: {', '.join(self.methods)}",
@@ -505,7 +506,7 @@ def _check_in_time(name: str, method: MethodConfig, training: TrainingConfig) ->
             got=f"{epochs} epochs",
             hint="update_every: 1",
         )
-    last_update = (epochs - 1) // targets.update_every * targets.update_every  # the last that an epoch follows
+    last_update = (epochs - 1) // targets.update_every * targets.update_every  # the last scoring that an epoch follows
     if isinstance(targets.subsets, SelfScoredSubsets) and targets.subsets.every >= last_update:
         raise InputError(
             expected=f"methods.{name} scored early enough for an update by subsets, and for an epoch after that",

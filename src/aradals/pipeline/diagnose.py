@@ -1,4 +1,4 @@
-"""Where a trained classifier's confidence is wrong: by robustness subset, class and threshold."""
+"""Diagnosis of a trained classifier's confidence by robustness subset, class and threshold."""
 
 from __future__ import annotations
 
@@ -55,20 +55,20 @@ def diagnose(
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
         data: `Examples`, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
-        attack: how robustness is measured, a name in ``aradals.attacks.ATTACKS``.
-        attack_args: its settings.
-        verified: also find a perturbation that is seen to change the prediction.
+        attack: attack that measures robustness, a name in ``aradals.attacks.ATTACKS``.
+        attack_args: settings of the attack.
+        verified: also find a perturbation that changes the prediction.
         bf16: attack a copy of the model in bfloat16.
-        scores: file of a score table of the same examples, in place of an attack.
-        num_subsets: R; subset 0 is the least robust.
-        audit: compares the ranking with a strong attack on so many examples (at least R); 0 leaves that out.
-        seed: of the bootstrap and of the audited sample.
-        output: folder for the predictions and scores, from which an interrupted call goes on; temporary if not given.
-        log: told what is done.
+        scores: file of a score table of the same examples, to use instead of an attack.
+        num_subsets: number R of subsets; subset 0 is the least robust.
+        audit: number of random examples (at least R) on which a strong attack checks the ranking; 0 for no audit.
+        seed: seed of the bootstrap and of the audited sample.
+        output: folder for predictions and scores, from which an interrupted call continues; default: a temporary one.
+        log: called with each line of progress.
 
     Raises:
-        InputError: data without labels or examples that the model was trained on, outputs that are not logits, a model
-            without gradients, fewer examples than subsets.
+        InputError: data have no labels; the model was trained on the examples; outputs are not logits; the model has no
+            gradients; or there are fewer examples than subsets.
 
     Example:
         >>> import torch
@@ -126,19 +126,19 @@ def diagnose_predictions(
     class_names: Sequence[str] = (),
     seed: int = 0,
 ) -> Results:
-    """Diagnose predictions that are there already.
+    """Diagnose predictions that exist already.
 
     Args:
-        predictions: of N examples.
-        name: of the model.
+        predictions: predictions of N examples.
+        name: name of the model.
         data: name of the data.
-        scores: robustness of the examples; without them, nothing is reported by robustness.
-        num_subsets: R; subset 0 is the least robust.
-        class_names: one per class; a class without a name has its number.
-        seed: of the bootstrap.
+        scores: robustness of the examples; if None, there are no results by robustness.
+        num_subsets: number R of subsets; subset 0 is the least robust.
+        class_names: name of each class; a class without a name has its number.
+        seed: seed of the bootstrap.
 
     Raises:
-        InputError: fewer examples than subsets, scores that lack some of the examples.
+        InputError: there are fewer examples than subsets, or scores lack some of the examples.
     """
     num_classes = predictions.logits.shape[1]
     names = (*class_names, *map(str, range(len(class_names), num_classes)))
@@ -170,7 +170,7 @@ def diagnose_predictions(
 
 
 def _parts(predictions: Predictions, subsets: Tensor | None) -> Iterator[tuple[int | None, Predictions]]:
-    """All examples, then each subset that holds some."""
+    """List all examples, then each subset with examples."""
     yield None, predictions
     for subset in [] if subsets is None else torch.unique(subsets).tolist():
         yield subset, predictions.select(subsets == subset)

@@ -1,4 +1,4 @@
-"""How good a classifier's confidence is, clean and under shift, with calibrators and without."""
+"""Evaluation of a classifier's confidence, clean and under shift, with calibrators and without."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ from aradals.robustness.scores import ScoreTable
 from aradals.smoothing.subsets import assign_subsets
 
 Sample = dict[str, Tensor]
-"""What `aradals.metrics.resampled_metrics` returns: metric -> its value on every resample, shape (B,)."""
+"""The result of `aradals.metrics.resampled_metrics`: metric -> its value on every resample, shape (B,)."""
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What an evaluation under several conditions finds.
+    """The result of an evaluation under several conditions.
 
     Attributes:
-        rows: of all examples, then of each robustness subset, for each condition and calibrator.
-        reliability: of all examples.
+        rows: rows of all examples, then of each robustness subset, for each condition and calibrator.
+        reliability: reliability diagrams of all examples.
         samples: metrics on resamples of all examples, by calibrator and condition.
     """
 
@@ -85,25 +85,25 @@ def evaluate(
     output: str | Path | None = None,
     log: Callable[[str], None] = print,
 ) -> Results:
-    """Evaluate a classifier on clean and on corrupted data, as it is and with each calibrator.
+    """Evaluate a classifier on clean and on corrupted data, without and with each calibrator.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
         data: `Examples`, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
-        calibrators: fitted ones by name, see `aradals.pipeline.calibrate`.
-        scores: robustness of the same examples, a table or its file; cuts them into subsets.
-        num_subsets: R.
+        calibrators: fitted calibrators by name, see `aradals.pipeline.calibrate`.
+        scores: robustness of the same examples, a table or its file, which defines the subsets.
+        num_subsets: number R of subsets.
         corruptions: names or groups; clean data are always evaluated.
-        severities: of the corruptions, 1 to 5.
-        preset: whose constants: cifar, tiny or imagenet; by default by the size of the images.
-        corrupted: a corrupted copy of the examples, such as a CIFAR-10-C folder, in place of own corruptions.
+        severities: severities of the corruptions, from 1 to 5.
+        preset: constants of the corruptions: cifar, tiny or imagenet; default: those for the size of the images.
+        corrupted: a corrupted copy of the examples to use instead, such as a CIFAR-10-C folder.
         ood: other data; reports the AUROC of the confidence for telling them from ``data``.
-        output: folder for the predictions, from which an interrupted call goes on; temporary if not given.
-        log: told what is done.
+        output: folder for the predictions, from which an interrupted call continues; default: a temporary folder.
+        log: called with each line of progress.
 
     Raises:
-        InputError: data without labels or examples that the model was trained on, outputs that are not logits, unknown
-            corruptions, scores that lack some of the examples.
+        InputError: data have no labels; the model was trained on the examples; outputs are not logits; a corruption is
+            unknown; or scores lack some of the examples.
 
     Example:
         >>> import torch
@@ -154,16 +154,16 @@ def evaluate_predictions(
     num_subsets: int = 10,
     class_names: Sequence[str] = (),
 ) -> Results:
-    """Evaluate predictions that are there already, as they are and with each calibrator.
+    """Evaluate predictions that exist already, without and with each calibrator.
 
     Args:
-        predictions: by condition, clean data first, all of the same examples in the same order.
-        name: of the model.
+        predictions: predictions by condition, clean data first, all of the same examples in the same order.
+        name: name of the model.
         data: name of the data.
-        calibrators: fitted ones by name.
-        scores: robustness of the examples; cuts them into subsets.
-        num_subsets: R.
-        class_names: one per class; a class without a name has its number.
+        calibrators: fitted calibrators by name.
+        scores: robustness of the examples, which defines the subsets.
+        num_subsets: number R of subsets.
+        class_names: name of each class; a class without a name has its number.
     """
     given = iter(predictions)
     condition, clean = next(given)
@@ -204,13 +204,13 @@ def evaluate_conditions(
     """Measure predictions under several conditions, without and with each calibrator, in one pass.
 
     Args:
-        predictions: by condition, all of the same examples in the same order.
+        predictions: predictions by condition, all of the same examples in the same order.
         subsets: robustness subset of each example, int64, shape (N,), or None.
-        calibrators: fitted, by name.
-        method: what was trained.
-        seed: of the training.
-        num_bins: of the ECE.
-        num_resamples: bootstrap resamples for the intervals.
+        calibrators: fitted calibrators by name.
+        method: name of the method.
+        seed: seed of the training.
+        num_bins: number of bins of the ECE.
+        num_resamples: number of bootstrap resamples for the intervals.
     """
     found = Evaluated()
     for condition, plain in predictions:
@@ -237,16 +237,16 @@ def measure_predictions(
     """Compute all metrics of one set of predictions.
 
     Args:
-        predictions: of N examples.
-        subsets: robustness subset of each, int64, shape (N,); without them, the only row is that of all examples.
-        keys: the fields of `Row` that say what was evaluated.
-        num_bins: of the ECE.
-        num_resamples: bootstrap resamples for the intervals.
-        seed: of the bootstrap.
+        predictions: predictions of N examples.
+        subsets: robustness subset of each example, int64, shape (N,); if None, the only row is that of all examples.
+        keys: the fields of `Row` that name the model and the condition.
+        num_bins: number of bins of the ECE.
+        num_resamples: number of bootstrap resamples for the intervals.
+        seed: seed of the bootstrap.
 
     Returns:
-        The row of all examples, then one per subset, least robust first; and the metrics of the resamples that the
-        intervals of the first row come from.
+        The row of all examples, then one row for each subset, the least robust first; and the metrics of the resamples
+        that give the intervals of the first row.
     """
     options: dict[str, Any] = {
         "logits": predictions.logits,
@@ -276,7 +276,7 @@ def calibrated_variants(
 def ood_rows(
     inside: Predictions, outside: Predictions, calibrators: Mapping[str, Calibrator], *, ood: str
 ) -> Iterator[OutOfDistribution]:
-    """Measure how well the confidence tells other data from these, with each calibrator."""
+    """Measure how well the confidence distinguishes other data from these, with each calibrator."""
     pairs = zip(calibrated_variants(inside, calibrators), calibrated_variants(outside, calibrators), strict=True)
     for (name, ours), (_, others) in pairs:
         auroc = ood_auroc(ours.probs.amax(1), others.probs.amax(1))

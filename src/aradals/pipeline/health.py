@@ -1,4 +1,4 @@
-"""Whether a training can go well, goes well, and has led to something; if not, its true reason."""
+"""Checks of a training before, during and after it, whose errors name the true reason of a failure."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from aradals.errors import TrainingFailed
 from aradals.inference.predictions import Batch, evaluation_mode, model_device_dtype
 
 _ROUNDING = 1e-6
-"""Logits that differ by less, relative to the largest of them, are equal."""
+"""Logits count as equal if they differ by less, relative to the largest logit."""
 
 _CHANGE = 1e-9
-"""Parameters that change by less, relative to the largest of them, are not trained; even if some were zero before."""
+"""Parameters count as untrained if they change by less, relative to the largest parameter."""
 
 
 def check_trainable(model: nn.Module, labels: Tensor) -> None:
-    """Raise TrainingFailed for what no training can change: a model without trainable parameters, or a single class.
+    """Raise TrainingFailed for a model without trainable parameters, or for a single class.
 
     Args:
-        model: to be trained.
-        labels: of the training split, shape (N,).
+        model: the model to train.
+        labels: labels of the training split, shape (N,).
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrainingFailed(
@@ -47,14 +47,14 @@ def check_depends_on_parameters(loss: Tensor) -> None:
 
 
 def check_finite(loss: float, weights: set[str], logits: Tensor | None, *, epoch: int, learning_rate: float) -> None:
-    """Raise TrainingFailed where a training has diverged.
+    """Raise TrainingFailed if a training has diverged.
 
     Args:
-        loss: mean over the epoch.
-        weights: names of parameters and buffers that are not finite and should be.
-        logits: on the validation split, where they are known.
-        epoch: from 1.
-        learning_rate: of the training, for the message.
+        loss: mean loss over the epoch.
+        weights: names of parameters and buffers that should be finite, but are not.
+        logits: logits on the validation split; None if they are unknown.
+        epoch: number of the epoch, from 1.
+        learning_rate: learning rate of the training, for the message.
     """
     found = {
         "the training loss": not math.isfinite(loss),
@@ -75,20 +75,20 @@ def not_finite(model: nn.Module) -> set[str]:
 
 
 def check_output_varies(model: nn.Module, batches: Iterable[Batch]) -> None:
-    """Raise TrainingFailed where the model says the same of every example, up to rounding.
+    """Raise TrainingFailed if the model predicts the same for every example, up to rounding.
 
-    For all other models, the first batch of two examples or more is enough.
+    The first batch of two examples or more is enough to clear any other model.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
-        batches: of (ids, inputs, labels).
+        batches: batches of (ids, inputs, labels).
     """
     device, dtype = model_device_dtype(model)
     first, count = None, 0
     with evaluation_mode(model), torch.no_grad():
         for _, inputs, _ in batches:
             logits = model(inputs.to(device, dtype)).double()
-            # A number that is added to all logits of a row changes nothing.
+            # A number that is added to all logits of a row does not change the prediction.
             relative = logits - logits.mean(1, keepdim=True)
             first = relative[0] if first is None else first
             count += len(logits)
@@ -96,19 +96,19 @@ def check_output_varies(model: nn.Module, batches: Iterable[Batch]) -> None:
                 return
     if first is not None and count > 1:
         raise TrainingFailed(
-            f"the trained model says the same of all {count} examples that it was given: class {int(first.argmax())} "
-            f"with confidence {first.softmax(0).max():.3f}; try a lower learning rate (--training.learning_rate), or "
-            "another model"
+            f"the trained model predicts the same for all {count} examples that were tried: class "
+            f"{int(first.argmax())} with confidence {first.softmax(0).max():.3f}; try a lower learning rate "
+            "(--training.learning_rate), or another model"
         )
 
 
 def check_changed(before: Sequence[Tensor], after: Sequence[Tensor], learning_rate: float) -> None:
-    """Raise TrainingFailed where training has not moved the parameters, compared with their size.
+    """Raise TrainingFailed if training has not changed the parameters, compared with their size.
 
     Args:
         before: the trainable parameters before the first epoch.
-        after: the same after it.
-        learning_rate: of the training, for the message.
+        after: the trainable parameters after this epoch.
+        learning_rate: learning rate of the training, for the message.
     """
     change = max(float((new - old).abs().max()) for old, new in zip(before, after, strict=True) if old.numel())
     size = max(float(old.abs().max()) for old in before if old.numel())

@@ -1,4 +1,4 @@
-"""What a command may write to: nothing that it reads, nobody else's files, and nothing that another run writes."""
+"""Safe outputs: no command writes to its inputs, to files of other programs, or to files that another run writes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def input_paths(*sources: Path | str | None) -> list[Path]:
 
 @contextmanager
 def work_folder(folder: str | Path | None) -> Iterator[Path]:
-    """Give a folder for unfinished work: the one of that name, or one that is removed after the block."""
+    """Yield a folder for unfinished work: the given one, or a temporary one that is removed after the block."""
     if folder is not None:
         yield Path(folder)
         return
@@ -51,19 +51,20 @@ def output_folder(
 ) -> Iterator[None]:
     """Hold a folder for writing: the block is its only writer.
 
-    In a folder where an earlier block has ended, a file of one of the names that cannot be read as ours was damaged: it
-    is renamed, and the log says so.
+    If an earlier block has ended in the folder, a file with one of the names that is not readable as a file of this
+    package was damaged. This file is renamed, and the log says so.
 
     Args:
-        folder: made where it does not exist.
-        names: files that the block will write there.
-        kinds: of the results among them, see `describe_file`; those of another command are renamed, too.
+        folder: the folder, which is made if it does not exist.
+        names: names of the files that the block will write into the folder.
+        kinds: kinds of results among these files, see `describe_file`; results of another command are renamed, too.
         inputs: files and folders that are read.
-        overwrite: replace files of these names that are not ours.
-        log: told which files were renamed.
+        overwrite: replace files with these names that this package has not written.
+        log: called with a line for each renamed file.
 
     Raises:
-        InputError: the folder or one of the files is an input, or somebody else's; another run is writing there.
+        InputError: the folder or one of the files is an input, or another program has made it; or another run is
+            writing to the folder.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(expected=f"a folder, or nothing, at {folder}", got="a file", hint="another --output")
@@ -84,7 +85,7 @@ def output_folder(
         yield
         if not names:
             return
-        # Never through a link, which somebody else may have put there.
+        # A link is never followed, because another user may have made it.
         with suppress(FileExistsError), (folder / _MARK).open("xb") as file:
             file.write(b"Files in this folder are written and replaced by ar-adals.\n")
 
@@ -96,14 +97,15 @@ def output_file(
     """Hold a file for writing: the block is its only writer.
 
     Args:
-        path: of the file.
-        suffix: that it must have, such as ``.parquet``.
-        kind: of the file, see `describe_file`; a file of another kind is not replaced.
+        path: path of the file.
+        suffix: required suffix, such as ``.parquet``.
+        kind: kind of the file, see `describe_file`; a file of another kind is not replaced.
         inputs: files and folders that are read.
         overwrite: replace any file.
 
     Raises:
-        InputError: another suffix; the file is an input, or somebody else's; another run is writing it.
+        InputError: the suffix is wrong; the file is an input, or another program has made it; or another run is writing
+            it.
     """
     if path.suffix != suffix or path.is_dir():
         hint = path / f"{kind}{suffix}" if path.is_dir() else path.with_suffix(suffix)
@@ -115,15 +117,15 @@ def output_file(
 
 
 def refuse_other_request(path: Path, request: str, *, overwrite: bool) -> bool:
-    """Whether ``path`` holds what is asked for already.
+    """Return True if ``path`` contains the requested output already.
 
     Args:
-        path: of an output.
-        request: digest of everything that decides its content.
-        overwrite: replace what other settings have made.
+        path: path of an output.
+        request: digest of everything that decides the content of the output.
+        overwrite: replace an output of other settings.
 
     Raises:
-        InputError: other settings have made it.
+        InputError: other settings have made the output.
     """
     if overwrite or not path.exists():
         return False
@@ -139,10 +141,10 @@ def refuse_other_request(path: Path, request: str, *, overwrite: bool) -> bool:
 def describe_file(path: Path) -> dict[str, Any]:
     """Read the description in a file of this package: at least its ``kind``; empty for other files.
 
-    Kinds are scores, predictions, table, corrupted, calibrator and report, and those of results: study, studies,
-    evaluation and diagnosis.
+    The kinds are scores, predictions, table, corrupted, calibrator and report, and the kinds of results: study,
+    studies, evaluation and diagnosis.
     """
-    with suppress(Exception):  # somebody else's file may be anything
+    with suppress(Exception):  # a file of another program may contain anything
         if path.suffix == ".parquet":
             import pyarrow.parquet
 
@@ -162,15 +164,15 @@ def describe_file(path: Path) -> dict[str, Any]:
 
 
 def _refuse_inputs(path: Path, inputs: Iterable[Path]) -> None:
-    """Refuse to write to what is read: the same file or folder, or anything in a folder of inputs.
+    """Refuse to write to an input: the same file or folder, or a path in a folder of inputs.
 
-    The next command would read what this one has written there.
+    Otherwise the next command would read the output of this one.
     """
     for each in inputs:
         same = path.exists() and each.exists() and path.samefile(each)
         if same or (each.is_dir() and path.resolve().is_relative_to(each.resolve())):
             raise InputError(
-                expected="an --output that is no input",
+                expected="an --output that is not an input",
                 got=f"{path}, which is read" if same else f"{path}, which lies in {each} and would be read",
                 hint="another --output",
             )

@@ -1,4 +1,4 @@
-"""Predictions of a model under every condition, made once and kept in files."""
+"""Predictions of a model under every condition, computed once and kept in files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def prediction_file(condition: Condition) -> str:
 
 
 def prediction_paths(folder: Path, conditions: Sequence[Condition]) -> dict[Condition, Path]:
-    """Where in ``folder`` the predictions under each condition lie."""
+    """Return the path in ``folder`` of the predictions under each condition."""
     return {condition: folder / prediction_file(condition) for condition in conditions}
 
 
@@ -47,18 +47,18 @@ def predict_conditions(
     with_scores: bool = False,
     shift: Shift = corrupted_batches,
 ) -> None:
-    """Write the predictions under every condition, but for those that are there already: one pass for each.
+    """Write the predictions under every condition, except those that exist already, by one pass for each.
 
-    The caller sees to it that what is there is of this model and these examples.
+    The caller makes sure that existing predictions are those of this model and these examples.
 
     Args:
-        model: inputs in [0, 1] to logits. What predicts is a copy of it with batch norm folded in, which is faster and
-            the same up to rounding.
-        examples: to be predicted.
-        paths: where to.
-        model_digest: stands for the model's weights.
-        with_scores: also the model's first-order margins, which some calibrators need.
-        shift: where the corrupted examples come from.
+        model: maps inputs in [0, 1] to logits. A copy with folded batch norm predicts, which is faster and the same up
+            to rounding.
+        examples: the examples to predict.
+        paths: paths of the files by condition.
+        model_digest: digest of the model's weights.
+        with_scores: also compute the model's first-order margins, which some calibrators need.
+        shift: source of the corrupted examples.
     """
     provenance = {
         "model_digest": model_digest,
@@ -77,7 +77,7 @@ def predict_conditions(
 
 
 def _is_predicted(path: Path, provenance: Mapping[str, str]) -> bool:
-    """Whether an interrupted call has written these predictions; a file that it has not is renamed."""
+    """Return True if an interrupted call has written these predictions; rename any other file."""
     if not path.exists():
         return False
     with suppress(InputError):
@@ -88,7 +88,7 @@ def _is_predicted(path: Path, provenance: Mapping[str, str]) -> bool:
 
 
 def stored_predictions(paths: Mapping[Condition, Path]) -> Iterator[tuple[Condition, Predictions]]:
-    """Predictions from files by condition, one after the other."""
+    """Read predictions from files by condition, one after the other."""
     return ((condition, load_predictions(path)[0]) for condition, path in paths.items())
 
 
@@ -108,17 +108,17 @@ def prediction_stage(
     source: str | None = None,
     log: Callable[[str], None] = print,
 ) -> dict[Condition, Path]:
-    """Predict under every condition, in a stage of its own: an interrupted one goes on where it stopped.
+    """Predict under every condition, in a separate stage, which continues after an interruption.
 
     Args:
         classifier: the model.
-        examples: clean.
+        examples: clean examples.
         conditions: see `aradals.pipeline.evaluate.conditions`.
-        folder: of the stage.
-        with_scores: also first-order margins.
-        shift: where the corrupted examples come from.
-        source: stands for ``shift`` in the record of the stage's inputs.
-        log: told about work that is done, or was done before.
+        folder: folder of the stage.
+        with_scores: also compute first-order margins.
+        shift: source of the corrupted examples.
+        source: name of ``shift`` in the record of the stage's inputs.
+        log: called with each line of progress.
 
     Returns:
         The file of the predictions under each condition.
@@ -161,10 +161,10 @@ def predict_and_score(
 
     Args:
         classifier: the model.
-        examples: clean.
-        folder: of the stages.
-        scores: a score table to use in place of a new one.
-        log: told about work that is done, or was done before.
+        examples: clean examples.
+        folder: folder of the stages.
+        scores: a score table to use instead of a new one.
+        log: called with each line of progress.
         **attack: attack, attack_args, verified and bf16, as in `aradals.pipeline.score.score_stage`.
 
     Returns:
@@ -184,10 +184,10 @@ def predict_and_score(
 
 
 def load_other_data(spec: str, examples: Examples, classifier: Classifier) -> Examples:
-    """Load data of another distribution; their labels mean nothing to the model, and are all 0.
+    """Load data of another distribution; all labels are 0, because the model does not know their classes.
 
     Raises:
-        InputError: inputs of another shape than those of ``examples``, or examples that the model was trained on.
+        InputError: the inputs have another shape than those of ``examples``, or the model was trained on them.
     """
     other = load_data(spec)
     if other.input_shape != examples.input_shape:

@@ -1,4 +1,4 @@
-"""Score tables of whole splits on disk, and the robustness subsets that they give."""
+"""Score tables of whole splits on disk, and the robustness subsets of these scores."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ __all__ = [
 ]
 
 SCORE_FILES = SCORES, _COST = ("scores.parquet", "cost.json")
-"""What a scoring stage writes: the table, and the seconds that it took."""
+"""Output files of a scoring stage: the table, and the seconds of the scoring."""
 
 _SHARD_SECONDS = 10.0
 _LONGEST = 1e12
 _FLOPS_PER_BATCH = {"cpu": 2.0**33}
-"""Floating-point operations of a forward pass over one batch: a search of some 20 passes forward and backward takes a
-few seconds then, on 2 cores. What an accelerator does in that time fills its memory first, but for large models."""
+"""Floating-point operations of a forward pass over one batch, so that a search of some 20 passes forward and backward
+takes a few seconds on 2 cores. An accelerator needs seconds only for batches that fill its memory."""
 _FLOPS_PER_BATCH_ELSEWHERE = 2.0**40
 
 
@@ -87,17 +87,17 @@ def score_dataset(
         model: maps inputs in [0, 1] to logits of shape (N, K).
         data: `Examples`, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
         attack: a name in ``aradals.attacks.ATTACKS``.
-        attack_args: its settings.
-        verified: also find, for the column ``norm``, a perturbation that is seen to change the prediction.
-        bf16: attack a copy in bfloat16.
-        output: parquet file for the table. With one, an interrupted call goes on where it stopped when it is made
-            again, and a call that is done is not done again.
-        overwrite: replace an output that others have made, or that was made from other inputs.
-        log: told about work that was done before.
+        attack_args: settings of the attack.
+        verified: also find a perturbation that changes the prediction, for the column ``norm``.
+        bf16: attack a copy of the model in bfloat16.
+        output: parquet file for the table. With a file, the same call continues after an interruption, and does nothing
+            after it has finished.
+        overwrite: replace an output that another program has made, or that was made from other inputs.
+        log: called with a line if the table exists already.
 
     Raises:
-        InputError: an unknown attack or setting, data without labels, outputs that are not logits, or an output that
-            others have made.
+        InputError: the attack or a setting is unknown; data have no labels; outputs are not logits; or another program
+            has made the output.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
@@ -129,13 +129,13 @@ def score_file(
     overwrite: bool = False,
     log: Callable[[str], None] = print,
 ) -> tuple[ScoreTable, float | None]:
-    """Score examples into a parquet file, unless that was done before from the same model, data and settings.
+    """Score examples into a parquet file, unless the file exists already from the same model, data and settings.
 
     Returns:
-        The table, and the seconds that it took; None if it was there already.
+        The table, and the seconds of the scoring; None if the table existed already.
 
     Raises:
-        InputError: an output that others have made, or that was made from other inputs; see `score_examples`.
+        InputError: another program has made the output, or it was made from other inputs; see `score_examples`.
     """
     bound = describe_attack(choose_attack(attack, attack_args, verified=verified))
     request = settings_digest([classifier.digest, examples.fingerprint, bound, bf16])
@@ -194,12 +194,12 @@ def audit_file(
 
 
 def _work_folder(output: Path) -> Path:
-    """Folder of the unfinished work for a score table."""
+    """Return the folder of the unfinished work for a score table."""
     return output.with_name(f".{output.name}.work")
 
 
 def _probe_of(output: Path, log: Callable[[str], None]) -> object:
-    """Read the logits of a score table; a damaged table is renamed, and gives None."""
+    """Read a score table; rename a damaged table, and return None."""
     try:
         return json.loads(load_scores(output)[1].get("probe", "null"))
     except (InputError, ValueError, RecursionError):
@@ -222,24 +222,25 @@ def score_examples(
     """Score a split with a progress bar, and write the table with its provenance.
 
     Finished batches are written to a hidden folder beside the table every 10 to 20 seconds. After an interruption, a
-    call with the same arguments goes on from there. The size of a batch follows from the model and the data alone, so
-    that every run has the same batches, and the same scores to the last bit on the same kind of machine.
+    call with the same arguments continues from there. The size of a batch depends only on the model and the data, so
+    that every run has the same batches, and on the same kind of machine the same scores to the last bit.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
-        examples: what to score.
-        path: of the table, ends in .parquet.
+        examples: the examples to score.
+        path: path of the table, which ends in .parquet.
         attack: a name, see `aradals.attacks.get_attack`.
-        attack_args: its settings.
-        model_digest: stands for the model's weights and code.
+        attack_args: settings of the attack.
+        model_digest: digest of the model's weights and code.
         verified: see `aradals.robustness.scores.score`.
         bf16: see `aradals.robustness.scores.score`.
 
     Returns:
-        The seconds that it took, those of interrupted calls included.
+        The seconds of the scoring, including those of interrupted calls.
 
     Raises:
-        InputError: see `aradals.robustness.scores.score`; a table that cannot be written.
+        InputError: see `aradals.robustness.scores.score`.
+        OutputError: the table cannot be written.
     """
     run_attack = choose_attack(attack, attack_args, verified=verified)
     provenance = {
@@ -264,7 +265,7 @@ def score_examples(
         new.append(table)
         num_left -= len(table)
         elapsed = time.perf_counter() - started
-        # The last batch is never put aside: what is judged after it is judged again when it is repeated.
+        # The last batch is never stored, so that a repeated call runs the checks after it again.
         if elapsed >= _SHARD_SECONDS and num_left:
             shard = merge_tables(new)
             save_scores(shards / f"{num_shards:06d}.parquet", shard, {**provenance, "seconds": f"{elapsed:.2f}"})
@@ -277,10 +278,10 @@ def score_examples(
 
 
 def choose_batch_size(model: nn.Module, examples: Examples) -> int:
-    """Choose how many examples are scored at a time: a power of 2 that depends on the model and the data alone.
+    """Choose the number of examples in a batch: a power of 2 that depends only on the model and the data.
 
-    A processor is at its best with smaller batches, which fit its caches, than an accelerator is. Models that take
-    seconds for a pass get smaller ones still, so that an interruption costs little.
+    A processor works best with smaller batches than an accelerator, because they fit its caches. Models that need
+    seconds for a pass get even smaller batches, so that an interruption costs little.
     """
     device = model_device_dtype(model)[0].type
     largest = max(1, (examples.batches().batch_size or 1) // (4 if device == "cpu" else 1))
@@ -290,12 +291,12 @@ def choose_batch_size(model: nn.Module, examples: Examples) -> int:
 
 
 def _count_flops(model: nn.Module, inputs: Tensor) -> int:
-    """Floating-point operations of one forward pass; 0 for a model in which they cannot be counted."""
+    """Count the floating-point operations of one forward pass; 0 if they cannot be counted."""
     try:
         counter = FlopCounterMode(display=False)
         with evaluation_mode(model), torch.no_grad(), counter:
             model(model_inputs(model, inputs))
-    except Exception:  # other people's models raise anything, also where they work otherwise
+    except Exception:  # models of users may raise anything here, even if they work otherwise
         return 0
     return int(counter.get_total_flops())
 
@@ -316,7 +317,7 @@ def _load_shards(folder: Path, provenance: Mapping[str, str]) -> tuple[list[Scor
         except InputError:
             metadata = {}
         if expected <= metadata.items():
-            path = path.rename(folder / f"{len(tables):06d}.parquet")  # names without gaps
+            path = path.rename(folder / f"{len(tables):06d}.parquet")  # numbers of files have no gaps
             tables.append(table)
             seconds += float(metadata["seconds"])
         else:
@@ -337,9 +338,9 @@ def score_stage(
     bf16: bool = False,
     probe: Tensor | None = None,
 ) -> Path:
-    """Score a split, unless that was done before from the same inputs; returns the table's path.
+    """Score a split, unless this was done before from the same inputs; return the table's path.
 
-    Arguments as in `score_examples` and `run_stage`.
+    The arguments are those of `score_examples` and `run_stage`.
     """
     inputs = {
         "attack": describe_attack(choose_attack(attack, attack_args, verified=verified)),
@@ -380,7 +381,7 @@ def audit_stage(
     log: Callable[[str], None],
     probe: Tensor | None = None,
 ) -> Audit:
-    """Compare a score table with DDN on a sample, see `aradals.robustness.audit_scores`; goes on when interrupted."""
+    """Compare a score table with DDN on a sample, see `aradals.robustness.audit_scores`; continue if interrupted."""
     table, _ = load_scores(scores)
     sample = audit_sample(examples, table, num_examples=num_examples, num_subsets=num_subsets, seed=seed)
     strong = score_stage(
@@ -408,7 +409,7 @@ def audit_ranking(
     seed: int,
     log: Callable[[str], None] = print,
 ) -> Audit | None:
-    """Compare a ranking with a strong attack on a sample, see `audit_stage`; None if the scores are another model's."""
+    """Compare a ranking with a strong attack on a sample, see `audit_stage`; None if another model made the scores."""
     _, metadata = load_scores(scores)
     if metadata.get("model_digest", classifier.digest) != classifier.digest:
         log(f"audit: none, because {scores} is of another model or of other data")
@@ -431,17 +432,17 @@ def scores_of(scores: ScoreTable | Path, ids: Tensor) -> Tensor:
     """Look up the score of each of ``ids``, float64, in a score table or its file.
 
     Raises:
-        InputError: the table lacks some of them.
+        InputError: the table lacks some of the examples.
     """
     table = scores if isinstance(scores, ScoreTable) else load_scores(scores)[0]
     return table.for_ids(ids).score.double()
 
 
 def check_attack(attack: str, attack_args: dict[str, Any]) -> None:
-    """Try an attack and its settings on a single input of a hundred classes, before they are needed.
+    """Test an attack and its settings on a single input of a hundred classes, before the long work.
 
     Raises:
-        InputError: no such attack or setting, or a value that it cannot have.
+        InputError: there is no such attack or setting, or a value is out of range.
     """
     run_attack = choose_attack(attack, attack_args)
     try:
@@ -467,19 +468,19 @@ def describe_scores(table: ScoreTable, seconds: float | None) -> str:
 
     Args:
         table: the scores.
-        seconds: that they took; None if they were there already.
+        seconds: seconds of the scoring; None if the scores existed already.
     """
     speed = f" in {seconds:.1f} s ({len(table) / max(seconds, 0.01):.1f} images per second; " if seconds else " ("
     forward, backward = (passes.double().mean().item() for passes in (table.num_forward, table.num_backward))
     return (
         f"{len(table)} examples scored by {table.attack}{speed}on average {forward:.1f} forward and {backward:.1f} "
         f"backward passes); {int(table.norm.isfinite().sum())} with a verified norm, {table.num_failed} with a "
-        f"fallback for a score; median score {table.score.median():.4f}"
+        f"fallback as score; median score {table.score.median():.4f}"
     )
 
 
 def scoring_record(scores: ScoreTable | Path, split: str, seed: int = 0) -> Scoring:
-    """Attack, size, failures and cost of a score table."""
+    """Make the record of a score table: attack, size, failures and cost."""
     table = scores if isinstance(scores, ScoreTable) else load_scores(scores)[0]
     return Scoring(
         split=split,
@@ -494,9 +495,9 @@ def scoring_record(scores: ScoreTable | Path, split: str, seed: int = 0) -> Scor
 
 
 def scoring_seconds(scores: Path) -> float:
-    """Seconds that the scoring stage of a table took; NaN for a table that lies elsewhere.
+    """Read the seconds of a table's scoring stage; NaN for a table outside of a stage.
 
-    They are in a file of their own, so that tables of equal scores are equal files.
+    The seconds are in a separate file, so that tables of equal scores are equal files.
     """
     cost = scores.with_name(_COST)
     if not cost.exists():

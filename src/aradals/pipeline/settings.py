@@ -1,4 +1,4 @@
-"""Settings as people write them, in YAML or as options, turned into the dataclasses that declare them."""
+"""Settings from YAML or options, converted to the dataclasses that declare them."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ _WORDS: dict[Any, tuple[str, str]] = {
     dict: ("a mapping", "{key: value}"),
     NoneType: ("null", "null"),
 }
-"""Name of each type in errors, and a value to try."""
+"""Name of each type in errors, and a value for the hint."""
 
 
 class OptionText(str):
-    """The text or the name of an option: a number in it is one also if any value may stand there."""
+    """Text of an option; a number in it is read as a number even if any value is allowed."""
 
 
 def read(kind: Any, value: object, key: str = "") -> Any:
-    """Read a value as the type ``kind``, which is built of dataclasses, unions, lists, dicts and plain types.
+    """Read a value as the type ``kind``, which consists of dataclasses, unions, lists, dicts and plain types.
 
     Args:
         kind: annotation of a field, or a dataclass.
-        value: as YAML gives it; text is parsed as YAML if ``kind`` is not text.
-        key: names the value in errors, such as ``training.epochs``.
+        value: value from YAML; text is parsed as YAML if ``kind`` is not text.
+        key: name of the value in errors, such as ``training.epochs``.
 
     Raises:
-        InputError: an unknown or a missing key, a value of another type, or a value that a dataclass refuses.
+        InputError: a key is unknown or missing, a value has another type, or a dataclass refuses a value.
     """
     kinds = _alternatives(kind)
     if isinstance(value, Mapping):
@@ -49,7 +49,7 @@ def read(kind: Any, value: object, key: str = "") -> Any:
             return _read_record(records[0] if len(records) == 1 else _choose(records, value, key), value, key)
         if get_origin(kind) is dict:
             return {str(name): read(get_args(kind)[1], item, _join(key, name)) for name, item in value.items()}
-    for each in sorted(kinds, key=lambda each: each is str):  # text last: any text is text
+    for each in sorted(kinds, key=lambda each: each is str):  # text is last, because any text is text
         with suppress(ValueError):
             return _convert(each, value)
     raise _wrong_type(kinds, value, key)
@@ -59,7 +59,7 @@ def parse_yaml(text: str) -> Any:
     """Parse a YAML text.
 
     Raises:
-        ValueError: text that is not YAML.
+        ValueError: the text is not YAML.
     """
     loader = _Loader(text)
     try:
@@ -71,17 +71,17 @@ def parse_yaml(text: str) -> Any:
 
 
 def nearest(name: str, known: Iterable[str], *, otherwise: str) -> str:
-    """Find the known name that a misspelled one may have meant."""
+    """Find the known name that is most similar to a misspelled one."""
     return next(iter(difflib.get_close_matches(name, known, n=1)), otherwise)
 
 
 def is_required(field: Field[Any]) -> bool:
-    """Say if a field of a dataclass has no default."""
+    """Return True if a field of a dataclass has no default."""
     return field.default is MISSING and field.default_factory is MISSING
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that knows 1e-3 for a number, as YAML 1.2 does."""
+    """YAML loader that reads 1e-3 as a number, like YAML 1.2."""
 
 
 _Loader.add_implicit_resolver(
@@ -108,7 +108,7 @@ def _read_record(kind: Any, value: Mapping[Any, object], key: str) -> Any:
     try:
         return kind(**settings)
     except InputError as error:
-        if "." in key:  # a group of the recipe, such as ``training``, names itself
+        if "." in key:  # the error of a group of the recipe, such as ``training``, has its name already
             error.args = (f"expected {key}: {str(error).removeprefix('expected ')}",)
         raise
 
@@ -130,10 +130,10 @@ def _literals(record: Any) -> dict[str, tuple[Any, ...]]:
 
 
 def _convert(kind: Any, value: object) -> Any:
-    """Convert ``value`` to a type that is no dataclass.
+    """Convert ``value`` to a type that is not a dataclass.
 
     Raises:
-        ValueError: another type.
+        ValueError: the value has another type.
     """
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if origin is Any:
@@ -170,7 +170,7 @@ def _wrong_type(kinds: tuple[Any, ...], value: object, key: str) -> InputError:
 
 
 def _described(kind: Any) -> tuple[str, str]:
-    """Name a type in an error, and give a value to try."""
+    """Name a type in an error, and choose a value for the hint."""
     if get_origin(kind) is Literal:
         choices = list(map(str, get_args(kind)))
         return (f"one of {', '.join(choices)}" if len(choices) > 1 else repr(choices[0])), choices[0]

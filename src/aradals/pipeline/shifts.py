@@ -1,4 +1,4 @@
-"""What examples are evaluated under: clean, corrupted on the fly, or from a corrupted copy that others have made."""
+"""The conditions of an evaluation: clean data, corruptions in memory, or a published corrupted copy."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from aradals.inference.predictions import Batch
 from aradals.results.records import CLEAN, Condition
 
 Shift = Callable[[Examples, Condition], Iterable[Batch]]
-"""The examples under a condition, as batches; ids and labels are those of the clean examples."""
+"""A function from a condition to batches of examples; ids and labels are those of the clean examples."""
 
 
 def corrupted_batches(examples: Examples, condition: Condition, *, preset: str | None = None) -> Iterator[Batch]:
-    """Examples corrupted on the fly: a `Shift`.
+    """Corrupt examples in memory; this is a `Shift`.
 
     Args:
         examples: clean images.
         condition: corruption and severity.
-        preset: whose constants, see `aradals.data.corrupt`; by default those for the size of the images.
+        preset: constants, see `aradals.data.corrupt`; default: those for the size of the images.
     """
     for ids, inputs, labels in examples.batches():
         yield ids, corrupt(inputs, ids, *condition, preset=preset) if condition != CLEAN else inputs, labels
@@ -30,19 +30,19 @@ def published_batches(examples: Examples, condition: Condition, *, data: str) ->
     """Load the same examples from a published corrupted set, such as CIFAR-10-C; this is a `Shift`.
 
     Args:
-        examples: the clean ones, whose ids are the rows of every part of the copy.
+        examples: the clean examples, whose ids are the rows of every part of the copy.
         condition: corruption and severity, a part of the copy.
-        data: see `aradals.data.load_condition`, which raises where the two do not fit.
+        data: see `aradals.data.load_condition`, which raises an error if the two do not fit.
     """
     clean = condition == CLEAN
     return (examples if clean else load_condition(data, *condition, examples)).batches()
 
 
 def conditions(corruptions: Sequence[str], severities: Sequence[int]) -> list[Condition]:
-    """Clean data, then every corruption, or those of every group, at every severity.
+    """List clean data, then every corruption, or those of every group, at every severity.
 
     Raises:
-        InputError: a severity that is not from 1 to 5; an unknown corruption or group.
+        InputError: a severity is not from 1 to 5, or a corruption or group is unknown.
     """
     for severity in severities:
         if severity not in range(1, 6):
@@ -56,7 +56,7 @@ def choose_conditions(
     """Choose the conditions of an evaluation; if no corruptions are named, all conditions of a corrupted copy.
 
     Raises:
-        InputError: unknown names or severities; a copy without what is asked of it.
+        InputError: a name or severity is unknown, or the copy lacks it.
     """
     if corrupted is None:
         return conditions(corruptions, severities)
@@ -75,7 +75,7 @@ def choose_conditions(
 
 
 def shift_of(preset: str | None, corrupted: str | None) -> Shift:
-    """Where corrupted examples come from: they are made on the fly, or a corrupted copy has them."""
+    """Return the source of corrupted examples: corruptions in memory, or a corrupted copy."""
     return (
         partial(corrupted_batches, preset=preset) if corrupted is None else partial(published_batches, data=corrupted)
     )
@@ -92,14 +92,14 @@ def choose_shift(
     """Choose the conditions of an evaluation and the source of their examples, and test them on one example.
 
     Args:
-        examples: clean.
-        corruptions: names or groups; of a corrupted copy, all that it has where none are named.
-        severities: 1 to 5.
-        preset: of the constants, see `aradals.data.corrupt`.
+        examples: clean examples.
+        corruptions: names or groups; if a corrupted copy is given and no name, all corruptions of the copy.
+        severities: severities from 1 to 5.
+        preset: constants, see `aradals.data.corrupt`.
         corrupted: a corrupted copy of the examples, see `published_batches`.
 
     Raises:
-        InputError: see `choose_conditions`; a preset beside a corrupted copy.
+        InputError: see `choose_conditions`; or there are both a preset and a corrupted copy.
     """
     if preset is not None and corrupted is not None:
         raise InputError(

@@ -1,6 +1,6 @@
-"""The examples and classes that a report shows: small records, made where inputs and predictions are at hand.
+"""The examples and classes of a report: small records, made from inputs and predictions.
 
-`aradals.report` never runs a model: everything that it shows of single examples is in the results.
+`aradals.report` never runs a model, so the results contain all that it shows of single examples.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from aradals.data import Examples
 
 MAX_PIXELS = 96
-"""Larger images are made smaller: a report is to stay small."""
+"""Larger images are made smaller, because a report should be small."""
 
 
 def example_pictures(
     examples: Examples, predictions: Predictions, scores: Tensor | None = None, *, count: int = 12
 ) -> Pictures:
-    """Picture the least robust examples, and the wrong predictions of the highest confidence.
+    """Picture the least robust examples, and the wrong predictions with the highest confidence.
 
     Args:
         examples: images, shape (1 or 3, height, width) each; other inputs have no pictures.
-        predictions: of N of them.
-        scores: robustness of each prediction's example, shape (N,); without them no example is the least robust.
-        count: of each kind, at most.
+        predictions: predictions of N of these examples.
+        scores: robustness of each prediction's example, shape (N,); if None, there are no least robust examples.
+        count: largest number of pictures of each kind.
 
     Raises:
-        MissingExtraError: without Pillow.
+        MissingExtraError: Pillow is not installed.
     """
     shape = examples.input_shape
     if len(shape) != 3 or shape[0] not in (1, 3):
@@ -69,7 +69,7 @@ def png(image: Tensor) -> str:
     """Encode an image, float in [0, 1], shape (1 or 3, height, width), as PNG in base64, with sides up to `MAX_PIXELS`.
 
     Raises:
-        MissingExtraError: without Pillow.
+        MissingExtraError: Pillow is not installed.
     """
     with optional_imports():
         from PIL import Image
@@ -84,12 +84,12 @@ def png(image: Tensor) -> str:
 def class_rows(predictions: Predictions, class_names: Sequence[str], method: str) -> tuple[ClassRow, ...]:
     """Measure accuracy, confidence and ECE on the examples of each true class, in the order of the classes.
 
-    Accuracies have Wilson's interval, confidences a normal one. Classes without examples are left out.
+    Accuracies have Wilson's interval, and confidences a normal interval. Classes without examples are left out.
 
     Args:
-        predictions: of N examples.
-        class_names: one per class; a class without a name has its number.
-        method: that predicts.
+        predictions: predictions of N examples.
+        class_names: name of each class; a class without a name has its number.
+        method: name of the method that predicts.
     """
     confidence, predicted = predictions.probs.max(1)
     correct = predicted == predictions.labels

@@ -1,4 +1,4 @@
-"""Stages of work: each fills a folder from its inputs, once, and proves later that nothing in it has changed."""
+"""Stages of work: each fills a folder from its inputs once, and later detects any change in the folder."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ def run_stage(
 
     ``stage.json`` in the folder records the inputs before the work, and the digests of the outputs after it. So
 
-    - an interrupted stage is called again with its unfinished files in place, and may go on from them;
-    - a folder made from other inputs is renamed to ``<folder>.<digest of its inputs>``, and comes back when these
-      inputs do: a changed option loses nothing;
-    - an output that was changed, damaged or deleted is noticed: what is left of it is renamed, and it is made anew.
+    - an interrupted stage is called again with its unfinished files in place, and may continue from these files;
+    - a folder from other inputs is renamed to ``<folder>.<digest of its inputs>``, and gets its name back when these
+      inputs come back, so that a changed option loses nothing;
+    - a changed, damaged or deleted output is detected: the rest of the file is renamed, and the output is made again.
 
     Args:
-        folder: of the stage alone.
-        inputs: JSON-able; settings, and digests of what the stage reads.
+        folder: folder that only this stage uses.
+        inputs: settings, and digests of all that the stage reads, as values for JSON.
         outputs: names of the files that ``make`` writes.
-        make: writes them.
-        log: told what is skipped, set aside or made anew.
-        probe: a few outputs of the model that the stage runs, shape (n, K). ``inputs`` stand for its weights and code,
-            and this for what they leave out, such as code in other packages: it is compared within the tolerance that
-            other processors and numbers of threads need, see `same_outputs`.
+        make: function that writes the outputs.
+        log: called with a line for work that is skipped, renamed or made again.
+        probe: a few outputs of the model that the stage runs, shape (n, K). ``inputs`` contain the model's weights and
+            code; the probe shows changes outside of them, such as those in other packages. Probes are compared within
+            the tolerance that other processors and numbers of threads need, see `same_outputs`.
 
     Returns:
-        Whether ``make`` was called.
+        True if ``make`` was called.
 
     Raises:
-        OutputError: the folder holds other people's files.
+        OutputError: the folder contains files of other programs.
     """
     digest = settings_digest({**inputs, "schema": SCHEMA_VERSION})
     _set_aside_links(folder, log)
@@ -69,7 +69,7 @@ def run_stage(
         record = None
     earlier = folder.with_name(f"{folder.name}.{digest}")
     if record is None and earlier.is_dir() and not _holds_anything(folder):
-        if folder.is_dir():  # a run was killed when it had just made it
+        if folder.is_dir():  # a killed run had just made this folder
             folder.rmdir()
         os.rename(earlier, folder)
         log("the files that were made before from these inputs are back")
@@ -105,16 +105,16 @@ def output_digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
     if not isinstance(outputs, dict) or not all(isinstance(outputs.get(name), str) for name in names):
         raise InputError(
             expected=f"a finished stage in {folder} with {', '.join(names)}",
-            got="one without them",
-            hint="the stage that writes them, first",
+            got="a stage without these outputs",
+            hint="running the stage that writes them first",
         )
     return {name: outputs[name] for name in names}
 
 
 def remove_stages(folder: Path, names: Sequence[str]) -> None:
-    """Remove the stages of these names in ``folder``, those that were set aside too; all else stays.
+    """Remove the stages with these names in ``folder``, also the renamed ones, and keep all other files.
 
-    ``folder`` is removed if it is empty then.
+    ``folder`` is removed if it is empty afterwards.
     """
     for path in list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []:
         if path.name.partition(".")[0] in names and (path / _RECORD).is_file():
@@ -124,13 +124,13 @@ def remove_stages(folder: Path, names: Sequence[str]) -> None:
 
 
 def same_outputs(before: object, now: Tensor) -> bool:
-    """Whether a model computes what it computed before, up to the rounding of other processors.
+    """Return True if a model computes the same as before, up to the rounding of other processors.
 
     TensorFloat-32 and other orders of summation change logits by some thousandths of the largest one.
 
     Args:
-        before: nested list of numbers, as a record holds it.
-        now: shape (n, K).
+        before: nested list of numbers from a record.
+        now: outputs now, shape (n, K).
     """
     try:
         then = torch.tensor(before, dtype=torch.float64)
@@ -145,11 +145,11 @@ def same_outputs(before: object, now: Tensor) -> bool:
 def locked(path: Path, *, is_folder: bool = True) -> Iterator[None]:
     """Keep other runs from writing to ``path`` until the block ends or this process dies.
 
-    What killed writes have left there is removed. A second lock of the same thread is part of the first.
+    Files that killed writes have left are removed. A second lock of the same thread is part of the first.
 
     Args:
         path: a folder, or a file.
-        is_folder: which of the two.
+        is_folder: True if the path is a folder.
 
     Raises:
         OutputError: another run holds the lock, or the folder cannot be written to.
@@ -163,20 +163,20 @@ def locked(path: Path, *, is_folder: bool = True) -> Iterator[None]:
     except Timeout as error:
         raise OutputError(
             expected=f"no other run that writes to {path}",
-            got="one that is at work there now",
-            hint="waiting until it is done, or another --output",
+            got="a run that is at work there now",
+            hint="waiting until this run ends, or another --output",
         ) from error
     try:
         remove_partial_files(path)
         yield
     finally:
         if lock.lock_counter == 1:
-            where.unlink(missing_ok=True)  # while it is held, so that nobody holds a file without a name
+            where.unlink(missing_ok=True)  # while the lock is held, so that no process locks a file without a name
         lock.release()
 
 
 def _set_aside_links(folder: Path, log: Callable[[str], None]) -> None:
-    """Rename the links in a stage folder: what a stage writes stays in its folder, whoever has sent the folder."""
+    """Rename the links in a stage folder, so that a stage writes only into its own folder."""
     for path in list(folder.iterdir()) if folder.is_dir() else []:
         if path.is_symlink():
             log(f"{path.name} is a link, and is kept in {set_aside(path, 'link').name}")
@@ -192,7 +192,7 @@ def _own_record(folder: Path, outputs: Sequence[str], log: Callable[[str], None]
     if record.exists():
         try:
             content = load_sealed(record)
-            # What a file says becomes part of a path only in the one form that it can have.
+            # Text from a file becomes part of a path only if it has the form of a digest.
             if isinstance(content["outputs"], dict) and re.fullmatch("[0-9a-f]{16}", content["digest"]):
                 return content
         except (InputError, KeyError, TypeError):
@@ -207,7 +207,7 @@ def _own_record(folder: Path, outputs: Sequence[str], log: Callable[[str], None]
     elif found:
         raise OutputError(
             expected=f"an empty folder {folder}, or one that an earlier run has made",
-            got="other people's files",
+            got="files of other programs",
             hint="another --output",
         )
     return None
@@ -218,7 +218,7 @@ def _is_intact(path: Path, digest: object) -> bool:
 
 
 def _set_aside_changed(path: Path) -> str:
-    """Rename an output that is not as it was made; what happened to it, for the log."""
+    """Rename a changed output, and describe the change for the log."""
     if not path.exists():
         return "was deleted"
     return f"was changed or damaged, and is kept in {set_aside(path, 'changed').name}"

@@ -83,9 +83,9 @@ class Findings:
 
 def results_table(results: Results) -> TerminalTable:
     """Make the main table of results: methods side by side, or the robustness subsets of one model."""
-    name = results.data.label if results.kind == "study" else f"{results.name}, {results.data.label}"
-    title = f"{results.name}: {results.data.label}" if results.kind == "study" else name
-    return TerminalTable(title.strip(": ,"), main_table(results), main_table_note(results))
+    separator = ": " if results.kind == "study" else ", "
+    names = [results.name] if results.data.name in results.name else [results.name, results.data.label]
+    return TerminalTable(separator.join(filter(None, names)), main_table(results), main_table_note(results))
 
 
 def results_findings(results: Results) -> Findings:

@@ -97,7 +97,7 @@ def test_reports_read_as_before(migrated: tuple[StudyConfig, str]) -> None:
 
 def test_the_warning_shows_a_spelling_that_can_be_pasted(migrated: tuple[StudyConfig, str], tmp_path: Path) -> None:
     study, warning = migrated
-    shown: dict[str, Any] = yaml.safe_load(warning.partition("now:\n")[2])
+    shown: dict[str, Any] = yaml.safe_load(warning.partition("settings:\n")[2])
     assert shown["reference"] == "vanilla"
     assert shown["methods"].keys() == study.methods.keys() - {"vanilla", "mixup"}  # these have not changed
     shown["methods"] = {**yaml.safe_load(NEW)["methods"], **shown["methods"]}

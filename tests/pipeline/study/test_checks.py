@@ -117,7 +117,7 @@ METHODS: dict[str, tuple[Settings, str]] = {
     "a rate in words": ({"targets": {"rule": {"rate": "fast"}}}, r"rule\.rate to be a number or 'auto', got 'fast'"),
     "a negative leak": (
         {"targets": {"rule": {"leak": -1}}},
-        r"methods\.method\.targets\.rule: leak of at least 0",
+        r"methods\.method\.targets\.rule: leak >= 0",
     ),
     "no such setting of a rule": (
         {"targets": {"rule": {"rates": 1}}},
@@ -204,7 +204,7 @@ def test_ensembles(case: str) -> None:
 
 
 def test_an_ensemble_has_a_name_of_its_own() -> None:
-    with pytest.raises(InputError, match="a name of its own, got 'method'; try method_ensemble"):
+    with pytest.raises(InputError, match="whose name no method has, got 'method'; try method_ensemble"):
         study_of(ensembles={"method": {"method": "vanilla"}})
 
 

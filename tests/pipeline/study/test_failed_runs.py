@@ -151,7 +151,7 @@ class TestOneDivergesAndOneCollapses:
         results, log = finished
         reasons = {
             "diverge": "training diverged in epoch 2, when ",
-            "collapse": "the trained model says the same of all 140 examples ",
+            "collapse": "the trained model predicts the same for all 140 examples ",
             "bad": "diverge, which it needs, failed: training diverged in epoch 2, when ",
         }
         assert [(run.method, run.seed) for run in results.failed] == [
@@ -183,7 +183,7 @@ class TestOneDivergesAndOneCollapses:
 
     def test_reports(self, finished: tuple[Results, list[str]], tmp_path: Path) -> None:
         page = check_reports(finished[0], tmp_path / "report.html", without={"diverge", "collapse", "bad"})
-        assert "the trained model says the same of all" in page
+        assert "the trained model predicts the same for all" in page
 
     def test_no_model_is_left_and_failed_runs_are_tried_again(
         self, finished: tuple[Results, list[str]], config: StudyConfig, folder: Path
@@ -256,7 +256,7 @@ def broken_at(seeds: list[int], how: str, folder: Path, tmp_path: Path) -> Study
     ("how", "reason"),
     [
         ("diverges", "training diverged in epoch 1"),
-        ("collapses", "the trained model says the same of all 140 examples"),
+        ("collapses", "the trained model predicts the same for all 140 examples"),
         ("rounds", "it cannot be used to score examples: expected a model whose logits have a gradient"),
     ],
 )

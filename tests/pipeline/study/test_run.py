@@ -562,7 +562,7 @@ class TestSeveralDataSets:
     def test_data_sets_of_one_name_are_refused(self, data: str, tmp_path: Path) -> None:
         (tmp_path / "twin").mkdir()
         twin = save_digits(tmp_path / "twin" / "digits.npz", num_train=220)
-        with pytest.raises(InputError, match="names of their own"):
+        with pytest.raises(InputError, match="different names"):
             run_studies(small_config([data, twin], {"vanilla": VANILLA}), tmp_path / "out", name="test")
         assert not list((tmp_path / "out").iterdir())
 

@@ -251,7 +251,7 @@ class TestGoneWrong:
                 logits: Tensor = self.last(self.first(inputs).relu())
                 return logits
 
-        with pytest.raises(TrainingFailed, match=r"the same of all 290 examples .*: class \d with confidence 0\.\d+"):
+        with pytest.raises(TrainingFailed, match=r"the same for all 290 examples .*: class \d with confidence 0\.\d+"):
             fit(MethodConfig(), model=Dead())
 
     def test_a_model_that_cannot_score_itself(self) -> None:

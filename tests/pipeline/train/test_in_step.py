@@ -122,7 +122,7 @@ def test_a_member_that_has_died_is_noticed_beside_one_that_lives() -> None:
     models = [small_cnn(SEED, member) for member in (0, 1)]
     last = models[1].get_submodule("linear")
     last.weight.requires_grad_(False).zero_()  # type: ignore[operator]
-    with pytest.raises(TrainingFailed, match="the trained model says the same of all 170 examples"):
+    with pytest.raises(TrainingFailed, match="the trained model predicts the same for all 170 examples"):
         fit_classifier(
             Ensemble(models), TRAIN, VALIDATION, method=MethodConfig(), training=TRAINING, seed=SEED, device="cpu"
         )

@@ -18,7 +18,7 @@ def find_recipe(name: str) -> Path:
     """Find the YAML file of a recipe, by the name of a packaged recipe or by path.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such recipe.
     """
     packaged = _FOLDER / f"{name}.yaml"
     path = packaged if packaged.exists() else Path(name)
@@ -33,11 +33,12 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> StudyC
     """Read a recipe.
 
     Args:
-        name: of a packaged recipe, or path of a YAML file.
+        name: name of a packaged recipe, or path of a YAML file.
         overrides: other values of some keys, such as ``{"methods.ar_adals.targets.subsets.count": "3"}``.
 
     Raises:
-        InputError: no such recipe; a file that is not YAML in UTF-8; unknown or missing keys; values of other types.
+        InputError: there is no such recipe; the file is not YAML in UTF-8; a key is unknown or missing; or a value has
+            another type.
     """
     settings = _read_mapping(find_recipe(name))
     for key, text in (overrides or {}).items():
@@ -47,7 +48,7 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> StudyC
 
 
 def list_recipes() -> dict[str, str]:
-    """Name of each packaged recipe and its summary, the first comment line of the file."""
+    """List the packaged recipes, each with its summary, the first comment line of the file."""
     return {
         path.stem: path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
         for path in sorted(_FOLDER.glob("*.yaml"))
@@ -60,7 +61,9 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         content = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(
-            expected=f"a recipe in UTF-8: {path}", got=f"the byte {error.object[error.start]:#x}", hint="saving it so"
+            expected=f"a recipe in UTF-8: {path}",
+            got=f"the byte {error.object[error.start]:#x}",
+            hint="saving in UTF-8",
         ) from error
     except ValueError as error:
         content = str(error)
@@ -77,7 +80,7 @@ def _override(settings: dict[str, Any], key: str, text: str) -> None:
     """Set one key of a recipe, such as ``training.epochs``, to a value that is written as in YAML.
 
     Raises:
-        InputError: a setting of a method that the recipe lacks: misspelt, it would become a method of its own.
+        InputError: the recipe lacks the method of the setting; a misspelt name must not become a new method.
     """
     *path, last = key.split(".")
     for depth, part in enumerate(path):
@@ -95,13 +98,13 @@ def _override(settings: dict[str, Any], key: str, text: str) -> None:
 
 
 def _names_its_keys(key: str) -> bool:
-    """Say if the keys below this one are names that the recipe gives, such as those of methods."""
+    """Return True if the keys below this one are names from the recipe, such as those of methods."""
     kind = get_type_hints(StudyConfig).get(key)
     return get_origin(kind) is dict and get_args(kind)[1] is not Any
 
 
 def _mapping_or_text(text: str) -> Any:
-    """Parse a mapping, so that further keys can be set in it; other text stays text."""
+    """Parse a mapping, so that further keys can be set in it; leave other text as text."""
     try:
         content = parse_yaml(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Recipes of an earlier version, whose methods had all settings side by side. Only this file knows how those looked."""
+"""Recipes of an earlier version, whose methods had all settings side by side. Only this file knows their form."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SUBSETS = {"grouping", "group_column", "cross_fit", "score_every", "matching"}
 
 
 def migrate(settings: dict[str, Any]) -> dict[str, Any]:
-    """Spell a recipe of an earlier version as this version does, and warn once with the new spelling.
+    """Convert a recipe of an earlier version to this version, and warn once with the new spelling.
 
     Args:
-        settings: the content of a recipe; returned as it is where no method has the earlier form.
+        settings: the content of a recipe; returned unchanged if no method has the earlier form.
     """
     methods, ensembles = settings.get("methods"), settings.get("ensembles") or {}
     if not isinstance(methods, dict) or not any(map(_is_old, methods.values())):
@@ -38,13 +38,13 @@ def migrate(settings: dict[str, Any]) -> dict[str, Any]:
     ]
     text = "\n".join(lines)
     warnings.warn(
-        f"the recipe is of an earlier version; what has changed is spelt like this now:\n{text}", stacklevel=2
+        f"the recipe is of an earlier version; this is the new spelling of the changed settings:\n{text}", stacklevel=2
     )
     return {**settings, **new}
 
 
 def _spelling(group: str, new: dict[str, Any], old: dict[str, Any]) -> list[str]:
-    """YAML with a line for each entry of a group that has changed."""
+    """Write YAML with a line for each entry of a changed group."""
     changed = {name: settings for name, settings in new[group].items() if settings != old[group][name]}
     flow = {
         name: yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, width=1000)

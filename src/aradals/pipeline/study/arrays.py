@@ -1,4 +1,4 @@
-"""What a finished run keeps besides its rows, for comparisons between runs: bootstrap replicates and clean logits."""
+"""Arrays of a finished run for comparisons between runs: bootstrap replicates and clean logits."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Replicates = dict[tuple[str, Place], Sample]
 
 @dataclass(frozen=True)
 class RunArrays:
-    """Of one method or ensemble at one seed, on the test split.
+    """Arrays of one method or ensemble at one seed, on the test split.
 
     Attributes:
         replicates: metrics on resamples of the examples, the same resamples for all methods.
-        logits: of each member on clean data, shape (M, N, K); M = 1 for a method.
+        logits: logits of each member on clean data, shape (M, N, K); M = 1 for a method.
         labels: int64, shape (N,).
         scores: robustness of each example, float64, shape (N,).
         subsets: robustness subset of each example, int64, shape (N,).
@@ -56,11 +56,11 @@ class RunArrays:
         """Invert `save`.
 
         Args:
-            path: of the file, which may come from somebody else.
-            labels: of the test split, int64, shape (N,).
+            path: path of the file, which may come from another user.
+            labels: labels of the test split, int64, shape (N,).
 
         Raises:
-            InputError: the file is not what `save` has written for these examples.
+            InputError: `save` has not written the file for these examples.
         """
         try:
             check_npz(path)
@@ -79,9 +79,9 @@ class RunArrays:
                 raise ValueError("arrays of other shapes, or of other examples")
         except (LookupError, *NPZ_ERRORS) as error:
             raise InputError(
-                expected=f"an {path.name} as `aradals run` writes it",
+                expected=f"an {path.name} from `aradals run`",
                 got=f"something else in {path.parent} ({error})",
-                hint="removing this folder, which is made anew then",
+                hint="removing this folder, so that it is made again",
             ) from error
         return cls(replicates, logits, labels, scores, subsets)
 

@@ -1,4 +1,4 @@
-"""What no study can have, because of code that it names or of its model: refused before hours of work are spent."""
+"""Checks of a study that need its code or its model, made before hours of work."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from aradals.pipeline.config import FixedTargets, MethodConfig, StudyConfig, Tra
 
 
 def check_config(config: StudyConfig) -> None:
-    """Raise InputError for objectives and calibrators that a study cannot have; all else its settings refuse."""
+    """Raise InputError for objectives and calibrators that a study cannot have; settings check all other values."""
     for calibrator in config.calibrators:
         get_calibrator(calibrator)
     for name, method in config.methods.items():
         objective = get_objective(method.objective, **method.objective_args)
         if method.targets != FixedTargets() and not takes_target_prob(objective):
             raise InputError(
-                expected=f"methods.{name} with one-hot targets, because its objective knows no others",
+                expected=f"methods.{name} with one-hot targets, because its objective takes no other targets",
                 got=f"objective={method.objective} with " + ("a rule" if method.targets.rule else "smoothing"),
                 hint="objective=cross_entropy, or no targets",
             )
 
 
 def try_method(name: str, method: MethodConfig, training: TrainingConfig, model: nn.Module, batch: Batch) -> None:
-    """One step of a method on a few examples, to fail before the work rather than in it; adds to gradients.
+    """Make one step of a method on a few examples, so that errors occur before the work; this adds to gradients.
 
     Raises:
-        InputError: targets, views or an objective that do not suit the model or the inputs.
+        InputError: targets, views or the objective do not fit the model or the inputs.
     """
     _, inputs, labels = batch
     augment = "augmix" if method.consistency else method.augment or training.augment

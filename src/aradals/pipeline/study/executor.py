@@ -1,4 +1,4 @@
-"""Doing the tasks of a study, one after the other in this process."""
+"""Execution of the tasks of a study, one after the other in this process."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from aradals.pipeline.study.workspace import Workspace
 
 
 class SerialExecutor:
-    """Does each task once, and remembers which have failed."""
+    """Executor that does each task once, and remembers the failed ones."""
 
     def __init__(self, space: Workspace) -> None:
         self.space = space
         self._outcomes: dict[str, InputError | None] = {}
 
     def finish(self, goal: Task) -> None:
-        """Do a task and all that it needs.
+        """Do a task and all tasks that it needs.
 
         Raises:
-            InputError: a task failed, now or before; those that need it are not tried.
-            OutputError: something cannot be written, which concerns all tasks.
+            InputError: a task failed, now or before; tasks that need a failed task are not tried.
+            OutputError: a file cannot be written, which affects all tasks.
         """
         for task in in_order([goal]):
             if task.digest not in self._outcomes:
@@ -34,7 +34,7 @@ class SerialExecutor:
         except OutputError:
             raise
         except InputError as error:
-            # What leads to it holds the model.
+            # The traceback would keep the model in memory.
             error.__cause__ = error.__context__ = error.__traceback__ = None
             return error
         return None

@@ -1,4 +1,4 @@
-"""What the runs of a study that are finished give to its results, read from the files of their tasks."""
+"""The finished runs of a study, read from the files of their tasks."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class FinishedRun:
     """One method or ensemble at one seed.
 
     Attributes:
-        method: its name.
-        seed: of the run.
-        measured: its rows and reliability diagrams.
-        training: how its own models were trained; those of an ensemble that is not trained in step are its method's.
-        calibrators: what was fitted to it.
-        scoring: the score tables that it has used.
-        cost: of its training.
-        arrays: for comparisons with other runs.
+        method: name of the method or ensemble.
+        seed: seed of the run.
+        measured: rows and reliability diagrams.
+        training: records of its own trainings; an ensemble that is not trained in step uses those of its method.
+        calibrators: the fitted calibrators.
+        scoring: the score tables that the run has used.
+        cost: cost of the training.
+        arrays: arrays for comparisons with other runs.
     """
 
     method: str
@@ -53,10 +53,10 @@ class FinishedRun:
 
 
 def read_run(run: Evaluate, space: Workspace) -> FinishedRun:
-    """Read what a run has written.
+    """Read the files of a run.
 
     Raises:
-        InputError: a file that no run has written.
+        InputError: no run has written one of the files.
     """
     method, seed = run.name, run.source.seed
     labels = space.materials(run.source).splits.test.labels
@@ -82,15 +82,15 @@ def read_file(path: Path, kind: type[T]) -> T:
     """Read a file of records.
 
     Raises:
-        InputError: the file holds something else.
+        InputError: the file contains something else.
     """
     try:
         return read_typed(kind, load_json(path))
     except ValueError as error:
         raise InputError(
-            expected=f"a {path.name} as `aradals run` writes it",
+            expected=f"a {path.name} from `aradals run`",
             got=f"something else in {path.parent} ({first_problem(error)})",
-            hint="removing this folder, which is made anew then",
+            hint="removing this folder, so that it is made again",
         ) from error
 
 
@@ -102,7 +102,7 @@ def _fitted(path: Path, method: str, seed: int) -> Fitted:
 
 
 def read_cost(run: Evaluate, space: Workspace) -> Cost:
-    """Seconds before a method can predict: its own training, and models that are trained and score only for it."""
+    """Sum the seconds before a method can predict: its training, and models that are trained and score only for it."""
     tables = _tables(run)
     scorers = distinct([table.scorer for table in tables if isinstance(table.scorer, Train)])
     parts = (

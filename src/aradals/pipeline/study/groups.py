@@ -1,4 +1,4 @@
-"""The subsets that a method trains with, before it starts: by robustness, confidence, chance, or a column."""
+"""The subsets of a method before its training: by robustness, confidence, chance, or a column."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class TrainingSubsets:
     """Subset of each example, int64, in the order of its split.
 
     Attributes:
-        train: of the training split.
-        validation: of the validation split.
+        train: subsets of the training split.
+        validation: subsets of the validation split.
     """
 
     train: Tensor
@@ -37,7 +37,7 @@ class TrainingSubsets:
 
     @property
     def digest(self) -> str:
-        """Stands for which example is in which subset."""
+        """Digest of the subsets of all examples."""
         return settings_digest([self.train.tolist(), self.validation.tolist()])
 
 
@@ -57,13 +57,13 @@ def folds_of(ids: Tensor, num_folds: int, seed: int) -> Tensor:
 
 
 def chance_subsets(subsets: RandomSubsets, train: Tensor, validation: Tensor, seed: int) -> TrainingSubsets:
-    """Cut both splits at random, so that the subsets have nothing to do with robustness.
+    """Cut both splits at random, so that the subsets do not depend on robustness.
 
     Args:
-        subsets: settings.
+        subsets: settings of the subsets.
         train: ids of the training split.
         validation: ids of the validation split.
-        seed: of the study.
+        seed: seed of the study.
     """
     return TrainingSubsets(*(random_subsets(ids, subsets.count, seed) for ids in (train, validation)))
 
@@ -77,20 +77,20 @@ def score_subsets(
 ) -> TrainingSubsets:
     """Cut training examples by rank within their fold, and validation examples by the mean of all their ranks.
 
-    The scores of two models are not on one scale, so only their ranks are compared.
+    The scores of two models have different scales, so that only their ranks are comparable.
 
     Args:
-        subsets: settings.
+        subsets: settings of the subsets.
         train: ids of the training split.
         validation: ids of the validation split.
-        folds: of each training example, see `folds_of`.
-        scores: by fold, those of its training examples, and those of all validation examples.
+        folds: fold of each training example, see `folds_of`.
+        scores: for each fold, the scores of its training examples, and those of all validation examples.
     """
     assigned, ranks = torch.empty_like(train), torch.zeros_like(validation)
     for fold, (train_scores, validation_scores) in enumerate(scores):
         own = folds == fold
         assigned[own] = _matched(subsets, train_scores, train[own], validation_scores)
-        ranks += assign_subsets(validation_scores, len(validation), validation)  # each a subset of its own
+        ranks += assign_subsets(validation_scores, len(validation), validation)  # each example is a separate subset
     return TrainingSubsets(assigned, assign_subsets(ranks, subsets.count, validation))
 
 
@@ -107,13 +107,13 @@ def value_subsets(
     """Make a subset of each category of a column, or cut by the ranks of a column of numbers with a fraction.
 
     Args:
-        subsets: settings.
+        subsets: settings of the subsets.
         train: ids of the training split.
         validation: ids of the validation split.
-        values: of the column, by id.
+        values: values of the column, by id.
 
     Raises:
-        InputError: another number of categories than of subsets.
+        InputError: the number of categories is not the number of subsets.
     """
     if values.dtype.kind == "f":
         scores = torch.tensor(values)

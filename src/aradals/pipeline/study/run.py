@@ -1,4 +1,4 @@
-"""Methods x seeds x data: each run a file of its own, then one table, what the seeds say together, and comparisons."""
+"""Whole studies: a run for each method, seed and data set, then tables, means over seeds, and comparisons."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from aradals.results.files import save_studies, table_rows
 from aradals.results.records import Cost, DataSummary, FailedRun, Method, Results, Stability, Variant, measure_of
 
 OUTPUTS = ("results.json", "table.parquet", "table.csv", "means.parquet", "means.csv")
-"""What a study writes into its folder, beside the folders of its stages."""
+"""Files that a study writes into its folder, beside the folders of its stages."""
 
 
 KINDS = ("study", "studies")
-"""What the results of a study call themselves."""
+"""Kinds of results files of a study."""
 
 _ALONE = RLock()
-"""Held by the thread whose study is at work: threads share torch's generator, so that others wait."""
+"""Lock of the thread whose study is at work; other threads wait, because all share torch's generator."""
 
 
 def files_of(config: StudyConfig) -> list[Path]:
@@ -75,7 +75,7 @@ def run_study(
         overwrite: replace files of other people.
 
     Raises:
-        InputError: several data sets; see `run_studies`.
+        InputError: there are several data sets; or see `run_studies`.
     """
     config = load_recipe(recipe) if isinstance(recipe, str) else recipe
     if len(config.data_sets) > 1:
@@ -95,30 +95,30 @@ def run_studies(
     log: Log = print,
     overwrite: bool = False,
 ) -> dict[Path, Results]:
-    """Train, calibrate and evaluate every method at every seed on each data set; what is done is not done again.
+    """Train, calibrate and evaluate every method at every seed on each data set; finished work is not repeated.
 
-    The tasks of a run (a method or an ensemble, at a seed) are folders under ``seed-<seed>/``, see `run_stage`. With
-    several data sets each has a folder of its own.
+    The tasks of a run (a method or an ensemble, at a seed) are folders under ``seed-<seed>/``, see `run_stage`. If
+    there are several data sets, each has a separate folder.
 
-    A run that fails by itself, because its training diverged for example, costs nothing but itself: the results name
-    it under ``failed`` with the reason, and hold everything that the other runs give. The next call tries it again.
+    If a run fails, for example because its training diverged, the other runs continue. The results name the failed run
+    under ``failed`` with the reason, and contain all other runs. The next call tries the failed run again.
 
     Args:
         config: the recipe, see `aradals.pipeline.recipes.load_recipe`.
         output: folder of the study; ``results.json`` and the tables ``table`` and ``means`` are written there.
-        name: of the study, for the report; by default that of the folder.
+        name: name of the study, for the report; default: the name of the folder.
         device: auto, cpu or cuda.
         log: called with each line of progress.
-        overwrite: replace files of other people that lie where results are written.
+        overwrite: replace files of other programs at the paths of the results.
 
     Returns:
-        The results of each data set, by the folder that holds them; without rows where all runs on one of several
-        data sets failed.
+        The results of each data set, by their folder. If all runs on one of several data sets failed, its results have
+        no rows.
 
     Raises:
-        InputError: anything in the recipe or the data that cannot work, before training starts.
+        InputError: a setting of the recipe or the data cannot work; this error occurs before training starts.
         TrainingFailed: all runs failed; no results are written.
-        OutputError: something cannot be written.
+        OutputError: a file cannot be written.
     """
     check_config(config)
     output = Path(output)
@@ -135,14 +135,14 @@ def _run_all(config: StudyConfig, output: Path, name: str, device: str, log: Log
         _refuse_without_rows(alone)
         return alone
     studies = {output / file_name(data): replace(config, data=data) for data in config.data}
-    # All of them are looked at before the first is trained for hours.
+    # All data sets are checked before the first training, which may take hours.
     names = []
     for study in studies.values():
         source = SeedPlan(study, study.seeds[0]).source
         names.append(_tried(study, output, device, log).materials(source).splits.test.name)
     if len(set(names)) < len(names) or len(studies) < len(config.data):
         raise InputError(
-            expected="data sets with names of their own", got=", ".join(map(str, config.data)), hint="renaming one"
+            expected="data sets with different names", got=", ".join(map(str, config.data)), hint="renaming one"
         )
     results = {
         folder: _run_one(study, folder, f"{name}: {study.data}", device, log) for folder, study in studies.items()
@@ -154,7 +154,7 @@ def _run_all(config: StudyConfig, output: Path, name: str, device: str, log: Log
 
 
 def _refuse_without_rows(studies: Mapping[Path, Results]) -> None:
-    """Raise TrainingFailed where not a single run has succeeded."""
+    """Raise TrainingFailed if no run has succeeded."""
     if not any(study.rows for study in studies.values()):
         raise TrainingFailed(describe_failed(*studies.values()))
 
@@ -162,14 +162,14 @@ def _refuse_without_rows(studies: Mapping[Path, Results]) -> None:
 def train_one(
     config: StudyConfig, method: str, seed: int, output: Path, *, device: str = "auto", log: Log = print
 ) -> list[Path]:
-    """Train one method or ensemble of a recipe, with what it needs, such as a scoring model and scores.
+    """Train one method or ensemble of a recipe, and all that it needs, such as a scoring model and scores.
 
     Returns:
-        The checkpoints: one, ``output/<method>/train/model.safetensors``, or those of an ensemble's members.
+        The checkpoints: ``output/<method>/train/model.safetensors``, or those of an ensemble's members.
 
     Raises:
-        InputError: as in `run_study`; an unknown method; several data sets.
-        TrainingFailed: this training failed, or one that it needs; no checkpoint of it is written.
+        InputError: see `run_study`; or the method is unknown, or there are several data sets.
+        TrainingFailed: this training failed, or one that it needs; the failed training writes no checkpoint.
     """
     names = [*config.methods, *config.ensembles]
     if method not in names:
@@ -188,13 +188,13 @@ def train_one(
 
 
 def _refuse_own_scorer(config: StudyConfig, output: Path) -> None:
-    """Refuse to score with a model of this very study, which a changed option would put another one in the place of."""
+    """Refuse to score with a model of the same study, because a changed option would replace this model."""
     checkpoint = Path(config.scoring.checkpoint or ".").resolve()
     if (checkpoint.parent / "stage.json").exists() and checkpoint.is_relative_to(output.resolve()):
         raise InputError(
             expected="a scoring.checkpoint that this study does not make",
             got=str(config.scoring.checkpoint),
-            hint="a copy of it elsewhere, or no scoring.checkpoint",
+            hint="a copy of the checkpoint elsewhere, or no scoring.checkpoint",
         )
 
 
@@ -267,7 +267,7 @@ def assemble(
         reliability=tuple(each for run in finished for each in run.measured.reliability),
         training=tuple(each for run in finished for each in run.training),
         calibrators=tuple(each for run in finished for each in run.calibrators),
-        # Several methods use a table, and a later run may have made it again.
+        # Several methods use the same table, and a later run may have made the table again.
         scoring=tuple({(each.seed, each.split): each for run in finished for each in run.scoring}.values()),
         costs=relative_costs(config, [run.cost for run in finished]),
         failed=tuple(failed),
@@ -286,7 +286,7 @@ def assemble(
 
 
 def _reason(error: InputError, method: str) -> str:
-    """Why a run of ``method`` failed, in one line that names another model where that one is to blame."""
+    """Write the reason why a run of ``method`` failed in one line, which names another model if that one failed."""
     reason = error.reason if isinstance(error, TrainingFailed) else str(error)
     if isinstance(error, TrainingFailed) and error.model not in ("", method):
         reason = f"{error.model}, which it needs, failed: {reason}"
@@ -294,7 +294,7 @@ def _reason(error: InputError, method: str) -> str:
 
 
 def relative_costs(config: StudyConfig, costs: Sequence[Cost]) -> tuple[Cost, ...]:
-    """Express costs as multiples of the plain training of the same seed; unknown without any plain training."""
+    """Express costs as multiples of the plain training of the same seed; unknown if there is no plain training."""
     plain = next((name for name, settings in config.methods.items() if is_plain(settings)), None)
     seconds = {cost.seed: cost.training_seconds for cost in costs if cost.method == plain}
     return tuple(replace(cost, relative_cost=cost.seconds / seconds.get(cost.seed, math.nan)) for cost in costs)
@@ -320,12 +320,12 @@ def _with_examples(
 
 
 def study_stability(config: StudyConfig, arrays: Mapping[tuple[str, int], RunArrays]) -> Iterator[Stability]:
-    """Measure stability on clean test data: of each method over the seeds, and over the members of its ensembles.
+    """Measure stability on clean test data, for each method over the seeds, and over the members of its ensembles.
 
-    Members in step share their targets, and so are not independent: they are left out. Soft predictions vary less for
-    free; so the variance is given a second time with every model's mean confidence brought to one number by a
-    temperature: the mean accuracy of the first method, where that is better than chance and not perfect. Runs that
-    have failed are left out.
+    Members in step are left out, because they share their targets, and so are not independent. Soft predictions always
+    vary less. So the variance is computed a second time, after a temperature gives every model the same mean
+    confidence. This confidence is the mean accuracy of the first method, if this accuracy is better than chance and not
+    perfect. Failed runs are left out.
     """
     found_runs = {
         name: {seed: arrays[name, seed] for seed in config.seeds if (name, seed) in arrays} for name in config.runs
@@ -339,7 +339,7 @@ def study_stability(config: StudyConfig, arrays: Mapping[tuple[str, int], RunArr
     for name, runs in found_runs.items():
         if len(runs) > 1:
             pooled = torch.stack([pool_logits(run.logits) for run in runs.values()])
-            # Each seed has a scoring model of its own; the subsets are those of the first.
+            # Each seed has another scoring model; the subsets are those of the first seed.
             subsets = next(iter(runs.values())).subsets
             for row in stability(logits=pooled, subsets=subsets, **options):
                 yield _stability(row, name, "seeds", None)

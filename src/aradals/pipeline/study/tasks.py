@@ -1,7 +1,7 @@
-"""A study as a list of tasks: each reads what others have written, and fills a folder of its own.
+"""A study as a list of tasks: each reads the files of other tasks, and fills a separate folder.
 
-A task is a record of settings. The record and the folder of the study are all that `aradals.pipeline.study.work` needs
-to do the task, in this process or in another.
+A task is a record of settings. `aradals.pipeline.study.work` needs only this record and the folder of the study to do
+the task, in this process or in another one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SCORER = "scorer"
 """The folder of vanilla models that only score."""
 
 VANILLA = MethodConfig()
-"""What a model is trained by that scores."""
+"""The method of models that only score."""
 
 REPORTED = RankedSubsets()
 """The ranking of the report: one model scores every example by the attack of the recipe."""
@@ -62,8 +62,8 @@ class Task:
 
     Attributes:
         source: the data and the model.
-        folder: where the outputs are written, relative to the folder of the study.
-        label: names the task in the log.
+        folder: folder of the outputs, relative to the folder of the study.
+        label: name of the task in the log.
     """
 
     source: Source
@@ -72,14 +72,14 @@ class Task:
 
     @property
     def inputs(self) -> dict[str, list[Task]]:
-        """The tasks whose outputs this one reads, by the field that names them."""
+        """The tasks whose outputs this task reads, by the field that contains them."""
         named = {each.name: getattr(self, each.name) for each in fields(self)}
         found = {name: value if isinstance(value, list) else [value] for name, value in named.items()}
         return {name: tasks for name, tasks in found.items() if any(isinstance(task, Task) for task in tasks)}
 
     @property
     def needs(self) -> list[Task]:
-        """The same, in the order in which they are to be done."""
+        """The tasks whose outputs this task reads, in the order in which they must be done."""
         return [task for tasks in self.inputs.values() for task in tasks]
 
     @property
@@ -89,12 +89,12 @@ class Task:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The task as plain values, for JSON; it holds the records of the tasks that it needs."""
+        """The task as plain values for JSON, including the records of the tasks that it needs."""
         return {"task": type(self).__name__.lower(), **asdict(self)}
 
     @cached_property
     def digest(self) -> str:
-        """A digest of the record: another setting of this task, or of one that it needs, is another task."""
+        """Digest of the record; another setting of this task, or of a task that it needs, makes another task."""
         return settings_digest(self.record)
 
 
@@ -103,13 +103,13 @@ class Train(Task):
     """Train a model, or the members of an ensemble in step.
 
     Attributes:
-        name: of the method or the ensemble, or of the model that only scores.
-        method: how to train.
-        training: how all models of the study are trained.
-        members: decide initialization and order; 0 for the model of a method.
+        name: name of the method, the ensemble, or the model that only scores.
+        method: settings of the method.
+        training: settings of the training of all models of the study.
+        members: numbers that decide initialization and order; 0 for the model of a method.
         without_fold: a half of the training split that is left out.
-        train_scores: score tables of the training split that the subsets are cut by, one for each fold.
-        validation_scores: those of the validation split.
+        train_scores: score tables of the training split that define the subsets, one for each fold.
+        validation_scores: score tables of the validation split.
     """
 
     name: str
@@ -128,17 +128,17 @@ class Train(Task):
 
     @property
     def outputs(self) -> list[str]:
-        """How the training went, and the models."""
+        """The record of the training, and the models."""
         return [HISTORY_FILE, *self.checkpoints]
 
     @property
     def model_name(self) -> str:
-        """What is said to have failed where this training fails."""
+        """Name of the model in the error if this training fails."""
         return self.name + (f" member {self.members[0]}" if self.members[0] else "")
 
     @property
     def score_tables(self) -> list[Score]:
-        """All tables, fold by fold."""
+        """All score tables, fold by fold."""
         return [table for pair in zip(self.train_scores, self.validation_scores, strict=True) for table in pair]
 
 
@@ -147,11 +147,11 @@ class Score(Task):
     """Score a split.
 
     Attributes:
-        scorer: the training whose model scores, or the path of a checkpoint that the recipe gives.
+        scorer: the training whose model scores, or the path of a checkpoint from the recipe.
         split: train, validation or test.
-        attack: the measure.
-        attack_args: its settings.
-        fold: a half of the training split, of which only this half is scored; all of any other split.
+        attack: attack that measures robustness.
+        attack_args: settings of the attack.
+        fold: half of the training split to score; None for the whole split.
     """
 
     scorer: Train | str
@@ -162,7 +162,7 @@ class Score(Task):
 
     @property
     def outputs(self) -> list[str]:
-        """The table, and what it has cost."""
+        """The table, and its cost."""
         return list(SCORE_FILES)
 
 
@@ -173,10 +173,10 @@ class Predict(Task):
     Attributes:
         train: the training whose model predicts.
         checkpoint: the file of the model.
-        conditions: clean, and the shifts.
-        preset: of the corruptions.
+        conditions: clean data, and the shifts.
+        preset: constants of the corruptions.
         corrupted: a corrupted copy of the test split.
-        with_scores: also the first-order margins, which some calibrators need.
+        with_scores: also compute the first-order margins, which some calibrators need.
     """
 
     train: Train
@@ -188,14 +188,14 @@ class Predict(Task):
 
     @property
     def outputs(self) -> list[str]:
-        """The calibration split, where it has examples, and each condition."""
+        """A file of the calibration split, if this split has examples, and one of each condition."""
         calibration = [CALIBRATION_FILE] * bool(self.source.splits.calibration)
         return [*calibration, *map(prediction_file, self.conditions)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrate(Task):
-    """Fit calibrators on the calibration split, on the averaged prediction where several models predict."""
+    """Fit calibrators on the calibration split; several models use their averaged prediction."""
 
     predictions: list[Predict]
     calibrators: list[str]
@@ -211,11 +211,11 @@ class Evaluate(Task):
     """Make the rows of a method or an ensemble, and the arrays that comparisons need.
 
     Attributes:
-        scores: score table of the test split, which cuts it into subsets.
-        calibrate: what has fitted the calibrators.
-        predictions: of the model, or of each member.
-        name: of the method or the ensemble.
-        evaluation: what is reported.
+        scores: score table of the test split, which defines the subsets.
+        calibrate: task that fits the calibrators.
+        predictions: prediction task of the model, or of each member.
+        name: name of the method or the ensemble.
+        evaluation: settings of the evaluation.
     """
 
     scores: Score
@@ -231,7 +231,7 @@ class Evaluate(Task):
 
     @property
     def trainings(self) -> list[Train]:
-        """Every training that the method or ensemble consists of."""
+        """The trainings of the method or ensemble."""
         return distinct([predict.train for predict in self.predictions])
 
 
@@ -244,7 +244,7 @@ def read_task(record: Mapping[str, Any]) -> Task:
     """Make a task from its record.
 
     Raises:
-        InputError: something that `Task.record` has not made.
+        InputError: `Task.record` has not made the record.
     """
     name = record.get("task")
     kind = KINDS.get(str(name))
@@ -260,7 +260,7 @@ def read_task(record: Mapping[str, Any]) -> Task:
 
 
 def plan(config: StudyConfig) -> list[Task]:
-    """All tasks of a study of one data set, each after those that it needs."""
+    """List all tasks of a study of one data set, each after the tasks that it needs."""
     return in_order(goals(config))
 
 
@@ -279,7 +279,7 @@ def in_order(tasks: Iterable[Task]) -> list[Task]:
 
 
 def distinct(tasks: Iterable[T]) -> list[T]:
-    """Each task once, in order."""
+    """Yield each task once, in order."""
     return list({task.digest: task for task in tasks}.values())
 
 
@@ -288,9 +288,9 @@ class SeedPlan:
     """The tasks of one seed, as the recipe describes them.
 
     Attributes:
-        config: of a study of one data set.
-        seed: of the splits, initialization and order.
-        home: what the names of all folders begin with.
+        config: settings of a study of one data set.
+        seed: seed of the splits, the initialization and the order.
+        home: start of the names of all folders.
     """
 
     config: StudyConfig
@@ -313,7 +313,7 @@ class SeedPlan:
 
     @cached_property
     def conditions(self) -> list[Condition]:
-        """What the test split is evaluated under."""
+        """The conditions of the evaluation on the test split."""
         given = self.config.evaluation
         return choose_conditions(given.corruptions, given.severities, corrupted=given.corrupted)
 
@@ -330,7 +330,7 @@ class SeedPlan:
 
     @property
     def scorer(self) -> Train | str:
-        """What scores: the checkpoint that the recipe gives, its vanilla method, or a vanilla model of its own."""
+        """The scorer: the checkpoint from the recipe, its vanilla method, or a vanilla model that only scores."""
         vanilla = next((name for name, method in self.config.methods.items() if is_plain(method)), None)
         return self.config.scoring.checkpoint or (
             self.train(vanilla) if vanilla else self._train(f"{SCORER}/train", SCORER, VANILLA, [0])
@@ -382,7 +382,7 @@ class SeedPlan:
         if ensemble.in_step:
             train = self.train_in_step(name)
             return [self._predict(f"{name}/member-{member}", train, member) for member in members]
-        # The model of the method, and what it predicts, are those of the first member.
+        # The first member has the model and the predictions of the method.
         more = [self._predict(f"{ensemble.method}/member-{m}", self.train(ensemble.method, m)) for m in members[1:]]
         return [*self.predict(ensemble.method), *more]
 
@@ -429,5 +429,5 @@ class SeedPlan:
 
 
 def needs_margins(calibrator: str) -> bool:
-    """Whether a calibrator needs the first-order margins of the model."""
+    """Return True if a calibrator needs the first-order margins of the model."""
     return get_calibrator(calibrator).score == "first_order_margin"

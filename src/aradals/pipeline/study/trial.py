@@ -1,4 +1,4 @@
-"""Everything that can fail, tried on two examples before hours of work depend on it."""
+"""A trial of a study on two examples, so that errors occur before hours of work."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from aradals.pipeline.study.workspace import Workspace
 
 
 def try_study(config: StudyConfig, space: Workspace) -> None:
-    """Try a study of one data set at every seed, because each has other splits.
+    """Try a study of one data set at every seed, because each seed has other splits.
 
     Raises:
-        InputError: what cannot work.
+        InputError: a part of the study cannot work.
     """
     resolve_device(space.device)
     check_attack(config.scoring.attack, config.scoring.attack_args)
@@ -39,7 +39,7 @@ def try_seed(seed: SeedPlan, space: Workspace) -> None:
     """Try the splits of a seed, its model, and each method.
 
     Raises:
-        InputError: what cannot work.
+        InputError: a part of the study cannot work.
     """
     config, materials, given = seed.config, space.materials(seed.source), seed.config.evaluation
     splits, checkpoint = materials.splits, config.scoring.checkpoint
@@ -54,7 +54,7 @@ def try_seed(seed: SeedPlan, space: Workspace) -> None:
     batch = splits.train.batch([0, 1])
     model = materials.load(Path(checkpoint), "cpu") if checkpoint else materials.build()
     num_classes = try_model(model, batch[1])
-    # A last layer that is zero before training is common; the trained model is looked at before it scores.
+    # Many models have a last layer of zeros before training, so only the trained model is checked before it scores.
     if checkpoint or _tells_apart(model, batch[1]):
         check_differentiable(model, batch[1])
     check_trainable(model, splits.train.labels)

@@ -59,13 +59,13 @@ def run_task(record: Mapping[str, Any], space: Workspace) -> None:
     """Do a task, unless it was done before from the same inputs.
 
     Args:
-        record: of the task, see `Task.record`; the tasks that it needs are done.
-        space: of the study; nothing but its folder need be shared with those who have done the others.
+        record: record of the task, see `Task.record`; the tasks that it needs are done.
+        space: workspace of the study. Processes that do other tasks need to share only its folder.
 
     Raises:
-        TrainingFailed: a training, or the model of one, is of no use.
-        InputError: something that the task reads is missing or damaged.
-        OutputError: something cannot be written.
+        TrainingFailed: a training failed, or its model is useless.
+        InputError: a file that the task reads is missing or damaged.
+        OutputError: a file cannot be written.
     """
     match read_task(record):
         case Train() as task:
@@ -112,7 +112,7 @@ def _fit(
     task: Train, space: Workspace, examples: Examples, subsets: TrainingSubsets | None, inputs: str, folder: Path
 ) -> None:
     """Train from fresh models, or from the state of an interrupted training, and write the models and the history."""
-    from aradals.pipeline.train import fit_classifier, member_seed  # takes seconds, and a finished study needs none
+    from aradals.pipeline.train import fit_classifier, member_seed  # takes seconds
 
     materials, resume = space.materials(task.source), folder / "resume.ckpt"
     seeds = [member_seed(task.source.seed, member) for member in task.members]
@@ -142,7 +142,7 @@ def _fit(
 
 
 def _history(task: Train, trained: TrainedModel) -> Training:
-    """How a training went."""
+    """Make the record of a training."""
 
     def known(values: Sequence[float]) -> tuple[float | None, ...]:
         return tuple(value if math.isfinite(value) else None for value in values)
@@ -184,7 +184,7 @@ def training_subsets(task: Train, space: Workspace) -> TrainingSubsets | None:
                 for fold, (ours, theirs) in enumerate(zip(task.train_scores, task.validation_scores, strict=True))
             ]
             return score_subsets(subsets, train, validation, folds, scores)
-        case _:  # one target for all, or subsets that the model finds while it trains
+        case _:  # one target for all examples, or subsets that the model finds in training
             return None
 
 

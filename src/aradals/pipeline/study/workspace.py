@@ -1,4 +1,4 @@
-"""What the tasks of a study share in one process: its folder, and the data and models, which are opened once."""
+"""The workspace of a study in one process: its folder, and the data and models, which are loaded once."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Materials:
     """The splits and the model of one seed.
 
     Attributes:
-        source: what they are.
-        examples: of the training and the test split.
+        source: description of the data and the model.
+        examples: examples of the training and the test split.
     """
 
     def __init__(self, source: Source, examples: tuple[Examples, Examples]) -> None:
@@ -39,7 +39,7 @@ class Materials:
 
     @cached_property
     def splits(self) -> Splits:
-        """train, validation, calibration and test."""
+        """The splits: train, validation, calibration and test."""
         sizes = self.source.splits
         return make_splits(
             *self.examples,
@@ -51,9 +51,9 @@ class Materials:
 
     @cached_property
     def probe(self) -> Tensor | None:
-        """A few logits of the model as it is initialized, for `run_stage`: they show, too, what its code reads.
+        """A few logits of the initialized model for `run_stage`, which show changes of all that the model's code uses.
 
-        None for a model that torch's generator alone does not determine.
+        None if torch's generator does not determine the model.
         """
         batch = self.splits.train.batch(list(range(min(_NUM_PROBED, len(self.splits.train)))))
         logits = []
@@ -65,7 +65,7 @@ class Materials:
 
     @cached_property
     def code(self) -> str | None:
-        """Digest of the code that builds the model, read once: it follows all imports."""
+        """Digest of the code that builds the model, including all imports, computed once."""
         return code_digest(self.source.model)
 
     def build(self) -> nn.Module:
@@ -86,15 +86,15 @@ class Materials:
         return settings_digest([checkpoint, self.source.model, self.source.model_args, self.code])
 
     def fold(self, fold: int) -> Tensor:
-        """Which training examples are in a half of the training split, bool, shape (N,)."""
+        """Select the training examples of one half of the training split, bool, shape (N,)."""
         return folds_of(self.splits.train.ids, 2, self.source.seed) == fold
 
 
 class Workspace:
-    """The folder of a study, and what its tasks share in this process.
+    """The folder of a study, and the objects that its tasks share in this process.
 
     Attributes:
-        folder: of the study.
+        folder: folder of the study.
         device: auto, cpu or cuda.
         log: called with each line of progress.
     """
@@ -113,7 +113,7 @@ class Workspace:
         return self._materials[key]
 
     def paths(self, task: Task | None) -> dict[str, Path]:
-        """Where the outputs of a task are, by name; nothing where no task is needed."""
+        """Return the paths of a task's outputs, by name; empty if there is no task."""
         return {name: self.folder / task.folder / name for name in task.outputs} if task else {}
 
     def digests(self, task: Task | None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Training does what the recipe says, wherever it runs: Lightning takes settings from the environment."""
+"""Protection of training from the environment, because Lightning reads settings from it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _NAMES = {
 
 @contextmanager
 def settings_from_arguments_alone() -> Iterator[None]:
-    """Hide from Lightning what a scheduler or the user has set for other programs.
+    """Hide variables from Lightning that a scheduler or the user has set for other programs.
 
-    Within a SLURM job Lightning would be one of several processes that train together: it would refuse our one device,
-    or, with another rank than 0, save nothing. The job's other variables (``SLURM_TMPDIR``) stay.
+    Within a SLURM job, Lightning would act as one of several processes that train together: it would refuse a single
+    device, or save nothing if its rank is not 0. Other variables of the job (``SLURM_TMPDIR``) stay.
     """
     hidden = {name: value for name, value in os.environ.items() if name.startswith(_PREFIXES) or name in _NAMES}
     process = vars(rank_zero_only)
-    rank = process["rank"]  # taken from the environment when Lightning was imported
+    rank = process["rank"]  # Lightning has read this from the environment at its import
     for name in hidden:
         del os.environ[name]
     process["rank"] = 0

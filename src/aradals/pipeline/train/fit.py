@@ -1,4 +1,4 @@
-"""Training one model with Lightning: resumed where it stopped, the same to the bit as if it had not."""
+"""Training of one model with Lightning; a resumed training gives the same bits as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from aradals.smoothing.adaptive import AdaptiveSmoothing
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What training leaves.
+    """The result of a training.
 
     Attributes:
-        model: on the CPU, in evaluation mode, with the weights of the last epoch.
-        epochs: one record per epoch: loss and accuracy on the training split, seconds of training and validation.
-        scorings: one record per scoring by the model itself: the number of epochs before it, its seconds (in none of
-            those of the epochs), forward and backward passes over all examples, and failures.
+        model: model on the CPU, in evaluation mode, with the weights of the last epoch.
+        epochs: one record for each epoch: loss and accuracy on the training split, seconds of training and validation.
+        scorings: one record for each scoring by the model itself: the number of epochs before, the seconds (which are
+            not part of an epoch's seconds), forward and backward passes over all examples, and failures.
         updates: the course of the targets, see `AdaptiveSmoothing.history`.
         target_prob: the targets after the last update, by subset.
-        update_rate: the alpha that was used; 0 where targets stay.
-        at_lower_bound: subsets whose target has run down to 1/K.
+        update_rate: the rate alpha of the updates; 0 if the targets stay.
+        at_lower_bound: subsets whose target has fallen to 1/K.
     """
 
     model: nn.Module
@@ -58,7 +58,7 @@ class TrainedModel:
 
     @property
     def seconds(self) -> float:
-        """Of all epochs and all scorings."""
+        """Seconds of all epochs and all scorings."""
         return sum(record["seconds"] for record in (*self.epochs, *self.scorings))
 
 
@@ -77,35 +77,35 @@ def fit_classifier(
     inputs_digest: str = "",
     log: Callable[[str], None] = lambda line: None,
 ) -> TrainedModel:
-    """Train ``model`` on ``train``, its targets driven by ``validation``.
+    """Train ``model`` on ``train``, with targets that follow its gaps on ``validation``.
 
     Args:
-        model: freshly initialized; inputs in [0, 1] to logits. An `Ensemble` is trained in step.
+        model: freshly initialized model from inputs in [0, 1] to logits. An `Ensemble` is trained in step.
         train: the training split.
-        validation: drives the adaptive update, nothing else.
-        method: the objective, the targets and their update, and whether the model scores itself.
-        training: epochs, optimizer, schedule.
-        seed: order, augmentation and dropout; the caller has initialized the model.
-        train_subsets: robustness subset of each training example, in the split's order; not needed for R = 1, nor
-            where the model scores itself.
-        validation_subsets: the same for the validation split.
+        validation: the validation split, which is used only for the adaptive update.
+        method: settings of the objective, the targets, their update and the subsets.
+        training: settings such as epochs, optimizer and schedule.
+        seed: seed of order, augmentation and dropout; the caller has initialized the model.
+        train_subsets: robustness subset of each training example, in the split's order; not needed if R = 1, or if the
+            model scores itself.
+        validation_subsets: robustness subset of each validation example.
         device: auto, cpu, cuda or a Lightning accelerator name.
-        resume: a file for the state after each epoch; where it exists already, training goes on from it. A file that
-            is not the state of this training is set aside, and training starts anew.
-        inputs_digest: stands for what else decides the course of the training, such as the data: the state of a
-            training with another digest, method, seed or other settings is not gone on from.
-        log: called with a line per epoch, and per scoring.
+        resume: a file for the state after each epoch. If the file exists, training continues from it. A file that is
+            not the state of this training is renamed, and training starts again.
+        inputs_digest: digest of all else that decides the course of the training, such as the data. Training does not
+            continue from a state with another digest, method, seed or other settings.
+        log: called with a line for each epoch and each scoring.
 
     Returns:
         The trained model with its history.
 
     Raises:
-        InputError: no subsets where they are needed.
-        TrainingFailed: nothing can be learned, for the model has no trainable parameters or the training split has one
-            class; the loss, the weights or the validation logits are not finite any more; nothing has changed in the
-            first epoch; the trained model says the same of every example. The state in ``resume`` is then that of the
-            last epoch that went well.
-        OutputError: the state cannot be written; the one before stays.
+        InputError: subsets are needed, but missing.
+        TrainingFailed: the model has no trainable parameters; the training split has one class; the loss, the weights
+            or the validation logits are not finite any more; no parameter has changed in the first epoch; or the
+            trained model predicts the same for every example. The state in ``resume`` is then that of the last good
+            epoch.
+        OutputError: the state cannot be written; the earlier state stays.
     """
     check_trainable(model, train.labels)
     if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
@@ -172,7 +172,7 @@ def fit_classifier(
             )
     model.cpu().eval()
     for member in module.members:
-        # Of all models but those that have collapsed, this looks at one small batch.
+        # This check needs only one small batch, except for a collapsed model.
         check_output_varies(member, chain(validation.batches(32), train.batches(32)))
     return TrainedModel(
         model=model,
@@ -190,8 +190,8 @@ def member_batches(
 ) -> tuple[list[list[int]], torch.Generator]:
     """Iterate over the batches of one epoch: positions of the examples, one part for each member of an ensemble.
 
-    The order of a member depends on (its seed, epoch) alone: a resumed run sees what an uninterrupted one sees, and a
-    member of an ensemble in step what the same member sees when it is trained alone.
+    The order of a member depends only on its seed and the epoch. So a resumed run sees the same batches as an
+    uninterrupted one, and a member of an ensemble in step sees the same batches as if it were trained alone.
 
     Returns:
         The batches, and the generator of the first member's order.
@@ -205,7 +205,7 @@ def member_batches(
 
 
 class _Batches(LightningDataModule):
-    """A loader is made for each epoch, with its order laid down: Lightning may ask one for several iterators."""
+    """Data module with a new loader of fixed order for each epoch, because Lightning may iterate more than once."""
 
     def __init__(self, train: Examples, validation: Examples, batch_size: int, seed: int, num_members: int) -> None:
         super().__init__()
@@ -217,7 +217,7 @@ class _Batches(LightningDataModule):
         batches, generator = member_batches(
             len(self.train), self.batch_size, self.seed, self.trainer.current_epoch, self.num_members
         )
-        # The generator is also the loader's own: without one it draws from the global one, that of dropout.
+        # The loader gets the generator, too, because it would draw from the global one, which dropout uses.
         return DataLoader(self.train, batch_sampler=batches, generator=generator, collate_fn=as_batch)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -225,7 +225,7 @@ class _Batches(LightningDataModule):
 
 
 class _EpochLog(Callback):
-    """One line per epoch: validation accuracy and confidence, the span of the targets, the time left."""
+    """Callback that logs validation accuracy and confidence, the span of the targets and the time left."""
 
     def __init__(self, num_epochs: int, log: Callable[[str], None]) -> None:
         self.num_epochs = num_epochs
@@ -266,7 +266,7 @@ def _course(criterion: AdaptiveSmoothing) -> str:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Without Lightning's banners and its advice on loader workers, which do not concern users of recipes."""
+    """Hide Lightning's banners and its advice on loader workers, which do not concern users of recipes."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -282,7 +282,7 @@ def _quiet_lightning() -> Iterator[None]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Without Lightning's answer to Ctrl-C: to leave the process, and to ignore the signal from then on."""
+    """Disable Lightning's reaction to Ctrl-C, which leaves the process and ignores the signal afterwards."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield

@@ -21,17 +21,17 @@ from aradals.smoothing.adaptive import AdaptiveSmoothing
 
 
 def member_seed(seed: int, member: int) -> int:
-    """Seed of an ensemble's member, from that of its study; the first member is the model of that seed itself."""
+    """Derive the seed of an ensemble's member from the study's seed; the first member has the study's seed."""
     return seed + 10_000_019 * member
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """Seed of the random numbers of one epoch of one run."""
+    """Derive the seed of the random numbers of one epoch of one run."""
     return seed * 100_003 + epoch
 
 
 def by_id(ids: Tensor, subsets: Tensor | None) -> Tensor:
-    """Subset by example id, -1 where the id is not in the split; every example in subset 0 where there are none."""
+    """Index subsets by example id, with -1 for ids outside of the split; without subsets, all examples are in 0."""
     table = torch.full((int(ids.max()) + 1,), -1, dtype=torch.int64)
     table[ids] = 0 if subsets is None else subsets
     return table
@@ -40,25 +40,25 @@ def by_id(ids: Tensor, subsets: Tensor | None) -> Tensor:
 class AdaptiveClassifier(LightningModule):
     """A classifier, or an ensemble in step, whose targets adapt after each pass over the validation split.
 
-    The members of an ensemble share the targets, which its averaged prediction drives. Each has its own part of every
-    batch (see `member_batches`), and so the order and the loss that it has when trained alone.
+    The members of an ensemble share the targets, which follow the averaged prediction. Each member has a separate part
+    of every batch (see `member_batches`), so that its order and its loss are the same as in a training alone.
 
     Args:
-        model: inputs in [0, 1] to logits.
+        model: model from inputs in [0, 1] to logits.
         objective: the loss of a batch.
-        criterion: the targets and their state; those of vanilla training and of label smoothing stay as they are.
+        criterion: the targets and their state; targets of vanilla training and of label smoothing do not change.
         train_subsets: subset by example id, see `by_id`, shape (largest id + 1,).
-        validation_subsets: the same for the validation split.
-        config: optimizer, schedule.
+        validation_subsets: subset by example id for the validation split.
+        config: settings of optimizer and schedule.
         augment: random changes to the training inputs.
         consistency: weight of the Jensen-Shannon term between inputs and two AugMix views of them.
-        seed: of the random numbers of each epoch.
-        scores_itself: the subsets given mean nothing, others are put in their place in the course of training
-            (`SelfScoring`): targets move as one until then, and checkpoints hold the subsets.
+        seed: seed of the random numbers of each epoch.
+        scores_itself: ignore the given subsets, which `SelfScoring` replaces in the course of training. Before this,
+            all subsets share one target. Checkpoints contain the subsets.
 
     Attributes:
-        epochs: one record per finished epoch; its ``seconds`` hold training and validation, not scoring.
-        scorings: one record per scoring by the model itself.
+        epochs: one record for each finished epoch; its ``seconds`` include training and validation, not scoring.
+        scorings: one record for each scoring by the model itself.
     """
 
     train_subsets: Tensor
@@ -80,7 +80,7 @@ class AdaptiveClassifier(LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
-        self.members = list(model.members) if isinstance(model, Ensemble) else [model]  # registered by `model`
+        self.members = list(model.members) if isinstance(model, Ensemble) else [model]  # `model` has registered it
         self.objective, self.augment, self.consistency = objective, augment, consistency
         self.criterion = criterion
         self.register_buffer("train_subsets", train_subsets, persistent=scores_itself)
@@ -101,19 +101,19 @@ class AdaptiveClassifier(LightningModule):
         self._started = time.perf_counter()
 
     def seconds_in_epoch(self) -> float:
-        """Seconds since the current epoch began."""
+        """Measure the seconds since the start of the current epoch."""
         return time.perf_counter() - self._started
 
     def on_train_epoch_start(self) -> None:
         """Seed the epoch, so that a resumed run draws the augmentations and masks of an uninterrupted one."""
         torch.manual_seed(epoch_seed(self.seed, self.current_epoch))
         self._reset_epoch()
-        # With 16-mixed, the first steps may be left out until the scale of the loss fits.
+        # With 16-mixed, Lightning may skip the first steps until the scale of the loss fits.
         if self.current_epoch == 0 and self.config.precision != "16-mixed":
             self._before = [parameter.clone() for parameter in self._trainable()]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one batch, each example with the target of its robustness subset; summed over members."""
+        """Compute the loss of one batch, summed over members; each example has the target of its robustness subset."""
         parts = zip(self.members, *(column.chunk(len(self.members)) for column in batch), strict=True)
         loss = torch.stack([self._member_loss(*part) for part in parts]).sum()
         check_depends_on_parameters(loss)
@@ -132,10 +132,10 @@ class AdaptiveClassifier(LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Record the epoch, which went well: its state is saved after this hook.
+        """Check and record the epoch; its state is saved after this hook.
 
         Raises:
-            TrainingFailed: the loss or the weights are not finite any more, or nothing has changed.
+            TrainingFailed: the loss or the weights are not finite any more, or no parameter has changed.
         """
         self._check_finite()
         if self._before is not None:
@@ -185,7 +185,7 @@ class AdaptiveClassifier(LightningModule):
             self.criterion.update(logits, labels, self.validation_subsets[ids])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Optimizer and schedule as the recipe names them."""
+        """Make the optimizer and the schedule that the recipe names."""
         config, parameters = self.config, self.model.parameters()
         rate, decay = config.learning_rate, config.weight_decay
         optimizer: torch.optim.Optimizer
@@ -209,8 +209,8 @@ class AdaptiveClassifier(LightningModule):
             case "steps":
                 milestones = [epoch * num_steps // config.epochs for epoch in config.milestones]
                 schedule = schedules.MultiStepLR(optimizer, milestones, gamma=config.gamma)
-        # Per step, also `steps`: Lightning saves a finished epoch before schedules per epoch have moved on, so that
-        # training resumed from there would be one epoch behind.
+        # Every schedule moves at each step, also `steps`: Lightning saves a finished epoch before schedules of epochs
+        # move, so that a resumed training would be one epoch behind.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

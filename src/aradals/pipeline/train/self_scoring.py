@@ -1,4 +1,4 @@
-"""The model in training as its own scoring model: no second model has to be trained for the subsets."""
+"""The model in training as its own scoring model, so that the subsets need no second model."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ ATTACK = "first_order_margin"
 
 
 class SelfScoring(Callback):
-    """Scores the training and the validation split every few epochs, and cuts their subsets anew.
+    """Callback that scores the training and the validation split every few epochs, and cuts new subsets.
 
-    It does so before an epoch rather than after one: before the module seeds the epoch, so that scoring disturbs
-    no random number of the training; and after the finished epoch was saved, so that a training killed while it scores
-    goes on from there, and a resumed one scores again from the same weights. No epoch is left to train with the scores
-    of the last, so none are made.
+    The callback scores before an epoch, not after one. So scoring comes before the module seeds the epoch, and changes
+    no random number of the training. Scoring also comes after the finished epoch is saved, so that a training that is
+    killed in a scoring continues from there, and scores again with the same weights. No scoring follows the last epoch,
+    because no training would use the scores.
 
     Args:
-        train: the training split; scored without augmentation.
+        train: the training split, which is scored without augmentation.
         validation: the validation split.
         every: epochs between two scorings.
-        log: called with a line per scoring.
+        log: called with a line for each scoring.
     """
 
     def __init__(self, train: Examples, validation: Examples, every: int, log: Callable[[str], None]) -> None:
@@ -36,10 +36,10 @@ class SelfScoring(Callback):
         self.log_line = log
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score where it is due, and note what it cost.
+        """Score if a scoring is due, and record its cost.
 
         Raises:
-            TrainingFailed: the model cannot be scored, for it says the same of every input.
+            TrainingFailed: the model cannot be scored, because it predicts the same for every input.
         """
         assert isinstance(pl_module, AdaptiveClassifier)
         epoch = pl_module.current_epoch

@@ -1,4 +1,4 @@
-"""The state of a training on disk: written whole after each epoch, and believed only if not a bit has changed."""
+"""The state of a training on disk: written after each epoch, and read only if no bit has changed."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _INPUTS = "inputs"
 
 
 class UnusableState(Exception):
-    """A file is not the state of this training; the message says why."""
+    """Raised for a file that is not the state of this training; the message has the reason."""
 
 
 class StateIO(TorchCheckpointIO):
-    """Reads and writes the states of one training, in the place of Lightning's own files.
+    """Reader and writer of the states of one training, instead of Lightning's own files.
 
-    Lightning writes into the temporary folder and moves the file, which is a copy where that folder is on another file
-    system: a training that is killed meanwhile would lose the old state and the new one. Here, the new state is written
-    beside the old one and takes its place in one step.
+    Lightning writes into the temporary folder, and then moves the file. If this folder is on another file system, the
+    move is a copy, and a training that is killed meanwhile would lose the old state and the new one. Here, the new
+    state is written beside the old one, and replaces the old one in one step.
 
-    A file is one line with the SHA-256 of the rest, and then what ``torch.save`` writes. Torch itself does not notice
-    a tensor with a flipped bit.
+    A file has one line with the SHA-256 of the rest, and then the output of ``torch.save``. Torch itself does not
+    detect a flipped bit in a tensor.
 
     Args:
-        inputs: stands for everything that decides the course of the training; part of the state.
+        inputs: digest of everything that decides the course of the training, which is part of the state.
     """
 
     def __init__(self, inputs: str) -> None:
@@ -46,7 +46,7 @@ class StateIO(TorchCheckpointIO):
         """Write a state.
 
         Raises:
-            OutputError: it cannot be written; the state that was there before stays.
+            OutputError: the state cannot be written; the earlier state stays.
         """
         buffer = io.BytesIO()
         torch.save({**checkpoint, _INPUTS: self.inputs}, buffer)
@@ -70,7 +70,7 @@ class StateIO(TorchCheckpointIO):
         if not line.startswith(_MARK):
             raise UnusableState("it is empty" if not line + content else "it is not of this form")
         if line != _MARK + hashlib.sha256(content).hexdigest().encode():
-            raise UnusableState("its content is not what was written")
+            raise UnusableState("its content has changed since it was written")
         try:
             state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception as error:
@@ -81,32 +81,32 @@ class StateIO(TorchCheckpointIO):
 
 
 class SaveState(Checkpoint):
-    """Saves the whole state after each epoch, when the module has recorded and checked it.
+    """Callback that saves the whole state after each epoch, after the module has recorded and checked it.
 
     Args:
-        path: of the file.
+        path: path of the file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning calls this hook of a `Checkpoint` after that of the module."""
+        """Save the state; Lightning calls this hook of a `Checkpoint` after the hook of the module."""
         trainer.save_checkpoint(self.path)
 
 
 def has_state(path: Path, state_io: StateIO, module: LightningModule, log: Callable[[str], None]) -> bool:
-    """Whether ``module`` can go on from the state in ``path``.
+    """Return True if ``module`` can continue from the state in ``path``.
 
-    What is there and cannot be used is set aside, as ``<name>.unreadable-1``, and the log says so.
+    An unusable file is renamed to ``<name>.unreadable-1``, and the log says so.
 
     Raises:
-        OutputError: it cannot be set aside.
+        OutputError: the file cannot be renamed.
     """
     if not path.exists():
         return False
     try:
-        # A model's code may have changed where no digest sees it, in a file that its own file imports.
+        # The code of a model may have changed in a place that no digest covers.
         if _shapes(state_io.load_checkpoint(path).get("state_dict")) != _shapes(module.state_dict()):
             raise UnusableState("it belongs to a model of another form")
     except UnusableState as error:
@@ -123,20 +123,20 @@ def has_state(path: Path, state_io: StateIO, module: LightningModule, log: Calla
 
 
 class Restoration(Callback):
-    """Sets a state aside that cannot be restored, though all of it is as it was written.
+    """Callback that renames a state that cannot be restored, although its content is intact.
 
-    The parts of a state are checked by those that they belong to, and by then the module is half restored: only the
-    next call can start anew.
+    Optimizer, schedule and loop check their parts of the state, when the module is half restored already. So only the
+    next call can start again.
 
     Args:
-        path: of the state that the training goes on from, if it does.
+        path: path of the state that the training continues from; None if there is none.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path, self.is_done = path, path is None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning calls this hook when it has restored everything."""
+        """Note the end of the restoration; Lightning calls this hook after it has restored everything."""
         self.is_done = True
 
     @contextmanager
