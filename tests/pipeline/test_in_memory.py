@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from in_memory import no_temporary_files
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -139,6 +140,12 @@ class TestScore:
             score_dataset(build(), DATA, output=output)
         assert not same(first, score_dataset(build(), DATA, attack="logit_margin", output=output, overwrite=True))
 
+    def test_without_an_output_nothing_is_left_behind(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = no_temporary_files(tmp_path, monkeypatch)
+        score_dataset(build(), DATA)
+        calibrate(build(), DATA)
+        assert list(folder.iterdir()) == []
+
     def test_bad_arguments(self) -> None:
         with pytest.raises(InputError, match="'deepfol'"):
             score_dataset(build(), DATA, attack="deepfol")
@@ -154,7 +161,9 @@ class TestCalibrate:
         output = tmp_path / "calibrator.json"
         assert main(["calibrate", *files, "--method", method, "--output", str(output)]) == 0
         expected = load_calibrator(output)
-        assert calibrate(build(), DATA, method=method).to_dict() == expected.to_dict()
+        loader = DataLoader(TensorDataset(INPUTS, LABELS), batch_size=16)
+        for data in (DATA, loader, Examples(INPUTS, LABELS, num_classes=3)):
+            assert calibrate(build(), data, method=method).to_dict() == expected.to_dict()
 
     def test_with_an_output(self, tmp_path: Path) -> None:
         examples = Examples(INPUTS, LABELS, num_classes=3)
