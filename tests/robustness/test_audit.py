@@ -356,7 +356,7 @@ class TestSeveralAttacks:
         unsure = replace(unsure, first_alone=record(0.9, 0.6).agreement)
         assert describe_audit(unsure).endswith(
             "The reference is uncertain itself: ddn alone puts only 60.0 % (57.0 to 62.0) into the same subset as all "
-            "attacks together."
+            "attacks together (rank by --attack aradals.attacks:neighbors)."
         )
 
 

@@ -264,7 +264,7 @@ def describe_audit(audit: Audit) -> str:
         first = attack.partition(" ")[0]
         sentences.append(
             f"The reference is uncertain itself: {first} alone puts only {_percent(audit.first_alone.same_subset)} "
-            "into the same subset as all attacks together."
+            "into the same subset as all attacks together (rank by --attack aradals.attacks:neighbors)."
         )
     if audit.num_norms_reduced:
         sentences.append(
