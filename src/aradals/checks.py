@@ -170,7 +170,9 @@ def check_labels(labels: Tensor, num_classes: int, *, hint: str | None = None) -
 
 
 def check_probs(probs: Tensor) -> Tensor:
-    """Return ``probs`` if its rows are distributions over K >= 2 classes, with sums within 1e-3 of 1.
+    """Return ``probs`` if its rows are distributions over K >= 2 classes, with sums of 1.
+
+    Sums may differ from 1 by 1e-3, or by what rounding to the dtype of ``probs`` can change, if this is more.
 
     Raises:
         InputError: otherwise, NaN included.
@@ -182,8 +184,11 @@ def check_probs(probs: Tensor) -> Tensor:
             hint="a tensor with one row for each example and one column for each class",
         )
     low, high = probs.aminmax(dim=1)
+    precision = torch.finfo(probs.dtype)
+    # Each of the K probabilities may be off by a part of itself, or by a part of the smallest normal number.
+    tolerance = max(1e-3, precision.eps * (1 + probs.shape[1] * precision.smallest_normal))
     # The comparisons are written so that NaN fails them.
-    valid = (low >= 0) & (high <= 1) & ((probs.sum(1, dtype=torch.float64) - 1).abs() <= 1e-3)
+    valid = (low >= 0) & (high <= 1) & ((probs.sum(1, dtype=torch.float64) - 1).abs() <= tolerance)
     if not valid.all():
         raise InputError(
             expected="probabilities in [0, 1] that sum to 1 in every row",

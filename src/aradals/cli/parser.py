@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
@@ -86,7 +88,7 @@ class CommandParser(argparse.ArgumentParser):
             if "keys_of" in each.metadata:
                 values[each.name] = overrides
             elif each.name in given:
-                values[each.name] = read(hints[each.name], _as_text(given[each.name]), _spelling(each))
+                values[each.name] = _read_text(hints[each.name], given[each.name], _spelling(each))
             elif is_required(each):
                 raise InputError(expected=f"a value for {_spelling(each)}", got="none", hint=self.example)
         return kind(**values)
@@ -131,9 +133,11 @@ def _records_in(kind: Any) -> list[Any]:
     return [kind] if is_dataclass(kind) else [record for part in get_args(kind) for record in _records_in(part)]
 
 
-def _as_text(given: object) -> object:
-    """Mark the words of an option, which YAML may read as another type; a flag is True already."""
-    return OptionText(given) if isinstance(given, str) else given
+def _read_text(kind: Any, given: Any, name: str) -> Any:
+    """Read the value of an option. The name of a file that exists may have commas, also where a list is expected."""
+    if isinstance(given, str):
+        given = [given] if kind == list[Path] and os.path.exists(given) else OptionText(given)
+    return read(kind, given, name)
 
 
 def _spelling(option: Field[Any]) -> str:

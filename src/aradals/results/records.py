@@ -512,6 +512,21 @@ class OutOfDistribution:
 
 
 @dataclass(frozen=True)
+class Check:
+    """A question that was asked before anything was judged; the wrong answer would have refused the judgment.
+
+    Attributes:
+        what: the statement that has to be true.
+        answer: "checked" if it is true.
+        reason: reason why it could not be checked.
+    """
+
+    what: str
+    answer: Literal["checked", "could not be checked"] = "could not be checked"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class FailedRun:
     """A run of a study without results."""
 
@@ -593,6 +608,7 @@ class Results:
         out_of_distribution: other data, distinguished by the confidence.
         pictures: examples for the report.
         audit: audit of the ranking by robustness.
+        checks: questions about leakage and calibrators of other models, with their answers.
     """
 
     kind: Kind
@@ -619,6 +635,7 @@ class Results:
     out_of_distribution: tuple[OutOfDistribution, ...] = ()
     pictures: Pictures = field(default_factory=Pictures)
     audit: Audit | None = None
+    checks: tuple[Check, ...] = ()
 
     def __post_init__(self) -> None:
         named = {method.name for method in self.methods}

@@ -13,7 +13,7 @@ from aradals.inference.gradients import model_inputs
 from aradals.inference.predictions import evaluation_mode, resolve_device, try_model
 from aradals.pipeline.config import StudyConfig
 from aradals.pipeline.health import check_trainable
-from aradals.pipeline.leakage import refuse_fitted_hashes
+from aradals.pipeline.leakage import check_unseen
 from aradals.pipeline.score import check_attack, check_differentiable, check_num_subsets
 from aradals.pipeline.shifts import choose_shift
 from aradals.pipeline.study.checks import try_method
@@ -43,7 +43,7 @@ def try_seed(seed: SeedPlan, space: Workspace) -> None:
     """
     config, materials, given = seed.config, space.materials(seed.source), seed.config.evaluation
     splits, checkpoint = materials.splits, config.scoring.checkpoint
-    refuse_fitted_hashes(
+    check_unseen(
         np.concatenate([part.hashes for part in (splits.train, splits.validation, splits.calibration)]),
         splits.test.hashes,
         what="every model",
