@@ -57,7 +57,8 @@ _OF_A_MODEL = _Hints(
     dtype="a model that returns logits, not classes",
     finite="a checkpoint of a training that did not diverge, and inputs in [0, 1] with normalization inside the model",
     masked="a model that masks with a large negative number such as -1e4",
-    scale="removing the softmax at the end of the model, or taking the logarithm of its output",
+    scale="removing the softmax at the end of the model, or log_softmax in its place; the logarithm of a softmax "
+    "loses digits and gradients",
 )
 
 

@@ -17,9 +17,10 @@ from aradals.calibration import CALIBRATORS
 from aradals.cli.main import main
 from aradals.data import Examples
 from aradals.errors import InputError
+from aradals.inference.padding import Padded
 from aradals.pipeline.artifacts import load_calibrator, load_scores
 from aradals.pipeline.calibrate import calibrate
-from aradals.pipeline.classifier import NeverAlone, as_classifier
+from aradals.pipeline.classifier import as_classifier
 from aradals.pipeline.score import score_dataset
 from aradals.robustness.scores import ScoreTable
 
@@ -97,7 +98,7 @@ class TestClassifier:
 
     def test_a_model_that_cannot_take_a_single_input(self) -> None:
         found = as_classifier(Squeezes(), Examples(INPUTS, LABELS, num_classes=3))
-        assert isinstance(found.model, NeverAlone)
+        assert isinstance(found.model, Padded)
         assert found.model(INPUTS[:1]).shape == (1, 3)
         assert found.name == "Squeezes"
 

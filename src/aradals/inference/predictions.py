@@ -46,6 +46,15 @@ class Predictions:
         return Predictions(self.ids[mask], self.logits[mask], self.labels[mask], scores)
 
 
+def logit_size(logits: Tensor) -> Tensor:
+    """Size of each logit, for a comparison up to rounding: its own, or that of the leading two logits of any row.
+
+    A masked class with a logit of -1e9 blurs no other class.
+    """
+    size = logits.detach().abs()
+    return size.maximum(size.gather(1, logits.topk(min(2, logits.shape[1])).indices).max())
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put every submodule in evaluation mode, and restore the mode of each submodule afterwards.

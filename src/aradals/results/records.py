@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from aradals.errors import InputError
 from aradals.robustness.audit import Audit
+from aradals.robustness.scores import failed_too_often
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
@@ -458,6 +459,11 @@ class Scoring:
     mean_forward: float = math.nan
     mean_backward: float = math.nan
     seconds: float = math.nan
+
+    @property
+    def by_margin(self) -> bool:
+        """True if the search failed too often, so that the logit margin ranks, see `aradals.robustness.ScoreTable`."""
+        return failed_too_often(self.num_failed, self.n)
 
 
 @dataclass(frozen=True)
