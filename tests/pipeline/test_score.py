@@ -250,7 +250,7 @@ def test_subsets_by_any_ids(tmp_path: Path) -> None:
     save_scores(path, ScoreTable(ids, zeros, ids.double(), ids.double(), zeros == 0, zeros, zeros, "a()"), {})
     found = ids.flip(0)
     assert assign_subsets(scores_of(path, found), 4, found).tolist() == [3, 1, 2, 0]
-    with pytest.raises(InputError, match="none for 2 of 3"):
+    with pytest.raises(InputError, match="no score for 2 of 3"):
         scores_of(path, torch.tensor([7, 8, 5 * 10**17]))
 
 

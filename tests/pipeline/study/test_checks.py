@@ -117,7 +117,7 @@ METHODS: dict[str, tuple[Settings, str]] = {
     "a rate in words": ({"targets": {"rule": {"rate": "fast"}}}, r"rule\.rate to be a number or 'auto', got 'fast'"),
     "a negative leak": (
         {"targets": {"rule": {"leak": -1}}},
-        r"methods\.method\.targets\.rule: leak of at least 0",
+        r"methods\.method\.targets\.rule: leak >= 0",
     ),
     "no such setting of a rule": (
         {"targets": {"rule": {"rates": 1}}},
