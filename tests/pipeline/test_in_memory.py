@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from in_memory import no_temporary_files
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -24,6 +23,7 @@ from aradals.pipeline.calibrate import calibrate
 from aradals.pipeline.classifier import as_classifier
 from aradals.pipeline.score import score_dataset
 from aradals.robustness.scores import ScoreTable
+from in_memory import no_temporary_files
 
 pytestmark = pytest.mark.filterwarnings("ignore:no temperature", "ignore:40 calibration examples")
 
