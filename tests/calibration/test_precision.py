@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -87,10 +85,10 @@ def test_probabilities_may_be_rounded_to_their_dtype_and_no_more(dtype: torch.dt
 def test_metrics_count_beyond_half_precision(dtype: torch.dtype) -> None:
     logits, labels = data()
     for make in (classes.Accuracy, classes.NLL, classes.ExpectedCalibrationError, classes.AURC):
-        plain, inside = make(), nn.ModuleDict({"metric": make()})
+        plain, metric = make(), make()
+        inside = nn.ModuleDict({"metric": metric})
         plain.update(labels, logits=logits)
         inside.to(dtype)
-        metric: Any = inside["metric"]
         metric.update(labels[:40_000], logits=logits[:40_000])
         inside.to(dtype)
         metric.set_dtype(dtype)

@@ -17,11 +17,13 @@ from aradals.calibration import CALIBRATORS
 from aradals.cli.main import main
 from aradals.data import Examples
 from aradals.errors import InputError
+from aradals.inference.padding import Padded
 from aradals.pipeline.artifacts import load_calibrator, load_scores
 from aradals.pipeline.calibrate import calibrate
-from aradals.pipeline.classifier import NeverAlone, as_classifier
+from aradals.pipeline.classifier import as_classifier
 from aradals.pipeline.score import score_dataset
 from aradals.robustness.scores import ScoreTable
+from in_memory import no_temporary_files
 
 pytestmark = pytest.mark.filterwarnings("ignore:the temperature.* on the pull", "ignore:40 calibration examples")
 
@@ -97,7 +99,7 @@ class TestClassifier:
 
     def test_a_model_that_cannot_take_a_single_input(self) -> None:
         found = as_classifier(Squeezes(), Examples(INPUTS, LABELS, num_classes=3))
-        assert isinstance(found.model, NeverAlone)
+        assert isinstance(found.model, Padded)
         assert found.model(INPUTS[:1]).shape == (1, 3)
         assert found.name == "Squeezes"
 
@@ -138,6 +140,12 @@ class TestScore:
             score_dataset(build(), DATA, output=output)
         assert not same(first, score_dataset(build(), DATA, attack="logit_margin", output=output, overwrite=True))
 
+    def test_without_an_output_nothing_is_left_behind(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = no_temporary_files(tmp_path, monkeypatch)
+        score_dataset(build(), DATA)
+        calibrate(build(), DATA)
+        assert list(folder.iterdir()) == []
+
     def test_bad_arguments(self) -> None:
         with pytest.raises(InputError, match="'deepfol'"):
             score_dataset(build(), DATA, attack="deepfol")
@@ -153,7 +161,9 @@ class TestCalibrate:
         output = tmp_path / "calibrator.json"
         assert main(["calibrate", *files, "--method", method, "--output", str(output)]) == 0
         expected = load_calibrator(output)
-        assert calibrate(build(), DATA, method=method).to_dict() == expected.to_dict()
+        loader = DataLoader(TensorDataset(INPUTS, LABELS), batch_size=16)
+        for data in (DATA, loader, Examples(INPUTS, LABELS, num_classes=3)):
+            assert calibrate(build(), data, method=method).to_dict() == expected.to_dict()
 
     def test_with_an_output(self, tmp_path: Path) -> None:
         examples = Examples(INPUTS, LABELS, num_classes=3)

@@ -344,7 +344,10 @@ def test_diagnosis() -> None:
     assert "`aradals calibrate`" in advice
     assert scope.startswith("The intervals cover the sampling of the 10,000 examples")
     assert found.best is None
-    classes, thresholds, never = found.notes
+    classes, thresholds, never, searches = found.notes
+    assert searches == (
+        "deepfool found no boundary for 3 of 10,000 examples of test, which are ranked by their logit margin."
+    )
     assert "cat (30 % of it, 10 % of all)" in classes
     assert thresholds == (
         "With 95 % certainty, the error on new examples of this kind is at most 5 % from a confidence of 0.98 on (40 % "

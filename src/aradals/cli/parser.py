@@ -88,7 +88,9 @@ class CommandParser(argparse.ArgumentParser):
             if "keys_of" in each.metadata:
                 values[each.name] = overrides
             elif each.name in given:
-                values[each.name] = _read_text(hints[each.name], given[each.name], _spelling(each))
+                values[each.name] = read(
+                    hints[each.name], _as_text(hints[each.name], given[each.name]), _spelling(each)
+                )
             elif is_required(each):
                 raise InputError(expected=f"a value for {_spelling(each)}", got="none", hint=self.example)
         return kind(**values)
@@ -133,17 +135,11 @@ def _records_in(kind: Any) -> list[Any]:
     return [kind] if is_dataclass(kind) else [record for part in get_args(kind) for record in _records_in(part)]
 
 
-def _read_text(kind: Any, given: Any, name: str) -> Any:
-    """Read the value of an option; a list may be written with commas and without brackets.
-
-    The name of a file that exists may have commas, too.
-    """
-    if isinstance(given, str) and kind == list[Path] and os.path.exists(given):
-        given = [given]
-    elif isinstance(given, str):
-        is_list = get_origin(kind) is list
-        given = [part.strip() for part in given.strip("[]").split(",")] if is_list else OptionText(given)
-    return read(kind, given, name)
+def _as_text(kind: Any, given: object) -> object:
+    """Mark the words of an option, which YAML may read as another type; a flag is True already."""
+    if kind == list[Path] and isinstance(given, str) and os.path.exists(given):
+        return [given]  # the name of a file may have commas
+    return OptionText(given) if isinstance(given, str) else given
 
 
 def _spelling(option: Field[Any]) -> str:

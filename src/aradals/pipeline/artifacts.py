@@ -29,7 +29,7 @@ from aradals.errors import InputError
 from aradals.inference.predictions import Predictions
 from aradals.robustness.scores import ScoreTable
 
-SCHEMA_VERSION = "3"
+SCHEMA_VERSION = "4"
 """Changes when the meaning of a file changes; part of every stage's inputs, so that old outputs are made again."""
 
 
@@ -57,6 +57,7 @@ def save_scores(path: Path, scores: ScoreTable, provenance: Mapping[str, str]) -
         "id": scores.ids.numpy(),
         "predicted": scores.predicted.numpy(),
         "score": scores.score.double().numpy(),
+        "margin": scores.margin.double().numpy(),
         "norm": np.ma.masked_array(norm, mask=~np.isfinite(norm)),
         "success": scores.success.numpy(),
         "num_forward": scores.num_forward.numpy(),
@@ -71,7 +72,7 @@ def load_scores(path: Path) -> tuple[ScoreTable, dict[str, str]]:
     Raises:
         InputError: the file is missing, not parquet, or lacks a column.
     """
-    kinds = {"id": "iu", "predicted": "iu", "score": "f", "norm": "f", "success": "b"}
+    kinds = {"id": "iu", "predicted": "iu", "score": "f", "margin": "f", "norm": "f", "success": "b"}
     kinds |= {"num_forward": "iu", "num_backward": "iu"}
     columns, metadata = _read_parquet(path, list(kinds))
     for name, kind in kinds.items():
@@ -86,6 +87,7 @@ def load_scores(path: Path) -> tuple[ScoreTable, dict[str, str]]:
             ids=torch.from_numpy(columns["id"].astype(np.int64)),
             predicted=torch.from_numpy(columns["predicted"].astype(np.int64)),
             score=torch.from_numpy(columns["score"].astype(np.float64)),
+            margin=torch.from_numpy(columns["margin"].astype(np.float64)),
             norm=torch.from_numpy(columns["norm"].astype(np.float64)).nan_to_num(math.inf, math.inf),
             success=torch.from_numpy(columns["success"]),
             num_forward=torch.from_numpy(columns["num_forward"].astype(np.int64)),

@@ -16,9 +16,10 @@ from torch.nn.parameter import is_lazy
 
 from aradals._internal.json_files import settings_digest
 from aradals._internal.specs import code_digest
-from aradals.checks import check_labels
+from aradals.checks import FITTING_DATA, check_labels
 from aradals.data import Examples
 from aradals.errors import InputError
+from aradals.inference.padding import padded
 from aradals.inference.predictions import predict, resolve_device, try_model
 from aradals.models import (
     CheckpointDescription,
@@ -158,12 +159,8 @@ def _build(spec: str, arguments: dict[str, Any], checkpoint: Path | None, inputs
 
 def _tried(model: nn.Module, inputs: Tensor, labels: Tensor) -> nn.Module:
     """Test the model with a batch and with a single input; wrap it if it cannot take a single input."""
-    check_labels(labels, try_model(model, inputs))
-    try:
-        try_model(model, inputs[:1])
-    except InputError:
-        return NeverAlone(model)
-    return model
+    check_labels(labels, try_model(model, inputs), hint=FITTING_DATA)
+    return padded(model, inputs)
 
 
 def _check_numbering(class_names: tuple[str, ...], examples: Examples) -> None:
@@ -176,19 +173,3 @@ def _check_numbering(class_names: tuple[str, ...], examples: Examples) -> None:
                 got=f"{name!r} as class {number} instead of {known[name]}",
                 hint="data with all classes of the model, in the same order",
             )
-
-
-class NeverAlone(nn.Module):
-    """A model that gets a single input as a batch of two.
-
-    The ``forward`` of many models has a ``squeeze()`` that also drops a batch dimension of one.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Compute the model's logits, shape (N, K), also for N = 1."""
-        logits: Tensor = self.model(torch.cat([inputs, inputs]) if len(inputs) == 1 else inputs)
-        return logits[: len(inputs)]

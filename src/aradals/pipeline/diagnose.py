@@ -26,11 +26,11 @@ from aradals.pipeline.score import (
     check_num_subsets,
     scores_of,
     scoring_record,
+    subsets_of,
 )
 from aradals.pipeline.shown import class_rows, example_pictures
 from aradals.results.records import Check, ClassShare, DataSummary, Method, Reliability, Results, Scoring, Threshold
 from aradals.robustness.scores import ScoreTable
-from aradals.smoothing.subsets import assign_subsets
 
 MAX_ERRORS = (0.01, 0.05)
 """Shares of wrong predictions for which a confidence threshold is sought."""
@@ -100,12 +100,13 @@ def diagnose(
             checks=checks,
         )
         audited = None
-        if audit:
+        ranking = scores_of(table, predictions.ids)
+        if audit and ranking is not None:
             audited = audit_ranking(
                 classifier,
                 examples,
                 table,
-                folder / "audit",
+                folder,
                 num_examples=audit,
                 num_subsets=num_subsets,
                 seed=seed,
@@ -114,7 +115,7 @@ def diagnose(
         return replace(
             results,
             audit=audited,
-            pictures=example_pictures(examples, predictions, scores_of(table, predictions.ids)),
+            pictures=example_pictures(examples, predictions, ranking),
             config={**results.config, "checkpoint": classifier.checkpoint},
         )
 
@@ -136,7 +137,8 @@ def diagnose_predictions(
         predictions: predictions of N examples.
         name: name of the model.
         data: name of the data.
-        scores: robustness of the examples; if None, there are no results by robustness.
+        scores: robustness of the examples; if None, or if the search failed for more than 5 % of the examples, there
+            are no results by robustness.
         num_subsets: number R of subsets; subset 0 is the least robust.
         class_names: name of each class; a class without a name has its number.
         seed: seed of the bootstrap.
@@ -150,7 +152,7 @@ def diagnose_predictions(
     subsets, scoring = None, tuple[Scoring, ...]()
     if scores is not None:
         check_num_subsets(num_subsets, len(predictions), "num_subsets", "the predictions")
-        subsets = assign_subsets(scores_of(scores, predictions.ids), num_subsets, predictions.ids)
+        subsets = subsets_of(scores, predictions.ids, num_subsets)
         scoring = (scoring_record(scores, split="evaluated"),)
     keys: dict[str, Any] = {"method": name, "calibrator": "none", "seed": seed, "corruption": "none", "severity": 0}
     rows, _ = measure_predictions(predictions, subsets, keys=keys, seed=seed)

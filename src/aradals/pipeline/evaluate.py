@@ -20,7 +20,7 @@ from aradals.pipeline.classifier import Classifier, as_classifier, check_trainin
 from aradals.pipeline.leakage import check_calibrators, tell_unchecked
 from aradals.pipeline.outputs import work_folder
 from aradals.pipeline.predict import load_other_data, prediction_stage, stored_predictions
-from aradals.pipeline.score import scores_of, scoring_record
+from aradals.pipeline.score import scores_of, scoring_record, subsets_of
 from aradals.pipeline.shifts import choose_shift
 from aradals.pipeline.shown import class_rows, example_pictures
 from aradals.results.compare import compare_methods, mean_replicates
@@ -40,7 +40,6 @@ from aradals.results.records import (
     measures_of,
 )
 from aradals.robustness.scores import ScoreTable
-from aradals.smoothing.subsets import assign_subsets
 
 Sample = dict[str, Tensor]
 """The result of `aradals.metrics.resampled_metrics`: metric -> its value on every resample, shape (B,)."""
@@ -186,7 +185,7 @@ def evaluate_predictions(
     """
     given = iter(predictions)
     condition, clean = next(given)
-    subsets = None if scores is None else assign_subsets(scores_of(scores, clean.ids), num_subsets, clean.ids)
+    subsets = subsets_of(scores, clean.ids, num_subsets)
 
     def everything() -> Iterator[tuple[Condition, Predictions]]:
         yield condition, clean

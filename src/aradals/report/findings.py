@@ -24,7 +24,7 @@ from aradals.report.view import (
     treatment,
 )
 from aradals.results.aggregate import difference, is_noise, measure, places, relation, relative_cost
-from aradals.results.failed import describe_failed, join
+from aradals.results.failed import describe_failed, describe_lost_searches, join
 from aradals.results.records import ClassShare, Measure, Metric, Place, Results, Variant
 from aradals.robustness.audit import describe_audit
 
@@ -46,7 +46,7 @@ class Verdict:
         reference: the variant with the problem.
         best: the variant that is recommended instead, or else the best other variant; None if there is no other.
         warnings: one sentence for each kind of problem, which starts with `WARNING`.
-        notes: further sentences about a diagnosis.
+        notes: further sentences.
     """
 
     sentences: list[str]
@@ -61,13 +61,15 @@ def verdict(results: Results) -> Verdict:
     first = reference(results)
     if results.kind == "diagnosis":
         warned = [text] if results.audit and (text := describe_audit(results.audit)).startswith(WARNING) else []
-        advice, notes = _advice_for_one(results, first), [*_class_sentence(results), *_threshold_sentence(results)]
-        return Verdict([_gap_sentence(results, first), advice, _scope_of_one(results)], first, None, warned, notes)
+        notes = [*_class_sentence(results), *_threshold_sentence(results), *_searches(results, lost=False)]
+        sentences = [_gap_sentence(results, first), _advice_for_one(results, first), _scope_of_one(results)]
+        return Verdict(sentences, first, None, [*_searches(results, lost=True), *warned], notes)
     best, is_better = recommend(results)
     advice = _advice_for_one(results, first)
     if len(results.variants) > 1:
         advice = _advice(results, first, best if is_better else None)
-    return Verdict([_gap_sentence(results, first), advice, _scope(results)], first, best, _warnings(results))
+    sentences, notes = [_gap_sentence(results, first), advice, _scope(results)], _searches(results, lost=False)
+    return Verdict(sentences, first, best, [*_searches(results, lost=True), *_warnings(results)], notes)
 
 
 def recommend(results: Results) -> tuple[Variant | None, bool]:
@@ -186,10 +188,10 @@ def _scope_of_one(results: Results) -> str:
     sampling = f"The intervals cover the sampling of the {results.num_examples:,} examples, and no other chance"
     if results.audit is None or describe_audit(results.audit).startswith(WARNING):
         return f"{sampling}."
-    found, attack = results.audit.agreement.same_subset, results.audit.attack.partition("(")[0]
+    found, attack = results.audit.agreement.same_subset, results.audit.attack_names
     if not found.value > 0:
         return f"{sampling}."
-    return f"{sampling}; {attack} puts {100 * found.value:.0f} % of a sample into the same robustness subset."
+    return f"{sampling}; {100 * found.value:.0f} % of a sample are in the same robustness subset by {attack}."
 
 
 def _scope(results: Results) -> str:
@@ -230,6 +232,12 @@ def _warnings(results: Results) -> list[str]:
             f"neither right everywhere there nor no better than chance): {_first(temperatures)}."
         )
     return [f"{WARNING}{sentence}" for sentence in sentences]
+
+
+def _searches(results: Results, *, lost: bool) -> list[str]:
+    """Count examples without a boundary: those of rankings that are lost because of them, or those of the others."""
+    found = [text for each in results.scoring if each.by_margin == lost and (text := describe_lost_searches(each))]
+    return [f"{WARNING}{_first(found)}"] if lost and found else [_first(found)] if found else []
 
 
 def _class_sentence(results: Results) -> list[str]:

@@ -524,12 +524,14 @@ def _audit(audit: Audit) -> dict[str, object]:
             for name, each in agreement.items()
             if found.n
         },
-        "reference attack": audit.attack,
+        "share that the first reference attack alone puts into the same subset": audit.first_alone.same_subset.value,
+        "subsets that the ranking carries": audit.num_carried,
+        "reference attacks": audit.attack,
         "n": audit.num_examples,
-        "reference attack failed": audit.num_failed,
+        "reference attacks failed": audit.num_failed,
         "median of score / reference norm": audit.median_ratio,
         "scores with a verified norm": audit.num_verified,
-        "of these more than 1 % above the reference attack's": audit.num_norms_reduced,
+        "of these more than 1 % above the reference": audit.num_norms_reduced,
         "forward passes each": audit.mean_forward,
         "backward passes each": audit.mean_backward,
         "seconds": audit.seconds,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from aradals.errors import InputError
 from aradals.robustness.audit import Audit
+from aradals.robustness.scores import failed_too_often
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
@@ -329,6 +330,10 @@ class Threshold:
         """True if there is a threshold, and its bound keeps the promise."""
         return self.threshold is not None and self.bound <= self.max_error
 
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise _other_form("a finite threshold, or none", str(self.threshold))
+
 
 @dataclass(frozen=True)
 class Comparison(OfVariant):
@@ -459,6 +464,11 @@ class Scoring:
     mean_backward: float = math.nan
     seconds: float = math.nan
 
+    @property
+    def by_margin(self) -> bool:
+        """True if the search failed too often, so that the logit margin ranks, see `aradals.robustness.ScoreTable`."""
+        return failed_too_often(self.num_failed, self.n)
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -573,6 +583,10 @@ class DataSummary:
     splits: Mapping[str, int] = field(default_factory=dict)
     splits_hash: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise _other_form("at least one class", str(self.num_classes))
+
     @property
     def label(self) -> str:
         """The name, or the last part of a path."""
@@ -641,10 +655,9 @@ class Results:
         named = {method.name for method in self.methods}
         for row in self.rows:
             if row.method not in named or not (row.subset is None or row.subset in range(len(self.rows))):
-                raise InputError(
-                    expected="rows of the methods of the results, with subsets numbered from 0",
-                    got=f"method {row.method!r}, subset {row.subset!r:.40}",
-                    hint="a results file from `aradals run`, `evaluate` or `diagnose`",
+                raise _other_form(
+                    "rows of the methods of the results, with subsets numbered from 0",
+                    f"method {row.method!r}, subset {row.subset!r:.40}",
                 )
         if self.reference not in named:
             raise InputError(
@@ -753,3 +766,7 @@ class Results:
         from aradals.report import html_table
 
         return html_table(self)
+
+
+def _other_form(expected: str, got: str) -> InputError:
+    return InputError(expected=expected, got=got, hint="a results file from `aradals run`, `evaluate` or `diagnose`")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aradals.checks import check_labels
+from aradals.checks import FITTING_DATA, check_labels
 from aradals.inference.gradients import model_inputs
 from aradals.inference.predictions import evaluation_mode, resolve_device, try_model
 from aradals.pipeline.config import StudyConfig
@@ -59,7 +59,7 @@ def try_seed(seed: SeedPlan, space: Workspace) -> None:
         check_differentiable(model, batch[1])
     check_trainable(model, splits.train.labels)
     for _, examples in splits.items():
-        check_labels(examples.labels, num_classes)
+        check_labels(examples.labels, num_classes, hint=FITTING_DATA)
     for name, settings in config.methods.items():
         ranking = ranking_of(settings)
         smallest = min(len(splits.train) // (ranking.folds if ranking else 1), len(splits.validation))

@@ -24,7 +24,7 @@ from aradals.pipeline.artifacts import encode_hashes, load_calibrator, load_pred
 from aradals.pipeline.config import ColumnSubsets, RandomSubsets, RankedSubsets
 from aradals.pipeline.evaluate import evaluate_conditions
 from aradals.pipeline.predict import pool_members, predict_conditions, prediction_paths
-from aradals.pipeline.score import SCORES, score_stage, scores_of
+from aradals.pipeline.score import SCORES, rankings_of, score_stage, scores_of, subsets_of
 from aradals.pipeline.shifts import shift_of
 from aradals.pipeline.study.arrays import RunArrays
 from aradals.pipeline.study.groups import (
@@ -49,7 +49,6 @@ from aradals.pipeline.study.tasks import (
 from aradals.pipeline.study.workspace import Materials, Workspace
 from aradals.results.files import plain
 from aradals.results.records import CLEAN, Condition, Epoch, Training, Update
-from aradals.smoothing.subsets import assign_subsets
 
 if TYPE_CHECKING:
     from aradals.pipeline.train import TrainedModel
@@ -177,9 +176,8 @@ def training_subsets(task: Train, space: Workspace) -> TrainingSubsets | None:
         case RankedSubsets() as subsets:
             folds = folds_of(train, subsets.folds, seed)
             scores = [
-                (
-                    scores_of(space.paths(ours)[SCORES], train[folds == fold]),
-                    scores_of(space.paths(theirs)[SCORES], validation),
+                rankings_of(
+                    (space.paths(ours)[SCORES], train[folds == fold]), (space.paths(theirs)[SCORES], validation)
                 )
                 for fold, (ours, theirs) in enumerate(zip(task.train_scores, task.validation_scores, strict=True))
             ]
@@ -311,8 +309,7 @@ def evaluate(task: Evaluate, space: Workspace) -> None:
     }
 
     def make(folder: Path) -> None:
-        ranking = scores_of(scores, examples.ids)
-        subsets = assign_subsets(ranking, settings.num_subsets, examples.ids)
+        subsets = subsets_of(scores, examples.ids, settings.num_subsets)
         clean_logits: list[Tensor] = []
 
         def pooled() -> Iterator[tuple[Condition, Predictions]]:
@@ -331,9 +328,9 @@ def evaluate(task: Evaluate, space: Workspace) -> None:
             num_bins=settings.num_bins,
             num_resamples=settings.num_resamples,
         )
-        RunArrays(found.by_place, torch.stack(clean_logits), examples.labels, ranking, subsets).save(
-            folder / ARRAYS_FILE
-        )
+        RunArrays(
+            found.by_place, torch.stack(clean_logits), examples.labels, scores_of(scores, examples.ids), subsets
+        ).save(folder / ARRAYS_FILE)
         save_json(folder / ROWS_FILE, {"rows": plain(found.rows), "reliability": plain(found.reliability)})
         accuracy, confidence, ece = (found.rows[0][metric].value for metric in ("accuracy", "confidence", "ece"))
         space.log_of(task)(f"accuracy {accuracy:.4f}  confidence {confidence:.4f}  ECE {ece:.4f}")
