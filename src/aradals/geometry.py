@@ -10,15 +10,26 @@ from torch import Tensor
 
 def perturbation_norm(delta: Tensor, norm_order: float = 2) -> Tensor:
     """Return the L2 or L-inf norm of each perturbation: shape (N, ...) -> shape (N,)."""
-    norm: Tensor = delta.flatten(1).norm(p=norm_order, dim=1)
+    scaled, exponent = _scaled(delta.flatten(1))
+    norm: Tensor = scaled.norm(p=norm_order, dim=1).ldexp(exponent)
     return norm
+
+
+def _scaled(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Divide each row by the power of 2 of its largest entry, so that no square overflows or vanishes.
+
+    Returns:
+        ``(scaled, exponent)``: ``rows`` is ``scaled`` times 2 to the power of ``exponent``, exactly.
+    """
+    exponent = rows.detach().abs().amax(1).frexp().exponent.clamp(-_MAX_EXPONENT, _MAX_EXPONENT)
+    return rows.ldexp(-exponent[:, None]), exponent
 
 
 def unit(delta: Tensor) -> Tensor:
     """Divide each example of shape (N, ...) by its L2 norm; 0 stays 0."""
-    length = delta.flatten(1).norm(dim=1)
-    nonzero = torch.where(length > 0, length, 1.0)
-    return delta.div(per_example(nonzero, delta))
+    scaled, _ = _scaled(delta.flatten(1))
+    length = scaled.norm(dim=1, keepdim=True)
+    return scaled.div(torch.where(length > 0, length, 1.0)).view_as(delta)
 
 
 def per_example(values: Tensor, like: Tensor) -> Tensor:
@@ -27,6 +38,7 @@ def per_example(values: Tensor, like: Tensor) -> Tensor:
 
 
 _NEWTON_STEPS = 20
+_MAX_EXPONENT = 126
 
 
 def linear_distance(margin: Tensor, gradient: Tensor, norm_order: float = 2) -> Tensor:
@@ -40,8 +52,9 @@ def linear_distance(margin: Tensor, gradient: Tensor, norm_order: float = 2) -> 
         gradient: gradient of each margin, shape (N, ...).
         norm_order: 2 or inf, the norm of the distance.
     """
-    slope = gradient.flatten(1).norm(p=1 if norm_order == math.inf else 2, dim=1)
-    distance = margin / slope
+    scaled, exponent = _scaled(gradient.flatten(1))
+    slope = scaled.norm(p=1 if norm_order == math.inf else 2, dim=1)
+    distance = margin.ldexp(-exponent) / slope
     return torch.where((slope > 0) & (distance <= box_diagonal(gradient, norm_order)), distance, 0.0)
 
 
@@ -67,7 +80,8 @@ def project_to_plane(inputs: Tensor, gradient: Tensor, margin: Tensor) -> tuple[
         plane. If the box ends before the plane, ``delta`` goes to the end of the box. If the gradient vanishes,
         ``delta`` is 0.
     """
-    x, g = inputs.flatten(1), gradient.flatten(1)
+    x, (g, exponent) = inputs.flatten(1), _scaled(gradient.flatten(1))
+    margin = margin.ldexp(-exponent)
     free, delta = g, torch.zeros_like(x)
     length, missing = torch.zeros_like(margin), margin
     for _ in range(_NEWTON_STEPS):
@@ -87,6 +101,11 @@ def project_to_plane(inputs: Tensor, gradient: Tensor, margin: Tensor) -> tuple[
 def working_dtype(tensor: Tensor) -> torch.dtype:
     """Return the dtype to compute in: at least float32, because sums in half precision are too coarse."""
     return torch.promote_types(tensor.dtype, torch.float32) if tensor.is_floating_point() else tensor.dtype
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype for values that add up over a training: float64, or float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def project_to_ball(delta: Tensor, radius: Tensor, norm_order: float = 2) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -126,6 +127,83 @@ def test_passes_are_counted(scorer: Attack) -> None:
     result = scorer(model, small_inputs())
     assert int(result.num_forward.sum()) == model.num_forward
     assert int(result.num_backward.sum()) == model.num_backward
+
+
+class FreesItsState(torch.autograd.Function):
+    """Multiplies by 2; frees what it has saved when it is walked backward, as compiled models do."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        ctx.factor = torch.tensor(2.0)
+        return inputs * 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        factor, ctx.factor = ctx.factor, torch.tensor(math.nan)
+        return gradient.mul(factor)
+
+
+class Freeing(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return FreesItsState.apply(self.model(inputs))  # type: ignore[no-any-return, no-untyped-call]
+
+
+class Twice(Freeing):
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.model(inputs)
+        return 2 * logits
+
+
+def test_no_graph_is_walked_twice(scorer: Attack) -> None:
+    result, expected = scorer(Freeing(small_net()), small_inputs()), scorer(Twice(small_net()), small_inputs())
+    torch.testing.assert_close(result.score, expected.score)
+    assert torch.equal(result.success, expected.success)
+    assert (result.num_forward >= result.num_backward).all()
+
+
+class Masked(Freeing):
+    """A further class with a logit of -1e9, as for a class that the data do not have."""
+
+    mask = -1e9
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.model(inputs)
+        return torch.cat([logits, torch.full_like(logits[:, :1], self.mask)], 1)
+
+
+def test_a_masked_class_changes_nothing(scorer: Attack) -> None:
+    result, expected = scorer(Masked(small_net()), small_inputs()), scorer(small_net(), small_inputs())
+    torch.testing.assert_close(result.score, expected.score)
+    torch.testing.assert_close(result.margin, expected.margin)
+
+
+def test_masks_of_minus_infinity_are_refused_with_their_reason(scorer: Attack) -> None:
+    model = Masked(small_net())
+    model.mask = -math.inf
+    with pytest.raises(InputError, match=r"logits of -inf, as of masked classes, for 12 of 12 .*clamp\(min=-1e9\)"):
+        scorer(model, small_inputs())
+
+
+class Scaled(Freeing):
+    scale = 1.0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.scale * self.model(inputs)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("scale", [2.0**64, 2.0**-70])
+@pytest.mark.parametrize("name", ["secant", "secant_accurate", "first_order_margin", "deepfool", "ddn", "fmn"])
+def test_distances_do_not_depend_on_the_scale_of_the_logits(name: str, scale: float) -> None:
+    attack, model = get_attack(name, **VERIFIED.get(name, {})), Scaled(small_net())
+    expected = attack(model, small_inputs())
+    model.scale = scale
+    result = attack(model, small_inputs())
+    assert result.success.all()
+    torch.testing.assert_close(result.score, expected.score)
 
 
 @pytest.mark.parametrize("name", ["secant", "deepfool", "carlini_wagner"])

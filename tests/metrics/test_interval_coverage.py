@@ -12,7 +12,8 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
-from aradals.metrics import estimate_metrics
+from aradals.metrics import estimate_metrics, wilson_interval
+from aradals.results.records import Measure, measured
 
 NUM_BINS, NUM_SUBSETS, NUM_CLASSES, COVERAGE = 15, 10, 10, 0.9
 
@@ -166,3 +167,57 @@ def test_coverage_table() -> None:
     rows = list(coverage_table(num_simulations=200, num_resamples=400, sizes=(500, 1_000, 10_000)))
     print(*(line for line, _ in rows), sep="\n")
     assert min(covered for _, covered in rows) > 0.9 - 2 * (0.09 / 200) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "gap", "beta"), [("calibrated", 0.0, (20.0, 0.2)), ("overconfident", 0.05, (9.0, 0.3))]
+)
+@pytest.mark.parametrize("n", [5, 60])
+def test_small_samples_have_an_interval_only_if_it_covers(
+    kind: str, gap: float, beta: tuple[float, float], n: int
+) -> None:
+    """Accuracies of 0.99 and 0.92. A sample without an interval misses nothing."""
+    num_simulations = 60
+    _, missed = misses(population(kind, gap, beta), n, num_simulations, 100)
+    for name, (above, below) in missed.items():
+        assert above + below < 0.1 + 2 * (0.09 / num_simulations) ** 0.5, (name, above, below)
+    resampled = missed.keys() - {"accuracy", "accuracy_at_coverage_90"}
+    assert n == 60 or not any(sum(missed[name]) for name in resampled)
+
+
+@pytest.mark.parametrize(
+    ("num_right", "n", "has_interval"), [(25, 49, False), (25, 50, True), (46, 50, False), (4, 50, False)]
+)
+def test_which_samples_have_intervals(num_right: int, n: int, has_interval: bool) -> None:
+    labels = (torch.arange(n) >= num_right).long()
+    probs = torch.tensor([[0.8, 0.2]]).repeat(n, 1)
+    found = estimate_metrics(labels, probs=probs, subsets=torch.arange(n) % 2, num_resamples=20)
+    shown = {name for name, estimate in found.items() if estimate.low == estimate.low}
+    always = {"accuracy", "accuracy_at_coverage_90"}
+    expected = found.keys() if has_interval else always | ({"confidence"} if n >= 50 else set())
+    assert shown == set(expected)
+
+
+def test_small_subsets_have_no_interval_of_their_error() -> None:
+    for num_subsets, num_wrong, expected in ((5, 30, True), (6, 30, False), (5, 9, False)):
+        labels = (torch.arange(100) < num_wrong).long()
+        probs = torch.tensor([[0.8, 0.2]]).repeat(100, 1)
+        found = estimate_metrics(labels, probs=probs, subsets=torch.arange(100) % num_subsets, num_resamples=20)
+        assert (found["subset_calibration_error"].low >= 0) is expected
+        assert found["ece"].low >= 0
+
+
+@pytest.mark.parametrize("n", [5, 20, 49])
+def test_the_gap_of_a_small_sample_is_covered(n: int) -> None:
+    generator, num_simulations = torch.Generator().manual_seed(0), 300
+    for kind, gap, beta in (("calibrated", 0.0, (3.0, 1.0)), ("overconfident", 0.05, (9.0, 0.3))):
+        people, covered = population(kind, gap, beta), 0
+        true = float((people.confidence - people.accuracy).mean())
+        for _ in range(num_simulations):
+            probs, labels, _ = people.sample(n, generator)
+            right = (labels == 0).sum()
+            low, high = wilson_interval(right, torch.tensor(n))
+            accuracy = Measure(float(right) / n, float(low), float(high))
+            found = measured({"accuracy": accuracy, "confidence": Measure(float(probs[:, 0].mean()))}, "gap")
+            covered += found.low <= true <= found.high
+        assert covered >= 0.92 * num_simulations

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn import metrics as sk
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from aradals.metrics import (
     subset_calibration_error,
     wilson_interval,
 )
+from aradals.metrics.proper import binomial_bound
 
 
 def random_problem(n: int = 2000, num_classes: int = 10, scale: float = 3.0, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -115,8 +117,6 @@ def test_reliability_diagram_adds_up_to_ece() -> None:
 
 
 def test_wilson_interval_equals_scipy() -> None:
-    from scipy.stats import binomtest
-
     for k, n in [(0, 10), (3, 10), (10, 10), (950, 1000)]:
         low, high = wilson_interval(torch.tensor(k), torch.tensor(n))
         expected = binomtest(k, n).proportion_ci(method="wilson")
@@ -137,41 +137,11 @@ def test_opposite_gaps_cancel_in_ece_but_not_over_subsets() -> None:
     assert (errors.mean, errors.largest) == pytest.approx((0.5, 0.9))
 
 
-def test_confidence_threshold() -> None:
-    probs = confident(0.9, 0.8, 0.8, 0.7, 0.6)
-    labels = torch.tensor([0, 0, 1, 0, 1])  # wrong: one of the two at 0.8, and 0.6
-    strict = confidence_threshold(labels, 0.0, probs=probs)
-    assert strict is not None
-    assert (strict.threshold, strict.coverage, strict.n, strict.error) == (0.9, 0.2, 1, 0.0)
-    # One of four is wrong down to 0.7; one of three at 0.8, which must not hide it.
-    loose = confidence_threshold(labels, 0.25, probs=probs)
-    assert loose is not None
-    assert (loose.threshold, loose.coverage, loose.n, loose.error) == (0.7, 0.8, 4, 0.25)
-    everything = confidence_threshold(labels, 0.4, probs=probs)
-    assert everything is not None
-    assert everything.coverage == 1
-
-
-def test_confidence_threshold_takes_ties_together() -> None:
-    probs = confident(0.9, 0.9)
-    for labels in (torch.tensor([0, 1]), torch.tensor([1, 0])):
-        assert confidence_threshold(labels, 0.1, probs=probs) is None
-
-
-@given(st.integers(0, 10**6), st.floats(0, 1))
-@settings(max_examples=20, deadline=None)
-def test_confidence_threshold_is_the_smallest(seed: int, max_error: float) -> None:
-    logits, labels = random_problem(n=30, num_classes=3, scale=1.0, seed=seed)
-    probs = (logits.double().softmax(1) * 20).round() / 20  # with ties
-    probs = probs / probs.sum(1, keepdim=True)
-    confidence, predicted = probs.max(1)
-    allowed = [
-        t
-        for t in set(confidence.tolist())
-        if float((predicted != labels)[confidence >= t].double().mean()) <= max_error
-    ]
-    found = confidence_threshold(labels, max_error, probs=probs)
-    assert (None if found is None else found.threshold) == (min(allowed) if allowed else None)
+@pytest.mark.parametrize(("k", "n"), [(0, 1), (0, 299), (1, 10), (9, 10), (10, 10), (37, 1000), (2400, 50_000)])
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
+def test_binomial_bound_is_that_of_scipy(k: int, n: int, level: float) -> None:
+    expected = binomtest(k, n, alternative="less").proportion_ci(confidence_level=level, method="exact").high
+    assert binomial_bound(k, n, level=level) == pytest.approx(expected, rel=1e-8)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 50), st.sampled_from([0.3, 3.0, 100.0]))

@@ -38,6 +38,7 @@ def test_score_table_round_trip(tmp_path: Path) -> None:
         ids=torch.tensor([3, 5]),
         predicted=torch.tensor([1, 0]),
         score=torch.tensor([0.25, 0.1]),
+        margin=torch.tensor([3.0, 1.5]),
         norm=torch.tensor([0.25, math.inf]),
         success=torch.tensor([True, False]),
         num_forward=torch.tensor([4, 9]),
@@ -46,7 +47,7 @@ def test_score_table_round_trip(tmp_path: Path) -> None:
     )
     save_scores(tmp_path / "scores.parquet", table, {"data": "digits-test"})
     loaded, metadata = load_scores(tmp_path / "scores.parquet")
-    for name in ("ids", "predicted", "success", "num_forward", "num_backward"):
+    for name in ("ids", "predicted", "margin", "success", "num_forward", "num_backward"):
         assert getattr(loaded, name).equal(getattr(table, name))
     assert loaded.score.float().equal(table.score)
     assert loaded.norm.tolist() == [0.25, math.inf]
@@ -58,7 +59,7 @@ def test_norm_is_null_where_none_was_verified(tmp_path: Path) -> None:
     import pyarrow.parquet
 
     zeros, one = torch.zeros(1), torch.zeros(1, dtype=torch.int64)
-    table = ScoreTable(one, one, zeros, torch.tensor([math.inf]), torch.tensor([False]), one, one, "x")
+    table = ScoreTable(one, one, zeros, zeros, torch.tensor([math.inf]), torch.tensor([False]), one, one, "x")
     save_scores(tmp_path / "scores.parquet", table, {})
     column = pyarrow.parquet.read_table(tmp_path / "scores.parquet").column("norm")
     assert column.null_count == 1
@@ -110,9 +111,9 @@ def test_calibrator_round_trip_knows_what_it_was_fitted_on(tmp_path: Path) -> No
     logits = 3 * torch.randn(40, 2)
     calibrator = TemperatureScaling().fit(logits, examples.labels)
     save_calibrator(tmp_path / "t.json", calibrator, examples)
-    loaded, hashes = load_calibrator(tmp_path / "t.json")
+    loaded = load_calibrator(tmp_path / "t.json")
     assert loaded.predict_proba(logits).equal(calibrator.predict_proba(logits))
-    assert set(hashes.tolist()) == set(examples.hashes.tolist())
+    assert set(loaded.origin.example_hashes.tolist()) == set(examples.hashes.tolist())
 
 
 def test_not_a_calibrator(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from aradals import InputError, Results, diagnose, score_dataset
 from aradals.data import Examples
 from aradals.inference.predictions import predict
 from aradals.pipeline import score as scoring
-from aradals.pipeline.classifier import Classifier, as_classifier
+from aradals.pipeline.classifier import as_classifier
 from aradals.pipeline.diagnose import MAX_ERRORS, diagnose_predictions
 from aradals.results.files import plain
 from aradals.smoothing.subsets import assign_subsets
@@ -162,7 +163,7 @@ def test_predictions_are_enough(results: Results) -> None:
 def test_what_cannot_be_diagnosed() -> None:
     examples = Examples(*DATA, num_classes=3)
     tried = as_classifier(make_model(), examples)
-    trained = Classifier(tried.model, "mine", tried.digest, tried.probe, fitted_examples=examples.hashes)
+    trained = replace(tried, fitted_examples=examples.hashes)
     with pytest.raises(InputError, match="examples that the model was not fitted on"):
         diagnose(trained, examples, num_subsets=3, log=quiet)
     with pytest.raises(InputError, match="num_subsets from 1 to 90"):

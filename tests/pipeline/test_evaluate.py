@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from aradals.inference.predictions import Predictions, predict
 from aradals.metrics import expected_calibration_error, nll
 from aradals.pipeline import predict as predicting
 from aradals.pipeline.artifacts import save_predictions
-from aradals.pipeline.classifier import Classifier, as_classifier
+from aradals.pipeline.classifier import as_classifier
 from aradals.pipeline.evaluate import evaluate_predictions
 from aradals.results import CLEAN, Condition, Variant
 from aradals.results.files import plain
@@ -203,7 +204,7 @@ def test_a_perfect_model_has_no_pictures_of_errors() -> None:
 def test_not_on_training_examples() -> None:
     examples = Examples(*DATA, num_classes=3)
     tried = as_classifier(make_model(), examples)
-    trained = Classifier(tried.model, "mine", tried.digest, tried.probe, fitted_examples=examples.hashes)
+    trained = replace(tried, fitted_examples=examples.hashes)
     with pytest.raises(InputError, match="examples that the model was not fitted on"):
         evaluate(trained, examples, log=quiet)
 

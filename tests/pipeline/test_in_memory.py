@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from in_memory import no_temporary_files
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -17,11 +17,13 @@ from aradals.calibration import CALIBRATORS
 from aradals.cli.main import main
 from aradals.data import Examples
 from aradals.errors import InputError
+from aradals.inference.padding import Padded
 from aradals.pipeline.artifacts import load_calibrator, load_scores
 from aradals.pipeline.calibrate import calibrate
-from aradals.pipeline.classifier import Classifier, NeverAlone, as_classifier
+from aradals.pipeline.classifier import as_classifier
 from aradals.pipeline.score import score_dataset
 from aradals.robustness.scores import ScoreTable
+from in_memory import no_temporary_files
 
 pytestmark = pytest.mark.filterwarnings("ignore:no temperature", "ignore:40 calibration examples")
 
@@ -97,7 +99,7 @@ class TestClassifier:
 
     def test_a_model_that_cannot_take_a_single_input(self) -> None:
         found = as_classifier(Squeezes(), Examples(INPUTS, LABELS, num_classes=3))
-        assert isinstance(found.model, NeverAlone)
+        assert isinstance(found.model, Padded)
         assert found.model(INPUTS[:1]).shape == (1, 3)
         assert found.name == "Squeezes"
 
@@ -158,7 +160,7 @@ class TestCalibrate:
     def test_as_the_command_does(self, method: str, files: list[str], tmp_path: Path) -> None:
         output = tmp_path / "calibrator.json"
         assert main(["calibrate", *files, "--method", method, "--output", str(output)]) == 0
-        expected, _ = load_calibrator(output)
+        expected = load_calibrator(output)
         loader = DataLoader(TensorDataset(INPUTS, LABELS), batch_size=16)
         for data in (DATA, loader, Examples(INPUTS, LABELS, num_classes=3)):
             assert calibrate(build(), data, method=method).to_dict() == expected.to_dict()
@@ -166,16 +168,16 @@ class TestCalibrate:
     def test_with_an_output(self, tmp_path: Path) -> None:
         examples = Examples(INPUTS, LABELS, num_classes=3)
         fitted = calibrate(build(), examples, output=tmp_path / "c.json")
-        loaded, hashes = load_calibrator(tmp_path / "c.json")
+        loaded = load_calibrator(tmp_path / "c.json")
         assert loaded.to_dict() == fitted.to_dict()
-        assert set(hashes) == set(examples.hashes)
+        assert set(loaded.origin.example_hashes) == set(examples.hashes)
         with pytest.raises(InputError, match="made from others"):
             calibrate(build(), DATA, method="vector", output=tmp_path / "c.json")
 
     def test_not_on_training_examples(self) -> None:
         examples = Examples(INPUTS, LABELS, num_classes=3)
         tried = as_classifier(build(), examples)
-        trained = Classifier(tried.model, "mine", tried.digest, tried.probe, fitted_examples=examples.hashes)
+        trained = replace(tried, fitted_examples=examples.hashes)
         with pytest.raises(InputError, match="examples that the model was not fitted on"):
             calibrate(trained, examples)
 

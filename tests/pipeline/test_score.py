@@ -15,9 +15,8 @@ from aradals.data import Examples
 from aradals.errors import InputError
 from aradals.pipeline import score as scoring
 from aradals.pipeline.artifacts import load_scores, save_scores
-from aradals.pipeline.score import check_attack, choose_batch_size, score_examples, score_stage, scores_of
+from aradals.pipeline.score import check_attack, choose_batch_size, score_examples, score_stage, subsets_of
 from aradals.robustness.scores import ScoreTable, merge_tables, score, score_batches
-from aradals.smoothing.subsets import assign_subsets
 
 COLUMNS = ("ids", "predicted", "score", "norm", "success", "num_forward", "num_backward")
 
@@ -247,11 +246,14 @@ def test_equal_runs_write_equal_files(model: nn.Module, examples: Examples, tmp_
 def test_subsets_by_any_ids(tmp_path: Path) -> None:
     ids = torch.tensor([-3, 10**15, 7, 4 * 10**17])
     zeros, path = torch.zeros_like(ids), tmp_path / "scores.parquet"
-    save_scores(path, ScoreTable(ids, zeros, ids.double(), ids.double(), zeros == 0, zeros, zeros, "a()"), {})
-    found = ids.flip(0)
-    assert assign_subsets(scores_of(path, found), 4, found).tolist() == [3, 1, 2, 0]
+    save_scores(
+        path, ScoreTable(ids, zeros, ids.double(), ids.double(), ids.double(), zeros == 0, zeros, zeros, "a()"), {}
+    )
+    subsets = subsets_of(path, ids.flip(0), 4)
+    assert subsets is not None
+    assert subsets.tolist() == [3, 1, 2, 0]
     with pytest.raises(InputError, match="no score for 2 of 3"):
-        scores_of(path, torch.tensor([7, 8, 5 * 10**17]))
+        subsets_of(path, torch.tensor([7, 8, 5 * 10**17]), 2)
 
 
 @pytest.mark.parametrize("attack", ["secant", "deepfool", "ddn", "fmn"])
@@ -263,7 +265,9 @@ def test_settings_are_tried_on_many_classes(attack: str) -> None:
 def test_merged_tables_are_sorted_and_hold_each_id_once() -> None:
     def table(ids: list[int], value: float) -> ScoreTable:
         column = torch.tensor(ids)
-        return ScoreTable(column, column, column + value, column + value, column > 0, column, column, "a()")
+        return ScoreTable(
+            column, column, column + value, column + value, column + value, column > 0, column, column, "a()"
+        )
 
     merged = merge_tables([table([5, 1], 0.25), table([3, 5], 0.5)])
     assert merged.ids.tolist() == [1, 3, 5]

@@ -288,7 +288,7 @@ def make_diagnosis(*, num_subsets: int = 10, class_names: Sequence[str] = CLASSE
             ClassShare(label, name, count, count / size, base, 0.6, 0.85)
             for label, (name, count) in enumerate(zip(class_names, counts, strict=True))
         ),
-        thresholds=(Threshold(0.01), Threshold(0.05, 0.98, 0.4, 4000, 0.045)),
+        thresholds=(Threshold(0.01), Threshold(0.05, 0.98, 0.4, 4000, 0.04, 0.0454)),
         scoring=(Scoring("test", "deepfool(steps=50)", n, 0, 3, 7.2, 31.5, 40.0),),
         audit=make_audit(0.998, 0.961),
     )

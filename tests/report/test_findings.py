@@ -18,9 +18,9 @@ from synthetic_results import (
     without_subsets,
 )
 
-from aradals.calibration.temperature import MAX_TEMPERATURE
 from aradals.report import Verdict, verdict
 from aradals.report.findings import WARNING, outstanding_classes, recommend
+from aradals.report.tables import threshold_rows
 from aradals.report.view import threshold_text
 from aradals.results.aggregate import is_noise, measure, relation
 from aradals.results.records import (
@@ -33,6 +33,7 @@ from aradals.results.records import (
     Results,
     Row,
     Stability,
+    Threshold,
     Variant,
 )
 
@@ -98,11 +99,11 @@ def test_a_clear_deterioration_is_not() -> None:
     ("vanilla", "words"),
     [
         ((0.016, 0.001, 0.02), "more than noise"),  # above the 95th percentile of 0.015, without zero
-        ((0.016, 0.0, 0.02), "within noise"),  # zero is in the interval
+        ((0.016, 0.0, 0.02), "more than noise"),  # the interval does not matter
         ((0.014, 0.001, 0.02), "within noise"),  # chance explains it
     ],
 )
-def test_more_than_noise_needs_both_its_floor_and_its_interval(vanilla: Numbers, words: str) -> None:
+def test_the_noise_floor_says_what_is_more_than_noise(vanilla: Numbers, words: str) -> None:
     results = two_methods(vanilla, (0.01, 0.0, 0.02))
     assert f" and {words})" in verdict(results).sentences[1]
     assert is_noise(results, VANILLA, "ece") is (words == "within noise")
@@ -143,7 +144,7 @@ def make_large_study() -> Results:
     return replace(
         study,
         training=tuple(replace(run, at_lower_bound=tuple(range(9))) for run in study.training),
-        calibrators=tuple(replace(fitted, temperature=MAX_TEMPERATURE) for fitted in study.calibrators),
+        calibrators=tuple(replace(fitted, parameters={"problem": "chance"}) for fitted in study.calibrators),
         costs=tuple(Cost(method, 0, relative_cost=1.0 + index) for index, method in enumerate(methods)),
         failed=tuple(FailedRun(method, 1, "training diverged in epoch 3") for method in methods),
         stability=tuple(Stability(method, "seeds", 3, 100) for method in methods),
@@ -296,15 +297,15 @@ def test_warnings_one_for_each_kind() -> None:
     training = list(study.training)
     training[3] = replace(training[3], at_lower_bound=(2,))
     training[-1] = replace(training[-1], at_lower_bound=(0, 3))
-    first_fit = replace(study.calibrators[0], temperature=MAX_TEMPERATURE)
+    first_fit = replace(study.calibrators[0], temperature=0.5, parameters={"problem": "chance"})
     troubled = replace(study, training=tuple(training), calibrators=(first_fit, *study.calibrators[1:]))
     targets, temperatures = verdict(troubled).warnings
     assert targets == (
         f"{WARNING}targets ran down to their lower bound 1/K (wind-up; use a smaller rate or leak > 0): "
         "AR-AdaLS, seed 0 (subset 2); AR-AdaLS, seed 1 (subsets 0 and 3)."
     )
-    assert temperatures.startswith(f"{WARNING}temperatures ended at the bound of their search")
-    assert temperatures.endswith(f": vanilla + temperature scaling, seed 0 ({MAX_TEMPERATURE:g}).")
+    assert temperatures.startswith(f"{WARNING}the calibration split could not decide some temperatures")
+    assert temperatures.endswith(": vanilla + temperature scaling, seed 0 (0.5).")
     assert verdict(study).warnings == []
     assert verdict(LARGE).warnings[1].endswith(" and 15 more.")
 
@@ -343,13 +344,24 @@ def test_diagnosis() -> None:
     assert "`aradals calibrate`" in advice
     assert scope.startswith("The intervals cover the sampling of the 10,000 examples")
     assert found.best is None
-    classes, thresholds, never = found.notes
+    classes, thresholds, never, searches = found.notes
+    assert searches == (
+        "deepfool found no boundary for 3 of 10,000 examples of test, which are ranked by their logit margin."
+    )
     assert "cat (30 % of it, 10 % of all)" in classes
     assert thresholds == (
-        "The error is at most 5 % from a confidence of 0.98 on (40 % of the examples). These thresholds were chosen on "
-        "the same examples: check them on others."
+        "With 95 % certainty, the error on new examples of this kind is at most 5 % from a confidence of 0.98 on (40 % "
+        "of the examples, n = 4,000; upper bound 4.5 %)."
     )
-    assert never == "No confidence threshold brings the error down to 1 %."
+    assert never == ("10,000 examples show no confidence threshold with an error of at most 1 % with 95 % certainty.")
+
+
+def test_a_threshold_without_a_bound_is_not_shown() -> None:
+    for bound in (math.nan, 0.051):
+        results = replace(make_diagnosis(), thresholds=(Threshold(0.05, 0.98, 0.4, 4000, 0.045, bound),))
+        _, sentence = verdict(results).notes
+        assert "show no confidence threshold with an error of at most 5 %" in sentence
+        assert [cell.text for cell in threshold_rows(results).rows[0]] == ["5 %", "none", "–", "–", "–"]
 
 
 def test_nothing_is_called_noise_or_more_where_the_noise_floor_is_not_known() -> None:
@@ -369,9 +381,9 @@ def test_a_model_whose_errors_are_noise_needs_no_repair() -> None:
 
 @pytest.mark.parametrize(
     ("threshold", "text"),
-    [(0.5, "0.5"), (0.8449, "0.84"), (0.99271, "0.9927"), (0.9998975, "0.9999"), (0.9999848, "0.999985"), (1.0, "1")],
+    [(0.5, "0.5"), (0.8449, "0.845"), (0.99271, "0.99271"), (0.9998975, "0.999898"), (0.98, "0.98"), (1.0, "1")],
 )
-def test_thresholds_have_the_digits_that_matter(threshold: float, text: str) -> None:
+def test_thresholds_have_the_digits_that_matter_and_are_rounded_up(threshold: float, text: str) -> None:
     assert threshold_text(threshold) == text
 
 

@@ -253,10 +253,10 @@ def test_diagnosis_has_thresholds_and_a_reliability_diagram_of_every_subset(tmp_
     for name in [*names, "subset 9 (most robust)"]:
         assert f'aria-label="Reliability diagram: {name}"' in html
     cells = re.findall(r"<t[hd](?: [^>]*)?>(.*?)</t[hd]>", html[html.index("confidence thresholds") :])
-    assert cells[:12] == [
-        "error at most", "accept from", "accepted %", "wrong among them %",
-        "1 %", "never", "–", "–",
-        "5 %", "0.98", "40.0", "4.5<small>3.9–5.2</small>",
+    assert cells[:15] == [
+        "error at most", "accept from", "accepted %", "n", "wrong among them %",
+        "1 %", "none", "–", "–", "–",
+        "5 %", "0.98", "40.0", "4,000", "4.0<small>≤4.5</small>",
     ]  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from aradals.report.tables import (
     gap_rows,
     main_table,
     main_table_note,
+    methods_table,
     metric_rows,
     place_tables,
     severity_rows,
@@ -117,13 +118,36 @@ def test_paired_differences_have_intervals_and_p() -> None:
     row = next(each for each in study.comparisons if each.method == "ar_adals" and each.metric == "ece")
     tested = replace(study, comparisons=(replace(row, p=0.01, p_holm=0.02), *study.comparisons))
     block, shift = comparison_rows(replace(tested, comparisons=tuple(dict.fromkeys(study.comparisons))))
-    assert [line[0].text for line in block.rows] == ["AR-AdaLS", "AR-AdaLS + T"]
-    assert block.rows[0][1] == Cell(f"{row.difference:+.3f}", f"{row.low:.3f} to {row.high:.3f}")
+    assert [line[0].text for line in block.rows] == ["vanilla + T", "AR-AdaLS", "AR-AdaLS + T"]
+    assert block.rows[1][1] == Cell(f"{row.difference:+.3f}", f"{row.low:.3f} to {row.high:.3f}")
     assert shift.title == "shift (mean over 3 corruption types, 4 conditions)"
     with_p = replace(study, comparisons=tuple(replace(each, p_holm=0.0213) for each in study.comparisons))
     assert comparison_rows(with_p)[0].rows[0][1].note.endswith("\np = 0.021")
     assert "paired t test" not in comparison_note(study)
     assert "paired t test" in comparison_note(make_study(seeds=(0, 1, 2)))
+
+
+def test_the_note_says_why_intervals_are_missing() -> None:
+    why = "No interval: too few examples, or too few right or wrong ones."
+    assert why not in main_table_note(make_diagnosis())
+    few = changed(make_diagnosis(), lambda row: row.subset == 3, ece=Measure(0.1))
+    assert why in main_table_note(few)
+
+
+def test_two_seeds_mark_nothing_and_the_notes_say_why(tmp_path: Path) -> None:
+    study = make_study(seeds=(0, 1), methods={"vanilla": 1.0, "ar_adals": 0.1})
+    cells = [cell for row in methods_table(study).rows for cell in row]
+    assert not any(cell.change for cell in cells)
+    assert not any(cell.note for cell in cells if not cell.note.startswith("≤"))
+    why = "Two seeds give no intervals over seeds, so that no difference is called significant."
+    assert why in main_table_note(study)
+    assert "▼" not in main_table_note(study)
+    assert why in comparison_note(study)
+    assert verdict(study).sentences[2] == why
+    assert verdict(study).sentences[0].endswith("points (no interval).")
+    assert "Keep vanilla: no other variant significantly lowers" in verdict(study).sentences[1]
+    assert why in study.report(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert any(cell.change for row in methods_table(make_study(seeds=(0, 1, 2))).rows for cell in row)
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])

@@ -110,12 +110,12 @@ def test_the_interval_over_seeds_is_that_of_student_where_examples_are_certain()
     mean = measure(results_of(*(row(Measure(v, v, v), seed=s) for s, v in enumerate(values))), VANILLA, "ece")
     low, high = scipy.stats.t.interval(0.95, 2, loc=0.6, scale=scipy.stats.sem(values))
     assert (mean.value, mean.spread) == pytest.approx((0.6, math.sqrt(0.07)))
-    assert (mean.low, mean.high) == pytest.approx((max(low, 0), high))
+    assert (mean.low, mean.high) == pytest.approx((max(low, 0), min(high, 1)))
     assert mean.num_seeds == 3
 
 
 @given(
-    st.lists(st.tuples(st.floats(0.3, 0.7), st.floats(0, 0.1), st.floats(0, 0.1)), min_size=2, max_size=6),
+    st.lists(st.tuples(st.floats(0.3, 0.7), st.floats(0, 0.1), st.floats(0, 0.1)), min_size=3, max_size=6),
 )
 def test_sampling_and_seeds_add_up_in_the_interval(seeds: list[tuple[float, float, float]]) -> None:
     """The half-width is √(h² + (t s/√S)²), around the middle of the mean interval of the examples."""
@@ -126,16 +126,28 @@ def test_sampling_and_seeds_add_up_in_the_interval(seeds: list[tuple[float, floa
     half_width = math.hypot((high - low) / 2, t * spread / math.sqrt(len(seeds)))
     assert mean.value == pytest.approx(sum(m.value for m in measures) / len(seeds))
     assert mean.spread == pytest.approx(spread, abs=1e-12)
-    assert (mean.low, mean.high) == pytest.approx(((low + high) / 2 - half_width, (low + high) / 2 + half_width))
+    ends = max((low + high) / 2 - half_width, -1.0), min((low + high) / 2 + half_width, 1.0)
+    assert (mean.low, mean.high) == pytest.approx(ends)
     assert mean_over_seeds(measures[::-1], "gap").low == pytest.approx(mean.low)
 
 
 def test_intervals_stay_where_values_can_be() -> None:
-    wide = [Measure(0.1, 0.0, 1.0), Measure(0.9, 0.0, 1.0)]
-    ends: dict[Metric, tuple[bool, bool]] = {"accuracy": (True, True), "ece": (True, False), "gap": (False, False)}
-    for metric, (from_zero, to_one) in ends.items():
+    wide = [Measure(0.1, 0.0, 1.0), Measure(0.9, 0.0, 1.0), Measure(-9.0, -9.0, 9.0)]
+    ends: dict[Metric, tuple[float, float]] = {"accuracy": (0, 1), "ece": (0, 1), "brier": (0, 2), "gap": (-1, 1)}
+    for metric, expected in ends.items():
         mean = mean_over_seeds(wide, metric)
-        assert (mean.low == 0, mean.high == 1) == (from_zero, to_one)
+        assert (mean.low, mean.high) == expected
+    mean = mean_over_seeds(wide, "nll")
+    assert mean.low == 0
+    assert mean.high > 5
+
+
+def test_two_seeds_have_no_interval() -> None:
+    """Student's quantile for one degree of freedom is 12.7, so that the interval would say nothing."""
+    mean = mean_over_seeds([Measure(0.1, 0.0, 0.2), Measure(0.3, 0.2, 0.4)], "ece")
+    assert (mean.num_seeds, mean.has_interval) == (2, False)
+    assert (mean.value, mean.spread) == pytest.approx((0.2, math.sqrt(0.02)))
+    assert mean_over_seeds([Measure(0.1, 0.0, 0.2)] * 3, "ece").has_interval
 
 
 def test_the_spread_under_shift_is_that_of_the_means_of_the_seeds() -> None:
@@ -157,10 +169,10 @@ def test_a_seed_counts_once() -> None:
 def test_records_of_means_have_every_condition_and_the_mean_over_shifts() -> None:
     rows = [
         row(Measure(value, value - 0.01, value + 0.01), seed=seed, condition=condition)
-        for seed in range(2)
+        for seed in range(3)
         for value, condition in zip((0.5, 0.1, 0.2, 0.3, 0.6), (CLEAN, *SHIFTS), strict=True)
     ]
-    results = results_of(*rows, *(row(0.3, variant=OURS, seed=s, subset=1) for s in range(2)))
+    results = results_of(*rows, *(row(0.3, variant=OURS, seed=s, subset=1) for s in range(3)))
     records = [mean.record for mean in means(results)]
     assert [(each["method"], each["corruption"], each["severity"], each["subset"]) for each in records] == [
         ("vanilla", "none", 0, None),
@@ -175,7 +187,7 @@ def test_records_of_means_have_every_condition_and_the_mean_over_shifts() -> Non
         "corruption": "all_shifts",
         "severity": None,
         "subset": None,
-        "num_seeds": 2,
+        "num_seeds": 3,
         "ece": pytest.approx(0.3),
         "ece_low": pytest.approx(0.29),
         "ece_high": pytest.approx(0.31),
@@ -257,7 +269,8 @@ def with_floor(results: Results, limit: float) -> Results:
     ("error", "limit", "expected"),
     [
         (Measure(0.03, 0.01, 0.05), 0.02, False),
-        (Measure(0.03, 0.0, 0.05), 0.02, True),  # its interval holds zero
+        (Measure(0.03, 0.0, 0.05), 0.02, False),  # a wide interval explains nothing
+        (Measure(0.281), 0.02, False),  # nor does a missing one
         (Measure(0.02, 0.01, 0.05), 0.02, True),  # chance explains it
         (Measure(0.03, 0.01, 0.05), math.nan, None),
     ],

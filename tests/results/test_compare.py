@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -142,7 +142,7 @@ def rows_of(
         Row(
             *(method, calibrator, seed, condition.corruption, condition.severity),
             n=100,
-            metrics={metric: Measure(value) for metric, value in metrics.items()},
+            metrics={metric: Measure(value, value - 0.1, value + 0.1) for metric, value in metrics.items()},
         )
         for condition, metrics in values.items()
     ]
@@ -247,10 +247,41 @@ def test_one_seed_has_the_paired_bootstrap_over_examples() -> None:
 
 
 def test_no_interval_where_a_seed_lacks_its_replicates() -> None:
-    replicates = torch.randn(2, 50, dtype=torch.float64)
-    values = {"vanilla": [0.5, 0.6], "ours": [0.4, 0.5]}
+    replicates = torch.randn(3, 50, dtype=torch.float64)
+    values = {"vanilla": [0.5, 0.6, 0.7], "ours": [0.4, 0.5, 0.7]}
     assert compared(values, {"vanilla": replicates, "ours": replicates})["ours"].measure.has_interval
-    assert not compared(values, {"vanilla": replicates, "ours": replicates[:1]})["ours"].measure.has_interval
+    assert not compared(values, {"vanilla": replicates, "ours": replicates[:2]})["ours"].measure.has_interval
+
+
+@pytest.mark.parametrize(("num_seeds", "has_interval"), [(1, True), (2, False), (3, True)])
+def test_two_seeds_have_no_interval(num_seeds: int, has_interval: bool) -> None:
+    replicates = 0.001 * torch.randn(2, num_seeds, 100, dtype=torch.float64)
+    values = {"vanilla": [0.5, 0.9, 0.4][:num_seeds], "ours": [0.1, 0.3, 0.2][:num_seeds]}
+    found = compared(values, {"vanilla": replicates[0], "ours": replicates[1]}, "ece")["ours"]
+    assert found.measure.has_interval is has_interval
+    assert found.difference == pytest.approx(sum(values["ours"]) / num_seeds - sum(values["vanilla"]) / num_seeds)
+    if not has_interval:
+        assert found.measure.sign == 0
+
+
+@pytest.mark.parametrize(("metric", "least"), [("ece", -1.0), ("brier", -2.0)])
+def test_differences_stay_where_differences_can_be(metric: Metric, least: float) -> None:
+    replicates = torch.randn(2, 3, 100, dtype=torch.float64)
+    values = {"vanilla": [0.9, 0.1, 0.9], "ours": [0.1, 0.6, 0.0]}
+    found = compared(values, {"vanilla": replicates[0], "ours": replicates[1]}, metric)["ours"]
+    assert (found.low, found.high) == (least, -least)
+
+
+def test_few_examples_have_no_interval() -> None:
+    replicates = {"vanilla": torch.zeros(1, 50).double(), "ours": torch.randn(1, 50).double()}
+    given: dict[tuple[Variant, int, Place], dict[str, Tensor]] = {
+        (Variant(name), 0, "clean"): {"nll": values[0]} for name, values in replicates.items()
+    }
+    rows = [row for name in replicates for row in rows_of(name, 0, {CLEAN: {"nll": 0.5}})]
+    no_ends = [replace(row, metrics={"nll": Measure(0.5)}) for row in rows]
+    for changed, expected in ((rows, True), ([replace(row, n=49) for row in rows], False), (no_ends, False)):
+        (found,) = compare_methods(study_of(changed), given, metrics=["nll"])
+        assert found.measure.has_interval is expected
 
 
 def test_inflation_widens_intervals_of_calibration_errors_only() -> None:

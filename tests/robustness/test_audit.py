@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,11 +13,19 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
 
-from aradals.attacks import AttackResult
+from aradals.attacks import AttackResult, neighbors
 from aradals.data import Examples
 from aradals.errors import InputError
 from aradals.metrics import Estimate
-from aradals.robustness.audit import Audit, RankAgreement, audit_scores, describe_audit, rank_agreement
+from aradals.robustness.audit import (
+    Audit,
+    RankAgreement,
+    audit_scores,
+    compare_with_attacks,
+    describe_audit,
+    rank_agreement,
+    subsets_carried,
+)
 from aradals.robustness.scores import ScoreTable, score
 
 N = 60
@@ -125,6 +135,7 @@ def strong(model: nn.Module, inputs: Tensor, *, fails_above: float = 1.0) -> Att
         adv_inputs=inputs + success[:, None] * torch.tensor([0.0, 0.0, 1.0]),
         predicted=torch.zeros_like(passes),
         score=inputs[:, 0],
+        margin=inputs[:, 0],
         norm=torch.where(success, inputs[:, 0], math.inf),
         success=success,
         num_forward=passes,
@@ -150,6 +161,7 @@ def table(examples: Examples) -> ScoreTable:
         ids=ids,
         predicted=zeros,
         score=2 * inputs[:, 0],
+        margin=inputs[:, 0],
         norm=torch.full((N,), math.inf),
         success=zeros == 0,
         num_forward=zeros,
@@ -159,7 +171,7 @@ def table(examples: Examples) -> ScoreTable:
 
 
 def audit(examples: Examples, table: ScoreTable, **settings: Any) -> Audit:
-    return audit_scores(SWITCH, examples, table, **{"attack": strong, **settings})
+    return audit_scores(SWITCH, examples, table, **{"attacks": [strong], **settings})
 
 
 def test_each_score_meets_its_own_reference(examples: Examples, table: ScoreTable) -> None:
@@ -192,7 +204,7 @@ def test_the_sample_is_random_and_repeatable(examples: Examples, table: ScoreTab
             seen.append(inputs[:, 0])
             return strong(model, inputs)
 
-        assert audit(examples, table, attack=watching, num_examples=20, seed=seed).agreement.n == 20
+        assert audit(examples, table, attacks=[watching], num_examples=20, seed=seed).agreement.n == 20
         return sorted((torch.cat(seen) * 1e6).long().tolist())
 
     assert sampled(0) == sampled(0) != sampled(1)
@@ -208,11 +220,11 @@ def test_only_scored_examples_are_audited(examples: Examples, table: ScoreTable)
 
 def test_failures_of_the_strong_attack_are_left_out(examples: Examples, table: ScoreTable) -> None:
     failed = examples.batch(range(N))[1][:, 1] > 0.5
-    found = audit(examples, table, attack_args={"fails_above": 0.5})
+    found = audit(examples, table, attacks=[partial(strong, fails_above=0.5)])
     assert found.num_failed == int(failed.sum()) > 0
     assert found.agreement.n == N - found.num_failed
     assert found.agreement.spearman.value == pytest.approx(1)
-    hopeless = audit(examples, table, attack_args={"fails_above": 0.02})
+    hopeless = audit(examples, table, attacks=[partial(strong, fails_above=0.02)])
     assert hopeless.agreement == RankAgreement()
     assert not math.isfinite(hopeless.agreement.spearman.value)
     assert describe_audit(hopeless).startswith(
@@ -249,7 +261,7 @@ def test_real_attacks_agree_on_a_smooth_network() -> None:
     inputs = torch.rand(80, 6, generator=torch.Generator().manual_seed(1))
     examples = Examples(inputs, torch.zeros(80, dtype=torch.int64), num_classes=4)
     table = score(model, inputs, "secant")
-    found = audit_scores(model, examples, table, attack="carlini_wagner", num_subsets=4)
+    found = audit_scores(model, examples, table, attacks=["carlini_wagner"], num_subsets=4)
     assert found.agreement.spearman.value > 0.98
     assert found.agreement.within_one.value == 1
     assert found.median_ratio == pytest.approx(1, abs=0.05)
@@ -300,3 +312,84 @@ def test_failures_and_norms_that_were_too_large_are_told() -> None:
     assert "ddn found a norm smaller by more than 1 % for 120 of 900 verified norms." in text
     assert text.endswith("3 examples are left out, because ddn failed on them.")
     assert "left out" not in describe_audit(record(0.998, 0.96))
+
+
+class TestSeveralAttacks:
+    def test_the_smallest_norm_is_the_reference(self, examples: Examples, table: ScoreTable) -> None:
+        """The second attack is stronger on every other example, and fails on all others."""
+        weaker = 0.9 + 0.1 * torch.rand(N, generator=torch.Generator().manual_seed(3))
+        best = score(SWITCH, examples.batches(), strong)
+        factor = torch.where(torch.arange(N) % 2 == 0, 0.3, math.inf)
+        second = replace(best, norm=best.norm * factor, attack="second()")
+        found = compare_with_attacks(table, [replace(best, norm=best.norm / weaker), second])
+        reference = (best.norm / weaker).minimum(second.norm)
+        assert found.attack_names == "strong and second"
+        assert found.agreement == rank_agreement(table.score, reference)
+        assert found.first_alone == rank_agreement(best.norm / weaker, reference)
+        assert found.num_failed == 0
+        assert found.mean_forward == 2 * best.num_forward.double().mean()
+
+    def test_failures_of_both_are_left_out(self, examples: Examples, table: ScoreTable) -> None:
+        best = score(SWITCH, examples.batches(), strong)
+        lost = [torch.where(best.ids % divisor == 0, math.inf, best.norm) for divisor in (2, 3)]
+        found = compare_with_attacks(table, [replace(best, norm=norm) for norm in lost])
+        assert found.num_failed == int((best.ids % 6 == 0).sum()) > 0
+        assert found.agreement.spearman.value == pytest.approx(1)
+        assert found.first_alone.spearman.value < 0.8
+
+    def test_a_coarse_ranking_carries_fewer_subsets(self) -> None:
+        exact = torch.arange(1000.0)
+        coarse = exact + 150 * torch.rand(1000, generator=torch.Generator().manual_seed(0))
+        count = subsets_carried(coarse, exact, 10)
+        assert 2 < count < 10
+        assert rank_agreement(coarse, exact, count).same_subset.value >= 0.75
+        assert rank_agreement(coarse, exact, count + 1).same_subset.value < 0.75
+        assert subsets_carried(exact, exact, 10) == 10
+        assert subsets_carried(torch.rand(1000, generator=torch.Generator().manual_seed(1)), exact, 10) == 1
+
+    def test_in_words(self) -> None:
+        text = describe_audit(record(0.9, 0.5, num_carried=4, attack="ddn(steps=100) and neighbors(steps=6)"))
+        assert "are in the same subset as with ddn and neighbors" in text
+        assert text.endswith(" This ranking carries 4 subsets.")
+        assert "no subsets at all" in describe_audit(record(0.9, 0.5))
+        unsure = record(0.99, 0.9, attack="ddn(steps=100) and neighbors(steps=6)")
+        unsure = replace(unsure, first_alone=record(0.9, 0.6).agreement)
+        assert describe_audit(unsure).endswith(
+            "The reference is uncertain itself: ddn alone puts only 60.0 % (57.0 to 62.0) into the same subset as all "
+            "attacks together (rank by --attack aradals.attacks:neighbors)."
+        )
+
+
+def test_an_audit_sees_what_gradients_hide() -> None:
+    """Two moons with flat regions, and the distances by brute force on a grid."""
+    model, inputs = flat_moons()
+    grid = torch.cartesian_prod(torch.linspace(0, 1, 400), torch.linspace(0, 1, 400))
+    classes, predicted = model(grid).argmax(1), model(inputs).argmax(1)
+    pairs = zip(inputs, predicted, strict=True)
+    exact = torch.stack([(grid[classes != own] - x).norm(dim=1).min() for x, own in pairs])
+    best = score(model, inputs, neighbors)
+    assert (best.norm >= exact - 0.004).all()  # the grid is that coarse
+    assert rank_agreement(best.norm, exact).same_subset.value >= 0.85
+    examples = Examples(inputs, predicted, num_classes=2)
+    found = audit_scores(model, examples, score(model, inputs))
+    assert found.attack_names == "ddn and neighbors"
+    assert describe_audit(found).startswith("Warning: the ranking by robustness is too coarse for 10 subsets")
+    assert "ddn alone puts only" in describe_audit(found)
+
+
+def flat_moons() -> tuple[nn.Module, Tensor]:
+    """A network with label smoothing on two moons, and 200 examples in [0, 1]."""
+    from sklearn.datasets import make_moons
+
+    points, labels = make_moons(1000, noise=0.1, random_state=0)
+    inputs = torch.tensor(0.1 + 0.8 * (points - points.min(0)) / np.ptp(points, 0), dtype=torch.float32)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(600):
+        optimizer.zero_grad()
+        torch.autograd.backward(
+            nn.functional.cross_entropy(model(inputs[:800]), torch.tensor(labels[:800]), label_smoothing=0.1)
+        )
+        optimizer.step()
+    return model.requires_grad_(False).eval(), inputs[800:]

@@ -19,7 +19,7 @@ from aradals.models import build_model, load_checkpoint
 from aradals.robustness.scores import ScoreTable, score, score_batches
 from aradals.smoothing.subsets import assign_subsets
 
-COLUMNS = ("ids", "predicted", "score", "norm", "success", "num_forward", "num_backward")
+COLUMNS = ("ids", "predicted", "score", "margin", "norm", "success", "num_forward", "num_backward")
 SECANT = "secant(num_candidates=3, accurate=False, reach=None, steps=None, tolerance=None, verified={})"
 
 

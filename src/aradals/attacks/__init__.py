@@ -12,6 +12,7 @@ from aradals.attacks.ddn import ddn
 from aradals.attacks.deepfool import deepfool
 from aradals.attacks.fmn import fmn
 from aradals.attacks.margins import first_order_margin, log_odds, logit_margin
+from aradals.attacks.neighbors import neighbors
 from aradals.attacks.pgd import pgd
 from aradals.attacks.secant import secant
 
@@ -28,6 +29,7 @@ __all__ = [
     "get_attack",
     "log_odds",
     "logit_margin",
+    "neighbors",
     "pgd",
     "secant",
 ]

@@ -28,6 +28,8 @@ class AttackResult:
         predicted: int64, shape (N,); the class predicted for the unperturbed input.
         score: shape (N,), finite; larger = more robust. An estimate of the smallest norm if the attack succeeded,
             else the first-order margin at the input.
+        margin: shape (N,), finite; the logit of the predicted class minus the next largest logit at the input. It
+            ranks examples without a gradient.
         norm: shape (N,); norm of ``adv_inputs - inputs``, verified to change the prediction; inf if no perturbation
             was verified.
         success: bool, shape (N,); true if the search ended at a boundary. The scores of all other examples are
@@ -39,6 +41,7 @@ class AttackResult:
     adv_inputs: Tensor
     predicted: Tensor
     score: Tensor
+    margin: Tensor
     norm: Tensor
     success: Tensor
     num_forward: Tensor
@@ -121,6 +124,7 @@ def verified_result(
     success: Tensor,
     *,
     predicted: Tensor,
+    margin: Tensor,
     fallback: Tensor,
     norm_order: float = 2,
 ) -> AttackResult:
@@ -133,6 +137,7 @@ def verified_result(
         adv_inputs=torch.where(per_example(success, inputs), adv_inputs, inputs),
         predicted=predicted,
         score=torch.where(success, norm, fallback),
+        margin=margin.detach(),
         norm=torch.where(success, norm, math.inf),
         success=success,
         num_forward=model.num_forward[model.rows],
@@ -141,13 +146,14 @@ def verified_result(
 
 
 def estimate_result(
-    model: CountedModel, inputs: Tensor, score: Tensor, *, predicted: Tensor, sound: Tensor
+    model: CountedModel, inputs: Tensor, score: Tensor, *, predicted: Tensor, margin: Tensor, sound: Tensor
 ) -> AttackResult:
     """Make the record of an estimate that verified no norm."""
     return AttackResult(
         adv_inputs=inputs,
         predicted=predicted,
         score=score.detach(),
+        margin=margin.detach(),
         norm=torch.full_like(score.detach(), math.inf),
         success=sound,
         num_forward=model.num_forward[model.rows],

@@ -108,7 +108,15 @@ def carlini_wagner(
             const = torch.where(upper.isfinite(), (lower + upper) / 2, const * 10)
         success = confirm(model, inputs, adv_inputs, predicted, best_norm.isfinite())
 
-    return verified_result(model, inputs, adv_inputs, success, predicted=predicted, fallback=first_order.score)
+    return verified_result(
+        model,
+        inputs,
+        adv_inputs,
+        success,
+        predicted=predicted,
+        margin=first_order.margin,
+        fallback=first_order.score,
+    )
 
 
 @dataclass

@@ -16,7 +16,7 @@ from aradals.inference.gradients import (
     class_margin,
     forward_with_graph,
     input_gradient,
-    logit_rounding,
+    margin_rounding,
 )
 
 
@@ -67,11 +67,11 @@ def ddn(
         for step in range(steps):
             points = (exact + delta).to(inputs.dtype)
             leaf, logits = forward_with_graph(model, points)
-            margin, _, _ = class_margin(logits, predicted)
+            margin, _, rival = class_margin(logits, predicted)
             gradient = input_gradient(margin, leaf)
 
             # The best perturbation so far.
-            crossed = margin < -logit_rounding(logits)
+            crossed = margin < -margin_rounding(logits, predicted, rival)
             norm = perturbation_norm(points.to(exact) - exact)
             better = crossed & (norm < best_norm)
             best_norm = torch.where(better, norm, best_norm)
@@ -89,5 +89,6 @@ def ddn(
         adv_inputs,
         best_norm.isfinite(),
         predicted=predicted,
+        margin=nearest.margin,
         fallback=nearest.score,
     )

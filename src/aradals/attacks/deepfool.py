@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from aradals.attacks.base import AttackResult, attacked, prediction_changes, verified_result
-from aradals.checks import check_logits, check_positive
-from aradals.geometry import linear_distance, per_example, working_dtype
-from aradals.inference.gradients import forward_with_graph, input_gradient
+from aradals.checks import check_output, check_positive
+from aradals.geometry import linear_distance, per_example, perturbation_norm, unit, working_dtype
+from aradals.inference.gradients import forward_with_graph, input_gradient, margin_rounding
 
 _NUM_RIVALS = 2
 
@@ -52,35 +52,34 @@ def deepfool(
         for step in range(steps):
             points, logits = forward_with_graph(model.at(active), adv_inputs[active])
             if step == 0:
-                check_logits(logits, len(inputs))
+                check_output(logits, len(inputs))
                 predicted = logits.argmax(1)
                 others = logits.detach().scatter(1, predicted[:, None], -math.inf)
                 classes = others.topk(min(num_candidates, logits.shape[1] - 1)).indices
-            margins = logits.gather(1, predicted[active, None]) - logits.gather(1, classes)
 
             # Logits that differ by less than their rounding are a tie. The step treats a tie as a margin as wide as
             # the rounding.
-            rounding = torch.finfo(inputs.dtype).eps * logits.detach().abs().amax(1)
+            rounding = margin_rounding(logits, predicted[active], classes, torch.finfo(inputs.dtype).eps)
 
             # The nearest plane: the class k with the least margin_k / ||gradient of margin_k||.
-            distances = torch.empty_like(margins, requires_grad=False)
+            distances = torch.empty_like(rounding)
             distance = torch.full_like(distances[:, 0], math.inf)
             direction = torch.zeros_like(delta[active])
             for k in range(classes.shape[1]):
-                margin = margins[:, k].detach()
-                gradient = input_gradient(margins[:, k], points, keep_graph=True)
+                if k > 0:
+                    points, logits = forward_with_graph(model.at(active), adv_inputs[active])
+                margin = (logits.gather(1, predicted[active, None]) - logits.gather(1, classes[:, [k]]))[:, 0]
+                gradient, margin = input_gradient(margin, points), margin.detach()
                 if step == 0 and k == 0:  # the runner-up
-                    fallback = linear_distance(margin, gradient)
+                    margin_at_input, fallback = margin, linear_distance(margin, gradient)
                 # An entry at a bound cannot move out of the box. On a linear model an entry that has reached its bound
                 # stays there, so that the steps without such entries add up to the exact solution.
                 outwards = ((points <= 0) & (gradient > 0)) | ((points >= 1) & (gradient < 0))
                 gradient = gradient.masked_fill(outwards, 0.0)
-                slope = gradient.flatten(1).norm(dim=1)
-                distances[:, k] = torch.where(slope > 0, margin.maximum(rounding) / slope, math.inf)
+                slope = perturbation_norm(gradient)
+                distances[:, k] = torch.where(slope > 0, margin.maximum(rounding[:, k]) / slope, math.inf)
                 nearer = distances[:, k] < distance
-                direction = torch.where(
-                    per_example(nearer, gradient), -gradient / per_example(slope, gradient), direction
-                )
+                direction = torch.where(per_example(nearer, gradient), -unit(gradient), direction)
                 distance = torch.where(nearer, distances[:, k], distance)
 
             delta[active] += per_example(distance.clamp(shortest, longest), direction) * direction
@@ -101,5 +100,6 @@ def deepfool(
         adv_inputs,
         success,
         predicted=predicted,
+        margin=margin_at_input,
         fallback=fallback,
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aradals.attacks.base import AttackResult, attacked, verified_result
-from aradals.checks import check_logits, check_norm_order, check_positive
+from aradals.checks import check_norm_order, check_output, check_positive
 from aradals.errors import InputError
 from aradals.geometry import (
     box_diagonal,
@@ -24,7 +24,7 @@ from aradals.inference.gradients import (
     class_margin,
     forward_with_graph,
     input_gradient,
-    logit_rounding,
+    margin_rounding,
 )
 
 _OVERSHOOT = 0.02
@@ -72,7 +72,7 @@ def fmn(
 
     with attacked(model, inputs) as (model, inputs):
         exact = inputs.to(working_dtype(inputs))
-        delta, predicted, fallback = _nearest_plane(model, inputs, norm_order, num_candidates)
+        delta, predicted, margin_at_input, fallback = _nearest_plane(model, inputs, norm_order, num_candidates)
         radius, step_size = perturbation_norm(delta, norm_order), perturbation_norm(delta)
         adv_inputs, best_norm = inputs.clone(), torch.full_like(fallback, math.inf)
 
@@ -80,9 +80,9 @@ def fmn(
             delta = (exact + delta).clamp(0, 1) - exact
             points = (exact + delta).to(inputs.dtype)
             leaf, logits = forward_with_graph(model, points)
-            margin = class_margin(logits, predicted)[0] + logit_rounding(logits)
+            margin, _, rival = class_margin(logits, predicted)
             gradient = input_gradient(margin, leaf)
-            margin = margin.detach()
+            margin = margin.detach() + margin_rounding(logits, predicted, rival)
 
             # The best perturbation so far.
             crossed, norm = margin < 0, perturbation_norm(points.to(exact) - exact, norm_order)
@@ -105,6 +105,7 @@ def fmn(
         adv_inputs,
         best_norm.isfinite(),
         predicted=predicted,
+        margin=margin_at_input,
         fallback=fallback,
         norm_order=norm_order,
     )
@@ -112,29 +113,32 @@ def fmn(
 
 def _nearest_plane(
     model: nn.Module, inputs: Tensor, norm_order: float, num_candidates: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Find the shortest step across a linearized boundary; for L-inf the step ignores the box.
 
     Returns:
-        ``(delta, predicted, fallback)``: the step, shape (N, ...), which is 0 if every gradient vanishes; the predicted
-        class and the distance to the runner-up's plane, shape (N,) each.
+        ``(delta, predicted, margin, fallback)``: the step, shape (N, ...), which is 0 if every gradient vanishes; the
+        predicted class, its margin over the runner-up, and the distance to the runner-up's plane, shape (N,) each.
     """
     points, logits = forward_with_graph(model, inputs)
-    check_logits(logits, len(inputs))
+    check_output(logits, len(inputs))
     predicted = logits.argmax(1)
-    margins = (logits.gather(1, predicted[:, None]) - logits).scatter(1, predicted[:, None], math.inf)
-    margin, candidates = margins.topk(min(num_candidates, logits.shape[1] - 1), largest=False)
+    others = logits.detach().scatter(1, predicted[:, None], -math.inf)
+    candidates = others.topk(min(num_candidates, logits.shape[1] - 1)).indices
     origin = inputs.to(working_dtype(inputs))
     # A step shorter than the rounding of the inputs cannot be taken.
     shortest = box_diagonal(inputs, norm_order) * torch.finfo(inputs.dtype).eps
 
-    delta, nearest = torch.zeros_like(origin), torch.full_like(margin[:, 0], math.inf)
+    delta, nearest = torch.zeros_like(origin), torch.full_like(others[:, 0], math.inf)
     for k in range(candidates.shape[1]):
-        gradient = input_gradient(margin[:, k], points, keep_graph=True)
-        to_cross = margin[:, k].detach() + logit_rounding(logits)
+        if k > 0:
+            points, logits = forward_with_graph(model, inputs)
+        margin = (logits.gather(1, predicted[:, None]) - logits.gather(1, candidates[:, [k]]))[:, 0]
+        gradient, margin = input_gradient(margin, points), margin.detach()
+        to_cross = margin + margin_rounding(logits, predicted, candidates[:, k])
         distance = linear_distance(to_cross, gradient, norm_order)
         if k == 0:
-            fallback = distance
+            margin_at_input, fallback = margin, distance
         if norm_order == math.inf:
             step = -per_example(distance, gradient) * gradient.sign()
         else:
@@ -144,4 +148,4 @@ def _nearest_plane(
         nearest = torch.where(nearer, length, nearest)
         stretch = (1 + _OVERSHOOT) * length.clamp(min=shortest) / length
         delta = torch.where(per_example(nearer, step), per_example(stretch, step) * step, delta)
-    return delta, predicted, fallback
+    return delta, predicted, margin_at_input, fallback

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aradals.attacks.base import AttackResult, attacked, estimate_result
-from aradals.checks import check_logits, check_norm_order
+from aradals.checks import check_norm_order, check_output
 from aradals.geometry import linear_distance
 from aradals.inference.gradients import (
     class_margin,
@@ -31,8 +31,8 @@ def logit_margin(model: nn.Module, inputs: Tensor) -> AttackResult:
     """
     with attacked(model, inputs) as (model, inputs), torch.no_grad():
         _, logits = forward_with_graph(model, inputs)
-        margin, predicted, _ = class_margin(check_logits(logits, len(inputs)))
-    return estimate_result(model, inputs, margin, predicted=predicted, sound=margin.isfinite())
+        margin, predicted, _ = class_margin(check_output(logits, len(inputs)))
+    return estimate_result(model, inputs, margin, predicted=predicted, margin=margin, sound=margin.isfinite())
 
 
 def log_odds(model: nn.Module, inputs: Tensor) -> AttackResult:
@@ -51,10 +51,10 @@ def log_odds(model: nn.Module, inputs: Tensor) -> AttackResult:
     """
     with attacked(model, inputs) as (model, inputs), torch.no_grad():
         _, logits = forward_with_graph(model, inputs)
-        largest, predicted = check_logits(logits, len(inputs)).max(1)
+        margin, predicted, _ = class_margin(check_output(logits, len(inputs)))
         others = logits.scatter(1, predicted[:, None], -math.inf)
-        log_odds = largest - others.logsumexp(1)
-    return estimate_result(model, inputs, log_odds, predicted=predicted, sound=log_odds.isfinite())
+        log_odds = logits.amax(1) - others.logsumexp(1)
+    return estimate_result(model, inputs, log_odds, predicted=predicted, margin=margin, sound=log_odds.isfinite())
 
 
 def first_order_margin(model: nn.Module, inputs: Tensor, *, norm_order: float = 2) -> AttackResult:
@@ -78,10 +78,10 @@ def first_order_margin(model: nn.Module, inputs: Tensor, *, norm_order: float = 
     check_norm_order(norm_order)
     with attacked(model, inputs) as (model, inputs):
         points, logits = forward_with_graph(model, inputs)
-        check_logits(logits, len(inputs))
+        check_output(logits, len(inputs))
         margin, predicted, _ = class_margin(logits)
         gradient = input_gradient(margin, points)
     margin = margin.detach()
     score = linear_distance(margin, gradient, norm_order)
     sound = gradient.flatten(1).ne(0).any(1) & ((score > 0) | (margin == 0))
-    return estimate_result(model, inputs, score, predicted=predicted, sound=sound)
+    return estimate_result(model, inputs, score, predicted=predicted, margin=margin, sound=sound)

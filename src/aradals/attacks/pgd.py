@@ -17,7 +17,7 @@ from aradals.inference.gradients import (
     class_margin,
     forward_with_graph,
     input_gradient,
-    logit_rounding,
+    margin_rounding,
 )
 
 
@@ -88,10 +88,10 @@ def pgd(
                 delta = (exact + delta).clamp(0, 1) - exact
                 points = (exact + delta).to(inputs.dtype)
                 leaf, logits = forward_with_graph(model, points)
-                margin, _, _ = class_margin(logits, predicted)
+                margin, _, rival = class_margin(logits, predicted)
 
                 # The best perturbation so far.
-                crossed = margin < -logit_rounding(logits)
+                crossed = margin < -margin_rounding(logits, predicted, rival)
                 norm = perturbation_norm(points.to(exact) - exact, norm_order)
                 better = crossed & (norm < best_norm)
                 best_norm = torch.where(better, norm, best_norm)
@@ -113,6 +113,7 @@ def pgd(
         adv_inputs,
         best_norm.isfinite(),
         predicted=predicted,
+        margin=first_order.margin,
         fallback=first_order.score.clamp(min=radius),
         norm_order=norm_order,
     )

@@ -17,7 +17,7 @@ from aradals.attacks.base import (
     estimate_result,
     verified_result,
 )
-from aradals.checks import check_logits, check_positive
+from aradals.checks import check_output, check_positive
 from aradals.errors import InputError
 from aradals.geometry import (
     box_diagonal,
@@ -28,7 +28,7 @@ from aradals.geometry import (
     unit,
     working_dtype,
 )
-from aradals.inference.gradients import forward_with_graph, input_gradient, margin_and_gradient
+from aradals.inference.gradients import forward_with_graph, input_gradient, margin_and_gradient, margin_rounding
 
 _MAX_CANDIDATES = 10
 _STEEPER = 1.15
@@ -62,7 +62,7 @@ def secant(
         inputs: shape (N, ...), values in [0, 1].
         num_candidates: number of other classes, largest logits first, that are linearized at the input. The number
             rises to up to 10 if the logits of further classes are close, and always with ``verified``.
-        accurate: search farther, longer and to a smaller tolerance, in 8 to 19 passes instead of 6.
+        accurate: search farther, longer and to a smaller tolerance, in 9 to 20 passes instead of 7.
         reach: a further candidate is followed if its plane is nearer than this multiple of the score so far; 1.1 by
             default, 1.5 if ``accurate``.
         steps: largest number of linearizations for each class that is followed, including the one at the input; 6 by
@@ -91,7 +91,7 @@ def secant(
             return verify(model, inputs, planes, distance, direction)
     found = distance.isfinite()
     score = torch.where(found, distance, planes.fallback)
-    return estimate_result(model, inputs, score, predicted=planes.predicted, sound=found)
+    return estimate_result(model, inputs, score, predicted=planes.predicted, margin=planes.margins.amin(1), sound=found)
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,12 @@ def candidate_planes(model: CountedModel, inputs: Tensor, num_first: int) -> Pla
     """
     origin = inputs.to(working_dtype(inputs))
     points, logits = forward_with_graph(model, inputs)
-    check_logits(logits, len(inputs))
+    check_output(logits, len(inputs))
     predicted = logits.argmax(1)
     margins = logits.gather(1, predicted[:, None]) - logits
     # Logits that differ by less than their rounding are a tie. A tie counts as a margin as wide as the rounding.
-    rounding = torch.finfo(inputs.dtype).eps * logits.detach().abs().amax(1, keepdim=True)
+    classes = torch.arange(logits.shape[1], device=logits.device).expand_as(logits)
+    rounding = margin_rounding(logits, predicted, classes, torch.finfo(inputs.dtype).eps)
     margins_at_input = margins.detach().maximum(rounding).scatter(1, predicted[:, None], math.inf)
 
     num_others = logits.shape[1] - 1
@@ -155,16 +156,16 @@ def candidate_planes(model: CountedModel, inputs: Tensor, num_first: int) -> Pla
     distances, steepest = torch.full_like(margin, math.inf), torch.zeros_like(margin[:, 0])
     steps = origin.new_zeros(len(inputs), num_candidates, *inputs.shape[1:])
     for k in range(num_candidates):
-        if k < min(num_first, num_others):
-            rows = torch.arange(len(inputs), device=inputs.device)
-            gradient = input_gradient(margins.gather(1, candidates[:, [k]])[:, 0], points, keep_graph=True)
-        else:
+        rows = torch.arange(len(inputs), device=inputs.device)
+        if k >= num_first:
             rows = (margin[:, k] < _STEEPER * steepest * distances.amin(1)).nonzero()[:, 0]
             if len(rows) == 0:
                 break
-            _, gradient, _ = margin_and_gradient(model.at(rows), inputs[rows], predicted[rows], candidates[rows, k])
         if k == 0:
+            gradient = input_gradient(margins.gather(1, candidates[:, :1])[:, 0], points)
             fallback = linear_distance(margin[:, 0], gradient)
+        else:
+            _, gradient, _ = margin_and_gradient(model.at(rows), inputs[rows], predicted[rows], candidates[rows, k])
         steps[rows, k], reachable = project_to_plane(origin[rows], gradient, margin[rows, k])
         distance = torch.where(reachable, perturbation_norm(steps[rows, k]), box_diagonal(inputs))
         slope = perturbation_norm(gradient)
@@ -253,5 +254,8 @@ def verify(model: CountedModel, inputs: Tensor, planes: Planes, distance: Tensor
     """Make the record with norms that were seen to change the prediction; the scores remain the estimates."""
     expected = torch.where(distance.isfinite(), distance, planes.fallback)
     adv_inputs, crossed = closest_crossing(model, inputs, direction, planes.predicted, expected)
-    result = verified_result(model, inputs, adv_inputs, crossed, predicted=planes.predicted, fallback=planes.fallback)
+    margin, fallback = planes.margins.amin(1), planes.fallback
+    result = verified_result(
+        model, inputs, adv_inputs, crossed, predicted=planes.predicted, margin=margin, fallback=fallback
+    )
     return replace(result, score=torch.where(crossed & distance.isfinite(), distance, result.score))

@@ -90,8 +90,8 @@ class AttackArguments:
 
     Attributes:
         attack: attack whose perturbations are measured. Estimates are good for ranking: logit_margin and log_odds
-            (1 forward pass per image), first_order_margin (1 pass forward and backward), secant (6), secant_accurate
-            (8 to 19). Searches verify norms: secant --verified (10), deepfool (9), ddn and fmn (105), carlini_wagner
+            (1 forward pass per image), first_order_margin (1 pass forward and backward), secant (7), secant_accurate
+            (9 to 20). Searches verify norms: secant --verified (11), deepfool (13), ddn and fmn (110), carlini_wagner
             (thousands)
         attack_args: settings of the attack, as JSON or YAML
         verified: also find a perturbation that changes the prediction, for the column norm
@@ -160,7 +160,7 @@ class AuditArguments(SubsetArguments):
     """The audit of the ranking.
 
     Attributes:
-        audit: number of random examples to attack with DDN, to report how often both rankings agree; 0 for no audit
+        audit: number of random examples for two strong attacks, to report how often both rankings agree; 0 for no audit
         seed: seed of the random sample and of the bootstrap
     """
 

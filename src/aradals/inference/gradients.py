@@ -33,9 +33,23 @@ def class_margin(logits: Tensor, predicted: Tensor | None = None) -> tuple[Tenso
     return logits.gather(1, column)[:, 0] - other_logit, predicted, runner_up
 
 
-def logit_rounding(logits: Tensor) -> Tensor:
-    """Estimate the rounding of logits, shape (N,): between batches, logits differ by about 1e-6 of their size."""
-    return 1e-6 * logits.detach().abs().amax(1)
+def margin_rounding(logits: Tensor, predicted: Tensor, rival: Tensor, precision: float = 1e-6) -> Tensor:
+    """Estimate the rounding of margins: the precision times the larger of the two logits that are compared.
+
+    Other logits do not matter, because a masked class may have a logit of -1e9.
+
+    Args:
+        logits: shape (N, K).
+        predicted: int64, shape (N,).
+        rival: other classes, int64, shape (N,) or (N, C).
+        precision: relative rounding of a logit; between batches, logits differ by about 1e-6 of their size.
+
+    Returns:
+        The shape of ``rival``.
+    """
+    size = logits.detach().abs()
+    own, other = size.gather(1, predicted[:, None]), size.gather(1, rival.view(len(logits), -1))
+    return precision * own.maximum(other).view_as(rival)
 
 
 @contextmanager
@@ -60,19 +74,19 @@ def forward_with_graph(model: nn.Module, points: Tensor) -> tuple[Tensor, Tensor
     return leaf, logits.to(working_dtype(points)) if isinstance(logits, Tensor) else logits
 
 
-def input_gradient(values: Tensor, points: Tensor, *, keep_graph: bool = False) -> Tensor:
+def input_gradient(values: Tensor, points: Tensor) -> Tensor:
     """Compute the gradient of each example's value, shape of ``points``; entries that are not finite count as 0.
+
+    Each gradient needs a forward pass of its own. Compiled models reuse the memory of a graph that was walked, and
+    custom functions may free it, so that a second gradient of the same graph would be wrong or fail.
 
     Args:
         values: shape (N,); ``values[i]`` depends on ``points[i]`` only.
         points: the leaf that the values were computed from, shape (N, ...).
-        keep_graph: keep the graph, because another gradient of it follows.
     """
     if not values.requires_grad:
         return torch.zeros_like(points, dtype=working_dtype(points))
-    (gradient,) = torch.autograd.grad(
-        values.sum(), points, retain_graph=keep_graph, allow_unused=True, materialize_grads=True
-    )
+    (gradient,) = torch.autograd.grad(values.sum(), points, allow_unused=True, materialize_grads=True)
     return gradient.to(working_dtype(points)).nan_to_num(0.0, 0.0, 0.0)
 
 

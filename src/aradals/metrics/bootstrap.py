@@ -21,6 +21,9 @@ MEANS = ("accuracy", "confidence", "nll", "brier")
 LINEARIZED = ("aurc", "error_auroc")
 """Metrics that are means to first order in the resampling."""
 
+MIN_EXAMPLES = 50
+"""The least number of examples whose resamples give an interval; ``docs/metrics.md`` has the coverage with fewer."""
+
 KEPT_COUNTS = 2**24
 """Largest number of resampling counts that are kept for the next call: 16 MB."""
 

@@ -2,7 +2,8 @@
 
 Accuracies have Wilson's interval, which stays correct when every prediction is right. Confidence, NLL and Brier score
 are means, for which bootstrap percentiles suffice. AURC and AUROC behave nearly like means on the scales of logarithms
-and log-odds. Calibration errors need more care, see `calibration_error_interval`.
+and log-odds. Calibration errors need more care, see `calibration_error_interval`. All except Wilson's interval need
+enough examples, see `unreliable`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aradals.metrics.bootstrap import Bootstrap, Resampled, metric_columns
+from aradals.metrics.bootstrap import MIN_EXAMPLES, Bootstrap, Resampled, metric_columns
 from aradals.metrics.family import coverage_key, family
 from aradals.metrics.intervals import (
     Norm,
@@ -87,6 +88,12 @@ ERRORS: dict[str, tuple[str, Norm]] = {
 }
 """Calibration errors -> their gaps, see `error_gaps`, and the norm of the gaps."""
 
+MIN_EVENTS = 5
+"""The least number of right, and of wrong predictions whose resamples give an interval."""
+
+MIN_IN_SUBSET, MIN_EVENTS_IN_SUBSET = 20, 2
+"""The same for subset calibration errors: examples in every subset, and right and wrong predictions in the mean one."""
+
 
 def estimate_metrics(
     labels: Tensor,
@@ -124,7 +131,7 @@ def estimate_metrics(
         accuracy_at_coverage_90`` (the number is the coverage in percent); with ``smooth`` also ``smooth_ece``; with
         subsets also ``subset_calibration_error`` and ``largest_subset_calibration_error``. An undefined value is NaN:
         ``error_auroc`` if all predictions are right or all are wrong, the interval of ``error_auroc`` if it is 0 or 1,
-        and the interval of ``aurc`` if it is 0.
+        and all intervals that too few examples would make too short, see `unreliable`.
 
     Raises:
         InputError: see `outcomes`; a wrong ``level``, ``num_resamples``, ``coverage`` or ``subsets``.
@@ -182,7 +189,27 @@ def estimate_outcomes(
         # bandwidth.
         low, high = intervals["smooth_ece"]
         intervals["smooth_ece"] = low, max(high, known["smooth_ece"])
+    intervals |= dict.fromkeys(unreliable(examples, subsets) & intervals.keys(), (math.nan, math.nan))
     return {name: Estimate(known[name], *interval) for name, interval in intervals.items()}, sample
+
+
+def unreliable(examples: Outcomes, subsets: Tensor | None) -> set[str]:
+    """Name the metrics whose intervals would miss the true value too often, because resamples show too little.
+
+    Resamples of few examples vary too little. Resamples of few wrong predictions, or of few right ones, often contain
+    none. ``docs/metrics.md`` has the coverage that was measured with and without these limits.
+    """
+    n, num_right = len(examples.correct), int(examples.correct.sum())
+    num_events = min(num_right, n - num_right)
+    if n < MIN_EXAMPLES:
+        return {*SCALES, *ERRORS}
+    if num_events < MIN_EVENTS:
+        return {*SCALES, *ERRORS} - {"confidence"}
+    if subsets is None:
+        return set()
+    sizes = subsets.unique(return_counts=True)[1]
+    enough = int(sizes.min()) >= MIN_IN_SUBSET and num_events >= MIN_EVENTS_IN_SUBSET * len(sizes)
+    return set() if enough else {"subset_calibration_error", "largest_subset_calibration_error"}
 
 
 def error_gaps(sample: Resampled, mass_shares: Tensor, smooth_ece: float) -> dict[str, tuple[Tensor, Tensor]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -87,3 +89,18 @@ def wilson_interval(successes: Tensor, counts: Tensor, *, level: float = 0.95) -
     half_width = z / (1 + z**2 / counts) * (share * (1 - share) / counts + (z / (2 * counts)) ** 2).sqrt()
     # At share 0 and 1 the ends are 0 and 1 up to rounding.
     return (center - half_width).clamp(min=0), (center + half_width).clamp(max=1)
+
+
+def binomial_bound(successes: int, count: int, *, level: float = 0.95) -> float:
+    """Clopper and Pearson's upper bound of a proportion: exact, above the true one in at least ``level`` of samples."""
+    if successes == count:
+        return 1.0
+    k = torch.arange(successes + 1, dtype=torch.float64)
+    n = torch.tensor(float(count), dtype=torch.float64)
+    log_ways = (n + 1).lgamma() - (k + 1).lgamma() - (n - k + 1).lgamma()
+    low, high = successes / count, 1.0
+    while high - low > 1e-12:
+        share = (low + high) / 2
+        at_most = float((log_ways + k * math.log(share) + (n - k) * math.log1p(-share)).exp().sum())
+        low, high = (share, high) if at_most > 1 - level else (low, share)
+    return high

@@ -12,23 +12,31 @@ from torch import Tensor
 from aradals.checks import check_predictions
 from aradals.errors import InputError
 from aradals.metrics.outcomes import Ranking, outcomes, rank
+from aradals.metrics.proper import binomial_bound
+
+COVERAGES = tuple(twentieths / 20 for twentieths in range(1, 21))
+"""The shares of most confident predictions that `confidence_threshold` tests, in this order."""
 
 
 @dataclass(frozen=True)
 class ConfidenceThreshold:
-    """A confidence threshold: the predictions that reach it have at most the requested error.
+    """A confidence threshold with a guarantee for the error of the predictions that reach it.
 
     Attributes:
         threshold: a confidence that occurs in the data.
         coverage: the share of all predictions that reach the threshold, in (0, 1].
         n: the number of predictions that reach the threshold.
         error: the share of these predictions that are wrong.
+        bound: the upper confidence bound of the error on new examples, at most the requested error.
+        level: the confidence level of the bound.
     """
 
     threshold: float
     coverage: float
     n: int
     error: float
+    bound: float
+    level: float
 
 
 def selective_risk(ranking: Ranking) -> Tensor:
@@ -55,9 +63,12 @@ def most_confident(ranking: Ranking, coverage: float) -> Tensor:
     """
     if not 0 < coverage <= 1:
         raise InputError(expected="coverage in (0, 1]", got=str(coverage), hint="0.9 for 90 %")
+    return ranking.mean_correct[-_num_covered(ranking, coverage) :]
+
+
+def _num_covered(ranking: Ranking, coverage: float) -> int:
     # The product is rounded first, so that 0.07 · 100 = 7.000000000000001 counts as 7.
-    count = max(1, math.ceil(round(coverage * len(ranking.order), 6)))
-    return ranking.mean_correct[-count:]
+    return max(1, math.ceil(round(coverage * len(ranking.order), 6)))
 
 
 def aurc_terms(ranking: Ranking) -> Tensor:
@@ -213,41 +224,54 @@ def ood_scores(logits: Tensor, score: str = "confidence") -> Tensor:
 
 
 def confidence_threshold(
-    labels: Tensor, max_error: float, *, logits: Tensor | None = None, probs: Tensor | None = None
+    labels: Tensor,
+    max_error: float,
+    *,
+    logits: Tensor | None = None,
+    probs: Tensor | None = None,
+    level: float = 0.95,
 ) -> ConfidenceThreshold | None:
-    """Find the smallest observed confidence from which on at most ``max_error`` of the predictions are wrong.
+    """Find the smallest confidence from which on at most ``max_error`` of new predictions are wrong, with a guarantee.
 
-    Equal confidences are taken together. The error holds for these examples; the error on new examples will differ.
+    The search is a fixed sequence of tests (Angelopoulos et al. 2021, "Learn then test"). The candidates are the least
+    confidences among the 5 %, 10 %, ... 100 % most confident predictions. The sequence does not depend on correctness.
+    Each test compares the exact upper bound of the error (Clopper and Pearson 1934) with ``max_error``. The first bound
+    above ``max_error`` ends the search. Therefore the search needs no correction: the error on new examples exceeds
+    ``max_error`` in at most 1 - ``level`` of data sets, if the new examples come from the same population, and the
+    predictions at the threshold are wrong at least as often as those above it. Candidates with so few predictions that
+    their bound is too large without any error are left out. Equal confidences are taken together.
 
-    Example: for confidences 0.9, 0.8 and 0.7, where only the second prediction is wrong, and max_error 0.4, the
-        threshold is 0.7 (one of three is wrong), although one of two is wrong at 0.8.
+    Example: among 1,000 predictions, a threshold for ``max_error`` 0.01 needs no error in the 300 most confident
+        predictions, because 299 examples without error have the 95 % bound 0.01.
 
     Args:
         labels: integer, shape (N,), in [0, K).
         max_error: fraction in [0, 1].
         logits: finite floats, shape (N, K); or
         probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
+        level: confidence level of the guarantee, in (0, 1).
 
     Returns:
-        The threshold with its coverage, or None if even the most confident predictions are wrong too often.
+        The threshold with its coverage and bound, or None if no threshold can be guaranteed.
 
     Raises:
-        InputError: see `outcomes`; ``max_error`` outside [0, 1].
+        InputError: see `outcomes`; ``max_error`` outside [0, 1], or ``level`` outside (0, 1).
     """
     if not 0 <= max_error <= 1:
         raise InputError(expected="max_error in [0, 1]", got=str(max_error), hint="0.01 for one error in 100")
+    if not 0 < level < 1:
+        raise InputError(expected="level in (0, 1)", got=str(level), hint="0.95 for 95 %")
     ranking = outcomes(labels, logits=logits, probs=probs).ranking
-    # Both numbers count all predictions that are at least as confident as each example.
-    wrong = (1 - ranking.correct).flip(0).cumsum(0).flip(0)[ranking.first]
-    kept = len(ranking.order) - ranking.first
-    error = wrong / kept
-    (allowed,) = torch.nonzero(error <= max_error, as_tuple=True)
-    if len(allowed) == 0:
-        return None
-    least = allowed[0]
-    return ConfidenceThreshold(
-        threshold=float(ranking.confidence[least]),
-        coverage=int(kept[least]) / len(kept),
-        n=int(kept[least]),
-        error=float(error[least]),
-    )
+    num_wrong = (1 - ranking.correct).flip(0).cumsum(0).flip(0)
+    found = None
+    for coverage in COVERAGES:
+        first = int(ranking.first[-_num_covered(ranking, coverage)])
+        n, wrong = len(ranking.order) - first, int(num_wrong[first])
+        if binomial_bound(0, n, level=level) > max_error:
+            continue
+        bound = binomial_bound(wrong, n, level=level)
+        if bound > max_error:
+            break
+        threshold = float(ranking.confidence[first])
+        found = ConfidenceThreshold(threshold, n / len(ranking.order), n, wrong / n, bound, level)
+    return found

@@ -20,7 +20,7 @@ import torch
 from aradals._internal.files import atomic_path, csv_text
 from aradals._internal.json_files import SEAL, changed, json_text, load_sealed, save_sealed
 from aradals._internal.optional import load_extra
-from aradals.calibration import CALIBRATORS, Calibrator, calibrator_from_dict
+from aradals.calibration import CALIBRATORS, Calibrator, Origin, calibrator_from_dict
 from aradals.checks import check_labels, check_logits
 from aradals.data import Examples
 from aradals.data.formats import NPZ_ERRORS, check_npz
@@ -29,7 +29,7 @@ from aradals.errors import InputError
 from aradals.inference.predictions import Predictions
 from aradals.robustness.scores import ScoreTable
 
-SCHEMA_VERSION = "3"
+SCHEMA_VERSION = "4"
 """Changes when the meaning of a file changes; part of every stage's inputs, so that old outputs are made again."""
 
 
@@ -57,6 +57,7 @@ def save_scores(path: Path, scores: ScoreTable, provenance: Mapping[str, str]) -
         "id": scores.ids.numpy(),
         "predicted": scores.predicted.numpy(),
         "score": scores.score.double().numpy(),
+        "margin": scores.margin.double().numpy(),
         "norm": np.ma.masked_array(norm, mask=~np.isfinite(norm)),
         "success": scores.success.numpy(),
         "num_forward": scores.num_forward.numpy(),
@@ -71,7 +72,7 @@ def load_scores(path: Path) -> tuple[ScoreTable, dict[str, str]]:
     Raises:
         InputError: the file is missing, not parquet, or lacks a column.
     """
-    kinds = {"id": "iu", "predicted": "iu", "score": "f", "norm": "f", "success": "b"}
+    kinds = {"id": "iu", "predicted": "iu", "score": "f", "margin": "f", "norm": "f", "success": "b"}
     kinds |= {"num_forward": "iu", "num_backward": "iu"}
     columns, metadata = _read_parquet(path, list(kinds))
     for name, kind in kinds.items():
@@ -86,6 +87,7 @@ def load_scores(path: Path) -> tuple[ScoreTable, dict[str, str]]:
             ids=torch.from_numpy(columns["id"].astype(np.int64)),
             predicted=torch.from_numpy(columns["predicted"].astype(np.int64)),
             score=torch.from_numpy(columns["score"].astype(np.float64)),
+            margin=torch.from_numpy(columns["margin"].astype(np.float64)),
             norm=torch.from_numpy(columns["norm"].astype(np.float64)).nan_to_num(math.inf, math.inf),
             success=torch.from_numpy(columns["success"]),
             num_forward=torch.from_numpy(columns["num_forward"].astype(np.int64)),
@@ -148,19 +150,22 @@ class StoredPredictions:
         name: name of the file.
         data: name of the data; the name of the file if the file has no name of the data.
         hashes: content hashes of the examples, uint64; empty if the file has none.
+        weights: digest of the weights of the model; empty if the file has none.
     """
 
     predictions: Predictions
     name: str
     data: str
     hashes: npt.NDArray[np.uint64]
+    weights: str
 
 
 def read_predictions(path: Path) -> StoredPredictions:
     """Read predictions that replace a model, see `load_predictions`."""
     predictions, metadata = load_predictions(path)
     hashes = decode_hashes(metadata.get("example_hashes", ""), path)
-    return StoredPredictions(predictions, path.stem, metadata.get("data", path.stem), hashes)
+    name, weights = metadata.get("data", path.stem), metadata.get("weights", "")
+    return StoredPredictions(predictions, path.stem, name, hashes, weights)
 
 
 def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
@@ -241,12 +246,12 @@ def _one_for_each_row(
 
 
 def save_calibrator(path: Path, calibrator: Calibrator, examples: Examples, *, request: str | None = None) -> None:
-    """Write a fitted calibrator as JSON, with the content hashes of the examples that it was fitted on.
+    """Write a fitted calibrator as JSON, with its origin: the model, and the content hashes of the examples.
 
     Args:
-        path: path of the file.
-        calibrator: a fitted calibrator.
-        examples: the examples that the calibrator was fitted on.
+        path: of the file.
+        calibrator: fitted; its ``origin`` names the model.
+        examples: that it was fitted on.
         request: digest of everything that decides the fit.
     """
     fitted_on = {
@@ -254,13 +259,15 @@ def save_calibrator(path: Path, calibrator: Calibrator, examples: Examples, *, r
         "n": len(examples),
         "fingerprint": examples.fingerprint,
         "example_hashes": encode_hashes(examples.hashes),
+        "weights": calibrator.origin.weights,
+        "num_classes": calibrator.origin.num_classes,
         "request": request,
     }
     save_sealed(path, {**calibrator.to_dict(), "fitted_on": fitted_on})
 
 
-def load_calibrator(path: Path) -> tuple[Calibrator, np.ndarray]:
-    """Read a calibrator, and the hashes (uint64) of the examples that it was fitted on.
+def load_calibrator(path: Path) -> Calibrator:
+    """Read a calibrator with its origin; a file of an earlier version does not name the model.
 
     Raises:
         InputError: the file is missing, or `save_calibrator` has not written it.
@@ -273,7 +280,13 @@ def load_calibrator(path: Path) -> tuple[Calibrator, np.ndarray]:
             got=f"method {method!r:.80}",
             hint="a file written by `aradals calibrate`",
         )
-    return calibrator_from_dict(content), decode_hashes(fitted_on.get("example_hashes"), path)
+    calibrator, num_classes = calibrator_from_dict(content), fitted_on.get("num_classes")
+    calibrator.origin = Origin(
+        weights=str(fitted_on.get("weights") or ""),
+        num_classes=num_classes if isinstance(num_classes, int) else 0,
+        example_hashes=decode_hashes(fitted_on.get("example_hashes"), path),
+    )
+    return calibrator
 
 
 def _write_parquet(path: Path, kind: str, columns: Mapping[str, object], metadata: Mapping[str, str]) -> None:

@@ -14,8 +14,9 @@ from aradals.data import Data, as_examples
 from aradals.inference.predictions import Predictions
 from aradals.metrics import confidence_threshold
 from aradals.pipeline.artifacts import versions
-from aradals.pipeline.classifier import Classifier, as_classifier, refuse_training_examples
+from aradals.pipeline.classifier import Classifier, as_classifier, check_training_examples
 from aradals.pipeline.evaluate import measure_predictions, reliability_bins
+from aradals.pipeline.leakage import tell_unchecked
 from aradals.pipeline.outputs import work_folder
 from aradals.pipeline.predict import predict_and_score
 from aradals.pipeline.score import (
@@ -25,14 +26,14 @@ from aradals.pipeline.score import (
     check_num_subsets,
     scores_of,
     scoring_record,
+    subsets_of,
 )
 from aradals.pipeline.shown import class_rows, example_pictures
-from aradals.results.records import ClassShare, DataSummary, Method, Reliability, Results, Scoring, Threshold
+from aradals.results.records import Check, ClassShare, DataSummary, Method, Reliability, Results, Scoring, Threshold
 from aradals.robustness.scores import ScoreTable
-from aradals.smoothing.subsets import assign_subsets
 
 MAX_ERRORS = (0.01, 0.05)
-"""Shares of wrong predictions for which a confidence threshold is reported."""
+"""Shares of wrong predictions for which a confidence threshold is sought."""
 
 
 def diagnose(
@@ -81,7 +82,8 @@ def diagnose(
     examples = as_examples(data)
     check_num_subsets(num_subsets, len(examples), "num_subsets", examples.name)
     classifier = as_classifier(model, examples)
-    refuse_training_examples(classifier, examples)
+    checks = (check_training_examples(classifier, examples),)
+    tell_unchecked(checks, log)
     if scores is None:
         check_differentiable(classifier.model, examples.batch([0])[1])
     with work_folder(output) as folder:
@@ -95,14 +97,16 @@ def diagnose(
             num_subsets=num_subsets,
             class_names=classifier.class_names or examples.class_names,
             seed=seed,
+            checks=checks,
         )
         audited = None
-        if audit:
+        ranking = scores_of(table, predictions.ids)
+        if audit and ranking is not None:
             audited = audit_ranking(
                 classifier,
                 examples,
                 table,
-                folder / "audit",
+                folder,
                 num_examples=audit,
                 num_subsets=num_subsets,
                 seed=seed,
@@ -111,7 +115,7 @@ def diagnose(
         return replace(
             results,
             audit=audited,
-            pictures=example_pictures(examples, predictions, scores_of(table, predictions.ids)),
+            pictures=example_pictures(examples, predictions, ranking),
             config={**results.config, "checkpoint": classifier.checkpoint},
         )
 
@@ -125,6 +129,7 @@ def diagnose_predictions(
     num_subsets: int = 10,
     class_names: Sequence[str] = (),
     seed: int = 0,
+    checks: Sequence[Check] = (),
 ) -> Results:
     """Diagnose predictions that exist already.
 
@@ -132,10 +137,12 @@ def diagnose_predictions(
         predictions: predictions of N examples.
         name: name of the model.
         data: name of the data.
-        scores: robustness of the examples; if None, there are no results by robustness.
+        scores: robustness of the examples; if None, or if the search failed for more than 5 % of the examples, there
+            are no results by robustness.
         num_subsets: number R of subsets; subset 0 is the least robust.
         class_names: name of each class; a class without a name has its number.
         seed: seed of the bootstrap.
+        checks: answers of `aradals.pipeline.leakage`, for the results.
 
     Raises:
         InputError: there are fewer examples than subsets, or scores lack some of the examples.
@@ -145,7 +152,7 @@ def diagnose_predictions(
     subsets, scoring = None, tuple[Scoring, ...]()
     if scores is not None:
         check_num_subsets(num_subsets, len(predictions), "num_subsets", "the predictions")
-        subsets = assign_subsets(scores_of(scores, predictions.ids), num_subsets, predictions.ids)
+        subsets = subsets_of(scores, predictions.ids, num_subsets)
         scoring = (scoring_record(scores, split="evaluated"),)
     keys: dict[str, Any] = {"method": name, "calibrator": "none", "seed": seed, "corruption": "none", "severity": 0}
     rows, _ = measure_predictions(predictions, subsets, keys=keys, seed=seed)
@@ -163,6 +170,7 @@ def diagnose_predictions(
         config={"model": name, **({"attack": scoring[0].attack} if scoring else {})},
         versions=versions(),
         scoring=scoring,
+        checks=tuple(checks),
         classes=class_rows(predictions, names, name),
         least_robust_classes=() if subsets is None else _class_shares(predictions, subsets == 0, names),
         thresholds=tuple(_threshold(predictions, max_error) for max_error in MAX_ERRORS),
@@ -202,4 +210,4 @@ def _threshold(predictions: Predictions, max_error: float) -> Threshold:
     found = confidence_threshold(predictions.labels, max_error, logits=predictions.logits)
     if found is None:
         return Threshold(max_error)
-    return Threshold(max_error, found.threshold, found.coverage, found.n, found.error)
+    return Threshold(max_error, found.threshold, found.coverage, found.n, found.error, found.bound)

@@ -14,6 +14,9 @@ from aradals.inference.predictions import Batch, evaluation_mode, model_device_d
 _ROUNDING = 1e-6
 """Logits count as equal if they differ by less, relative to the largest logit."""
 
+_MASKED = -1e4
+"""A class whose logit is as far below the largest one has probability 0, whatever the difference is."""
+
 _CHANGE = 1e-9
 """Parameters count as untrained if they change by less, relative to the largest parameter."""
 
@@ -88,8 +91,8 @@ def check_output_varies(model: nn.Module, batches: Iterable[Batch]) -> None:
     with evaluation_mode(model), torch.no_grad():
         for _, inputs, _ in batches:
             logits = model(inputs.to(device, dtype)).double()
-            # A number that is added to all logits of a row does not change the prediction.
-            relative = logits - logits.mean(1, keepdim=True)
+            # Neither a number that is added to all logits of a row nor the value of a mask changes the prediction.
+            relative = (logits - logits.amax(1, keepdim=True)).clamp(min=_MASKED)
             first = relative[0] if first is None else first
             count += len(logits)
             if (relative - first).abs().max() > _ROUNDING * relative.abs().max():

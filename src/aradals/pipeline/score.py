@@ -27,9 +27,10 @@ from aradals.pipeline.artifacts import SCHEMA_VERSION, load_scores, save_scores,
 from aradals.pipeline.classifier import Classifier, as_classifier
 from aradals.pipeline.outputs import output_file, refuse_other_request
 from aradals.pipeline.stage import remove_stages, run_stage, same_outputs
+from aradals.results.failed import describe_lost_searches
 from aradals.results.files import plain
 from aradals.results.records import Scoring
-from aradals.robustness.audit import Audit, audit_sample, compare_with_attack
+from aradals.robustness.audit import AUDIT_ATTACKS, Audit, audit_sample, compare_with_attacks
 from aradals.robustness.scores import (
     ScoreTable,
     check_differentiable,
@@ -39,6 +40,7 @@ from aradals.robustness.scores import (
     score_batches,
     with_progress,
 )
+from aradals.smoothing.subsets import assign_subsets
 
 __all__ = [
     "SCORES",
@@ -50,16 +52,21 @@ __all__ = [
     "check_differentiable",
     "check_num_subsets",
     "describe_scores",
+    "rankings_of",
     "score_dataset",
     "score_examples",
     "score_file",
     "score_stage",
     "scores_of",
     "scoring_record",
+    "subsets_of",
 ]
 
 SCORE_FILES = SCORES, _COST = ("scores.parquet", "cost.json")
 """Output files of a scoring stage: the table, and the seconds of the scoring."""
+
+AUDIT_FOLDERS = ("audit", "audit-neighbors")
+"""The folders of the stages of an audit, one for each of its attacks."""
 
 _SHARD_SECONDS = 10.0
 _LONGEST = 1e12
@@ -180,7 +187,7 @@ def audit_file(
         classifier.model,
         examples,
         output,
-        work / "audit",
+        work,
         num_examples=num_examples,
         num_subsets=num_subsets,
         seed=seed,
@@ -189,7 +196,7 @@ def audit_file(
         log=lambda line: log(f"audit: {line}"),
     )
     save_scores(output, table, {**metadata, "audit": json_text(plain(record))})
-    remove_stages(work, ("audit",))
+    remove_stages(work, AUDIT_FOLDERS)
     return record
 
 
@@ -381,21 +388,25 @@ def audit_stage(
     log: Callable[[str], None],
     probe: Tensor | None = None,
 ) -> Audit:
-    """Compare a score table with DDN on a sample, see `aradals.robustness.audit_scores`; continue if interrupted."""
+    """Compare a score table with strong attacks on a sample, see `audit_scores`; continue if interrupted."""
     table, _ = load_scores(scores)
     sample = audit_sample(examples, table, num_examples=num_examples, num_subsets=num_subsets, seed=seed)
-    strong = score_stage(
-        model,
-        sample,
-        folder,
-        attack="ddn",
-        attack_args={},
-        model_digest=model_digest,
-        verified=True,
-        probe=probe,
-        log=log,
-    )
-    return replace(compare_with_attack(table, load_scores(strong)[0], num_subsets), seconds=scoring_seconds(strong))
+    strong = [
+        score_stage(
+            model,
+            sample,
+            folder / name,
+            attack=attack,
+            attack_args={},
+            model_digest=model_digest,
+            verified=True,
+            probe=probe,
+            log=log,
+        )
+        for name, attack in zip(AUDIT_FOLDERS, AUDIT_ATTACKS, strict=True)
+    ]
+    found = compare_with_attacks(table, [load_scores(path)[0] for path in strong], num_subsets)
+    return replace(found, seconds=sum(map(scoring_seconds, strong)))
 
 
 def audit_ranking(
@@ -428,14 +439,47 @@ def audit_ranking(
     )
 
 
-def scores_of(scores: ScoreTable | Path, ids: Tensor) -> Tensor:
-    """Look up the score of each of ``ids``, float64, in a score table or its file.
+def rankings_of(*lookups: tuple[Path, Tensor]) -> list[Tensor]:
+    """Look up values that are compared and rank the examples, see `ScoreTable.ranking`; float64.
+
+    If the search failed too often for one of the tables, the logit margin ranks the examples of all of them.
+
+    Args:
+        *lookups: each a file of a score table, and ids.
 
     Raises:
-        InputError: the table lacks some of the examples.
+        InputError: a table lacks some of the ids.
+    """
+    tables = [load_scores(path)[0] for path, _ in lookups]
+    by_margin = any(table.by_margin for table in tables)
+    return [
+        replace(table, score=table.margin if by_margin else table.ranking).for_ids(ids).score.double()
+        for table, (_, ids) in zip(tables, lookups, strict=True)
+    ]
+
+
+def scores_of(scores: ScoreTable | Path, ids: Tensor) -> Tensor | None:
+    """Look up the values that rank the examples by robustness, float64, in a score table or its file.
+
+    Returns:
+        A value for each of ``ids``; None if the search failed too often, so that nothing is known about robustness.
+
+    Raises:
+        InputError: the table lacks some of the ids.
     """
     table = scores if isinstance(scores, ScoreTable) else load_scores(scores)[0]
-    return table.for_ids(ids).score.double()
+    ranking = replace(table, score=table.ranking).for_ids(ids).score
+    return None if table.by_margin else ranking
+
+
+def subsets_of(scores: ScoreTable | Path | None, ids: Tensor, num_subsets: int) -> Tensor | None:
+    """Cut examples into robustness subsets, int64; None if nothing is known about robustness, see `scores_of`.
+
+    Raises:
+        InputError: the table lacks some of the ids, or there are fewer ids than subsets.
+    """
+    ranking = None if scores is None else scores_of(scores, ids)
+    return None if ranking is None else assign_subsets(ranking, num_subsets, ids)
 
 
 def check_attack(attack: str, attack_args: dict[str, Any]) -> None:
@@ -474,9 +518,9 @@ def describe_scores(table: ScoreTable, seconds: float | None) -> str:
     forward, backward = (passes.double().mean().item() for passes in (table.num_forward, table.num_backward))
     return (
         f"{len(table)} examples scored by {table.attack}{speed}on average {forward:.1f} forward and {backward:.1f} "
-        f"backward passes); {int(table.norm.isfinite().sum())} with a verified norm, {table.num_failed} with a "
-        f"fallback as score; median score {table.score.median():.4f}"
-    )
+        f"backward passes); {int(table.norm.isfinite().sum())} with a verified norm, {table.num_failed} without a "
+        f"boundary, which are ranked by the logit margin; median score {table.score.median():.4f}"
+    ) + (f"\nWarning: {describe_lost_searches(scoring_record(table, split='evaluated'))}" if table.by_margin else "")
 
 
 def scoring_record(scores: ScoreTable | Path, split: str, seed: int = 0) -> Scoring:

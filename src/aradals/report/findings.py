@@ -14,8 +14,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from aradals.calibration.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
 from aradals.report.view import (
+    TWO_SEEDS,
     label,
     least_robust,
     reference,
@@ -24,7 +24,7 @@ from aradals.report.view import (
     treatment,
 )
 from aradals.results.aggregate import difference, is_noise, measure, places, relation, relative_cost
-from aradals.results.failed import describe_failed, join
+from aradals.results.failed import describe_failed, describe_lost_searches, join
 from aradals.results.records import ClassShare, Measure, Metric, Place, Results, Variant
 from aradals.robustness.audit import describe_audit
 
@@ -46,7 +46,7 @@ class Verdict:
         reference: the variant with the problem.
         best: the variant that is recommended instead, or else the best other variant; None if there is no other.
         warnings: one sentence for each kind of problem, which starts with `WARNING`.
-        notes: further sentences about a diagnosis.
+        notes: further sentences.
     """
 
     sentences: list[str]
@@ -61,13 +61,15 @@ def verdict(results: Results) -> Verdict:
     first = reference(results)
     if results.kind == "diagnosis":
         warned = [text] if results.audit and (text := describe_audit(results.audit)).startswith(WARNING) else []
-        advice, notes = _advice_for_one(results, first), [*_class_sentence(results), *_threshold_sentence(results)]
-        return Verdict([_gap_sentence(results, first), advice, _scope_of_one(results)], first, None, warned, notes)
+        notes = [*_class_sentence(results), *_threshold_sentence(results), *_searches(results, lost=False)]
+        sentences = [_gap_sentence(results, first), _advice_for_one(results, first), _scope_of_one(results)]
+        return Verdict(sentences, first, None, [*_searches(results, lost=True), *warned], notes)
     best, is_better = recommend(results)
     advice = _advice_for_one(results, first)
     if len(results.variants) > 1:
         advice = _advice(results, first, best if is_better else None)
-    return Verdict([_gap_sentence(results, first), advice, _scope(results)], first, best, _warnings(results))
+    sentences, notes = [_gap_sentence(results, first), advice, _scope(results)], _searches(results, lost=False)
+    return Verdict(sentences, first, best, [*_searches(results, lost=True), *_warnings(results)], notes)
 
 
 def recommend(results: Results) -> tuple[Variant | None, bool]:
@@ -117,6 +119,8 @@ def _gap_sentence(results: Results, variant: Variant) -> str:
 
 def _gap_words(gap: Measure) -> str:
     """Write ``is overconfident by 5.3 points (95 % interval 1.0 to 10.9)``."""
+    if not gap.has_interval:
+        return f"has a gap between confidence and accuracy of {100 * gap.value:+z.1f} points (no interval)"
     if not gap.sign:
         return f"has no significant gap between confidence and accuracy {_interval(gap, 100, 1)}"
     word = "overconfident" if gap.sign > 0 else "underconfident"
@@ -184,16 +188,18 @@ def _scope_of_one(results: Results) -> str:
     sampling = f"The intervals cover the sampling of the {results.num_examples:,} examples, and no other chance"
     if results.audit is None or describe_audit(results.audit).startswith(WARNING):
         return f"{sampling}."
-    found, attack = results.audit.agreement.same_subset, results.audit.attack.partition("(")[0]
+    found, attack = results.audit.agreement.same_subset, results.audit.attack_names
     if not found.value > 0:
         return f"{sampling}."
-    return f"{sampling}; {attack} puts {100 * found.value:.0f} % of a sample into the same robustness subset."
+    return f"{sampling}; {100 * found.value:.0f} % of a sample are in the same robustness subset by {attack}."
 
 
 def _scope(results: Results) -> str:
     """Describe the certainty of a study."""
     size, seeds, count = f"{results.num_examples:,} examples", len(results.seeds), len(results.variants)
     chosen = f"; the choice among {count} variants was made on these examples, too" if count > 2 else ""
+    if seeds == 2:
+        return TWO_SEEDS
     covered = f"the sampling of the {size}"
     if results.kind == "study":
         covered += f" and of {seeds} seeds" if seeds > 1 else ", not the randomness of training (there is one seed)"
@@ -211,7 +217,7 @@ def _warnings(results: Results) -> list[str]:
     temperatures = [
         f"{label(results, fitted.variant)}, seed {fitted.seed} ({fitted.temperature:g})"
         for fitted in results.calibrators
-        if fitted.temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE)
+        if fitted.parameters.get("problem")
     ]
     sentences = []
     if failed := describe_failed(results):
@@ -222,10 +228,16 @@ def _warnings(results: Results) -> list[str]:
         )
     if temperatures:
         sentences.append(
-            "temperatures ended at the bound of their search (use a larger calibration split, and check that the model "
-            f"is neither right everywhere there nor no better than chance): {_first(temperatures)}."
+            "the calibration split could not decide some temperatures (use a larger one, and check that the model is "
+            f"neither right everywhere there nor no better than chance): {_first(temperatures)}."
         )
     return [f"{WARNING}{sentence}" for sentence in sentences]
+
+
+def _searches(results: Results, *, lost: bool) -> list[str]:
+    """Count examples without a boundary: those of rankings that are lost because of them, or those of the others."""
+    found = [text for each in results.scoring if each.by_margin == lost and (text := describe_lost_searches(each))]
+    return [f"{WARNING}{_first(found)}"] if lost and found else [_first(found)] if found else []
 
 
 def _class_sentence(results: Results) -> list[str]:
@@ -243,19 +255,17 @@ def _class_sentence(results: Results) -> list[str]:
 def _threshold_sentence(results: Results) -> list[str]:
     """Describe the confidence thresholds above which predictions can be accepted."""
     parts = [
-        f"{100 * row.max_error:g} % from a confidence of {threshold_text(row.threshold)} on "
-        f"({100 * row.coverage:.0f} % of the examples)"
+        f"at most {100 * row.max_error:g} % from a confidence of {threshold_text(row.threshold)} on "
+        f"({100 * row.coverage:.0f} % of the examples, n = {row.n:,}; upper bound {100 * row.bound:.2g} %)"
         for row in results.thresholds
-        if row.threshold is not None
+        if row.threshold is not None and row.is_guaranteed
     ]
-    sentences = []
-    if parts:
+    sentences = [f"With 95 % certainty, the error on new examples of this kind is {join(parts)}."] if parts else []
+    if none := [f"{100 * row.max_error:g} %" for row in results.thresholds if not row.is_guaranteed]:
         sentences.append(
-            f"The error is at most {' and at most '.join(parts)}. These thresholds were chosen on the same examples: "
-            "check them on others."
+            f"{results.num_examples:,} examples show no confidence threshold with an error of at most "
+            f"{' or '.join(none)} with 95 % certainty."
         )
-    if never := [f"{100 * row.max_error:g} %" for row in results.thresholds if row.threshold is None]:
-        sentences.append(f"No confidence threshold brings the error down to {' or '.join(never)}.")
     return sentences
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,7 @@ def _verdict_drawings(results: Results, shown: Sequence[Variant]) -> list[Drawin
 def _sections(results: Results) -> list[Section]:
     return [
         Section("Failed runs", [Part(tables=[failed_rows(results)], note="The same command tries these runs again.")]),
-        Section("Differences between methods", _method_parts(results)),
+        Section(f"Differences between {_compared(results)}", _method_parts(results)),
         Section("All numbers", _number_parts(results)),
         Section("By robustness subset", _subset_parts(results)),
         Section("Classes of the least robust subset", _share_parts(results)),
@@ -197,9 +197,10 @@ def _sections(results: Results) -> list[Section]:
 
 def _method_parts(results: Results) -> list[Part]:
     """Show the main methods in figures, and their paired differences."""
-    if len({variant.method for variant in results.variants}) < 2:
+    if len(results.variants) < 2:
         return []
-    panels, differences = prepared.prepare_methods(results), prepared.prepare_differences(results)
+    panels = prepared.prepare_methods(results) if _compared(results) == "methods" else []
+    differences = prepared.prepare_differences(results)
     return [
         Part(
             draw(_dot_drawer(panels), panels, "methods"),
@@ -210,11 +211,15 @@ def _method_parts(results: Results) -> list[Part]:
         Part(
             draw(_dot_drawer(differences), differences, "differences"),
             comparison_rows(results),
-            note=f"{comparison_note(results)} In the figures, an interval that does not touch the line at zero is "
+            note=f"{comparison_note(results)} In figures, an interval that does not touch the line at zero is "
             "significant.",
             title=f"Paired differences from {results.method(results.reference).label}",
         ),
     ]
+
+
+def _compared(results: Results) -> str:
+    return "methods" if len({variant.method for variant in results.variants}) > 1 else "calibrators"
 
 
 def _number_parts(results: Results) -> list[Part]:
@@ -320,8 +325,8 @@ def _threshold_parts(results: Results) -> list[Part]:
     return [
         Part(
             tables=[threshold_rows(results)],
-            note="Predictions of at least this confidence are accepted. A threshold that was chosen on some examples "
-            "looks better on these examples than it is, so check the threshold on other examples.",
+            note="Predictions of at least this confidence are accepted. Each threshold keeps its promise on new "
+            "examples of this kind with 95 % certainty. ≤: the upper bound of the error, which allows for the search.",
         )
     ]
 
@@ -411,7 +416,8 @@ def _shown_and_rest(results: Results) -> tuple[list[Variant], list[Variant]]:
 
 def _uncertainty(results: Results) -> str:
     seeds = len(results.seeds)
-    return "95 % intervals" if seeds == 1 else f"95 % intervals over test set and {seeds} seeds"
+    over = {1: "", 2: ", which two seeds do not give"}.get(seeds, f" over test set and {seeds} seeds")
+    return f"95 % intervals{over}"
 
 
 def _first_seed(results: Results) -> str:
@@ -501,6 +507,7 @@ def _runs(results: Results) -> Iterator[TableBlock]:
     )
     if results.audit:
         yield _pairs("audit of the robustness scores", _audit(results.audit))
+    yield _table("checks", ("statement", "answer", "reason"), [list(astuple(check)) for check in results.checks])
     yield _pairs("versions", {**results.versions, "device": results.device})
 
 
@@ -517,12 +524,14 @@ def _audit(audit: Audit) -> dict[str, object]:
             for name, each in agreement.items()
             if found.n
         },
-        "reference attack": audit.attack,
+        "share that the first reference attack alone puts into the same subset": audit.first_alone.same_subset.value,
+        "subsets that the ranking carries": audit.num_carried,
+        "reference attacks": audit.attack,
         "n": audit.num_examples,
-        "reference attack failed": audit.num_failed,
+        "reference attacks failed": audit.num_failed,
         "median of score / reference norm": audit.median_ratio,
         "scores with a verified norm": audit.num_verified,
-        "of these more than 1 % above the reference attack's": audit.num_norms_reduced,
+        "of these more than 1 % above the reference": audit.num_norms_reduced,
         "forward passes each": audit.mean_forward,
         "backward passes each": audit.mean_backward,
         "seconds": audit.seconds,

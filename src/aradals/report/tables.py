@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from aradals.report.view import (
+    TWO_SEEDS,
     label,
     metric_name,
     places_by_name,
@@ -16,12 +17,10 @@ from aradals.report.view import (
     short_label,
     shown_variants,
     subset_name,
-    threshold_interval,
     threshold_text,
     treatment,
 )
-from aradals.results.aggregate import NOISE_LIMITS, difference, measure, places, relation, relative_cost
-from aradals.results.compare import MIN_SEEDS
+from aradals.results.aggregate import MIN_SEEDS, NOISE_LIMITS, difference, measure, places, relation, relative_cost
 from aradals.results.records import (
     CLEAN,
     METRICS,
@@ -39,6 +38,7 @@ COMPARISONS: dict[Metric, str] = {
     "subset_calibration_error": "subset cal. error",
     "accuracy": "accuracy, points",
     "nll": "NLL",
+    "brier": "Brier score",
 }
 MODEL_COLUMNS = ("examples", "gap, points", "ECE", "noise floor", "accuracy %", "confidence %", "n")
 CLASS_COLUMNS = ("class", *MODEL_COLUMNS[1:])
@@ -91,18 +91,21 @@ def main_table_note(results: Results) -> str:
     """Explain the numbers of `main_table`."""
     seeds = f" over {len(results.seeds)} seeds and the test examples" if len(results.seeds) > 1 else ""
     words = [
-        f"Below each estimate is its 95 % interval{seeds}. The noise floor is the error that a perfectly "
-        "calibrated model would show, ≤ its 95th percentile.",
+        TWO_SEEDS if len(results.seeds) == 2 else f"Below each estimate is its 95 % interval{seeds}.",
+        "The noise floor is the error that a perfectly calibrated model would show, ≤ its 95th percentile.",
         "Calibration errors are fractions (0.01 = 1 point).",
     ]
+    if any(row["ece"].known and not row["ece"].has_interval for row in results.rows):
+        words.append("No interval: too few examples, or too few right or wrong ones.")
     if len(results.variants) == 1:
         words.append("The gap is confidence minus accuracy: + is overconfident.")
         words += ["Subset 0 is the least robust."] if results.num_subsets else []
         return " ".join(words)
     name = label(results, reference(results))
-    words.append(f"▼ and ▲: significantly lower and higher than {name}, because ")
-    paired = "the 95 % interval of the paired difference excludes zero."
-    words[-1] += paired if results.comparisons else "the 95 % intervals of the two do not overlap."
+    if len(results.seeds) != 2:
+        paired = "the 95 % interval of the paired difference excludes zero"
+        reason = paired if results.comparisons else "the 95 % intervals of the two do not overlap"
+        words.append(f"▼ and ▲: significantly lower and higher than {name}, because {reason}.")
     if results.shifts:
         words.append(f"Shift: {shift_mean(results)}.")
     words += ["Cost is a multiple of plain training."] if results.costs else []
@@ -256,15 +259,17 @@ def share_table(results: Results) -> TableBlock:
 def comparison_rows(results: Results) -> list[TableBlock]:
     """Show every variant minus the reference with the same calibrator: clean, then the mean over shifts.
 
-    The note of a cell is the 95 % interval of the difference. For three seeds or more, the note also has p of the
-    paired t test over seeds after Holm's correction.
+    A calibrator of the reference is compared with the reference as trained. The note of a cell is the 95 % interval of
+    the difference. For three seeds or more, the note also has p of the paired t test over seeds after Holm's
+    correction.
     """
     titles: dict[Place, str] = {"clean": "clean", "all_shifts": f"shift ({shift_mean(results)})"}
     blocks = []
     for place in places(results):
         rows = []
         for variant in results.variants:
-            against = Variant(results.reference, variant.calibrator)
+            same = Variant(results.reference, variant.calibrator)
+            against = same if variant != same else Variant(results.reference)
             cells = [_difference(results, variant, against, metric, place) for metric in COMPARISONS]
             if any(cell.text != "–" for cell in cells):
                 rows.append([Cell(short_label(results, variant)), *cells, _cost(results, variant)])
@@ -275,15 +280,18 @@ def comparison_rows(results: Results) -> list[TableBlock]:
 
 def comparison_note(results: Results) -> str:
     """Explain the numbers of `comparison_rows`."""
-    seeds = len(results.seeds)
+    seeds, name = len(results.seeds), results.method(results.reference).label
     over = "the test examples" if seeds == 1 else f"{seeds} seeds and the test examples"
     tests = "; p: paired t test over seeds, after Holm's correction" if seeds >= MIN_SEEDS else ""
-    name = results.method(results.reference).label
+    intervals = (
+        f"Below it is its 95 % interval, by bootstrap over {over}{tests}. Intervals of calibration errors allow for "
+        "their bias, so that the difference may be outside."
+    )
     return (
-        f"Each variant minus {name} with the same calibrator; negative is lower. Below it is its 95 % interval, by "
-        f"bootstrap over {over}{tests}. Intervals of calibration errors allow for their bias, so that "
-        "the difference may be outside. Cost: seconds of training, of models that only score, and of their scoring, as "
-        "a multiple of plain training."
+        f"Each variant minus {name} with the same calibrator, and {name} with a calibrator minus {name} as trained; "
+        "negative is lower. "
+        f"{TWO_SEEDS if seeds == 2 else intervals} Cost: seconds of training, of models that only score, and of their "
+        "scoring, as a multiple of plain training."
     )
 
 
@@ -310,16 +318,16 @@ def failed_rows(results: Results) -> TableBlock:
 
 
 def threshold_rows(results: Results) -> TableBlock:
-    """Show the confidence thresholds for accepting predictions, and the share of errors above them."""
+    """Show the confidence thresholds for accepting predictions, and the share of errors above them with its bound."""
     rows = []
     for row in results.thresholds:
-        cells = [Cell("never"), Cell("–"), Cell("–")]
-        if row.threshold is not None:
-            error = Measure(row.error, *threshold_interval(row))
-            cells = [Cell(threshold_text(row.threshold)), percent(Measure(row.coverage)), percent(error)]
+        cells = [Cell("none"), *[Cell("–")] * 3]
+        if row.threshold is not None and row.is_guaranteed:
+            wrong = replace(percent(Measure(row.error)), note=f"≤{percent(Measure(row.bound)).text}")
+            cells = [Cell(threshold_text(row.threshold)), percent(Measure(row.coverage)), Cell(f"{row.n:,}"), wrong]
         rows.append([Cell(f"{100 * row.max_error:g} %"), *cells])
-    columns = ("error at most", "accept from", "accepted %", "wrong among them %")
-    return TableBlock("confidence thresholds, chosen on these examples", columns, rows)
+    columns = ("error at most", "accept from", "accepted %", "n", "wrong among them %")
+    return TableBlock("confidence thresholds", columns, rows)
 
 
 def percent(value: Measure, *, signed: bool = False) -> Cell:

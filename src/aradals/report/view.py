@@ -10,7 +10,7 @@ import torch
 from aradals.metrics import wilson_interval
 from aradals.results.aggregate import places
 from aradals.results.failed import join
-from aradals.results.records import ClassShare, Condition, Metric, Place, Results, Threshold, Variant
+from aradals.results.records import ClassShare, Condition, Metric, Place, Results, Variant
 
 MAX_SHOWN = 12
 """A page shows at most so many variants; if there are more, it shows the main ones and folds the rest."""
@@ -21,6 +21,8 @@ MAX_KEY = 6
 FRACTIONS = {2: "half", 3: "third", 4: "quarter", 5: "fifth", 10: "decile"}
 
 TREATMENTS = {"none": "as trained", "temperature": "temperature scaling"}
+
+TWO_SEEDS = "Two seeds give no intervals over seeds, so that no difference is called significant."
 
 PLACES: dict[Place, str] = {"clean": "clean", "all_shifts": "under shift"}
 
@@ -146,16 +148,11 @@ def share_interval(row: ClassShare, level: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def threshold_interval(row: Threshold) -> tuple[float, float]:
-    """Compute Wilson's 95 % interval for the error above a confidence threshold."""
-    low, high = wilson_interval(torch.tensor(round(row.error * row.n)), torch.tensor(row.n))
-    return float(low), float(high)
-
-
 def threshold_text(threshold: float) -> str:
-    """Write a confidence to two digits of its distance from 1: ``0.84``, ``0.9927``, ``0.999985``."""
-    digits = 2 if threshold >= 1 else max(2, 1 - math.floor(math.log10(1 - threshold)))
-    return f"{threshold:.{digits}f}".rstrip("0").rstrip(".")
+    """Write a confidence, rounded up, to three digits of its distance from 1: ``0.845``, ``0.99272``, ``0.999985``."""
+    digits = 2 if threshold >= 1 else max(3, 2 - math.floor(math.log10(1 - threshold)))
+    up = math.ceil(round(threshold * 10**digits, 6)) / 10**digits
+    return f"{up:.{digits}f}".rstrip("0").rstrip(".")
 
 
 def _severities(severities: Sequence[int]) -> str:

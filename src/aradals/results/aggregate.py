@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aradals._internal.optional import load_extra
-from aradals.results.records import CLEAN, METRICS, Condition, Measure, Metric, Place, Results, Variant
+from aradals.results.records import CLEAN, METRICS, RANGES, Condition, Measure, Metric, Place, Results, Variant
 
 NOISE_LIMITS: dict[Metric, Metric] = {
     "ece": "ece_noise_floor_p95",
@@ -21,7 +21,8 @@ NOISE_LIMITS: dict[Metric, Metric] = {
 }
 """Calibration error -> the metric with the largest error that chance explains."""
 
-_SHARES = ("accuracy", "confidence")
+MIN_SEEDS = 3
+"""Two seeds say too little about their spread: an interval or a test from them would be meaningless."""
 
 
 def measure(
@@ -35,9 +36,10 @@ def measure(
     """Average a metric of one variant over conditions within each seed, then over seeds.
 
     With one seed, the ends of the interval are the means of the ends in the rows. This assumes that the errors fully
-    depend on each other, because all conditions change the same examples. With S seeds, the half-width is
-    √(h² + (t s/√S)²). The first term, h, is the half-width for the sampling of the test examples, which all seeds
-    share. The second term is for the seeds: s is their standard deviation, and t a quantile of Student's distribution.
+    depend on each other, because all conditions change the same examples. With two seeds there is no interval. With
+    S >= 3 seeds, the half-width is √(h² + (t s/√S)²), as far as the range of the metric allows. The first term, h, is
+    the half-width for the sampling of the test examples, which all seeds share. The second term is for the seeds: s is
+    their standard deviation, and t a quantile of Student's distribution.
 
     Args:
         results: results of one data set.
@@ -69,19 +71,14 @@ def mean_over_seeds(seeds: Sequence[Measure], metric: Metric) -> Measure:
     """Average the measures of several seeds, see `measure`."""
     if len(seeds) < 2:
         return seeds[0] if seeds else Measure(num_seeds=0)
-    mean = mean_of(seeds)
-    spread = statistics.stdev(seed.value for seed in seeds)
+    mean, spread = mean_of(seeds), statistics.stdev(seed.value for seed in seeds)
+    if len(seeds) < MIN_SEEDS:
+        return Measure(mean.value, spread=spread, num_seeds=len(seeds))
     t = student_quantile(0.975, len(seeds) - 1)
     center = (mean.low + mean.high) / 2
     half_width = math.hypot((mean.high - mean.low) / 2, t * spread / math.sqrt(len(seeds)))
-    low, high = center - half_width, center + half_width
-    return Measure(
-        mean.value,
-        low if metric == "gap" else max(low, 0.0),
-        min(high, 1.0) if metric in _SHARES else high,
-        spread,
-        len(seeds),
-    )
+    least, largest = RANGES.get(metric, (0.0, 1.0))
+    return Measure(mean.value, max(center - half_width, least), min(center + half_width, largest), spread, len(seeds))
 
 
 def mean_of(measures: Sequence[Measure]) -> Measure:
@@ -128,13 +125,13 @@ def places(results: Results) -> dict[Place, tuple[Condition, ...]]:
 def is_noise(results: Results, variant: Variant, metric: Metric, place: Place = "clean") -> bool | None:
     """Return True if chance explains a calibration error; None if its noise floor is unknown.
 
-    An error is more than noise only if it exceeds the 95th percentile of its noise floor and its interval excludes
-    zero. The noise floor is the error that a perfectly calibrated model would show on as many examples.
+    An error is more than noise if it exceeds the 95th percentile of its noise floor, which is the error that a
+    perfectly calibrated model would show on as many examples. A wide interval does not make an error noise.
     """
     conditions = places(results)[place]
     error = measure(results, variant, metric, conditions=conditions)
     limit = measure(results, variant, NOISE_LIMITS[metric], conditions=conditions)
-    return error.value <= limit.value or error.low <= 0 if limit.known else None
+    return error.value <= limit.value if limit.known else None
 
 
 def relative_cost(results: Results, method: str) -> float:

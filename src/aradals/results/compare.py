@@ -13,14 +13,12 @@ from torch import Tensor
 
 from aradals._internal.optional import load_extra
 from aradals.errors import InputError
-from aradals.results.aggregate import by_seed, places, student_quantile
-from aradals.results.records import Comparison, Metric, Place, Results, Variant
+from aradals.metrics.bootstrap import MIN_EXAMPLES
+from aradals.results.aggregate import MIN_SEEDS, by_seed, places, student_quantile
+from aradals.results.records import RANGES, Comparison, Metric, Place, Results, Variant
 
 COMPARED: tuple[Metric, ...] = ("ece", "subset_calibration_error", "nll", "brier", "accuracy")
 """The metrics that methods are compared by."""
-
-MIN_SEEDS = 3
-"""A t test with fewer seeds would know too little about their spread."""
 
 # Noise inflates the estimates of these metrics, see `bias_range`.
 _INFLATED: tuple[Metric, ...] = ("ece", "subset_calibration_error")
@@ -104,20 +102,22 @@ def crossed_bootstrap_interval(
 
     Args:
         values: values on all examples, one for each of S seeds. One seed gives the plain bootstrap over examples, for
-            this one model.
+            this one model. Two seeds give no interval, because they say too little about their spread.
         replicates: values on each of B resamples, float64, shape (S, B).
         bias: the smallest and the largest possible bias of ``values``.
         level: nominal coverage.
         seed: seed of the resampling of seeds.
 
     Returns:
-        (low, high).
+        (low, high); NaN for two seeds.
 
     Raises:
         MissingExtraError: scipy is not installed, and there is more than one seed.
     """
     observed = replicates.new_tensor(values)
     num_seeds, num_replicates = replicates.shape
+    if 1 < num_seeds < MIN_SEEDS:
+        return math.nan, math.nan
     tail = (1 - level) / 2
     stretch = 1.0
     if num_seeds > 1:
@@ -176,7 +176,8 @@ def compare_methods(
     Args:
         results: rows of one data set.
         replicates: metrics on resamples of the examples, the same resamples for all variants and places (for
-            "all_shifts" the `mean_replicates` of the conditions). A pair has no interval if a seed lacks them.
+            "all_shifts" the `mean_replicates` of the conditions). A pair has no interval if a seed lacks them, if one
+            of the two metrics has no interval, for fewer than 50 examples, and for exactly two seeds.
         metrics: the metrics to compare by.
         level: nominal coverage of the intervals.
         seed: seed of the resampling of seeds.
@@ -216,15 +217,14 @@ def _compare(
 ) -> Comparison | None:
     """Compare two variants by one metric; None if they have no seed in common."""
     conditions = places(results)[place]
-    values = [
-        {key: each.value for key, each in by_seed(results, one, metric, conditions).items()}
-        for one in (variant, reference)
-    ]
-    seeds = sorted(values[0].keys() & values[1].keys())
+    measures = [by_seed(results, one, metric, conditions) for one in (variant, reference)]
+    seeds = sorted(measures[0].keys() & measures[1].keys())
     if not seeds:
         return None
-    first, second = ([found[s] for s in seeds] for found in values)
-    stacked = [_stacked(replicates, one, seeds, place, metric) for one in (variant, reference)]
+    first, second = ([found[s].value for s in seeds] for found in measures)
+    stacked: list[Tensor | None] = [None, None]
+    if results.num_examples >= MIN_EXAMPLES and all(found[s].has_interval for found in measures for s in seeds):
+        stacked = [_stacked(replicates, one, seeds, place, metric) for one in (variant, reference)]
     low, high = _difference_interval(metric, (first, stacked[0]), (second, stacked[1]), level=level, seed=seed)
     return Comparison(
         *(variant.method, variant.calibrator, reference.method, reference.calibrator),
@@ -258,7 +258,12 @@ def _difference_interval(
         other_least, other_most = bias_range(other_values, other_replicates)
         bias = (least - other_most, most - other_least)
     differences = [a - b for a, b in zip(values, other_values, strict=True)]
-    return crossed_bootstrap_interval(differences, replicates - other_replicates, bias=bias, level=level, seed=seed)
+    low, high = crossed_bootstrap_interval(
+        differences, replicates - other_replicates, bias=bias, level=level, seed=seed
+    )
+    least, largest = RANGES.get(metric, (0.0, 1.0))
+    width = largest - least
+    return (max(low, -width), min(high, width)) if math.isfinite(low) else (low, high)
 
 
 def _stacked(

@@ -1,10 +1,10 @@
-"""Runs of a study that failed."""
+"""Runs of a study that failed, and searches that found nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aradals.results.records import Results
+from aradals.results.records import Results, Scoring
 
 MAX_REASONS = 4
 """Largest number of reasons that a sentence gives for failed runs; the report's table has all reasons."""
@@ -30,6 +30,17 @@ def describe_failed(*studies: Results) -> str:
                 f"{len(study.failed)} of {total} runs failed{where}: {'; '.join(parts[:MAX_REASONS])}{more}"
             )
     return "; ".join(sentences)
+
+
+def describe_lost_searches(scoring: Scoring) -> str:
+    """Count the examples for which a search found no boundary, and name their ranking, in a sentence; may be empty."""
+    if not scoring.num_failed:
+        return ""
+    attack, split = scoring.attack.partition("(")[0], "" if scoring.split == "evaluated" else f" of {scoring.split}"
+    found = f"{attack} found no boundary for {scoring.num_failed:,} of {scoring.n:,} examples{split}"
+    if scoring.by_margin:
+        return f"{found}. The logit margin ranks all of them, and nothing is reported by robustness."
+    return f"{found}, which are ranked by their logit margin."
 
 
 def join(names: Sequence[str]) -> str:

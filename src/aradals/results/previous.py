@@ -1,7 +1,8 @@
 """Results files of the previous version, converted to the present form.
 
 A row was one flat object, and a diagnosis had a separate form. Methods had no labels: their names decided which method
-was the reference, and which methods were variants of another.
+was the reference, and which methods were variants of another. Confidence thresholds are left out: they were the best
+ones for the examples at hand, and guaranteed nothing for others.
 """
 
 from __future__ import annotations
@@ -85,7 +86,6 @@ def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
             ],
             "audit": _audit(content.get("audit")),
             "pictures": content.get("examples") or {},
-            "thresholds": list(map(_known, content.get("confidence_thresholds") or [])),
             **{key: list(map(_known, content.get(key) or [])) for key in ("costs", "failed")},
             "scoring": [
                 _only(row, "split", "seed", "attack", "n", "num_failed", "mean_forward", "mean_backward", "seconds")

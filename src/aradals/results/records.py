@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from aradals.errors import InputError
 from aradals.robustness.audit import Audit
+from aradals.robustness.scores import failed_too_often
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
@@ -50,6 +51,13 @@ Metric = Literal[
 """The keys of `aradals.metrics.summarize`, and ``gap``, which is confidence minus accuracy."""
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
+
+RANGES: dict[Metric, tuple[float, float]] = {
+    "nll": (0.0, math.inf),
+    "gap": (-1.0, 1.0),
+    **dict.fromkeys(("brier", "brier_calibration", "brier_refinement"), (0.0, 2.0)),
+}
+"""The least and the largest value of a metric, if these are not 0 and 1."""
 
 Place = Literal["clean", "all_shifts"]
 """Places where methods are compared: the clean data, or the mean over all shifted conditions."""
@@ -203,14 +211,16 @@ def measured(metrics: Metrics, metric: Metric) -> Measure:
 
     The interval of ``gap`` follows from those of confidence and accuracy as if their errors were
     independent. The true interval is narrower, because right predictions are more confident. So this interval is
-    rather too wide.
+    rather too wide. If the confidence has no interval, because there are few examples, that of the accuracy is enough.
     """
     if metric != "gap":
         return metrics.get(metric, Measure())
     accuracy, confidence = measured(metrics, "accuracy"), measured(metrics, "confidence")
     gap = confidence.value - accuracy.value
-    below = math.hypot(confidence.value - confidence.low, accuracy.high - accuracy.value)
-    above = math.hypot(confidence.high - confidence.value, accuracy.value - accuracy.low)
+    below, above = accuracy.high - accuracy.value, accuracy.value - accuracy.low
+    if confidence.has_interval:
+        below = math.hypot(below, confidence.value - confidence.low)
+        above = math.hypot(above, confidence.high - confidence.value)
     return Measure(gap, gap - below, gap + above)
 
 
@@ -297,14 +307,15 @@ class ClassShare:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A confidence threshold: predictions above it can be accepted, because few of them are wrong.
+    """A confidence threshold for accepting predictions, with a guarantee, see `aradals.metrics.confidence_threshold`.
 
     Attributes:
-        max_error: largest share of wrong predictions among the accepted ones.
-        threshold: smallest accepted confidence; None if no confidence is enough.
+        max_error: largest share of wrong predictions among those that are accepted.
+        threshold: smallest accepted confidence; None if no threshold can be guaranteed.
         coverage: share of the predictions that are accepted.
         n: number of accepted predictions.
         error: share of wrong predictions among the accepted ones.
+        bound: upper 95 % confidence bound of the error on new examples, at most ``max_error``.
     """
 
     max_error: float
@@ -312,6 +323,16 @@ class Threshold:
     coverage: float = 0.0
     n: int = 0
     error: float = math.nan
+    bound: float = math.nan
+
+    @property
+    def is_guaranteed(self) -> bool:
+        """True if there is a threshold, and its bound keeps the promise."""
+        return self.threshold is not None and self.bound <= self.max_error
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise _other_form("a finite threshold, or none", str(self.threshold))
 
 
 @dataclass(frozen=True)
@@ -443,6 +464,11 @@ class Scoring:
     mean_backward: float = math.nan
     seconds: float = math.nan
 
+    @property
+    def by_margin(self) -> bool:
+        """True if the search failed too often, so that the logit margin ranks, see `aradals.robustness.ScoreTable`."""
+        return failed_too_often(self.num_failed, self.n)
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -496,6 +522,21 @@ class OutOfDistribution:
 
 
 @dataclass(frozen=True)
+class Check:
+    """A question that was asked before anything was judged; the wrong answer would have refused the judgment.
+
+    Attributes:
+        what: the statement that has to be true.
+        answer: "checked" if it is true.
+        reason: reason why it could not be checked.
+    """
+
+    what: str
+    answer: Literal["checked", "could not be checked"] = "could not be checked"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class FailedRun:
     """A run of a study without results."""
 
@@ -542,6 +583,10 @@ class DataSummary:
     splits: Mapping[str, int] = field(default_factory=dict)
     splits_hash: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise _other_form("at least one class", str(self.num_classes))
+
     @property
     def label(self) -> str:
         """The name, or the last part of a path."""
@@ -577,6 +622,7 @@ class Results:
         out_of_distribution: other data, distinguished by the confidence.
         pictures: examples for the report.
         audit: audit of the ranking by robustness.
+        checks: questions about leakage and calibrators of other models, with their answers.
     """
 
     kind: Kind
@@ -603,15 +649,15 @@ class Results:
     out_of_distribution: tuple[OutOfDistribution, ...] = ()
     pictures: Pictures = field(default_factory=Pictures)
     audit: Audit | None = None
+    checks: tuple[Check, ...] = ()
 
     def __post_init__(self) -> None:
         named = {method.name for method in self.methods}
         for row in self.rows:
             if row.method not in named or not (row.subset is None or row.subset in range(len(self.rows))):
-                raise InputError(
-                    expected="rows of the methods of the results, with subsets numbered from 0",
-                    got=f"method {row.method!r}, subset {row.subset!r:.40}",
-                    hint="a results file from `aradals run`, `evaluate` or `diagnose`",
+                raise _other_form(
+                    "rows of the methods of the results, with subsets numbered from 0",
+                    f"method {row.method!r}, subset {row.subset!r:.40}",
                 )
         if self.reference not in named:
             raise InputError(
@@ -720,3 +766,7 @@ class Results:
         from aradals.report import html_table
 
         return html_table(self)
+
+
+def _other_form(expected: str, got: str) -> InputError:
+    return InputError(expected=expected, got=got, hint="a results file from `aradals run`, `evaluate` or `diagnose`")

@@ -1,12 +1,12 @@
-"""Audit of a cheap ranking: its agreement with a strong attack on a random sample."""
+"""Audit of a cheap ranking: its agreement with strong attacks on a random sample."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ class Examples(Protocol):
 
 
 SomeExamples = TypeVar("SomeExamples", bound=Examples)
+
+AUDIT_ATTACKS = ("ddn", "aradals.attacks.neighbors:neighbors")
+"""The attacks of an audit: one follows gradients from the input, the other starts at examples of other classes."""
 
 MIN_SPEARMAN, MIN_SAME_SUBSET = 0.95, 0.75
 """Limits of a good ranking. A ranking by one gradient often misses the second limit, a short search does not."""
@@ -67,25 +70,29 @@ class RankAgreement:
 
 @dataclass(frozen=True)
 class Audit:
-    """Comparison of scores with the norms that a strong attack verifies on some of the same examples.
+    """Comparison of scores with the norms that strong attacks verify on some of the same examples.
 
-    The reference is the norm of the strong attack, or the verified norm of the scores if that is smaller. Examples on
-    which the strong attack fails are counted and left out.
+    The reference is the smallest norm of the strong attacks, or the verified norm of the scores if that is smaller.
+    Examples on which all strong attacks fail are counted and left out.
 
     Attributes:
         scores_by: description of the attack that made the scores.
-        attack: description of the strong attack.
+        attack: descriptions of the strong attacks, joined by " and ".
         num_examples: number of examples in the sample.
-        num_failed: number of examples on which the strong attack failed.
+        num_failed: number of examples on which the strong attacks failed.
         num_subsets: R.
-        agreement: agreement of the two rankings; empty if the strong attack succeeds on fewer than R examples.
+        agreement: agreement of the two rankings; empty if the strong attacks succeed on fewer than R examples.
+        first_alone: agreement of the first strong attack alone with the reference. It shows how certain the reference
+            is; empty if there is one strong attack.
+        num_carried: largest number of subsets, up to R, for which 75 % of the examples are in the same subset; 1 if
+            there is none.
         median_ratio: median ratio of score to reference; it has a meaning only if the scores estimate an L2 norm.
         num_verified: number of compared scores with a verified L2 norm.
-        num_norms_reduced: number of these for which the strong attack found a norm smaller by more than 1 %.
-        num_reference_from_table: number of these for which the strong attack found no smaller norm.
-        mean_forward: mean number of forward passes of the strong attack for each example.
-        mean_backward: mean number of its backward passes for each example.
-        seconds: time of the strong attack; NaN if it was not measured.
+        num_norms_reduced: number of these for which a strong attack found a norm smaller by more than 1 %.
+        num_reference_from_table: number of these for which no strong attack found a smaller norm.
+        mean_forward: mean number of forward passes of all strong attacks for each example.
+        mean_backward: mean number of their backward passes for each example.
+        seconds: time of the strong attacks; NaN if it was not measured.
     """
 
     scores_by: str
@@ -94,6 +101,8 @@ class Audit:
     num_failed: int
     num_subsets: int
     agreement: RankAgreement = field(default_factory=RankAgreement)
+    first_alone: RankAgreement = field(default_factory=RankAgreement)
+    num_carried: int = 1
     median_ratio: float = math.nan
     num_verified: int = 0
     num_norms_reduced: int = 0
@@ -101,6 +110,11 @@ class Audit:
     mean_forward: float = math.nan
     mean_backward: float = math.nan
     seconds: float = math.nan
+
+    @property
+    def attack_names(self) -> str:
+        """Names of the strong attacks: ``ddn and neighbors``."""
+        return " and ".join(each.partition("(")[0] for each in self.attack.split(" and "))
 
 
 def rank_agreement(scores: Tensor, reference: Tensor, num_subsets: int = 10) -> RankAgreement:
@@ -130,34 +144,32 @@ def audit_scores(
     table: ScoreTable,
     *,
     num_examples: int = 256,
-    attack: str | Attack = "ddn",
-    attack_args: Mapping[str, Any] | None = None,
+    attacks: Sequence[str | Attack] = AUDIT_ATTACKS,
     num_subsets: int = 10,
     seed: int = 0,
     progress: bool = False,
 ) -> Audit:
-    """Compare scores with the norms that a strong attack verifies, on a random sample.
+    """Compare scores with the smallest norms that strong attacks verify, on a random sample.
 
     Args:
         model: the scored model.
         examples: the scored examples.
         table: the scores of the examples.
         num_examples: size of the sample; all scored examples if there are fewer.
-        attack: the strong attack, in L2.
-        attack_args: settings of the strong attack.
+        attacks: the strong attacks, in L2.
         num_subsets: R.
         seed: seed of the sample.
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: there is no such attack, the attack verifies no norms, or the sample is smaller than
+        InputError: there is no such attack, an attack verifies no norms, or the sample is smaller than
             ``num_subsets``.
     """
     sample = audit_sample(examples, table, num_examples=num_examples, num_subsets=num_subsets, seed=seed)
     started = time.perf_counter()
-    strong = score(model, sample.batches(), attack, verified=True, progress=progress, **(attack_args or {}))
+    strong = [score(model, sample.batches(), attack, verified=True, progress=progress) for attack in attacks]
     seconds = time.perf_counter() - started
-    return replace(compare_with_attack(table, strong, num_subsets), seconds=seconds)
+    return replace(compare_with_attacks(table, strong, num_subsets), seconds=seconds)
 
 
 def audit_sample(
@@ -180,39 +192,58 @@ def audit_sample(
     return examples.select(scored[torch.randperm(len(scored), generator=generator)[:num_examples]])
 
 
-def compare_with_attack(table: ScoreTable, strong: ScoreTable, num_subsets: int = 10) -> Audit:
-    """Compare scores with the norms of a strong attack on some of the same examples.
+def compare_with_attacks(table: ScoreTable, strong: Sequence[ScoreTable], num_subsets: int = 10) -> Audit:
+    """Compare scores with the smallest norms of strong attacks on some of the same examples.
 
     Args:
         table: the scores.
-        strong: the table of the strong attack; its ids are among the ids of ``table``.
+        strong: the tables of the strong attacks, of the same ids, which are among the ids of ``table``.
         num_subsets: R.
     """
-    found = strong.norm.isfinite()
-    same = table.for_ids(strong.ids[found])
-    scores, norm, own_norm = same.score.double(), strong.norm[found].double(), same.norm.double()
+    norms = torch.stack([each.norm.double() for each in strong])
+    found = norms.amin(0).isfinite()
+    ids, norms = strong[0].ids[found], norms[:, found]
+    same, ranking = table.for_ids(ids), replace(table, score=table.ranking).for_ids(ids).score
+    scores, norm, own_norm = same.score.double(), norms.amin(0), same.norm.double()
     if "norm_order=inf" in table.attack:
         own_norm = torch.full_like(own_norm, math.inf)  # an L-inf norm is never larger than an L2 norm
     reference = norm.minimum(own_norm)
+    agreement, first_alone, num_carried = RankAgreement(), RankAgreement(), 1
+    if len(ids) >= num_subsets:
+        agreement = rank_agreement(ranking, reference, num_subsets)
+        num_carried = subsets_carried(ranking, reference, num_subsets)
+        if len(strong) > 1:
+            # An example without a norm of the first attack has the largest rank there.
+            first_alone = rank_agreement(norms[0].nan_to_num(posinf=torch.finfo().max), reference, num_subsets)
     return Audit(
         scores_by=table.attack,
-        attack=strong.attack,
-        num_examples=len(strong),
+        attack=" and ".join(each.attack for each in strong),
+        num_examples=len(found),
         num_failed=int((~found).sum()),
         num_subsets=num_subsets,
-        agreement=rank_agreement(scores, reference, num_subsets) if len(scores) >= num_subsets else RankAgreement(),
+        agreement=agreement,
+        first_alone=first_alone,
+        num_carried=num_carried,
         median_ratio=(scores / reference).quantile(0.5).item() if len(scores) else math.nan,
         num_verified=int(own_norm.isfinite().sum()),
         num_norms_reduced=int((own_norm.isfinite() & (norm < _CLEARLY_SMALLER * own_norm)).sum()),
         num_reference_from_table=int((own_norm <= norm).sum()),
-        mean_forward=strong.num_forward.double().mean().item(),
-        mean_backward=strong.num_backward.double().mean().item(),
+        mean_forward=sum(each.num_forward.double().mean().item() for each in strong),
+        mean_backward=sum(each.num_backward.double().mean().item() for each in strong),
     )
+
+
+def subsets_carried(ranking: Tensor, reference: Tensor, num_subsets: int) -> int:
+    """Find the largest number of subsets, from 1 to R, that hold at least 75 % of the examples by both rankings."""
+    for count in range(num_subsets, 1, -1):
+        if rank_agreement(ranking, reference, count).same_subset.value >= MIN_SAME_SUBSET:
+            return count
+    return 1
 
 
 def describe_audit(audit: Audit) -> str:
     """Describe an audit in sentences, which start with "Warning: " if the ranking is too coarse."""
-    attack, agreement = audit.attack.partition("(")[0], audit.agreement
+    attack, agreement = audit.attack_names, audit.agreement
     if audit.scores_by == audit.attack:
         return f"The ranking by robustness was not audited, because {attack} made the scores itself."
     if not agreement.n:
@@ -226,6 +257,15 @@ def describe_audit(audit: Audit) -> str:
         f"{_percent(agreement.within_one)} are in the same or a neighboring subset; Spearman's correlation is "
         f"{agreement.spearman.value:.3f} ({agreement.spearman.low:.3f} to {agreement.spearman.high:.3f})."
     ]
+    if agreement.same_subset.value < MIN_SAME_SUBSET:
+        carried = f"{audit.num_carried} subsets" if audit.num_carried > 1 else "no subsets at all"
+        sentences.append(f"This ranking carries {carried}.")
+    if audit.first_alone.n and audit.first_alone.same_subset.value < MIN_SAME_SUBSET:
+        first = attack.partition(" ")[0]
+        sentences.append(
+            f"The reference is uncertain itself: {first} alone puts only {_percent(audit.first_alone.same_subset)} "
+            "into the same subset as all attacks together (rank by --attack aradals.attacks:neighbors)."
+        )
     if audit.num_norms_reduced:
         sentences.append(
             f"{attack} found a norm smaller by more than 1 % for {audit.num_norms_reduced} of {audit.num_verified} "

@@ -25,10 +25,18 @@ from aradals.attacks import (
     pgd,
 )
 from aradals.attacks.base import prediction_changes
-from aradals.checks import check_inputs, check_logits
+from aradals.checks import check_inputs, check_output
 from aradals.errors import InputError
 from aradals.inference.accelerate import accelerated
-from aradals.inference.gradients import forward_with_graph, gradients_enabled, input_gradient, model_inputs
+from aradals.inference.gradients import (
+    class_margin,
+    forward_with_graph,
+    gradients_enabled,
+    input_gradient,
+    margin_rounding,
+    model_inputs,
+)
+from aradals.inference.padding import padded
 from aradals.inference.predictions import evaluation_mode, try_model
 
 InputBatches = Tensor | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]
@@ -36,6 +44,13 @@ InputBatches = Tensor | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]
 
 _NUM_TRIED = 32
 _LOG_SECONDS = 30.0
+_MAX_FAILED = 0.05
+_MAX_NOISE = 0.02
+
+
+def failed_too_often(num_failed: int, num_examples: int) -> bool:
+    """Return True if a search has failed for so many examples that its scores rank nothing."""
+    return num_failed > _MAX_FAILED * num_examples
 
 
 @dataclass(frozen=True)
@@ -45,8 +60,9 @@ class ScoreTable:
     Attributes:
         ids: int64; the row of each example in its split.
         predicted: int64; the class that the model predicts.
-        score: finite; ranks the examples, larger = more robust. An estimate of the smallest norm if the attack
-            succeeded, else the first-order margin at the input.
+        score: finite; larger = more robust. An estimate of the smallest norm if the attack succeeded, else the
+            first-order margin at the input. `ranking` ranks all examples.
+        margin: finite; the logit of the predicted class minus the next largest logit.
         norm: L2 norm of the smallest perturbation that was seen to change the prediction; inf if there is none.
         success: bool; true if the search ended at a boundary. The scores of all other examples are fallbacks.
         num_forward: int64; forward passes spent on the example.
@@ -57,6 +73,7 @@ class ScoreTable:
     ids: Tensor
     predicted: Tensor
     score: Tensor
+    margin: Tensor
     norm: Tensor
     success: Tensor
     num_forward: Tensor
@@ -70,6 +87,26 @@ class ScoreTable:
     def num_failed(self) -> int:
         """Number of examples whose score is a fallback, because the search found no boundary."""
         return int((~self.success).sum())
+
+    @property
+    def by_margin(self) -> bool:
+        """True if the search failed too often for a ranking by robustness, so that the logit margin ranks."""
+        return failed_too_often(self.num_failed, len(self))
+
+    @property
+    def ranking(self) -> Tensor:
+        """Values that rank the examples, float64, shape (N,); larger = more robust.
+
+        These are the scores. An example without a boundary is neither the least nor the most robust: it takes the
+        place that its logit margin has among the margins of the others. If the search failed for more than 5 % of the
+        examples, all values are logit margins, which need no search.
+        """
+        margin, values, found = self.margin.double(), self.score.double(), self.success
+        if self.by_margin:
+            return margin
+        place = torch.searchsorted(margin[found].sort().values, margin)
+        stand_in = values[found].sort().values[place.clamp(max=int(found.sum()) - 1)]
+        return torch.where(found, values, stand_in)
 
     def for_ids(self, ids: Tensor) -> ScoreTable:
         """Select the rows of these examples, in this order.
@@ -124,8 +161,9 @@ def score(
 
     Raises:
         InputError: inputs that are not floats in [0, 1]; rows without a clear identity; logits that are NaN, of a
-            wrong shape, or probabilities; an unknown attack or argument; a model without gradients, or with a
-            prediction that never changes; an attack that verifies no norm although ``verified`` is set.
+            wrong shape, or probabilities; an unknown attack or argument; a model without gradients, with a prediction
+            that never changes, or with other logits in every call; an attack that verifies no norm although
+            ``verified`` is set.
     """
     tables = score_batches(model, batches, attack, batch_size=batch_size, verified=verified, bf16=bf16, **attack_args)
     if progress:
@@ -173,8 +211,10 @@ def _score_batches(
     for ids, inputs in batches:
         check_inputs(inputs)
         if fast is None:
+            model = padded(model, inputs)
             if _uses_gradients(run_attack):
                 check_differentiable(model, inputs)
+            check_repeatable(model, inputs)
             fast = accelerated(model, inputs, bf16=bf16)
         result = run_attack(fast, inputs)
         if verified and result.success.any() and not result.norm.isfinite().any():
@@ -275,7 +315,7 @@ def check_differentiable(model: nn.Module, inputs: Tensor) -> None:
         with gradients_enabled(model):
             for tried in (some, _noise(some)):
                 points, logits = forward_with_graph(model, model_inputs(model, tried))
-                check_logits(logits, len(tried))
+                check_output(logits, len(tried))
                 lead = logits.amax(1) - logits.mean(
                     1
                 )  # the mean over all classes, because two classes may tie everywhere
@@ -288,8 +328,40 @@ def check_differentiable(model: nn.Module, inputs: Tensor) -> None:
     raise InputError(
         expected="a model whose logits have a gradient with respect to its inputs",
         got=got,
-        hint="a forward without no_grad, inference_mode, detach, rounding, numpy or quantized layers",
+        hint="torch.backends.cudnn.flags(enabled=False) around the recurrent layers in forward"
+        if "cudnn RNN" in got
+        else "a forward without no_grad, inference_mode, detach, rounding, numpy or quantized layers",
     )
+
+
+def check_repeatable(model: nn.Module, inputs: Tensor) -> None:
+    """Check that ``model`` says the same of an example in every call: twice, and alone or in a batch.
+
+    Args:
+        model: maps inputs in [0, 1] to logits of shape (N, K).
+        inputs: shape (N, ...), values in [0, 1]; the check uses a few of them.
+
+    Raises:
+        InputError: the logit margins differ by more than rounding and 2 % of their spread.
+    """
+    with evaluation_mode(model), torch.no_grad():
+        some = model_inputs(model, inputs[:_NUM_TRIED])
+        logits = check_output(model(some.clone()), len(some))
+        again, alone = model(some.clone()), torch.cat([model(each.clone()) for each in some.split(1)])
+    margin, predicted, rival = class_margin(logits.double())
+    spread = margin.std() if len(margin) > 1 else margin.abs().mean()
+    rounding = margin_rounding(logits, predicted, rival, 4 * torch.finfo(logits.dtype).eps).max()
+    for other, calls, hint in (
+        (again, "two equal calls", "a model whose dropout or noise is off in evaluation mode"),
+        (alone, "a call with the example alone and one with others", "a model that normalizes by running statistics"),
+    ):
+        noise = (class_margin(other.double(), predicted)[0] - margin).square().mean().sqrt()
+        if noise > max(_MAX_NOISE * spread, rounding):
+            raise InputError(
+                expected="a model that always computes the same logits for an example",
+                got=f"logit margins that differ by {100 * noise / spread:.0f} % of their spread between {calls}",
+                hint=hint,
+            )
 
 
 def _uses_gradients(run_attack: Attack) -> bool:
@@ -311,7 +383,7 @@ def _confirm(model: nn.Module, inputs: Tensor, result: AttackResult, bf16: bool)
     with evaluation_mode(model), torch.no_grad():
         origin = model_inputs(model, inputs)
         if bf16:
-            predicted = check_logits(model(origin), len(inputs)).argmax(1)
+            predicted = check_output(model(origin), len(inputs)).argmax(1)
         for lengthening in (1.0, 1.001, 1.01, 1.1):
             rows = (result.norm.isfinite() & norm.isinf()).nonzero()[:, 0]
             if len(rows) == 0:

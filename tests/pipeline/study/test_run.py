@@ -199,7 +199,7 @@ def test_temperature_scaling_keeps_the_accuracy_and_lowers_the_nll_where_it_was_
             if name not in METHODS:
                 continue
             calibration, _ = load_predictions(folder / "predict" / "calibration.parquet")
-            fitted, _ = load_calibrator(folder / "calibrate" / "temperature.json")
+            fitted = load_calibrator(folder / "calibrate" / "temperature.json")
             scaled = fitted.predict_logits(calibration.logits)
             nll = [
                 torch.nn.functional.cross_entropy(z.double(), calibration.labels) for z in (calibration.logits, scaled)
@@ -261,7 +261,7 @@ def test_the_test_split_is_in_nothing_that_was_fitted(study: Finished) -> None:
             folder = study.folder / f"seed-{seed}" / method
             metadata = read_checkpoint_metadata(folder / "train" / "model.safetensors")
             fitted = decode_hashes(json.loads(metadata["aradals"])["fitted_examples"])
-            _, calibrated = load_calibrator(folder / "calibrate" / "temperature.json")
+            calibrated = load_calibrator(folder / "calibrate" / "temperature.json").origin.example_hashes
             assert np.array_equal(
                 fitted, np.sort(np.concatenate([splits["train"].hashes, splits["validation"].hashes]))
             )

@@ -28,15 +28,15 @@ class RunArrays:
         replicates: metrics on resamples of the examples, the same resamples for all methods.
         logits: logits of each member on clean data, shape (M, N, K); M = 1 for a method.
         labels: int64, shape (N,).
-        scores: robustness of each example, float64, shape (N,).
-        subsets: robustness subset of each example, int64, shape (N,).
+        scores: robustness of each example, float64, shape (N,); None if nothing is known about it.
+        subsets: robustness subset of each example, int64, shape (N,); None if nothing is known about it.
     """
 
     replicates: Replicates
     logits: Tensor
     labels: Tensor
-    scores: Tensor
-    subsets: Tensor
+    scores: Tensor | None
+    subsets: Tensor | None
 
     def save(self, path: Path) -> None:
         """Write an ``.npz``; logits as float16, replicates as float32."""
@@ -47,7 +47,8 @@ class RunArrays:
         }
         limit = torch.finfo(torch.float16).max
         arrays["logits"] = self.logits.clamp(-limit, limit).half().numpy()
-        arrays |= {name: getattr(self, name).numpy() for name in ("labels", "scores", "subsets")}
+        ranked = {"scores": self.scores, "subsets": self.subsets}
+        arrays |= {"labels": self.labels.numpy(), **{k: each.numpy() for k, each in ranked.items() if each is not None}}
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
@@ -71,8 +72,9 @@ class RunArrays:
                 if key.startswith("replicates/"):
                     _, calibrator, place, metric = key.split("/")
                     replicates.setdefault((calibrator, _place(place)), {})[metric] = values.double()
-            logits, scores, subsets = found["logits"].double(), found["scores"].double(), found["subsets"].long()
-            fits = torch.equal(found["labels"], labels) and labels.shape == scores.shape == subsets.shape
+            logits, scores, subsets = found["logits"].double(), found.get("scores"), found.get("subsets")
+            fits = torch.equal(found["labels"], labels)
+            fits &= all(each is None or each.shape == labels.shape for each in (scores, subsets))
             fits &= logits.ndim == 3 and logits.shape[1] == len(labels) and logits.shape[2] > int(labels.max())
             fits &= len({values.shape for metrics in replicates.values() for values in metrics.values()}) == 1
             if not fits:

@@ -73,7 +73,7 @@ def score_subsets(
     train: Tensor,
     validation: Tensor,
     folds: Tensor,
-    scores: Sequence[tuple[Tensor, Tensor]],
+    scores: Sequence[Sequence[Tensor]],
 ) -> TrainingSubsets:
     """Cut training examples by rank within their fold, and validation examples by the mean of all their ranks.
 

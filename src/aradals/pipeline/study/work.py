@@ -14,17 +14,17 @@ from torch import Tensor
 
 from aradals._internal.json_files import save_json, settings_digest
 from aradals._internal.specs import code_digest
-from aradals.calibration import get_calibrator
+from aradals.calibration import Origin, get_calibrator
 from aradals.data import Examples, files_digest, load_column
 from aradals.errors import InputError, OutputError, TrainingFailed
 from aradals.inference.ensemble import Ensemble
 from aradals.inference.predictions import Predictions, resolve_device
-from aradals.models import save_checkpoint, seal_description
+from aradals.models import save_checkpoint, seal_description, weights_digest
 from aradals.pipeline.artifacts import encode_hashes, load_calibrator, load_predictions, save_calibrator, versions
 from aradals.pipeline.config import ColumnSubsets, RandomSubsets, RankedSubsets
 from aradals.pipeline.evaluate import evaluate_conditions
 from aradals.pipeline.predict import pool_members, predict_conditions, prediction_paths
-from aradals.pipeline.score import SCORES, score_stage, scores_of
+from aradals.pipeline.score import SCORES, rankings_of, score_stage, scores_of, subsets_of
 from aradals.pipeline.shifts import shift_of
 from aradals.pipeline.study.arrays import RunArrays
 from aradals.pipeline.study.groups import (
@@ -49,7 +49,6 @@ from aradals.pipeline.study.tasks import (
 from aradals.pipeline.study.workspace import Materials, Workspace
 from aradals.results.files import plain
 from aradals.results.records import CLEAN, Condition, Epoch, Training, Update
-from aradals.smoothing.subsets import assign_subsets
 
 if TYPE_CHECKING:
     from aradals.pipeline.train import TrainedModel
@@ -177,9 +176,8 @@ def training_subsets(task: Train, space: Workspace) -> TrainingSubsets | None:
         case RankedSubsets() as subsets:
             folds = folds_of(train, subsets.folds, seed)
             scores = [
-                (
-                    scores_of(space.paths(ours)[SCORES], train[folds == fold]),
-                    scores_of(space.paths(theirs)[SCORES], validation),
+                rankings_of(
+                    (space.paths(ours)[SCORES], train[folds == fold]), (space.paths(theirs)[SCORES], validation)
                 )
                 for fold, (ours, theirs) in enumerate(zip(task.train_scores, task.validation_scores, strict=True))
             ]
@@ -259,6 +257,7 @@ def predict(task: Predict, space: Workspace) -> None:
                     examples,
                     paths,
                     model_digest=model_digest,
+                    weights=weights_digest(model.state_dict()),
                     with_scores=task.with_scores,
                     shift=shift_of(task.preset, task.corrupted),
                 )
@@ -273,13 +272,20 @@ def calibrate(task: Calibrate, space: Workspace) -> None:
         "predictions": [space.digests(each)[CALIBRATION_FILE] for each in task.predictions],
         "data": examples.fingerprint,
         "calibrators": task.calibrators,
+        "pull": True,  # earlier versions fitted temperatures without it
     }
 
     def make(folder: Path) -> None:
         paths = [space.paths(each)[CALIBRATION_FILE] for each in task.predictions]
-        fitted_on = pool_members([load_predictions(path)[0] for path in paths])
+        members = [load_predictions(path) for path in paths]
+        fitted_on = pool_members([predictions for predictions, _ in members])
+        weights = [metadata.get("weights", "") for _, metadata in members]
+        origin = Origin(
+            weights[0] if len(weights) == 1 else settings_digest(weights), fitted_on.logits.shape[1], examples.hashes
+        )
         for calibrator in task.calibrators:
             fitted = get_calibrator(calibrator).fit(fitted_on.logits, fitted_on.labels, fitted_on.scores)
+            fitted.origin = origin
             save_calibrator(folder / f"{calibrator}.json", fitted, examples)
 
     space.fill(task, inputs, make)
@@ -303,8 +309,7 @@ def evaluate(task: Evaluate, space: Workspace) -> None:
     }
 
     def make(folder: Path) -> None:
-        ranking = scores_of(scores, examples.ids)
-        subsets = assign_subsets(ranking, settings.num_subsets, examples.ids)
+        subsets = subsets_of(scores, examples.ids, settings.num_subsets)
         clean_logits: list[Tensor] = []
 
         def pooled() -> Iterator[tuple[Condition, Predictions]]:
@@ -317,15 +322,15 @@ def evaluate(task: Evaluate, space: Workspace) -> None:
         found = evaluate_conditions(
             pooled(),
             subsets,
-            {name: load_calibrator(path)[0] for name, path in calibrators.items()},
+            {name: load_calibrator(path) for name, path in calibrators.items()},
             method=task.name,
             seed=task.source.seed,
             num_bins=settings.num_bins,
             num_resamples=settings.num_resamples,
         )
-        RunArrays(found.by_place, torch.stack(clean_logits), examples.labels, ranking, subsets).save(
-            folder / ARRAYS_FILE
-        )
+        RunArrays(
+            found.by_place, torch.stack(clean_logits), examples.labels, scores_of(scores, examples.ids), subsets
+        ).save(folder / ARRAYS_FILE)
         save_json(folder / ROWS_FILE, {"rows": plain(found.rows), "reliability": plain(found.reliability)})
         accuracy, confidence, ece = (found.rows[0][metric].value for metric in ("accuracy", "confidence", "ece"))
         space.log_of(task)(f"accuracy {accuracy:.4f}  confidence {confidence:.4f}  ECE {ece:.4f}")

@@ -53,7 +53,7 @@ class SelfScoring(Callback):
         except InputError as error:
             raise TrainingFailed(f"the model cannot score itself after epoch {epoch}: {error}") from error
         for subsets, table in zip((pl_module.train_subsets, pl_module.validation_subsets), tables, strict=True):
-            subsets.copy_(by_id(table.ids, assign_subsets(table.score, num_subsets, table.ids)))
+            subsets.copy_(by_id(table.ids, assign_subsets(table.ranking, num_subsets, table.ids)))
         scoring = {
             "epoch": epoch,
             "seconds": time.perf_counter() - started,
@@ -63,7 +63,9 @@ class SelfScoring(Callback):
         }
         pl_module.scorings.append(scoring)
         sizes = " + ".join(f"{len(table):,}" for table in tables)
-        failed = f", {scoring['num_failed']:,} without a gradient rank lowest" if scoring["num_failed"] else ""
+        failed = f", {scoring['num_failed']:,} without a gradient" if scoring["num_failed"] else ""
+        if any(table.by_margin for table in tables):
+            failed += "; too many, so that the logit margin ranks instead"
         share = scoring["seconds"] / pl_module.epochs[-1]["seconds"]
         self.log_line(
             f"scored {sizes} examples by {ATTACK} in {scoring['seconds']:.1f} s ({share:.1f} epochs' worth){failed}"
