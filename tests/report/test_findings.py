@@ -360,7 +360,7 @@ def test_diagnosis() -> None:
 def test_a_threshold_without_a_bound_is_not_shown() -> None:
     for bound in (math.nan, 0.051):
         results = replace(make_diagnosis(), thresholds=(Threshold(0.05, 0.98, 0.4, 4000, 0.045, bound),))
-        _, sentence = verdict(results).notes
+        _, sentence, _ = verdict(results).notes
         assert "show no confidence threshold with an error of at most 5 %" in sentence
         assert [cell.text for cell in threshold_rows(results).rows[0]] == ["5 %", "none", "–", "–", "–"]
 
@@ -407,7 +407,7 @@ def test_the_audit_of_the_ranking_is_told_last_unless_it_is_poor() -> None:
     good, poor, none = (
         verdict(replace(diagnosis, audit=audit)) for audit in (diagnosis.audit, make_audit(0.9, 0.5), None)
     )
-    assert good.sentences[-1].endswith("; ddn puts 96 % of a sample into the same robustness subset.")
+    assert good.sentences[-1].endswith("; 96 % of a sample are in the same robustness subset by ddn.")
     assert good.warnings == none.warnings == []
     (warning,) = poor.warnings
     assert warning.startswith(f"{WARNING}the ranking by robustness is too coarse for 10 subsets")

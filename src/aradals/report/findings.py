@@ -216,15 +216,15 @@ def _doubts(results: Results, variant: Variant) -> list[str]:
     chance, name = 1 / max(results.data.num_classes, 1), label(results, variant)
     classes = {row.name for row in results.classes}
     sentences = []
-    if accuracy.known and not accuracy.low > chance:
+    if accuracy.has_interval and accuracy.low <= chance:
         sentences.append(
             f"{name} is right in {100 * accuracy.value:.1f} %, which is not significantly more than chance "
-            f"({100 * chance:.3g} %): check the numbering of the classes, the labels and the normalization of the inputs"
+            f"({100 * chance:.3g} %): check labels, the numbering of the classes and the normalization of the inputs"
         )
     if abs(gap.value) > MAX_GAP:
         sentences.append(
-            f"confidence and accuracy of {name} are {100 * abs(gap.value):.0f} points apart: check that the model returns "
-            "logits, and check its labels and inputs"
+            f"confidence and accuracy of {name} are {100 * abs(gap.value):.0f} points apart: check that the model "
+            "returns logits, and check its labels and inputs"
         )
     if len(classes) == 1 and results.data.num_classes > 1:
         sentences.append(f"all examples have one class ({', '.join(classes)}): check how the labels were read")
