@@ -360,7 +360,7 @@ def test_diagnosis() -> None:
 def test_a_threshold_without_a_bound_is_not_shown() -> None:
     for bound in (math.nan, 0.051):
         results = replace(make_diagnosis(), thresholds=(Threshold(0.05, 0.98, 0.4, 4000, 0.045, bound),))
-        _, sentence = verdict(results).notes
+        _, sentence, _ = verdict(results).notes
         assert "show no confidence threshold with an error of at most 5 %" in sentence
         assert [cell.text for cell in threshold_rows(results).rows[0]] == ["5 %", "none", "–", "–", "–"]
 
