@@ -55,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = prediction_paths(Path(folder), wanted)
         before = processor_seconds(bare)
-        predicting = processor_seconds(lambda: predict_conditions(model, examples, paths, model_digest=""))
+        predicting = processor_seconds(lambda: predict_conditions(model, examples, paths, model_digest="", weights=""))
         metrics = processor_seconds(
             lambda: evaluate_conditions(stored_predictions(paths), None, {}, method=arguments.model, seed=0)
         )

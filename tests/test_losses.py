@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -64,11 +65,12 @@ def test_mixup_pairs(num: int, num_classes: int, seed: int) -> None:
         return w * soft_rows(labels, first, num_classes) + (1 - w) * soft_rows(other, second, num_classes)
 
     one = torch.ones(num, dtype=torch.float64)
-    for arguments, rows in [
+    cases: list[tuple[dict[str, Any], Tensor]] = [
         ({}, mixed(one, one)),
         ({"target_prob": target_prob}, mixed(target_prob, target_prob)),
         ({"target_prob": target_prob, "other_target_prob": other_prob}, mixed(target_prob, other_prob)),
-    ]:
+    ]
+    for arguments, rows in cases:
         loss = partial(soft_cross_entropy, targets=labels, other_labels=other, mix_weight=weight, **arguments)
         assert_same(loss, partial(textbook, rows=rows), logits)
 
@@ -130,7 +132,7 @@ def test_large_logits_and_half_precision(dtype: torch.dtype) -> None:
         ({"mix_weight": torch.ones(4)}, "together"),
     ],
 )
-def test_bad_targets(arguments: dict[str, Tensor], message: str) -> None:
+def test_bad_targets(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         soft_cross_entropy(torch.zeros(4, 3), **({"targets": torch.zeros(4, dtype=torch.int64)} | arguments))
 
@@ -199,3 +201,98 @@ def test_jensen_shannon() -> None:
 def test_bad_settings(call: Callable[[Tensor, Tensor], Tensor]) -> None:
     with pytest.raises(InputError):
         call(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
+
+
+LOSSES: list[Callable[[Tensor, Tensor], Tensor]] = [soft_cross_entropy, focal_loss, margin_smoothing_loss]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        (torch.zeros(4, 3), torch.tensor([0, 1, 2, 3]), "labels from 0 to 2"),
+        (torch.zeros(4, 3), torch.tensor([0, 1, 2, -100]), r"ignore_index=-100"),
+        (torch.zeros(4, 3), torch.tensor([True, False, True, False]), r"labels\.long"),
+        (torch.zeros(4, 3), torch.zeros(3, dtype=torch.int64), r"logits of shape \(3, K\)"),
+        (torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), "K >= 2"),
+        (torch.zeros(4), torch.zeros(4, dtype=torch.int64), r"got shape \(4,\)"),
+        (torch.zeros(4, 3, dtype=torch.int64), torch.zeros(4, dtype=torch.int64), "floating-point logits"),
+        (torch.zeros(4, 3, 2, 2), torch.zeros(4, 2, 2, dtype=torch.int64), r"movedim\(1, -1\)\.flatten"),
+    ],
+)
+def test_logits_and_labels_that_do_not_fit(
+    loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        loss(logits, labels)
+
+
+def test_the_hint_for_positions_is_right() -> None:
+    logits, labels = torch.randn(4, 3, 5, 6), torch.randint(3, (4, 5, 6))
+    flat = soft_cross_entropy(logits.movedim(1, -1).flatten(0, -2), labels.flatten())
+    torch.testing.assert_close(flat, F.cross_entropy(logits, labels))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_labels_of_other_integers(dtype: torch.dtype) -> None:
+    logits, labels, target_prob = batch(9, 5)
+    for loss in LOSSES:
+        assert loss(logits, labels.to(dtype)).equal(loss(logits, labels))
+    expected = soft_cross_entropy(logits, labels, target_prob)
+    assert soft_cross_entropy(logits, labels.to(dtype), target_prob).equal(expected)
+
+
+def test_losses_read_no_value_on_a_device() -> None:
+    """A tensor without values raises an error when one is read, as a device would have to wait."""
+    logits, labels, target_prob = (each.to("meta") for each in batch(9, 5))
+    rows = torch.rand(9, 5, device="meta")
+    for value in (
+        *(loss(logits, labels) for loss in LOSSES),
+        soft_cross_entropy(logits, labels, target_prob, weight=torch.rand(5, device="meta"), ignore_index=1),
+        soft_cross_entropy(logits, labels, other_labels=labels, mix_weight=target_prob),
+        soft_cross_entropy(logits, rows, target_prob),
+        jensen_shannon([logits, logits]),
+    ):
+        assert value.shape == ()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("ignore_index", [None, 2, -100])
+@pytest.mark.parametrize("weight", [None, torch.tensor([0.5, 2.0, 1.0, 0.0, 3.0], dtype=torch.float64)])
+def test_weight_ignore_index_and_reduction_of_torch(
+    reduction: Any, ignore_index: int | None, weight: Tensor | None
+) -> None:
+    logits, labels, _ = batch(40, 5)
+    if ignore_index is not None:
+        labels[::3] = ignore_index
+    target_prob = torch.full((40,), 1 - 0.3 * 4 / 5, dtype=torch.float64)
+    theirs: dict[str, Any] = {"weight": weight, "reduction": reduction}
+    ignoring: dict[str, Any] = {} if ignore_index is None else {"ignore_index": ignore_index}
+    assert_same(
+        lambda z: soft_cross_entropy(z, labels, target_prob, **theirs, ignore_index=ignore_index).sum(),
+        lambda z: F.cross_entropy(z, labels, label_smoothing=0.3, **theirs, **ignoring).sum(),
+        logits,
+    )
+    rows = torch.rand(40, 5, dtype=torch.float64).softmax(1)
+    torch.testing.assert_close(soft_cross_entropy(logits, rows, **theirs), F.cross_entropy(logits, rows, **theirs))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"target_prob": torch.full((4,), 0.2)}, r"target_prob from 0\.3333 to 1"),
+        ({"target_prob": torch.full((4,), math.nan)}, "target_prob from"),
+        ({"other_labels": torch.full((4,), 3), "mix_weight": torch.ones(4)}, "labels from 0 to 2"),
+        ({"other_labels": torch.zeros(4).long(), "mix_weight": torch.full((4,), 1.5)}, "mix_weight from 0 to 1"),
+        ({"weight": torch.ones(4)}, r"weight of shape \(3,\)"),
+        ({"reduction": "average"}, 'reduction "mean", "sum" or "none"'),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        soft_cross_entropy(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64), **arguments)
+
+
+def test_views_of_different_examples() -> None:
+    with pytest.raises(InputError, match=r"logits of shape \(2, K\)"):
+        jensen_shannon([torch.zeros(2, 3), torch.zeros(3, 3)])

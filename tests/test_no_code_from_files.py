@@ -366,6 +366,12 @@ HOSTILE: dict[str, Commands] = {
     **{f"a calibrator of {name}": partial(calibrator, content=content) for name, content in CALIBRATORS.items()},
     **{f"results of {name}": partial(World.results, content=content) for name, content in RESULTS.items()},
     **{
+        f"results of {name}, schema {schema}": partial(World.results, content={"schema": schema, **content})
+        for name, content in RESULTS.items()
+        if isinstance(content, dict)
+        for schema in ("3", "4")
+    },
+    **{
         f"predictions of {name}": partial(stored, metadata=metadata, columns=columns)
         for name, (metadata, columns) in TABLES.items()
     },

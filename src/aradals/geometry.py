@@ -103,6 +103,11 @@ def working_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32) if tensor.is_floating_point() else tensor.dtype
 
 
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype for values that add up over a training: float64, or float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def project_to_ball(delta: Tensor, radius: Tensor, norm_order: float = 2) -> Tensor:
     """Project each perturbation on a ball: return the nearest point in L2 whose norm is at most the radius.
 

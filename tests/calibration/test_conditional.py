@@ -89,13 +89,14 @@ def test_is_plain_temperature_scaling_where_the_score_does_not_matter() -> None:
 
 @pytest.mark.parametrize("truth", [flat, rising, falling, bent])
 @pytest.mark.parametrize("num_degrees", [1, 2, 3])
-def test_no_optimizer_finds_a_lower_nll(truth: Map, num_degrees: int) -> None:
+def test_no_optimizer_finds_a_lower_objective(truth: Map, num_degrees: int) -> None:
     logits, labels, levels = problem(truth, n=300)
     knots = np.linspace(0, 1, num_degrees + 1)
 
-    def loss(betas: np.ndarray) -> float:
+    def loss(betas: np.ndarray) -> float:  # with the pull to a single temperature of 1
         beta = torch.tensor(np.interp(levels.numpy(), knots, betas))
-        return float(torch.nn.functional.cross_entropy(beta[:, None] * logits, labels))
+        nll = torch.nn.functional.cross_entropy(beta[:, None] * logits, labels)
+        return float(nll) + float(((betas - 1) ** 2).sum()) / (2 * len(labels))
 
     increments = np.diff(np.eye(num_degrees + 1), axis=0)
     best = min(
@@ -130,7 +131,7 @@ def test_always_monotone_and_bounded(seed: int, num_degrees: int, scale: float, 
             scale * logits, labels, scores
         )
     temperatures = scaling.temperature_for(torch.linspace(-1, 5, 300, dtype=torch.float64))
-    assert ((temperatures > 0.01 - 1e-12) & (temperatures < 100 + 1e-9)).all()
+    assert (temperatures.isfinite() & (temperatures > 0)).all()
     assert (temperatures.diff() <= 1e-9).all() or (temperatures.diff() >= -1e-9).all()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -199,7 +200,7 @@ def test_scores_that_are_all_the_same_allow_one_temperature() -> None:
     assert scaling.temperatures == (TemperatureScaling().fit(logits, labels).temperature,)
     assert ConditionalTemperature("first_order_margin", num_degrees=2).fit(
         logits, labels, torch.ones(1000)
-    ).temperatures[1] == pytest.approx(scaling.temperatures[0])
+    ).temperatures[1] == pytest.approx(scaling.temperatures[0], rel=2e-3)
 
 
 @pytest.mark.parametrize(("n", "limit"), [(10, 0), (49, 0), (50, 1), (99, 2)])
@@ -216,18 +217,18 @@ def test_enough_examples_need_no_warning() -> None:
         ConditionalTemperature("first_order_margin").fit(*problem(rising, n=100))
 
 
-def test_bounds_are_named() -> None:
+def test_no_error_anywhere_is_named_and_harmless() -> None:
     logits, labels, scores = problem(flat)
-    with pytest.warns(UserWarning, match="every label is predicted right.*the bound 0.01"):
-        assert ConditionalTemperature("first_order_margin").fit(logits, logits.argmax(1), scores).temperatures == (
-            0.01,
+    right = logits.argmax(1)
+    with pytest.warns(UserWarning, match="rest on the pull to 1: every label of these 1000 examples"):
+        plain, (single, *_) = (
+            ConditionalTemperature("first_order_margin").fit(logits, right, scores),
+            ConditionalTemperature("first_order_margin", num_degrees=0).fit(logits, right, scores).temperatures,
         )
-    labels = torch.where(scores > 0.6, logits.argmax(1), labels)
-    with pytest.warns(UserWarning, match="at some robustness.*the bound 0.01"):
-        assert (
-            ConditionalTemperature("first_order_margin", num_degrees=3).fit(logits, labels, scores).temperatures[-1]
-            == 0.01
-        )
+    assert plain.temperatures[0] == pytest.approx(single, rel=0.5)
+    robust = torch.where(scores > 0.6, right, labels)  # no error among the robust ones
+    temperatures = ConditionalTemperature("first_order_margin", num_degrees=3).fit(logits, robust, scores).temperatures
+    assert 0.05 < temperatures[-1] < temperatures[0]
 
 
 def test_the_margin_is_computed_from_the_logits() -> None:

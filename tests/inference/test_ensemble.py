@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from aradals.calibration import TemperatureScaling
-from aradals.checks import check_logits
+from aradals.checks import check_output
 from aradals.errors import InputError
 from aradals.inference.ensemble import Ensemble, pool_logits, pool_predictions
 from aradals.inference.predictions import Predictions, predict
@@ -112,7 +112,7 @@ def test_ensemble_of_models() -> None:
     predictions = predict(ensemble, batches)
     expected = torch.stack([predict(member, batches).probs for member in members]).mean(0)
     assert torch.allclose(predictions.probs, expected, atol=1e-6)
-    assert torch.equal(check_logits(predictions.logits, 10), predictions.logits)
+    assert torch.equal(check_output(predictions.logits, 10), predictions.logits)
     assert all(member.training for member in members)
     assert len(list(ensemble.parameters())) == 6
 

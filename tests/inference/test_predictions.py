@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from aradals import InputError, predict
-from aradals.checks import check_logits
+from aradals.checks import check_output
 from aradals.inference.predictions import evaluation_mode, resolve_device, try_model
 
 
@@ -69,11 +69,11 @@ def test_a_model_that_writes_into_its_input_does_no_harm() -> None:
 )
 def test_refuses_what_is_not_logits(logits: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        check_logits(logits, 4)
+        check_output(logits, 4)
 
 
 def test_logits_that_are_all_positive_are_fine() -> None:
-    assert check_logits(torch.rand(4, 3) + 1, 4).shape == (4, 3)
+    assert check_output(torch.rand(4, 3) + 1, 4).shape == (4, 3)
 
 
 def test_labels_out_of_range() -> None:

@@ -216,7 +216,8 @@ def test_the_gap_of_a_small_sample_is_covered(n: int) -> None:
         for _ in range(num_simulations):
             probs, labels, _ = people.sample(n, generator)
             right = (labels == 0).sum()
-            accuracy = Measure(float(right) / n, *map(float, wilson_interval(right, torch.tensor(n))))
+            low, high = wilson_interval(right, torch.tensor(n))
+            accuracy = Measure(float(right) / n, float(low), float(high))
             found = measured({"accuracy": accuracy, "confidence": Measure(float(probs[:, 0].mean()))}, "gap")
             covered += found.low <= true <= found.high
         assert covered >= 0.92 * num_simulations

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from aradals.errors import InputError
-from aradals.models import PreActResNet, ResNet, SmallCNN, WideResNet, build_model, list_models
+from aradals.models import PreActResNet, ResNet, SmallCNN, WideResNet, build_model, build_untrained, list_models
 
 NET = """
 from torch import nn
@@ -98,6 +99,64 @@ def test_finished_module_is_used_as_it_is(model_file: Path) -> None:
     assert build_model(spec, num_classes=3).get_parameter("linear.bias").shape == (7,)
     with pytest.raises(InputError, match=r"no settings for .*, got width"):
         build_model(spec, width=2)
+
+
+@pytest.fixture
+def model_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module in the working directory, which is imported once."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path / "module_with_a_model.py"
+    sys.modules.pop("module_with_a_model", None)
+
+
+def test_every_call_copies_a_finished_module(model_module: Path) -> None:
+    model_module.write_text(NET + "net = Net(7)\n")
+    first = build_model("module_with_a_model:net")
+    before = first.get_parameter("linear.weight").detach().clone()
+    nn.init.zeros_(first.get_parameter("linear.weight"))
+    assert build_model("module_with_a_model:net").get_parameter("linear.weight").equal(before)
+
+
+def test_training_starts_from_a_new_initialization_of_a_finished_module(model_module: Path) -> None:
+    model_module.write_text("from torch import nn\nnet = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))\n")
+    original = build_model("module_with_a_model:net").get_parameter("0.weight")
+    weights = []
+    for seed in (0, 1, 0):
+        torch.manual_seed(seed)
+        model = build_untrained("module_with_a_model:net")
+        weights.append(model.get_parameter("0.weight").detach().clone())
+        torch.manual_seed(seed)
+        assert weights[-1].equal(nn.Linear(4, 3).weight)
+        nn.init.zeros_(model.get_parameter("0.weight"))
+        model.get_buffer("1.running_mean").fill_(9)
+    assert weights[0].equal(weights[2])
+    assert not weights[0].equal(weights[1])
+    assert build_untrained("module_with_a_model:net").get_buffer("1.running_mean").eq(0).all()
+    assert build_model("module_with_a_model:net").get_parameter("0.weight").equal(original)
+
+
+def test_a_finished_module_without_a_way_to_initialize_it_cannot_be_trained(model_module: Path) -> None:
+    model_module.write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Scale(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.scale = nn.Parameter(torch.ones(4))\n"
+        "net = nn.Sequential(Scale(), nn.Linear(4, 3))\n"
+        "def build(): return nn.Sequential(Scale(), nn.Linear(4, 3))\n"
+    )
+    build_model("module_with_a_model:net")
+    with pytest.raises(InputError, match=r"a Scale, which has no reset_parameters.*function that builds"):
+        build_untrained("module_with_a_model:net")
+    assert isinstance(build_untrained("module_with_a_model:build"), nn.Module)
+
+
+def test_a_function_that_returns_one_model_again_and_again(model_module: Path) -> None:
+    model_module.write_text(NET + "net = Net(7)\ndef build(): return net\n")
+    model = build_model("module_with_a_model:build")
+    with pytest.raises(InputError, match="a new model in each call, got the same model a second time"):
+        build_model("module_with_a_model:build")
+    assert isinstance(model, nn.Module)
 
 
 def test_arguments_that_the_callable_does_not_take(model_file: Path) -> None:

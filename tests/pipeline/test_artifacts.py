@@ -111,9 +111,9 @@ def test_calibrator_round_trip_knows_what_it_was_fitted_on(tmp_path: Path) -> No
     logits = 3 * torch.randn(40, 2)
     calibrator = TemperatureScaling().fit(logits, examples.labels)
     save_calibrator(tmp_path / "t.json", calibrator, examples)
-    loaded, hashes = load_calibrator(tmp_path / "t.json")
+    loaded = load_calibrator(tmp_path / "t.json")
     assert loaded.predict_proba(logits).equal(calibrator.predict_proba(logits))
-    assert set(hashes.tolist()) == set(examples.hashes.tolist())
+    assert set(loaded.origin.example_hashes.tolist()) == set(examples.hashes.tolist())
 
 
 def test_not_a_calibrator(tmp_path: Path) -> None:

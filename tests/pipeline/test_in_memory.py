@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from aradals.errors import InputError
 from aradals.inference.padding import Padded
 from aradals.pipeline.artifacts import load_calibrator, load_scores
 from aradals.pipeline.calibrate import calibrate
-from aradals.pipeline.classifier import Classifier, as_classifier
+from aradals.pipeline.classifier import as_classifier
 from aradals.pipeline.score import score_dataset
 from aradals.robustness.scores import ScoreTable
+from in_memory import no_temporary_files
 
 pytestmark = pytest.mark.filterwarnings("ignore:no temperature", "ignore:40 calibration examples")
 
@@ -138,6 +140,12 @@ class TestScore:
             score_dataset(build(), DATA, output=output)
         assert not same(first, score_dataset(build(), DATA, attack="logit_margin", output=output, overwrite=True))
 
+    def test_without_an_output_nothing_is_left_behind(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = no_temporary_files(tmp_path, monkeypatch)
+        score_dataset(build(), DATA)
+        calibrate(build(), DATA)
+        assert list(folder.iterdir()) == []
+
     def test_bad_arguments(self) -> None:
         with pytest.raises(InputError, match="'deepfol'"):
             score_dataset(build(), DATA, attack="deepfol")
@@ -152,22 +160,24 @@ class TestCalibrate:
     def test_as_the_command_does(self, method: str, files: list[str], tmp_path: Path) -> None:
         output = tmp_path / "calibrator.json"
         assert main(["calibrate", *files, "--method", method, "--output", str(output)]) == 0
-        expected, _ = load_calibrator(output)
-        assert calibrate(build(), DATA, method=method).to_dict() == expected.to_dict()
+        expected = load_calibrator(output)
+        loader = DataLoader(TensorDataset(INPUTS, LABELS), batch_size=16)
+        for data in (DATA, loader, Examples(INPUTS, LABELS, num_classes=3)):
+            assert calibrate(build(), data, method=method).to_dict() == expected.to_dict()
 
     def test_with_an_output(self, tmp_path: Path) -> None:
         examples = Examples(INPUTS, LABELS, num_classes=3)
         fitted = calibrate(build(), examples, output=tmp_path / "c.json")
-        loaded, hashes = load_calibrator(tmp_path / "c.json")
+        loaded = load_calibrator(tmp_path / "c.json")
         assert loaded.to_dict() == fitted.to_dict()
-        assert set(hashes) == set(examples.hashes)
+        assert set(loaded.origin.example_hashes) == set(examples.hashes)
         with pytest.raises(InputError, match="made from others"):
             calibrate(build(), DATA, method="vector", output=tmp_path / "c.json")
 
     def test_not_on_training_examples(self) -> None:
         examples = Examples(INPUTS, LABELS, num_classes=3)
         tried = as_classifier(build(), examples)
-        trained = Classifier(tried.model, "mine", tried.digest, tried.probe, fitted_examples=examples.hashes)
+        trained = replace(tried, fitted_examples=examples.hashes)
         with pytest.raises(InputError, match="examples that the model was not fitted on"):
             calibrate(trained, examples)
 

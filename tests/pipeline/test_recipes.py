@@ -65,7 +65,7 @@ def test_overrides_of_the_targets_of_a_method() -> None:
         ({"trainings.epochs": "3"}, "'--trainings'; try --training"),
         ({"methods.vanila.objective": "mixup"}, "'vanila'; try --methods.vanilla"),
         ({"training.epochs": "many"}, "training.epochs to be a whole number, got 'many'"),
-        ({"seeds": "1"}, "seeds to be a list (a whole number each), got '1'"),
+        ({"seeds": "one"}, "seeds to be a list (a whole number each), got 'one'"),
     ],
 )
 def test_wrong_overrides(overrides: dict[str, str], says: str) -> None:

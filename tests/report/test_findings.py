@@ -18,7 +18,6 @@ from synthetic_results import (
     without_subsets,
 )
 
-from aradals.calibration.temperature import MAX_TEMPERATURE
 from aradals.report import Verdict, verdict
 from aradals.report.findings import WARNING, outstanding_classes, recommend
 from aradals.report.tables import threshold_rows
@@ -145,7 +144,7 @@ def make_large_study() -> Results:
     return replace(
         study,
         training=tuple(replace(run, at_lower_bound=tuple(range(9))) for run in study.training),
-        calibrators=tuple(replace(fitted, temperature=MAX_TEMPERATURE) for fitted in study.calibrators),
+        calibrators=tuple(replace(fitted, parameters={"problem": "chance"}) for fitted in study.calibrators),
         costs=tuple(Cost(method, 0, relative_cost=1.0 + index) for index, method in enumerate(methods)),
         failed=tuple(FailedRun(method, 1, "training diverged in epoch 3") for method in methods),
         stability=tuple(Stability(method, "seeds", 3, 100) for method in methods),
@@ -298,15 +297,15 @@ def test_warnings_one_for_each_kind() -> None:
     training = list(study.training)
     training[3] = replace(training[3], at_lower_bound=(2,))
     training[-1] = replace(training[-1], at_lower_bound=(0, 3))
-    first_fit = replace(study.calibrators[0], temperature=MAX_TEMPERATURE)
+    first_fit = replace(study.calibrators[0], temperature=0.5, parameters={"problem": "chance"})
     troubled = replace(study, training=tuple(training), calibrators=(first_fit, *study.calibrators[1:]))
     targets, temperatures = verdict(troubled).warnings
     assert targets == (
         f"{WARNING}targets ran down to their lower bound 1/K (wind-up; use a smaller rate or leak > 0): "
         "AR-AdaLS, seed 0 (subset 2); AR-AdaLS, seed 1 (subsets 0 and 3)."
     )
-    assert temperatures.startswith(f"{WARNING}temperatures ended at the bound of their search")
-    assert temperatures.endswith(f": vanilla + temperature scaling, seed 0 ({MAX_TEMPERATURE:g}).")
+    assert temperatures.startswith(f"{WARNING}the calibration split could not decide some temperatures")
+    assert temperatures.endswith(": vanilla + temperature scaling, seed 0 (0.5).")
     assert verdict(study).warnings == []
     assert verdict(LARGE).warnings[1].endswith(" and 15 more.")
 

@@ -56,6 +56,7 @@ from aradals.robustness.audit import Audit, RankAgreement
 NUMBERS = st.floats(-1e6, 1e6)
 UNKNOWN_TOO = st.just(math.nan) | NUMBERS
 COUNTS = st.integers(0, 10**6)
+CLASSES = st.integers(1, 10**6)
 NAMES = st.text(max_size=8)
 MEASURES = st.just(Measure()) | st.builds(
     Measure, NUMBERS, UNKNOWN_TOO, UNKNOWN_TOO, spread=UNKNOWN_TOO, num_seeds=st.integers(1, 9)
@@ -80,19 +81,28 @@ AUDITS = st.builds(
     *(NAMES, NAMES, COUNTS, COUNTS, COUNTS, st.builds(RankAgreement, COUNTS, ESTIMATES, ESTIMATES, ESTIMATES)),
     *(UNKNOWN_TOO, COUNTS, COUNTS, COUNTS, UNKNOWN_TOO, UNKNOWN_TOO, UNKNOWN_TOO),
 )
-TRAINING = st.builds(
-    Training,
-    *(METHOD, COUNTS, SETTINGS, NUMBERS, COUNTS, UNKNOWN_TOO),
-    epochs=tuples(st.builds(Epoch, UNKNOWN_TOO, UNKNOWN_TOO, UNKNOWN_TOO)),
-    updates=tuples(st.builds(Update, tuples(OPTIONAL), tuples(OPTIONAL), tuples(OPTIONAL))),
-    target_prob=tuples(NUMBERS),
-    at_lower_bound=tuples(COUNTS),
-)
+
+
+def trainings(num_subsets: int) -> st.SearchStrategy[Training]:
+    by_subset = st.tuples(*[OPTIONAL] * num_subsets)
+    return st.builds(
+        Training,
+        *(METHOD, COUNTS, SETTINGS, NUMBERS, COUNTS, UNKNOWN_TOO),
+        epochs=tuples(st.builds(Epoch, UNKNOWN_TOO, UNKNOWN_TOO, UNKNOWN_TOO)),
+        updates=tuples(st.builds(Update, by_subset, by_subset, by_subset)),
+        target_prob=st.tuples(*[NUMBERS] * num_subsets),
+        at_lower_bound=tuples(COUNTS),
+    )
+
+
+TRAINING = st.integers(0, 2).flatmap(trainings)
 RESULTS = st.builds(
     Results,
     kind=st.sampled_from(("study", "evaluation", "diagnosis")),
     name=NAMES,
-    data=st.builds(DataSummary, NAMES, COUNTS, tuples(NAMES), st.dictionaries(NAMES, COUNTS, max_size=2)),
+    data=st.builds(
+        DataSummary, NAMES, st.integers(1, 10**6), tuples(NAMES), st.dictionaries(NAMES, COUNTS, max_size=2)
+    ),
     methods=st.tuples(
         *(st.builds(Method, st.just(name), NAMES, st.none() | METHOD, st.integers(1, 5)) for name in METHODS)
     ),

@@ -55,4 +55,4 @@ def _refuse_huge(value: Any) -> None:
         for item in value.values() if isinstance(value, dict) else value:
             _refuse_huge(item)
     elif isinstance(value, int | float) and abs(value) > _LARGEST:
-        raise ValueError(f"a number beyond {_LARGEST:g}")
+        raise ValueError(f"the number {value:.3g}" if isinstance(value, float) else f"{len(str(value))} digits")

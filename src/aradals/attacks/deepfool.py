@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aradals.attacks.base import AttackResult, attacked, prediction_changes, verified_result
-from aradals.checks import check_logits, check_positive
+from aradals.checks import check_output, check_positive
 from aradals.geometry import linear_distance, per_example, perturbation_norm, unit, working_dtype
 from aradals.inference.gradients import forward_with_graph, input_gradient, margin_rounding
 
@@ -52,7 +52,7 @@ def deepfool(
         for step in range(steps):
             points, logits = forward_with_graph(model.at(active), adv_inputs[active])
             if step == 0:
-                check_logits(logits, len(inputs))
+                check_output(logits, len(inputs))
                 predicted = logits.argmax(1)
                 others = logits.detach().scatter(1, predicted[:, None], -math.inf)
                 classes = others.topk(min(num_candidates, logits.shape[1] - 1)).indices

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aradals.attacks.base import AttackResult, attacked, verified_result
-from aradals.checks import check_logits, check_norm_order, check_positive
+from aradals.checks import check_norm_order, check_output, check_positive
 from aradals.errors import InputError
 from aradals.geometry import (
     box_diagonal,
@@ -121,7 +121,7 @@ def _nearest_plane(
         predicted class, its margin over the runner-up, and the distance to the runner-up's plane, shape (N,) each.
     """
     points, logits = forward_with_graph(model, inputs)
-    check_logits(logits, len(inputs))
+    check_output(logits, len(inputs))
     predicted = logits.argmax(1)
     others = logits.detach().scatter(1, predicted[:, None], -math.inf)
     candidates = others.topk(min(num_candidates, logits.shape[1] - 1)).indices

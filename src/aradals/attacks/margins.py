@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aradals.attacks.base import AttackResult, attacked, estimate_result
-from aradals.checks import check_logits, check_norm_order
+from aradals.checks import check_norm_order, check_output
 from aradals.geometry import linear_distance
 from aradals.inference.gradients import (
     class_margin,
@@ -31,7 +31,7 @@ def logit_margin(model: nn.Module, inputs: Tensor) -> AttackResult:
     """
     with attacked(model, inputs) as (model, inputs), torch.no_grad():
         _, logits = forward_with_graph(model, inputs)
-        margin, predicted, _ = class_margin(check_logits(logits, len(inputs)))
+        margin, predicted, _ = class_margin(check_output(logits, len(inputs)))
     return estimate_result(model, inputs, margin, predicted=predicted, margin=margin, sound=margin.isfinite())
 
 
@@ -51,7 +51,7 @@ def log_odds(model: nn.Module, inputs: Tensor) -> AttackResult:
     """
     with attacked(model, inputs) as (model, inputs), torch.no_grad():
         _, logits = forward_with_graph(model, inputs)
-        margin, predicted, _ = class_margin(check_logits(logits, len(inputs)))
+        margin, predicted, _ = class_margin(check_output(logits, len(inputs)))
         others = logits.scatter(1, predicted[:, None], -math.inf)
         log_odds = logits.amax(1) - others.logsumexp(1)
     return estimate_result(model, inputs, log_odds, predicted=predicted, margin=margin, sound=log_odds.isfinite())
@@ -78,7 +78,7 @@ def first_order_margin(model: nn.Module, inputs: Tensor, *, norm_order: float = 
     check_norm_order(norm_order)
     with attacked(model, inputs) as (model, inputs):
         points, logits = forward_with_graph(model, inputs)
-        check_logits(logits, len(inputs))
+        check_output(logits, len(inputs))
         margin, predicted, _ = class_margin(logits)
         gradient = input_gradient(margin, points)
     margin = margin.detach()

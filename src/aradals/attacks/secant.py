@@ -17,7 +17,7 @@ from aradals.attacks.base import (
     estimate_result,
     verified_result,
 )
-from aradals.checks import check_logits, check_positive
+from aradals.checks import check_output, check_positive
 from aradals.errors import InputError
 from aradals.geometry import (
     box_diagonal,
@@ -142,7 +142,7 @@ def candidate_planes(model: CountedModel, inputs: Tensor, num_first: int) -> Pla
     """
     origin = inputs.to(working_dtype(inputs))
     points, logits = forward_with_graph(model, inputs)
-    check_logits(logits, len(inputs))
+    check_output(logits, len(inputs))
     predicted = logits.argmax(1)
     margins = logits.gather(1, predicted[:, None]) - logits
     # Logits that differ by less than their rounding are a tie. A tie counts as a margin as wide as the rounding.

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from aradals._internal.registry import Registry
-from aradals.calibration.base import Calibrator, bad_state
+from aradals.calibration.base import Calibrator, Origin, bad_state
 from aradals.calibration.calibrated_model import CalibratedModel, scores_for
 from aradals.calibration.conditional import ConditionalTemperature
 from aradals.calibration.one_versus_rest import HistogramBinning, IsotonicCalibration
@@ -56,6 +56,7 @@ __all__ = [
     "ConditionalTemperature",
     "HistogramBinning",
     "IsotonicCalibration",
+    "Origin",
     "TemperatureScaling",
     "VectorScaling",
     "calibrator_from_dict",

@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from aradals._internal.precision import only_moving
 from aradals.checks import check_classes, check_logits
 from aradals.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """The model that a calibrator was fitted for, and the examples that it was fitted on.
+
+    Attributes:
+        weights: digest of the model's weights; empty if it is not known.
+        num_classes: number of classes of the model; 0 if it is not known.
+        example_hashes: content hashes of the examples, uint64; empty if they are not known.
+    """
+
+    weights: str = ""
+    num_classes: int = 0
+    example_hashes: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
 
 
 class Calibrator(nn.Module, ABC):
     """Base of the calibrators: a map of logits, fitted on the calibration split, whose numbers are float64 buffers.
 
-    ``forward(logits, scores)`` computes only the map, in the precision of ``logits`` and without checks, for use within
-    a model (`CalibratedModel`). ``predict_logits`` checks its arguments and computes in float64. A subclass sets
-    ``method``. It registers its buffers in ``fit`` and ``from_dict``, and no buffers earlier.
+    The buffers stay in float64 if a model with the calibrator is cast to half precision; on a device without float64
+    they are float32. ``forward(logits, scores)`` computes only the map, in the precision of the buffers and without
+    checks, for use within a model (`CalibratedModel`). ``predict_logits`` checks its arguments and computes in float64.
+    A subclass sets ``method``. It registers its buffers in ``fit`` and ``from_dict``, and no buffers earlier.
 
     Attributes:
         method: the name in `CALIBRATORS`.
@@ -27,10 +47,16 @@ class Calibrator(nn.Module, ABC):
             depends on no score. ``logit_margin`` is computed from the logits. Any other score must be given as
             ``scores``, both to fit and to predict. A calibrator without a score ignores ``scores``, so that the same
             call works for every calibrator.
+        origin: model and examples of the fit, as far as they are known.
     """
 
     method: str
     score: str | None = None
+    origin = Origin()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(only_moving(fn), recurse)  # type: ignore[no-untyped-call]
+        return self
 
     @abstractmethod
     def fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:

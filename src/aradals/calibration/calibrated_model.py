@@ -16,8 +16,8 @@ class CalibratedModel(nn.Module):
     """Module from inputs in [0, 1] to calibrated probabilities, shape (N, K), in the precision of the model's logits.
 
     The calibrator's numbers are buffers: they move between devices with the model and are part of ``state_dict``. The
-    buffers are float64, and the calibrator computes in their precision. For a device without float64, call ``float()``
-    first.
+    calibrator computes in their precision, which is float64 also in a model that is cast to half precision, and float32
+    on a device without float64.
 
     If the calibrator depends on the first-order margin, the margin is computed with gradients enabled, even within
     ``torch.no_grad()``. This costs one more forward and a backward pass; gradients do not flow through the margin.
@@ -57,10 +57,10 @@ class CalibratedModel(nn.Module):
             InputError: inputs are outside [0, 1], and the calibrator needs the first-order margin.
         """
         logits: Tensor = self.model(inputs)
-        scores, dtype = None, next(self.calibrator.buffers()).dtype
+        scores = None
         if self.calibrator.score == "first_order_margin":
-            scores = first_order_margin(self.model, inputs).score.to(dtype)
-        calibrated: Tensor = self.calibrator(logits.to(dtype), scores)
+            scores = first_order_margin(self.model, inputs).score
+        calibrated: Tensor = self.calibrator(logits, scores)
         return calibrated.softmax(1).to(logits.dtype)
 
 

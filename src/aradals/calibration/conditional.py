@@ -13,20 +13,14 @@ from torch import Tensor
 
 from aradals.calibration.base import Calibrator, bad_state, check_examples, read_state
 from aradals.calibration.newton import minimize_convex
-from aradals.calibration.temperature import (
-    MAX_TEMPERATURE,
-    MIN_TEMPERATURE,
-    best_temperature,
-    relative_logits,
-    warn_at_bound,
-)
+from aradals.calibration.temperature import best_temperature, find_problem, relative_logits
 from aradals.errors import InputError
 from aradals.inference.gradients import class_margin
 
 MAX_DEGREES = 3
 NUM_FOLDS = 5
 
-_MIN_BETA, _MAX_BETA = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
+_MIN_FACTOR, _MAX_FACTOR = 0.01, 100.0
 _EXAMPLES_PER_KNOT = 25
 _METHODS = {"logit_margin": "margin_temperature", "first_order_margin": "robustness_temperature"}
 """The names in `CALIBRATORS`, by score."""
@@ -39,13 +33,15 @@ class ConditionalTemperature(Calibrator):
     The inverse temperature depends on the score's quantile q among the calibration examples. The quantile is
     interpolated in a table of 101 quantiles, in which ties have their mean level; it is constant outside the table.
 
-    .. math:: \beta(q) = b + \sum_{j=1}^d w_j h_j(q), \qquad h_j(q) = \mathrm{clip}(d q - j + 1, 0, 1)
+    .. math:: \beta(q) = \frac{1}{T} \Big(b + \sum_{j=1}^d w_j h_j(q)\Big),
+        \qquad h_j(q) = \mathrm{clip}(d q - j + 1, 0, 1)
 
-    with all :math:`w_j \ge 0` or all :math:`w_j \le 0`, and :math:`1/100 \le \beta \le 100`. So it is piecewise linear
-    between d + 1 equally spaced knots, and rises or falls. Logits are multiplied by it, so that the NLL is convex in
-    (b, w), and the fit is exact. d = 0 is plain temperature scaling. d is the smallest of 0, 1, 2, 3 whose
-    cross-validated NLL (5 folds) is within one standard error of the best. The order of the classes does not change,
-    and so the accuracy does not change.
+    with the temperature T of `TemperatureScaling`, all :math:`w_j \ge 0` or all :math:`w_j \le 0`, and factors of 1/T
+    from 1/100 to 100. So it is piecewise linear between d + 1 equally spaced knots, and rises or falls. Logits are
+    multiplied by it, so that the NLL is convex in (b, w), and the fit is exact. The factor v at each knot has a weak
+    pull to 1: the fit minimizes the sum of the NLL over the N examples and of (v - 1)^2 / 2 over the knots. d = 0 is
+    plain temperature scaling. d is the smallest of 0, 1, 2, 3 whose cross-validated NLL (5 folds) is within one
+    standard error of the best. The order of the classes does not change, and so the accuracy does not change.
 
     Args:
         score: ``logit_margin`` is computed from the logits: ``scores`` are ignored, and the map needs only a forward
@@ -90,7 +86,7 @@ class ConditionalTemperature(Calibrator):
         """Choose d by cross-validation, unless the caller has set it, and fit the temperatures.
 
         A warning says that the examples are too few (25 for each knot) or their scores too similar for a choice among
-        all d, or that the fit stops at a bound.
+        all d, or that only the pull keeps the temperatures.
 
         Args:
             logits: finite floats, shape (N, K).
@@ -104,7 +100,7 @@ class ConditionalTemperature(Calibrator):
         scores = self._scores_of(logits, self.check_scores(logits, scores))
         table = quantile_table(scores)
         levels = piecewise_linear(scores, *table)
-        num_degrees, start = self._wanted_degrees, best_temperature(logits, labels)
+        num_degrees, single = self._wanted_degrees, best_temperature(logits, labels)
         if num_degrees is None:
             limit = min(MAX_DEGREES, max(0, len(logits) // _EXAMPLES_PER_KNOT - 1), len(table[0]) - 1)
             if limit < MAX_DEGREES:
@@ -113,18 +109,20 @@ class ConditionalTemperature(Calibrator):
                     f"too few for a temperature of 3 degrees of freedom: choosing among 0 to {limit}",
                     stacklevel=2,
                 )
-            num_degrees = choose_num_degrees(logits, labels, levels, start, range(limit + 1))
-        self._keep(fit_temperatures(logits, labels, levels, start, num_degrees), *table)
-        warn_at_bound(logits, labels, self.temperatures)
+            num_degrees = choose_num_degrees(logits, labels, levels, range(limit + 1))
+        self._keep(fit_temperatures(logits, labels, levels, single, num_degrees), *table)
+        if problem := find_problem(logits, labels):
+            warnings.warn(f"the temperatures rest on the pull to 1: {problem}", stacklevel=2)
         return self
 
     def temperature_for(self, scores: Tensor) -> Tensor:
         """Compute the temperature at each score, float64, shape (N,)."""
         self.check_fitted()
-        return 1 / self._betas(scores.double())
+        return 1 / self._betas(scores)
 
     def forward(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
         """``logits / T(score)``."""
+        logits = logits.to(self._temperatures.dtype)
         return self._betas(self._scores_of(logits, scores))[:, None] * logits
 
     def to_dict(self) -> dict[str, Any]:
@@ -158,9 +156,9 @@ class ConditionalTemperature(Calibrator):
         return calibrator
 
     def _betas(self, scores: Tensor) -> Tensor:
-        levels = piecewise_linear(scores, self._scores.to(scores), self._levels.to(scores))
-        betas = 1 / self._temperatures.to(scores)
-        return piecewise_linear(levels, _knots(len(betas) - 1).to(scores), betas)
+        betas = 1 / self._temperatures
+        levels = piecewise_linear(scores.to(betas.dtype), self._scores, self._levels)
+        return piecewise_linear(levels, _knots(len(betas) - 1).to(betas), betas)
 
     def _scores_of(self, logits: Tensor, scores: Tensor | None) -> Tensor:
         return class_margin(logits)[0] if scores is None else scores
@@ -187,64 +185,66 @@ def piecewise_linear(points: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     return values[0] + ramps @ values.diff()
 
 
-def choose_num_degrees(logits: Tensor, labels: Tensor, levels: Tensor, start: float, candidates: Sequence[int]) -> int:
+def choose_num_degrees(logits: Tensor, labels: Tensor, levels: Tensor, candidates: Sequence[int]) -> int:
     """Choose the smallest d whose cross-validated NLL is within one standard error (of the difference) of the best.
 
     Args:
         logits: float64, shape (N, K).
         labels: int64, shape (N,).
         levels: quantile of each example's score, float64, shape (N,).
-        start: a temperature to start from; the search is faster if it is close to the result.
         candidates: numbers of degrees, ascending.
     """
     if len(candidates) == 1:
         return candidates[0]
     folds = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0)).to(logits.device) % NUM_FOLDS
     losses = logits.new_zeros(len(candidates), len(logits))
-    for row, fold in itertools.product(range(len(candidates)), range(NUM_FOLDS)):
+    for fold in range(NUM_FOLDS):
         fitted, held_out = folds != fold, folds == fold
-        num_degrees = candidates[row]
-        temperatures = fit_temperatures(logits[fitted], labels[fitted], levels[fitted], start, num_degrees)
-        beta = piecewise_linear(levels[held_out], _knots(num_degrees).to(levels), 1 / temperatures)
-        losses[row, held_out] = (beta[:, None] * relative_logits(logits[held_out], labels[held_out])).logsumexp(1)
+        single, relative = best_temperature(logits[fitted], labels[fitted]), relative_logits(logits, labels)[held_out]
+        for row, num_degrees in enumerate(candidates):
+            temperatures = fit_temperatures(logits[fitted], labels[fitted], levels[fitted], single, num_degrees)
+            beta = piecewise_linear(levels[held_out], _knots(num_degrees).to(levels), 1 / temperatures)
+            losses[row, held_out] = (beta[:, None] * relative).logsumexp(1)
     worse = losses - losses[losses.mean(1).argmin()]
     good_enough = worse.mean(1) <= worse.std(1) / len(logits) ** 0.5
     return candidates[int(good_enough.nonzero()[0])]
 
 
-def fit_temperatures(logits: Tensor, labels: Tensor, levels: Tensor, start: float, num_degrees: int) -> Tensor:
-    """Fit monotone temperatures in [0.01, 100] at d + 1 knots: the rising or the falling ones, with the smaller NLL.
+def fit_temperatures(logits: Tensor, labels: Tensor, levels: Tensor, single: float, num_degrees: int) -> Tensor:
+    """Fit monotone temperatures at d + 1 knots: the rising or the falling ones, with the smaller NLL plus pull.
 
     Args:
         logits: float64, shape (N, K).
         labels: int64, shape (N,).
         levels: quantile of each example's score, float64, shape (N,).
-        start: a temperature to start from; the search is faster if it is close to the result.
+        single: the best single temperature, which is the result for d = 0.
         num_degrees: d.
     """
     if num_degrees == 0:
-        return logits.new_tensor([best_temperature(logits, labels)])
-    relative = relative_logits(logits, labels)
+        return logits.new_tensor([single])
+    relative = relative_logits(logits, labels) / single
     knots = _knots(num_degrees).to(levels)
     hats = torch.stack([piecewise_linear(levels, knots, unit) for unit in torch.eye(len(knots)).to(levels)], 1)
 
-    def nll(betas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return NLL, gradient and Hessian; each example adds E_p[z] - z_label and Var_p[z], derived by its beta."""
-        scaled = (hats @ betas)[:, None] * relative
+    def loss(factors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return NLL plus pull, gradient and Hessian; each example adds E_p[z] - z_label and Var_p[z] to these."""
+        scaled = (hats @ factors)[:, None] * relative
         probs = scaled.softmax(1)
         mean = (probs * relative).sum(1)
         variance = (probs * (relative - mean[:, None]).square()).sum(1)
-        hessian = (hats * variance[:, None]).T @ hats / len(hats)
-        return scaled.logsumexp(1).mean(), mean @ hats / len(hats), hessian
+        value = scaled.logsumexp(1).sum() + (factors - 1).square().sum() / 2
+        gradient = mean @ hats + factors - 1
+        hessian = (hats * variance[:, None]).T @ hats + torch.eye(len(knots)).to(hats)
+        return value / len(hats), gradient / len(hats), hessian / len(hats)
 
-    def falling_nll(betas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        value, gradient, hessian = nll(betas.flip(0))
+    def falling_loss(factors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        value, gradient, hessian = loss(factors.flip(0))
         return value, gradient.flip(0), hessian.flip(0, 1)
 
-    flat = torch.full_like(knots, 1 / start)
-    rising = _rising(minimize_convex(nll, flat, rising_step))
-    falling = _rising(minimize_convex(falling_nll, flat, rising_step)).flip(0)
-    return 1 / min(rising, falling, key=lambda betas: float(nll(betas)[0]))
+    flat = torch.ones_like(knots)
+    rising = _rising(minimize_convex(loss, flat, rising_step))
+    falling = _rising(minimize_convex(falling_loss, flat, rising_step)).flip(0)
+    return single / min(rising, falling, key=lambda factors: float(loss(factors)[0]))
 
 
 def rising_step(point: Tensor, gradient: Tensor, hessian: Tensor) -> Tensor:
@@ -282,18 +282,18 @@ def _faces(size: int) -> list[tuple[Tensor, Tensor]]:
         if not all(tied):  # otherwise the two bounds would be equal
             blocks = torch.tensor(tied).logical_not().cumsum(0)
             members = torch.nn.functional.one_hot(blocks).double()[:-1]
-            faces.append((_MIN_BETA * members[:, 0] + _MAX_BETA * members[:, -1], members[:, 1:-1]))
+            faces.append((_MIN_FACTOR * members[:, 0] + _MAX_FACTOR * members[:, -1], members[:, 1:-1]))
     return faces
 
 
-def _is_allowed(betas: Tensor) -> bool:
-    chain = [_MIN_BETA, *betas.tolist(), _MAX_BETA]
+def _is_allowed(factors: Tensor) -> bool:
+    chain = [_MIN_FACTOR, *factors.tolist(), _MAX_FACTOR]
     return all(high - low >= -1e-12 for low, high in itertools.pairwise(chain))
 
 
-def _rising(betas: Tensor) -> Tensor:
+def _rising(factors: Tensor) -> Tensor:
     """Remove rounding errors, so that the chain rises and is within its bounds."""
-    return betas.clamp(_MIN_BETA, _MAX_BETA).cummax(0).values
+    return factors.clamp(_MIN_FACTOR, _MAX_FACTOR).cummax(0).values
 
 
 def _knots(num_degrees: int) -> Tensor:

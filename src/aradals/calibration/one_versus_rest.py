@@ -62,9 +62,10 @@ class OneVersusRest(Calibrator):
 
     def forward(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
         """Compute the logarithms of the calibrated probabilities; ``scores`` are ignored."""
-        num_examples, num_classes = self._num_examples.to(logits), len(self._knots)
+        num_examples, num_classes = self._num_examples, len(self._knots)
         check_num_classes(logits, num_classes)
-        by_class = interpolate(logits.softmax(1).T.contiguous(), self._knots.to(logits), self._values.to(logits)).T
+        probs = logits.to(self._knots.dtype).softmax(1)
+        by_class = interpolate(probs.T.contiguous(), self._knots, self._values).T
         total = by_class.sum(1, keepdim=True)
         probs = torch.where(total > 0, by_class / total, 1 / num_classes)
         return ((num_examples * probs + 1 / num_classes) / (num_examples + 1)).log()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -12,23 +12,27 @@ from torch import Tensor
 
 from aradals.calibration.base import Calibrator, bad_state, check_examples, read_state
 
-MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
-"""Networks need about 0.5 to 5; at these bounds, predictions are practically one-hot or uniform."""
-
 
 class TemperatureScaling(Calibrator):
-    """Divide logits by the temperature with the least NLL on the calibration split.
+    """Divide logits by the temperature with the least NLL on the calibration split, with a weak pull to T = 1.
 
-    Guo et al. 2017, section 4.2. The order of the classes does not change, and so the accuracy does not change.
+    Guo et al. 2017, section 4.2. The order of the classes does not change, and so the accuracy does not change. The
+    published method minimizes only the NLL, and so makes an accurate model all too sure if it makes no error on a small
+    calibration split. This method has a standard normal prior on log T: it minimizes the sum of the NLL over the N
+    examples plus (log T)^2 / 2. If T = 1 is right already, the fit costs less than 1/N nats per example on average.
+
+    Attributes:
+        problem: reason why only the pull has decided the temperature; empty if the examples have decided it.
 
     Example:
         >>> import torch
         >>> scaling = TemperatureScaling().fit(torch.tensor([[4.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1]))
-        >>> round(scaling.temperature, 4)  # 3 of 4 are right: sigmoid(4 / T) = 3/4, so T = 4 / log(3)
-        3.641
+        >>> round(scaling.temperature, 2)  # the NLL alone has T = 4 / log(3) = 3.64, where 3 of 4 are right
+        2.21
     """
 
     method = "temperature"
+    problem = ""
     _temperature: Tensor
 
     @property
@@ -41,17 +45,12 @@ class TemperatureScaling(Calibrator):
         self.check_fitted()
         return float(self._temperature)
 
-    @property
-    def at_bound(self) -> bool:
-        """True if the fit stopped at a bound, because the NLL has no minimum between the bounds."""
-        return self.temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE)
-
     def fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:
-        """Find the temperature with the least NLL, in [0.01, 100].
+        """Find the temperature with the least sum of NLL and pull.
 
-        The NLL has no minimum between the bounds if every label is predicted right (a lower temperature is always
-        better), or if the logits have no information about the labels (a higher temperature is always better). The fit
-        then warns and keeps the bound.
+        The NLL alone has no minimum if every label is predicted right (a lower temperature is always better), or if the
+        logits have no information about the labels (a higher temperature is always better). The fit then warns that
+        only the pull keeps the temperature.
 
         Args:
             logits: finite floats, shape (N, K).
@@ -62,17 +61,19 @@ class TemperatureScaling(Calibrator):
             InputError: there are no examples; logits are NaN, infinite or probabilities; labels are wrong.
         """
         logits, labels = check_examples(logits, labels)
-        self._keep(best_temperature(logits, labels))
-        warn_at_bound(logits, labels, [self.temperature])
+        self._keep(best_temperature(logits, labels), find_problem(logits, labels))
+        if self.problem:
+            warnings.warn(f"the temperature rests on the pull to 1: {self.problem}", stacklevel=2)
         return self
 
     def forward(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
         """``logits / temperature``; ``scores`` are ignored."""
-        return logits / self._temperature.to(logits)
+        return logits.to(self._temperature.dtype) / self._temperature
 
     def to_dict(self) -> dict[str, Any]:
-        """Return ``{"method": "temperature", "temperature": T}``, ready for JSON."""
-        return {"method": self.method, "temperature": self.temperature}
+        """Return ``{"method": "temperature", "temperature": T}``, and ``problem`` if there is one, ready for JSON."""
+        fields = {"method": self.method, "temperature": self.temperature}
+        return fields | ({"problem": self.problem} if self.problem else {})
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
@@ -85,38 +86,45 @@ class TemperatureScaling(Calibrator):
         if temperature <= 0:
             raise bad_state(fields, cls.method, "temperature: a positive number")
         scaling = cls()
-        scaling._keep(temperature)
+        scaling._keep(temperature, str(fields.get("problem", "")))
         return scaling
 
-    def _keep(self, temperature: float) -> None:
+    def _keep(self, temperature: float, problem: str) -> None:
         self.register_buffer("_temperature", torch.tensor(temperature, dtype=torch.float64))
+        self.problem = problem
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Find the temperature in [0.01, 100] with the least NLL; it is a bound if the minimum is not between the bounds.
+    """Find the temperature with the least sum of NLL and pull, (log T)^2 / 2N, from 1/e^8 to e^8 times the spread.
+
+    The spread is the mean distance of an example's largest and smallest logit. At these bounds, predictions are
+    practically one-hot or uniform.
 
     Args:
         logits: float64, shape (N, K).
         labels: int64, shape (N,).
     """
-    relative = relative_logits(logits, labels)
+    relative, num_examples = relative_logits(logits, labels), len(labels)
 
-    def nll_falls(log_beta: float) -> bool:
-        """Return True if the NLL falls with beta = 1 / T; its derivative is the mean of E_p[z] - z_label."""
-        probs = (math.exp(log_beta) * logits).softmax(1)
-        return bool((probs * relative).sum(1).mean() < 0)
+    def loss(log_beta: float) -> float:
+        """Return the sum of NLL and pull at beta = 1 / T."""
+        return float((math.exp(log_beta) * relative).logsumexp(1).mean()) + log_beta**2 / (2 * num_examples)
 
-    # The NLL is convex in beta, so that its derivative increases and has one zero. Bisection cannot miss this zero,
-    # needs no learning rate, and has an error of 1e-11 after 40 halvings of log beta. If every label is predicted
-    # right, the derivative can underflow to 0 at the upper end of beta; a separate test finds this case.
-    low, high = -math.log(MAX_TEMPERATURE), -math.log(MIN_TEMPERATURE)
-    if not nll_falls(low):
-        return MAX_TEMPERATURE
-    if bool((relative <= 0).all()) or nll_falls(high):
-        return MIN_TEMPERATURE
-    for _ in range(40):
+    def falls(log_beta: float) -> bool:
+        """Return True if the loss falls with beta; the derivative of the NLL is the mean of E_p[z] - z_label."""
+        beta = math.exp(log_beta)
+        slope = ((beta * relative).softmax(1) * relative).sum(1).mean()
+        return float(beta * slope) + log_beta / num_examples < 0
+
+    # The NLL is convex in beta, but the sum can have two valleys if the logits are tiny. Steps of 1 find the lower
+    # valley, and 41 bisections its bottom, with an error of 1e-12.
+    spread = float((logits.amax(1) - logits.amin(1)).mean())
+    center = -math.log(spread) if spread else 0.0
+    start = min(range(math.floor(min(0, center - 8)), math.ceil(max(0, center + 8)) + 1), key=loss)
+    low, high = start - 1.0, start + 1.0
+    for _ in range(41):
         middle = (low + high) / 2
-        low, high = (middle, high) if nll_falls(middle) else (low, middle)
+        low, high = (middle, high) if falls(middle) else (low, middle)
     return math.exp(-(low + high) / 2)
 
 
@@ -125,24 +133,11 @@ def relative_logits(logits: Tensor, labels: Tensor) -> Tensor:
     return logits - logits.gather(1, labels[:, None])
 
 
-def warn_at_bound(logits: Tensor, labels: Tensor, temperatures: Sequence[float]) -> None:
-    """Warn the caller of ``fit`` of temperatures at a bound, and say why the NLL has no minimum inside."""
-    for bound in {MIN_TEMPERATURE, MAX_TEMPERATURE}.intersection(temperatures):
-        warnings.warn(
-            f"no temperature between {MIN_TEMPERATURE} and {MAX_TEMPERATURE} minimizes the NLL of these {len(logits)} "
-            f"examples: {_reason(logits, labels, bound, len(temperatures))}; the fit stops at the bound {bound:g}",
-            stacklevel=3,
-        )
-
-
-def _reason(logits: Tensor, labels: Tensor, bound: float, num_knots: int) -> str:
+def find_problem(logits: Tensor, labels: Tensor) -> str:
+    """Say why the NLL alone has no minimum over the temperatures; empty if the NLL has a minimum."""
     relative = relative_logits(logits, labels)
-    if num_knots > 1:
-        return "at some robustness, all labels are predicted right, or the logits are no better than chance"
-    if bound == MIN_TEMPERATURE:
-        if (relative <= 0).all():
-            return "every label is predicted right, so that a lower temperature is always better"
-        return f"the logits differ very little (by {float((logits.amax(1) - logits.amin(1)).max()):.3g} at most)"
     if relative.mean() >= 0:
-        return "the logits are no better than chance, so that a higher temperature is always better"
-    return f"the logits are very large (up to {float(logits.abs().max()):.3g}), or the largest ones are wrong"
+        return f"on these {len(labels)} examples, the logits are no better than chance"
+    if (relative <= 0).all():
+        return f"every label of these {len(labels)} examples is predicted right"
+    return ""

@@ -99,7 +99,7 @@ class VectorScaling(Calibrator):
     def forward(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
         """``weight * logits + bias``; ``scores`` are ignored."""
         check_num_classes(logits, len(self._weight))
-        return self._weight.to(logits) * logits + self._bias.to(logits)
+        return self._weight * logits.to(self._weight.dtype) + self._bias
 
     def to_dict(self) -> dict[str, Any]:
         """Return ``{"method": "vector", "weight": [...], "bias": [...]}``, ready for JSON."""

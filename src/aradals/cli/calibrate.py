@@ -1,7 +1,7 @@
 """Fit a calibrator on data that is used neither to train nor to judge the model.
 
-The JSON file contains the fitted numbers and the content hashes of the examples. aradals evaluate refuses the
-calibrator on the same examples.
+The JSON file contains the fitted numbers, a digest of the model and the content hashes of the examples. aradals
+evaluate refuses the calibrator for other models and on the same examples.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from aradals.cli.arguments import CalibratorArguments, DataArguments, ModelArguments, OutputArguments
-from aradals.cli.terminal import print_result
+from aradals.cli.terminal import print_log, print_result
 
 EXAMPLE = "aradals calibrate --checkpoint model.safetensors --data held-out.parquet --output temperature.json"
 RESUMES = False
@@ -27,7 +27,12 @@ def run(model: ModelArguments, data: DataArguments, calibrator: CalibratorArgume
         examples = data.load()
         classifier = model.load(examples)
         fitted = calibrate(
-            classifier, examples, method=calibrator.method, output=output.output, overwrite=output.overwrite
+            classifier,
+            examples,
+            method=calibrator.method,
+            output=output.output,
+            overwrite=output.overwrite,
+            log=print_log,
         )
     numbers = [f"{name} {_in_short(value)}" for name, value in fitted.to_dict().items() if name != "method"]
     print_result(f"{calibrator.method}: {', '.join(numbers)}, fitted on {len(examples)} examples")

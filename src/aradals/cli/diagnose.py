@@ -5,7 +5,7 @@ classes of the least robust subset, and the confidence above which at most 1 % /
 audit checks the ranking by robustness: it attacks a sample with a strong attack, and reports how often both rankings
 agree.
 The command writes OUTPUT/report.html, diagnosis.json, scores/scores.parquet, predictions/ and audit/. It refuses
-examples that the model was trained on, if the checkpoint records them.
+examples that the model was trained on, and says so if the checkpoint does not record them.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def run(
     """Diagnose the model, and report the results."""
     from aradals.cli.finish import finish
     from aradals.pipeline.diagnose import diagnose, diagnose_predictions
+    from aradals.pipeline.leakage import check_stored, tell_unchecked
     from aradals.pipeline.outputs import input_paths, output_folder
 
     stored.refuse_beside(model=model.model, checkpoint=model.checkpoint, **asdict(data))
@@ -48,7 +49,10 @@ def run(
     with output_folder(folder, names, kinds=kinds, inputs=read, overwrite=output.overwrite, log=print_log):
         if stored.predictions is not None:
             given = stored.load()
-            results = diagnose_predictions(given.predictions, name=given.name, data=given.data, **settings)
+            checks = check_stored(given, {})
+            tell_unchecked(checks, print_log)
+            settings |= {"name": given.name, "data": given.data, "checks": checks}
+            results = diagnose_predictions(given.predictions, **settings)
         else:
             examples = data.load()
             settings |= {**asdict(attack), "audit": audit.audit, "output": folder, "log": print_log}

@@ -1,8 +1,9 @@
 """Measure accuracy, confidence, NLL, Brier score and calibration errors, clean and under shift.
 
 With --calibrator, the calibrated model is evaluated, too.
-The command writes OUTPUT/results.json, report.html and the predictions under every condition. It refuses examples that
-the calibrator was fitted on, and examples that the model was trained on, if the checkpoint records them.
+The command writes OUTPUT/results.json, report.html and the predictions under every condition. It refuses calibrators of
+other models, examples that a calibrator was fitted on, and examples that the model was trained on. It says what it
+could not check, because a file does not record it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def run(
     from aradals.cli.finish import finish
     from aradals.pipeline.calibrate import load_calibrators
     from aradals.pipeline.evaluate import evaluate, evaluate_predictions
+    from aradals.pipeline.leakage import check_stored, tell_unchecked
     from aradals.pipeline.outputs import input_paths, output_folder
     from aradals.results import CLEAN
 
@@ -38,15 +40,16 @@ def run(
     read = input_paths(*sources, *shift.calibrator)
     settings: dict[str, Any] = {"scores": stored.scores, "num_subsets": shift.num_subsets}
     with output_folder(folder, names, kinds=kinds, inputs=read, overwrite=output.overwrite, log=print_log):
+        settings["calibrators"] = fitted = load_calibrators(shift.calibrator)
         if stored.predictions is not None:
             given = stored.load()
-            fitted = load_calibrators(shift.calibrator, given.hashes, where=given.data)
-            settings |= {"name": given.name, "data": given.data, "calibrators": fitted}
+            checks = check_stored(given, fitted)
+            tell_unchecked(checks, print_log)
+            settings |= {"name": given.name, "data": given.data, "checks": checks}
             results = evaluate_predictions([(CLEAN, given.predictions)], **settings)
         else:
             examples = data.load()
-            fitted = load_calibrators(shift.calibrator, examples.hashes, where=examples.name)
-            settings |= {"calibrators": fitted, "severities": shift.severities, "output": folder, "log": print_log}
+            settings |= {"severities": shift.severities, "output": folder, "log": print_log}
             results = evaluate(model.load(examples), examples, **changes, **settings)
         finish({folder: results}, folder, "results.json", json=output.json)
     return folder

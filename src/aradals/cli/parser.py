@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
@@ -86,7 +88,9 @@ class CommandParser(argparse.ArgumentParser):
             if "keys_of" in each.metadata:
                 values[each.name] = overrides
             elif each.name in given:
-                values[each.name] = _read_text(hints[each.name], given[each.name], _spelling(each))
+                values[each.name] = read(
+                    hints[each.name], _as_text(hints[each.name], given[each.name]), _spelling(each)
+                )
             elif is_required(each):
                 raise InputError(expected=f"a value for {_spelling(each)}", got="none", hint=self.example)
         return kind(**values)
@@ -131,12 +135,11 @@ def _records_in(kind: Any) -> list[Any]:
     return [kind] if is_dataclass(kind) else [record for part in get_args(kind) for record in _records_in(part)]
 
 
-def _read_text(kind: Any, given: Any, name: str) -> Any:
-    """Read the value of an option; a list may be written with commas and without brackets."""
-    if isinstance(given, str):
-        is_list = get_origin(kind) is list
-        given = [part.strip() for part in given.strip("[]").split(",")] if is_list else OptionText(given)
-    return read(kind, given, name)
+def _as_text(kind: Any, given: object) -> object:
+    """Mark the words of an option, which YAML may read as another type; a flag is True already."""
+    if kind == list[Path] and isinstance(given, str) and os.path.exists(given):
+        return [given]  # the name of a file may have commas
+    return OptionText(given) if isinstance(given, str) else given
 
 
 def _spelling(option: Field[Any]) -> str:

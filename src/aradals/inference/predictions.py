@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from aradals.checks import check_labels, check_logits
+from aradals.checks import FITTING_DATA, check_labels, check_output
 from aradals.errors import InputError
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -93,8 +93,8 @@ def predict(model: nn.Module, batches: Iterable[Batch]) -> Predictions:
         for batch_ids, inputs, batch_labels in batches:
             # The model gets a copy, so that a model that writes into its input does not change the caller's tensor.
             output = model(inputs.to(device, dtype, copy=True))
-            output = check_logits(output, len(inputs))
-            check_labels(batch_labels, output.shape[1])
+            output = check_output(output, len(inputs))
+            check_labels(batch_labels, output.shape[1], hint=FITTING_DATA)
             ids.append(batch_ids.cpu())
             logits.append(output.float().cpu() if output.dtype != torch.float64 else output.cpu())
             labels.append(batch_labels.cpu())
@@ -140,4 +140,4 @@ def try_model(model: nn.Module, inputs: Tensor) -> int:
             got=f"{type(error).__name__} ({str(error).strip().partition(chr(10))[0]})",
             hint="a model for this shape, or data of the shape that the model expects",
         ) from error
-    return check_logits(output, len(inputs)).shape[1]
+    return check_output(output, len(inputs)).shape[1]

@@ -107,7 +107,7 @@ def outcomes(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | No
     Args:
         labels: integer, shape (N,), in [0, K).
         logits: finite floats, shape (N, K); or
-        probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
+        probs: rows in [0, 1] that sum to 1, as `aradals.checks.check_probs` has it, shape (N, K).
 
     Raises:
         InputError: not exactly one of ``logits`` and ``probs``; values out of range; NaN; no examples.

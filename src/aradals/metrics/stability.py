@@ -12,7 +12,8 @@ from aradals.checks import check_subsets
 from aradals.errors import InputError
 from aradals.metrics.bootstrap import MIN_EXAMPLES, resample_means
 
-MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-4, 1e4
+MAX_FACTOR = 1e4
+"""Matched temperatures are at most so many times larger or smaller than the mean distance to the largest logit."""
 
 
 def prediction_variance(probs: Tensor) -> Tensor:
@@ -64,8 +65,9 @@ def matched_temperatures(logits: Tensor, confidence: float) -> Tensor:
         confidence: the mean confidence to reach, in (1/K, 1).
 
     Returns:
-        Shape (M,), float64, from 1e-4 to 1e4; NaN for a model that reaches the confidence at no temperature in this
-        range (for example because all its logits are equal).
+        Shape (M,), float64, from 1e-4 to 1e4 times the mean distance of a logit to the largest one of its example; NaN
+        for a model that reaches the confidence at no temperature in this range (for example because all its logits are
+        equal).
 
     Raises:
         InputError: a confidence outside (1/K, 1).
@@ -79,19 +81,20 @@ def matched_temperatures(logits: Tensor, confidence: float) -> Tensor:
         )
     # The largest logit becomes 0, so that a division by a low temperature cannot overflow.
     relative = logits.double() - logits.double().amax(2, keepdim=True)
+    spread = -relative.mean((1, 2))
+    relative = relative / spread[:, None, None]
 
-    def mean_confidence(log_temperature: Tensor) -> Tensor:
-        return (1 / (relative / log_temperature.exp()[:, None, None]).exp().sum(2)).mean(1)
+    def mean_confidence(log_factor: Tensor) -> Tensor:
+        return (1 / (relative / log_factor.exp()[:, None, None]).exp().sum(2)).mean(1)
 
     # Confidence falls with the temperature, so bisection finds the one solution.
-    low = relative.new_full((len(logits),), math.log(MIN_TEMPERATURE))
-    high = relative.new_full((len(logits),), math.log(MAX_TEMPERATURE))
+    low, high = (torch.full_like(spread, end) for end in (-math.log(MAX_FACTOR), math.log(MAX_FACTOR)))
     attainable = (mean_confidence(low) >= confidence) & (mean_confidence(high) <= confidence)
     for _ in range(40):  # 2^-40 of the range: an error of 2e-11 in log T
         middle = (low + high) / 2
         too_confident = mean_confidence(middle) > confidence
         low, high = torch.where(too_confident, middle, low), torch.where(too_confident, high, middle)
-    return torch.where(attainable, ((low + high) / 2).exp(), math.nan)
+    return torch.where(attainable, spread * ((low + high) / 2).exp(), math.nan)
 
 
 def stability(

@@ -16,13 +16,14 @@ the metric of all examples together. If a sampler repeats examples to fill the l
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from aradals._internal.optional import optional_imports
+from aradals._internal.precision import only_moving
 from aradals.checks import check_subsets
 from aradals.errors import InputError
 from aradals.metrics.calibration import (
@@ -48,10 +49,17 @@ with optional_imports():
 
 
 class PredictionMetric(Metric):
-    """Base class, which reduces labels and logits or probabilities to states, and states to a number."""
+    """Base class, which reduces labels and logits or probabilities to states, and states to a number.
+
+    The states stay in float64 if the module around the metric is cast to another precision.
+    """
 
     is_differentiable = False
     full_state_update = False
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Self:
+        super()._apply(only_moving(fn), exclude_state)
+        return self
 
     def add_sums(self, **shapes: tuple[int, ...]) -> None:
         """Add states that are summed over batches and processes; float64."""
@@ -79,7 +87,7 @@ class PredictionMetric(Metric):
         Args:
             labels: integer, shape (N,), in [0, K).
             logits: finite floats, shape (N, K); or
-            probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
+            probs: rows in [0, 1] that sum to 1, as `aradals.checks.check_probs` has it, shape (N, K).
 
         Raises:
             InputError: see `outcomes`.

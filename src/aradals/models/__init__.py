@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aradals.models.builder import build_model, is_built_in, list_models
+from aradals.models.builder import build_model, build_untrained, is_built_in, list_models
 from aradals.models.checkpoint import (
     CheckpointDescription,
     check_fit,
@@ -28,6 +28,7 @@ __all__ = [
     "SmallCNN",
     "WideResNet",
     "build_model",
+    "build_untrained",
     "check_fit",
     "is_built_in",
     "list_models",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import partial
+from weakref import WeakSet
 
 from torch import nn
 
@@ -93,19 +95,23 @@ def build_model(
     Args:
         spec: a built-in name (see ``list_models``; case and "-" or "_" do not matter),
             ``path/to/file.py:name``, or ``package.module:name``. The named object is a function, a class,
-            or a finished ``nn.Module``, which is used as it is. A file can import the modules in its folder; a
-            module can import the modules in the working directory.
+            or a finished ``nn.Module``, of which each call returns a copy. A file can import the modules in its
+            folder; a module can import the modules in the working directory.
         num_classes: K, the number of logits; None leaves it to the callable.
         in_channels: C of the inputs; None leaves it to the callable.
         **model_args: arguments of the callable, such as ``width`` of ``small_cnn``.
 
     Raises:
-        InputError: an unknown name, unknown arguments of the callable, a result that is not an ``nn.Module``, or any
-            error in the callable's code, which is chained.
+        InputError: an unknown name, unknown arguments of the callable, a result that is not an ``nn.Module`` or that
+            an earlier call has returned, or any error in the callable's code, which is chained.
     """
-    sizes = {"num_classes": num_classes, "in_channels": in_channels}
+    return _build(spec, {"num_classes": num_classes, "in_channels": in_channels}, model_args)[0]
+
+
+def _build(spec: str, sizes: dict[str, int | None], model_args: dict[str, object]) -> tuple[nn.Module, bool]:
+    """Build a network; the bool is True if it is a copy of a finished one."""
     with _MODELS.found(spec) as target, user_code(spec, "build a model"):
-        build = (lambda: target) if isinstance(target, nn.Module) else target
+        build = (lambda: copy.deepcopy(target)) if isinstance(target, nn.Module) else target
         known, takes_any = _MODELS.settings_of(build)
         check_settings(spec, model_args, known, takes_any)
         wanted = {name: value for name, value in sizes.items() if value is not None and (takes_any or name in known)}
@@ -116,6 +122,45 @@ def build_model(
             got=f"an object of type {type(model).__name__}",
             hint="a callable that returns the model itself",
         )
+    if model in _RETURNED:
+        raise InputError(
+            expected=f"{spec} to make a new model in each call",
+            got="the same model a second time, which would share its weights",
+            hint="building the model within the function",
+        )
+    _RETURNED.add(model)
+    return model, isinstance(target, nn.Module)
+
+
+_RETURNED: WeakSet[nn.Module] = WeakSet()
+"""Models that `build_model` has returned: one that comes back may have been trained in the meantime."""
+
+
+def build_untrained(
+    spec: str, /, *, num_classes: int | None = None, in_channels: int | None = None, **model_args: object
+) -> nn.Module:
+    """Build a network for training, see `build_model`; a finished ``nn.Module`` is initialized anew.
+
+    The initialization draws from torch's global generator. It calls ``reset_parameters`` of every submodule, the inner
+    ones first.
+
+    Raises:
+        InputError: see `build_model`; a submodule with parameters lacks ``reset_parameters``.
+    """
+    model, is_finished = _build(spec, {"num_classes": num_classes, "in_channels": in_channels}, model_args)
+    return _reset(model, spec) if is_finished else model
+
+
+def _reset(model: nn.Module, spec: str) -> nn.Module:
+    for module in reversed(list(model.modules())):
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+        elif next(module.parameters(recurse=False), None) is not None:
+            raise InputError(
+                expected=f"{spec} to be a class or a function, because every training needs a new initialization",
+                got=f"an instance with a {type(module).__name__}, which has no reset_parameters()",
+                hint="a function that builds the model",
+            )
     return model
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from aradals._internal.precision import only_moving
 from aradals.errors import InputError
 
 # Mean and standard deviation of ImageNet's channels, which published checkpoints commonly expect.
@@ -20,7 +22,8 @@ MAX_DEPTH = 2000
 class Normalize(nn.Module):
     """Layer ``(inputs - mean) / std`` for each channel, the first layer of a model that takes inputs in [0, 1].
 
-    The constants are non-persistent buffers: they move with the model, but checkpoints need not have them.
+    The constants are non-persistent buffers: they move with the model, but checkpoints need not have them. They stay in
+    float32 if the model is cast to half precision; the result has the precision of the inputs.
 
     Args:
         num_channels: C of the inputs, shape (N, C, H, W).
@@ -60,7 +63,11 @@ class Normalize(nn.Module):
                 got=f"shape {tuple(inputs.shape)}",
                 hint="in_channels equal to the number of channels of the images",
             )
-        return (inputs - self.mean) / self.std
+        return ((inputs - self.mean) / self.std).to(inputs.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(only_moving(fn), recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:

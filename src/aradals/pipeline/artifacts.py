@@ -20,7 +20,7 @@ import torch
 from aradals._internal.files import atomic_path, csv_text
 from aradals._internal.json_files import SEAL, changed, json_text, load_sealed, save_sealed
 from aradals._internal.optional import load_extra
-from aradals.calibration import CALIBRATORS, Calibrator, calibrator_from_dict
+from aradals.calibration import CALIBRATORS, Calibrator, Origin, calibrator_from_dict
 from aradals.checks import check_labels, check_logits
 from aradals.data import Examples
 from aradals.data.formats import NPZ_ERRORS, check_npz
@@ -150,19 +150,22 @@ class StoredPredictions:
         name: name of the file.
         data: name of the data; the name of the file if the file has no name of the data.
         hashes: content hashes of the examples, uint64; empty if the file has none.
+        weights: digest of the weights of the model; empty if the file has none.
     """
 
     predictions: Predictions
     name: str
     data: str
     hashes: npt.NDArray[np.uint64]
+    weights: str
 
 
 def read_predictions(path: Path) -> StoredPredictions:
     """Read predictions that replace a model, see `load_predictions`."""
     predictions, metadata = load_predictions(path)
     hashes = decode_hashes(metadata.get("example_hashes", ""), path)
-    return StoredPredictions(predictions, path.stem, metadata.get("data", path.stem), hashes)
+    name, weights = metadata.get("data", path.stem), metadata.get("weights", "")
+    return StoredPredictions(predictions, path.stem, name, hashes, weights)
 
 
 def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
@@ -243,12 +246,12 @@ def _one_for_each_row(
 
 
 def save_calibrator(path: Path, calibrator: Calibrator, examples: Examples, *, request: str | None = None) -> None:
-    """Write a fitted calibrator as JSON, with the content hashes of the examples that it was fitted on.
+    """Write a fitted calibrator as JSON, with its origin: the model, and the content hashes of the examples.
 
     Args:
-        path: path of the file.
-        calibrator: a fitted calibrator.
-        examples: the examples that the calibrator was fitted on.
+        path: of the file.
+        calibrator: fitted; its ``origin`` names the model.
+        examples: that it was fitted on.
         request: digest of everything that decides the fit.
     """
     fitted_on = {
@@ -256,13 +259,15 @@ def save_calibrator(path: Path, calibrator: Calibrator, examples: Examples, *, r
         "n": len(examples),
         "fingerprint": examples.fingerprint,
         "example_hashes": encode_hashes(examples.hashes),
+        "weights": calibrator.origin.weights,
+        "num_classes": calibrator.origin.num_classes,
         "request": request,
     }
     save_sealed(path, {**calibrator.to_dict(), "fitted_on": fitted_on})
 
 
-def load_calibrator(path: Path) -> tuple[Calibrator, np.ndarray]:
-    """Read a calibrator, and the hashes (uint64) of the examples that it was fitted on.
+def load_calibrator(path: Path) -> Calibrator:
+    """Read a calibrator with its origin; a file of an earlier version does not name the model.
 
     Raises:
         InputError: the file is missing, or `save_calibrator` has not written it.
@@ -275,7 +280,13 @@ def load_calibrator(path: Path) -> tuple[Calibrator, np.ndarray]:
             got=f"method {method!r:.80}",
             hint="a file written by `aradals calibrate`",
         )
-    return calibrator_from_dict(content), decode_hashes(fitted_on.get("example_hashes"), path)
+    calibrator, num_classes = calibrator_from_dict(content), fitted_on.get("num_classes")
+    calibrator.origin = Origin(
+        weights=str(fitted_on.get("weights") or ""),
+        num_classes=num_classes if isinstance(num_classes, int) else 0,
+        example_hashes=decode_hashes(fitted_on.get("example_hashes"), path),
+    )
+    return calibrator
 
 
 def _write_parquet(path: Path, kind: str, columns: Mapping[str, object], metadata: Mapping[str, str]) -> None:

@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from aradals._internal.json_files import settings_digest
 from aradals._internal.specs import code_digest
-from aradals.checks import check_labels
+from aradals.checks import FITTING_DATA, check_labels
 from aradals.data import Examples
 from aradals.errors import InputError
 from aradals.inference.padding import padded
@@ -31,7 +31,8 @@ from aradals.models import (
     weights_digest,
 )
 from aradals.pipeline.artifacts import decode_hashes
-from aradals.pipeline.leakage import refuse_fitted
+from aradals.pipeline.leakage import check_unseen
+from aradals.results.records import Check
 
 _NUM_PROBED = 8
 
@@ -41,10 +42,11 @@ class Classifier:
     """A model that was tested on the data.
 
     Attributes:
-        model: the model, on its device.
-        name: spec of the model, or the name of its class, for reports.
-        digest: digest of its weights, its code and its settings.
-        probe: logits of a few examples, shape (n, K); see `aradals.pipeline.stage.run_stage`.
+        model: on its device.
+        name: its spec or the name of its class, for reports.
+        digest: stands for its weights, its code and its settings.
+        weights: digest of its weights alone, which is the same however the model was loaded.
+        probe: its logits of a few examples, shape (n, K); see `aradals.pipeline.stage.run_stage`.
         checkpoint: path, or "none".
         fitted_examples: content hashes of the training examples; empty if the checkpoint does not have them.
         class_names: names from the checkpoint; empty if the checkpoint has none.
@@ -53,6 +55,7 @@ class Classifier:
     model: nn.Module
     name: str
     digest: str
+    weights: str
     probe: Tensor
     checkpoint: str = "none"
     fitted_examples: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
@@ -69,10 +72,12 @@ def as_classifier(model: Classifier | nn.Module, examples: Examples) -> Classifi
         return model
     batch = next(iter(examples.batches()))
     name, tried = type(model).__name__, _tried(model, batch[1], examples.labels)
+    weights = weights_digest(model.state_dict())
     return Classifier(
         model=tried,
         name=name,
-        digest=settings_digest([name, weights_digest(model.state_dict())]),
+        digest=settings_digest([name, weights]),
+        weights=weights,
         probe=predict(tried, [batch]).logits[:_NUM_PROBED],
     )
 
@@ -125,6 +130,7 @@ def load_classifier(
         model=tried,
         name=spec,
         digest=settings_digest([settings, weights_digest(tried.state_dict())]),
+        weights=weights_digest(network.state_dict()),
         probe=predict(tried, [batch]).logits[:_NUM_PROBED],
         checkpoint=str(checkpoint) if checkpoint else "none",
         fitted_examples=fitted_examples,
@@ -132,9 +138,9 @@ def load_classifier(
     )
 
 
-def refuse_training_examples(classifier: Classifier, examples: Examples) -> None:
-    """Refuse to calibrate or judge a model on examples that it was trained on, as recorded in its checkpoint."""
-    refuse_fitted(classifier.fitted_examples, examples, what="the model")
+def check_training_examples(classifier: Classifier, examples: Examples) -> Check:
+    """Refuse to calibrate or judge a model on the examples that its checkpoint says it was trained on."""
+    return check_unseen(classifier.fitted_examples, examples.hashes, what="the model", where=examples.name)
 
 
 def _build(spec: str, arguments: dict[str, Any], checkpoint: Path | None, inputs: Tensor) -> nn.Module:
@@ -153,7 +159,7 @@ def _build(spec: str, arguments: dict[str, Any], checkpoint: Path | None, inputs
 
 def _tried(model: nn.Module, inputs: Tensor, labels: Tensor) -> nn.Module:
     """Test the model with a batch and with a single input; wrap it if it cannot take a single input."""
-    check_labels(labels, try_model(model, inputs))
+    check_labels(labels, try_model(model, inputs), hint=FITTING_DATA)
     return padded(model, inputs)
 
 

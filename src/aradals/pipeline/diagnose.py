@@ -14,8 +14,9 @@ from aradals.data import Data, as_examples
 from aradals.inference.predictions import Predictions
 from aradals.metrics import confidence_threshold
 from aradals.pipeline.artifacts import versions
-from aradals.pipeline.classifier import Classifier, as_classifier, refuse_training_examples
+from aradals.pipeline.classifier import Classifier, as_classifier, check_training_examples
 from aradals.pipeline.evaluate import measure_predictions, reliability_bins
+from aradals.pipeline.leakage import tell_unchecked
 from aradals.pipeline.outputs import work_folder
 from aradals.pipeline.predict import predict_and_score
 from aradals.pipeline.score import (
@@ -28,7 +29,7 @@ from aradals.pipeline.score import (
     subsets_of,
 )
 from aradals.pipeline.shown import class_rows, example_pictures
-from aradals.results.records import ClassShare, DataSummary, Method, Reliability, Results, Scoring, Threshold
+from aradals.results.records import Check, ClassShare, DataSummary, Method, Reliability, Results, Scoring, Threshold
 from aradals.robustness.scores import ScoreTable
 
 MAX_ERRORS = (0.01, 0.05)
@@ -81,7 +82,8 @@ def diagnose(
     examples = as_examples(data)
     check_num_subsets(num_subsets, len(examples), "num_subsets", examples.name)
     classifier = as_classifier(model, examples)
-    refuse_training_examples(classifier, examples)
+    checks = (check_training_examples(classifier, examples),)
+    tell_unchecked(checks, log)
     if scores is None:
         check_differentiable(classifier.model, examples.batch([0])[1])
     with work_folder(output) as folder:
@@ -95,6 +97,7 @@ def diagnose(
             num_subsets=num_subsets,
             class_names=classifier.class_names or examples.class_names,
             seed=seed,
+            checks=checks,
         )
         audited = None
         ranking = scores_of(table, predictions.ids)
@@ -126,6 +129,7 @@ def diagnose_predictions(
     num_subsets: int = 10,
     class_names: Sequence[str] = (),
     seed: int = 0,
+    checks: Sequence[Check] = (),
 ) -> Results:
     """Diagnose predictions that exist already.
 
@@ -138,6 +142,7 @@ def diagnose_predictions(
         num_subsets: number R of subsets; subset 0 is the least robust.
         class_names: name of each class; a class without a name has its number.
         seed: seed of the bootstrap.
+        checks: answers of `aradals.pipeline.leakage`, for the results.
 
     Raises:
         InputError: there are fewer examples than subsets, or scores lack some of the examples.
@@ -165,6 +170,7 @@ def diagnose_predictions(
         config={"model": name, **({"attack": scoring[0].attack} if scoring else {})},
         versions=versions(),
         scoring=scoring,
+        checks=tuple(checks),
         classes=class_rows(predictions, names, name),
         least_robust_classes=() if subsets is None else _class_shares(predictions, subsets == 0, names),
         thresholds=tuple(_threshold(predictions, max_error) for max_error in MAX_ERRORS),

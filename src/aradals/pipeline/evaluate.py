@@ -16,7 +16,8 @@ from aradals.inference.predictions import Predictions
 from aradals.metrics import ood_auroc, reliability_diagram, summarize_by_subset
 from aradals.metrics.summary import summarize_and_resample
 from aradals.pipeline.artifacts import load_predictions, versions
-from aradals.pipeline.classifier import Classifier, as_classifier, refuse_training_examples
+from aradals.pipeline.classifier import Classifier, as_classifier, check_training_examples
+from aradals.pipeline.leakage import check_calibrators, tell_unchecked
 from aradals.pipeline.outputs import work_folder
 from aradals.pipeline.predict import load_other_data, prediction_stage, stored_predictions
 from aradals.pipeline.score import scores_of, scoring_record, subsets_of
@@ -26,6 +27,7 @@ from aradals.results.compare import compare_methods, mean_replicates
 from aradals.results.records import (
     CLEAN,
     Bin,
+    Check,
     Condition,
     DataSummary,
     Method,
@@ -101,22 +103,36 @@ def evaluate(
         log: called with each line of progress.
 
     Raises:
-        InputError: data have no labels; the model was trained on the examples; outputs are not logits; a corruption is
-            unknown; or scores lack some of the examples.
+        InputError: data without labels or examples that the model or a calibrator was fitted on, a calibrator of
+            another model, outputs that are not logits, unknown corruptions, scores that lack some of the examples.
 
     Example:
         >>> import torch
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-        >>> results = evaluate(model, (torch.rand(30, 1, 2, 2), torch.arange(30) % 3))
+        >>> data = (torch.rand(30, 1, 2, 2), torch.arange(30) % 3)
+        >>> results = evaluate(model, data, log=lambda line: None)
         >>> results.rows[0].n
         30
     """
     examples = as_examples(data)
     classifier = as_classifier(model, examples)
-    refuse_training_examples(classifier, examples)
-    conditions, shift = choose_shift(examples, corruptions, severities, preset=preset, corrupted=corrupted)
-    other = None if ood is None else load_other_data(ood, examples, classifier)
     fitted = dict(calibrators or {})
+    checks = [
+        check_training_examples(classifier, examples),
+        *check_calibrators(
+            fitted,
+            weights=classifier.weights,
+            num_classes=classifier.probe.shape[1],
+            evaluated=examples.hashes,
+            where=examples.name,
+        ),
+    ]
+    conditions, shift = choose_shift(examples, corruptions, severities, preset=preset, corrupted=corrupted)
+    other = None
+    if ood is not None:
+        other, check = load_other_data(ood, examples, classifier)
+        checks.append(check)
+    tell_unchecked(checks, log)
     needs_scores = any(each.score == "first_order_margin" for each in fitted.values())
     source = f"{corrupted}, {files_digest(corrupted)}" if corrupted else preset
     with work_folder(output) as folder:
@@ -131,6 +147,7 @@ def evaluate(
             scores=scores,
             num_subsets=num_subsets,
             class_names=classifier.class_names or examples.class_names,
+            checks=checks,
         )
         others = None if other is None else load_predictions(predicted(other, [CLEAN], folder / "ood")[CLEAN])[0]
     told = () if other is None or others is None else tuple(ood_rows(clean, others, fitted, ood=other.name))
@@ -152,6 +169,7 @@ def evaluate_predictions(
     scores: ScoreTable | Path | None = None,
     num_subsets: int = 10,
     class_names: Sequence[str] = (),
+    checks: Sequence[Check] = (),
 ) -> Results:
     """Evaluate predictions that exist already, without and with each calibrator.
 
@@ -159,10 +177,11 @@ def evaluate_predictions(
         predictions: predictions by condition, clean data first, all of the same examples in the same order.
         name: name of the model.
         data: name of the data.
-        calibrators: fitted calibrators by name.
-        scores: robustness of the examples, which defines the subsets.
-        num_subsets: number R of subsets.
-        class_names: name of each class; a class without a name has its number.
+        calibrators: fitted ones by name.
+        scores: robustness of the examples; cuts them into subsets.
+        num_subsets: R.
+        class_names: one per class; a class without a name has its number.
+        checks: answers of `aradals.pipeline.leakage`, for the results.
     """
     given = iter(predictions)
     condition, clean = next(given)
@@ -185,6 +204,7 @@ def evaluate_predictions(
         versions=versions(),
         scoring=() if scores is None else (scoring_record(scores, split="evaluated"),),
         classes=class_rows(clean, class_names, name),
+        checks=tuple(checks),
     )
     replicates = {(Variant(name, each), 0, place): sample for (each, place), sample in found.by_place.items()}
     return replace(results, comparisons=compare_methods(results, replicates))

@@ -1,32 +1,41 @@
-"""Refusal to judge a model or calibrator on the examples that it was fitted on, by content, not by file name."""
+"""Questions that are asked before anything is judged: a wrong answer refuses it, and an unknown answer is said."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from aradals.data import Examples, overlap
+import numpy as np
+import numpy.typing as npt
+
+from aradals.calibration import Calibrator
+from aradals.data import overlap
 from aradals.errors import InputError
+from aradals.pipeline.artifacts import StoredPredictions
+from aradals.results.records import Check, Variant
 
 MAX_SHARED = 0.01
 """Public data sets have a few exact duplicates across their splits; more than this share is a mistake."""
 
+Hashes = npt.NDArray[np.uint64]
 
-def refuse_fitted(fitted: np.ndarray, examples: Examples, *, what: str) -> None:
-    """Refuse to judge ``what`` on examples that it was fitted on.
+
+def check_unseen(fitted: Hashes, evaluated: Hashes, *, what: str, where: str) -> Check:
+    """Refuse to judge ``what`` on examples that it was fitted on, whatever their files are called.
 
     Args:
-        fitted: content hashes of the examples of the fit, uint64.
-        examples: examples of the evaluation.
-        what: name for the message, such as "the calibrator".
+        fitted: content hashes of the examples of the fit; empty if they are not known.
+        evaluated: content hashes of the examples to judge it on; empty if they are not known.
+        what: for the message, such as "the calibrator".
+        where: name of the evaluated examples.
 
     Raises:
-        InputError: more than 1 % of ``examples`` are among the fitted ones.
+        InputError: more than 1 % of the evaluated examples are among those of the fit.
     """
-    refuse_fitted_hashes(fitted, examples.hashes, what=what, where=examples.name)
-
-
-def refuse_fitted_hashes(fitted: np.ndarray, evaluated: np.ndarray, *, what: str, where: str) -> None:
-    """Run the same check for stored predictions, which have only the hashes of their examples."""
+    question = f"{what} was not fitted on {where}"
+    if not len(fitted):
+        return Check(question, reason=f"the examples that {what} was fitted on are not recorded")
+    if not len(evaluated):
+        return Check(question, reason=f"{where} has no content hashes")
     shared = overlap(fitted, evaluated)
     if shared > MAX_SHARED * len(evaluated):
         raise InputError(
@@ -34,3 +43,72 @@ def refuse_fitted_hashes(fitted: np.ndarray, evaluated: np.ndarray, *, what: str
             got=f"{where}, with {shared} of {len(evaluated)} examples from its fit",
             hint="another --split or --data",
         )
+    return Check(question, "checked")
+
+
+def check_calibrators(
+    calibrators: Mapping[str, Calibrator], *, weights: str, num_classes: int, evaluated: Hashes, where: str
+) -> tuple[Check, ...]:
+    """Refuse calibrators of other models, and those that were fitted on the evaluated examples.
+
+    Args:
+        calibrators: fitted, by name.
+        weights: digest of the model's weights; empty if it is not known.
+        num_classes: number of classes of the model.
+        evaluated: content hashes of the evaluated examples; empty if they are not known.
+        where: name of the evaluated examples.
+
+    Raises:
+        InputError: such a calibrator, or one with the name that stands for no calibrator.
+    """
+    if not all(Variant("", name).is_calibrated for name in calibrators):
+        raise InputError(expected="a name for each calibrator", got="'none'", hint="another name for it")
+
+    def answers() -> Iterator[Check]:
+        for name, calibrator in calibrators.items():
+            what = f"the calibrator {name}"
+            yield _check_model(calibrator, weights, num_classes, what)
+            yield check_unseen(calibrator.origin.example_hashes, evaluated, what=what, where=where)
+
+    return tuple(answers())
+
+
+def check_stored(given: StoredPredictions, calibrators: Mapping[str, Calibrator]) -> tuple[Check, ...]:
+    """Ask the same of predictions from a file, which does not record the examples that the model was trained on.
+
+    Raises:
+        InputError: see `check_calibrators`.
+    """
+    return (
+        check_unseen(np.empty(0, np.uint64), given.hashes, what="the model", where=given.data),
+        *check_calibrators(
+            calibrators,
+            weights=given.weights,
+            num_classes=given.predictions.logits.shape[1],
+            evaluated=given.hashes,
+            where=given.data,
+        ),
+    )
+
+
+def tell_unchecked(checks: Iterable[Check], log: Callable[[str], None]) -> None:
+    """Log one line that names what could not be checked, if there is anything."""
+    unchecked = [f"{check.what} ({check.reason})" for check in checks if check.answer != "checked"]
+    if unchecked:
+        log(f"warning: could not be checked: {'; '.join(unchecked)}")
+
+
+def _check_model(calibrator: Calibrator, weights: str, num_classes: int, what: str) -> Check:
+    question, origin = f"{what} was fitted for this model", calibrator.origin
+    if origin.num_classes not in (0, num_classes) or (origin.weights and weights and origin.weights != weights):
+        same = origin.num_classes in (0, num_classes)
+        raise InputError(
+            expected=f"{what} of this model",
+            got="one of a model with other weights" if same else f"one of a model with {origin.num_classes} classes",
+            hint="fitting a calibrator for this model: `aradals calibrate`",
+        )
+    if not origin.weights:
+        return Check(question, reason="its model is not recorded")
+    if not weights:
+        return Check(question, reason="the predictions do not say which model has made them")
+    return Check(question, "checked")

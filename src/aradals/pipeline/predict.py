@@ -19,11 +19,11 @@ from aradals.inference.accelerate import accelerated
 from aradals.inference.ensemble import pool_predictions
 from aradals.inference.predictions import Predictions, predict
 from aradals.pipeline.artifacts import encode_hashes, load_predictions, save_predictions
-from aradals.pipeline.classifier import Classifier, refuse_training_examples
+from aradals.pipeline.classifier import Classifier, check_training_examples
 from aradals.pipeline.score import score_stage
 from aradals.pipeline.shifts import Shift, corrupted_batches
 from aradals.pipeline.stage import run_stage
-from aradals.results.records import CLEAN, Condition
+from aradals.results.records import CLEAN, Check, Condition
 from aradals.robustness.scores import score
 
 
@@ -44,6 +44,7 @@ def predict_conditions(
     paths: Mapping[Condition, Path],
     *,
     model_digest: str,
+    weights: str,
     with_scores: bool = False,
     shift: Shift = corrupted_batches,
 ) -> None:
@@ -52,16 +53,18 @@ def predict_conditions(
     The caller makes sure that existing predictions are those of this model and these examples.
 
     Args:
-        model: maps inputs in [0, 1] to logits. A copy with folded batch norm predicts, which is faster and the same up
-            to rounding.
-        examples: the examples to predict.
-        paths: paths of the files by condition.
-        model_digest: digest of the model's weights.
-        with_scores: also compute the model's first-order margins, which some calibrators need.
-        shift: source of the corrupted examples.
+        model: inputs in [0, 1] to logits. What predicts is a copy of it with batch norm folded in, which is faster and
+            the same up to rounding.
+        examples: to be predicted.
+        paths: where to.
+        model_digest: stands for the model's weights and code.
+        weights: digest of the weights alone.
+        with_scores: also the model's first-order margins, which some calibrators need.
+        shift: where the corrupted examples come from.
     """
     provenance = {
         "model_digest": model_digest,
+        "weights": weights,
         "data": examples.name,
         "data_fingerprint": examples.fingerprint,
         "example_hashes": encode_hashes(examples.hashes),
@@ -139,6 +142,7 @@ def prediction_stage(
             examples,
             paths,
             model_digest=classifier.digest,
+            weights=classifier.weights,
             with_scores=with_scores,
             shift=shift,
         )
@@ -183,8 +187,8 @@ def predict_and_score(
     )
 
 
-def load_other_data(spec: str, examples: Examples, classifier: Classifier) -> Examples:
-    """Load data of another distribution; all labels are 0, because the model does not know their classes.
+def load_other_data(spec: str, examples: Examples, classifier: Classifier) -> tuple[Examples, Check]:
+    """Load data of another distribution; their labels mean nothing to the model, and are all 0.
 
     Raises:
         InputError: the inputs have another shape than those of ``examples``, or the model was trained on them.
@@ -196,11 +200,12 @@ def load_other_data(spec: str, examples: Examples, classifier: Classifier) -> Ex
             got=str(other.input_shape),
             hint="resizing them",
         )
-    refuse_training_examples(classifier, other)
-    return Examples(
+    check = check_training_examples(classifier, other)
+    unlabeled = Examples(
         lambda rows: other.batch(rows)[1],
         torch.zeros_like(other.labels),
         num_classes=examples.num_classes,
         ids=other.ids,
         name=other.name,
     )
+    return unlabeled, check

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, Field, fields, is_dataclass
+from itertools import chain
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -28,8 +29,17 @@ _WORDS: dict[Any, tuple[str, str]] = {
 """Name of each type in errors, and a value for the hint."""
 
 
-class OptionText(str):
-    """Text of an option; a number in it is read as a number even if any value is allowed."""
+class PlainText(str):
+    """Text as it was written without quotation marks: the type of the setting decides if it is a number or text."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class OptionText(PlainText):
+    """The text or the name of an option."""
+
+    __repr__ = str.__repr__
 
 
 def read(kind: Any, value: object, key: str = "") -> Any:
@@ -37,42 +47,113 @@ def read(kind: Any, value: object, key: str = "") -> Any:
 
     Args:
         kind: annotation of a field, or a dataclass.
-        value: value from YAML; text is parsed as YAML if ``kind`` is not text.
+        value: as `read_yaml` gives it; text is parsed as YAML if ``kind`` is not text. The text of an option may be a
+            list with commas and without brackets; quotation marks and brackets protect a comma: ``["a,b"]``.
         key: name of the value in errors, such as ``training.epochs``.
 
     Raises:
         InputError: a key is unknown or missing, a value has another type, or a dataclass refuses a value.
     """
-    kinds = _alternatives(kind)
+    kinds, given = _alternatives(kind), value
     if isinstance(value, Mapping):
         if records := list(filter(is_dataclass, kinds)):
             return _read_record(records[0] if len(records) == 1 else _choose(records, value, key), value, key)
         if get_origin(kind) is dict:
             return {str(name): read(get_args(kind)[1], item, _join(key, name)) for name, item in value.items()}
-    for each in sorted(kinds, key=lambda each: each is str):  # text is last, because any text is text
+    if isinstance(value, OptionText) and get_origin(kind) is list and not value.lstrip().startswith("["):
+        value = [OptionText(part.strip()) for part in value.split(",")] if value.strip() else []
+    # Text in quotation marks is text if it may be; other text is so only if it is nothing else.
+    for each in sorted(kinds, key=lambda each: (each is str) == isinstance(value, PlainText)):
         with suppress(ValueError):
             return _convert(each, value)
-    raise _wrong_type(kinds, value, key)
+    raise _wrong_type(kinds, given, key)
 
 
 def parse_yaml(text: str) -> Any:
     """Parse a YAML text.
 
     Raises:
-        ValueError: the text is not YAML.
+        ValueError: the text is not YAML, or it is larger than any recipe.
     """
+    return resolved(read_yaml(text))
+
+
+def read_yaml(text: str) -> Any:
+    """Parse a YAML text, but keep numbers, dates, true and false as `PlainText`; keys are text.
+
+    So a method can be called ``1`` or ``yes``, and `read` finds the text as it was written.
+
+    Raises:
+        ValueError: see `parse_yaml`; or a key occurs twice in a mapping.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"more than {MAX_CHARACTERS} characters")
     loader = _Loader(text)
     try:
-        return loader.get_single_data()
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_extent(node)
+        return loader.construct_document(node)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())) from error
     finally:
         loader.dispose()
 
 
+def resolved(value: Any) -> Any:
+    """Replace each `PlainText` in lists and mappings by the number, date, true or false that YAML sees in it."""
+    if isinstance(value, dict):
+        return {name: resolved(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [resolved(item) for item in value]
+    if not isinstance(value, PlainText):
+        return value
+    try:
+        if isinstance(value, OptionText):
+            return parse_yaml(value)
+        loader = _Values("")
+        tag = loader.resolve(yaml.ScalarNode, str(value), (True, False))  # type: ignore[no-untyped-call]
+        return loader.construct_object(yaml.ScalarNode(tag, str(value)))
+    except ValueError:  # an option such as "[a", or a date such as 2020-13-45
+        return str(value)
+
+
+MAX_CHARACTERS = 100_000
+MAX_NODES = 20_000
+MAX_DEPTH = 50
+"""Limits of a YAML text, far above those of any recipe. Aliases of aliases can make a short text grow without end."""
+
+
+def _check_extent(root: yaml.Node) -> None:
+    """Raise ValueError for too many or too deep values, counted as if every alias were written out."""
+    known: dict[yaml.Node, tuple[int, int]] = {}
+
+    def extent(node: yaml.Node, depth: int) -> tuple[int, int]:
+        """Count the values and the levels from a node on; a node within itself exceeds the depth."""
+        if depth < MAX_DEPTH and node not in known:
+            children = chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
+            below = [] if isinstance(node, yaml.ScalarNode) else [extent(child, depth + 1) for child in children]
+            known[node] = 1 + sum(size for size, _ in below), 1 + max((levels for _, levels in below), default=0)
+        size, levels = known.get(node, (1, 1))
+        if size > MAX_NODES or depth + levels > MAX_DEPTH:
+            raise ValueError(f"more than {MAX_NODES} values or {MAX_DEPTH} levels, aliases included")
+        return size, levels
+
+    extent(root, 0)
+
+
 def nearest(name: str, known: Iterable[str], *, otherwise: str) -> str:
-    """Find the known name that is most similar to a misspelled one."""
-    return next(iter(difflib.get_close_matches(name, known, n=1)), otherwise)
+    """Find the known name that ``name`` may mean: its last part, its initials (``lr``), or a misspelled name."""
+    word, choices = name.lstrip("-").replace("-", "_"), list(known)
+    last_parts = {each: each.lstrip("-").rpartition(".")[2] for each in choices}
+    by_part = [each for each, part in last_parts.items() if word == part]
+    by_initials = [each for each, part in last_parts.items() if len(word) > 1 and word == _initials(part)]
+    return next(iter(by_part or by_initials or difflib.get_close_matches(name, choices, n=1)), otherwise)
+
+
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in name.split("_"))
 
 
 def is_required(field: Field[Any]) -> bool:
@@ -80,13 +161,34 @@ def is_required(field: Field[Any]) -> bool:
     return field.default is MISSING and field.default_factory is MISSING
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML loader that reads 1e-3 as a number, like YAML 1.2."""
+class _Values(yaml.SafeLoader):
+    """YAML that knows 1e-3 for a number, as YAML 1.2 does."""
 
 
-_Loader.add_implicit_resolver(
+_Values.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
+
+
+class _Loader(_Values):
+    """YAML in which keys and scalars stay text, except null."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Make every key text, and refuse a key that occurs twice: one of its values would be lost."""
+        node = super().compose_mapping_node(anchor)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE]
+        for key in keys:
+            key.tag = "tag:yaml.org,2002:str"
+        names = [key.value for key in keys]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.MarkedYAMLError(problem=f"the key {twice[0]!r} occurs twice", problem_mark=node.start_mark)
+        return node
+
+
+_MERGE = "tag:yaml.org,2002:merge"
+
+for _kind in ("int", "float", "bool", "timestamp"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", lambda _, node: PlainText(node.value))
 
 
 def _read_record(kind: Any, value: Mapping[Any, object], key: str) -> Any:
@@ -137,9 +239,9 @@ def _convert(kind: Any, value: object) -> Any:
     """
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if origin is Any:
-        return _unquoted(value) if isinstance(value, OptionText) else value
+        return resolved(value)
     if origin in (str, Path) and isinstance(value, str):
-        return origin(value)
+        return origin(str(value))
     if isinstance(value, str) and origin not in (str, Path) and value not in inner:
         value = parse_yaml(value)
     if origin is Literal and value in inner:
@@ -153,13 +255,6 @@ def _convert(kind: Any, value: object) -> Any:
     if origin in (int, float, bool, NoneType) and type(value) is origin:
         return value
     raise ValueError(kind)
-
-
-def _unquoted(text: OptionText) -> Any:
-    try:
-        return parse_yaml(text)
-    except ValueError:
-        return str(text)
 
 
 def _wrong_type(kinds: tuple[Any, ...], value: object, key: str) -> InputError:

@@ -14,7 +14,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from aradals.calibration.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
 from aradals.report.view import (
     TWO_SEEDS,
     label,
@@ -219,7 +218,7 @@ def _warnings(results: Results) -> list[str]:
     temperatures = [
         f"{label(results, fitted.variant)}, seed {fitted.seed} ({fitted.temperature:g})"
         for fitted in results.calibrators
-        if fitted.temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE)
+        if fitted.parameters.get("problem")
     ]
     sentences = []
     if failed := describe_failed(results):
@@ -230,8 +229,8 @@ def _warnings(results: Results) -> list[str]:
         )
     if temperatures:
         sentences.append(
-            "temperatures ended at the bound of their search (use a larger calibration split, and check that the model "
-            f"is neither right everywhere there nor no better than chance): {_first(temperatures)}."
+            "the calibration split could not decide some temperatures (use a larger one, and check that the model is "
+            f"neither right everywhere there nor no better than chance): {_first(temperatures)}."
         )
     return [f"{WARNING}{sentence}" for sentence in sentences]
 

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -507,6 +507,7 @@ def _runs(results: Results) -> Iterator[TableBlock]:
     )
     if results.audit:
         yield _pairs("audit of the robustness scores", _audit(results.audit))
+    yield _table("checks", ("statement", "answer", "reason"), [list(astuple(check)) for check in results.checks])
     yield _pairs("versions", {**results.versions, "device": results.device})
 
 

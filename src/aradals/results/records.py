@@ -330,6 +330,10 @@ class Threshold:
         """True if there is a threshold, and its bound keeps the promise."""
         return self.threshold is not None and self.bound <= self.max_error
 
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise _other_form("a finite threshold, or none", str(self.threshold))
+
 
 @dataclass(frozen=True)
 class Comparison(OfVariant):
@@ -518,6 +522,21 @@ class OutOfDistribution:
 
 
 @dataclass(frozen=True)
+class Check:
+    """A question that was asked before anything was judged; the wrong answer would have refused the judgment.
+
+    Attributes:
+        what: the statement that has to be true.
+        answer: "checked" if it is true.
+        reason: reason why it could not be checked.
+    """
+
+    what: str
+    answer: Literal["checked", "could not be checked"] = "could not be checked"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class FailedRun:
     """A run of a study without results."""
 
@@ -564,6 +583,10 @@ class DataSummary:
     splits: Mapping[str, int] = field(default_factory=dict)
     splits_hash: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise _other_form("at least one class", str(self.num_classes))
+
     @property
     def label(self) -> str:
         """The name, or the last part of a path."""
@@ -599,6 +622,7 @@ class Results:
         out_of_distribution: other data, distinguished by the confidence.
         pictures: examples for the report.
         audit: audit of the ranking by robustness.
+        checks: questions about leakage and calibrators of other models, with their answers.
     """
 
     kind: Kind
@@ -625,15 +649,15 @@ class Results:
     out_of_distribution: tuple[OutOfDistribution, ...] = ()
     pictures: Pictures = field(default_factory=Pictures)
     audit: Audit | None = None
+    checks: tuple[Check, ...] = ()
 
     def __post_init__(self) -> None:
         named = {method.name for method in self.methods}
         for row in self.rows:
             if row.method not in named or not (row.subset is None or row.subset in range(len(self.rows))):
-                raise InputError(
-                    expected="rows of the methods of the results, with subsets numbered from 0",
-                    got=f"method {row.method!r}, subset {row.subset!r:.40}",
-                    hint="a results file from `aradals run`, `evaluate` or `diagnose`",
+                raise _other_form(
+                    "rows of the methods of the results, with subsets numbered from 0",
+                    f"method {row.method!r}, subset {row.subset!r:.40}",
                 )
         if self.reference not in named:
             raise InputError(
@@ -742,3 +766,7 @@ class Results:
         from aradals.report import html_table
 
         return html_table(self)
+
+
+def _other_form(expected: str, got: str) -> InputError:
+    return InputError(expected=expected, got=got, hint="a results file from `aradals run`, `evaluate` or `diagnose`")

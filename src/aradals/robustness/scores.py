@@ -25,7 +25,7 @@ from aradals.attacks import (
     pgd,
 )
 from aradals.attacks.base import prediction_changes
-from aradals.checks import check_inputs, check_logits
+from aradals.checks import check_inputs, check_output
 from aradals.errors import InputError
 from aradals.inference.accelerate import accelerated
 from aradals.inference.gradients import (
@@ -315,7 +315,7 @@ def check_differentiable(model: nn.Module, inputs: Tensor) -> None:
         with gradients_enabled(model):
             for tried in (some, _noise(some)):
                 points, logits = forward_with_graph(model, model_inputs(model, tried))
-                check_logits(logits, len(tried))
+                check_output(logits, len(tried))
                 lead = logits.amax(1) - logits.mean(
                     1
                 )  # the mean over all classes, because two classes may tie everywhere
@@ -346,7 +346,7 @@ def check_repeatable(model: nn.Module, inputs: Tensor) -> None:
     """
     with evaluation_mode(model), torch.no_grad():
         some = model_inputs(model, inputs[:_NUM_TRIED])
-        logits = check_logits(model(some.clone()), len(some))
+        logits = check_output(model(some.clone()), len(some))
         again, alone = model(some.clone()), torch.cat([model(each.clone()) for each in some.split(1)])
     margin, predicted, rival = class_margin(logits.double())
     spread = margin.std() if len(margin) > 1 else margin.abs().mean()
@@ -383,7 +383,7 @@ def _confirm(model: nn.Module, inputs: Tensor, result: AttackResult, bf16: bool)
     with evaluation_mode(model), torch.no_grad():
         origin = model_inputs(model, inputs)
         if bf16:
-            predicted = check_logits(model(origin), len(inputs)).argmax(1)
+            predicted = check_output(model(origin), len(inputs)).argmax(1)
         for lengthening in (1.0, 1.001, 1.01, 1.1):
             rows = (result.norm.isfinite() & norm.isinf()).nonzero()[:, 0]
             if len(rows) == 0:

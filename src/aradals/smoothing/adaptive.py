@@ -13,13 +13,25 @@ Robustness", NeurIPS 2021 (arXiv 2006.16375). With K classes and R robustness su
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from aradals.checks import (
+    check_between,
+    check_finite_logits,
+    check_form,
+    check_indices,
+    check_labels,
+    check_subsets,
+    refuse_probabilities,
+)
 from aradals.errors import InputError
-from aradals.losses import soft_cross_entropy
+from aradals.geometry import exact_dtype, working_dtype
+from aradals.losses import Reduction, soft_cross_entropy, unlabeled
 from aradals.smoothing.update_rules import (
     TargetState,
     UpdateRule,
@@ -29,12 +41,24 @@ from aradals.smoothing.update_rules import (
 
 
 def smoothing_to_target_prob(smoothing: float, num_classes: int) -> float:
-    """True-class probability p = 1 - ε (K - 1)/K of label smoothing with factor ε (Szegedy et al. 2016)."""
+    """True-class probability p = 1 - ε (K - 1)/K of label smoothing with factor ε (Szegedy et al. 2016).
+
+    Raises:
+        InputError: ε is not in [0, 1], or K < 2.
+    """
+    _check_num_classes(num_classes)
+    check_between(0, 1, smoothing=smoothing)
     return 1 - smoothing * (num_classes - 1) / num_classes
 
 
 def target_prob_to_smoothing(target_prob: float, num_classes: int) -> float:
-    """Smoothing factor ε = (1 - p) K/(K - 1): the probability that is spread evenly over all K classes."""
+    """Smoothing factor ε = (1 - p) K/(K - 1): the probability that is spread evenly over all K classes.
+
+    Raises:
+        InputError: p is not in [1/K, 1], or K < 2.
+    """
+    _check_num_classes(num_classes)
+    check_between(1 / num_classes, 1, target_prob=target_prob)
     return (1 - target_prob) * num_classes / (num_classes - 1)
 
 
@@ -49,10 +73,17 @@ def soft_targets(labels: Tensor, target_prob: Tensor, num_classes: int) -> Tenso
     Returns:
         Shape (N, K); rows sum to 1.
 
+    Raises:
+        InputError: shapes do not fit, or labels or p are out of range.
+
     Example:
         >>> soft_targets(torch.tensor([1]), torch.tensor([0.8]), num_classes=3)
         tensor([[0.1000, 0.8000, 0.1000]])
     """
+    _check_num_classes(num_classes)
+    check_indices(labels, target_prob.numel(), "labels", "one label for each value of target_prob")
+    check_labels(labels, num_classes)
+    check_between(1 / num_classes, 1, target_prob=target_prob)
     others = ((1 - target_prob) / (num_classes - 1)).unsqueeze(1)
     return others.expand(-1, num_classes).scatter(1, labels.unsqueeze(1), target_prob.unsqueeze(1))
 
@@ -77,16 +108,22 @@ class AdaptiveSmoothing(nn.Module):
         num_subsets: R.
         rule: the rule that changes the targets; None = the targets stay.
         initial_target_prob: p at the start, in [1/K, 1].
+        weight: a factor for each class in the loss, shape (K,), as in ``nn.CrossEntropyLoss``; the update ignores it.
+        ignore_index: label of the examples that count neither in the loss nor in the update, for example -100. By
+            default such a label is an error.
+        reduction: "mean", "sum" or "none", as in ``nn.CrossEntropyLoss``.
 
     Attributes:
         target_prob: p of each subset, float64, shape (R,). It is a buffer like ``level`` and ``average_gap``, see
-            `TargetState`, so that training resumes exactly from ``state_dict``.
+            `TargetState`, so that training resumes exactly from ``state_dict``. These buffers stay float64 (on MPS:
+            float32) if the module is converted, for example by ``.to(torch.bfloat16)``: in half precision the small
+            steps of the update would be lost.
         history: one dict for each update, with lists over subsets: ``target_prob`` (before the update),
             ``confidence``, ``accuracy``, ``standard_error`` (of their difference) and ``n``, as measured on validation
             data. After `update_as_one`, every subset has the values of the whole validation split.
 
     Raises:
-        InputError: the initial target is out of its range, or the rate of the rule is still "auto".
+        InputError: a setting is out of its range, or the rate of the rule is still "auto".
 
     Example:
         >>> criterion = AdaptiveSmoothing(num_classes=2, num_subsets=2, rule=UpdateRule(rate=0.5, leak=0))
@@ -98,6 +135,7 @@ class AdaptiveSmoothing(nn.Module):
     target_prob: Tensor
     level: Tensor
     average_gap: Tensor
+    weight: Tensor | None
 
     def __init__(
         self,
@@ -106,9 +144,15 @@ class AdaptiveSmoothing(nn.Module):
         *,
         rule: UpdateRule | None = UpdateRule(),  # noqa: B008 (frozen)
         initial_target_prob: float = 1.0,
+        weight: Tensor | None = None,
+        ignore_index: int | None = None,
+        reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
-        if not 1 / num_classes <= initial_target_prob <= 1:
+        _check_num_classes(num_classes)
+        if num_subsets < 1:
+            raise InputError(expected="at least one subset", got=f"num_subsets={num_subsets}", hint="num_subsets=10")
+        if not 1 / num_classes - 1e-9 <= initial_target_prob <= 1:  # the bound may have been rounded
             raise InputError(
                 expected=f"an initial target probability from 1/{num_classes} to 1",
                 got=str(initial_target_prob),
@@ -119,12 +163,18 @@ class AdaptiveSmoothing(nn.Module):
         self.num_classes = num_classes
         self.num_subsets = num_subsets
         self.rule = rule
+        self.ignore_index, self.reduction = ignore_index, reduction
+        self._is_tried = False
         self.history: list[dict[str, list[float]]] = []
         for name, values in vars(TargetState.initial(num_subsets, initial_target_prob)).items():
             self.register_buffer(name, values)
+        self.register_buffer("weight", weight, persistent=False)  # a setting
 
     def forward(self, logits: Tensor, labels: Tensor, subsets: Tensor | None = None) -> Tensor:
         """Compute the loss of a training batch.
+
+        The first call checks all values. Later calls check shapes and dtypes, and read no value from the device,
+        except that an omitted ``subsets`` with R > 1 compares the targets.
 
         Args:
             logits: shape (N, K).
@@ -132,12 +182,25 @@ class AdaptiveSmoothing(nn.Module):
             subsets: robustness subset of each example, int64, shape (N,); may be omitted while all targets are equal.
 
         Returns:
-            Scalar, in nats.
+            Scalar, in nats; for the reduction "none" shape (N,).
 
         Raises:
-            InputError: the targets differ, but ``subsets`` is omitted.
+            InputError: the targets differ, but ``subsets`` is omitted; shapes do not fit; a label or a subset is out of
+                range; logits of the first batch are not finite or are probabilities.
         """
-        return soft_cross_entropy(logits, labels, self.target_prob_for(labels, subsets).to(logits.dtype))
+        self._check_form(logits, labels)
+        if not self._is_tried and not torch.compiler.is_compiling():
+            counted, _, _ = self._counted(logits.detach(), labels, subsets)
+            check_finite_logits(counted)
+            self._is_tried = True
+        return soft_cross_entropy(
+            logits,
+            labels,
+            self._targets_of(labels, subsets),
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )
 
     def target_prob_for(self, labels: Tensor, subsets: Tensor | None = None) -> Tensor:
         """Return the true-class target probability of each example, for use in another loss.
@@ -147,15 +210,26 @@ class AdaptiveSmoothing(nn.Module):
             subsets: robustness subset of each example, int64, shape (N,); may be omitted while all targets are equal.
 
         Returns:
-            p, of the default dtype, shape (N,).
+            p, of the default dtype but at least float32, shape (N,).
 
         Raises:
-            InputError: the targets differ, but ``subsets`` is omitted.
+            InputError: the targets differ, but ``subsets`` is omitted; or a subset is out of range.
         """
+        return self._targets_of(labels, subsets).to(working_dtype(torch.empty(0)))
+
+    def _targets_of(self, labels: Tensor, subsets: Tensor | None) -> Tensor:
+        """Look up p of each example, in full precision."""
         if subsets is None:
             self._check_as_one(self.target_prob)
             subsets = torch.zeros_like(labels)
-        return self.target_prob.to(torch.get_default_dtype())[subsets]
+        check_indices(subsets, len(labels), "subsets", "the robustness subset of each example")
+        if self.ignore_index is not None:
+            subsets = subsets.where(labels != self.ignore_index, 0)
+        try:
+            return self.target_prob.index_select(0, subsets.long())  # unlike [], it takes no negative index
+        except (IndexError, RuntimeError):
+            check_subsets(subsets, len(labels), self.num_subsets)
+            raise
 
     def update(self, logits: Tensor, labels: Tensor, subsets: Tensor | None = None) -> Tensor:
         """Measure confidence and accuracy of each subset on validation data, and update the targets (step 4).
@@ -169,7 +243,8 @@ class AdaptiveSmoothing(nn.Module):
             The new `target_prob`, shape (R,).
 
         Raises:
-            InputError: ``subsets`` is omitted although R > 1, or there are no examples.
+            InputError: ``subsets`` is omitted although R > 1; there are no examples; shapes do not fit; a label or a
+                subset is out of range; logits are NaN or probabilities. The targets are then as before.
         """
         if subsets is None and self.num_subsets > 1:
             # A caller who forgets the subsets would run AdaLS without notice. So this needs a separate method.
@@ -202,9 +277,12 @@ class AdaptiveSmoothing(nn.Module):
     @torch.no_grad()
     def _update(self, logits: Tensor, labels: Tensor, subsets: Tensor, num_subsets: int) -> Tensor:
         """Run step 4 on the first ``num_subsets`` targets: on all targets, or on one that the others follow."""
+        logits, labels, subsets = self._counted(logits, labels, subsets, num_subsets)
         if not len(logits):
             raise InputError(expected="at least one validation example", got="no example", hint="a validation split")
         confidence, predicted = logits.to(self.target_prob).softmax(1).max(1)
+        if not confidence.isfinite().all():  # a class may have -inf: the logarithm of a mean probability of 0
+            check_finite_logits(logits)
         correct = (predicted.to(labels.device) == labels).to(self.target_prob)
         measurement = measure(confidence, correct, subsets.to(self.target_prob.device), num_subsets)
         measured = {"n" if name == "count" else name: values for name, values in vars(measurement).items()}
@@ -220,27 +298,88 @@ class AdaptiveSmoothing(nn.Module):
                 self.get_buffer(name).copy_(values)
         return self.target_prob.clone()
 
+    def _check_form(self, logits: Tensor, labels: Tensor) -> None:
+        check_form(logits, len(labels), self.num_classes)
+        check_indices(labels, len(logits), "labels", "class indices, such as labels.long()")
+
+    def _counted(
+        self, logits: Tensor, labels: Tensor, subsets: Tensor | None, num_subsets: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Check a batch, and return the examples that count: those whose label is not ``ignore_index``."""
+        self._check_form(logits, labels)
+        subsets = torch.zeros_like(labels) if subsets is None else subsets
+        check_indices(subsets, len(labels), "subsets", "the robustness subset of each example")
+        if self.ignore_index is not None:
+            keep = labels != self.ignore_index
+            logits, labels, subsets = logits[keep.to(logits.device)], labels[keep], subsets[keep.to(subsets.device)]
+        if len(labels):
+            check_labels(labels, self.num_classes, hint=unlabeled(labels))
+            check_subsets(subsets, len(labels), num_subsets or self.num_subsets)
+            refuse_probabilities(logits)
+        return logits, labels, subsets
+
     def at_lower_bound(self) -> list[int]:
         """List the subsets whose target has reached 1/K at any time. Such targets carry no label: a sign of wind-up."""
         courses = [*(step["target_prob"] for step in self.history), self.target_prob.tolist()]
         return [r for r in range(self.num_subsets) if min(p[r] for p in courses) <= 1 / self.num_classes]
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the history of updates, for ``state_dict``."""
-        return {"history": self.history}
+        """Return the settings and the history of updates, for ``state_dict``."""
+        return {"settings": self._settings, "history": self.history}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore the history from a ``state_dict``."""
         self.history = list(state["history"])
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """The settings on which the meaning of the state depends, as plain values."""
+        rule = None if self.rule is None else asdict(self.rule)
+        return {"num_classes": self.num_classes, "num_subsets": self.num_subsets, "rule": rule}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Refuse the state of other settings before anything is loaded, and keep the precision of the state."""
+        saved = state_dict.get(f"{prefix}_extra_state", {}).get("settings", self._settings)
+        if different := [name for name, value in self._settings.items() if saved.get(name) != value]:
+            raise InputError(
+                expected=f"the state of AdaptiveSmoothing({self.extra_repr()})",
+                got=", ".join(f"{name}={saved.get(name)}" for name in different),
+                hint="AdaptiveSmoothing with the settings that it had when the state was saved",
+            )
+        for name, values in vars(TargetState.initial(self.num_subsets)).items():
+            if (loaded := state_dict.get(prefix + name)) is not None:
+                state_dict[prefix + name] = loaded.to(values.dtype)
+        if (target_prob := state_dict.get(f"{prefix}target_prob")) is not None:
+            check_between(1 / self.num_classes, 1, target_prob=target_prob)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AdaptiveSmoothing:
+        """Follow the module to another device, but not to another dtype."""
+        device = fn(torch.empty(0)).device
+        dtype = exact_dtype(device)
+        exact = {
+            # A device without float64 takes part only after, or before, the conversion.
+            name: values.to(device).to(dtype) if dtype == torch.float64 else values.to(dtype).to(device)
+            for name, values in self.named_buffers(recurse=False)
+        }
+        self._buffers.update(exact)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._buffers.update({name: each for name, each in exact.items() if self.get_buffer(name).dtype != each.dtype})
+        return self
 
     def extra_repr(self) -> str:
         """Return the settings, for ``repr``."""
         return f"num_classes={self.num_classes}, num_subsets={self.num_subsets}, rule={self.rule}"
 
     def _check_as_one(self, by_subset: Tensor) -> None:
-        if (by_subset != by_subset[0]).any():
+        if len(by_subset) > 1 and (by_subset != by_subset[0]).any():
             raise InputError(
                 expected=f"the subset of each example (num_subsets={self.num_subsets}), because the targets differ",
                 got="no subsets",
                 hint="passing subsets from assign_subsets, or num_subsets=1",
             )
+
+
+def _check_num_classes(num_classes: int) -> None:
+    if num_classes < 2:
+        raise InputError(expected="at least 2 classes", got=f"num_classes={num_classes}", hint="num_classes=10")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from aradals.checks import check_indices
 from aradals.errors import InputError
 
 
@@ -29,7 +30,7 @@ def assign_subsets(scores: Tensor, num_subsets: int, ids: Tensor | None = None) 
         Sizes differ by at most one.
 
     Raises:
-        InputError: a score is not finite, or there are fewer examples than subsets.
+        InputError: a score is not finite, ids and scores differ in number, or there are fewer examples than subsets.
     """
     rank = _rank(_finite(scores), ids)
     _check_num_subsets(num_subsets, len(scores))
@@ -77,9 +78,11 @@ def match_subsets(scores: Tensor, thresholds: Tensor) -> Tensor:
         tensor([0, 1, 1])
     """
     cuts = thresholds.detach().cpu().double()
-    if (cuts.diff() < 0).any():
+    if cuts.ndim != 1 or not (cuts.diff() >= 0).all() or cuts.isnan().any():
         raise InputError(
-            expected="thresholds that do not fall", got=str(cuts.tolist()), hint="the thresholds of subset_thresholds"
+            expected="thresholds that do not fall, shape (R - 1,)",
+            got=str(cuts.tolist()),
+            hint="the thresholds of subset_thresholds",
         )
     return torch.searchsorted(cuts, _finite(scores), right=True)
 
@@ -88,7 +91,11 @@ def fold_of(ids: Tensor, seed: int) -> Tensor:
     """Assign each example at random to one half, 0 or 1; int64, shape (N,).
 
     An id gets the same half in any order of ``ids``. The sizes of the halves differ by at most one.
+
+    Raises:
+        InputError: ``ids`` are not distinct integers, or there are none.
     """
+    _check_num_subsets(1, len(ids))
     return _random_rank(ids, seed, "fold") * 2 // len(ids)
 
 
@@ -105,7 +112,7 @@ def random_subsets(ids: Tensor, num_subsets: int, seed: int) -> Tensor:
         order of ``ids``. Sizes differ by at most one.
 
     Raises:
-        InputError: there are fewer examples than subsets.
+        InputError: ``ids`` are not distinct integers, or there are fewer of them than subsets.
     """
     _check_num_subsets(num_subsets, len(ids))
     return _random_rank(ids, seed, "subset") * num_subsets // len(ids)
@@ -166,7 +173,11 @@ def _check_num_subsets(num_subsets: int, num_examples: int) -> None:
 
 
 def _finite(scores: Tensor) -> Tensor:
-    """Copy the scores to float64 on the CPU, after a check that all are finite."""
+    """Copy the scores to float64 on the CPU, after a check that they are one finite number for each example."""
+    if scores.ndim != 1 or scores.is_complex():
+        raise InputError(
+            expected="scores of shape (N,)", got=f"shape {tuple(scores.shape)}", hint="one number for each example"
+        )
     if not scores.isfinite().all():
         raise InputError(
             expected="finite scores",
@@ -178,6 +189,8 @@ def _finite(scores: Tensor) -> Tensor:
 
 def _rank(scores: Tensor, ids: Tensor | None) -> Tensor:
     """Rank each score from 0, the lowest; ids, or else positions, break ties."""
+    if ids is not None:
+        check_indices(ids, len(scores), "ids", "one id for each score")
     tie_break = np.arange(len(scores)) if ids is None else ids.cpu().numpy()
     return _inverse(np.lexsort((tie_break, scores.numpy())))
 
@@ -188,6 +201,9 @@ def _random_rank(ids: Tensor, seed: int, purpose: str) -> Tensor:
     The sort key of an id does not depend on the other ids. The keys are those of SplitMix64 (Steele, Lea and Flood
     2014), which is a bijection, so that distinct ids have distinct keys.
     """
+    check_indices(ids, len(ids), "ids", "one id for each example")
+    if len(ids.unique()) < len(ids):
+        raise InputError(expected="distinct ids", got="an id that occurs twice", hint="torch.arange(len(ids))")
     start = np.random.default_rng([seed, *purpose.encode()]).integers(2**64, dtype=np.uint64)
     key = ids.cpu().numpy().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + start
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):

@@ -25,7 +25,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from aradals.checks import check_between, check_subsets
 from aradals.errors import InputError
+from aradals.geometry import exact_dtype
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,12 @@ def default_update_rate(num_updates: int) -> float:
     The update integrates, so that its effect depends on α times the number of updates. But in the first epochs a
     network is over-confident, because it has had little training. A large α follows this early gap, and a short
     schedule leaves no time to recover.
+
+    Raises:
+        InputError: there is no update.
     """
+    if num_updates < 1:
+        raise InputError(expected="at least one update", got=str(num_updates), hint="the number of epochs")
     return min(0.1, 6 / num_updates)
 
 
@@ -149,14 +156,30 @@ def measure(confidence: Tensor, correct: Tensor, subsets: Tensor, num_subsets: i
     because every epoch uses the same validation examples.
 
     Args:
-        confidence: confidence of each example, float, shape (N,).
-        correct: 1 if the prediction is right, else 0, float, shape (N,).
+        confidence: confidence of each example, in [0, 1], shape (N,), N >= 1.
+        correct: 1 if the prediction is right, else 0, shape (N,).
         subsets: int64 in [0, R), shape (N,).
         num_subsets: R.
+
+    Returns:
+        The measurement, float64, because sums in half precision are too coarse.
+
+    Raises:
+        InputError: shapes do not fit, or a value is out of its range.
     """
+    if confidence.ndim != 1 or correct.shape != confidence.shape or not len(confidence):
+        raise InputError(
+            expected="confidence and correct of one shape (N,), with N >= 1",
+            got=f"shapes {tuple(confidence.shape)} and {tuple(correct.shape)}",
+            hint="one value of each for every validation example",
+        )
+    exact = exact_dtype(confidence.device)
+    confidence, correct = confidence.to(exact), correct.to(exact)
+    check_between(0, 1, confidence=confidence, correct=correct)
+    check_subsets(subsets, len(confidence), num_subsets)
 
     def sum_by_subset(values: Tensor) -> Tensor:
-        return values.new_zeros(num_subsets).index_add_(0, subsets, values)
+        return values.new_zeros(num_subsets).index_add_(0, subsets.long(), values)
 
     count = sum_by_subset(torch.ones_like(confidence))
     variance = sum_by_subset(confidence * (1 - confidence)) / count**2
@@ -180,7 +203,7 @@ class TargetState:
     @classmethod
     def initial(cls, num_subsets: int, target_prob: float = 1.0) -> TargetState:
         """Make the state before the first update: equal targets, float64, and no measured gap."""
-        targets = torch.full((num_subsets,), target_prob, dtype=torch.float64)
+        targets = torch.full((num_subsets,), target_prob, dtype=exact_dtype(torch.get_default_device()))
         return cls(targets, targets[0].clone(), torch.full_like(targets, torch.nan))
 
 
@@ -200,7 +223,7 @@ def update_target_prob(state: TargetState, measurement: Measurement, rule: Updat
         The state after the update.
 
     Raises:
-        InputError: the rate is still "auto".
+        InputError: the rate is still "auto", or state and measurement have different numbers of subsets.
 
     Example:
         >>> confidence, correct = torch.tensor([0.9, 0.7, 0.8]), torch.tensor([1.0, 0.0, 1.0])
@@ -209,6 +232,12 @@ def update_target_prob(state: TargetState, measurement: Measurement, rule: Updat
         >>> update_target_prob(state, measurement, UpdateRule(rate=0.5, leak=0), num_classes=10).target_prob
         tensor([0.8500, 1.0000], dtype=torch.float64)
     """
+    if state.target_prob.shape != measurement.count.shape:
+        raise InputError(
+            expected=f"a measurement of {len(state.target_prob)} subsets",
+            got=str(len(measurement.count)),
+            hint="measure(..., num_subsets) with the number of targets",
+        )
     alpha, leak, beta = rule.update_rate, rule.leak, rule.proportional_gain
     share = measurement.count / measurement.count.sum()
     measured = measurement.count > 0

@@ -140,7 +140,7 @@ def test_the_temperature_is_fitted_after_pooling(finished: Finished, name: str, 
         log_probs = (probs.log() / np.exp(log_temperature)).log_softmax(1)
         return -float(log_probs.gather(1, labels[:, None]).mean())
 
-    fitted, _ = load_calibrator(finished.folder / "seed-0" / name / "calibrate" / "temperature.json")
+    fitted = load_calibrator(finished.folder / "seed-0" / name / "calibrate" / "temperature.json")
     assert isinstance(fitted, TemperatureScaling)
     best = minimize_scalar(nll, bounds=(-3, 3), method="bounded", options={"xatol": 1e-8})
     assert float(fitted.temperature) == pytest.approx(float(np.exp(best.x)), rel=1e-4)

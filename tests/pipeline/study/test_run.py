@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from scipy import stats
 from small_study import ADAPTIVE, VANILLA, save_digits, seed_run, small_config, trainings
 
-from aradals import InputError
+from aradals import InputError, run_study
 from aradals._internal.files import file_name
 from aradals._internal.json_files import load_sealed
 from aradals.data import Examples, overlap
@@ -37,16 +37,18 @@ from aradals.pipeline.config import (
     StudyConfig,
     TrainingConfig,
 )
-from aradals.pipeline.study import run_studies, run_study, train_one
+from aradals.pipeline.study import run_studies, train_one
 from aradals.pipeline.study.arrays import RunArrays
 from aradals.pipeline.study.finished import read_file
 from aradals.pipeline.study.run import study_stability
 from aradals.results import Condition, Metric, Results, Variant, measure, read_results, read_studies
 from aradals.results.aggregate import means
+from aradals.results.compare import COMPARED
 from aradals.results.files import plain
 from aradals.results.records import Training
 from aradals.robustness.scores import score
 from aradals.smoothing.update_rules import UpdateRule
+from in_memory import check_results
 
 NUM_SUBSETS = 2
 UNDEFINED = {"error_auroc"}  # where all predictions are right, or wrong
@@ -197,7 +199,7 @@ def test_temperature_scaling_keeps_the_accuracy_and_lowers_the_nll_where_it_was_
             if name not in METHODS:
                 continue
             calibration, _ = load_predictions(folder / "predict" / "calibration.parquet")
-            fitted, _ = load_calibrator(folder / "calibrate" / "temperature.json")
+            fitted = load_calibrator(folder / "calibrate" / "temperature.json")
             scaled = fitted.predict_logits(calibration.logits)
             nll = [
                 torch.nn.functional.cross_entropy(z.double(), calibration.labels) for z in (calibration.logits, scaled)
@@ -259,7 +261,7 @@ def test_the_test_split_is_in_nothing_that_was_fitted(study: Finished) -> None:
             folder = study.folder / f"seed-{seed}" / method
             metadata = read_checkpoint_metadata(folder / "train" / "model.safetensors")
             fitted = decode_hashes(json.loads(metadata["aradals"])["fitted_examples"])
-            _, calibrated = load_calibrator(folder / "calibrate" / "temperature.json")
+            calibrated = load_calibrator(folder / "calibrate" / "temperature.json").origin.example_hashes
             assert np.array_equal(
                 fitted, np.sort(np.concatenate([splits["train"].hashes, splits["validation"].hashes]))
             )
@@ -664,3 +666,52 @@ def test_only_the_scores_that_a_run_used_are_reported(study: Finished) -> None:
     run, _ = seed_run(study.config, study.folder / "seed-0")
     splits = {method: [each.split for each in run.finished(method).scoring] for method in ("ar_adals", "vanilla")}
     assert splits == {"ar_adals": ["test", "train", "validation"], "vanilla": ["test"]}
+
+
+def test_methods_may_have_any_names(data: str, tmp_path: Path) -> None:
+    """Comparisons, findings and reports depend on settings, not on names; a longer name is no variant of a shorter."""
+    own = {
+        "baseline": VANILLA,
+        "mine": MethodConfig(targets=AdaptiveTargets(ADAPTIVE, RankedSubsets(2))),
+        "mine_wide": MethodConfig(targets=AdaptiveTargets(ADAPTIVE, RankedSubsets(3)), label="Mine, wide"),
+    }
+    names = {"baseline": "vanilla", "mine": "ar_adals", "mine_wide": "adals"}
+    renamed = small_config(data, own)
+    results = run_study(renamed, tmp_path / "own", log=lambda line: None)
+    assert (results.name, results.reference) == ("own", "baseline")
+    assert [(method.label, method.variant_of) for method in results.methods] == [
+        ("baseline", None),
+        ("mine", None),
+        ("Mine, wide", None),
+    ]
+    variants = [Variant(name, calibrator) for name in own for calibrator in ("none", "temperature")]
+    assert {(row.variant, row.reference, row.place, row.metric) for row in results.comparisons} == {
+        (variant, reference, place, metric)
+        for variant in variants
+        for reference in variants[:2]
+        for place in ("clean", "all_shifts")
+        for metric in COMPARED
+        if variant != reference
+    }
+    assert {row.method for row in results.classes} == {"baseline", "mine"}
+    check_results(results, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert all(label in page for label in ("baseline", "mine", "Mine, wide"))
+
+    usual = replace(renamed, methods={names[name]: settings for name, settings in own.items()})
+    expected = run_study(usual, tmp_path / "usual", log=lambda line: None)
+    assert [plain(row) for row in results.comparisons] == [
+        {**plain(row), "method": name, "reference_method": "baseline"}
+        for row in expected.comparisons
+        for name, other in names.items()
+        if other == row.method
+    ]
+
+
+def test_the_recipe_says_what_is_compared_with(data: str, tmp_path: Path) -> None:
+    methods = {"vanilla": VANILLA, "smooth": METHODS["label_smoothing"]}
+    results = run_study(small_config(data, methods, reference="smooth"), tmp_path, log=lambda line: None)
+    assert results.reference == "smooth"
+    assert {row.reference_method for row in results.comparisons} == {"smooth"}
+    assert {row.method for row in results.comparisons} == {"vanilla", "smooth"}
+    assert results.classes[0].method == "smooth"

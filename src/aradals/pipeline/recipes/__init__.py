@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from aradals.errors import InputError
 from aradals.pipeline.config import StudyConfig
 from aradals.pipeline.recipes.migration import migrate
-from aradals.pipeline.settings import OptionText, nearest, parse_yaml, read
+from aradals.pipeline.settings import MAX_CHARACTERS, OptionText, nearest, read, read_yaml
 
 _FOLDER = Path(__file__).parent
 
@@ -58,7 +58,8 @@ def list_recipes() -> dict[str, str]:
 def _read_mapping(path: Path) -> dict[str, Any]:
     """Read the keys and values of a YAML file; convert those of an earlier version to the present form."""
     try:
-        content = parse_yaml(path.read_text(encoding="utf-8-sig"))
+        with path.open(encoding="utf-8-sig") as file:
+            content = read_yaml(file.read(MAX_CHARACTERS + 1))
     except UnicodeDecodeError as error:
         raise InputError(
             expected=f"a recipe in UTF-8: {path}",
@@ -82,7 +83,7 @@ def _override(settings: dict[str, Any], key: str, text: str) -> None:
     Raises:
         InputError: the recipe lacks the method of the setting; a misspelt name must not become a new method.
     """
-    *path, last = key.split(".")
+    *path, last = _parts(settings, key)
     for depth, part in enumerate(path):
         known = settings.get(part)
         if depth == 1 and known is None and _names_its_keys(path[0]):
@@ -97,6 +98,17 @@ def _override(settings: dict[str, Any], key: str, text: str) -> None:
     settings[OptionText(last)] = _mapping_or_text(text)
 
 
+def _parts(settings: Mapping[str, Any], key: str) -> list[str]:
+    """Split a key at its dots, except those in the name of a method."""
+    group, _, below = key.partition(".")
+    names = settings.get(group) if _names_its_keys(group) else None
+    known = [name for name in names if f"{below}.".startswith(f"{name}.")] if isinstance(names, dict) else []
+    if not known:
+        return key.split(".")
+    name = max(known, key=len)
+    return [group, name, *below.removeprefix(name).split(".")[1:]]
+
+
 def _names_its_keys(key: str) -> bool:
     """Return True if the keys below this one are names from the recipe, such as those of methods."""
     kind = get_type_hints(StudyConfig).get(key)
@@ -106,7 +118,7 @@ def _names_its_keys(key: str) -> bool:
 def _mapping_or_text(text: str) -> Any:
     """Parse a mapping, so that further keys can be set in it; leave other text as text."""
     try:
-        content = parse_yaml(text)
+        content = read_yaml(text)
     except ValueError:
         content = None
     return content if isinstance(content, dict) else OptionText(text)

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from aradals.pipeline.settings import resolved
 from aradals.results.previous import label_of
 
 _TARGETS = {"initial_target_prob", "rule", "update_every", "num_subsets"}
@@ -20,9 +21,11 @@ def migrate(settings: dict[str, Any]) -> dict[str, Any]:
     Args:
         settings: the content of a recipe; returned unchanged if no method has the earlier form.
     """
-    methods, ensembles = settings.get("methods"), settings.get("ensembles") or {}
+    methods = settings.get("methods")
     if not isinstance(methods, dict) or not any(map(_is_old, methods.values())):
         return settings
+    settings = resolved(settings)
+    methods, ensembles = settings["methods"], settings.get("ensembles") or {}
     new: dict[str, Any] = {
         "reference": "vanilla" if "vanilla" in methods else next(iter(methods)),
         "methods": {

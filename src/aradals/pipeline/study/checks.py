@@ -6,7 +6,7 @@ from torch import nn
 
 from aradals._internal.specs import user_code
 from aradals.calibration import get_calibrator
-from aradals.checks import check_logits
+from aradals.checks import check_output
 from aradals.errors import InputError
 from aradals.inference.predictions import Batch, evaluation_mode
 from aradals.objectives import get_objective, takes_target_prob
@@ -45,7 +45,7 @@ def try_method(name: str, method: MethodConfig, training: TrainingConfig, model:
     with user_code(method.objective, "return (loss, logits)"), evaluation_mode(model):
         loss, logits = objective(model, inputs, labels)
         loss.backward()
-    num_classes = check_logits(logits, len(inputs)).shape[1]
+    num_classes = check_output(logits, len(inputs)).shape[1]
     if method.initial_target_prob < 1 / num_classes:
         raise InputError(
             expected=f"methods.{name}.targets.smoothing of at most {1 - 1 / num_classes:.3g} for {num_classes} classes",

@@ -95,7 +95,7 @@ def read_file(path: Path, kind: type[T]) -> T:
 
 
 def _fitted(path: Path, method: str, seed: int) -> Fitted:
-    parameters = load_calibrator(path)[0].to_dict()
+    parameters = load_calibrator(path).to_dict()
     temperature = parameters.get("temperature")
     known = {"temperature": float(temperature)} if isinstance(temperature, int | float) else {}
     return Fitted(method=method, calibrator=path.stem, seed=seed, parameters=parameters, **known)

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aradals.checks import check_labels
+from aradals.checks import FITTING_DATA, check_labels
 from aradals.inference.gradients import model_inputs
 from aradals.inference.predictions import evaluation_mode, resolve_device, try_model
 from aradals.pipeline.config import StudyConfig
 from aradals.pipeline.health import check_trainable
-from aradals.pipeline.leakage import refuse_fitted_hashes
+from aradals.pipeline.leakage import check_unseen
 from aradals.pipeline.score import check_attack, check_differentiable, check_num_subsets
 from aradals.pipeline.shifts import choose_shift
 from aradals.pipeline.study.checks import try_method
@@ -43,7 +43,7 @@ def try_seed(seed: SeedPlan, space: Workspace) -> None:
     """
     config, materials, given = seed.config, space.materials(seed.source), seed.config.evaluation
     splits, checkpoint = materials.splits, config.scoring.checkpoint
-    refuse_fitted_hashes(
+    check_unseen(
         np.concatenate([part.hashes for part in (splits.train, splits.validation, splits.calibration)]),
         splits.test.hashes,
         what="every model",
@@ -59,7 +59,7 @@ def try_seed(seed: SeedPlan, space: Workspace) -> None:
         check_differentiable(model, batch[1])
     check_trainable(model, splits.train.labels)
     for _, examples in splits.items():
-        check_labels(examples.labels, num_classes)
+        check_labels(examples.labels, num_classes, hint=FITTING_DATA)
     for name, settings in config.methods.items():
         ranking = ranking_of(settings)
         smallest = min(len(splits.train) // (ranking.folds if ranking else 1), len(splits.validation))

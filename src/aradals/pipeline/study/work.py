@@ -14,12 +14,12 @@ from torch import Tensor
 
 from aradals._internal.json_files import save_json, settings_digest
 from aradals._internal.specs import code_digest
-from aradals.calibration import get_calibrator
+from aradals.calibration import Origin, get_calibrator
 from aradals.data import Examples, files_digest, load_column
 from aradals.errors import InputError, OutputError, TrainingFailed
 from aradals.inference.ensemble import Ensemble
 from aradals.inference.predictions import Predictions, resolve_device
-from aradals.models import save_checkpoint, seal_description
+from aradals.models import save_checkpoint, seal_description, weights_digest
 from aradals.pipeline.artifacts import encode_hashes, load_calibrator, load_predictions, save_calibrator, versions
 from aradals.pipeline.config import ColumnSubsets, RandomSubsets, RankedSubsets
 from aradals.pipeline.evaluate import evaluate_conditions
@@ -257,6 +257,7 @@ def predict(task: Predict, space: Workspace) -> None:
                     examples,
                     paths,
                     model_digest=model_digest,
+                    weights=weights_digest(model.state_dict()),
                     with_scores=task.with_scores,
                     shift=shift_of(task.preset, task.corrupted),
                 )
@@ -271,13 +272,20 @@ def calibrate(task: Calibrate, space: Workspace) -> None:
         "predictions": [space.digests(each)[CALIBRATION_FILE] for each in task.predictions],
         "data": examples.fingerprint,
         "calibrators": task.calibrators,
+        "pull": True,  # earlier versions fitted temperatures without it
     }
 
     def make(folder: Path) -> None:
         paths = [space.paths(each)[CALIBRATION_FILE] for each in task.predictions]
-        fitted_on = pool_members([load_predictions(path)[0] for path in paths])
+        members = [load_predictions(path) for path in paths]
+        fitted_on = pool_members([predictions for predictions, _ in members])
+        weights = [metadata.get("weights", "") for _, metadata in members]
+        origin = Origin(
+            weights[0] if len(weights) == 1 else settings_digest(weights), fitted_on.logits.shape[1], examples.hashes
+        )
         for calibrator in task.calibrators:
             fitted = get_calibrator(calibrator).fit(fitted_on.logits, fitted_on.labels, fitted_on.scores)
+            fitted.origin = origin
             save_calibrator(folder / f"{calibrator}.json", fitted, examples)
 
     space.fill(task, inputs, make)
@@ -314,7 +322,7 @@ def evaluate(task: Evaluate, space: Workspace) -> None:
         found = evaluate_conditions(
             pooled(),
             subsets,
-            {name: load_calibrator(path)[0] for name, path in calibrators.items()},
+            {name: load_calibrator(path) for name, path in calibrators.items()},
             method=task.name,
             seed=task.source.seed,
             num_bins=settings.num_bins,

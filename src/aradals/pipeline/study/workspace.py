@@ -15,7 +15,7 @@ from aradals._internal.json_files import settings_digest
 from aradals._internal.specs import code_digest
 from aradals.data import Examples, Splits, load_data, make_splits
 from aradals.inference.predictions import predict, resolve_device
-from aradals.models import build_model, load_checkpoint
+from aradals.models import build_untrained, load_checkpoint
 from aradals.pipeline.stage import output_digests, run_stage, same_outputs
 from aradals.pipeline.study.groups import folds_of
 from aradals.pipeline.study.tasks import Source, Task, Train
@@ -73,7 +73,7 @@ class Materials:
         examples = self.splits.train
         shape = examples.input_shape
         sizes = {"num_classes": examples.num_classes, "in_channels": shape[0] if len(shape) == 3 else None}
-        return build_model(self.source.model, **{**sizes, **self.source.model_args})
+        return build_untrained(self.source.model, **{**sizes, **self.source.model_args})
 
     def load(self, checkpoint: Path, device: str) -> nn.Module:
         """Load a trained model."""

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from aradals.data import AUGMENTATIONS, Augmentation, augmix
+from aradals.geometry import exact_dtype
 from aradals.inference.ensemble import Ensemble
 from aradals.inference.predictions import Batch
 from aradals.losses import jensen_shannon
@@ -97,7 +98,7 @@ class AdaptiveClassifier(LightningModule):
         self._reset_epoch()
 
     def _reset_epoch(self) -> None:
-        self._loss_sum, self._num_correct, self._num_seen = torch.zeros(()), torch.zeros(()), 0
+        self._loss_sum, self._num_correct, self._num_seen = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0
         self._started = time.perf_counter()
 
     def seconds_in_epoch(self) -> float:
@@ -126,7 +127,7 @@ class AdaptiveClassifier(LightningModule):
         loss, logits = self.objective(member, views, labels, **smoothed)
         if self.consistency:
             loss = loss + self.consistency * jensen_shannon([logits, member(augmix(views)), member(augmix(views))])
-        self._loss_sum = self._loss_sum.to(loss.device) + loss.detach() * len(ids)
+        self._loss_sum = self._loss_sum.to(loss.device, exact_dtype(loss.device)) + loss.detach() * len(ids)
         self._num_correct = self._num_correct.to(loss.device) + (logits.argmax(1) == labels).sum()
         self._num_seen += len(ids)
         return loss
