@@ -195,7 +195,8 @@ def _scope_of_one(results: Results) -> str:
     found, attack = results.audit.agreement.same_subset, results.audit.attack_names
     if not found.value > 0:
         return f"{sampling}."
-    return f"{sampling}; {100 * found.value:.0f} % of a sample are in the same robustness subset by {attack}."
+    put = "put" if " and " in attack else "puts"
+    return f"{sampling}; {attack} {put} {100 * found.value:.0f} % of a sample into the same robustness subset."
 
 
 def _scope(results: Results) -> str:
