@@ -507,4 +507,4 @@ def test_a_folder_that_lacks_a_class_is_refused(folder: Path, capsys: pytest.Cap
         (folder / "photos" / name).mkdir(parents=True)
         Image.new("L", (8, 8)).save(folder / "photos" / name / "1.png")
         assert main([*command, "--num-subsets", "1", "--output", str(folder / "out")]) == code
-        assert ("as class 0 rather than" in capsys.readouterr().err) == (code == 2)
+        assert ("as class 0 instead of" in capsys.readouterr().err) == (code == 2)

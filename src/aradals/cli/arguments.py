@@ -173,8 +173,8 @@ class AuditArguments(SubsetArguments):
 
 
 @dataclass(frozen=True)
-class DefaultAuditArguments(AuditArguments):
-    """The audit of the ranking, which is on by default."""
+class RankingArguments(AttackArguments, AuditArguments):
+    """How robustness is measured, and how the ranking is audited, which it is by default."""
 
     audit: int = 128
 

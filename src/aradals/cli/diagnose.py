@@ -14,14 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from aradals.cli.arguments import (
-    AttackArguments,
-    DataArguments,
-    DefaultAuditArguments,
-    ModelArguments,
-    ResultsArguments,
-    StoredArguments,
-)
+from aradals.cli.arguments import DataArguments, ModelArguments, RankingArguments, ResultsArguments, StoredArguments
 from aradals.cli.terminal import print_log
 
 EXAMPLE = "aradals diagnose --model my_model.py:build --checkpoint weights.pt --data photos/ --output runs/diagnosis"
@@ -31,9 +24,8 @@ RESUMES = True
 def run(
     model: ModelArguments,
     data: DataArguments,
-    attack: AttackArguments,
+    ranking: RankingArguments,
     stored: StoredArguments,
-    audit: DefaultAuditArguments,
     output: ResultsArguments,
 ) -> Path:
     """Diagnose the model, and report the results."""
@@ -45,7 +37,7 @@ def run(
     stored.refuse_beside(model=model.model, checkpoint=model.checkpoint, **asdict(data))
     read = input_paths(data.data, model.model, model.checkpoint, stored.predictions, stored.scores)
     names, kinds, folder = ["diagnosis.json", "report.html"], ["diagnosis"], output.output
-    settings: dict[str, Any] = {"scores": stored.scores, "num_subsets": audit.num_subsets, "seed": audit.seed}
+    settings: dict[str, Any] = {"scores": stored.scores, "num_subsets": ranking.num_subsets, "seed": ranking.seed}
     with output_folder(folder, names, kinds=kinds, inputs=read, overwrite=output.overwrite, log=print_log):
         if stored.predictions is not None:
             given = stored.load()
@@ -55,7 +47,7 @@ def run(
             results = diagnose_predictions(given.predictions, **settings)
         else:
             examples = data.load()
-            settings |= {**asdict(attack), "audit": audit.audit, "output": folder, "log": print_log}
+            settings |= {**asdict(ranking), "output": folder, "log": print_log}
             results = diagnose(model.load(examples), examples, **settings)
         finish({folder: results}, folder, "diagnosis.json", json=output.json)
     return folder
