@@ -134,13 +134,15 @@ def test_an_interrupted_call_goes_on(results: Results, tmp_path: Path, monkeypat
     log: list[str] = []
     found = diagnose(make_model(), DATA, **settings, log=log.append)
     assert "predictions: done before, inputs unchanged" in log
-    assert sum("examples by" in line for line in log) == 2  # the scores and the audit
+    assert sum("examples by" in line for line in log) == 3  # the scores and both attacks of the audit
     assert found.rows == results.rows
     log.clear()
     again = diagnose(make_model(), DATA, **settings, log=log.append)
     assert plain(again) == plain(found)
-    assert len(log) == 3
-    assert all(line.endswith("done before, inputs unchanged") for line in log)
+    *stages, unchecked = log
+    assert len(stages) == 4
+    assert all(line.endswith("done before, inputs unchanged") for line in stages)
+    assert unchecked.startswith("warning: could not be checked: the model was not fitted on ")
 
 
 def interrupt(*_: object, **__: object) -> None:

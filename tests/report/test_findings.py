@@ -407,7 +407,7 @@ def test_the_audit_of_the_ranking_is_told_last_unless_it_is_poor() -> None:
     good, poor, none = (
         verdict(replace(diagnosis, audit=audit)) for audit in (diagnosis.audit, make_audit(0.9, 0.5), None)
     )
-    assert good.sentences[-1].endswith("; 96 % of a sample are in the same robustness subset by ddn.")
+    assert good.sentences[-1].endswith("; ddn puts 96 % of a sample into the same robustness subset.")
     assert good.warnings == none.warnings == []
     (warning,) = poor.warnings
     assert warning.startswith(f"{WARNING}the ranking by robustness is too coarse for 10 subsets")

@@ -42,9 +42,9 @@ def run(
         if stored.predictions is not None:
             given = stored.load()
             checks = check_stored(given, {})
-            tell_unchecked(checks, print_log)
             settings |= {"name": given.name, "data": given.data, "checks": checks}
             results = diagnose_predictions(given.predictions, **settings)
+            tell_unchecked(checks, print_log)
         else:
             examples = data.load()
             settings |= {**asdict(ranking), "output": folder, "log": print_log}

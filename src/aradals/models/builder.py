@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import partial
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -122,17 +122,17 @@ def _build(spec: str, sizes: dict[str, int | None], model_args: dict[str, object
             got=f"an object of type {type(model).__name__}",
             hint="a callable that returns the model itself",
         )
-    if model in _RETURNED:
+    if _RETURNED.get(model) == spec:  # a user's function may call ours
         raise InputError(
             expected=f"{spec} to make a new model in each call",
             got="the same model a second time, which would share its weights",
             hint="building the model within the function",
         )
-    _RETURNED.add(model)
+    _RETURNED[model] = spec
     return model, isinstance(target, nn.Module)
 
 
-_RETURNED: WeakSet[nn.Module] = WeakSet()
+_RETURNED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 """Models that `build_model` has returned: one that comes back may have been trained in the meantime."""
 
 

@@ -50,13 +50,15 @@ def calibrate(
     calibrator = get_calibrator(method)
     examples = as_examples(data)
     classifier = as_classifier(model, examples)
-    tell_unchecked([check_training_examples(classifier, examples)], log)
+    checks = [check_training_examples(classifier, examples)]
     if output is None:
+        tell_unchecked(checks, log)
         return _fit(calibrator, classifier, examples)
     output, request = Path(output), settings_digest([method, classifier.digest, examples.fingerprint])
     with output_file(output, ".json", "calibrator", overwrite=overwrite):
         refuse_other_request(output, request, overwrite=overwrite)
         save_calibrator(output, _fit(calibrator, classifier, examples), examples, request=request)
+    tell_unchecked(checks, log)
     return calibrator
 
 

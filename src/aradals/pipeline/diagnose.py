@@ -83,7 +83,6 @@ def diagnose(
     check_num_subsets(num_subsets, len(examples), "num_subsets", examples.name)
     classifier = as_classifier(model, examples)
     checks = (check_training_examples(classifier, examples),)
-    tell_unchecked(checks, log)
     if scores is None:
         check_differentiable(classifier.model, examples.batch([0])[1])
     with work_folder(output) as folder:
@@ -112,6 +111,7 @@ def diagnose(
                 seed=seed,
                 log=log,
             )
+        tell_unchecked(checks, log)
         return replace(
             results,
             audit=audited,

@@ -62,7 +62,7 @@ class Verdict:
 def verdict(results: Results) -> Verdict:
     """Judge results that have rows."""
     first = reference(results)
-    doubts = [*_doubts(results, first), *_searches(results, lost=True)]
+    doubts = [*(_doubts(results, first) if results.kind != "study" else ()), *_searches(results, lost=True)]
     if results.kind == "diagnosis":
         warned = [text] if results.audit and (text := describe_audit(results.audit)).startswith(WARNING) else []
         notes = [*_class_sentence(results), *_threshold_sentence(results), *_searches(results, lost=False)]

@@ -382,7 +382,7 @@ class TestSelfScoring:
         assert len(seconds) == SETTINGS.epochs + 2
         assert trained.seconds == pytest.approx(sum(seconds))
 
-    def test_without_a_gradient_an_example_ranks_lowest_and_is_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_a_gradient_an_example_is_ranked_by_its_margin(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Half(nn.Module):
             """Sees nothing of the left half of the square."""
 
@@ -399,7 +399,7 @@ class TestSelfScoring:
         assert any(f", {scoring['num_failed']:.0f} without a gradient" in line for line in log)
         (module,) = modules
         for subsets, part in zip((module.train_subsets, module.validation_subsets), failed, strict=True):
-            assert subsets[part].max() <= subsets[~part].min()
+            assert len(subsets[part].unique()) > 1
 
     def test_in_half_precision(self) -> None:
         trained = fit(SELF_SCORING, replace(SETTINGS, precision="bf16-mixed"))
