@@ -24,6 +24,7 @@ from aradals.report.tables import threshold_rows
 from aradals.report.view import threshold_text
 from aradals.results.aggregate import is_noise, measure, relation
 from aradals.results.records import (
+    ClassRow,
     Comparison,
     Cost,
     DataSummary,
@@ -359,7 +360,7 @@ def test_diagnosis() -> None:
 def test_a_threshold_without_a_bound_is_not_shown() -> None:
     for bound in (math.nan, 0.051):
         results = replace(make_diagnosis(), thresholds=(Threshold(0.05, 0.98, 0.4, 4000, 0.045, bound),))
-        _, sentence = verdict(results).notes
+        _, sentence, _ = verdict(results).notes
         assert "show no confidence threshold with an error of at most 5 %" in sentence
         assert [cell.text for cell in threshold_rows(results).rows[0]] == ["5 %", "none", "–", "–", "–"]
 
@@ -406,7 +407,7 @@ def test_the_audit_of_the_ranking_is_told_last_unless_it_is_poor() -> None:
     good, poor, none = (
         verdict(replace(diagnosis, audit=audit)) for audit in (diagnosis.audit, make_audit(0.9, 0.5), None)
     )
-    assert good.sentences[-1].endswith("; ddn puts 96 % of a sample into the same robustness subset.")
+    assert good.sentences[-1].endswith("; 96 % of a sample are in the same robustness subset by ddn.")
     assert good.warnings == none.warnings == []
     (warning,) = poor.warnings
     assert warning.startswith(f"{WARNING}the ranking by robustness is too coarse for 10 subsets")
@@ -437,3 +438,32 @@ def test_the_comparisons_of_a_study_decide_about_all_of_its_variants() -> None:
     wide = compared(study, half_width=1.0)
     assert recommend(wide) == (Variant("ar_adals", "temperature"), False)  # the one that comes nearest
     assert verdict(wide).sentences[1].startswith("Keep vanilla")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "confidence", "words"),
+    [
+        (Measure(0.11, 0.09, 0.13), Measure(0.5, 0.49, 0.51), "not significantly more than chance (10 %)"),
+        (Measure(0.02, 0.01, 0.03), Measure(0.3, 0.29, 0.31), "not significantly more than chance (10 %)"),
+        (Measure(0.95, 0.94, 0.96), Measure(0.17, 0.16, 0.18), "78 points apart: check that the model returns logits"),
+    ],
+)
+def test_a_probable_mistake_comes_first(accuracy: Measure, confidence: Measure, words: str) -> None:
+    results = make_diagnosis()
+    rows = [
+        replace(row, metrics={**row.metrics, "accuracy": accuracy, "confidence": confidence})
+        if row.subset is None
+        else row
+        for row in results.rows
+    ]
+    found = verdict(replace(results, rows=tuple(rows)))
+    assert words in found.warnings[0]
+    assert found.warnings[0].startswith(WARNING)
+
+
+def test_one_class_is_a_probable_mistake() -> None:
+    results = make_diagnosis()
+    metrics = results.rows[0].metrics
+    alone = replace(results, classes=(ClassRow(results.reference, "none", 0, "cat", 9, metrics),))
+    assert "all examples have one class (cat)" in verdict(alone).warnings[0]
+    assert not any("one class" in warning for warning in verdict(results).warnings)

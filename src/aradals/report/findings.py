@@ -31,6 +31,9 @@ from aradals.robustness.audit import describe_audit
 WARNING = "Warning: "
 """Start of a sentence that the reader must not miss."""
 
+MAX_GAP = 0.5
+"""A larger gap between confidence and accuracy is more probably a mistake than a finding."""
+
 MAX_NAMED = 2
 """Largest number of cases that a warning names for one kind of problem."""
 
@@ -59,17 +62,18 @@ class Verdict:
 def verdict(results: Results) -> Verdict:
     """Judge results that have rows."""
     first = reference(results)
+    doubts = [*_doubts(results, first), *_searches(results, lost=True)]
     if results.kind == "diagnosis":
         warned = [text] if results.audit and (text := describe_audit(results.audit)).startswith(WARNING) else []
         notes = [*_class_sentence(results), *_threshold_sentence(results), *_searches(results, lost=False)]
         sentences = [_gap_sentence(results, first), _advice_for_one(results, first), _scope_of_one(results)]
-        return Verdict(sentences, first, None, [*_searches(results, lost=True), *warned], notes)
+        return Verdict(sentences, first, None, [*doubts, *warned], notes)
     best, is_better = recommend(results)
     advice = _advice_for_one(results, first)
     if len(results.variants) > 1:
         advice = _advice(results, first, best if is_better else None)
     sentences, notes = [_gap_sentence(results, first), advice, _scope(results)], _searches(results, lost=False)
-    return Verdict(sentences, first, best, [*_searches(results, lost=True), *_warnings(results)], notes)
+    return Verdict(sentences, first, best, [*doubts, *_warnings(results)], notes)
 
 
 def recommend(results: Results) -> tuple[Variant | None, bool]:
@@ -191,7 +195,8 @@ def _scope_of_one(results: Results) -> str:
     found, attack = results.audit.agreement.same_subset, results.audit.attack_names
     if not found.value > 0:
         return f"{sampling}."
-    return f"{sampling}; {100 * found.value:.0f} % of a sample are in the same robustness subset by {attack}."
+    put = "put" if " and " in attack else "puts"
+    return f"{sampling}; {attack} {put} {100 * found.value:.0f} % of a sample into the same robustness subset."
 
 
 def _scope(results: Results) -> str:
@@ -204,6 +209,27 @@ def _scope(results: Results) -> str:
     if results.kind == "study":
         covered += f" and of {seeds} seeds" if seeds > 1 else ", not the randomness of training (there is one seed)"
     return f"The 95 % intervals cover {covered}{chosen}."
+
+
+def _doubts(results: Results, variant: Variant) -> list[str]:
+    """Name what is more probably a mistake in the labels, the inputs or the outputs than a finding."""
+    accuracy, gap = measure(results, variant, "accuracy"), measure(results, variant, "gap")
+    chance, name = 1 / max(results.data.num_classes, 1), label(results, variant)
+    classes = {row.name for row in results.classes}
+    sentences = []
+    if accuracy.has_interval and accuracy.low <= chance:
+        sentences.append(
+            f"{name} is right in {100 * accuracy.value:.1f} %, which is not significantly more than chance "
+            f"({100 * chance:.3g} %): check labels, the numbering of the classes and the normalization of the inputs"
+        )
+    if abs(gap.value) > MAX_GAP:
+        sentences.append(
+            f"confidence and accuracy of {name} are {100 * abs(gap.value):.0f} points apart: check that the model "
+            "returns logits, and check its labels and inputs"
+        )
+    if len(classes) == 1 and results.data.num_classes > 1:
+        sentences.append(f"all examples have one class ({', '.join(classes)}): check how the labels were read")
+    return [f"{WARNING}{sentence}." for sentence in sentences]
 
 
 def _warnings(results: Results) -> list[str]:

@@ -55,7 +55,9 @@ def test_a_study_of_two_data_sets_with_ensembles(recipe: Path, tmp_path: Path) -
     assert len(results["studies"]) == 2
     table = parquet.read_table(tmp_path / "out" / "table.parquet").to_pylist()
     assert {(row["data"], row["method"]) for row in table} == {
-        (data, method) for data in ("first-test", "second-test") for method in ("vanilla", "ar_adals", "two", "in_step")
+        (str(tmp_path / data), method)
+        for data in ("first.npz", "second.npz")
+        for method in ("vanilla", "ar_adals", "two", "in_step")
     }
     assert len(list((tmp_path / "out").glob("*/report.html"))) == 2
     for name in ("first.npz", "second.npz"):
