@@ -17,6 +17,7 @@ from aradals.errors import InputError
 from aradals.metrics import nll
 from aradals.pipeline.artifacts import load_calibrator, load_predictions
 from aradals.pipeline.evaluate import evaluate
+from aradals.results import read_results
 
 MODEL = """\
 import torch
@@ -63,13 +64,10 @@ def test_calibrate_and_evaluate(method: str, folder: Path, tmp_path: Path, capsy
     evaluate = ["evaluate", *model, "--data", str(folder / "evaluation.npz"), "--calibrator", str(path)]
     evaluate += ["--corruptions", "gaussian_noise", "--severities", "3", "--output", str(out)]
     assert main(evaluate) == 0, capsys.readouterr().err
-    rows = {
-        (row["calibrator"], row["corruption"]): row["metrics"]["nll"]["value"]
-        for row in json.loads((out / "results.json").read_text())["rows"]
-    }
+    rows = {(row.calibrator, row.corruption): row for row in read_results(out).rows}
     calibrator = load_calibrator(path)
     for corruption, severity in (("none", 0), ("gaussian_noise", 3)):
-        assert rows[method, corruption] < rows["none", corruption]
+        assert rows[method, corruption]["nll"].value < rows["none", corruption]["nll"].value
         predictions, _ = load_predictions(out / "predictions" / f"predictions-{corruption}-{severity}.parquet")
         scores = None
         if calibrator.score == "first_order_margin":
@@ -80,7 +78,7 @@ def test_calibrate_and_evaluate(method: str, folder: Path, tmp_path: Path, capsy
             exec(MODEL, namespace)
             scores = first_order_margin(namespace["build"](), inputs).score  # type: ignore[operator]
         expected = nll(predictions.labels, logits=calibrator.predict_logits(predictions.logits, scores))
-        assert rows[method, corruption] == pytest.approx(expected, abs=1e-5)
+        assert rows[method, corruption]["nll"].value == pytest.approx(expected, abs=1e-5)
 
 
 def test_stored_predictions_without_scores_are_refused(

@@ -201,7 +201,7 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     "wrong type": (lambda w: w.recipe("epochs: 6", "epochs: many"), "many"),
     "wrong type in an override": (lambda w: w.run("--training.epochs=many"), "many"),
     "wrong type in a method": (lambda w: w.recipe("rate: auto", "rate: fast"), "fast"),
-    "no list": (lambda w: w.run("--seeds=1"), "1"),
+    "no list": (lambda w: w.run("--seeds=one"), "'one'"),
     "method without settings": (lambda w: w.recipe("vanilla: {}", "vanilla:"), "None"),
     "unknown method to train": (
         lambda w: ["train", w.study.recipe, "--method", "mixup", "--output", w.out],
@@ -436,7 +436,10 @@ def test_someone_elses_model_is_not_judged_on_what_its_calibrator_saw_in_another
     arrays = world.arrays(inputs=pixels, labels=labels)
     table = world.folder / "same.parquet"
     parquet.write_table(pyarrow.table({"image": [_png(image) for image in pixels], "label": labels}), table)
-    world.file("model.py", "from torch import nn\nbuild = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n")
+    world.file(
+        "model.py",
+        "import torch\nfrom torch import nn\ntorch.manual_seed(0)\nbuild = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n",
+    )
     model = ["--model", f"{world.folder / 'model.py'}:build"]
     calibrator = world.folder / "calibrator.json"
     assert aradals("calibrate", *model, "--data", arrays, "--output", calibrator).code == 0

@@ -18,7 +18,7 @@ def examples(inputs: torch.Tensor, name: str) -> Examples:
 def test_refused_under_another_name_and_order() -> None:
     inputs = torch.randint(256, (100, 1, 4, 4), dtype=torch.uint8)
     fitted = examples(inputs, "calibration")
-    with pytest.raises(InputError, match="copy, 50 of whose 50 examples"):
+    with pytest.raises(InputError, match="copy, with 50 of 50 examples from its fit"):
         check_unseen(fitted.hashes, examples(inputs.flip(0)[:50], "copy").hashes, what="the calibrator", where="copy")
 
 

@@ -31,6 +31,7 @@ from aradals.results.files import (
 from aradals.results.records import (
     METRICS,
     Bin,
+    Check,
     ClassRow,
     ClassShare,
     Comparison,
@@ -140,6 +141,7 @@ RESULTS = st.builds(
     out_of_distribution=tuples(st.builds(OutOfDistribution, NAMES, NAMES, COUNTS, COUNTS, UNKNOWN_TOO)),
     pictures=st.builds(Pictures, tuples(PICTURES), tuples(PICTURES)),
     audit=st.none() | AUDITS,
+    checks=tuples(st.builds(Check, NAMES, st.sampled_from(("checked", "could not be checked")), NAMES)),
 )
 
 

@@ -2,10 +2,10 @@
 
 The report shows accuracy, confidence and ECE by robustness subset with their intervals, reliability diagrams, the
 classes of the least robust subset, and the confidence above which at most 1 % / 5 % of the predictions are wrong. An
-audit checks the ranking by robustness: it attacks a sample with a strong attack, and reports how often both rankings
-agree.
-The command writes OUTPUT/report.html, diagnosis.json, scores/scores.parquet, predictions/ and audit/. It refuses
-examples that the model was trained on, and says so if the checkpoint does not record them.
+audit checks the ranking by robustness: it attacks a sample with two strong attacks, and reports how often both
+rankings agree.
+The command writes OUTPUT/report.html, diagnosis.json, scores/scores.parquet, predictions/, audit/ and
+audit-neighbors/. It refuses examples that the model was trained on, and says so if the checkpoint does not record them.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def run(
         if stored.predictions is not None:
             given = stored.load()
             checks = check_stored(given, {})
-            tell_unchecked(checks, print_log)
             settings |= {"name": given.name, "data": given.data, "checks": checks}
             results = diagnose_predictions(given.predictions, **settings)
+            tell_unchecked(checks, print_log)
         else:
             examples = data.load()
             settings |= {**asdict(ranking), "output": folder, "log": print_log}

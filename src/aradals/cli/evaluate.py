@@ -44,9 +44,9 @@ def run(
         if stored.predictions is not None:
             given = stored.load()
             checks = check_stored(given, fitted)
-            tell_unchecked(checks, print_log)
             settings |= {"name": given.name, "data": given.data, "checks": checks}
             results = evaluate_predictions([(CLEAN, given.predictions)], **settings)
+            tell_unchecked(checks, print_log)
         else:
             examples = data.load()
             settings |= {"severities": shift.severities, "output": folder, "log": print_log}

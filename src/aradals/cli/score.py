@@ -1,8 +1,9 @@
 """Measure each example's robustness: the smallest perturbation that changes the model's prediction.
 
-The parquet table has the columns id (row in the split), predicted, score (finite; larger means more robust), margin (of
-the logits), norm (of a verified perturbation, see --verified; null if there is none), success, num_forward and
-num_backward. The same command continues after an interruption. After it has finished, it does nothing.
+The parquet table has the columns id (row in the split), predicted, score (finite; larger means more robust), margin
+(lead of the predicted class in logits), norm (of a verified perturbation, see --verified; null if there is none),
+success, num_forward and num_backward. The same command continues after an interruption. After it has finished, it does
+nothing.
 """
 
 from __future__ import annotations

@@ -110,6 +110,7 @@ def build_model(
 
 def _build(spec: str, sizes: dict[str, int | None], model_args: dict[str, object]) -> tuple[nn.Module, bool]:
     """Build a network; the bool is True if it is a copy of a finished one."""
+    earlier = set(_RETURNED)  # what the callable builds with `build_model` and returns is none of these
     with _MODELS.found(spec) as target, user_code(spec, "build a model"):
         build = (lambda: copy.deepcopy(target)) if isinstance(target, nn.Module) else target
         known, takes_any = _MODELS.settings_of(build)
@@ -122,7 +123,7 @@ def _build(spec: str, sizes: dict[str, int | None], model_args: dict[str, object
             got=f"an object of type {type(model).__name__}",
             hint="a callable that returns the model itself",
         )
-    if model in _RETURNED:
+    if model in earlier:
         raise InputError(
             expected=f"{spec} to make a new model in each call",
             got="the same model a second time, which would share its weights",

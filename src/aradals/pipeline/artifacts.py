@@ -249,9 +249,9 @@ def save_calibrator(path: Path, calibrator: Calibrator, examples: Examples, *, r
     """Write a fitted calibrator as JSON, with its origin: the model, and the content hashes of the examples.
 
     Args:
-        path: of the file.
-        calibrator: fitted; its ``origin`` names the model.
-        examples: that it was fitted on.
+        path: path of the file.
+        calibrator: a fitted calibrator, whose ``origin`` names the model.
+        examples: the examples that the calibrator was fitted on.
         request: digest of everything that decides the fit.
     """
     fitted_on = {

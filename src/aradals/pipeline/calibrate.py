@@ -33,8 +33,8 @@ def calibrate(
         data: `Examples`, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
         method: a name in ``aradals.calibration.CALIBRATORS``.
         output: JSON file for the calibrator, the digest of the model and the content hashes of the examples.
-        overwrite: replace an output that others have made, or that was made from other inputs.
-        log: told what could not be checked.
+        overwrite: replace an output that another program has made, or that was made from other inputs.
+        log: called with a line about what could not be checked.
 
     Raises:
         InputError: the method is unknown; data have no labels; the model was trained on the examples; its outputs are
@@ -67,7 +67,7 @@ def load_calibrators(paths: Sequence[Path]) -> dict[str, Calibrator]:
     "none", or the method of other calibrators.
 
     Raises:
-        InputError: a file that is missing or changed.
+        InputError: a file is missing or changed.
     """
     stems, loaded = [path.stem for path in paths], {}
     for path in paths:

@@ -42,11 +42,11 @@ class Classifier:
     """A model that was tested on the data.
 
     Attributes:
-        model: on its device.
-        name: its spec or the name of its class, for reports.
-        digest: stands for its weights, its code and its settings.
-        weights: digest of its weights alone, which is the same however the model was loaded.
-        probe: its logits of a few examples, shape (n, K); see `aradals.pipeline.stage.run_stage`.
+        model: the model, on its device.
+        name: spec of the model, or the name of its class, for reports.
+        digest: digest of its weights, its code and its settings.
+        weights: digest of its weights alone, which is the same for every way of loading the model.
+        probe: logits of a few examples, shape (n, K); see `aradals.pipeline.stage.run_stage`.
         checkpoint: path, or "none".
         fitted_examples: content hashes of the training examples; empty if the checkpoint does not have them.
         class_names: names from the checkpoint; empty if the checkpoint has none.
@@ -139,7 +139,7 @@ def load_classifier(
 
 
 def check_training_examples(classifier: Classifier, examples: Examples) -> Check:
-    """Refuse to calibrate or judge a model on the examples that its checkpoint says it was trained on."""
+    """Refuse to calibrate or judge a model on examples that it was trained on, as recorded in its checkpoint."""
     return check_unseen(classifier.fitted_examples, examples.hashes, what="the model", where=examples.name)
 
 

@@ -83,9 +83,9 @@ def diagnose(
     check_num_subsets(num_subsets, len(examples), "num_subsets", examples.name)
     classifier = as_classifier(model, examples)
     checks = (check_training_examples(classifier, examples),)
-    tell_unchecked(checks, log)
     if scores is None:
         check_differentiable(classifier.model, examples.batch([0])[1])
+    tell_unchecked(checks, log)
     with work_folder(output) as folder:
         settings = {"attack": attack, "attack_args": dict(attack_args or {}), "verified": verified, "bf16": bf16}
         predictions, table = predict_and_score(classifier, examples, folder, scores=scores, log=log, **settings)

@@ -103,8 +103,8 @@ def evaluate(
         log: called with each line of progress.
 
     Raises:
-        InputError: data without labels or examples that the model or a calibrator was fitted on, a calibrator of
-            another model, outputs that are not logits, unknown corruptions, scores that lack some of the examples.
+        InputError: data have no labels; the model or a calibrator was fitted on the examples; a calibrator is that of
+            another model; outputs are not logits; a corruption is unknown; or scores lack some of the examples.
 
     Example:
         >>> import torch
@@ -177,10 +177,10 @@ def evaluate_predictions(
         predictions: predictions by condition, clean data first, all of the same examples in the same order.
         name: name of the model.
         data: name of the data.
-        calibrators: fitted ones by name.
-        scores: robustness of the examples; cuts them into subsets.
-        num_subsets: R.
-        class_names: one per class; a class without a name has its number.
+        calibrators: fitted calibrators by name.
+        scores: robustness of the examples, which defines the subsets.
+        num_subsets: number R of subsets.
+        class_names: name of each class; a class without a name has its number.
         checks: answers of `aradals.pipeline.leakage`, for the results.
     """
     given = iter(predictions)

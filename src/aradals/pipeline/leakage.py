@@ -1,4 +1,4 @@
-"""Questions that are asked before anything is judged: a wrong answer refuses it, and an unknown answer is said."""
+"""Checks before a judgment: a wrong answer refuses the judgment, and an unknown answer is told."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def check_unseen(fitted: Hashes, evaluated: Hashes, *, what: str, where: str) ->
 
     Args:
         fitted: content hashes of the examples of the fit; empty if they are not known.
-        evaluated: content hashes of the examples to judge it on; empty if they are not known.
-        what: for the message, such as "the calibrator".
+        evaluated: content hashes of the examples of the evaluation; empty if they are not known.
+        what: name for the message, such as "the calibrator".
         where: name of the evaluated examples.
 
     Raises:

@@ -53,14 +53,14 @@ def predict_conditions(
     The caller makes sure that existing predictions are those of this model and these examples.
 
     Args:
-        model: inputs in [0, 1] to logits. What predicts is a copy of it with batch norm folded in, which is faster and
-            the same up to rounding.
-        examples: to be predicted.
-        paths: where to.
-        model_digest: stands for the model's weights and code.
+        model: maps inputs in [0, 1] to logits. A copy with folded batch norm predicts, which is faster and the same up
+            to rounding.
+        examples: the examples to predict.
+        paths: paths of the files by condition.
+        model_digest: digest of the model's weights and code.
         weights: digest of the weights alone.
-        with_scores: also the model's first-order margins, which some calibrators need.
-        shift: where the corrupted examples come from.
+        with_scores: also compute the model's first-order margins, which some calibrators need.
+        shift: source of the corrupted examples.
     """
     provenance = {
         "model_digest": model_digest,
@@ -188,7 +188,7 @@ def predict_and_score(
 
 
 def load_other_data(spec: str, examples: Examples, classifier: Classifier) -> tuple[Examples, Check]:
-    """Load data of another distribution; their labels mean nothing to the model, and are all 0.
+    """Load data of another distribution; all labels are 0, because the model does not know their classes.
 
     Raises:
         InputError: the inputs have another shape than those of ``examples``, or the model was trained on them.
