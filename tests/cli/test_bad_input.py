@@ -438,7 +438,8 @@ def test_someone_elses_model_is_not_judged_on_what_its_calibrator_saw_in_another
     parquet.write_table(pyarrow.table({"image": [_png(image) for image in pixels], "label": labels}), table)
     world.file(
         "model.py",
-        "import torch\nfrom torch import nn\ntorch.manual_seed(0)\nbuild = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n",
+        "import torch\nfrom torch import nn\ntorch.manual_seed(0)\n"
+        "build = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n",
     )
     model = ["--model", f"{world.folder / 'model.py'}:build"]
     calibrator = world.folder / "calibrator.json"
