@@ -41,16 +41,26 @@ def test_courses_of_update_rules() -> None:
     assert courses() == json.loads((HERE / "update_rules.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def same_machine() -> None:
-    """On other processors, the last bits are others, and trainings take another course."""
+def need_machine(*properties: str) -> None:
     expected = json.loads((HERE / "machine.json").read_text(encoding="utf-8"))
-    if machine() != expected:
+    if any(machine()[name] != expected[name] for name in properties):
         pytest.skip(f"needs the kind of machine that the values were made on: {expected}")
 
 
 @pytest.fixture
-def resnet20(same_machine: None, shared_data: Path) -> list[str]:
+def same_instructions() -> None:
+    """With other instructions, the last bits are others."""
+    need_machine("processor", "instructions", "torch")
+
+
+@pytest.fixture
+def same_machine(same_instructions: None) -> None:
+    """On another model of the processor, a training takes another course."""
+    need_machine("model")
+
+
+@pytest.fixture
+def resnet20(same_instructions: None, shared_data: Path) -> list[str]:
     torch.set_num_threads(1)
     model, data = shared_data / "models" / "cifar10-resnet20.safetensors", shared_data / "data" / "cifar10-test.parquet"
     return ["--model", "resnet20", "--checkpoint", str(model), "--data", str(data)]

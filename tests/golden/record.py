@@ -73,7 +73,17 @@ def machine() -> dict[str, str]:
         "processor": platform.machine(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
+        "model": processor_model(),
     }
+
+
+def processor_model() -> str:
+    """Family, model and stepping of the processor, on which the course of a training depends; empty outside Linux."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    wanted = ("vendor_id", "cpu family", "model", "stepping")
+    found = dict(line.partition(":")[::2] for line in reversed(lines) if line.partition(":")[0].strip() in wanted)
+    return ", ".join(f"{name.strip()} {value.strip()}" for name, value in sorted(found.items()))
 
 
 def main() -> None:
