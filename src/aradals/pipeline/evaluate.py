@@ -132,6 +132,7 @@ def evaluate(
     if ood is not None:
         other, check = load_other_data(ood, examples, classifier)
         checks.append(check)
+    ranking = None if scores is None else scores_of(scores, examples.ids)
     needs_scores = any(each.score == "first_order_margin" for each in fitted.values())
     source = f"{corrupted}, {files_digest(corrupted)}" if corrupted else preset
     with work_folder(output) as folder:
@@ -150,7 +151,6 @@ def evaluate(
         )
         others = None if other is None else load_predictions(predicted(other, [CLEAN], folder / "ood")[CLEAN])[0]
     told = () if other is None or others is None else tuple(ood_rows(clean, others, fitted, ood=other.name))
-    ranking = None if scores is None else scores_of(scores, clean.ids)
     tell_unchecked(checks, log)
     return replace(
         results,
