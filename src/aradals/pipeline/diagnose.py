@@ -85,7 +85,6 @@ def diagnose(
     checks = (check_training_examples(classifier, examples),)
     if scores is None:
         check_differentiable(classifier.model, examples.batch([0])[1])
-    tell_unchecked(checks, log)
     with work_folder(output) as folder:
         settings = {"attack": attack, "attack_args": dict(attack_args or {}), "verified": verified, "bf16": bf16}
         predictions, table = predict_and_score(classifier, examples, folder, scores=scores, log=log, **settings)
