@@ -52,12 +52,13 @@ def calibrate(
     classifier = as_classifier(model, examples)
     checks = [check_training_examples(classifier, examples)]
     if output is None:
-        tell_unchecked(checks, log)
-        return _fit(calibrator, classifier, examples)
-    output, request = Path(output), settings_digest([method, classifier.digest, examples.fingerprint])
-    with output_file(output, ".json", "calibrator", overwrite=overwrite):
-        refuse_other_request(output, request, overwrite=overwrite)
-        save_calibrator(output, _fit(calibrator, classifier, examples), examples, request=request)
+        _fit(calibrator, classifier, examples)
+    else:
+        path, request = Path(output), settings_digest([method, classifier.digest, examples.fingerprint])
+        with output_file(path, ".json", "calibrator", overwrite=overwrite):
+            refuse_other_request(path, request, overwrite=overwrite)
+            _fit(calibrator, classifier, examples)
+            save_calibrator(path, calibrator, examples, request=request)
     tell_unchecked(checks, log)
     return calibrator
 
@@ -79,9 +80,8 @@ def load_calibrators(paths: Sequence[Path]) -> dict[str, Calibrator]:
     return loaded
 
 
-def _fit(calibrator: Calibrator, classifier: Classifier, examples: Examples) -> Calibrator:
+def _fit(calibrator: Calibrator, classifier: Classifier, examples: Examples) -> None:
     predictions = predict(classifier.model, examples.batches())
     calibrator.origin = Origin(classifier.weights, predictions.logits.shape[1], examples.hashes)
     scores = scores_for(calibrator, classifier.model, examples.batches(), predictions.ids)
     calibrator.fit(predictions.logits, predictions.labels, scores)
-    return calibrator

@@ -116,7 +116,7 @@ def prediction_stage(
     Args:
         classifier: the model.
         examples: clean examples.
-        conditions: see `aradals.pipeline.evaluate.conditions`.
+        conditions: see `aradals.pipeline.shifts.choose_conditions`.
         folder: folder of the stage.
         with_scores: also compute first-order margins.
         shift: source of the corrupted examples.

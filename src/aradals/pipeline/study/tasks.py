@@ -6,6 +6,7 @@ the task, in this process or in another one.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -36,9 +37,6 @@ SCORER = "scorer"
 VANILLA = MethodConfig()
 """The method of models that only score."""
 
-REPORTED = RankedSubsets()
-"""The ranking of the report: one model scores every example by the attack of the recipe."""
-
 CALIBRATION_FILE, ARRAYS_FILE = "calibration.parquet", "arrays.npz"
 HISTORY_FILE, ROWS_FILE = "history.json", "rows.json"
 
@@ -57,7 +55,7 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(ABC):
     """One step of a study.
 
     Attributes:
@@ -83,9 +81,9 @@ class Task:
         return [task for tasks in self.inputs.values() for task in tasks]
 
     @property
+    @abstractmethod
     def outputs(self) -> list[str]:
         """The names of the files that the task writes into its folder."""
-        raise NotImplementedError
 
     @property
     def record(self) -> dict[str, Any]:
