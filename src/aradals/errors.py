@@ -4,7 +4,18 @@ MAX_PART = 1000
 """Largest number of characters in each part of an error. A name from a file may be as long as the file."""
 
 
-class InputError(ValueError):
+class _Picklable(Exception):
+    """Error that another process can pass on, although its arguments are not those of its class."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (type(self), self.args), self.__dict__
+
+
+def _again(kind: type[BaseException], args: tuple[object, ...]) -> BaseException:
+    return kind.__new__(kind, *args)
+
+
+class InputError(_Picklable, ValueError):
     """Error for input that cannot be used.
 
     The message is one line: what was expected, what came instead, and what to try.
@@ -37,7 +48,7 @@ class RunsFailed(Exception):
     """Error for a study in which some runs failed. The results of all other runs are written; the exit code is 1."""
 
 
-class MissingExtraError(ImportError):
+class MissingExtraError(_Picklable, ImportError):
     """Error for an optional dependency that is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:

@@ -12,8 +12,10 @@ from aradals.errors import MissingExtraError
 _EXTRAS = {
     "PIL": ("pillow", "data"),
     "datasets": ("datasets", "data"),
+    "distributed": ("distributed", "distributed"),
     "huggingface_hub": ("huggingface_hub", "data"),
     "jinja2": ("jinja2", "report"),
+    "loky": ("loky", "cli"),
     "matplotlib": ("matplotlib", "plots"),
     "markupsafe": ("markupsafe", "report"),
     "pandas": ("pandas", "data"),

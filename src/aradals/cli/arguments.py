@@ -252,6 +252,21 @@ class StudyArguments:
 
 
 @dataclass(frozen=True)
+class WorkerArguments:
+    """The workers.
+
+    Attributes:
+        workers: number of processes that do the tasks of the study at the same time, or dask:ADDRESS for a Dask
+            cluster whose workers share the output folder; default: one per GPU, or one per core; the results do not
+            depend on it
+        threads: number of threads of each worker; the last digits of the results depend on it
+    """
+
+    workers: str | None = None
+    threads: int = 1
+
+
+@dataclass(frozen=True)
 class TrainingArguments:
     """The run.
 

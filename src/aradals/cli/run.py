@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aradals.cli.arguments import ResultsArguments, StudyArguments
+from aradals.cli.arguments import ResultsArguments, StudyArguments, WorkerArguments
 from aradals.cli.terminal import print_log
 
 EXAMPLE = "aradals run demo --output runs/demo --training.epochs=20 --methods.ar_adals.targets.subsets.count=3"
 RESUMES = True
 
 
-def run(study: StudyArguments, output: ResultsArguments) -> Path:
+def run(study: StudyArguments, workers: WorkerArguments, output: ResultsArguments) -> Path:
     """Run the study, and report it."""
     from aradals.cli.finish import finish
     from aradals.errors import RunsFailed
@@ -31,7 +31,15 @@ def run(study: StudyArguments, output: ResultsArguments) -> Path:
     config, folder, overwrite = load_recipe(study.recipe, study.overrides), output.output, output.overwrite
     names = [*OUTPUTS, "report.html"]
     with output_folder(folder, names, kinds=KINDS, inputs=files_of(config), overwrite=overwrite, log=print_log):
-        studies = run_studies(config, folder, device=study.device, log=print_log, overwrite=overwrite)
+        studies = run_studies(
+            config,
+            folder,
+            workers=workers.workers,
+            threads=workers.threads,
+            device=study.device,
+            log=print_log,
+            overwrite=overwrite,
+        )
         finish(studies, folder, "results.json", json=output.json)
     if failed := describe_failed(*studies.values()):
         raise RunsFailed(failed)

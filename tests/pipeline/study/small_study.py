@@ -19,12 +19,13 @@ from aradals.pipeline.config import (
     StudyConfig,
     TrainingConfig,
 )
-from aradals.pipeline.study.executor import SerialExecutor
+from aradals.pipeline.study.execute import do_tasks
 from aradals.pipeline.study.finished import FinishedRun, read_cost, read_run
 from aradals.pipeline.study.groups import TrainingSubsets
 from aradals.pipeline.study.tasks import SeedPlan, Task
 from aradals.pipeline.study.trial import try_seed
 from aradals.pipeline.study.work import training_subsets
+from aradals.pipeline.study.workers import ThisProcess, Workers
 from aradals.pipeline.study.workspace import Log, Workspace
 from aradals.results.records import Cost
 from aradals.smoothing.update_rules import UpdateRule
@@ -62,7 +63,6 @@ class SeedRun:
     def __init__(self, config: StudyConfig, folder: Path, seed: int, log: Log) -> None:
         self.plan, self.folder = SeedPlan(config, seed), folder
         self.space = Workspace(folder, "cpu", log)
-        self.executor = SerialExecutor(self.space)
 
     @property
     def splits(self) -> Splits:
@@ -75,7 +75,9 @@ class SeedRun:
 
     def finish(self, task: Task) -> list[Path]:
         """Do a task and what it needs; its outputs."""
-        self.executor.finish(task)
+        for _, outcome in do_tasks([task], self.space, Workers(ThisProcess())):
+            if outcome.failure:
+                raise outcome.failure
         return list(self.space.paths(task).values())
 
     def train(self, method: str, member: int = 0) -> Path:

@@ -6,14 +6,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from threading import RLock
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from aradals._internal.files import file_name
 from aradals.data import Examples, data_paths, splits_hash
-from aradals.errors import InputError, OutputError, TrainingFailed
+from aradals.errors import InputError, TrainingFailed
 from aradals.inference.ensemble import pool_logits
 from aradals.inference.predictions import Predictions, resolve_device
 from aradals.metrics import stability
@@ -24,10 +23,11 @@ from aradals.pipeline.recipes import load_recipe
 from aradals.pipeline.shown import class_rows, example_pictures
 from aradals.pipeline.study.arrays import RunArrays
 from aradals.pipeline.study.checks import check_config
-from aradals.pipeline.study.executor import SerialExecutor
+from aradals.pipeline.study.execute import ALONE, RemainingTime, do_tasks
 from aradals.pipeline.study.finished import FinishedRun, read_run
-from aradals.pipeline.study.tasks import SeedPlan, goals
+from aradals.pipeline.study.tasks import Evaluate, SeedPlan, Task, goals
 from aradals.pipeline.study.trial import try_seed, try_study
+from aradals.pipeline.study.workers import ThisProcess, Workers, open_workers
 from aradals.pipeline.study.workspace import Log, Workspace
 from aradals.results.aggregate import means
 from aradals.results.compare import compare_methods
@@ -39,11 +39,10 @@ OUTPUTS = ("results.json", "table.parquet", "table.csv", "means.parquet", "means
 """Files that a study writes into its folder, beside the folders of its stages."""
 
 
+T = TypeVar("T")
+
 KINDS = ("study", "studies")
 """Kinds of results files of a study."""
-
-_ALONE = RLock()
-"""Lock of the thread whose study is at work; other threads wait, because all share torch's generator."""
 
 
 def files_of(config: StudyConfig) -> list[Path]:
@@ -60,6 +59,8 @@ def run_study(
     output: str | Path,
     *,
     name: str | None = None,
+    workers: int | str | None = 1,
+    threads: int = 1,
     device: str = "auto",
     log: Log = print,
     overwrite: bool = False,
@@ -69,10 +70,12 @@ def run_study(
     Args:
         recipe: settings, the name of a packaged recipe, or the path of a YAML file.
         output: folder of the study.
-        name: see `run_studies`, also for the other arguments.
+        name: name of the study, for the report; default: the name of the folder.
+        workers: see `run_studies`.
+        threads: see `run_studies`.
         device: auto, cpu or cuda.
-        log: called with each line of progress.
-        overwrite: replace files of other people.
+        log: see `run_studies`.
+        overwrite: replace files of other programs at the paths of the results.
 
     Raises:
         InputError: there are several data sets; or see `run_studies`.
@@ -82,7 +85,9 @@ def run_study(
         raise InputError(
             expected="one data set", got=", ".join(config.data_sets), hint="run_studies, which takes several"
         )
-    [results] = run_studies(config, output, name=name, device=device, log=log, overwrite=overwrite).values()
+    [results] = run_studies(
+        config, output, name=name, workers=workers, threads=threads, device=device, log=log, overwrite=overwrite
+    ).values()
     return results
 
 
@@ -91,6 +96,8 @@ def run_studies(
     output: str | Path,
     *,
     name: str | None = None,
+    workers: int | str | None = 1,
+    threads: int = 1,
     device: str = "auto",
     log: Log = print,
     overwrite: bool = False,
@@ -107,8 +114,12 @@ def run_studies(
         config: the recipe, see `aradals.pipeline.recipes.load_recipe`.
         output: folder of the study; ``results.json`` and the tables ``table`` and ``means`` are written there.
         name: name of the study, for the report; default: the name of the folder.
+        workers: number of processes that do tasks at the same time, or ``dask:ADDRESS``, see `open_workers`; 1 means
+            this process, and None one per GPU or core. The results do not depend on it.
+        threads: number of torch's threads in each worker. The last digits of the results depend on it.
         device: auto, cpu or cuda.
-        log: called with each line of progress.
+        log: called with each line of progress, in the process that does the task. Other processes need a function that
+            can be pickled.
         overwrite: replace files of other programs at the paths of the results.
 
     Returns:
@@ -124,28 +135,32 @@ def run_studies(
     output = Path(output)
     _refuse_own_scorer(config, output)
     inputs = files_of(config)
-    with output_folder(output, OUTPUTS, kinds=KINDS, inputs=inputs, overwrite=overwrite, log=log), _ALONE:
-        return _run_all(config, output, name or output.name, device, log)
+    with output_folder(output, OUTPUTS, kinds=KINDS, inputs=inputs, overwrite=overwrite, log=log), ALONE:
+        most = len(config.runs) * len(config.seeds)
+        with open_workers(workers, most=most, device=device, threads=threads, log=log) as opened:
+            return _run_all(config, Workspace(output, device, log), name or output.name, opened)
 
 
-def _run_all(config: StudyConfig, output: Path, name: str, device: str, log: Log) -> dict[Path, Results]:
+def _run_all(config: StudyConfig, space: Workspace, name: str, workers: Workers) -> dict[Path, Results]:
     """Run a study of one or several data sets."""
+    output = space.folder
     if isinstance(config.data, str):
-        alone = {output: _run_one(config, output, name, device, log)}
+        alone = {output: _run_one(config, space, name, workers)}
         _refuse_without_rows(alone)
         return alone
     studies = {output / file_name(data): replace(config, data=data) for data in config.data}
+    spaces = {folder: Workspace(folder, space.device, space.log) for folder in studies}
     # All data sets are checked before the first training, which may take hours.
     names = []
-    for study in studies.values():
-        source = SeedPlan(study, study.seeds[0]).source
-        names.append(_tried(study, output, device, log).materials(source).splits.test.name)
+    for folder, study in studies.items():
+        try_study(study, spaces[folder])
+        names.append(spaces[folder].materials(SeedPlan(study, study.seeds[0]).source).splits.test.name)
     if len(set(names)) < len(names) or len(studies) < len(config.data):
         raise InputError(
             expected="data sets with different names", got=", ".join(map(str, config.data)), hint="renaming one"
         )
     results = {
-        folder: _run_one(study, folder, f"{name}: {study.data}", device, log) for folder, study in studies.items()
+        folder: _run_one(study, spaces[folder], f"{name}: {study.data}", workers) for folder, study in studies.items()
     }
     _refuse_without_rows(results)
     save_studies(list(results.values()), output / "results.json", name=name)
@@ -178,12 +193,13 @@ def train_one(
         raise InputError(expected="one data set", got=str(config.data), hint=f"--data {config.data_sets[0]}")
     check_config(replace(config, seeds=[seed]))
     _refuse_own_scorer(config, output)
-    with output_folder(output, inputs=files_of(config)), _ALONE:
+    with output_folder(output, inputs=files_of(config)), ALONE:
         space, planned = Workspace(output, device, log), SeedPlan(config, seed)
         try_seed(planned, space)
-        executor, models = SerialExecutor(space), planned.predict(method)
-        for model in models:
-            executor.finish(model.train)
+        models = planned.predict(method)
+        for _, outcome in do_tasks([model.train for model in models], space, Workers(ThisProcess())):
+            if outcome.failure:
+                raise outcome.failure
         return [space.paths(model.train)[model.checkpoint] for model in models]
 
 
@@ -207,35 +223,37 @@ def save_tables(studies: Sequence[Results], output: Path) -> None:
     )
 
 
-def _tried(config: StudyConfig, output: Path, device: str, log: Log) -> Workspace:
-    """Make the workspace of a study of one data set, after a test of everything that can fail."""
-    space = Workspace(output, device, log)
-    try_study(config, space)
-    return space
-
-
-def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log) -> Results:
+def _run_one(config: StudyConfig, space: Workspace, name: str, workers: Workers) -> Results:
     """Run a study of one data set; if all its runs fail, nothing is written."""
-    space = _tried(config, output, device, log)
-    executor, runs = SerialExecutor(space), goals(config)
-    finished: list[FinishedRun] = []
-    failed: list[FailedRun] = []
-    for position, run in enumerate(runs):
-        log(f"run {position + 1} of {len(runs)}: {run.name}, seed {run.source.seed}")
+    try_study(config, space)
+    runs = goals(config)
+    finished: dict[str, FinishedRun] = {}
+    failed: dict[str, FailedRun] = {}
+    remaining = RemainingTime(runs, workers.number)
+    for task, outcome in do_tasks(runs, space, workers):
+        remaining.count(task, outcome)
+        if not isinstance(task, Evaluate):
+            continue
         try:
-            executor.finish(run)
-            finished.append(read_run(run, space))
-        except OutputError:
-            raise
+            if outcome.failure:
+                raise outcome.failure
+            finished[task.digest] = read_run(task, space)
         except InputError as error:
-            reason = _reason(error, run.name)
-            log(f"[seed {run.source.seed}] {run.name}: FAILED: {reason}")
-            failed.append(FailedRun(run.name, run.source.seed, reason))
-    results = assemble(config, name, space, finished, failed)
+            reason = _reason(error, task.name)
+            space.log(f"[seed {task.source.seed}] {task.name}: FAILED: {reason}")
+            failed[task.digest] = FailedRun(task.name, task.source.seed, reason)
+        done = f"run {len(finished) + len(failed)} of {len(runs)} is done: {task.name}, seed {task.source.seed}"
+        space.log(f"{done}{remaining}")
+    results = assemble(config, name, space, in_order_of(runs, finished), in_order_of(runs, failed))
     if finished:
-        results.save(output / "results.json")
-        save_tables([results], output)
+        results.save(space.folder / "results.json")
+        save_tables([results], space.folder)
     return results
+
+
+def in_order_of(runs: Sequence[Task], found: Mapping[str, T]) -> list[T]:
+    """List what was found of some runs, by their digests, in the order of the runs."""
+    return [found[run.digest] for run in runs if run.digest in found]
 
 
 def assemble(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -93,6 +93,8 @@ class Materials:
 class Workspace:
     """The folder of a study, and the objects that its tasks share in this process.
 
+    A pickled workspace names the folder only. All copies of it in another process are one workspace.
+
     Attributes:
         folder: folder of the study.
         device: auto, cpu or cuda.
@@ -103,6 +105,9 @@ class Workspace:
         self.folder, self.device, self.log = folder, device, log
         self._examples = cache(_open_examples)
         self._materials: dict[str, Materials] = {}
+
+    def __reduce__(self) -> tuple[Callable[..., Workspace], tuple[Path, str, Log]]:
+        return _shared_workspace, (self.folder.resolve(), self.device, self.log)
 
     def materials(self, source: Source) -> Materials:
         """Make the splits and the model of a seed, once."""
@@ -136,6 +141,11 @@ class Workspace:
     def log_of(self, task: Task) -> Log:
         """Return the log of a task, which marks its lines."""
         return lambda line: self.log(f"[seed {task.source.seed}] {task.label}: {line}")
+
+
+@lru_cache(maxsize=1)
+def _shared_workspace(folder: Path, device: str, log: Log) -> Workspace:
+    return Workspace(folder, device, log)
 
 
 def _open_examples(data: str, image_column: str | None, label_column: str | None) -> tuple[Examples, Examples]:

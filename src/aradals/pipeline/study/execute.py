@@ -1,0 +1,137 @@
+"""Execution of the tasks of a study, each as soon as its inputs exist."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from aradals.errors import InputError, OutputError, TrainingFailed
+from aradals.pipeline.study.tasks import Task, in_order
+from aradals.pipeline.study.work import run_task
+from aradals.pipeline.study.workers import Workers
+from aradals.pipeline.study.workspace import Workspace
+
+MAX_ATTEMPTS = 3
+"""Number of workers that may die of the same task."""
+
+ALONE = threading.RLock()
+"""Lock of the thread that does tasks; other threads of the process wait, because all share torch's generator."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of a task.
+
+    Attributes:
+        failure: the error of the task, or of a task that it needs; None for success.
+        seconds: wall time.
+    """
+
+    failure: InputError | None = None
+    seconds: float = 0.0
+
+
+def do_tasks(goals: Sequence[Task], space: Workspace, workers: Workers) -> Iterator[tuple[Task, Outcome]]:
+    """Do tasks and all tasks that they need, each as soon as its inputs exist.
+
+    A task whose worker dies is tried again, at most three times in all.
+
+    Args:
+        goals: the tasks. The first ones are handed out first.
+        space: the folder of the study.
+        workers: workers that can read and write this folder.
+
+    Yields:
+        Each task when it is done or has failed. A task that needs a failed task has the same failure.
+
+    Raises:
+        OutputError: a file cannot be written, which affects all tasks.
+    """
+    waiting = {task.digest: task for task in in_order(goals)}
+    running: dict[Future[Outcome], Task] = {}
+    outcomes: dict[str, Outcome] = {}
+    deaths: Counter[str] = Counter()
+    while waiting or running:
+        for digest, task in list(waiting.items()):
+            needed = [outcomes.get(each.digest) for each in task.needs]
+            if failed := [each for each in needed if each and each.failure]:
+                outcomes[digest] = Outcome(failed[0].failure)
+                yield waiting.pop(digest), outcomes[digest]
+            elif None not in needed and len(running) < workers.number:
+                running[workers.executor.submit(_do, task.record, space, workers.threads)] = waiting.pop(digest)
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            task = running.pop(future)
+            if isinstance(error := future.exception(), workers.lost):
+                deaths[task.digest] += 1
+                space.log_of(task)("its worker has died")
+                if deaths[task.digest] < MAX_ATTEMPTS:
+                    waiting = {task.digest: task, **waiting}
+                    continue
+                outcomes[task.digest] = Outcome(_killed(error))
+            else:
+                outcomes[task.digest] = future.result()
+            yield task, outcomes[task.digest]
+
+
+class RemainingTime:
+    """Estimate of the wall time that the remaining tasks need, from the mean time of each kind of task."""
+
+    def __init__(self, goals: Sequence[Task], num_workers: int) -> None:
+        self._remaining = Counter(type(task) for task in in_order(goals))
+        self._parallel = min(num_workers, len(goals))
+        self._seconds: dict[type[Task], list[float]] = {}
+
+    def count(self, task: Task, outcome: Outcome) -> None:
+        """Count a task that is done."""
+        self._remaining[type(task)] -= 1
+        self._seconds.setdefault(type(task), []).append(outcome.seconds)
+
+    def __str__(self) -> str:
+        """Return ``; about 5 min left``, or nothing while a kind of task has not been seen."""
+        remaining = +self._remaining
+        if not remaining or remaining.keys() - self._seconds.keys():
+            return ""
+        seconds = sum(number * statistics.fmean(self._seconds[kind]) for kind, number in remaining.items())
+        minutes = seconds / self._parallel / 60
+        return f"; about {minutes:.0f} min left" if minutes >= 1 else "; less than 1 min left"
+
+
+def _killed(error: BaseException | None) -> TrainingFailed:
+    return TrainingFailed(
+        f"{MAX_ATTEMPTS} workers have died of this task, perhaps because memory ran out ({error}); try fewer --workers"
+    )
+
+
+def _do(record: dict[str, Any], space: Workspace, threads: int | None) -> Outcome:
+    """Do a task in a worker, and return an error that affects only this task and those that need it."""
+    start = time.monotonic()
+    with ALONE, _threads(threads):
+        try:
+            run_task(record, space)
+        except OutputError:
+            raise
+        except InputError as error:
+            # The traceback would keep the model in memory.
+            error.__cause__ = error.__context__ = error.__traceback__ = None
+            return Outcome(error, time.monotonic() - start)
+    return Outcome(None, time.monotonic() - start)
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Set the number of torch's threads, because the rounding of sums depends on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,179 @@
+"""Workers for the tasks of a study: this process, several processes of this machine, or a Dask cluster."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from aradals._internal.optional import load_extra
+from aradals.errors import InputError
+from aradals.inference.predictions import resolve_device
+from aradals.pipeline.study.workspace import Log
+
+_PARENT_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Workers that do tasks at the same time.
+
+    Attributes:
+        executor: executor of `concurrent.futures`.
+        number: largest number of tasks that are handed out at once.
+        threads: number of torch's threads in each worker; None leaves the number as it is.
+        lost: errors of a future whose worker has died.
+    """
+
+    executor: Executor
+    number: int = 1
+    threads: int | None = None
+    lost: tuple[type[BaseException], ...] = (BrokenExecutor,)
+
+
+@contextmanager
+def open_workers(
+    spec: int | str | None, *, most: int, device: str = "auto", threads: int | None = None, log: Log = print
+) -> Iterator[Workers]:
+    """Start workers, and stop them after the block.
+
+    Args:
+        spec: number of processes on this machine; None for one per GPU if the device is a GPU, else one per core; or
+            ``dask:ADDRESS``, the scheduler of a Dask cluster whose workers share the folder of the study.
+        most: largest number of processes that can be of use.
+        device: auto, cpu or cuda. If the machine has several GPUs, each process uses one of them.
+        threads: number of torch's threads in each worker.
+        log: called in the workers with each warning. Another process needs a function that can be pickled.
+
+    Raises:
+        InputError: the number is not positive, or no scheduler answers.
+        MissingExtraError: the extra ``distributed`` is missing.
+    """
+    if isinstance(spec, str) and spec.startswith("dask:"):
+        with _dask_client(spec.removeprefix("dask:")) as (executor, lost):
+            yield Workers(executor, sys.maxsize, threads, lost)
+        return
+    number = min(_number_of(spec, device), most)
+    if number == 1:
+        yield Workers(ThisProcess(), threads=threads)
+        return
+    with _Processes(number, _gpus(device), log) as executor:
+        yield Workers(executor, number, threads)
+
+
+def _number_of(spec: int | str | None, device: str) -> int:
+    if spec is None:
+        return len(_gpus(device)) or _num_cores()
+    if not str(spec).isdigit() or int(spec) < 1:
+        raise InputError(expected="a number of workers, or dask:ADDRESS", got=str(spec), hint="--workers 2")
+    return int(spec)
+
+
+def _num_cores() -> int:
+    """Count the cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _gpus(device: str) -> list[str]:
+    """List the GPUs for CUDA_VISIBLE_DEVICES; empty if the device is no GPU, or a certain one."""
+    if resolve_device(device) != torch.device("cuda"):
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+
+
+@contextmanager
+def _dask_client(address: str) -> Iterator[tuple[Executor, tuple[type[BaseException], ...]]]:
+    distributed = load_extra("distributed")
+    try:
+        client = distributed.Client(address)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            expected="--workers dask:ADDRESS of a scheduler that answers",
+            got=f"{address!r} ({error})",
+            hint="dask:tcp://HOST:8786, the address that the scheduler prints at its start",
+        ) from error
+    with client:
+        # Dask itself tries a task again if its worker dies.
+        yield client.get_executor(pure=False), (distributed.scheduler.KilledWorker,)
+
+
+class ThisProcess(Executor):
+    """Executor that does each call at once."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        """Do the call, and return its value; an error is raised here."""
+        future: Future[Any] = Future()
+        future.set_result(function(*args, **options))
+        return future
+
+
+class _Processes(Executor):
+    """Executor of processes; the death of one process does not affect the others.
+
+    Each thread of a pool keeps one process, and starts another one after the process has died.
+    """
+
+    def __init__(self, number: int, gpus: Sequence[str], log: Log) -> None:
+        self._gpus, self._log = gpus, log
+        self._threads = ThreadPoolExecutor(number)
+        self._places = itertools.count()
+        self._own = threading.local()
+        self._started = ExitStack()
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        return self._threads.submit(self._in_process, function, *args, **options)
+
+    def _in_process(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+        if not hasattr(self._own, "place"):
+            self._own.place, self._own.process = next(self._places), None
+        if self._own.process is None:
+            self._own.process = self._start(self._own.place)
+        try:
+            return self._own.process.submit(function, *args, **options).result()
+        except BrokenExecutor:
+            self._own.process = None
+            raise
+
+    def _start(self, place: int) -> Any:
+        gpu = {"CUDA_VISIBLE_DEVICES": self._gpus[place % len(self._gpus)]} if self._gpus else {}
+        process = load_extra("loky").ProcessPoolExecutor(
+            1, env=gpu, initializer=_begin_worker, initargs=(os.getpid(), self._log)
+        )
+        self._started.callback(partial(process.shutdown, kill_workers=True))
+        return process
+
+    def __exit__(self, *error: object) -> None:
+        """End the processes at once, because every task can be continued."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._started.close()
+        self._threads.shutdown()
+
+
+def _begin_worker(parent: int, log: Log) -> None:
+    """Prepare a worker process: the parent decides on signals, and the worker ends if the parent dies."""
+
+    def show(message: Warning | str, category: type[Warning], *more: object, **options: object) -> None:
+        if category is UserWarning:
+            log(f"warning: {message}")
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_SECONDS)
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.showwarning = show
+    threading.Thread(target=watch, daemon=True).start()

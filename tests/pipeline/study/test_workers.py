@@ -1,0 +1,211 @@
+"""A study on several workers: equal files, whoever does the tasks, and a worker that dies costs one task."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from small_study import ADAPTIVE, VANILLA, save_digits, small_config
+
+from aradals.errors import InputError
+from aradals.pipeline.config import AdaptiveTargets, MethodConfig, RankedSubsets, StudyConfig
+from aradals.pipeline.study import plan, run_study
+from aradals.pipeline.study.execute import Outcome, RemainingTime, do_tasks
+from aradals.pipeline.study.tasks import Evaluate, Predict, Score, Task, Train, goals
+from aradals.pipeline.study.workers import ThisProcess, Workers, open_workers
+from aradals.pipeline.study.workspace import Workspace
+from aradals.results import Results
+
+AR_ADALS = MethodConfig(targets=AdaptiveTargets(rule=ADAPTIVE, subsets=RankedSubsets(count=2)))
+
+OBJECTIVES = """
+import os, signal
+from pathlib import Path
+from torch.nn.functional import cross_entropy
+
+def dies(model, inputs, labels):
+    if model.training:
+        os.kill(os.getpid(), signal.SIGKILL)
+    logits = model(inputs)
+    return cross_entropy(logits, labels), logits
+
+def dies_once(model, inputs, labels):
+    mark = Path(__file__).with_name("mark")
+    if model.training and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    logits = model(inputs)
+    return cross_entropy(logits, labels), logits
+"""
+
+RECIPE = """
+data: digits
+model: small_cnn
+model_args: {width: 4}
+splits: {validation: 40, calibration: 40, train: 100}
+training: {epochs: 3000, batch_size: 20, learning_rate: 0.01}
+methods: {vanilla: {}}
+seeds: [0, 1]
+scoring: {attack: logit_margin}
+evaluation: {num_subsets: 3, num_resamples: 20}
+"""
+
+_MEASURED = ("seconds", "relative_cost")
+
+
+def ignore(line: str) -> None:
+    """Drop a line of the log; a function that can be pickled."""
+
+
+def study_of(tmp_path: Path, **changes: Any) -> StudyConfig:
+    methods = {"vanilla": VANILLA, "ar_adals": AR_ADALS}
+    return small_config(save_digits(tmp_path / "data.npz"), methods, **changes)
+
+
+def objective(folder: Path, name: str) -> MethodConfig:
+    (folder / "objectives.py").write_text(OBJECTIVES)
+    return MethodConfig(objective=f"{folder / 'objectives.py'}:{name}")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of the files that hold no seconds."""
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.suffix in (".npz", ".parquet")}
+    found |= {str(path.relative_to(folder)): path for path in folder.rglob("*.safetensors")}
+    return {name: path.read_bytes() for name, path in found.items() if name != "table.parquet"}
+
+
+def measured(results: Results) -> list[dict[str, Any]]:
+    rows = results.to_frame().drop(columns=list(_MEASURED)).to_dict("records")
+    return [{name: str(value) for name, value in row.items()} for row in rows]
+
+
+@pytest.mark.parametrize("number", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_equal_files_whatever_the_number_of_workers(number: int, tmp_path: Path) -> None:
+    """One worker dies, which costs the task that it was doing."""
+    config = study_of(tmp_path)
+    config.methods["mortal"] = objective(tmp_path, "dies_once")
+    several = run_study(config, tmp_path / "several", workers=number, log=ignore)
+    assert (tmp_path / "mark").exists()
+    assert not several.failed
+    one = run_study(config, tmp_path / "one", log=ignore)
+    assert len(contents(tmp_path / "one")) > 10
+    assert contents(tmp_path / "several") == contents(tmp_path / "one")
+    assert measured(several) == measured(one)
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_gives_the_same_files(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="needs the extra distributed")
+    config = study_of(tmp_path)
+    run_study(config, tmp_path / "one", log=ignore)
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        run_study(config, tmp_path / "cluster", workers=f"dask:{cluster.scheduler_address}", log=ignore)
+    assert contents(tmp_path / "cluster") == contents(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_a_task_that_kills_every_worker_fails_alone(tmp_path: Path) -> None:
+    methods = {"vanilla": VANILLA, "mortal": objective(tmp_path, "dies")}
+    results = run_study(small_config(save_digits(tmp_path / "data.npz"), methods), tmp_path / "out", workers=2)
+    [failed] = results.failed
+    assert failed.method == "mortal"
+    assert "3 workers have died" in failed.reason
+    assert "fewer --workers" in failed.reason
+    assert {row.method for row in results.rows} == {"vanilla"}
+
+
+def test_one_worker_keeps_the_order_of_the_plan(tmp_path: Path) -> None:
+    done: list[str] = []
+
+    class Recorder(ThisProcess):
+        def submit(self, function: Any, /, *args: Any, **options: Any) -> Future[Any]:
+            done.append(args[0]["folder"])
+            future: Future[Any] = Future()
+            future.set_result(Outcome(None, 1.0))
+            return future
+
+    config = study_of(tmp_path, seeds=[0, 1])
+    outcomes = list(do_tasks(goals(config), Workspace(tmp_path, "cpu", ignore), Workers(Recorder())))
+    assert done == [task.folder for task in plan(config)] == [task.folder for task, _ in outcomes]
+
+
+def test_tasks_that_need_a_failed_task_have_its_failure(tmp_path: Path) -> None:
+    failure = InputError(expected="a", got="b", hint="c")
+
+    class Failing(ThisProcess):
+        def submit(self, function: Any, /, *args: Any, **options: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            future.set_result(Outcome(failure if args[0]["folder"].endswith("ar_adals/train") else None, 1.0))
+            return future
+
+    found = do_tasks(goals(study_of(tmp_path)), Workspace(tmp_path, "cpu", ignore), Workers(Failing()))
+    failed = {task.folder for task, outcome in found if outcome.failure is failure}
+    folders = ("train", "predict", "calibrate", "evaluate")
+    assert failed == {f"seed-0/ar_adals/{name}" for name in folders}
+
+
+@pytest.mark.parametrize(("spec", "most", "number"), [(1, 9, 1), ("2", 9, 2), (8, 3, 3), (5, 1, 1), (None, 1, 1)])
+def test_number_of_workers(spec: int | str | None, most: int, number: int) -> None:
+    with open_workers(spec, most=most, device="cpu", threads=1, log=ignore) as workers:
+        assert workers.number == number
+        assert (type(workers.executor) is ThisProcess) == (number == 1)
+
+
+@pytest.mark.parametrize("spec", ["0", "-1", "many", "1.5", "dask"])
+def test_other_numbers_are_refused(spec: str) -> None:
+    with pytest.raises(InputError, match="a number of workers"), open_workers(spec, most=3, device="cpu"):
+        pass
+
+
+def test_a_scheduler_that_does_not_answer_is_an_input_error() -> None:
+    pytest.importorskip("distributed", reason="needs the extra distributed")
+    with pytest.raises(InputError, match="a scheduler that answers"), open_workers("dask:nonsense://", most=3):
+        pass
+
+
+def test_remaining_time(tmp_path: Path) -> None:
+    runs = goals(study_of(tmp_path, seeds=[0, 1]))
+    seconds: dict[type[Task], float] = {Train: 600, Score: 60, Predict: 30, Evaluate: 30}
+    remaining = RemainingTime(runs, num_workers=2)
+    tasks = plan(study_of(tmp_path, seeds=[0, 1]))
+    first = next(position for position, task in enumerate(tasks) if task.source.seed == 1)
+    assert not str(remaining)
+    for task in tasks[:first]:
+        remaining.count(task, Outcome(None, seconds.get(type(task), 0)))
+    left = sum(seconds.get(type(task), 0) for task in tasks[first:])
+    assert str(remaining) == f"; about {left / 2 / 60:.0f} min left"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_no_worker_outlives_its_study(number: signal.Signals, tmp_path: Path) -> None:
+    sys.path.insert(0, str(Path(__file__).parents[2] / "cli"))
+    from command_process import start, write_recipe
+
+    recipe = write_recipe(tmp_path)
+    process = start(
+        "run", recipe, "--seeds=[0, 1]", "--training.epochs=3000", "--workers=2", "--output", tmp_path / "out"
+    )
+    assert process.stderr is not None
+    seen = set()
+    for line in process.stderr:
+        seen |= {seed for seed in "01" if f"[seed {seed}] vanilla: train: epoch 2/" in line}
+        if len(seen) == 2:
+            break
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) >= 2
+    os.kill(process.pid, number)
+    err = process.stderr.read()
+    assert process.wait() == (128 + number if number == signal.SIGTERM else -number)
+    deadline = time.monotonic() + 60
+    while alive := [each for each in workers if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.1)
+    if number == signal.SIGTERM:
+        assert err.splitlines()[-1] == "interrupted; the same command goes on from here", err
