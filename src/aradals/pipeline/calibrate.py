@@ -43,7 +43,8 @@ def calibrate(
     Example:
         >>> import torch
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-        >>> calibrator = calibrate(model, (torch.rand(30, 1, 2, 2), torch.arange(30) % 3), log=lambda line: None)
+        >>> inputs = torch.rand(30, 1, 2, 2)
+        >>> calibrator = calibrate(model, (inputs, model(inputs).argmax(1)), log=lambda line: None)
         >>> calibrator.predict_logits(torch.zeros(1, 3)).shape
         torch.Size([1, 3])
     """
