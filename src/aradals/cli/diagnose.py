@@ -42,7 +42,7 @@ def run(
         if stored.predictions is not None:
             given = stored.load()
             checks = check_stored(given, {})
-            settings |= {"name": given.name, "data": given.data, "checks": checks}
+            settings |= {"name": given.name, "data": given.data, "checks": checks, "scores": stored.load_scores()}
             results = diagnose_predictions(given.predictions, **settings)
             tell_unchecked(checks, print_log)
         else:

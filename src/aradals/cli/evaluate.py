@@ -38,9 +38,10 @@ def run(
     sources = (data.data, model.model, model.checkpoint, stored.predictions, stored.scores, shift.corrupted, shift.ood)
     names, kinds, folder = ["results.json", "report.html"], ["evaluation"], output.output
     read = input_paths(*sources, *shift.calibrator)
-    settings: dict[str, Any] = {"scores": stored.scores, "num_subsets": shift.num_subsets}
+    settings: dict[str, Any] = {"num_subsets": shift.num_subsets}
     with output_folder(folder, names, kinds=kinds, inputs=read, overwrite=output.overwrite, log=print_log):
         settings["calibrators"] = fitted = load_calibrators(shift.calibrator)
+        settings["scores"] = stored.load_scores()
         if stored.predictions is not None:
             given = stored.load()
             checks = check_stored(given, fitted)

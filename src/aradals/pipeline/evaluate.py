@@ -15,7 +15,7 @@ from aradals.data import Data, as_examples, files_digest
 from aradals.inference.predictions import Predictions
 from aradals.metrics import ood_auroc, reliability_diagram, summarize_by_subset
 from aradals.metrics.summary import summarize_and_resample
-from aradals.pipeline.artifacts import load_predictions, versions
+from aradals.pipeline.artifacts import load_predictions, load_scores, versions
 from aradals.pipeline.classifier import Classifier, as_classifier, check_training_examples
 from aradals.pipeline.leakage import check_calibrators, tell_unchecked
 from aradals.pipeline.outputs import work_folder
@@ -122,7 +122,7 @@ def evaluate(
         *check_calibrators(
             fitted,
             weights=classifier.weights,
-            num_classes=classifier.probe.shape[1],
+            num_classes=classifier.num_classes,
             evaluated=examples.hashes,
             where=examples.name,
         ),
@@ -132,7 +132,8 @@ def evaluate(
     if ood is not None:
         other, check = load_other_data(ood, examples, classifier)
         checks.append(check)
-    ranking = None if scores is None else scores_of(scores, examples.ids)
+    table = load_scores(scores)[0] if isinstance(scores, Path) else scores
+    ranking = None if table is None else scores_of(table, examples.ids)
     needs_scores = any(each.score == "first_order_margin" for each in fitted.values())
     source = f"{corrupted}, {files_digest(corrupted)}" if corrupted else preset
     with work_folder(output) as folder:
@@ -144,7 +145,7 @@ def evaluate(
             name=classifier.name,
             data=examples.name,
             calibrators=fitted,
-            scores=scores,
+            scores=table,
             num_subsets=num_subsets,
             class_names=classifier.class_names or examples.class_names,
             checks=checks,
@@ -166,7 +167,7 @@ def evaluate_predictions(
     name: str,
     data: str,
     calibrators: Mapping[str, Calibrator] | None = None,
-    scores: ScoreTable | Path | None = None,
+    scores: ScoreTable | None = None,
     num_subsets: int = 10,
     class_names: Sequence[str] = (),
     checks: Sequence[Check] = (),

@@ -10,7 +10,7 @@ from aradals._internal.json_files import load_json
 from aradals._internal.typed import first_problem, read_typed
 from aradals.errors import InputError
 from aradals.pipeline.artifacts import load_calibrator
-from aradals.pipeline.score import SCORES, scoring_record
+from aradals.pipeline.score import read_scores, scoring_record
 from aradals.pipeline.study.arrays import RunArrays
 from aradals.pipeline.study.tasks import ARRAYS_FILE, HISTORY_FILE, ROWS_FILE, Evaluate, Score, Train, distinct
 from aradals.pipeline.study.workspace import Workspace
@@ -124,4 +124,4 @@ def _history(training: Train, space: Workspace) -> Training:
 
 def _scoring(table: Score, space: Workspace) -> Scoring:
     split = table.folder.rpartition("/")[2]
-    return scoring_record(space.paths(table)[SCORES], split=split, seed=table.source.seed)
+    return scoring_record(read_scores(space.folder / table.folder), split=split, seed=table.source.seed)

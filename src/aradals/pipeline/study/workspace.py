@@ -15,7 +15,8 @@ from aradals._internal.json_files import settings_digest
 from aradals._internal.specs import code_digest
 from aradals.data import Examples, Splits, load_data, make_splits
 from aradals.inference.predictions import predict, resolve_device
-from aradals.models import build_untrained, load_checkpoint
+from aradals.models import build_untrained, load_checkpoint, weights_digest
+from aradals.pipeline.classifier import Classifier
 from aradals.pipeline.stage import output_digests, run_stage, same_outputs
 from aradals.pipeline.study.groups import folds_of
 from aradals.pipeline.study.tasks import Source, Task, Train
@@ -75,11 +76,18 @@ class Materials:
         sizes = {"num_classes": examples.num_classes, "in_channels": shape[0] if len(shape) == 3 else None}
         return build_untrained(self.source.model, **{**sizes, **self.source.model_args})
 
-    def load(self, checkpoint: Path, device: str) -> nn.Module:
-        """Load a trained model."""
+    def load(self, checkpoint: Path, digest: str, device: str) -> Classifier:
+        """Load a trained model, from a file with this digest."""
         model = self.build()
         load_checkpoint(model, checkpoint)
-        return model.to(resolve_device(device)).eval()
+        return Classifier(
+            model=model.to(resolve_device(device)).eval(),
+            name=self.source.model,
+            digest=self.model_digest(digest),
+            weights=weights_digest(model.state_dict()),
+            probe=self.probe,
+            checkpoint=str(checkpoint),
+        )
 
     def model_digest(self, checkpoint: str) -> str:
         """Hash the weights, by the digest of their file, the code and the settings of a trained model."""
