@@ -270,11 +270,13 @@ class TrainingArguments:
         method: method or ensemble of the recipe
         seed: seed of the splits, the initialization and the order of the examples
         output: folder for the checkpoint and the files that it is made from
+        overwrite: replace files that were made from other settings; the earlier files are kept under another name
     """
 
     output: Path
     method: str
     seed: int = 0
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,15 @@ RESUMES = False
 def run(report: ReportArguments) -> Path:
     """Write the report."""
     from aradals._internal.files import file_name
-    from aradals.pipeline.outputs import output_file
+    from aradals.pipeline.outputs import check_weights, output_file
     from aradals.results.files import read_studies, results_file
 
     folder, output = report.folder, report.output
     read = results_file(folder)
     studies = read_studies(read)
+    homes = [folder / file_name(study.data.name) if len(studies) > 1 else read.parent for study in studies]
+    for study, home in zip(studies, homes, strict=True):
+        check_weights(study, home)
     targets = {output or folder / "report.html": studies[0]}
     if len(studies) > 1:
         below = output or folder

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from aradals._internal.files import file_digest
 from aradals._internal.json_files import settings_digest
 from aradals._internal.specs import code_digest
 from aradals.checks import FITTING_DATA, check_labels
@@ -62,6 +63,12 @@ class Classifier:
     checkpoint: str = "none"
     fitted_examples: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     class_names: tuple[str, ...] = ()
+
+    @property
+    def checkpoints(self) -> dict[str, str]:
+        """SHA-256 of the file of the weights, by its path; empty for a model without a file."""
+        path = Path(self.checkpoint)
+        return {self.checkpoint: file_digest(path)} if path.is_file() else {}
 
 
 def as_classifier(model: Classifier | nn.Module, examples: Examples) -> Classifier:

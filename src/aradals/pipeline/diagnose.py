@@ -20,6 +20,7 @@ from aradals.pipeline.leakage import tell_unchecked
 from aradals.pipeline.outputs import work_folder
 from aradals.pipeline.predict import prediction_stage
 from aradals.pipeline.score import (
+    AUDIT_FOLDERS,
     AttackSettings,
     audit_ranking,
     check_differentiable,
@@ -30,6 +31,7 @@ from aradals.pipeline.score import (
     subsets_of,
 )
 from aradals.pipeline.shown import class_rows, example_pictures
+from aradals.pipeline.stage import check_versions
 from aradals.results.records import (
     CLEAN,
     Check,
@@ -94,7 +96,7 @@ def diagnose(
     examples = as_examples(data)
     check_num_subsets(num_subsets, len(examples), "num_subsets", examples.name)
     classifier = as_classifier(model, examples)
-    checks = (check_training_examples(classifier, examples),)
+    checks = [check_training_examples(classifier, examples)]
     table, is_ours = _given_scores(scores, classifier)
     if table is None:
         check_differentiable(classifier.model, examples.batch([0])[1])
@@ -112,7 +114,6 @@ def diagnose(
             num_subsets=num_subsets,
             class_names=classifier.class_names or examples.class_names,
             seed=seed,
-            checks=checks,
         )
         audited = None
         if audit and not is_ours:
@@ -120,9 +121,13 @@ def diagnose(
         elif audit and ranking is not None:
             sample = {"num_examples": audit, "num_subsets": num_subsets, "seed": seed}
             audited = audit_ranking(classifier, examples, table, folder, **sample, log=log)
+        stages = ["predictions", *(["scores"] if scores is None else []), *(AUDIT_FOLDERS if audited else [])]
+        checks.append(check_versions(folder / stage for stage in stages))
         tell_unchecked(checks, log)
         return replace(
             results,
+            checks=tuple(checks),
+            weights=classifier.checkpoints,
             audit=audited,
             pictures=example_pictures(examples, predictions, ranking),
             config={**results.config, "checkpoint": classifier.checkpoint},

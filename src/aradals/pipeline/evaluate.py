@@ -23,6 +23,7 @@ from aradals.pipeline.predict import load_other_data, prediction_stage, stored_p
 from aradals.pipeline.score import scores_of, scoring_record, subsets_of
 from aradals.pipeline.shifts import choose_shift
 from aradals.pipeline.shown import class_rows, example_pictures
+from aradals.pipeline.stage import check_versions
 from aradals.results.compare import compare_methods, mean_replicates
 from aradals.results.records import (
     CLEAN,
@@ -148,13 +149,16 @@ def evaluate(
             scores=table,
             num_subsets=num_subsets,
             class_names=classifier.class_names or examples.class_names,
-            checks=checks,
         )
         others = None if other is None else load_predictions(predicted(other, [CLEAN], folder / "ood")[CLEAN])[0]
+        stages = [folder / "predictions", *([] if other is None else [folder / "ood"])]
+        checks.append(check_versions(stages))
     told = () if other is None or others is None else tuple(ood_rows(clean, others, fitted, ood=other.name))
     tell_unchecked(checks, log)
     return replace(
         results,
+        checks=tuple(checks),
+        weights=classifier.checkpoints,
         pictures=example_pictures(examples, clean, ranking),
         out_of_distribution=told,
         config={**results.config, "checkpoint": classifier.checkpoint, "corrupted": corrupted, "preset": preset},

@@ -43,6 +43,7 @@ from aradals.robustness.scores import (
 from aradals.smoothing.subsets import assign_subsets
 
 __all__ = [
+    "AUDIT_FOLDERS",
     "SCORES",
     "SCORE_FILES",
     "AttackSettings",
@@ -279,7 +280,7 @@ def _provenance(classifier: Classifier, examples: Examples, settings: AttackSett
 
 
 def score_stage(
-    classifier: Classifier, examples: Examples, folder: Path, settings: AttackSettings, *, log: Log
+    classifier: Classifier, examples: Examples, folder: Path, settings: AttackSettings, *, log: Log, **options: Any
 ) -> ScoreTable:
     """Score a split in a stage, unless this was done before from the same inputs; see `score_examples`, `run_stage`."""
     inputs = _provenance(classifier, examples, settings)
@@ -288,7 +289,7 @@ def score_stage(
         log(f"{len(examples)} examples by {inputs['attack']}{' in bfloat16' if settings.bf16 else ''}")
         save_json(folder / _COST, {"seconds": score_examples(classifier, examples, folder / SCORES, settings)})
 
-    run_stage(folder, inputs, SCORE_FILES, make, log, probe=classifier.probe)
+    run_stage(folder, inputs, SCORE_FILES, make, log, probe=classifier.probe, **options)
     return read_scores(folder)
 
 

@@ -622,7 +622,10 @@ class Results:
         out_of_distribution: other data, distinguished by the confidence.
         pictures: examples for the report.
         audit: audit of the ranking by robustness.
-        checks: questions about leakage and calibrators of other models, with their answers.
+        checks: questions about leakage, calibrators of other models and versions, with their answers.
+        weights: digest (SHA-256) of each checkpoint that the results were made from, by path; in a study, relative to
+            its folder.
+        request: digest of everything that decides the results; empty for a study, whose stages have their own.
     """
 
     kind: Kind
@@ -650,6 +653,8 @@ class Results:
     pictures: Pictures = field(default_factory=Pictures)
     audit: Audit | None = None
     checks: tuple[Check, ...] = ()
+    weights: Mapping[str, str] = field(default_factory=dict)
+    request: str = ""
 
     def __post_init__(self) -> None:
         named = {method.name for method in self.methods}

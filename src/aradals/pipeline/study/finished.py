@@ -40,6 +40,7 @@ class FinishedRun:
         scoring: the score tables that the run has used.
         cost: cost of the training.
         arrays: arrays for comparisons with other runs.
+        weights: SHA-256 of its checkpoints, by path in the folder of the study.
     """
 
     method: str
@@ -50,6 +51,7 @@ class FinishedRun:
     scoring: tuple[Scoring, ...]
     cost: Cost
     arrays: RunArrays
+    weights: dict[str, str]
 
 
 def read_run(run: Evaluate, space: Workspace) -> FinishedRun:
@@ -75,6 +77,11 @@ def read_run(run: Evaluate, space: Workspace) -> FinishedRun:
         scoring=tuple(_scoring(table, space) for table in (run.scores, *_tables(run))),
         cost=read_cost(run, space),
         arrays=RunArrays.load(space.paths(run)[ARRAYS_FILE], labels),
+        weights={
+            f"{training.folder}/{name}": space.digests(training)[name]
+            for training in run.trainings
+            for name in training.checkpoints
+        },
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Any, Literal
@@ -22,11 +24,12 @@ from aradals.pipeline.config import StudyConfig, is_plain
 from aradals.pipeline.outputs import output_folder
 from aradals.pipeline.recipes import load_recipe
 from aradals.pipeline.shown import class_rows, example_pictures
+from aradals.pipeline.stage import check_versions
 from aradals.pipeline.study.arrays import RunArrays
 from aradals.pipeline.study.checks import check_config
 from aradals.pipeline.study.executor import SerialExecutor
 from aradals.pipeline.study.finished import FinishedRun, read_run
-from aradals.pipeline.study.tasks import SeedPlan, goals
+from aradals.pipeline.study.tasks import SeedPlan, goals, in_order
 from aradals.pipeline.study.trial import try_seed, try_study
 from aradals.pipeline.study.workspace import Log, Workspace
 from aradals.results.aggregate import means
@@ -38,6 +41,8 @@ from aradals.results.records import Cost, DataSummary, FailedRun, Method, Result
 OUTPUTS = ("results.json", "table.parquet", "table.csv", "means.parquet", "means.csv")
 """Files that a study writes into its folder, beside the folders of its stages."""
 
+EARLIER = "earlier-results"
+"""Folder of the results that were in a study's folder before the last change of a stage."""
 
 KINDS = ("study", "studies")
 """Kinds of results files of a study."""
@@ -145,7 +150,8 @@ def _run_all(config: StudyConfig, output: Path, name: str, device: str, log: Log
             expected="data sets with different names", got=", ".join(map(str, config.data)), hint="renaming one"
         )
     results = {
-        folder: _run_one(study, folder, f"{name}: {study.data}", device, log) for folder, study in studies.items()
+        folder: _run_one(study, folder, f"{name}: {study.data}", device, log, output)
+        for folder, study in studies.items()
     }
     _refuse_without_rows(results)
     save_studies(list(results.values()), output / "results.json", name=name)
@@ -160,15 +166,26 @@ def _refuse_without_rows(studies: Mapping[Path, Results]) -> None:
 
 
 def train_one(
-    config: StudyConfig, method: str, seed: int, output: Path, *, device: str = "auto", log: Log = print
+    config: StudyConfig,
+    method: str,
+    seed: int,
+    output: Path,
+    *,
+    device: str = "auto",
+    log: Log = print,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Train one method or ensemble of a recipe, and all that it needs, such as a scoring model and scores.
+
+    Several methods can share a folder, because each has its own files there. Files that were made from other settings
+    are replaced only with ``overwrite``, and are kept under another name.
 
     Returns:
         The checkpoints: ``output/<method>/train/model.safetensors``, or those of an ensemble's members.
 
     Raises:
-        InputError: see `run_study`; or the method is unknown, or there are several data sets.
+        InputError: see `run_study`; or the method is unknown, there are several data sets, or the folder has files that
+            were made from other settings.
         TrainingFailed: this training failed, or one that it needs; the failed training writes no checkpoint.
     """
     names = [*config.methods, *config.ensembles]
@@ -179,7 +196,7 @@ def train_one(
     check_config(replace(config, seeds=[seed]))
     _refuse_own_scorer(config, output)
     with output_folder(output, inputs=files_of(config)), _ALONE:
-        space, planned = Workspace(output, device, log), SeedPlan(config, seed)
+        space, planned = Workspace(output, device, log, replace=overwrite), SeedPlan(config, seed)
         try_seed(planned, space)
         executor, models = SerialExecutor(space), planned.predict(method)
         for model in models:
@@ -207,16 +224,28 @@ def save_tables(studies: Sequence[Results], output: Path) -> None:
     )
 
 
-def _tried(config: StudyConfig, output: Path, device: str, log: Log) -> Workspace:
+def _tried(config: StudyConfig, output: Path, device: str, log: Log, *homes: Path) -> Workspace:
     """Make the workspace of a study of one data set, after a test of everything that can fail."""
-    space = Workspace(output, device, log)
+    space = Workspace(output, device, log, before_change=partial(_retire_results, output, *homes))
     try_study(config, space)
     return space
 
 
-def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log) -> Results:
-    """Run a study of one data set; if all its runs fail, nothing is written."""
-    space = _tried(config, output, device, log)
+def _retire_results(*folders: Path) -> None:
+    """Move the results of earlier stages away, because a stage is about to change; ``results.json`` is the last."""
+    for folder in folders:
+        names = reversed((*OUTPUTS, "report.html")) if (folder / "results.json").exists() else ()
+        for path in [folder / name for name in names if (folder / name).exists()]:
+            (folder / EARLIER).mkdir(exist_ok=True)
+            os.replace(path, folder / EARLIER / path.name)
+
+
+def _run_one(config: StudyConfig, output: Path, name: str, device: str, log: Log, *homes: Path) -> Results:
+    """Run a study of one data set; if all its runs fail, nothing is written.
+
+    Results in ``output`` and ``homes`` are moved away as soon as a stage changes.
+    """
+    space = _tried(config, output, device, log, *homes)
     executor, runs = SerialExecutor(space), goals(config)
     finished: list[FinishedRun] = []
     failed: list[FailedRun] = []
@@ -271,6 +300,8 @@ def assemble(
         scoring=tuple({(each.seed, each.split): each for run in finished for each in run.scoring}.values()),
         costs=relative_costs(config, [run.cost for run in finished]),
         failed=tuple(failed),
+        checks=(check_versions(_stages(config, finished, space)),),
+        weights={path: digest for run in finished for path, digest in run.weights.items()},
     )
     replicates = {
         (Variant(run.method, calibrator), run.seed, place): sample
@@ -283,6 +314,13 @@ def assemble(
         comparisons=compare_methods(results, replicates),
         stability=tuple(study_stability(config, arrays)),
     )
+
+
+def _stages(config: StudyConfig, finished: Sequence[FinishedRun], space: Workspace) -> list[Path]:
+    """List the folders of all stages that the finished runs consist of."""
+    done = {(run.method, run.seed) for run in finished}
+    tasks = in_order(goal for goal in goals(config) if (goal.name, goal.source.seed) in done)
+    return [space.folder / task.folder for task in tasks]
 
 
 def _reason(error: InputError, method: str) -> str:

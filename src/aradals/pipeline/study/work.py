@@ -215,7 +215,8 @@ def score(task: Score, space: Workspace) -> None:
     try:
         classifier = materials.load(checkpoint, digest, space.device)
         settings = AttackSettings(task.attack, task.attack_args)
-        score_stage(classifier, examples, space.folder / task.folder, settings, log=space.log_of(task))
+        folder, log = space.folder / task.folder, space.log_of(task)
+        score_stage(classifier, examples, folder, settings, log=log, **space.options)
     except OutputError:
         raise
     except InputError as error:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,10 +106,11 @@ class Workspace:
         folder: folder of the study.
         device: auto, cpu or cuda.
         log: called with each line of progress.
+        options: of all stages, see `run_stage`.
     """
 
-    def __init__(self, folder: Path, device: str = "auto", log: Log = print) -> None:
-        self.folder, self.device, self.log = folder, device, log
+    def __init__(self, folder: Path, device: str = "auto", log: Log = print, **options: Any) -> None:
+        self.folder, self.device, self.log, self.options = folder, device, log, options
         self._examples = cache(_open_examples)
         self._materials: dict[str, Materials] = {}
 
@@ -139,7 +141,7 @@ class Workspace:
         self, task: Task, inputs: Mapping[str, object], make: Callable[[Path], None], probe: Tensor | None = None
     ) -> None:
         """Fill the folder of a task, see `run_stage`."""
-        run_stage(self.folder / task.folder, inputs, task.outputs, make, self.log_of(task), probe=probe)
+        run_stage(self.folder / task.folder, inputs, task.outputs, make, self.log_of(task), probe=probe, **self.options)
 
     def log_of(self, task: Task) -> Log:
         """Return the log of a task, which marks its lines."""
