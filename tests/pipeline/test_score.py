@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,14 @@ from aradals.errors import InputError
 from aradals.pipeline import score as scoring
 from aradals.pipeline.artifacts import load_scores, save_scores
 from aradals.pipeline.classifier import Classifier
-from aradals.pipeline.score import AttackSettings, choose_batch_size, score_examples, score_stage, subsets_of
+from aradals.pipeline.score import (
+    AttackSettings,
+    choose_batch_size,
+    score_dataset,
+    score_examples,
+    score_stage,
+    subsets_of,
+)
 from aradals.robustness.scores import ScoreTable, merge_tables, score, score_batches
 
 COLUMNS = ("ids", "predicted", "score", "norm", "success", "num_forward", "num_backward")
@@ -276,3 +284,16 @@ def test_merged_tables_are_sorted_and_hold_each_id_once() -> None:
     merged = merge_tables([table([5, 1], 0.25), table([3, 5], 0.5)])
     assert merged.ids.tolist() == [1, 3, 5]
     assert merged.score.tolist() == [1.25, 3.5, 5.25]
+
+
+def test_a_finished_table_of_other_versions_is_kept_and_told(
+    model: nn.Module, examples: Examples, tmp_path: Path
+) -> None:
+    path, log = tmp_path / "scores.parquet", list[str]()
+    first = score_dataset(model, examples, attack="logit_margin", output=path)
+    table, metadata = load_scores(path)
+    made_with = {**json.loads(metadata["versions"]), "torch": "2.1.0"}
+    save_scores(path, table, {**metadata, "versions": json.dumps(made_with)})
+    assert_equal(score_dataset(model, examples, attack="logit_margin", output=path, log=log.append), first)
+    [line] = log
+    assert "already; made with torch 2.1.0 instead of 2." in line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from aradals.pipeline.stage import locked
 from aradals.results.records import Results
 
 _HTML_HEAD = 2000
+_REPORT = re.compile(rb'<meta name="generator" content="ar-adals">\s<meta name="request" content="(\w*)">')
 _MARK = ".aradals"
 
 
@@ -175,7 +177,8 @@ def describe_file(path: Path) -> dict[str, Any]:
             return describe_file(path.with_suffix(".parquet"))
         if path.suffix == ".html":
             with path.open("rb") as file:
-                return {"kind": "report"} if b'name="generator" content="ar-adals"' in file.read(_HTML_HEAD) else {}
+                found = _REPORT.search(file.read(_HTML_HEAD))
+            return {"kind": "report", "request": found[1].decode()} if found else {}
         if path.suffix == ".json":
             content = json.loads(path.read_text(encoding="utf-8"))
             if "fitted_on" in content:

@@ -26,7 +26,7 @@ from aradals.inference.predictions import Batch, evaluation_mode, model_device_d
 from aradals.pipeline.artifacts import SCHEMA_VERSION, load_scores, save_scores, versions
 from aradals.pipeline.classifier import Classifier, as_classifier
 from aradals.pipeline.outputs import output_file, refuse_other_request
-from aradals.pipeline.stage import remove_stages, run_stage, same_outputs
+from aradals.pipeline.stage import describe_other_versions, remove_stages, run_stage, same_outputs
 from aradals.results.failed import describe_lost_searches
 from aradals.results.files import plain
 from aradals.results.records import Scoring
@@ -196,7 +196,6 @@ def score_file(
     with output_file(output, ".parquet", "scores", overwrite=overwrite):
         done = refuse_other_request(output, request, overwrite=overwrite)
         if done and (made := _table_of(classifier, output, log)) is not None:
-            log(f"scores: {output} is of this model, data and attack already")
             return made
         work = _work_folder(output)
         table = score_stage(classifier, examples, work / "scores", settings, log=lambda line: log(f"scores: {line}"))
@@ -266,12 +265,16 @@ def _table_of(classifier: Classifier, output: Path, log: Log) -> ScoreTable | No
     """Read a score table; rename a damaged table, and return None. None, too, if the model's outputs have changed."""
     try:
         table, metadata = load_scores(output)
-        probe = json.loads(metadata.get("probe", "null"))
-    except (InputError, ValueError, RecursionError):
+        probe, made_with = (json.loads(metadata.get(key, "{}")) for key in ("probe", "versions"))
+        other = describe_other_versions(made_with)
+    except (InputError, ValueError, RecursionError, AttributeError):
         aside = set_aside(output, "changed")
         log(f"scores: {output} was changed or damaged, and is kept in {aside.name}; made anew")
         return None
-    return table if classifier.probe is None or same_outputs(probe, classifier.probe) else None
+    if classifier.probe is not None and not same_outputs(probe, classifier.probe):
+        return None
+    log(f"scores: {output} is of this model, data and attack already{f'; made with {other}' if other else ''}")
+    return table
 
 
 def _provenance(classifier: Classifier, examples: Examples, settings: AttackSettings) -> dict[str, str]:

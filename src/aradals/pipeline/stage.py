@@ -141,7 +141,7 @@ def check_versions(folders: Iterable[Path]) -> Check:
     """Ask whether stages were made with the versions of the software that runs now."""
     told = dict[str, list[str]]()
     for folder in folders:
-        other = _other_versions(load_sealed(folder / _RECORD).get("versions", {}))
+        other = describe_other_versions(load_sealed(folder / _RECORD).get("versions", {}))
         if other:
             told.setdefault(other, []).append(folder.name)
     what = "all files were made with the versions of this run"
@@ -150,7 +150,7 @@ def check_versions(folders: Iterable[Path]) -> Check:
     return Check(what, reason="; ".join(f"{', '.join(names)}: {other}" for other, names in told.items()))
 
 
-def _other_versions(made_with: Mapping[str, str]) -> str:
+def describe_other_versions(made_with: Mapping[str, str]) -> str:
     """Describe the versions that differ from those of this run; empty if none does."""
     now = versions()
     changed = [name for name in now if made_with.get(name, now[name]) != now[name]]
@@ -158,7 +158,7 @@ def _other_versions(made_with: Mapping[str, str]) -> str:
 
 
 def _made_with(record: Mapping[str, Any]) -> str:
-    other = _other_versions(record["versions"])
+    other = describe_other_versions(record["versions"])
     return f"; made with {other}" if other else ""
 
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
+from aradals._internal.json_files import settings_digest
 from aradals.errors import InputError
 from aradals.robustness.audit import Audit
 from aradals.robustness.scores import failed_too_often
@@ -738,6 +739,11 @@ class Results:
         from aradals.report.terminal import results_table
 
         return results_table(self)
+
+    @property
+    def identity(self) -> str:
+        """Digest of the name, the data, the settings and the request, the same for the same command."""
+        return settings_digest([self.kind, self.name, self.data.name, dict(self.config), self.request])
 
     def report(self, path: str | Path) -> Path:
         """Write the HTML report, one self-contained file, and return its path.
