@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from aradals.data import CORRUPTIONS, load_data
-from aradals.models import build_model, load_checkpoint
+from aradals.pipeline.classifier import load_classifier
 from aradals.pipeline.evaluate import evaluate_conditions
 from aradals.pipeline.predict import predict_conditions, prediction_paths, stored_predictions
 from aradals.pipeline.shifts import choose_conditions
@@ -40,9 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     examples = load_data(arguments.data, limit=arguments.limit)
-    model = build_model(arguments.model, num_classes=examples.num_classes)
-    load_checkpoint(model, arguments.checkpoint)
-    model.eval()
+    classifier = load_classifier(arguments.model, arguments.checkpoint, examples, device="cpu")
     wanted = choose_conditions(list(CORRUPTIONS), arguments.severities)
     images = examples.batch(range(len(examples)))[1]
 
@@ -50,12 +48,12 @@ def main() -> None:
     def bare() -> None:
         for _ in range(len(wanted) // 2):
             for batch in images.split(256):
-                model(batch)
+                classifier.model(batch)
 
     with tempfile.TemporaryDirectory() as folder:
         paths = prediction_paths(Path(folder), wanted)
         before = processor_seconds(bare)
-        predicting = processor_seconds(lambda: predict_conditions(model, examples, paths, model_digest="", weights=""))
+        predicting = processor_seconds(lambda: predict_conditions(classifier, examples, paths))
         metrics = processor_seconds(
             lambda: evaluate_conditions(stored_predictions(paths), None, {}, method=arguments.model, seed=0)
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from aradals._internal.specs import code_digest
 
 
@@ -37,3 +39,46 @@ def test_a_change_in_a_package_is_noticed(tmp_path: Path) -> None:
     assert code_digest(spec) == first
     write(tmp_path, pack__rest="A = 2\n")
     assert code_digest(spec) != first
+
+
+def changes(spec: str, file: Path) -> bool:
+    """Whether the digest of a spec notices a change in a file."""
+    before = code_digest(spec)
+    file.write_text(f"{file.read_text()}# changed\n")
+    return code_digest(spec) != before
+
+
+def test_modules_beside_the_folder_count_unless_they_are_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of a package in editable mode, which lies anywhere on the path."""
+    write(tmp_path, models__net="import torch, aradals\nimport ours\nimport theirs\nimport missing_at_all\n")
+    write(tmp_path, lib__ours__parts="import deep.down\n", lib__ours__unused="A = 1\n", lib__deep__down="A = 1\n")
+    (tmp_path / "lib" / "ours" / "__init__.py").write_text("from .parts import block\n")
+    (tmp_path / "site-packages").mkdir()
+    (tmp_path / "site-packages" / "theirs.py").write_text("A = 1\n")
+    for folder in ("lib", "site-packages"):
+        monkeypatch.syspath_prepend(tmp_path / folder)
+    spec, lib = f"{tmp_path / 'models' / 'net.py'}:build", tmp_path / "lib"
+    assert all(changes(spec, lib / "ours" / f"{name}.py") for name in ("__init__", "parts"))
+    assert not changes(spec, lib / "ours" / "unused.py")
+    assert changes(spec, lib / "deep" / "down.py")
+    assert not changes(spec, tmp_path / "site-packages" / "theirs.py")
+
+
+def test_a_package_in_the_working_directory_or_in_editable_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("here", "elsewhere"):
+        write(tmp_path / place, **{f"{place}_nets__zoo__small": "from ..blocks import conv\nfrom . import sizes\n"})
+        write(tmp_path / place, **{f"{place}_nets__{name}": "" for name in ("blocks", "other", "zoo__sizes")})
+        (tmp_path / place / f"{place}_nets" / "__init__.py").touch()
+    (tmp_path / "here").mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    for place in ("here", "elsewhere"):
+        spec, package = f"{place}_nets.zoo.small:build", tmp_path / place / f"{place}_nets"
+        assert code_digest(spec) is not None
+        files = ("__init__.py", "zoo/small.py", "zoo/sizes.py", "blocks.py")
+        assert [changes(spec, package / name) for name in files] == [True] * 4, place
+        assert not changes(spec, package / "other.py")

@@ -162,21 +162,62 @@ def test_an_audit_is_added_to_finished_scores(world: World) -> None:
     }
 
 
-@pytest.mark.parametrize("command", ["run", "train", "evaluate", "score"])
+WRITERS: dict[str, tuple[str, list[str]]] = {
+    "run": ("out", ["--training.epochs=7"]),
+    "train": ("out", ["--seed=1"]),
+    "score": ("out.parquet", ["--attack=first_order_margin"]),
+    "calibrate": ("out.json", ["--method=vector"]),
+    "evaluate": ("out", ["--corruptions=fog", "--severities=1"]),
+    "diagnose": ("out", ["--num-subsets=3"]),
+    "corrupt": ("out.parquet", ["--severity=2"]),
+    "report": ("out.html", []),
+}
+"""The commands that write: an output, and other settings."""
+
+
+def words(command: str, study: Study, world: World) -> list[object]:
+    """A command that takes a second, without its output."""
+    match command:
+        case "run" | "train":
+            return [command, study.recipe, *(["--method=vanilla"] if command == "train" else [])]
+        case "corrupt":
+            return [command, "--data", world.data, "--corruption=fog", "--severity=1"]
+        case "report":
+            return [command, study.folder]
+    return [*COMMANDS[command], *world.arguments]
+
+
+@pytest.mark.parametrize("command", WRITERS)
 def test_two_runs_at_once_are_refused(command: str, study: Study, world: World) -> None:
-    output = world.folder / ("scores.parquet" if command == "score" else "out")
-    hold = "import sys\nfrom pathlib import Path\nfrom aradals.pipeline.stage import locked\n"
-    hold += "with locked(Path(sys.argv[1]), is_folder=sys.argv[2] == '1'):\n    print(flush=True)\n    sys.stdin.read()"
-    arguments = [sys.executable, "-c", hold, str(output), str(int(command != "score"))]
+    output = world.folder / WRITERS[command][0]
+    lock = world.folder / f".{output.name}.aradals-lock" if output.suffix else output / ".aradals-lock"
+    lock.parent.mkdir(exist_ok=True)
+    hold = "import sys, filelock\nwith filelock.FileLock(sys.argv[1]):\n    print(flush=True)\n    sys.stdin.read()"
+    arguments = [sys.executable, "-c", hold, str(lock)]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        recipe: list[object] = [study.recipe, *(["--method=vanilla"] if command == "train" else [])]
-        given = recipe if command in ("run", "train") else world.arguments
-        ran = aradals(command, *given, "--output", output)
+        refused(world, *words(command, study, world), "--output", output, match="no other run that writes to")
         other.kill()
-    assert ran.code == 2
-    assert "no other run that writes to" in ran.err
+
+
+@pytest.mark.parametrize("command", [name for name in WRITERS if name != "run"])
+def test_the_same_request_twice_and_then_another_one(command: str, study: Study, world: World) -> None:
+    """A study is not refused: it keeps the stages and the results of both recipes, see tests/pipeline/study."""
+    name, changes = WRITERS[command]
+    given = [*words(command, study, world), "--output", world.folder / name]
+    assert aradals(*given).code == 0
+    before = world.content()
+    again = aradals(*given)
+    assert again.code == 0, again.err
+    assert world.content() == before
+    if command == "report":
+        evaluation = world.folder / "evaluation"
+        assert aradals("evaluate", *world.arguments, "--output", evaluation).code == 0
+        given[1] = evaluation
+    refused(world, *given, *changes, match="--overwrite")
+    ran = aradals(*given, *changes, "--overwrite")
+    assert ran.code == 0, ran.err
 
 
 def test_a_link_in_a_folder_is_not_marked_through(world: World) -> None:

@@ -80,6 +80,7 @@ class TestClassifier:
             (),
             0,
         )
+        assert found.probe is not None
         assert torch.allclose(found.probe, model.eval()(INPUTS[:8]))
         assert as_classifier(found, examples) is found
 

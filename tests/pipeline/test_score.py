@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,15 @@ from aradals.data import Examples
 from aradals.errors import InputError
 from aradals.pipeline import score as scoring
 from aradals.pipeline.artifacts import load_scores, save_scores
-from aradals.pipeline.score import check_attack, choose_batch_size, score_examples, score_stage, subsets_of
+from aradals.pipeline.classifier import Classifier
+from aradals.pipeline.score import (
+    AttackSettings,
+    choose_batch_size,
+    score_dataset,
+    score_examples,
+    score_stage,
+    subsets_of,
+)
 from aradals.robustness.scores import ScoreTable, merge_tables, score, score_batches
 
 COLUMNS = ("ids", "predicted", "score", "norm", "success", "num_forward", "num_backward")
@@ -56,9 +65,13 @@ class Interrupting(nn.Module):
 
 
 def run(model: nn.Module, examples: Examples, path: Path, **settings: Any) -> ScoreTable:
-    arguments = {"attack": "secant", "attack_args": {}, "model_digest": "m", **settings}
-    score_examples(model, examples, path, **arguments)
+    digest = settings.pop("model_digest", "m")
+    score_examples(classify(model, digest), examples, path, AttackSettings(**settings))
     return load_scores(path)[0]
+
+
+def classify(model: nn.Module, digest: str = "m") -> Classifier:
+    return Classifier(model, "model", digest, weights="w", probe=None)
 
 
 def interrupt(model: nn.Module, examples: Examples, path: Path, position: int, **settings: Any) -> None:
@@ -138,7 +151,7 @@ class TestInterrupted:
         assert len(shards) == 7
         table, metadata = load_scores(shards[1])
         save_scores(shards[1], table, {**metadata, "seconds": "1000.00"})
-        seconds = score_examples(model, examples, path, attack="secant", attack_args={}, model_digest="m")
+        seconds = score_examples(classify(model), examples, path, AttackSettings())
         assert 1000 < seconds < 1100
 
     @pytest.mark.parametrize(
@@ -194,16 +207,17 @@ class TestInterrupted:
 
     def test_a_stage_goes_on_too(self, model: nn.Module, examples: Examples, tmp_path: Path, scored: list[int]) -> None:
         log: list[str] = []
-        arguments: dict[str, Any] = {"attack": "secant", "attack_args": {}, "model_digest": "m", "log": log.append}
+        folder, settings = tmp_path / "stage", AttackSettings()
         stop = Interrupting(model, examples.batch([60])[1])
         with pytest.raises(Interrupted):
-            score_stage(stop, examples, tmp_path / "stage", **arguments)
+            score_stage(classify(stop), examples, folder, settings, log=log.append)
         for _ in range(2):
-            path = score_stage(model, examples, tmp_path / "stage", **arguments)
+            table = score_stage(classify(model), examples, folder, settings, log=log.append)
+            assert table.seconds > 0
         assert scored == examples.ids.tolist()
         assert log[-2].startswith("100 examples by secant(")
         assert log[-1] == "done before, inputs unchanged"
-        assert sorted(file.name for file in path.parent.iterdir()) == ["cost.json", "scores.parquet", "stage.json"]
+        assert sorted(file.name for file in folder.iterdir()) == ["cost.json", "scores.parquet", "stage.json"]
 
     def test_a_model_that_means_nothing_is_refused_again(self, examples: Examples, tmp_path: Path) -> None:
         """Though all but its last batch has been put aside."""
@@ -243,23 +257,21 @@ def test_equal_runs_write_equal_files(model: nn.Module, examples: Examples, tmp_
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "other.parquet").read_bytes()
 
 
-def test_subsets_by_any_ids(tmp_path: Path) -> None:
+def test_subsets_by_any_ids() -> None:
     ids = torch.tensor([-3, 10**15, 7, 4 * 10**17])
-    zeros, path = torch.zeros_like(ids), tmp_path / "scores.parquet"
-    save_scores(
-        path, ScoreTable(ids, zeros, ids.double(), ids.double(), ids.double(), zeros == 0, zeros, zeros, "a()"), {}
-    )
-    subsets = subsets_of(path, ids.flip(0), 4)
+    zeros, values = torch.zeros_like(ids), ids.double()
+    table = ScoreTable(ids, zeros, values, values, values, zeros == 0, zeros, zeros, "a()")
+    subsets = subsets_of(table, ids.flip(0), 4)
     assert subsets is not None
     assert subsets.tolist() == [3, 1, 2, 0]
     with pytest.raises(InputError, match="no score for 2 of 3"):
-        subsets_of(path, torch.tensor([7, 8, 5 * 10**17]), 2)
+        subsets_of(table, torch.tensor([7, 8, 5 * 10**17]), 2)
 
 
 @pytest.mark.parametrize("attack", ["secant", "deepfool", "ddn", "fmn"])
 def test_settings_are_tried_on_many_classes(attack: str) -> None:
     with pytest.raises(InputError, match=f"settings that {attack} can use"):
-        check_attack(attack, {"num_candidates": 12.5})
+        AttackSettings(attack, {"num_candidates": 12.5}).check()
 
 
 def test_merged_tables_are_sorted_and_hold_each_id_once() -> None:
@@ -272,3 +284,16 @@ def test_merged_tables_are_sorted_and_hold_each_id_once() -> None:
     merged = merge_tables([table([5, 1], 0.25), table([3, 5], 0.5)])
     assert merged.ids.tolist() == [1, 3, 5]
     assert merged.score.tolist() == [1.25, 3.5, 5.25]
+
+
+def test_a_finished_table_of_other_versions_is_kept_and_told(
+    model: nn.Module, examples: Examples, tmp_path: Path
+) -> None:
+    path, log = tmp_path / "scores.parquet", list[str]()
+    first = score_dataset(model, examples, attack="logit_margin", output=path)
+    table, metadata = load_scores(path)
+    made_with = {**json.loads(metadata["versions"]), "torch": "2.1.0"}
+    save_scores(path, table, {**metadata, "versions": json.dumps(made_with)})
+    assert_equal(score_dataset(model, examples, attack="logit_margin", output=path, log=log.append), first)
+    [line] = log
+    assert "already; made with torch 2.1.0 instead of 2." in line

@@ -142,6 +142,8 @@ RESULTS = st.builds(
     out_of_distribution=tuples(st.builds(OutOfDistribution, NAMES, NAMES, COUNTS, COUNTS, UNKNOWN_TOO)),
     pictures=st.builds(Pictures, tuples(PICTURES), tuples(PICTURES)),
     audit=st.none() | AUDITS,
+    weights=st.dictionaries(NAMES, NAMES, max_size=2),
+    request=NAMES,
     checks=tuples(st.builds(Check, NAMES, st.sampled_from(("checked", "could not be checked")), NAMES)),
 )
 

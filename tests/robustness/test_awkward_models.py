@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -13,7 +11,6 @@ from aradals.attacks import ATTACKS, logit_margin
 from aradals.data import Examples
 from aradals.errors import InputError
 from aradals.inference.padding import Padded, padded
-from aradals.pipeline.artifacts import load_scores, save_scores
 from aradals.pipeline.diagnose import diagnose
 from aradals.pipeline.evaluate import evaluate
 from aradals.pipeline.score import describe_scores, rankings_of
@@ -89,14 +86,12 @@ class TestFailures:
         table = table_of([3.0, 1.0], [1.0, 2.0], [True, True])
         assert table.ranking.tolist() == [3.0, 1.0]
 
-    def test_rankings_that_are_compared_are_of_one_kind(self, tmp_path: Path) -> None:
+    def test_rankings_that_are_compared_are_of_one_kind(self) -> None:
         whole, lost = table_of([3.0, 1.0], [1.0, 2.0], [True, True]), table_of([0.0, 1.0], [8.0, 9.0], [False, True])
-        for name, table in {"whole": whole, "lost": lost}.items():
-            save_scores(tmp_path / f"{name}.parquet", table, {})
-        paths, ids = [tmp_path / "whole.parquet", tmp_path / "lost.parquet"], torch.tensor([1, 0])
-        assert [each.tolist() for each in rankings_of((paths[0], ids), (paths[1], ids))] == [[2.0, 1.0], [9.0, 8.0]]
-        assert rankings_of((paths[0], ids))[0].tolist() == [1.0, 3.0]
-        assert load_scores(paths[1])[0].by_margin
+        ids = torch.tensor([1, 0])
+        assert [each.tolist() for each in rankings_of((whole, ids), (lost, ids))] == [[2.0, 1.0], [9.0, 8.0]]
+        assert rankings_of((whole, ids))[0].tolist() == [1.0, 3.0]
+        assert lost.by_margin
 
     @pytest.mark.parametrize("factor", [12.0, 20.0])
     def test_saturation_does_not_turn_the_ranking_around(
@@ -128,7 +123,7 @@ class TestFailures:
         assert verdict(results).sentences[0].startswith("On all 400 examples, ")
 
         table = score(LogOfSoftmax(model, 20.0), inputs)
-        assert warning in describe_scores(table, None)
+        assert warning in describe_scores(table)
         assert evaluate(LogOfSoftmax(model, 20.0), data, scores=table).num_subsets == 0
         assert evaluate(model, data, scores=score(model, inputs)).num_subsets == 10
 

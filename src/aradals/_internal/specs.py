@@ -67,10 +67,12 @@ def exit_call(error: SystemExit) -> str:
 
 
 def code_digest(spec: str) -> str | None:
-    """Hash the source code of ``spec``, so that changed code counts as another model or objective.
+    """Hash the source code of ``spec``, so that changed code counts as another model, objective or attack.
 
-    The code is the file that ``spec`` names, and all files in its folder or package that it imports, directly or
-    through other files. No code runs, except that the packages around ``package.module`` are imported.
+    The code is the file that ``spec`` names, and all files that it imports, directly or through other files: those in
+    its folder or package, and those of other modules that are not installed, or installed in editable mode. Installed
+    packages are left out, and so is this one, because their versions are recorded. No code runs, except that the
+    packages around ``package.module`` are imported.
 
     Args:
         spec: as for `imported`, or a built-in name.
@@ -86,55 +88,87 @@ def code_digest(spec: str) -> str | None:
         root = first.parent
     else:
         with _importable_from(Path.cwd(), forget=False):
-            try:
-                found = importlib.util.find_spec(source)
-            except Exception:  # the package around the module may raise anything; the later import reports it better
-                return None
-        if found is None or not found.origin or not found.origin.endswith(".py"):
+            origin = _origin(source)
+        if origin is None:
             return None
-        first = Path(found.origin).resolve()
-        depth = source.count(".") + (1 if first.stem == "__init__" else 0)
-        root = first.parents[depth]
+        first, root = origin, _root(origin, source)
     if not first.is_file():
         return None
-    digest = hashlib.sha256()
-    for file in sorted(_reachable(first, root)):
-        digest.update(f"{file.relative_to(root).as_posix()} {file_digest(file)}\n".encode())
-    return digest.hexdigest()[:16]
+    with _importable_from(root, forget=False):
+        found = sorted((file.relative_to(top).as_posix(), file_digest(file)) for file, top in _reachable(first, root))
+    return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in found).encode()).hexdigest()[:16]
 
 
-def _reachable(first: Path, root: Path) -> set[Path]:
-    """Find the Python files below ``root`` that ``first`` imports, directly or through other files."""
-    files, waiting = {first}, [first]
+def _reachable(first: Path, root: Path) -> set[tuple[Path, Path]]:
+    """Find the Python files that ``first`` imports, directly or through other files, each with its root folder."""
+    files, waiting = {(first, root)}, [(first, root)]
     while waiting:
-        new = set(_imported_files(waiting.pop(), root)) - files
+        new = set(_imported_files(*waiting.pop())) - files
         files |= new
         waiting += new
     return files
 
 
-def _imported_files(file: Path, root: Path) -> Iterator[Path]:
-    """Yield the files below ``root`` that the import statements of ``file`` name."""
+def _imported_files(file: Path, root: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield the packages around ``file``, and the files that its import statements name, each with its root folder."""
+    packages = [folder / "__init__.py" for folder in file.parents if folder != root and folder.is_relative_to(root)]
+    yield from ((each, root) for each in packages if each.is_file())
     try:
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError):
         return
     for node in ast.walk(tree):
+        names: list[tuple[Path | None, str]]
         if isinstance(node, ast.Import):
-            names = [(root, alias.name) for alias in node.names]
+            names = [(None, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = file.parents[node.level - 1] if 0 < node.level <= len(file.parents) else root
+            base = file.parents[node.level - 1] if 0 < node.level <= len(file.parents) else None
             module = node.module or ""
             names = [(base, module), *((base, f"{module}.{alias.name}".strip(".")) for alias in node.names)]
         else:
             continue
         for base, name in names:
-            path = base
-            for part in filter(None, name.split(".")):  # Python imports the packages on the path as well
-                path = path / part
-                for candidate in (path.with_name(f"{part}.py"), path / "__init__.py"):
-                    if candidate.is_file() and candidate.is_relative_to(root):
-                        yield candidate
+            top = root if base or _is_below(root, name) else _other_root(name)
+            if top is not None:
+                yield from ((each, top) for each in _files_of(name, base or top) if each.is_relative_to(top))
+
+
+def _files_of(name: str, base: Path) -> Iterator[Path]:
+    """Yield the files of a module, and of the packages that its name mentions, which Python imports as well."""
+    path = base
+    for part in filter(None, name.split(".")):
+        path = path / part
+        yield from (each for each in (path.with_name(f"{part}.py"), path / "__init__.py") if each.is_file())
+
+
+def _is_below(root: Path, name: str) -> bool:
+    top = root / name.partition(".")[0]
+    return top.is_dir() or top.with_name(f"{top.name}.py").is_file()
+
+
+def _other_root(name: str) -> Path | None:
+    """Find the folder of a module that is not installed, or in editable mode; None for all other modules."""
+    top = name.partition(".")[0]
+    if top in sys.stdlib_module_names or top == __name__.partition(".")[0]:
+        return None
+    origin = _origin(top)
+    if origin is None or {"site-packages", "dist-packages"} & set(origin.parts):
+        return None
+    return _root(origin, top)
+
+
+def _origin(module: str) -> Path | None:
+    """Find the Python file of a module; None if there is none."""
+    try:
+        found = importlib.util.find_spec(module) if module else None
+    except Exception:  # the package around the module may raise anything; the later import reports it better
+        return None
+    return Path(found.origin).resolve() if found and found.origin and found.origin.endswith(".py") else None
+
+
+def _root(file: Path, module: str) -> Path:
+    """Return the folder that holds the outermost package of a module."""
+    return file.parents[module.count(".") + (1 if file.stem == "__init__" else 0)]
 
 
 def _find_file(source: str) -> Path:

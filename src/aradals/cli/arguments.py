@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aradals.data import Examples
     from aradals.pipeline.artifacts import StoredPredictions
     from aradals.pipeline.classifier import Classifier
+    from aradals.robustness.scores import ScoreTable
 
 _POSITIONAL = {"positional": True}
 
@@ -128,6 +129,16 @@ class StoredArguments:
         if self.predictions is None:
             raise InputError(expected="--predictions", got="none", hint="--predictions logits.npz")
         return read_predictions(self.predictions)
+
+    def load_scores(self) -> ScoreTable | None:
+        """Load the score table; None if there is none.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        from aradals.pipeline.artifacts import load_scores
+
+        return None if self.scores is None else load_scores(self.scores)[0]
 
     def refuse_beside(self, **given: object) -> None:
         """Refuse options that have no effect beside the predictions, because the user expects an effect.
@@ -274,11 +285,13 @@ class TrainingArguments:
         method: method or ensemble of the recipe
         seed: seed of the splits, the initialization and the order of the examples
         output: folder for the checkpoint and the files that it is made from
+        overwrite: replace files that were made from other settings; the earlier files are kept under another name
     """
 
     output: Path
     method: str
     seed: int = 0
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ audit-neighbors/. It refuses examples that the model was trained on, and says so
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def run(
     output: ResultsArguments,
 ) -> Path:
     """Diagnose the model, and report the results."""
-    from aradals.cli.finish import finish
+    from aradals.cli.finish import claim, finish
     from aradals.pipeline.diagnose import diagnose, diagnose_predictions
     from aradals.pipeline.leakage import check_stored, tell_unchecked
     from aradals.pipeline.outputs import input_paths, output_folder
@@ -39,15 +39,21 @@ def run(
     names, kinds, folder = ["diagnosis.json", "report.html"], ["diagnosis"], output.output
     settings: dict[str, Any] = {"scores": stored.scores, "num_subsets": ranking.num_subsets, "seed": ranking.seed}
     with output_folder(folder, names, kinds=kinds, inputs=read, overwrite=output.overwrite, log=print_log):
+        given_files = [stored.predictions, stored.scores]
         if stored.predictions is not None:
             given = stored.load()
+            request = claim(output, names[0], asdict(ranking), files=given_files)
             checks = check_stored(given, {})
-            settings |= {"name": given.name, "data": given.data, "checks": checks}
+            settings |= {"name": given.name, "data": given.data, "checks": checks, "scores": stored.load_scores()}
             results = diagnose_predictions(given.predictions, **settings)
             tell_unchecked(checks, print_log)
         else:
             examples = data.load()
+            classifier = model.load(examples)
+            request = claim(
+                output, names[0], classifier.digest, examples.fingerprint, asdict(ranking), files=given_files
+            )
             settings |= {**asdict(ranking), "output": folder, "log": print_log}
-            results = diagnose(model.load(examples), examples, **settings)
-        finish({folder: results}, folder, "diagnosis.json", json=output.json)
+            results = diagnose(classifier, examples, **settings)
+        finish({folder: replace(results, request=request)}, folder, "diagnosis.json", json=output.json)
     return folder

@@ -8,7 +8,7 @@ could not check, because a file does not record it.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def run(
     model: ModelArguments, data: DataArguments, stored: StoredArguments, shift: ShiftArguments, output: ResultsArguments
 ) -> Path:
     """Evaluate the model, and report the results."""
-    from aradals.cli.finish import finish
+    from aradals.cli.finish import claim, finish
     from aradals.pipeline.calibrate import load_calibrators
     from aradals.pipeline.evaluate import evaluate, evaluate_predictions
     from aradals.pipeline.leakage import check_stored, tell_unchecked
@@ -38,18 +38,24 @@ def run(
     sources = (data.data, model.model, model.checkpoint, stored.predictions, stored.scores, shift.corrupted, shift.ood)
     names, kinds, folder = ["results.json", "report.html"], ["evaluation"], output.output
     read = input_paths(*sources, *shift.calibrator)
-    settings: dict[str, Any] = {"scores": stored.scores, "num_subsets": shift.num_subsets}
+    settings: dict[str, Any] = {"num_subsets": shift.num_subsets}
     with output_folder(folder, names, kinds=kinds, inputs=read, overwrite=output.overwrite, log=print_log):
         settings["calibrators"] = fitted = load_calibrators(shift.calibrator)
+        settings["scores"] = stored.load_scores()
+        chosen = {**changes, "severities": shift.severities, "num_subsets": shift.num_subsets, "names": list(fitted)}
+        files = [*shift.calibrator, stored.predictions, stored.scores]
         if stored.predictions is not None:
             given = stored.load()
+            request = claim(output, names[0], chosen, files=files)
             checks = check_stored(given, fitted)
             settings |= {"name": given.name, "data": given.data, "checks": checks}
             results = evaluate_predictions([(CLEAN, given.predictions)], **settings)
             tell_unchecked(checks, print_log)
         else:
             examples = data.load()
+            classifier = model.load(examples)
+            request = claim(output, names[0], classifier.digest, examples.fingerprint, chosen, files=files)
             settings |= {"severities": shift.severities, "output": folder, "log": print_log}
-            results = evaluate(model.load(examples), examples, **changes, **settings)
-        finish({folder: results}, folder, "results.json", json=output.json)
+            results = evaluate(classifier, examples, **changes, **settings)
+        finish({folder: replace(results, request=request)}, folder, "results.json", json=output.json)
     return folder

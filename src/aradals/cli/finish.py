@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from aradals._internal.files import file_digest
+from aradals._internal.json_files import settings_digest
+from aradals.cli.arguments import ResultsArguments
 from aradals.cli.terminal import print_result
+from aradals.pipeline.outputs import refuse_other_request
 from aradals.report.terminal import results_findings
 from aradals.results.records import Results
+
+
+def claim(output: ResultsArguments, file: str, *settings: object, files: Iterable[Path | None]) -> str:
+    """Refuse a folder with results of another request; return the digest of this request.
+
+    Args:
+        output: the folder, and whether its results may be replaced.
+        file: name of the file of the results.
+        settings: everything that decides the results, except for files.
+        files: files whose content decides the results.
+
+    Raises:
+        InputError: the folder has results of another request.
+    """
+    request = settings_digest([settings, [file_digest(path) for path in files if path]])
+    refuse_other_request(output.output / file, request, overwrite=output.overwrite)
+    return request
 
 
 def finish(studies: Mapping[Path, Results], folder: Path, file: str, *, json: bool) -> None:

@@ -23,20 +23,21 @@ def run(
 ) -> Path:
     """Score the examples."""
     from aradals.pipeline.outputs import input_paths, output_file
-    from aradals.pipeline.score import audit_file, check_attack, check_num_subsets, describe_scores, score_file
+    from aradals.pipeline.score import AttackSettings, audit_file, check_num_subsets, describe_scores, score_file
     from aradals.robustness.audit import describe_audit
 
-    check_attack(attack.attack, attack.attack_args)
+    settings = AttackSettings(**asdict(attack))
+    settings.check()
     read = input_paths(data.data, model.checkpoint, model.model)
     with output_file(output.output, ".parquet", "scores", inputs=read, overwrite=output.overwrite):
         examples = data.load()
         if audit.audit:
             check_num_subsets(audit.num_subsets, min(audit.audit, len(examples)), "--num-subsets", "the audit")
         classifier = model.load(examples)
-        table, seconds = score_file(classifier, examples, **asdict(attack), **asdict(output), log=print_log)
+        table = score_file(classifier, examples, output.output, settings, overwrite=output.overwrite, log=print_log)
         if audit.audit:
-            settings = {"num_examples": audit.audit, "num_subsets": audit.num_subsets, "seed": audit.seed}
-            record = audit_file(classifier, examples, output.output, **settings, log=print_log)
+            sample = {"num_examples": audit.audit, "num_subsets": audit.num_subsets, "seed": audit.seed}
+            record = audit_file(classifier, examples, output.output, **sample, log=print_log)
             print_result(describe_audit(record))
-    print_result(f"{describe_scores(table, seconds)}\nscores: {output.output}")
+    print_result(f"{describe_scores(table)}\nscores: {output.output}")
     return output.output

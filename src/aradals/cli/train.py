@@ -22,7 +22,13 @@ def run(study: StudyArguments, training: TrainingArguments) -> Path:
 
     config = load_recipe(study.recipe, study.overrides)
     for checkpoint in train_one(
-        config, training.method, training.seed, training.output, device=study.device, log=print_log
+        config,
+        training.method,
+        training.seed,
+        training.output,
+        device=study.device,
+        log=print_log,
+        overwrite=training.overwrite,
     ):
         print_result(f"checkpoint: {checkpoint}")
     return training.output

@@ -9,6 +9,7 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,16 @@ SCHEMA_VERSION = "4"
 
 def versions() -> dict[str, str]:
     """Collect the versions that determine a number: Python, this package, torch, numpy and lightning."""
-    found = {"python": platform.python_version()}
-    for package in ("ar-adals", "torch", "numpy", "lightning"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    packages = {name: _version(name) for name in ("ar-adals", "torch", "numpy", "lightning")}
+    return {"python": platform.python_version(), **{name: found for name, found in packages.items() if found}}
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def save_scores(path: Path, scores: ScoreTable, provenance: Mapping[str, str]) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from aradals._internal.files import file_digest
 from aradals._internal.json_files import settings_digest
 from aradals._internal.specs import code_digest
 from aradals.checks import FITTING_DATA, check_labels
@@ -46,7 +47,8 @@ class Classifier:
         name: spec of the model, or the name of its class, for reports.
         digest: digest of its weights, its code and its settings.
         weights: digest of its weights alone, which is the same for every way of loading the model.
-        probe: logits of a few examples, shape (n, K); see `aradals.pipeline.stage.run_stage`.
+        probe: logits of a few examples, shape (n, K), see `aradals.pipeline.stage.run_stage`; None if unknown.
+        num_classes: number K of logits; 0 if unknown.
         checkpoint: path, or "none".
         fitted_examples: content hashes of the training examples; empty if the checkpoint does not have them.
         class_names: names from the checkpoint; empty if the checkpoint has none.
@@ -56,10 +58,17 @@ class Classifier:
     name: str
     digest: str
     weights: str
-    probe: Tensor
+    probe: Tensor | None
+    num_classes: int = 0
     checkpoint: str = "none"
     fitted_examples: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     class_names: tuple[str, ...] = ()
+
+    @property
+    def checkpoints(self) -> dict[str, str]:
+        """SHA-256 of the file of the weights, by its path; empty for a model without a file."""
+        path = Path(self.checkpoint)
+        return {self.checkpoint: file_digest(path)} if path.is_file() else {}
 
 
 def as_classifier(model: Classifier | nn.Module, examples: Examples) -> Classifier:
@@ -73,12 +82,14 @@ def as_classifier(model: Classifier | nn.Module, examples: Examples) -> Classifi
     batch = next(iter(examples.batches()))
     name, tried = type(model).__name__, _tried(model, batch[1], examples.labels)
     weights = weights_digest(model.state_dict())
+    logits = predict(tried, [batch]).logits
     return Classifier(
         model=tried,
         name=name,
         digest=settings_digest([name, weights]),
         weights=weights,
-        probe=predict(tried, [batch]).logits[:_NUM_PROBED],
+        probe=logits[:_NUM_PROBED],
+        num_classes=logits.shape[1],
     )
 
 
@@ -126,12 +137,14 @@ def load_classifier(
     if checkpoint is None and ":" not in spec:
         log(f"warning: {spec} without --checkpoint is untrained, because its weights are random")
     settings = {"model": spec, "arguments": arguments, "code": code_digest(spec)}
+    logits = predict(tried, [batch]).logits
     return Classifier(
         model=tried,
         name=spec,
         digest=settings_digest([settings, weights_digest(tried.state_dict())]),
         weights=weights_digest(network.state_dict()),
-        probe=predict(tried, [batch]).logits[:_NUM_PROBED],
+        probe=logits[:_NUM_PROBED],
+        num_classes=logits.shape[1],
         checkpoint=str(checkpoint) if checkpoint else "none",
         fitted_examples=fitted_examples,
         class_names=description.class_names,

@@ -13,23 +13,36 @@ from torch import Tensor, nn
 from aradals.data import Data, as_examples
 from aradals.inference.predictions import Predictions
 from aradals.metrics import confidence_threshold
-from aradals.pipeline.artifacts import versions
+from aradals.pipeline.artifacts import load_predictions, load_scores, versions
 from aradals.pipeline.classifier import Classifier, as_classifier, check_training_examples
 from aradals.pipeline.evaluate import measure_predictions, reliability_bins
 from aradals.pipeline.leakage import tell_unchecked
 from aradals.pipeline.outputs import work_folder
-from aradals.pipeline.predict import predict_and_score
+from aradals.pipeline.predict import prediction_stage
 from aradals.pipeline.score import (
+    AUDIT_FOLDERS,
+    AttackSettings,
     audit_ranking,
-    check_attack,
     check_differentiable,
     check_num_subsets,
+    score_stage,
     scores_of,
     scoring_record,
     subsets_of,
 )
 from aradals.pipeline.shown import class_rows, example_pictures
-from aradals.results.records import Check, ClassShare, DataSummary, Method, Reliability, Results, Scoring, Threshold
+from aradals.pipeline.stage import check_versions
+from aradals.results.records import (
+    CLEAN,
+    Check,
+    ClassShare,
+    DataSummary,
+    Method,
+    Reliability,
+    Results,
+    Scoring,
+    Threshold,
+)
 from aradals.robustness.scores import ScoreTable
 
 MAX_ERRORS = (0.01, 0.05)
@@ -44,7 +57,7 @@ def diagnose(
     attack_args: Mapping[str, Any] | None = None,
     verified: bool = False,
     bf16: bool = False,
-    scores: Path | None = None,
+    scores: ScoreTable | Path | None = None,
     num_subsets: int = 10,
     audit: int = 128,
     seed: int = 0,
@@ -60,7 +73,7 @@ def diagnose(
         attack_args: settings of the attack.
         verified: also find a perturbation that changes the prediction.
         bf16: attack a copy of the model in bfloat16.
-        scores: file of a score table of the same examples, to use instead of an attack.
+        scores: robustness of the same examples, a table or its file, to use instead of an attack.
         num_subsets: number R of subsets; subset 0 is the least robust.
         audit: number of random examples (at least R) on which a strong attack checks the ranking; 0 for no audit.
         seed: seed of the bootstrap and of the audited sample.
@@ -78,16 +91,21 @@ def diagnose(
         >>> diagnose(model, data, num_subsets=2, audit=0, log=lambda line: None).num_subsets
         2
     """
-    check_attack(attack, dict(attack_args or {}))
+    settings = AttackSettings(attack, attack_args or {}, verified, bf16)
+    settings.check()
     examples = as_examples(data)
     check_num_subsets(num_subsets, len(examples), "num_subsets", examples.name)
     classifier = as_classifier(model, examples)
-    checks = (check_training_examples(classifier, examples),)
-    if scores is None:
+    checks = [check_training_examples(classifier, examples)]
+    table, is_ours = _given_scores(scores, classifier)
+    if table is None:
         check_differentiable(classifier.model, examples.batch([0])[1])
     with work_folder(output) as folder:
-        settings = {"attack": attack, "attack_args": dict(attack_args or {}), "verified": verified, "bf16": bf16}
-        predictions, table = predict_and_score(classifier, examples, folder, scores=scores, log=log, **settings)
+        paths = prediction_stage(classifier, examples, [CLEAN], folder / "predictions", log=log)
+        predictions, _ = load_predictions(paths[CLEAN])
+        if table is None:
+            table = score_stage(classifier, examples, folder / "scores", settings, log=log)
+        ranking = scores_of(table, predictions.ids)
         results = diagnose_predictions(
             predictions,
             name=classifier.name,
@@ -96,28 +114,32 @@ def diagnose(
             num_subsets=num_subsets,
             class_names=classifier.class_names or examples.class_names,
             seed=seed,
-            checks=checks,
         )
         audited = None
-        ranking = scores_of(table, predictions.ids)
-        if audit and ranking is not None:
-            audited = audit_ranking(
-                classifier,
-                examples,
-                table,
-                folder,
-                num_examples=audit,
-                num_subsets=num_subsets,
-                seed=seed,
-                log=log,
-            )
+        if audit and not is_ours:
+            log(f"audit: none, because {scores} is of another model or of other data")
+        elif audit and ranking is not None:
+            sample = {"num_examples": audit, "num_subsets": num_subsets, "seed": seed}
+            audited = audit_ranking(classifier, examples, table, folder, **sample, log=log)
+        stages = ["predictions", *(["scores"] if scores is None else []), *(AUDIT_FOLDERS if audited else [])]
+        checks.append(check_versions(folder / stage for stage in stages))
         tell_unchecked(checks, log)
         return replace(
             results,
+            checks=tuple(checks),
+            weights=classifier.checkpoints,
             audit=audited,
             pictures=example_pictures(examples, predictions, ranking),
             config={**results.config, "checkpoint": classifier.checkpoint},
         )
+
+
+def _given_scores(scores: ScoreTable | Path | None, classifier: Classifier) -> tuple[ScoreTable | None, bool]:
+    """Return the scores that replace an attack; the bool is False if their file names another model."""
+    if not isinstance(scores, Path):
+        return scores, True
+    table, metadata = load_scores(scores)
+    return table, metadata.get("model_digest", classifier.digest) == classifier.digest
 
 
 def diagnose_predictions(
@@ -125,7 +147,7 @@ def diagnose_predictions(
     *,
     name: str,
     data: str,
-    scores: ScoreTable | Path | None = None,
+    scores: ScoreTable | None = None,
     num_subsets: int = 10,
     class_names: Sequence[str] = (),
     seed: int = 0,

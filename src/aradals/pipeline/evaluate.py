@@ -15,7 +15,7 @@ from aradals.data import Data, as_examples, files_digest
 from aradals.inference.predictions import Predictions
 from aradals.metrics import ood_auroc, reliability_diagram, summarize_by_subset
 from aradals.metrics.summary import summarize_and_resample
-from aradals.pipeline.artifacts import load_predictions, versions
+from aradals.pipeline.artifacts import load_predictions, load_scores, versions
 from aradals.pipeline.classifier import Classifier, as_classifier, check_training_examples
 from aradals.pipeline.leakage import check_calibrators, tell_unchecked
 from aradals.pipeline.outputs import work_folder
@@ -23,6 +23,7 @@ from aradals.pipeline.predict import load_other_data, prediction_stage, stored_p
 from aradals.pipeline.score import scores_of, scoring_record, subsets_of
 from aradals.pipeline.shifts import choose_shift
 from aradals.pipeline.shown import class_rows, example_pictures
+from aradals.pipeline.stage import check_versions
 from aradals.results.compare import compare_methods, mean_replicates
 from aradals.results.records import (
     CLEAN,
@@ -122,7 +123,7 @@ def evaluate(
         *check_calibrators(
             fitted,
             weights=classifier.weights,
-            num_classes=classifier.probe.shape[1],
+            num_classes=classifier.num_classes,
             evaluated=examples.hashes,
             where=examples.name,
         ),
@@ -132,7 +133,8 @@ def evaluate(
     if ood is not None:
         other, check = load_other_data(ood, examples, classifier)
         checks.append(check)
-    ranking = None if scores is None else scores_of(scores, examples.ids)
+    table = load_scores(scores)[0] if isinstance(scores, Path) else scores
+    ranking = None if table is None else scores_of(table, examples.ids)
     needs_scores = any(each.score == "first_order_margin" for each in fitted.values())
     source = f"{corrupted}, {files_digest(corrupted)}" if corrupted else preset
     with work_folder(output) as folder:
@@ -144,16 +146,19 @@ def evaluate(
             name=classifier.name,
             data=examples.name,
             calibrators=fitted,
-            scores=scores,
+            scores=table,
             num_subsets=num_subsets,
             class_names=classifier.class_names or examples.class_names,
-            checks=checks,
         )
         others = None if other is None else load_predictions(predicted(other, [CLEAN], folder / "ood")[CLEAN])[0]
+        stages = [folder / "predictions", *([] if other is None else [folder / "ood"])]
+        checks.append(check_versions(stages))
     told = () if other is None or others is None else tuple(ood_rows(clean, others, fitted, ood=other.name))
     tell_unchecked(checks, log)
     return replace(
         results,
+        checks=tuple(checks),
+        weights=classifier.checkpoints,
         pictures=example_pictures(examples, clean, ranking),
         out_of_distribution=told,
         config={**results.config, "checkpoint": classifier.checkpoint, "corrupted": corrupted, "preset": preset},
@@ -166,7 +171,7 @@ def evaluate_predictions(
     name: str,
     data: str,
     calibrators: Mapping[str, Calibrator] | None = None,
-    scores: ScoreTable | Path | None = None,
+    scores: ScoreTable | None = None,
     num_subsets: int = 10,
     class_names: Sequence[str] = (),
     checks: Sequence[Check] = (),

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from aradals._internal.files import check_target, set_aside
+from aradals._internal.files import check_target, file_digest, set_aside
 from aradals.data import data_paths
 from aradals.errors import InputError
 from aradals.pipeline.stage import locked
+from aradals.results.records import Results
 
 _HTML_HEAD = 2000
+_REPORT = re.compile(rb'<meta name="generator" content="ar-adals">\s<meta name="request" content="(\w*)">')
 _MARK = ".aradals"
 
 
@@ -138,6 +141,26 @@ def refuse_other_request(path: Path, request: str, *, overwrite: bool) -> bool:
     )
 
 
+def check_weights(results: Results, folder: Path) -> None:
+    """Refuse results of a study whose checkpoints have been replaced since.
+
+    Args:
+        results: results of one data set.
+        folder: the folder of the study.
+
+    Raises:
+        InputError: a checkpoint in the folder is not the one that the results were made from.
+    """
+    for name, digest in results.weights.items() if results.kind == "study" else ():
+        path = folder / name
+        if path.is_file() and file_digest(path) != digest:
+            raise InputError(
+                expected=f"results of the weights in {path}",
+                got="results of other weights",
+                hint="running the study again, which makes the results of these weights",
+            )
+
+
 def describe_file(path: Path) -> dict[str, Any]:
     """Read the description in a file of this package: at least its ``kind``; empty for other files.
 
@@ -154,12 +177,14 @@ def describe_file(path: Path) -> dict[str, Any]:
             return describe_file(path.with_suffix(".parquet"))
         if path.suffix == ".html":
             with path.open("rb") as file:
-                return {"kind": "report"} if b'name="generator" content="ar-adals"' in file.read(_HTML_HEAD) else {}
+                found = _REPORT.search(file.read(_HTML_HEAD))
+            return {"kind": "report", "request": found[1].decode()} if found else {}
         if path.suffix == ".json":
             content = json.loads(path.read_text(encoding="utf-8"))
             if "fitted_on" in content:
                 return {"kind": "calibrator", "request": content["fitted_on"].get("request")}
-            return {"kind": content["kind"]} if {"schema", "kind"} <= content.keys() else {}
+            known = {"kind": content["kind"], "request": content.get("request")}
+            return known if {"schema", "kind"} <= content.keys() else {}
     return {}
 
 

@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from aradals._internal.files import file_name, set_aside
@@ -20,10 +18,9 @@ from aradals.inference.ensemble import pool_predictions
 from aradals.inference.predictions import Predictions, predict
 from aradals.pipeline.artifacts import encode_hashes, load_predictions, save_predictions
 from aradals.pipeline.classifier import Classifier, check_training_examples
-from aradals.pipeline.score import score_stage
 from aradals.pipeline.shifts import Shift, corrupted_batches
 from aradals.pipeline.stage import run_stage
-from aradals.results.records import CLEAN, Check, Condition
+from aradals.results.records import Check, Condition
 from aradals.robustness.scores import score
 
 
@@ -39,12 +36,10 @@ def prediction_paths(folder: Path, conditions: Sequence[Condition]) -> dict[Cond
 
 
 def predict_conditions(
-    model: nn.Module,
+    classifier: Classifier,
     examples: Examples,
     paths: Mapping[Condition, Path],
     *,
-    model_digest: str,
-    weights: str,
     with_scores: bool = False,
     shift: Shift = corrupted_batches,
 ) -> None:
@@ -53,28 +48,25 @@ def predict_conditions(
     The caller makes sure that existing predictions are those of this model and these examples.
 
     Args:
-        model: maps inputs in [0, 1] to logits. A copy with folded batch norm predicts, which is faster and the same up
-            to rounding.
+        classifier: the model. A copy with folded batch norm predicts, which is faster and the same up to rounding.
         examples: the examples to predict.
         paths: paths of the files by condition.
-        model_digest: digest of the model's weights and code.
-        weights: digest of the weights alone.
         with_scores: also compute the model's first-order margins, which some calibrators need.
         shift: source of the corrupted examples.
     """
     provenance = {
-        "model_digest": model_digest,
-        "weights": weights,
+        "model_digest": classifier.digest,
+        "weights": classifier.weights,
         "data": examples.name,
         "data_fingerprint": examples.fingerprint,
         "example_hashes": encode_hashes(examples.hashes),
     }
-    fast = accelerated(model, examples.batch([0])[1])
+    fast = accelerated(classifier.model, examples.batch([0])[1])
     for condition, path in tqdm(paths.items(), unit="condition", disable=None, leave=False):
         if not _is_predicted(path, provenance):
             predictions = predict(fast, shift(examples, condition))
             if with_scores:
-                table = score(model, shift(examples, condition), "first_order_margin")
+                table = score(classifier.model, shift(examples, condition), "first_order_margin")
                 predictions = replace(predictions, scores=table.for_ids(predictions.ids).score)
             save_predictions(path, predictions, provenance)
 
@@ -137,54 +129,11 @@ def prediction_stage(
     }
 
     def make(_: Path) -> None:
-        predict_conditions(
-            classifier.model,
-            examples,
-            paths,
-            model_digest=classifier.digest,
-            weights=classifier.weights,
-            with_scores=with_scores,
-            shift=shift,
-        )
+        predict_conditions(classifier, examples, paths, with_scores=with_scores, shift=shift)
 
     outputs = [path.name for path in paths.values()]
     run_stage(folder, inputs, outputs, make, lambda line: log(f"predictions: {line}"), probe=classifier.probe)
     return paths
-
-
-def predict_and_score(
-    classifier: Classifier,
-    examples: Examples,
-    folder: Path,
-    *,
-    scores: Path | None = None,
-    log: Callable[[str], None] = print,
-    **attack: Any,
-) -> tuple[Predictions, Path]:
-    """Predict clean examples and measure their robustness, each in a stage below ``folder``.
-
-    Args:
-        classifier: the model.
-        examples: clean examples.
-        folder: folder of the stages.
-        scores: a score table to use instead of a new one.
-        log: called with each line of progress.
-        **attack: attack, attack_args, verified and bf16, as in `aradals.pipeline.score.score_stage`.
-
-    Returns:
-        The predictions, and the file of the score table.
-    """
-    path = prediction_stage(classifier, examples, [CLEAN], folder / "predictions", log=log)[CLEAN]
-    predicted, _ = load_predictions(path)
-    return predicted, scores or score_stage(
-        classifier.model,
-        examples,
-        folder / "scores",
-        **attack,
-        model_digest=classifier.digest,
-        probe=classifier.probe,
-        log=log,
-    )
 
 
 def load_other_data(spec: str, examples: Examples, classifier: Classifier) -> tuple[Examples, Check]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from aradals._internal.files import set_aside
 from aradals._internal.json_files import json_text, load_json, save_json, settings_digest
 from aradals._internal.specs import code_digest
-from aradals.attacks import describe_attack
+from aradals.attacks import Attack, describe_attack
 from aradals.data import Data, Examples, as_examples
 from aradals.errors import InputError
 from aradals.inference.gradients import model_inputs
@@ -26,7 +26,7 @@ from aradals.inference.predictions import Batch, evaluation_mode, model_device_d
 from aradals.pipeline.artifacts import SCHEMA_VERSION, load_scores, save_scores, versions
 from aradals.pipeline.classifier import Classifier, as_classifier
 from aradals.pipeline.outputs import output_file, refuse_other_request
-from aradals.pipeline.stage import remove_stages, run_stage, same_outputs
+from aradals.pipeline.stage import describe_other_versions, remove_stages, run_stage, same_outputs
 from aradals.results.failed import describe_lost_searches
 from aradals.results.files import plain
 from aradals.results.records import Scoring
@@ -43,16 +43,17 @@ from aradals.robustness.scores import (
 from aradals.smoothing.subsets import assign_subsets
 
 __all__ = [
+    "AUDIT_FOLDERS",
     "SCORES",
     "SCORE_FILES",
+    "AttackSettings",
     "audit_file",
     "audit_ranking",
-    "audit_stage",
-    "check_attack",
     "check_differentiable",
     "check_num_subsets",
     "describe_scores",
     "rankings_of",
+    "read_scores",
     "score_dataset",
     "score_examples",
     "score_file",
@@ -62,8 +63,13 @@ __all__ = [
     "subsets_of",
 ]
 
+Log = Callable[[str], None]
+
 SCORE_FILES = SCORES, _COST = ("scores.parquet", "cost.json")
-"""Output files of a scoring stage: the table, and the seconds of the scoring."""
+"""Output files of a scoring stage: the table, and the seconds of the scoring.
+
+The seconds are in a separate file, so that tables of equal scores are equal files.
+"""
 
 AUDIT_FOLDERS = ("audit", "audit-neighbors")
 """The folders of the stages of an audit, one for each of its attacks."""
@@ -76,6 +82,53 @@ takes a few seconds on 2 cores. An accelerator needs seconds only for batches th
 _FLOPS_PER_BATCH_ELSEWHERE = 2.0**40
 
 
+@dataclass(frozen=True)
+class AttackSettings:
+    """How robustness is measured.
+
+    Attributes:
+        attack: a name, see `aradals.attacks.get_attack`.
+        attack_args: settings of the attack.
+        verified: also find a perturbation that changes the prediction.
+        bf16: attack a copy of the model in bfloat16.
+    """
+
+    attack: str = "secant"
+    attack_args: Mapping[str, Any] = field(default_factory=dict)
+    verified: bool = False
+    bf16: bool = False
+
+    @cached_property
+    def run(self) -> Attack:
+        """The attack with its settings.
+
+        Raises:
+            InputError: there is no such attack or setting.
+        """
+        return choose_attack(self.attack, dict(self.attack_args), verified=self.verified)
+
+    @cached_property
+    def record(self) -> dict[str, str]:
+        """Everything that decides the scores of a model, including the code of an attack from a file."""
+        code = code_digest(self.attack)
+        return {"attack": describe_attack(self.run), "attack_code": str(code), "bf16": str(self.bf16).lower()}
+
+    def check(self) -> None:
+        """Test the attack on a single input of a hundred classes, before the long work.
+
+        Raises:
+            InputError: there is no such attack or setting, or a value is out of range.
+        """
+        try:
+            self.run(nn.Identity(), torch.linspace(0.9, 0.3, 100)[None])
+        except (TypeError, RuntimeError) as error:
+            raise InputError(
+                expected=f"settings that {self.attack} can use",
+                got=f"{self.attack_args} ({error})",
+                hint="numbers",
+            ) from error
+
+
 def score_dataset(
     model: Classifier | nn.Module,
     data: Data,
@@ -86,7 +139,7 @@ def score_dataset(
     bf16: bool = False,
     output: str | Path | None = None,
     overwrite: bool = False,
-    log: Callable[[str], None] = print,
+    log: Log = print,
 ) -> ScoreTable:
     """Measure each example's robustness: the smallest perturbation that changes the model's prediction.
 
@@ -112,62 +165,45 @@ def score_dataset(
         >>> len(table)
         8
     """
-    settings = dict(attack_args or {})
-    check_attack(attack, settings)
+    settings = AttackSettings(attack, attack_args or {}, verified, bf16)
+    settings.check()
     examples = as_examples(data)
     classifier = as_classifier(model, examples)
     if output is None:
-        run_attack = choose_attack(attack, settings, verified=verified)
         batches = _batches(examples, choose_batch_size(classifier.model, examples))
-        return score(classifier.model, batches, run_attack, verified=verified, bf16=bf16)
-    options: dict[str, Any] = {"attack": attack, "attack_args": settings, "verified": verified, "bf16": bf16}
-    return score_file(classifier, examples, Path(output), **options, overwrite=overwrite, log=log)[0]
+        return score(classifier.model, batches, settings.run, verified=verified, bf16=bf16)
+    return score_file(classifier, examples, Path(output), settings, overwrite=overwrite, log=log)
 
 
 def score_file(
     classifier: Classifier,
     examples: Examples,
     output: Path,
+    settings: AttackSettings,
     *,
-    attack: str,
-    attack_args: dict[str, Any],
-    verified: bool = False,
-    bf16: bool = False,
     overwrite: bool = False,
-    log: Callable[[str], None] = print,
-) -> tuple[ScoreTable, float | None]:
+    log: Log = print,
+) -> ScoreTable:
     """Score examples into a parquet file, unless the file exists already from the same model, data and settings.
 
     Returns:
-        The table, and the seconds of the scoring; None if the table existed already.
+        The table; its seconds are NaN if it existed already.
 
     Raises:
         InputError: another program has made the output, or it was made from other inputs; see `score_examples`.
     """
-    bound = describe_attack(choose_attack(attack, attack_args, verified=verified))
-    request = settings_digest([classifier.digest, examples.fingerprint, bound, bf16])
+    request = settings_digest(_provenance(classifier, examples, settings))
     with output_file(output, ".parquet", "scores", overwrite=overwrite):
         done = refuse_other_request(output, request, overwrite=overwrite)
-        if done and same_outputs(_probe_of(output, log), classifier.probe):
-            log(f"scores: {output} is of this model, data and attack already")
-            return load_scores(output)[0], None
+        if done and (made := _table_of(classifier, output, log)) is not None:
+            return made
         work = _work_folder(output)
-        made = score_stage(
-            classifier.model,
-            examples,
-            work / "scores",
-            attack=attack,
-            attack_args=attack_args,
-            model_digest=classifier.digest,
-            verified=verified,
-            bf16=bf16,
-            probe=classifier.probe,
-            log=lambda line: log(f"scores: {line}"),
-        )
-        (table, metadata), seconds = load_scores(made), scoring_seconds(made)
-        save_scores(output, table, {**metadata, "request": request, "probe": json_text(classifier.probe.tolist())})
+        table = score_stage(classifier, examples, work / "scores", settings, log=lambda line: log(f"scores: {line}"))
+        _, metadata = load_scores(work / "scores" / SCORES)
+        probe = None if classifier.probe is None else classifier.probe.tolist()
+        save_scores(output, table, {**metadata, "request": request, "probe": json_text(probe)})
         remove_stages(work, ("scores",))
-        return table, seconds
+        return table
 
 
 def audit_file(
@@ -178,26 +214,46 @@ def audit_file(
     num_examples: int,
     num_subsets: int,
     seed: int,
-    log: Callable[[str], None] = print,
+    log: Log = print,
 ) -> Audit:
-    """Compare a score table with a strong attack on a sample, and write the record into the table's metadata."""
-    table, metadata = load_scores(output)
-    work = _work_folder(output)
-    record = audit_stage(
-        classifier.model,
-        examples,
-        output,
-        work,
-        num_examples=num_examples,
-        num_subsets=num_subsets,
-        seed=seed,
-        model_digest=classifier.digest,
-        probe=classifier.probe,
-        log=lambda line: log(f"audit: {line}"),
-    )
+    """Audit the ranking of a score table, see `audit_ranking`, and write the record into the metadata of its file."""
+    (table, metadata), work = load_scores(output), _work_folder(output)
+    sample = {"num_examples": num_examples, "num_subsets": num_subsets, "seed": seed}
+    record = audit_ranking(classifier, examples, table, work, **sample, log=log)
     save_scores(output, table, {**metadata, "audit": json_text(plain(record))})
     remove_stages(work, AUDIT_FOLDERS)
     return record
+
+
+def audit_ranking(
+    classifier: Classifier,
+    examples: Examples,
+    table: ScoreTable,
+    folder: Path,
+    *,
+    num_examples: int,
+    num_subsets: int,
+    seed: int,
+    log: Log,
+) -> Audit:
+    """Compare a score table with strong attacks on a sample, see `audit_scores`; continue if interrupted.
+
+    The sample has at least ``num_subsets`` examples. Each attack has a stage below ``folder``.
+    """
+    num_examples = max(num_examples, num_subsets)
+    sample = audit_sample(examples, table, num_examples=num_examples, num_subsets=num_subsets, seed=seed)
+    strong = [
+        score_stage(
+            classifier,
+            sample,
+            folder / name,
+            AttackSettings(attack, verified=True),
+            log=lambda line: log(f"audit: {line}"),
+        )
+        for name, attack in zip(AUDIT_FOLDERS, AUDIT_ATTACKS, strict=True)
+    ]
+    found = compare_with_attacks(table, strong, num_subsets)
+    return replace(found, seconds=sum(each.seconds for each in strong))
 
 
 def _work_folder(output: Path) -> Path:
@@ -205,27 +261,42 @@ def _work_folder(output: Path) -> Path:
     return output.with_name(f".{output.name}.work")
 
 
-def _probe_of(output: Path, log: Callable[[str], None]) -> object:
-    """Read a score table; rename a damaged table, and return None."""
+def _table_of(classifier: Classifier, output: Path, log: Log) -> ScoreTable | None:
+    """Read a score table; rename a damaged table, and return None. None, too, if the model's outputs have changed."""
     try:
-        return json.loads(load_scores(output)[1].get("probe", "null"))
-    except (InputError, ValueError, RecursionError):
+        table, metadata = load_scores(output)
+        probe, made_with = (json.loads(metadata.get(key, "{}")) for key in ("probe", "versions"))
+        other = describe_other_versions(made_with)
+    except (InputError, ValueError, RecursionError, AttributeError):
         aside = set_aside(output, "changed")
         log(f"scores: {output} was changed or damaged, and is kept in {aside.name}; made anew")
         return None
+    if classifier.probe is not None and not same_outputs(probe, classifier.probe):
+        return None
+    log(f"scores: {output} is of this model, data and attack already{f'; made with {other}' if other else ''}")
+    return table
 
 
-def score_examples(
-    model: nn.Module,
-    examples: Examples,
-    path: Path,
-    *,
-    attack: str,
-    attack_args: dict[str, Any],
-    model_digest: str,
-    verified: bool = False,
-    bf16: bool = False,
-) -> float:
+def _provenance(classifier: Classifier, examples: Examples, settings: AttackSettings) -> dict[str, str]:
+    """Return everything that decides the content of a score table."""
+    return {**settings.record, "model_digest": classifier.digest, "data_fingerprint": examples.fingerprint}
+
+
+def score_stage(
+    classifier: Classifier, examples: Examples, folder: Path, settings: AttackSettings, *, log: Log, **options: Any
+) -> ScoreTable:
+    """Score a split in a stage, unless this was done before from the same inputs; see `score_examples`, `run_stage`."""
+    inputs = _provenance(classifier, examples, settings)
+
+    def make(folder: Path) -> None:
+        log(f"{len(examples)} examples by {inputs['attack']}{' in bfloat16' if settings.bf16 else ''}")
+        save_json(folder / _COST, {"seconds": score_examples(classifier, examples, folder / SCORES, settings)})
+
+    run_stage(folder, inputs, SCORE_FILES, make, log, probe=classifier.probe, **options)
+    return read_scores(folder)
+
+
+def score_examples(classifier: Classifier, examples: Examples, path: Path, settings: AttackSettings) -> float:
     """Score a split with a progress bar, and write the table with its provenance.
 
     Finished batches are written to a hidden folder beside the table every 10 to 20 seconds. After an interruption, a
@@ -233,14 +304,10 @@ def score_examples(
     that every run has the same batches, and on the same kind of machine the same scores to the last bit.
 
     Args:
-        model: maps inputs in [0, 1] to logits of shape (N, K).
+        classifier: the model.
         examples: the examples to score.
         path: path of the table, which ends in .parquet.
-        attack: a name, see `aradals.attacks.get_attack`.
-        attack_args: settings of the attack.
-        model_digest: digest of the model's weights and code.
-        verified: see `aradals.robustness.scores.score`.
-        bf16: see `aradals.robustness.scores.score`.
+        settings: how robustness is measured; see `aradals.robustness.scores.score`.
 
     Returns:
         The seconds of the scoring, including those of interrupted calls.
@@ -249,15 +316,7 @@ def score_examples(
         InputError: see `aradals.robustness.scores.score`.
         OutputError: the table cannot be written.
     """
-    run_attack = choose_attack(attack, attack_args, verified=verified)
-    provenance = {
-        "attack": describe_attack(run_attack),
-        "attack_code": str(code_digest(attack)),
-        "bf16": str(bf16).lower(),
-        "model_digest": model_digest,
-        "data": examples.name,
-        "data_fingerprint": examples.fingerprint,
-    }
+    provenance = {**_provenance(classifier, examples, settings), "data": examples.name}
     shards = path.with_name(f".{path.name}.shards")
     tables, seconds = _load_shards(shards, provenance)
     done = torch.cat([table.ids for table in tables]) if tables else torch.tensor([], dtype=torch.int64)
@@ -265,9 +324,8 @@ def score_examples(
     num_left, num_shards = len(rest), len(tables)
 
     new: list[ScoreTable] = []
-    batches = _batches(rest, choose_batch_size(model, examples)) if num_left else iter(())
     started = time.perf_counter()
-    scored = score_batches(model, batches, run_attack, verified=verified, bf16=bf16) if num_left else iter(())
+    scored = _score_batches(classifier.model, examples, rest, settings) if num_left else iter(())
     for table in with_progress(scored, len(examples), len(examples) - num_left):
         new.append(table)
         num_left -= len(table)
@@ -282,6 +340,14 @@ def score_examples(
     save_scores(path, merge_tables([*tables, *new]), {**provenance, "versions": json.dumps(versions())})
     shutil.rmtree(shards, ignore_errors=True)
     return seconds
+
+
+def _score_batches(
+    model: nn.Module, examples: Examples, rest: Examples, settings: AttackSettings
+) -> Iterator[ScoreTable]:
+    """Score the ``rest`` of some examples in batches of the size that suits all of them."""
+    batches = _batches(rest, choose_batch_size(model, examples))
+    return score_batches(model, batches, settings.run, verified=settings.verified, bf16=settings.bf16)
 
 
 def choose_batch_size(model: nn.Module, examples: Examples) -> int:
@@ -332,134 +398,42 @@ def _load_shards(folder: Path, provenance: Mapping[str, str]) -> tuple[list[Scor
     return tables, seconds
 
 
-def score_stage(
-    model: nn.Module,
-    examples: Examples,
-    folder: Path,
-    *,
-    attack: str,
-    attack_args: dict[str, Any],
-    model_digest: str,
-    log: Callable[[str], None],
-    verified: bool = False,
-    bf16: bool = False,
-    probe: Tensor | None = None,
-) -> Path:
-    """Score a split, unless this was done before from the same inputs; return the table's path.
+def read_scores(folder: Path) -> ScoreTable:
+    """Read the table of a scoring stage, with the seconds of the scoring.
 
-    The arguments are those of `score_examples` and `run_stage`.
+    Raises:
+        InputError: the files are missing, or no scoring stage has written them.
     """
-    inputs = {
-        "attack": describe_attack(choose_attack(attack, attack_args, verified=verified)),
-        "attack_code": code_digest(attack),
-        "bf16": bf16,
-        "model": model_digest,
-        "data": examples.fingerprint,
-    }
-
-    def make(folder: Path) -> None:
-        log(f"{len(examples)} examples by {inputs['attack']}{' in bfloat16' if bf16 else ''}")
-        seconds = score_examples(
-            model,
-            examples,
-            folder / SCORES,
-            attack=attack,
-            attack_args=attack_args,
-            model_digest=model_digest,
-            verified=verified,
-            bf16=bf16,
+    cost, (table, _) = folder / _COST, load_scores(folder / SCORES)
+    content = load_json(cost)
+    seconds = content.get("seconds") if isinstance(content, dict) else None
+    if not isinstance(seconds, int | float) or not 0 <= seconds <= _LONGEST:
+        raise InputError(
+            expected=f"the seconds of a scoring in {cost}", got="something else", hint="scoring into another folder"
         )
-        save_json(folder / _COST, {"seconds": seconds})
-
-    run_stage(folder, inputs, SCORE_FILES, make, log, probe=probe)
-    return folder / SCORES
+    return replace(table, seconds=float(seconds))
 
 
-def audit_stage(
-    model: nn.Module,
-    examples: Examples,
-    scores: Path,
-    folder: Path,
-    *,
-    num_examples: int,
-    num_subsets: int,
-    seed: int,
-    model_digest: str,
-    log: Callable[[str], None],
-    probe: Tensor | None = None,
-) -> Audit:
-    """Compare a score table with strong attacks on a sample, see `audit_scores`; continue if interrupted."""
-    table, _ = load_scores(scores)
-    sample = audit_sample(examples, table, num_examples=num_examples, num_subsets=num_subsets, seed=seed)
-    strong = [
-        score_stage(
-            model,
-            sample,
-            folder / name,
-            attack=attack,
-            attack_args={},
-            model_digest=model_digest,
-            verified=True,
-            probe=probe,
-            log=log,
-        )
-        for name, attack in zip(AUDIT_FOLDERS, AUDIT_ATTACKS, strict=True)
-    ]
-    found = compare_with_attacks(table, [load_scores(path)[0] for path in strong], num_subsets)
-    return replace(found, seconds=sum(map(scoring_seconds, strong)))
-
-
-def audit_ranking(
-    classifier: Classifier,
-    examples: Examples,
-    scores: Path,
-    folder: Path,
-    *,
-    num_examples: int,
-    num_subsets: int,
-    seed: int,
-    log: Callable[[str], None] = print,
-) -> Audit | None:
-    """Compare a ranking with a strong attack on a sample, see `audit_stage`; None if another model made the scores."""
-    _, metadata = load_scores(scores)
-    if metadata.get("model_digest", classifier.digest) != classifier.digest:
-        log(f"audit: none, because {scores} is of another model or of other data")
-        return None
-    return audit_stage(
-        classifier.model,
-        examples,
-        scores,
-        folder,
-        num_examples=min(max(num_examples, num_subsets), len(examples)),
-        num_subsets=num_subsets,
-        seed=seed,
-        model_digest=classifier.digest,
-        probe=classifier.probe,
-        log=lambda line: log(f"audit: {line}"),
-    )
-
-
-def rankings_of(*lookups: tuple[Path, Tensor]) -> list[Tensor]:
+def rankings_of(*lookups: tuple[ScoreTable, Tensor]) -> list[Tensor]:
     """Look up values that are compared and rank the examples, see `ScoreTable.ranking`; float64.
 
     If the search failed too often for one of the tables, the logit margin ranks the examples of all of them.
 
     Args:
-        *lookups: each a file of a score table, and ids.
+        *lookups: each a score table, and ids.
 
     Raises:
         InputError: a table lacks some of the ids.
     """
-    tables = [load_scores(path)[0] for path, _ in lookups]
-    by_margin = any(table.by_margin for table in tables)
+    by_margin = any(table.by_margin for table, _ in lookups)
     return [
         replace(table, score=table.margin if by_margin else table.ranking).for_ids(ids).score.double()
-        for table, (_, ids) in zip(tables, lookups, strict=True)
+        for table, ids in lookups
     ]
 
 
-def scores_of(scores: ScoreTable | Path, ids: Tensor) -> Tensor | None:
-    """Look up the values that rank the examples by robustness, float64, in a score table or its file.
+def scores_of(table: ScoreTable, ids: Tensor) -> Tensor | None:
+    """Look up the values that rank the examples by robustness, float64.
 
     Returns:
         A value for each of ``ids``; None if the search failed too often, so that nothing is known about robustness.
@@ -467,34 +441,18 @@ def scores_of(scores: ScoreTable | Path, ids: Tensor) -> Tensor | None:
     Raises:
         InputError: the table lacks some of the ids.
     """
-    table = scores if isinstance(scores, ScoreTable) else load_scores(scores)[0]
-    ranking = replace(table, score=table.ranking).for_ids(ids).score
+    [ranking] = rankings_of((table, ids))
     return None if table.by_margin else ranking
 
 
-def subsets_of(scores: ScoreTable | Path | None, ids: Tensor, num_subsets: int) -> Tensor | None:
+def subsets_of(table: ScoreTable | None, ids: Tensor, num_subsets: int) -> Tensor | None:
     """Cut examples into robustness subsets, int64; None if nothing is known about robustness, see `scores_of`.
 
     Raises:
         InputError: the table lacks some of the ids, or there are fewer ids than subsets.
     """
-    ranking = None if scores is None else scores_of(scores, ids)
+    ranking = None if table is None else scores_of(table, ids)
     return None if ranking is None else assign_subsets(ranking, num_subsets, ids)
-
-
-def check_attack(attack: str, attack_args: dict[str, Any]) -> None:
-    """Test an attack and its settings on a single input of a hundred classes, before the long work.
-
-    Raises:
-        InputError: there is no such attack or setting, or a value is out of range.
-    """
-    run_attack = choose_attack(attack, attack_args)
-    try:
-        run_attack(nn.Identity(), torch.linspace(0.9, 0.3, 100)[None])
-    except (TypeError, RuntimeError) as error:
-        raise InputError(
-            expected=f"settings that {attack} can use", got=f"{attack_args} ({error})", hint="numbers"
-        ) from error
 
 
 def check_num_subsets(num_subsets: int, num_examples: int, key: str, split: str) -> None:
@@ -507,14 +465,10 @@ def check_num_subsets(num_subsets: int, num_examples: int, key: str, split: str)
         )
 
 
-def describe_scores(table: ScoreTable, seconds: float | None) -> str:
-    """Describe the size, the cost and the failures of a score table in a sentence.
-
-    Args:
-        table: the scores.
-        seconds: seconds of the scoring; None if the scores existed already.
-    """
-    speed = f" in {seconds:.1f} s ({len(table) / max(seconds, 0.01):.1f} images per second; " if seconds else " ("
+def describe_scores(table: ScoreTable) -> str:
+    """Describe the size, the cost and the failures of a score table in a sentence."""
+    seconds = table.seconds
+    speed = f" in {seconds:.1f} s ({len(table) / max(seconds, 0.01):.1f} images per second; " if seconds >= 0 else " ("
     forward, backward = (passes.double().mean().item() for passes in (table.num_forward, table.num_backward))
     return (
         f"{len(table)} examples scored by {table.attack}{speed}on average {forward:.1f} forward and {backward:.1f} "
@@ -523,9 +477,8 @@ def describe_scores(table: ScoreTable, seconds: float | None) -> str:
     ) + (f"\nWarning: {describe_lost_searches(scoring_record(table, split='evaluated'))}" if table.by_margin else "")
 
 
-def scoring_record(scores: ScoreTable | Path, split: str, seed: int = 0) -> Scoring:
+def scoring_record(table: ScoreTable, split: str, seed: int = 0) -> Scoring:
     """Make the record of a score table: attack, size, failures and cost."""
-    table = scores if isinstance(scores, ScoreTable) else load_scores(scores)[0]
     return Scoring(
         split=split,
         attack=table.attack,
@@ -534,22 +487,5 @@ def scoring_record(scores: ScoreTable | Path, split: str, seed: int = 0) -> Scor
         num_failed=table.num_failed,
         mean_forward=table.num_forward.double().mean().item(),
         mean_backward=table.num_backward.double().mean().item(),
-        seconds=math.nan if isinstance(scores, ScoreTable) else scoring_seconds(scores),
+        seconds=table.seconds,
     )
-
-
-def scoring_seconds(scores: Path) -> float:
-    """Read the seconds of a table's scoring stage; NaN for a table outside of a stage.
-
-    The seconds are in a separate file, so that tables of equal scores are equal files.
-    """
-    cost = scores.with_name(_COST)
-    if not cost.exists():
-        return math.nan
-    content = load_json(cost)
-    seconds = content.get("seconds") if isinstance(content, dict) else None
-    if not isinstance(seconds, int | float) or not 0 <= seconds <= _LONGEST:
-        raise InputError(
-            expected=f"the seconds of a scoring in {cost}", got="something else", hint="scoring into another folder"
-        )
-    return float(seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from aradals._internal.files import check_target, ensure_writable, file_digest, 
 from aradals._internal.json_files import load_sealed, save_sealed, settings_digest
 from aradals.errors import InputError, OutputError
 from aradals.inference.predictions import logit_size
-from aradals.pipeline.artifacts import SCHEMA_VERSION
+from aradals.pipeline.artifacts import SCHEMA_VERSION, versions
+from aradals.results.records import Check
 
 _RECORD = "stage.json"
 _LOCK = ".aradals-lock"
@@ -32,15 +33,20 @@ def run_stage(
     log: Callable[[str], None] = lambda line: None,
     *,
     probe: Tensor | None = None,
+    replace: bool = True,
+    before_change: Callable[[], None] = lambda: None,
 ) -> bool:
     """Fill ``folder`` by ``make(folder)``, unless it was filled before from the same inputs.
 
-    ``stage.json`` in the folder records the inputs before the work, and the digests of the outputs after it. So
+    ``stage.json`` in the folder records the inputs and the versions of all software before the work, and the digests of
+    the outputs after it. So
 
     - an interrupted stage is called again with its unfinished files in place, and may continue from these files;
     - a folder from other inputs is renamed to ``<folder>.<digest of its inputs>``, and gets its name back when these
       inputs come back, so that a changed option loses nothing;
-    - a changed, damaged or deleted output is detected: the rest of the file is renamed, and the output is made again.
+    - a changed, damaged or deleted output is detected: the rest of the file is renamed, and the output is made again;
+    - files of other versions of the software are kept, because they may have cost a week. The log and
+      `check_versions` say so.
 
     Args:
         folder: folder that only this stage uses.
@@ -51,17 +57,27 @@ def run_stage(
         probe: a few outputs of the model that the stage runs, shape (n, K). ``inputs`` contain the model's weights and
             code; the probe shows changes outside of them, such as those in other packages. Probes are compared within
             the tolerance that other processors and numbers of threads need, see `same_outputs`.
+        replace: let this stage take the place of one from other inputs.
+        before_change: function that is called before anything changes in the folder.
 
     Returns:
         True if ``make`` was called.
 
     Raises:
         OutputError: the folder contains files of other programs.
+        InputError: the folder is from other inputs, and ``replace`` is False.
     """
     digest = settings_digest({**inputs, "schema": SCHEMA_VERSION})
     _set_aside_links(folder, log)
     record = _own_record(folder, outputs, log)
     if record is not None and record["digest"] != digest:
+        if not replace:
+            raise InputError(
+                expected=f"nothing in {folder}, or what the same data, model and settings have made",
+                got="files that were made from others",
+                hint="another --output, or --overwrite, which keeps them under another name",
+            )
+        before_change()
         kept = folder.with_name(f"{folder.name}.{record['digest']}")
         if kept.exists():
             set_aside(kept, "replaced")
@@ -70,6 +86,7 @@ def run_stage(
         record = None
     earlier = folder.with_name(f"{folder.name}.{digest}")
     if record is None and earlier.is_dir() and not _holds_anything(folder):
+        before_change()
         if folder.is_dir():  # a killed run had just made this folder
             folder.rmdir()
         os.rename(earlier, folder)
@@ -77,19 +94,27 @@ def run_stage(
         record = _own_record(folder, outputs, log)
     before = record and record.get("probe")
     if before is not None and probe is not None and not same_outputs(before, probe):
+        before_change()
         aside = set_aside(folder, "other-outputs")
         log(f"the model computes other outputs than before; the earlier files are kept in {aside.name}")
         record = None
     if record is not None and record["outputs"]:
         changed = [name for name in outputs if not _is_intact(folder / name, record["outputs"].get(name))]
         if not changed:
-            log("done before, inputs unchanged")
+            log(f"done before, inputs unchanged{_made_with(record)}")
             return False
+        before_change()
         for name in changed:
             log(f"{name} {_set_aside_changed(folder / name)}; made anew")
     elif record is not None:
-        log("started before, goes on")
-    open_record = {"digest": digest, "inputs": inputs, "probe": None if probe is None else probe.tolist()}
+        log(f"started before, goes on{_made_with(record)}")
+    before_change()
+    open_record = {
+        "digest": digest,
+        "inputs": inputs,
+        "versions": _merged(record["versions"] if record else {}),
+        "probe": None if probe is None else probe.tolist(),
+    }
     save_sealed(folder / _RECORD, {**open_record, "outputs": {}})
     make(folder)
     save_sealed(folder / _RECORD, {**open_record, "outputs": {name: file_digest(folder / name) for name in outputs}})
@@ -110,6 +135,40 @@ def output_digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
             hint="running the stage that writes them first",
         )
     return {name: outputs[name] for name in names}
+
+
+def check_versions(folders: Iterable[Path]) -> Check:
+    """Ask whether stages were made with the versions of the software that runs now."""
+    told = dict[str, list[str]]()
+    for folder in folders:
+        other = describe_other_versions(load_sealed(folder / _RECORD).get("versions", {}))
+        if other:
+            told.setdefault(other, []).append(folder.name)
+    what = "all files were made with the versions of this run"
+    if not told:
+        return Check(what, "checked")
+    return Check(what, reason="; ".join(f"{', '.join(names)}: {other}" for other, names in told.items()))
+
+
+def describe_other_versions(made_with: Mapping[str, str]) -> str:
+    """Describe the versions that differ from those of this run; empty if none does."""
+    now = versions()
+    changed = [name for name in now if made_with.get(name, now[name]) != now[name]]
+    return ", ".join(f"{name} {made_with[name]} instead of {now[name]}" for name in changed)
+
+
+def _made_with(record: Mapping[str, Any]) -> str:
+    other = describe_other_versions(record["versions"])
+    return f"; made with {other}" if other else ""
+
+
+def _merged(made_with: Mapping[str, str]) -> dict[str, str]:
+    """Return the versions of this run, and beside them those that have begun the work."""
+    now = versions()
+    return now | {
+        name: before if now.get(name, before) in before.split(" and ") else f"{before} and {now[name]}"
+        for name, before in made_with.items()
+    }
 
 
 def remove_stages(folder: Path, names: Sequence[str]) -> None:
@@ -194,9 +253,10 @@ def _own_record(folder: Path, outputs: Sequence[str], log: Callable[[str], None]
         try:
             content = load_sealed(record)
             # Text from a file becomes part of a path only if it has the form of a digest.
+            made_with = content["versions"]
             if isinstance(content["outputs"], dict) and re.fullmatch("[0-9a-f]{16}", content["digest"]):
-                return content
-        except (InputError, KeyError, TypeError):
+                return {**content, "versions": {str(name): str(found) for name, found in made_with.items()}}
+        except (InputError, KeyError, TypeError, AttributeError):
             pass
         aside = set_aside(folder, "damaged")
         log(f"{_RECORD} is damaged or of an earlier version; the files are kept in {aside.name}, and made anew")

@@ -153,6 +153,7 @@ def _page(results: Results) -> dict[str, Any]:
     found = verdict(results)
     return {
         "title": f"{KINDS[results.kind]}: {results.name or results.data.label}",
+        "request": results.identity,
         "description": results.description,
         "facts": facts,
         "verdict": found,

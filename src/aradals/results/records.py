@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
+from aradals._internal.json_files import settings_digest
 from aradals.errors import InputError
 from aradals.robustness.audit import Audit
 from aradals.robustness.scores import failed_too_often
@@ -622,7 +623,10 @@ class Results:
         out_of_distribution: other data, distinguished by the confidence.
         pictures: examples for the report.
         audit: audit of the ranking by robustness.
-        checks: questions about leakage and calibrators of other models, with their answers.
+        checks: questions about leakage, calibrators of other models and versions, with their answers.
+        weights: digest (SHA-256) of each checkpoint that the results were made from, by path; in a study, relative to
+            its folder.
+        request: digest of everything that decides the results; empty for a study, whose stages have their own.
     """
 
     kind: Kind
@@ -650,6 +654,8 @@ class Results:
     pictures: Pictures = field(default_factory=Pictures)
     audit: Audit | None = None
     checks: tuple[Check, ...] = ()
+    weights: Mapping[str, str] = field(default_factory=dict)
+    request: str = ""
 
     def __post_init__(self) -> None:
         named = {method.name for method in self.methods}
@@ -733,6 +739,11 @@ class Results:
         from aradals.report.terminal import results_table
 
         return results_table(self)
+
+    @property
+    def identity(self) -> str:
+        """Digest of the name, the data, the settings and the request, the same for the same command."""
+        return settings_digest([self.kind, self.name, self.data.name, dict(self.config), self.request])
 
     def report(self, path: str | Path) -> Path:
         """Write the HTML report, one self-contained file, and return its path.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, fields, replace
@@ -68,6 +69,7 @@ class ScoreTable:
         num_forward: int64; forward passes spent on the example.
         num_backward: int64; backward passes, one for each gradient.
         attack: the attack and all its settings.
+        seconds: time of the scoring; NaN if it was not measured.
     """
 
     ids: Tensor
@@ -79,6 +81,7 @@ class ScoreTable:
     num_forward: Tensor
     num_backward: Tensor
     attack: str
+    seconds: float = math.nan
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -126,7 +129,7 @@ class ScoreTable:
         return replace(self, **{name: getattr(self, name)[rows] for name in _COLUMNS})
 
 
-_COLUMNS = tuple(field.name for field in fields(ScoreTable) if field.name != "attack")
+_COLUMNS = tuple(field.name for field in fields(ScoreTable) if field.name not in ("attack", "seconds"))
 
 
 def score(
@@ -259,7 +262,7 @@ def choose_attack(attack: str | Attack, attack_args: dict[str, Any], *, verified
 
 def merge_tables(tables: Sequence[ScoreTable]) -> ScoreTable:
     """Merge tables by the same attack into one, sorted by id; if rows have the same id, the first one counts."""
-    columns = {name: torch.cat([getattr(table, name) for table in tables]) for name in _COLUMNS}
+    columns: dict[str, Any] = {name: torch.cat([getattr(table, name) for table in tables]) for name in _COLUMNS}
     ids, order = columns["ids"].sort(stable=True)
     first = torch.ones_like(ids, dtype=torch.bool)
     first[1:] = ids[1:] != ids[:-1]

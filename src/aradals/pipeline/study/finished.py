@@ -10,7 +10,7 @@ from aradals._internal.json_files import load_json
 from aradals._internal.typed import first_problem, read_typed
 from aradals.errors import InputError
 from aradals.pipeline.artifacts import load_calibrator
-from aradals.pipeline.score import SCORES, scoring_record
+from aradals.pipeline.score import read_scores, scoring_record
 from aradals.pipeline.study.arrays import RunArrays
 from aradals.pipeline.study.tasks import ARRAYS_FILE, HISTORY_FILE, ROWS_FILE, Evaluate, Score, Train, distinct
 from aradals.pipeline.study.workspace import Workspace
@@ -40,6 +40,7 @@ class FinishedRun:
         scoring: the score tables that the run has used.
         cost: cost of the training.
         arrays: arrays for comparisons with other runs.
+        weights: SHA-256 of its checkpoints, by path in the folder of the study.
     """
 
     method: str
@@ -50,6 +51,7 @@ class FinishedRun:
     scoring: tuple[Scoring, ...]
     cost: Cost
     arrays: RunArrays
+    weights: dict[str, str]
 
 
 def read_run(run: Evaluate, space: Workspace) -> FinishedRun:
@@ -75,6 +77,11 @@ def read_run(run: Evaluate, space: Workspace) -> FinishedRun:
         scoring=tuple(_scoring(table, space) for table in (run.scores, *_tables(run))),
         cost=read_cost(run, space),
         arrays=RunArrays.load(space.paths(run)[ARRAYS_FILE], labels),
+        weights={
+            f"{training.folder}/{name}": space.digests(training)[name]
+            for training in run.trainings
+            for name in training.checkpoints
+        },
     )
 
 
@@ -124,4 +131,4 @@ def _history(training: Train, space: Workspace) -> Training:
 
 def _scoring(table: Score, space: Workspace) -> Scoring:
     split = table.folder.rpartition("/")[2]
-    return scoring_record(space.paths(table)[SCORES], split=split, seed=table.source.seed)
+    return scoring_record(read_scores(space.folder / table.folder), split=split, seed=table.source.seed)

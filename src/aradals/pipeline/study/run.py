@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,11 +24,12 @@ from aradals.pipeline.config import StudyConfig, is_plain
 from aradals.pipeline.outputs import output_folder
 from aradals.pipeline.recipes import load_recipe
 from aradals.pipeline.shown import class_rows, example_pictures
+from aradals.pipeline.stage import check_versions
 from aradals.pipeline.study.arrays import RunArrays
 from aradals.pipeline.study.checks import check_config
 from aradals.pipeline.study.execute import ALONE, RemainingTime, do_tasks
 from aradals.pipeline.study.finished import FinishedRun, read_run
-from aradals.pipeline.study.tasks import Evaluate, SeedPlan, Task, goals
+from aradals.pipeline.study.tasks import Evaluate, SeedPlan, Task, goals, in_order
 from aradals.pipeline.study.trial import try_seed, try_study
 from aradals.pipeline.study.workers import ThisProcess, Workers, open_workers
 from aradals.pipeline.study.workspace import Log, Workspace
@@ -38,6 +42,8 @@ from aradals.results.records import Cost, DataSummary, FailedRun, Method, Result
 OUTPUTS = ("results.json", "table.parquet", "table.csv", "means.parquet", "means.csv")
 """Files that a study writes into its folder, beside the folders of its stages."""
 
+EARLIER = "earlier-results"
+"""Folder of the results that were in a study's folder before the last change of a stage."""
 
 T = TypeVar("T")
 
@@ -138,7 +144,7 @@ def run_studies(
     with output_folder(output, OUTPUTS, kinds=KINDS, inputs=inputs, overwrite=overwrite, log=log), ALONE:
         most = len(config.runs) * len(config.seeds)
         with open_workers(workers, most=most, device=device, threads=threads, log=log) as opened:
-            return _run_all(config, Workspace(output, device, log), name or output.name, opened)
+            return _run_all(config, _workspace(output, device, log), name or output.name, opened)
 
 
 def _run_all(config: StudyConfig, space: Workspace, name: str, workers: Workers) -> dict[Path, Results]:
@@ -149,7 +155,7 @@ def _run_all(config: StudyConfig, space: Workspace, name: str, workers: Workers)
         _refuse_without_rows(alone)
         return alone
     studies = {output / file_name(data): replace(config, data=data) for data in config.data}
-    spaces = {folder: Workspace(folder, space.device, space.log) for folder in studies}
+    spaces = {folder: _workspace(folder, space.device, space.log, output) for folder in studies}
     # All data sets are checked before the first training, which may take hours.
     names = []
     for folder, study in studies.items():
@@ -175,15 +181,26 @@ def _refuse_without_rows(studies: Mapping[Path, Results]) -> None:
 
 
 def train_one(
-    config: StudyConfig, method: str, seed: int, output: Path, *, device: str = "auto", log: Log = print
+    config: StudyConfig,
+    method: str,
+    seed: int,
+    output: Path,
+    *,
+    device: str = "auto",
+    log: Log = print,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Train one method or ensemble of a recipe, and all that it needs, such as a scoring model and scores.
+
+    Several methods can share a folder, because each has its own files there. Files that were made from other settings
+    are replaced only with ``overwrite``, and are kept under another name.
 
     Returns:
         The checkpoints: ``output/<method>/train/model.safetensors``, or those of an ensemble's members.
 
     Raises:
-        InputError: see `run_study`; or the method is unknown, or there are several data sets.
+        InputError: see `run_study`; or the method is unknown, there are several data sets, or the folder has files that
+            were made from other settings.
         TrainingFailed: this training failed, or one that it needs; the failed training writes no checkpoint.
     """
     names = [*config.methods, *config.ensembles]
@@ -194,7 +211,7 @@ def train_one(
     check_config(replace(config, seeds=[seed]))
     _refuse_own_scorer(config, output)
     with output_folder(output, inputs=files_of(config)), ALONE:
-        space, planned = Workspace(output, device, log), SeedPlan(config, seed)
+        space, planned = Workspace(output, device, log, replace=overwrite), SeedPlan(config, seed)
         try_seed(planned, space)
         models = planned.predict(method)
         for _, outcome in do_tasks([model.train for model in models], space, Workers(ThisProcess())):
@@ -221,6 +238,25 @@ def save_tables(studies: Sequence[Results], output: Path) -> None:
         output / "means",
         [{"data": study.data.name, **mean.record} for study in studies for mean in means(study)],
     )
+
+
+def _workspace(output: Path, device: str, log: Log, *homes: Path) -> Workspace:
+    """Make a workspace whose results, and those in ``homes``, are moved away as soon as a stage changes."""
+    folders = [folder.resolve() for folder in (output, *homes)]
+    return Workspace(output, device, log, before_change=partial(_retire_results, *folders))
+
+
+def _retire_results(*folders: Path) -> None:
+    """Move the results of earlier stages away, because a stage is about to change; ``results.json`` is the last.
+
+    Several workers may do this at the same time.
+    """
+    for folder in folders:
+        names = reversed((*OUTPUTS, "report.html")) if (folder / "results.json").exists() else ()
+        for path in [folder / name for name in names]:
+            (folder / EARLIER).mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):
+                os.replace(path, folder / EARLIER / path.name)
 
 
 def _run_one(config: StudyConfig, space: Workspace, name: str, workers: Workers) -> Results:
@@ -289,6 +325,8 @@ def assemble(
         scoring=tuple({(each.seed, each.split): each for run in finished for each in run.scoring}.values()),
         costs=relative_costs(config, [run.cost for run in finished]),
         failed=tuple(failed),
+        checks=(check_versions(_stages(config, finished, space)),),
+        weights={path: digest for run in finished for path, digest in run.weights.items()},
     )
     replicates = {
         (Variant(run.method, calibrator), run.seed, place): sample
@@ -301,6 +339,13 @@ def assemble(
         comparisons=compare_methods(results, replicates),
         stability=tuple(study_stability(config, arrays)),
     )
+
+
+def _stages(config: StudyConfig, finished: Sequence[FinishedRun], space: Workspace) -> list[Path]:
+    """List the folders of all stages that the finished runs consist of."""
+    done = {(run.method, run.seed) for run in finished}
+    tasks = in_order(goal for goal in goals(config) if (goal.name, goal.source.seed) in done)
+    return [space.folder / task.folder for task in tasks]
 
 
 def _reason(error: InputError, method: str) -> str:

@@ -14,7 +14,7 @@ from aradals.inference.predictions import evaluation_mode, resolve_device, try_m
 from aradals.pipeline.config import StudyConfig
 from aradals.pipeline.health import check_trainable
 from aradals.pipeline.leakage import check_unseen
-from aradals.pipeline.score import check_attack, check_differentiable, check_num_subsets
+from aradals.pipeline.score import AttackSettings, check_differentiable, check_num_subsets
 from aradals.pipeline.shifts import choose_shift
 from aradals.pipeline.study.checks import try_method
 from aradals.pipeline.study.groups import ranking_of
@@ -30,7 +30,7 @@ def try_study(config: StudyConfig, space: Workspace) -> None:
         InputError: a part of the study cannot work.
     """
     resolve_device(space.device)
-    check_attack(config.scoring.attack, config.scoring.attack_args)
+    AttackSettings(config.scoring.attack, config.scoring.attack_args).check()
     for seed in config.seeds:
         try_seed(SeedPlan(config, seed), space)
 
@@ -52,7 +52,7 @@ def try_seed(seed: SeedPlan, space: Workspace) -> None:
     check_num_subsets(given.num_subsets, len(splits.test), "evaluation.num_subsets", "the test split")
     choose_shift(splits.test, given.corruptions, given.severities, preset=given.preset, corrupted=given.corrupted)
     batch = splits.train.batch([0, 1])
-    model = materials.load(Path(checkpoint), "cpu") if checkpoint else materials.build()
+    model = materials.load(Path(checkpoint), "", "cpu").model if checkpoint else materials.build()
     num_classes = try_model(model, batch[1])
     # Many models have a last layer of zeros before training, so only the trained model is checked before it scores.
     if checkpoint or _tells_apart(model, batch[1]):

@@ -19,12 +19,12 @@ from aradals.data import Examples, files_digest, load_column
 from aradals.errors import InputError, OutputError, TrainingFailed
 from aradals.inference.ensemble import Ensemble
 from aradals.inference.predictions import Predictions, resolve_device
-from aradals.models import save_checkpoint, seal_description, weights_digest
+from aradals.models import save_checkpoint, seal_description
 from aradals.pipeline.artifacts import encode_hashes, load_calibrator, load_predictions, save_calibrator, versions
 from aradals.pipeline.config import ColumnSubsets, RandomSubsets, RankedSubsets
 from aradals.pipeline.evaluate import evaluate_conditions
 from aradals.pipeline.predict import pool_members, predict_conditions, prediction_paths
-from aradals.pipeline.score import SCORES, rankings_of, score_stage, scores_of, subsets_of
+from aradals.pipeline.score import SCORES, AttackSettings, rankings_of, read_scores, score_stage, scores_of, subsets_of
 from aradals.pipeline.shifts import shift_of
 from aradals.pipeline.study.arrays import RunArrays
 from aradals.pipeline.study.groups import (
@@ -49,6 +49,7 @@ from aradals.pipeline.study.tasks import (
 from aradals.pipeline.study.workspace import Materials, Workspace
 from aradals.results.files import plain
 from aradals.results.records import CLEAN, Condition, Epoch, Training, Update
+from aradals.robustness.scores import ScoreTable
 
 if TYPE_CHECKING:
     from aradals.pipeline.train import TrainedModel
@@ -176,14 +177,16 @@ def training_subsets(task: Train, space: Workspace) -> TrainingSubsets | None:
         case RankedSubsets() as subsets:
             folds = folds_of(train, subsets.folds, seed)
             scores = [
-                rankings_of(
-                    (space.paths(ours)[SCORES], train[folds == fold]), (space.paths(theirs)[SCORES], validation)
-                )
+                rankings_of((_table(ours, space), train[folds == fold]), (_table(theirs, space), validation))
                 for fold, (ours, theirs) in enumerate(zip(task.train_scores, task.validation_scores, strict=True))
             ]
             return score_subsets(subsets, train, validation, folds, scores)
         case _:  # one target for all examples, or subsets that the model finds in training
             return None
+
+
+def _table(task: Score, space: Workspace) -> ScoreTable:
+    return read_scores(space.folder / task.folder)
 
 
 def _describe(task: Train, materials: Materials, train: Examples, inputs: str) -> dict[str, Any]:
@@ -210,16 +213,10 @@ def score(task: Score, space: Workspace) -> None:
         examples = examples.select(materials.fold(task.fold))
     checkpoint, digest = space.checkpoint(task.scorer)
     try:
-        score_stage(
-            materials.load(checkpoint, space.device),
-            examples,
-            space.folder / task.folder,
-            attack=task.attack,
-            attack_args=task.attack_args,
-            model_digest=materials.model_digest(digest),
-            probe=materials.probe,
-            log=space.log_of(task),
-        )
+        classifier = materials.load(checkpoint, digest, space.device)
+        settings = AttackSettings(task.attack, task.attack_args)
+        folder, log = space.folder / task.folder, space.log_of(task)
+        score_stage(classifier, examples, folder, settings, log=log, **space.options)
     except OutputError:
         raise
     except InputError as error:
@@ -233,9 +230,9 @@ def predict(task: Predict, space: Workspace) -> None:
     materials = space.materials(task.source)
     splits = materials.splits
     checkpoint = space.paths(task.train)[task.checkpoint]
-    model_digest = materials.model_digest(space.digests(task.train)[task.checkpoint])
+    digest = space.digests(task.train)[task.checkpoint]
     inputs = {
-        "model": model_digest,
+        "model": materials.model_digest(digest),
         "calibration": splits.calibration.fingerprint,
         "test": splits.test.fingerprint,
         "conditions": task.conditions,
@@ -245,22 +242,15 @@ def predict(task: Predict, space: Workspace) -> None:
     }
 
     def make(folder: Path) -> None:
-        model = materials.load(checkpoint, space.device)
+        classifier = materials.load(checkpoint, digest, space.device)
         calibration = {CLEAN: folder / CALIBRATION_FILE} if len(splits.calibration) else {}
         for examples, paths in (
             (splits.calibration, calibration),
             (splits.test, prediction_paths(folder, task.conditions)),
         ):
             if paths:
-                predict_conditions(
-                    model,
-                    examples,
-                    paths,
-                    model_digest=model_digest,
-                    weights=weights_digest(model.state_dict()),
-                    with_scores=task.with_scores,
-                    shift=shift_of(task.preset, task.corrupted),
-                )
+                shift = shift_of(task.preset, task.corrupted)
+                predict_conditions(classifier, examples, paths, with_scores=task.with_scores, shift=shift)
 
     space.fill(task, inputs, make, materials.probe)
 
@@ -295,7 +285,6 @@ def evaluate(task: Evaluate, space: Workspace) -> None:
     """Make the rows of a method or ensemble, and its arrays, from one pass over the predictions."""
     examples, settings = space.materials(task.source).splits.test, task.evaluation
     members = [prediction_paths(space.folder / each.folder, each.conditions) for each in task.predictions]
-    scores = space.paths(task.scores)[SCORES]
     calibrators = {path.stem: path for path in space.paths(task.calibrate).values()}
     inputs = {
         "predictions": [
@@ -309,6 +298,7 @@ def evaluate(task: Evaluate, space: Workspace) -> None:
     }
 
     def make(folder: Path) -> None:
+        scores = _table(task.scores, space)
         subsets = subsets_of(scores, examples.ids, settings.num_subsets)
         clean_logits: list[Tensor] = []
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from aradals._internal.json_files import settings_digest
 from aradals._internal.specs import code_digest
 from aradals.data import Examples, Splits, load_data, make_splits
 from aradals.inference.predictions import predict, resolve_device
-from aradals.models import build_untrained, load_checkpoint
+from aradals.models import build_untrained, load_checkpoint, weights_digest
+from aradals.pipeline.classifier import Classifier
 from aradals.pipeline.stage import output_digests, run_stage, same_outputs
 from aradals.pipeline.study.groups import folds_of
 from aradals.pipeline.study.tasks import Source, Task, Train
@@ -75,11 +77,18 @@ class Materials:
         sizes = {"num_classes": examples.num_classes, "in_channels": shape[0] if len(shape) == 3 else None}
         return build_untrained(self.source.model, **{**sizes, **self.source.model_args})
 
-    def load(self, checkpoint: Path, device: str) -> nn.Module:
-        """Load a trained model."""
+    def load(self, checkpoint: Path, digest: str, device: str) -> Classifier:
+        """Load a trained model, from a file with this digest."""
         model = self.build()
         load_checkpoint(model, checkpoint)
-        return model.to(resolve_device(device)).eval()
+        return Classifier(
+            model=model.to(resolve_device(device)).eval(),
+            name=self.source.model,
+            digest=self.model_digest(digest),
+            weights=weights_digest(model.state_dict()),
+            probe=self.probe,
+            checkpoint=str(checkpoint),
+        )
 
     def model_digest(self, checkpoint: str) -> str:
         """Hash the weights, by the digest of their file, the code and the settings of a trained model."""
@@ -99,15 +108,16 @@ class Workspace:
         folder: folder of the study.
         device: auto, cpu or cuda.
         log: called with each line of progress.
+        options: of all stages, see `run_stage`.
     """
 
-    def __init__(self, folder: Path, device: str = "auto", log: Log = print) -> None:
-        self.folder, self.device, self.log = folder, device, log
+    def __init__(self, folder: Path, device: str = "auto", log: Log = print, **options: Any) -> None:
+        self.folder, self.device, self.log, self.options = folder, device, log, options
         self._examples = cache(_open_examples)
         self._materials: dict[str, Materials] = {}
 
-    def __reduce__(self) -> tuple[Callable[..., Workspace], tuple[Path, str, Log]]:
-        return _shared_workspace, (self.folder.resolve(), self.device, self.log)
+    def __reduce__(self) -> tuple[Callable[..., Workspace], tuple[Any, ...]]:
+        return _shared_workspace, (self.folder.resolve(), self.device, self.log, self.options)
 
     def materials(self, source: Source) -> Materials:
         """Make the splits and the model of a seed, once."""
@@ -136,16 +146,22 @@ class Workspace:
         self, task: Task, inputs: Mapping[str, object], make: Callable[[Path], None], probe: Tensor | None = None
     ) -> None:
         """Fill the folder of a task, see `run_stage`."""
-        run_stage(self.folder / task.folder, inputs, task.outputs, make, self.log_of(task), probe=probe)
+        run_stage(self.folder / task.folder, inputs, task.outputs, make, self.log_of(task), probe=probe, **self.options)
 
     def log_of(self, task: Task) -> Log:
         """Return the log of a task, which marks its lines."""
         return lambda line: self.log(f"[seed {task.source.seed}] {task.label}: {line}")
 
 
-@lru_cache(maxsize=1)
-def _shared_workspace(folder: Path, device: str, log: Log) -> Workspace:
-    return Workspace(folder, device, log)
+_shared: dict[Path, Workspace] = {}
+"""The workspace of a worker process by its folder; the last one only, because its data fill the memory."""
+
+
+def _shared_workspace(folder: Path, device: str, log: Log, options: dict[str, Any]) -> Workspace:
+    if folder not in _shared:
+        _shared.clear()
+        _shared[folder] = Workspace(folder, device, log, **options)
+    return _shared[folder]
 
 
 def _open_examples(data: str, image_column: str | None, label_column: str | None) -> tuple[Examples, Examples]:
