@@ -5,6 +5,7 @@ A field ``num_subsets`` is the option ``--num-subsets``. The parameters of a com
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from aradals.data import Examples
     from aradals.pipeline.artifacts import StoredPredictions
     from aradals.pipeline.classifier import Classifier
+    from aradals.pipeline.workers import Workers
     from aradals.robustness.scores import ScoreTable
 
 _POSITIONAL = {"positional": True}
@@ -267,14 +269,19 @@ class WorkerArguments:
     """The workers.
 
     Attributes:
-        workers: number of processes that do the tasks of the study at the same time, or dask:ADDRESS for a Dask
-            cluster whose workers share the output folder; default: one per GPU, or one per core; the results do not
-            depend on it
+        workers: number of processes that work at the same time, or dask:ADDRESS for a Dask cluster whose workers share
+            the output folder; default: one per GPU, or one per core; the results do not depend on it
         threads: number of threads of each worker; the last digits of the results depend on it
     """
 
     workers: str | None = None
     threads: int = 1
+
+    def open(self, most: int, device: str) -> AbstractContextManager[Workers]:
+        """Start at most this number of workers."""
+        from aradals.pipeline.workers import open_workers
+
+        return open_workers(self.workers, most=most, device=device, threads=self.threads, log=print_log)
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,47 @@ nothing.
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from aradals.cli.arguments import AttackArguments, AuditArguments, DataArguments, ModelArguments, OutputArguments
+from aradals.cli.arguments import (
+    AttackArguments,
+    AuditArguments,
+    DataArguments,
+    ModelArguments,
+    OutputArguments,
+    WorkerArguments,
+)
 from aradals.cli.terminal import print_log, print_result
+
+if TYPE_CHECKING:
+    from aradals.data import Examples
+    from aradals.pipeline.classifier import Classifier
 
 EXAMPLE = "aradals score --model resnet20 --checkpoint weights.pt --data cifar10 --split test --output scores.parquet"
 RESUMES = True
 
 
 def run(
-    model: ModelArguments, data: DataArguments, attack: AttackArguments, audit: AuditArguments, output: OutputArguments
+    model: ModelArguments,
+    data: DataArguments,
+    attack: AttackArguments,
+    audit: AuditArguments,
+    workers: WorkerArguments,
+    output: OutputArguments,
 ) -> Path:
     """Score the examples."""
     from aradals.pipeline.outputs import input_paths, output_file
-    from aradals.pipeline.score import AttackSettings, audit_file, check_num_subsets, describe_scores, score_file
+    from aradals.pipeline.score import (
+        AttackSettings,
+        Sharing,
+        audit_file,
+        check_num_subsets,
+        describe_scores,
+        most_workers,
+        score_file,
+    )
     from aradals.robustness.audit import describe_audit
 
     settings = AttackSettings(**asdict(attack))
@@ -34,10 +60,26 @@ def run(
         if audit.audit:
             check_num_subsets(audit.num_subsets, min(audit.audit, len(examples)), "--num-subsets", "the audit")
         classifier = model.load(examples)
-        table = score_file(classifier, examples, output.output, settings, overwrite=output.overwrite, log=print_log)
+        with workers.open(most_workers(classifier, examples), model.device) as opened:
+            sharing = Sharing(opened, partial(_load, model, data))
+            table = score_file(
+                classifier,
+                examples,
+                output.output,
+                settings,
+                sharing=sharing,
+                overwrite=output.overwrite,
+                log=print_log,
+            )
         if audit.audit:
             sample = {"num_examples": audit.audit, "num_subsets": audit.num_subsets, "seed": audit.seed}
             record = audit_file(classifier, examples, output.output, **sample, log=print_log)
             print_result(describe_audit(record))
     print_result(f"{describe_scores(table)}\nscores: {output.output}")
     return output.output
+
+
+def _load(model: ModelArguments, data: DataArguments) -> tuple[Classifier, Examples]:
+    """Load the model and the examples in a worker."""
+    examples = data.load()
+    return model.load(examples), examples

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from aradals.pipeline.artifacts import SCHEMA_VERSION, load_scores, save_scores,
 from aradals.pipeline.classifier import Classifier, as_classifier
 from aradals.pipeline.outputs import output_file, refuse_other_request
 from aradals.pipeline.stage import describe_other_versions, remove_stages, run_stage, same_outputs
+from aradals.pipeline.workers import ThisProcess, Workers, torch_threads
 from aradals.results.failed import describe_lost_searches
 from aradals.results.files import plain
 from aradals.results.records import Scoring
@@ -47,11 +49,13 @@ __all__ = [
     "SCORES",
     "SCORE_FILES",
     "AttackSettings",
+    "Sharing",
     "audit_file",
     "audit_ranking",
     "check_differentiable",
     "check_num_subsets",
     "describe_scores",
+    "most_workers",
     "rankings_of",
     "read_scores",
     "score_dataset",
@@ -75,11 +79,25 @@ AUDIT_FOLDERS = ("audit", "audit-neighbors")
 """The folders of the stages of an audit, one for each of its attacks."""
 
 _SHARD_SECONDS = 10.0
+_BATCHES_PER_WORKER = 4
 _LONGEST = 1e12
 _FLOPS_PER_BATCH = {"cpu": 2.0**33}
 """Floating-point operations of a forward pass over one batch, so that a search of some 20 passes forward and backward
 takes a few seconds on 2 cores. An accelerator needs seconds only for batches that fill its memory."""
 _FLOPS_PER_BATCH_ELSEWHERE = 2.0**40
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Workers that share a scoring.
+
+    Attributes:
+        workers: the workers.
+        load: function that loads the model and the examples in a worker.
+    """
+
+    workers: Workers
+    load: Callable[[], tuple[Classifier, Examples]]
 
 
 @dataclass(frozen=True)
@@ -182,6 +200,7 @@ def score_file(
     settings: AttackSettings,
     *,
     overwrite: bool = False,
+    sharing: Sharing | None = None,
     log: Log = print,
 ) -> ScoreTable:
     """Score examples into a parquet file, unless the file exists already from the same model, data and settings.
@@ -198,7 +217,9 @@ def score_file(
         if done and (made := _table_of(classifier, output, log)) is not None:
             return made
         work = _work_folder(output)
-        table = score_stage(classifier, examples, work / "scores", settings, log=lambda line: log(f"scores: {line}"))
+        table = score_stage(
+            classifier, examples, work / "scores", settings, log=lambda line: log(f"scores: {line}"), sharing=sharing
+        )
         _, metadata = load_scores(work / "scores" / SCORES)
         probe = None if classifier.probe is None else classifier.probe.tolist()
         save_scores(output, table, {**metadata, "request": request, "probe": json_text(probe)})
@@ -283,71 +304,124 @@ def _provenance(classifier: Classifier, examples: Examples, settings: AttackSett
 
 
 def score_stage(
-    classifier: Classifier, examples: Examples, folder: Path, settings: AttackSettings, *, log: Log, **options: Any
+    classifier: Classifier,
+    examples: Examples,
+    folder: Path,
+    settings: AttackSettings,
+    *,
+    log: Log,
+    sharing: Sharing | None = None,
+    **options: Any,
 ) -> ScoreTable:
     """Score a split in a stage, unless this was done before from the same inputs; see `score_examples`, `run_stage`."""
     inputs = _provenance(classifier, examples, settings)
 
     def make(folder: Path) -> None:
         log(f"{len(examples)} examples by {inputs['attack']}{' in bfloat16' if settings.bf16 else ''}")
-        save_json(folder / _COST, {"seconds": score_examples(classifier, examples, folder / SCORES, settings)})
+        seconds = score_examples(classifier, examples, folder / SCORES, settings, sharing)
+        save_json(folder / _COST, {"seconds": seconds})
 
     run_stage(folder, inputs, SCORE_FILES, make, log, probe=classifier.probe, **options)
     return read_scores(folder)
 
 
-def score_examples(classifier: Classifier, examples: Examples, path: Path, settings: AttackSettings) -> float:
+def score_examples(
+    classifier: Classifier,
+    examples: Examples,
+    path: Path,
+    settings: AttackSettings,
+    sharing: Sharing | None = None,
+) -> float:
     """Score a split with a progress bar, and write the table with its provenance.
 
     Finished batches are written to a hidden folder beside the table every 10 to 20 seconds. After an interruption, a
     call with the same arguments continues from there. The size of a batch depends only on the model and the data, so
-    that every run has the same batches, and on the same kind of machine the same scores to the last bit.
+    that every run has the same batches, whatever the number of workers, and on the same kind of machine the same scores
+    to the last bit.
 
     Args:
         classifier: the model.
         examples: the examples to score.
         path: path of the table, which ends in .parquet.
         settings: how robustness is measured; see `aradals.robustness.scores.score`.
+        sharing: workers that score a part each; default: this process.
 
     Returns:
-        The seconds of the scoring, including those of interrupted calls.
+        The seconds of the scoring, summed over workers, including those of interrupted calls.
 
     Raises:
         InputError: see `aradals.robustness.scores.score`.
         OutputError: the table cannot be written.
     """
+    sharing = sharing or Sharing(Workers(ThisProcess()), partial(_both, classifier, examples))
+    workers = sharing.workers
     provenance = {**_provenance(classifier, examples, settings), "data": examples.name}
-    shards = path.with_name(f".{path.name}.shards")
+    shards = path.with_name(f".{path.name}.shards").resolve()
     tables, seconds = _load_shards(shards, provenance)
     done = torch.cat([table.ids for table in tables]) if tables else torch.tensor([], dtype=torch.int64)
-    rest = examples.select(~torch.isin(examples.ids, done))
-    num_left, num_shards = len(rest), len(tables)
-
-    new: list[ScoreTable] = []
-    started = time.perf_counter()
-    scored = _score_batches(classifier.model, examples, rest, settings) if num_left else iter(())
-    for table in with_progress(scored, len(examples), len(examples) - num_left):
-        new.append(table)
-        num_left -= len(table)
-        elapsed = time.perf_counter() - started
-        # The last batch is never stored, so that a repeated call runs the checks after it again.
-        if elapsed >= _SHARD_SECONDS and num_left:
-            shard = merge_tables(new)
-            save_scores(shards / f"{num_shards:06d}.parquet", shard, {**provenance, "seconds": f"{elapsed:.2f}"})
-            tables, new, seconds, num_shards = [*tables, shard], [], seconds + elapsed, num_shards + 1
-            started = time.perf_counter()
-    seconds += time.perf_counter() - started
-    save_scores(path, merge_tables([*tables, *new]), {**provenance, "versions": json.dumps(versions())})
+    rest = (~torch.isin(examples.ids, done)).nonzero()[:, 0]
+    batches = rest.split(choose_batch_size(classifier.model, examples)) if len(rest) else ()
+    size = math.ceil(len(batches) / min(workers.number, len(batches) or 1))
+    parts = [batches[start : start + size] for start in range(0, len(batches), size or 1)]
+    work = partial(_score_part, sharing.load, settings, provenance, shards, workers.threads)
+    futures = [workers.executor.submit(work, part, number) for number, part in enumerate(parts)]
+    for future in futures:
+        future.result()
+    tables, seconds = _load_shards(shards, provenance)
+    save_scores(path, merge_tables(tables), {**provenance, "versions": json.dumps(versions())})
     shutil.rmtree(shards, ignore_errors=True)
     return seconds
 
 
-def _score_batches(
-    model: nn.Module, examples: Examples, rest: Examples, settings: AttackSettings
-) -> Iterator[ScoreTable]:
-    """Score the ``rest`` of some examples in batches of the size that suits all of them."""
-    batches = _batches(rest, choose_batch_size(model, examples))
-    return score_batches(model, batches, settings.run, verified=settings.verified, bf16=settings.bf16)
+def _both(classifier: Classifier, examples: Examples) -> tuple[Classifier, Examples]:
+    return classifier, examples
+
+
+def _score_part(
+    load: Callable[[], tuple[Classifier, Examples]],
+    settings: AttackSettings,
+    provenance: Mapping[str, str],
+    shards: Path,
+    threads: int | None,
+    batches: Sequence[Tensor],
+    part: int,
+) -> None:
+    """Score some batches of examples, given by their positions, and write the tables into a folder."""
+    classifier, examples = load()
+    found = {**_provenance(classifier, examples, settings), "data": examples.name}
+    if found != provenance:
+        raise InputError(
+            expected="the same model, data and code for every worker",
+            got=f"another {', '.join(name for name in found if found[name] != provenance[name])}",
+            hint="workers that read the same files",
+        )
+    num_examples = sum(map(len, batches))
+    new: list[ScoreTable] = []
+    num_done, started = 0, time.perf_counter()
+
+    def save() -> None:
+        nonlocal new, started
+        path = shards / f"{int(new[0].ids[0]):012d}.parquet"  # no other shard has this id
+        seconds = f"{time.perf_counter() - started:.2f}"
+        save_scores(path, merge_tables(new), {**provenance, "seconds": seconds})
+        new, started = [], time.perf_counter()
+
+    with torch_threads(threads):
+        loaded = (examples.batch(positions.tolist()) for positions in batches)
+        tables = score_batches(classifier.model, loaded, settings.run, verified=settings.verified, bf16=settings.bf16)
+        for table in with_progress(tables, num_examples, position=part):
+            new.append(table)
+            num_done += len(table)
+            # The last batch is stored only after the checks that follow it.
+            if time.perf_counter() - started >= _SHARD_SECONDS and num_done < num_examples:
+                save()
+        save()
+
+
+def most_workers(classifier: Classifier, examples: Examples) -> int:
+    """Return the largest number of workers that can be of use; to start a worker takes as long as a few batches."""
+    num_batches = math.ceil(len(examples) / choose_batch_size(classifier.model, examples))
+    return max(1, num_batches // _BATCHES_PER_WORKER)
 
 
 def choose_batch_size(model: nn.Module, examples: Examples) -> int:
@@ -380,7 +454,7 @@ def _batches(examples: Examples, size: int) -> Iterator[Batch]:
 
 
 def _load_shards(folder: Path, provenance: Mapping[str, str]) -> tuple[list[ScoreTable], float]:
-    """Load the work of an interrupted call with the same provenance, and its seconds; remove all other shards."""
+    """Load the work of interrupted calls with the same provenance, and its seconds; remove all other shards."""
     expected = {**provenance, "schema": SCHEMA_VERSION}.items()
     tables: list[ScoreTable] = []
     seconds = 0.0
@@ -390,7 +464,6 @@ def _load_shards(folder: Path, provenance: Mapping[str, str]) -> tuple[list[Scor
         except InputError:
             metadata = {}
         if expected <= metadata.items():
-            path = path.rename(folder / f"{len(tables):06d}.parquet")  # numbers of files have no gaps
             tables.append(table)
             seconds += float(metadata["seconds"])
         else:

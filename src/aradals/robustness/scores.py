@@ -270,13 +270,13 @@ def merge_tables(tables: Sequence[ScoreTable]) -> ScoreTable:
     return ScoreTable(**{name: column[kept] for name, column in columns.items()}, attack=tables[0].attack)
 
 
-def with_progress(tables: Iterable[ScoreTable], total: int | None, num_done: int = 0) -> Iterator[ScoreTable]:
+def with_progress(tables: Iterable[ScoreTable], total: int | None, *, position: int = 0) -> Iterator[ScoreTable]:
     """Pass on the tables, and show a bar on stderr: live on a terminal, one line every half minute in a log file.
 
     Args:
         tables: the tables that `score_batches` yields.
         total: number of examples, if known.
-        num_done: number of examples that were done before.
+        position: line of the bar, if several processes show bars.
 
     Raises:
         MissingExtraError: tqdm is not installed.
@@ -287,7 +287,7 @@ def with_progress(tables: Iterable[ScoreTable], total: int | None, num_done: int
     pause = 0.1 if on_terminal else _LOG_SECONDS
     bar = tqdm(
         total=total,
-        initial=num_done,
+        position=position,
         unit="img",
         leave=False,
         file=sys.stderr,

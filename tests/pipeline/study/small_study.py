@@ -25,8 +25,8 @@ from aradals.pipeline.study.groups import TrainingSubsets
 from aradals.pipeline.study.tasks import SeedPlan, Task
 from aradals.pipeline.study.trial import try_seed
 from aradals.pipeline.study.work import training_subsets
-from aradals.pipeline.study.workers import ThisProcess, Workers
 from aradals.pipeline.study.workspace import Log, Workspace
+from aradals.pipeline.workers import ThisProcess, Workers
 from aradals.results.records import Cost
 from aradals.smoothing.update_rules import UpdateRule
 

@@ -19,8 +19,8 @@ from aradals.pipeline.config import AdaptiveTargets, MethodConfig, RankedSubsets
 from aradals.pipeline.study import plan, run_study
 from aradals.pipeline.study.execute import Outcome, RemainingTime, do_tasks
 from aradals.pipeline.study.tasks import Evaluate, Predict, Score, Task, Train, goals
-from aradals.pipeline.study.workers import ThisProcess, Workers, open_workers
 from aradals.pipeline.study.workspace import Workspace
+from aradals.pipeline.workers import ThisProcess, Workers, open_workers
 from aradals.results import Results
 
 AR_ADALS = MethodConfig(targets=AdaptiveTargets(rule=ADAPTIVE, subsets=RankedSubsets(count=2)))

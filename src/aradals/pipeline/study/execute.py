@@ -8,17 +8,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from aradals.errors import InputError, OutputError, TrainingFailed
 from aradals.pipeline.study.tasks import Task, in_order
 from aradals.pipeline.study.work import run_task
-from aradals.pipeline.study.workers import Workers
 from aradals.pipeline.study.workspace import Workspace
+from aradals.pipeline.workers import Workers, torch_threads
 
 MAX_ATTEMPTS = 3
 """Number of workers that may die of the same task."""
@@ -114,7 +111,7 @@ def _killed(error: BaseException | None) -> TrainingFailed:
 def _do(record: dict[str, Any], space: Workspace, threads: int | None) -> Outcome:
     """Do a task in a worker, and return an error that affects only this task and those that need it."""
     start = time.monotonic()
-    with ALONE, _threads(threads):
+    with ALONE, torch_threads(threads):
         try:
             run_task(record, space)
         except OutputError:
@@ -124,14 +121,3 @@ def _do(record: dict[str, Any], space: Workspace, threads: int | None) -> Outcom
             error.__cause__ = error.__context__ = error.__traceback__ = None
             return Outcome(error, time.monotonic() - start)
     return Outcome(None, time.monotonic() - start)
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """Set the number of torch's threads, because the rounding of sums depends on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

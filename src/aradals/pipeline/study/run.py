@@ -31,8 +31,8 @@ from aradals.pipeline.study.execute import ALONE, RemainingTime, do_tasks
 from aradals.pipeline.study.finished import FinishedRun, read_run
 from aradals.pipeline.study.tasks import Evaluate, SeedPlan, Task, goals, in_order
 from aradals.pipeline.study.trial import try_seed, try_study
-from aradals.pipeline.study.workers import ThisProcess, Workers, open_workers
 from aradals.pipeline.study.workspace import Log, Workspace
+from aradals.pipeline.workers import ThisProcess, Workers, open_workers
 from aradals.results.aggregate import means
 from aradals.results.compare import compare_methods
 from aradals.results.failed import describe_failed

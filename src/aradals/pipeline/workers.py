@@ -1,4 +1,4 @@
-"""Workers for the tasks of a study: this process, several processes of this machine, or a Dask cluster."""
+"""Workers that do tasks at the same time: this process, several processes of this machine, or a Dask cluster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ import torch
 from aradals._internal.optional import load_extra
 from aradals.errors import InputError
 from aradals.inference.predictions import resolve_device
-from aradals.pipeline.study.workspace import Log
+
+Log = Callable[[str], None]
 
 _PARENT_SECONDS = 0.2
 
@@ -44,6 +45,17 @@ class Workers:
 
 
 @contextmanager
+def torch_threads(number: int | None) -> Iterator[None]:
+    """Set the number of torch's threads, because the rounding of sums depends on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def open_workers(
     spec: int | str | None, *, most: int, device: str = "auto", threads: int | None = None, log: Log = print
 ) -> Iterator[Workers]:
@@ -51,7 +63,7 @@ def open_workers(
 
     Args:
         spec: number of processes on this machine; None for one per GPU if the device is a GPU, else one per core; or
-            ``dask:ADDRESS``, the scheduler of a Dask cluster whose workers share the folder of the study.
+            ``dask:ADDRESS``, the scheduler of a Dask cluster whose workers share the output folder.
         most: largest number of processes that can be of use.
         device: auto, cpu or cuda. If the machine has several GPUs, each process uses one of them.
         threads: number of torch's threads in each worker.
