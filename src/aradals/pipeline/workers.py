@@ -187,5 +187,7 @@ def _begin_worker(parent: int, log: Log) -> None:
         os._exit(1)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The lock that tqdm makes by default belongs to several processes, and would outlive a killed one.
+    load_extra("tqdm").tqdm.set_lock(threading.RLock())
     warnings.showwarning = show
     threading.Thread(target=watch, daemon=True).start()
