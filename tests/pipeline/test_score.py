@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,14 @@ from aradals.pipeline.artifacts import load_scores, save_scores
 from aradals.pipeline.classifier import Classifier
 from aradals.pipeline.score import (
     AttackSettings,
+    Sharing,
     choose_batch_size,
     score_dataset,
     score_examples,
     score_stage,
     subsets_of,
 )
+from aradals.pipeline.workers import ThisProcess, Workers, open_workers, torch_threads
 from aradals.robustness.scores import ScoreTable, merge_tables, score, score_batches
 
 COLUMNS = ("ids", "predicted", "score", "norm", "success", "num_forward", "num_backward")
@@ -188,7 +193,7 @@ class TestInterrupted:
         uninterrupted = run(model, examples, tmp_path / "whole.parquet")
         path = tmp_path / "scores.parquet"
         interrupt(model, examples, path, 60)
-        shard = tmp_path / ".scores.parquet.shards" / "000001.parquet"
+        shard = tmp_path / ".scores.parquet.shards" / f"{int(examples.ids[8]):012d}.parquet"
         content = bytearray(shard.read_bytes())
         content[40] ^= 1
         shard.write_bytes({"empty": b"", "cut": bytes(content[:-1]), "flipped": bytes(content)}[damage])
@@ -297,3 +302,38 @@ def test_a_finished_table_of_other_versions_is_kept_and_told(
     assert_equal(score_dataset(model, examples, attack="logit_margin", output=path, log=log.append), first)
     [line] = log
     assert "already; made with torch 2.1.0 instead of 2." in line
+
+
+def load_or_die(folder: Path) -> tuple[Classifier, Examples]:
+    """Load a model and examples in a worker; the first worker dies."""
+    mark = folder / "mark"
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    model, examples = torch.load(folder / "both.pt", weights_only=False)
+    return classify(model), examples
+
+
+def test_several_workers_write_the_same_table(model: nn.Module, tmp_path: Path) -> None:
+    """One of them dies, and its part is scored again."""
+    generator = torch.Generator().manual_seed(1)
+    inputs, labels = torch.rand(1500, 3, 2, 2, generator=generator), torch.arange(1500) % 3
+    examples = Examples(inputs, labels, num_classes=3, ids=torch.randperm(1500, generator=generator), name="squares")
+    torch.save((model, examples), tmp_path / "both.pt")
+    paths = tmp_path / "one.parquet", tmp_path / "two.parquet"
+    assert choose_batch_size(model, examples) < 750
+    with torch_threads(1):
+        score_examples(classify(model), examples, paths[0], AttackSettings("deepfool"))
+    with open_workers(2, most=2, device="cpu", threads=1) as workers:
+        sharing = Sharing(workers, partial(load_or_die, tmp_path))
+        score_examples(classify(model), examples, paths[1], AttackSettings("deepfool"), sharing)
+    assert (tmp_path / "mark").exists()
+    assert paths[1].read_bytes() == paths[0].read_bytes()
+    assert sorted(path.name for path in tmp_path.glob(".*")) == []
+
+
+def test_a_worker_with_other_data_is_refused(model: nn.Module, examples: Examples, tmp_path: Path) -> None:
+    other = classify(model), examples.select(torch.arange(50))
+    sharing = Sharing(Workers(ThisProcess()), lambda: other)
+    with pytest.raises(InputError, match="another data_fingerprint"):
+        score_examples(classify(model), examples, tmp_path / "scores.parquet", AttackSettings(), sharing)

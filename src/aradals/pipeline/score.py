@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from aradals.pipeline.artifacts import SCHEMA_VERSION, load_scores, save_scores,
 from aradals.pipeline.classifier import Classifier, as_classifier
 from aradals.pipeline.outputs import output_file, refuse_other_request
 from aradals.pipeline.stage import describe_other_versions, remove_stages, run_stage, same_outputs
-from aradals.pipeline.workers import ThisProcess, Workers, torch_threads
+from aradals.pipeline.workers import MAX_DEATHS, ThisProcess, Workers, died_too_often, torch_threads
 from aradals.results.failed import describe_lost_searches
 from aradals.results.files import plain
 from aradals.results.records import Scoring
@@ -354,23 +355,40 @@ def score_examples(
         OutputError: the table cannot be written.
     """
     sharing = sharing or Sharing(Workers(ThisProcess()), partial(_both, classifier, examples))
-    workers = sharing.workers
     provenance = {**_provenance(classifier, examples, settings), "data": examples.name}
     shards = path.with_name(f".{path.name}.shards").resolve()
-    tables, seconds = _load_shards(shards, provenance)
-    done = torch.cat([table.ids for table in tables]) if tables else torch.tensor([], dtype=torch.int64)
-    rest = (~torch.isin(examples.ids, done)).nonzero()[:, 0]
-    batches = rest.split(choose_batch_size(classifier.model, examples)) if len(rest) else ()
-    size = math.ceil(len(batches) / min(workers.number, len(batches) or 1))
-    parts = [batches[start : start + size] for start in range(0, len(batches), size or 1)]
-    work = partial(_score_part, sharing.load, settings, provenance, shards, workers.threads)
-    futures = [workers.executor.submit(work, part, number) for number, part in enumerate(parts)]
-    for future in futures:
-        future.result()
-    tables, seconds = _load_shards(shards, provenance)
+    work = partial(_score_part, sharing.load, settings, provenance, shards, sharing.workers.threads)
+    batch_size = choose_batch_size(classifier.model, examples)
+    (tables, seconds), num_deaths = _load_shards(shards, provenance), 0
+    while len(rest := _not_in(tables, examples)):
+        futures = [
+            sharing.workers.executor.submit(work, part, number)
+            for number, part in enumerate(_parts(rest.split(batch_size), sharing.workers.number))
+        ]
+        wait(futures)
+        try:
+            for future in futures:
+                future.result()
+        except sharing.workers.lost as error:
+            num_deaths += 1
+            if num_deaths == MAX_DEATHS:
+                raise died_too_often(error) from error
+        tables, seconds = _load_shards(shards, provenance)
     save_scores(path, merge_tables(tables), {**provenance, "versions": json.dumps(versions())})
     shutil.rmtree(shards, ignore_errors=True)
     return seconds
+
+
+def _not_in(tables: Sequence[ScoreTable], examples: Examples) -> Tensor:
+    """List the positions of the examples that no table contains."""
+    done = torch.cat([torch.tensor([], dtype=torch.int64), *(table.ids for table in tables)])
+    return (~torch.isin(examples.ids, done)).nonzero()[:, 0]
+
+
+def _parts(batches: Sequence[Tensor], number: int) -> list[Sequence[Tensor]]:
+    """Divide batches into at most ``number`` parts of neighboring batches."""
+    size = math.ceil(len(batches) / min(number, len(batches)))
+    return [batches[start : start + size] for start in range(0, len(batches), size)]
 
 
 def _both(classifier: Classifier, examples: Examples) -> tuple[Classifier, Examples]:

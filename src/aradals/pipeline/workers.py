@@ -19,10 +19,13 @@ from typing import Any
 import torch
 
 from aradals._internal.optional import load_extra
-from aradals.errors import InputError
+from aradals.errors import InputError, TrainingFailed
 from aradals.inference.predictions import resolve_device
 
 Log = Callable[[str], None]
+
+MAX_DEATHS = 3
+"""Number of workers that may die of the same task."""
 
 _PARENT_SECONDS = 0.2
 
@@ -42,6 +45,13 @@ class Workers:
     number: int = 1
     threads: int | None = None
     lost: tuple[type[BaseException], ...] = (BrokenExecutor,)
+
+
+def died_too_often(error: BaseException | None) -> TrainingFailed:
+    """Make the error for a task that no worker survives."""
+    return TrainingFailed(
+        f"{MAX_DEATHS} workers have died of this task, perhaps because memory ran out ({error}); try fewer --workers"
+    )
 
 
 @contextmanager

@@ -11,14 +11,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
-from aradals.errors import InputError, OutputError, TrainingFailed
+from aradals.errors import InputError, OutputError
 from aradals.pipeline.study.tasks import Task, in_order
 from aradals.pipeline.study.work import run_task
 from aradals.pipeline.study.workspace import Workspace
-from aradals.pipeline.workers import Workers, torch_threads
-
-MAX_ATTEMPTS = 3
-"""Number of workers that may die of the same task."""
+from aradals.pipeline.workers import MAX_DEATHS, Workers, died_too_often, torch_threads
 
 ALONE = threading.RLock()
 """Lock of the thread that does tasks; other threads of the process wait, because all share torch's generator."""
@@ -70,10 +67,10 @@ def do_tasks(goals: Sequence[Task], space: Workspace, workers: Workers) -> Itera
             if isinstance(error := future.exception(), workers.lost):
                 deaths[task.digest] += 1
                 space.log_of(task)("its worker has died")
-                if deaths[task.digest] < MAX_ATTEMPTS:
+                if deaths[task.digest] < MAX_DEATHS:
                     waiting = {task.digest: task, **waiting}
                     continue
-                outcomes[task.digest] = Outcome(_killed(error))
+                outcomes[task.digest] = Outcome(died_too_often(error))
             else:
                 outcomes[task.digest] = future.result()
             yield task, outcomes[task.digest]
@@ -100,12 +97,6 @@ class RemainingTime:
         seconds = sum(number * statistics.fmean(self._seconds[kind]) for kind, number in remaining.items())
         minutes = seconds / self._parallel / 60
         return f"; about {minutes:.0f} min left" if minutes >= 1 else "; less than 1 min left"
-
-
-def _killed(error: BaseException | None) -> TrainingFailed:
-    return TrainingFailed(
-        f"{MAX_ATTEMPTS} workers have died of this task, perhaps because memory ran out ({error}); try fewer --workers"
-    )
 
 
 def _do(record: dict[str, Any], space: Workspace, threads: int | None) -> Outcome:
