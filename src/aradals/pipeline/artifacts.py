@@ -79,6 +79,12 @@ def load_scores(path: Path) -> tuple[ScoreTable, dict[str, str]]:
     kinds = {"id": "iu", "predicted": "iu", "score": "f", "margin": "f", "norm": "f", "success": "b"}
     kinds |= {"num_forward": "iu", "num_backward": "iu"}
     columns, metadata = _read_parquet(path, list(kinds))
+    if "aradals" not in metadata:
+        raise InputError(
+            expected=f"a score table in {path}",
+            got="a table that does not say that this program has written it",
+            hint="a file written by `aradals score`, as it was written",
+        )
     for name, kind in kinds.items():
         if columns[name].dtype.kind not in kind or columns[name].ndim != 1:
             raise InputError(
