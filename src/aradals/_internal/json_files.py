@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from aradals._internal.files import atomic_path
 from aradals.errors import InputError
 
 SEAL = "sha256"
+_DIGITS = 16
 
 
 def settings_digest(settings: object) -> str:
     """Compute the SHA-256 of settings that JSON can store: the first 16 hex digits; independent of key order."""
     text = json.dumps(settings, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
 
 
 def save_json(path: Path, content: object) -> None:
@@ -38,7 +40,7 @@ def load_sealed(path: Path, *, required: bool = True) -> dict[str, Any]:
 
     Args:
         path: path of the file.
-        required: refuse objects without a digest, too.
+        required: refuse objects without a digest, too, which earlier versions have written.
 
     Raises:
         InputError: the file is missing, was changed, or is not a sealed file.
@@ -51,9 +53,14 @@ def load_sealed(path: Path, *, required: bool = True) -> dict[str, Any]:
             hint="a file of this program",
         )
     digest = content.pop(SEAL, None)
-    if digest == settings_digest(content) or (digest is None and not required):
+    if digest == settings_digest(content) or (digest is None and not required and not _has_lost_seal(content)):
         return content
     raise changed(path)
+
+
+def _has_lost_seal(content: Mapping[str, object]) -> bool:
+    """Return True if a value has the form of a digest: damage has changed its name."""
+    return any(isinstance(value, str) and re.fullmatch(f"[0-9a-f]{{{_DIGITS}}}", value) for value in content.values())
 
 
 def changed(path: Path) -> InputError:

@@ -183,6 +183,8 @@ class AuditArguments(SubsetArguments):
     def __post_init__(self) -> None:
         if self.audit < 0:
             raise InputError(expected="--audit of at least 0", got=str(self.audit), hint="--audit 128")
+        if self.seed not in range(2**32):
+            raise InputError(expected="--seed from 0 to 4294967295", got=str(self.seed), hint="--seed 0")
 
 
 @dataclass(frozen=True)

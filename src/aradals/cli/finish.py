@@ -9,6 +9,7 @@ from aradals._internal.files import file_digest
 from aradals._internal.json_files import settings_digest
 from aradals.cli.arguments import ResultsArguments
 from aradals.cli.terminal import print_result
+from aradals.errors import InputError
 from aradals.pipeline.outputs import refuse_other_request
 from aradals.report.terminal import results_findings
 from aradals.results.records import Results
@@ -24,9 +25,13 @@ def claim(output: ResultsArguments, file: str, *settings: object, files: Iterabl
         files: files whose content decides the results.
 
     Raises:
-        InputError: the folder has results of another request.
+        InputError: a file is missing, or the folder has results of another request.
     """
-    request = settings_digest([settings, [file_digest(path) for path in files if path]])
+    read = [path for path in files if path]
+    for path in read:
+        if not path.is_file():
+            raise InputError(expected=f"a readable file {path}", got="no such file", hint="another path")
+    request = settings_digest([settings, list(map(file_digest, read))])
     refuse_other_request(output.output / file, request, overwrite=output.overwrite)
     return request
 

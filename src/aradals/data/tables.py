@@ -150,13 +150,25 @@ def _where(files: Sequence[Path]) -> str:
 def _opened_parquet(files: Sequence[Path], where: str) -> Iterator[list[Any]]:
     parquet, arrow = load_extra("pyarrow.parquet"), load_extra("pyarrow")
     try:
-        yield [parquet.ParquetFile(file, page_checksum_verification=True) for file in files]
-    except (arrow.ArrowException, OSError) as error:
+        opened = [parquet.ParquetFile(file, page_checksum_verification=True) for file in files]
+        for each in opened:
+            check_names(each.schema_arrow.names, where)
+        yield opened
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(
             expected=f"parquet files with the same columns in {where}",
             got=str(error),
             hint="writing the files again",
         ) from error
+
+
+def check_names(names: Sequence[str], where: str) -> None:
+    """Raise InputError for a column whose name is that of another column, because one of them would be lost."""
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError(
+            expected=f"every column once in {where}", got=f"{twice[0]!r} twice", hint="another name for one of them"
+        )
 
 
 def read_columns(file: Any, path: Path, names: list[str]) -> Any:
@@ -172,8 +184,11 @@ def read_columns(file: Any, path: Path, names: list[str]) -> Any:
         if size > limit:
             raise too_packed(path, size)
         batches.append(batch)
+    if (found := sum(map(len, batches))) != file.metadata.num_rows:  # the number of rows in a page has no checksum
+        raise InputError(expected=f"{file.metadata.num_rows} rows in {path}", got=str(found), hint="an intact copy")
     if not batches:
-        return arrow.schema([file.schema_arrow.field(name) for name in names]).empty_table()
+        fields = [file.schema_arrow.field(name) for name in names]
+        return arrow.schema(fields, metadata=file.schema_arrow.metadata).empty_table()
     return arrow.Table.from_batches(batches).select(names)
 
 

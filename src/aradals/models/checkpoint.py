@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -241,12 +242,18 @@ def _check_seal(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: 
     except (ValueError, RecursionError):
         return  # not a description of this package; `read_description` raises the error
     seal = description.pop("sha256", None) if isinstance(description, dict) else None
-    if seal is not None and seal != _seal(state, description):
+    lost = seal is None and isinstance(description, dict) and any(map(_is_seal, description.values()))
+    if lost or (seal is not None and seal != _seal(state, description)):
         raise InputError(
             expected=f"the weights in {path} as they were written",
             got="a file that was changed or damaged",
             hint="an intact copy of the file, or training again",
         )
+
+
+def _is_seal(value: object) -> bool:
+    """Return True for the digest of a file; under another name, it shows that the name was damaged."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:

@@ -25,7 +25,7 @@ from aradals.calibration import CALIBRATORS, Calibrator, Origin, calibrator_from
 from aradals.checks import check_labels, check_logits
 from aradals.data import Examples
 from aradals.data.formats import NPZ_ERRORS, check_npz
-from aradals.data.tables import read_columns
+from aradals.data.tables import check_names, read_columns
 from aradals.errors import InputError
 from aradals.inference.predictions import Predictions
 from aradals.robustness.scores import ScoreTable
@@ -79,6 +79,12 @@ def load_scores(path: Path) -> tuple[ScoreTable, dict[str, str]]:
     kinds = {"id": "iu", "predicted": "iu", "score": "f", "margin": "f", "norm": "f", "success": "b"}
     kinds |= {"num_forward": "iu", "num_backward": "iu"}
     columns, metadata = _read_parquet(path, list(kinds))
+    if "aradals" not in metadata:
+        raise InputError(
+            expected=f"a score table in {path}",
+            got="a table that does not say that this program has written it",
+            hint="a file written by `aradals score`, as it was written",
+        )
     for name, kind in kinds.items():
         if columns[name].dtype.kind not in kind or columns[name].ndim != 1:
             raise InputError(
@@ -210,7 +216,8 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     try:
         check_npz(path)
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}, {}
+            # Torch takes no arrays of the byte order of other processors.
+            return {name: arrays[name].astype(arrays[name].dtype.newbyteorder("=")) for name in arrays.files}, {}
     except InputError:
         raise
     except NPZ_ERRORS as error:
@@ -320,8 +327,9 @@ def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.
     pa, parquet = load_extra("pyarrow"), load_extra("pyarrow.parquet")
     try:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            check_names(file.schema_arrow.names, str(path))
             table = read_columns(file, path, file.schema_arrow.names)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(
             expected=f"a readable parquet file {path}",
             got=str(error).splitlines()[0] if path.exists() else "no such file",
@@ -361,7 +369,9 @@ def _as_arrays(table: Any) -> dict[str, np.ndarray]:
 def _table_digest(columns: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
     digest = hashlib.sha256(json_text(dict(sorted(metadata.items()))).encode())
     for name, values in columns.items():
-        content = json_text(values.tolist()).encode() if values.dtype == object else values.tobytes()
+        # A table of somebody else may contain values that JSON does not have; its digest is wrong in any case.
+        is_plain = values.dtype != object
+        content = values.tobytes() if is_plain else json.dumps(values.tolist(), default=str).encode()
         digest.update(f"{name} {values.dtype} {values.shape} ".encode() + content)
     return digest.hexdigest()
 

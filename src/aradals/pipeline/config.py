@@ -20,15 +20,31 @@ OTHER_FOLDERS = ("scores", "scorer", "runs")
 """Folders of a study beside those of its methods."""
 
 
-def _at_least(minimum: float, values: Mapping[str, float]) -> None:
+MAX_SEED = 2**32 - 1
+"""Largest seed that every generator takes."""
+
+_MAX_COUNT = 10**9
+
+
+def _at_least(minimum: float, values: Mapping[str, float], *, at_most: float = _MAX_COUNT) -> None:
     for name, value in values.items():
         if not value >= minimum:
             raise InputError(expected=f"{name} of at least {minimum}", got=str(value), hint="a larger number")
+        if value > at_most:
+            raise InputError(expected=f"{name} of at most {at_most:,}", got=str(value), hint="a smaller number")
 
 
 def _once_each(what: str, given: Sequence[object]) -> None:
     if len(set(given)) < len(given):
         raise InputError(expected=f"every {what} once", got=str(given), hint="removing the duplicates")
+
+
+def check_seeds(*seeds: int) -> None:
+    """Raise InputError for a seed that some generator does not take."""
+    if not 0 <= min(seeds) <= max(seeds) <= MAX_SEED:
+        raise InputError(
+            expected=f"seeds of at least 0 and at most {MAX_SEED}", got=", ".join(map(str, seeds)), hint="0, 1, 2"
+        )
 
 
 @dataclass(frozen=True)
@@ -83,9 +99,13 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         _at_least(1, {"training.epochs": self.epochs})
         _at_least(2, {"training.batch_size": self.batch_size})
-        _at_least(0, {"training.weight_decay": self.weight_decay})
-        if not self.learning_rate > 0:
-            raise InputError(expected="training.learning_rate above 0", got=str(self.learning_rate), hint="0.001")
+        _at_least(0, {"training.weight_decay": self.weight_decay}, at_most=1000)
+        for name, rate in {"learning_rate": self.learning_rate, "gamma": self.gamma}.items():
+            if not 0 < rate <= 1000:
+                raise InputError(expected=f"training.{name} above 0 and up to 1000", got=str(rate), hint="0.001")
+        _at_least(
+            1, {f"milestone {number} of training.milestones": each for number, each in enumerate(self.milestones)}
+        )
         if (self.schedule == "steps") != bool(self.milestones):
             raise InputError(
                 expected="training.schedule=steps and training.milestones, or neither",
@@ -260,7 +280,7 @@ class MethodConfig:
     variant_of: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        _at_least(0, {"consistency": self.consistency})
+        _at_least(0, {"consistency": self.consistency}, at_most=1_000_000)
         if self.consistency and self.objective in ("mixup", "ccat"):
             raise InputError(
                 expected="an objective that leaves images as they are, because of consistency",
@@ -320,7 +340,7 @@ class EnsembleConfig:
     variant_of: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        _at_least(2, {"num_members": self.num_members})
+        _at_least(2, {"num_members": self.num_members}, at_most=1000)
 
 
 @dataclass(frozen=True)
@@ -362,8 +382,8 @@ class EvaluationConfig:
     num_resamples: int = 1000
 
     def __post_init__(self) -> None:
-        _at_least(1, {"evaluation.num_bins": self.num_bins})
-        _at_least(2, {"evaluation.num_resamples": self.num_resamples})
+        _at_least(1, {"evaluation.num_bins": self.num_bins}, at_most=10_000)
+        _at_least(2, {"evaluation.num_resamples": self.num_resamples}, at_most=100_000)
         _once_each("corruption", self.corruptions)
         _once_each("severity", self.severities)
         if self.corruptions and not self.severities:
@@ -415,8 +435,7 @@ class StudyConfig:
         _once_each("seed", self.seeds)
         _once_each("data set", self.data_sets)
         _once_each("calibrator", self.calibrators)
-        if min(self.seeds) < 0:
-            raise InputError(expected="seeds of at least 0", got=str(self.seeds), hint="0, 1, 2")
+        check_seeds(*self.seeds)
         if self.calibrators:
             _at_least(1, {"splits.calibration": self.splits.calibration})
         self._check_names()

@@ -242,7 +242,8 @@ def audit_file(
     (table, metadata), work = load_scores(output), _work_folder(output)
     sample = {"num_examples": num_examples, "num_subsets": num_subsets, "seed": seed}
     record = audit_ranking(classifier, examples, table, work, **sample, log=log)
-    save_scores(output, table, {**metadata, "audit": json_text(plain(record))})
+    # No seconds, so that equal commands write equal files.
+    save_scores(output, table, {**metadata, "audit": json_text(plain(replace(record, seconds=math.nan)))})
     remove_stages(work, AUDIT_FOLDERS)
     return record
 

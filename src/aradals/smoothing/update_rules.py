@@ -18,7 +18,6 @@ NeurIPS 2021 (arXiv 2006.16375). The other rules are new in this package, unless
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -28,6 +27,9 @@ from torch import Tensor
 from aradals.checks import check_between, check_subsets
 from aradals.errors import InputError
 from aradals.geometry import exact_dtype
+
+_LARGEST = 1e6
+"""Largest value of a setting, far above any of use. Much larger numbers would overflow."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,9 @@ class UpdateRule:
         if not isinstance(self.rate, str):
             at_least_0["rate"] = self.rate
         for name, value in at_least_0.items():
-            if not 0 <= value < math.inf:
+            if not 0 <= value <= _LARGEST:
                 raise InputError(
-                    expected=f"{name} >= 0",
+                    expected=f"{name} from 0 to {_LARGEST:g}",
                     got=f"{name}={value}",
                     hint='rate="auto", leak=0.3 or proportional_gain=1',
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ METHODS: dict[str, tuple[Settings, str]] = {
     "a rate in words": ({"targets": {"rule": {"rate": "fast"}}}, r"rule\.rate to be a number or 'auto', got 'fast'"),
     "a negative leak": (
         {"targets": {"rule": {"leak": -1}}},
-        r"methods\.method\.targets\.rule: leak >= 0",
+        r"methods\.method\.targets\.rule: leak from 0 to",
     ),
     "no such setting of a rule": (
         {"targets": {"rule": {"rates": 1}}},
@@ -136,6 +137,8 @@ METHODS: dict[str, tuple[Settings, str]] = {
     "consistency of mixtures": ({"objective": "mixup", "consistency": 12}, "leaves images as they are.*got mixup"),
     "consistency of attacks": ({"objective": "ccat", "consistency": 12}, "leaves images as they are.*got ccat"),
     "consistency of views": ({"augment": "augmix", "consistency": 12}, "AugMix views already"),
+    "endless consistency": ({"consistency": 1e300}, "consistency of at most"),
+    "a huge rate": ({"targets": {"rule": {"rate": 1e300}}}, "rate from 0 to 1e"),
     "negative consistency": ({"consistency": -1}, r"methods\.method: consistency of at least 0"),
     "a variant of nothing": ({"variant_of": "base"}, r"method\.variant_of to be a method of the recipe: vanilla, got"),
     "a variant of itself": ({"variant_of": "method"}, r"method\.variant_of to be a method of the recipe: vanilla, got"),
@@ -175,6 +178,22 @@ STUDIES: dict[str, tuple[Settings, str]] = {
         {"evaluation": {"corruptions": ["fog"], "severities": []}},
         "severities of the corruptions, got none",
     ),
+    "endless bins": ({"evaluation": {"num_bins": 10**12}}, r"evaluation\.num_bins of at most 10,000"),
+    "endless resamples": ({"evaluation": {"num_resamples": 10**12}}, "num_resamples of at most 100,000"),
+    "endless epochs": ({"training": {**TRAINING, "epochs": 10**12}}, r"training\.epochs of at most"),
+    "an infinite learning rate": (
+        {"training": {**TRAINING, "learning_rate": math.inf}},
+        "learning_rate above 0 and up to",
+    ),
+    "a factor that is no number": (
+        {"training": {**TRAINING, "schedule": "steps", "milestones": [1], "gamma": math.nan}},
+        "gamma above 0 and up to",
+    ),
+    "a milestone before the first epoch": (
+        {"training": {**TRAINING, "schedule": "steps", "milestones": [0]}},
+        "milestone 0 of training.milestones of at least 1",
+    ),
+    "an endless seed": ({"seeds": [2**64]}, "at most 4294967295"),
     "one resample": ({"evaluation": {"num_resamples": 1}}, "num_resamples of at least 2"),
     "no bin": ({"evaluation": {"num_bins": 0}}, r"evaluation\.num_bins of at least 1"),
     "milestones of another schedule": ({"training": {**TRAINING, "milestones": [2]}}, "schedule=steps and.*milestones"),
