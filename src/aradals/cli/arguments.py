@@ -35,12 +35,17 @@ class ModelArguments:
             nn.Module from inputs in [0, 1] to logits; not needed for a checkpoint that names its built-in model
         checkpoint: file of the weights: .safetensors, or a torch file that contains nothing else
         model_args: further arguments of the function that builds the model, as JSON or YAML
-        device: auto, cpu or cuda
+        outputs: what the model returns: logits, or probs (softmax, sigmoids or percentages, whose logarithm is taken);
+            default: logits, and for a single output per image what its values show
+        entry: name or position of the logits, if the model returns a dict or a tuple; default: the only possible one
+        device: auto, cpu, cuda or mps, or one of several by its index, such as cuda:1
     """
 
     model: str | None = None
     checkpoint: Path | None = None
     model_args: dict[str, Any] = field(default_factory=dict)
+    outputs: Literal["logits", "probs"] | None = None
+    entry: str | None = None
     device: str = "auto"
 
     def load(self, examples: Examples) -> Classifier:
@@ -48,7 +53,14 @@ class ModelArguments:
         from aradals.pipeline.classifier import load_classifier
 
         return load_classifier(
-            self.model, self.checkpoint, examples, model_args=self.model_args, device=self.device, log=print_log
+            self.model,
+            self.checkpoint,
+            examples,
+            model_args=self.model_args,
+            outputs=self.outputs,
+            entry=self.entry,
+            device=self.device,
+            log=print_log,
         )
 
 

@@ -19,8 +19,9 @@ from aradals._internal.specs import code_digest
 from aradals.checks import FITTING_DATA, check_labels
 from aradals.data import Examples
 from aradals.errors import InputError
+from aradals.inference.outputs import LogitModel, OutputKind, logit_model
 from aradals.inference.padding import padded
-from aradals.inference.predictions import predict, resolve_device, try_model
+from aradals.inference.predictions import predict, resolve_device, try_model, understood
 from aradals.models import (
     CheckpointDescription,
     build_model,
@@ -37,6 +38,10 @@ from aradals.results.records import Check
 _NUM_PROBED = 8
 
 
+Model = nn.Module | Callable[[Tensor], Any]
+"""A module or a plain function from inputs in [0, 1] to logits, or to outputs that `LogitModel` reads."""
+
+
 @dataclass(frozen=True)
 class Classifier:
     """A model that was tested on the data.
@@ -50,6 +55,7 @@ class Classifier:
         checkpoint: path, or "none".
         fitted_examples: content hashes of the training examples; empty if the checkpoint does not have them.
         class_names: names from the checkpoint; empty if the checkpoint has none.
+        reading: how the outputs are read as logits; empty if they are logits.
     """
 
     model: nn.Module
@@ -60,10 +66,21 @@ class Classifier:
     checkpoint: str = "none"
     fitted_examples: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     class_names: tuple[str, ...] = ()
+    reading: str = ""
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """The checkpoint, and how the outputs are read, for results."""
+        return {"checkpoint": self.checkpoint, **({"outputs": self.reading} if self.reading else {})}
 
 
-def as_classifier(model: Classifier | nn.Module, examples: Examples) -> Classifier:
+def as_classifier(model: Classifier | Model, examples: Examples, log: Callable[[str], None] = print) -> Classifier:
     """Test a model from memory on one example and on a whole batch; return a `Classifier` unchanged.
+
+    Args:
+        model: see `Model`.
+        examples: examples for the test.
+        log: called with a line about how the outputs are read, if they are no logits.
 
     Raises:
         InputError: outputs are not logits, or labels are out of range.
@@ -71,14 +88,16 @@ def as_classifier(model: Classifier | nn.Module, examples: Examples) -> Classifi
     if isinstance(model, Classifier):
         return model
     batch = next(iter(examples.batches()))
-    name, tried = type(model).__name__, _tried(model, batch[1], examples.labels)
-    weights = weights_digest(model.state_dict())
+    name = getattr(model, "__name__", type(model).__name__)
+    tried, reading = _tried(logit_model(model), batch[1], examples, log)
+    weights = weights_digest(model.state_dict()) if isinstance(model, nn.Module) else ""
     return Classifier(
         model=tried,
         name=name,
-        digest=settings_digest([name, weights]),
+        digest=settings_digest([name, weights, *filter(None, [reading])]),
         weights=weights,
         probe=predict(tried, [batch]).logits[:_NUM_PROBED],
+        reading=reading,
     )
 
 
@@ -88,6 +107,8 @@ def load_classifier(
     examples: Examples,
     *,
     model_args: dict[str, Any] | None = None,
+    outputs: OutputKind | None = None,
+    entry: str | None = None,
     device: str = "auto",
     log: Callable[[str], None] = print,
 ) -> Classifier:
@@ -98,7 +119,9 @@ def load_classifier(
         checkpoint: file of the weights; None to keep the weights that the model is built with.
         examples: examples for the test.
         model_args: further arguments of the builder.
-        device: auto, cpu or cuda.
+        outputs: kind of the model's outputs, see `LogitModel`; None finds it.
+        entry: name or position of the logits among several outputs; None finds it.
+        device: auto, cpu, cuda or mps, or one of several by its index, such as cuda:1.
         log: called with a warning if the model is untrained.
 
     Raises:
@@ -119,13 +142,13 @@ def load_classifier(
         "in_channels": shape[0] if len(shape) == 3 else None,
         **(description.arguments(given) if spec == description.model else given),
     }
+    _check_numbering(description.class_names, examples)
     batch = next(iter(examples.batches()))
     network = _build(spec, arguments, checkpoint, batch[1]).to(target).eval()
-    tried = _tried(network, batch[1], examples.labels)
-    _check_numbering(description.class_names, examples)
+    tried, reading = _tried(LogitModel(network, kind=outputs, entry=entry), batch[1], examples, log)
     if checkpoint is None and ":" not in spec:
         log(f"warning: {spec} without --checkpoint is untrained, because its weights are random")
-    settings = {"model": spec, "arguments": arguments, "code": code_digest(spec)}
+    settings = {"model": spec, "arguments": arguments, "code": code_digest(spec), "outputs": reading}
     return Classifier(
         model=tried,
         name=spec,
@@ -135,6 +158,7 @@ def load_classifier(
         checkpoint=str(checkpoint) if checkpoint else "none",
         fitted_examples=fitted_examples,
         class_names=description.class_names,
+        reading=reading,
     )
 
 
@@ -157,10 +181,13 @@ def _build(spec: str, arguments: dict[str, Any], checkpoint: Path | None, inputs
     return network
 
 
-def _tried(model: nn.Module, inputs: Tensor, labels: Tensor) -> nn.Module:
-    """Test the model with a batch and with a single input; wrap it if it cannot take a single input."""
-    check_labels(labels, try_model(model, inputs), hint=FITTING_DATA)
-    return padded(model, inputs)
+def _tried(model: LogitModel, inputs: Tensor, examples: Examples, log: Callable[[str], None]) -> tuple[nn.Module, str]:
+    """Test the model with a batch and with a single input; wrap it if it needs this to return logits for any input."""
+    tried, reading = understood(model, inputs, examples.num_classes)
+    if reading:
+        log(f"outputs of the model: {reading}")
+    check_labels(examples.labels, try_model(tried, inputs), hint=FITTING_DATA)
+    return padded(tried, inputs), reading
 
 
 def _check_numbering(class_names: tuple[str, ...], examples: Examples) -> None:

@@ -24,7 +24,7 @@ from aradals.errors import InputError
 from aradals.inference.gradients import model_inputs
 from aradals.inference.predictions import Batch, evaluation_mode, model_device_dtype
 from aradals.pipeline.artifacts import SCHEMA_VERSION, load_scores, save_scores, versions
-from aradals.pipeline.classifier import Classifier, as_classifier
+from aradals.pipeline.classifier import Classifier, Model, as_classifier
 from aradals.pipeline.outputs import output_file, refuse_other_request
 from aradals.pipeline.stage import remove_stages, run_stage, same_outputs
 from aradals.results.failed import describe_lost_searches
@@ -77,7 +77,7 @@ _FLOPS_PER_BATCH_ELSEWHERE = 2.0**40
 
 
 def score_dataset(
-    model: Classifier | nn.Module,
+    model: Classifier | Model,
     data: Data,
     *,
     attack: str = "secant",
@@ -91,7 +91,7 @@ def score_dataset(
     """Measure each example's robustness: the smallest perturbation that changes the model's prediction.
 
     Args:
-        model: maps inputs in [0, 1] to logits of shape (N, K).
+        model: maps inputs in [0, 1] to logits of shape (N, K), or to outputs that `LogitModel` reads.
         data: `Examples`, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
         attack: a name in ``aradals.attacks.ATTACKS``.
         attack_args: settings of the attack.
@@ -115,7 +115,7 @@ def score_dataset(
     settings = dict(attack_args or {})
     check_attack(attack, settings)
     examples = as_examples(data)
-    classifier = as_classifier(model, examples)
+    classifier = as_classifier(model, examples, log)
     if output is None:
         run_attack = choose_attack(attack, settings, verified=verified)
         batches = _batches(examples, choose_batch_size(classifier.model, examples))
