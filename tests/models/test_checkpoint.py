@@ -174,15 +174,16 @@ def change_nothing_but(name: str, tensor: Tensor | None) -> dict[str, Tensor]:
     ("state", "message"),
     [
         (change_nothing_but("stage2.0.weight", None), r"without stage2\.0\.weight;"),
-        (change_nothing_but("extra.bias", torch.zeros(2)), r"with unknown extra\.bias;"),
+        (change_nothing_but("stage2.9.bias", torch.zeros(2)), r"with unknown stage2\.9\.bias;"),
+        (change_nothing_but("9.bias", torch.zeros(2)), r"with unknown 9\.bias;"),
         (
             change_nothing_but("linear.bias", torch.zeros(7)),
             r"with linear\.bias of shape \(7,\) instead of \(10,\);",
         ),
         ({}, r"without stage1\.0\.weight, stage1\.1\.weight, stage1\.1\.bias and \d+ more"),
-        (ResNet(20).state_dict(), r"without .*, with unknown conv1"),
+        (ResNet(20).state_dict(), r"without stage1.* more, with linear.weight of shape"),
     ],
-    ids=["missing", "unexpected", "shape", "empty", "other-model"],
+    ids=["missing", "unexpected", "one-more-layer", "shape", "empty", "other-model"],
 )
 def test_weights_that_do_not_fit_change_nothing(tmp_path: Path, state: dict[str, Tensor], message: str) -> None:
     torch.save(dict(state), tmp_path / "model.pt")

@@ -33,7 +33,8 @@ class ModelArguments:
     Attributes:
         model: built-in name (resnet20, small_cnn, ...), file.py:callable or package.module:callable that returns an
             nn.Module from inputs in [0, 1] to logits; not needed for a checkpoint that names its built-in model
-        checkpoint: file of the weights: .safetensors, or a torch file that contains nothing else
+        checkpoint: file of the weights: .safetensors, a torch file of weights, an index of shards, or a folder of them
+        checkpoint_key: key of the weights, if the checkpoint has several that fit, such as model and ema
         model_args: further arguments of the function that builds the model, as JSON or YAML
         outputs: what the model returns: logits, or probs (softmax, sigmoids or percentages, whose logarithm is taken);
             default: logits, and for a single output per image what its values show
@@ -43,6 +44,7 @@ class ModelArguments:
 
     model: str | None = None
     checkpoint: Path | None = None
+    checkpoint_key: str | None = None
     model_args: dict[str, Any] = field(default_factory=dict)
     outputs: Literal["logits", "probs"] | None = None
     entry: str | None = None
@@ -57,6 +59,7 @@ class ModelArguments:
             self.checkpoint,
             examples,
             model_args=self.model_args,
+            checkpoint_key=self.checkpoint_key,
             outputs=self.outputs,
             entry=self.entry,
             device=self.device,

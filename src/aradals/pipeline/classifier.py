@@ -107,6 +107,7 @@ def load_classifier(
     examples: Examples,
     *,
     model_args: dict[str, Any] | None = None,
+    checkpoint_key: str | None = None,
     outputs: OutputKind | None = None,
     entry: str | None = None,
     device: str = "auto",
@@ -116,13 +117,14 @@ def load_classifier(
 
     Args:
         model: built-in name, ``file.py:callable`` or ``package.module:callable``; None if the checkpoint has the name.
-        checkpoint: file of the weights; None to keep the weights that the model is built with.
+        checkpoint: file or folder of the weights; None to keep the weights that the model is built with.
         examples: examples for the test.
         model_args: further arguments of the builder.
+        checkpoint_key: key of the weights, if the checkpoint has several that fit.
         outputs: kind of the model's outputs, see `LogitModel`; None finds it.
         entry: name or position of the logits among several outputs; None finds it.
         device: auto, cpu, cuda or mps, or one of several by its index, such as cuda:1.
-        log: called with a warning if the model is untrained.
+        log: called with a line about how the model is read, and with a warning if it is untrained.
 
     Raises:
         InputError: there is no such model; only the checkpoint names the model, and the model is not built in; the
@@ -144,7 +146,7 @@ def load_classifier(
     }
     _check_numbering(description.class_names, examples)
     batch = next(iter(examples.batches()))
-    network = _build(spec, arguments, checkpoint, batch[1]).to(target).eval()
+    network = _build(spec, arguments, checkpoint, checkpoint_key, batch[1], log).to(target).eval()
     tried, reading = _tried(LogitModel(network, kind=outputs, entry=entry), batch[1], examples, log)
     if checkpoint is None and ":" not in spec:
         log(f"warning: {spec} without --checkpoint is untrained, because its weights are random")
@@ -167,17 +169,24 @@ def check_training_examples(classifier: Classifier, examples: Examples) -> Check
     return check_unseen(classifier.fitted_examples, examples.hashes, what="the model", where=examples.name)
 
 
-def _build(spec: str, arguments: dict[str, Any], checkpoint: Path | None, inputs: Tensor) -> nn.Module:
+def _build(
+    spec: str,
+    arguments: dict[str, Any],
+    checkpoint: Path | None,
+    key: str | None,
+    inputs: Tensor,
+    log: Callable[[str], None],
+) -> nn.Module:
     """Build a model with the weights of its checkpoint."""
     build = partial(build_model, spec, **arguments)
     if checkpoint is not None and is_built_in(spec):
         with torch.device("meta"):  # the meta device needs no memory, even if the file names huge sizes
-            check_fit(build(), checkpoint)
+            check_fit(build(), checkpoint, key=key)
     network = build()
     if any(map(is_lazy, network.parameters())):
         try_model(network, inputs)  # lazy layers take their shapes from the first input
     if checkpoint is not None:
-        load_checkpoint(network, checkpoint)
+        load_checkpoint(network, checkpoint, key=key, log=log)
     return network
 
 
