@@ -215,8 +215,8 @@ def test_description(tmp_path: Path) -> None:
     path = described(tmp_path / "a.safetensors", model="small_cnn", model_args={"width": 4}, num_classes=10)
     description = read_description(path)
     assert (description.model, description.built_in_model, description.num_classes) == ("small_cnn", "small_cnn", 10)
-    assert description.arguments({}) == {"width": 4}
-    assert description.arguments({"width": 8, "mean": [0.5]}) == {"width": 8, "mean": [0.5]}
+    assert description.arguments_for("small_cnn", {}) == {"width": 4}
+    assert description.arguments_for("small_cnn", {"width": 8, "mean": [0.5]}) == {"width": 8, "mean": [0.5]}
     save_checkpoint(small_cnn(), tmp_path / "b.safetensors", {})
     assert read_description(tmp_path / "b.safetensors") == CheckpointDescription(tmp_path / "b.safetensors")
     torch.save(small_cnn().state_dict(), tmp_path / "c.pt")
@@ -248,8 +248,9 @@ def test_a_file_does_not_choose_code(tmp_path: Path, model: str) -> None:
 def test_arguments_of_a_file_are_plain_numbers(tmp_path: Path, name: str, value: object) -> None:
     description = read_description(described(tmp_path / "a.safetensors", model="small_cnn", model_args={name: value}))
     with pytest.raises(InputError, match=f"got {name}: .*try --model-args"):
-        description.arguments({})
-    assert description.arguments({name: value}) == {name: value}  # what the caller gives is the caller's to judge
+        description.arguments_for("small_cnn", {})
+    # What the caller gives is the caller's to judge.
+    assert description.arguments_for("small_cnn", {name: value}) == {name: value}
 
 
 @pytest.mark.parametrize(

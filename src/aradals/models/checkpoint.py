@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from aradals._internal.files import atomic_path
 from aradals._internal.optional import optional_imports
 from aradals.errors import InputError
-from aradals.models.builder import is_built_in, list_models
+from aradals.models.builder import argument_names, is_built_in, list_models
 from aradals.models.matching import Match, first_names, matches, rename
 from aradals.models.weight_files import describe_content, find_files, is_safetensors, read_content
 
@@ -38,6 +39,7 @@ class CheckpointDescription:
         num_classes: K, at most the size of the file in bytes; None if the file does not have it.
         class_names: one name for each class, or empty.
         fitted_examples: content hashes in base64, see `aradals.pipeline.artifacts.decode_hashes`.
+        hyper_parameters: arguments of a LightningModule, as a checkpoint of Lightning has them.
     """
 
     path: Path | None = None
@@ -46,6 +48,7 @@ class CheckpointDescription:
     num_classes: int | None = None
     class_names: tuple[str, ...] = ()
     fitted_examples: str = ""
+    hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def built_in_model(self) -> str | None:
@@ -62,17 +65,22 @@ class CheckpointDescription:
             hint="--model with the code that builds the model, if you trust this code",
         )
 
-    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def arguments_for(self, spec: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """Merge the file's arguments of the builder with those ``given``, which take precedence.
 
+        Hyper-parameters of Lightning are used if the builder has arguments with their names.
+
         Raises:
-            InputError: an argument from the file is not a number or boolean; text could be a path.
+            InputError: an argument from the file is no number, boolean or word; other text could be a path.
         """
-        used = {name: value for name, value in self.model_args.items() if name not in given}
+        saved = self.model_args if spec == self.model else self.hyper_parameters
+        if saved and spec != self.model and (names := argument_names(spec)) is not None:
+            saved = {name: value for name, value in saved.items() if name in names}
+        used = {name: value for name, value in saved.items() if name not in given}
         for name, value in used.items():
             if not _is_plain(value):
                 raise InputError(
-                    expected=f"model arguments in {self.path} that are booleans or numbers up to {MAX_ARGUMENT:,}",
+                    expected=f"words, booleans or numbers up to {MAX_ARGUMENT:,} as model arguments in {self.path}",
                     got=f"{name}: {value!r}",
                     hint="--model-args with this argument, if you trust its value",
                 )
@@ -80,13 +88,19 @@ class CheckpointDescription:
 
 
 def read_description(path: str | os.PathLike[str]) -> CheckpointDescription:
-    """Read the description in a checkpoint; it is empty if there is none. Only safetensors files have descriptions.
+    """Read the description in a safetensors file, or the hyper-parameters in a .ckpt file of Lightning.
+
+    The description of any other file is empty.
 
     Raises:
         InputError: the file does not exist or cannot be read, or `aradals train` cannot have written the description.
         MissingExtraError: the file is a safetensors file, but safetensors is not installed.
     """
     path = find_files(path)[0]
+    if path.suffix.lower() == ".ckpt":
+        content, _ = read_content(path)
+        saved = content.get("hyper_parameters") if isinstance(content, Mapping) else None
+        return CheckpointDescription(path, hyper_parameters=saved if isinstance(saved, Mapping) else {})
     text = read_checkpoint_metadata(path).get("aradals")
     if text is None:
         return CheckpointDescription(path)
@@ -119,6 +133,8 @@ def _is_plain(value: object) -> bool:
     """Return True if an untrusted ``value`` is safe for a builder: it is not a path, and its size is limited."""
     if isinstance(value, list):
         return all(isinstance(item, int | float) and _is_plain(item) for item in value)
+    if isinstance(value, str):
+        return re.fullmatch(r"[\w+-]{1,64}", value) is not None
     if isinstance(value, float):
         return math.isfinite(value) and abs(value) <= MAX_ARGUMENT
     return value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) <= MAX_ARGUMENT)

@@ -11,6 +11,7 @@ from torch import nn
 from aradals.errors import InputError
 from aradals.models.builder import build_model
 from aradals.models.checkpoint import load_checkpoint, read_description
+from aradals.models.sources import without_weights
 
 
 def load_model(
@@ -43,7 +44,7 @@ def load_model(
         raise InputError(
             expected=f"a model for {path}, which does not say how to build it", got="none", hint="model='resnet20'"
         )
-    arguments = description.arguments(model_args) if spec == description.model else model_args
-    network = build_model(spec, **{"num_classes": description.num_classes, **arguments})
+    arguments = {"num_classes": description.num_classes, **without_weights(spec)}
+    network = build_model(spec, **{**arguments, **description.arguments_for(spec, model_args)})
     load_checkpoint(network, path, key=key, log=log)
     return network.eval()

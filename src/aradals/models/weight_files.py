@@ -131,18 +131,26 @@ def _read_safetensors(path: Path, *, shapes_alone: bool) -> tuple[dict[str, Any]
         raise _unreadable(path, _reason(error)) from error
 
 
+def is_script(path: Path) -> bool:
+    """Return True if the file is a TorchScript program."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return any("/code/" in name for name in file.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
+
+
 def _read_torch(path: Path) -> Any:
+    if is_script(path):
+        raise InputError(
+            expected="a checkpoint of tensors", got=f"{path}, a TorchScript program", hint=f"--model {path}"
+        )
     _refuse_packed(path)
     try:
         with safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises almost anything, from EOFError to KeyError
-        said = str(error)
-        if "TorchScript" in said:
-            raise InputError(
-                expected="a checkpoint of tensors", got=f"{path}, a TorchScript program", hint=f"--model {path}"
-            ) from error
-        if "Unsupported" in said:
+        if "Unsupported" in str(error):
             raise InputError(
                 expected="a checkpoint of tensors only",
                 got=f"{path}, a pickle that could run code when it is read",

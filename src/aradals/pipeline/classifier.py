@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ from aradals.models import (
     read_description,
     weights_digest,
 )
+from aradals.models.builder import namesake
+from aradals.models.preprocessing import Preprocessed, Preprocessing
+from aradals.models.sources import find_source, source_digest, without_weights
 from aradals.pipeline.artifacts import decode_hashes
 from aradals.pipeline.leakage import check_unseen
 from aradals.results.records import Check
@@ -56,6 +59,7 @@ class Classifier:
         fitted_examples: content hashes of the training examples; empty if the checkpoint does not have them.
         class_names: names from the checkpoint; empty if the checkpoint has none.
         reading: how the outputs are read as logits; empty if they are logits.
+        preprocessing: layers in front of the network, which prepare its inputs; empty if there are none.
     """
 
     model: nn.Module
@@ -67,11 +71,13 @@ class Classifier:
     fitted_examples: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     class_names: tuple[str, ...] = ()
     reading: str = ""
+    preprocessing: str = ""
 
     @property
     def origin(self) -> dict[str, str]:
-        """The checkpoint, and how the outputs are read, for results."""
-        return {"checkpoint": self.checkpoint, **({"outputs": self.reading} if self.reading else {})}
+        """The checkpoint, and how inputs are prepared and outputs are read, for results."""
+        told = {"outputs": self.reading, "preprocessing": self.preprocessing}
+        return {"checkpoint": self.checkpoint, **{name: text for name, text in told.items() if text}}
 
 
 def as_classifier(model: Classifier | Model, examples: Examples, log: Callable[[str], None] = print) -> Classifier:
@@ -108,6 +114,7 @@ def load_classifier(
     *,
     model_args: dict[str, Any] | None = None,
     checkpoint_key: str | None = None,
+    preprocessing: Preprocessing | None = None,
     outputs: OutputKind | None = None,
     entry: str | None = None,
     device: str = "auto",
@@ -121,6 +128,7 @@ def load_classifier(
         examples: examples for the test.
         model_args: further arguments of the builder.
         checkpoint_key: key of the weights, if the checkpoint has several that fit.
+        preprocessing: normalization that the model expects; None for that of its source, if it has one.
         outputs: kind of the model's outputs, see `LogitModel`; None finds it.
         entry: name or position of the logits among several outputs; None finds it.
         device: auto, cpu, cuda or mps, or one of several by its index, such as cuda:1.
@@ -142,26 +150,60 @@ def load_classifier(
     arguments = {
         "num_classes": description.num_classes or examples.num_classes,
         "in_channels": shape[0] if len(shape) == 3 else None,
-        **(description.arguments(given) if spec == description.model else given),
+        **({} if checkpoint is None else without_weights(spec)),
+        **description.arguments_for(spec, given),
     }
-    _check_numbering(description.class_names, examples)
     batch = next(iter(examples.batches()))
-    network = _build(spec, arguments, checkpoint, checkpoint_key, batch[1], log).to(target).eval()
-    tried, reading = _tried(LogitModel(network, kind=outputs, entry=entry), batch[1], examples, log)
-    if checkpoint is None and ":" not in spec:
+    network = _build(spec, arguments, checkpoint, checkpoint_key, batch[1], log)
+    weights = weights_digest(network.state_dict())
+    network = _preprocessed(network, spec, preprocessing, shape).to(target).eval()
+    told = str(getattr(network, "preprocessing", ""))
+    if told:
+        log(f"{spec}: {told}")
+    class_names = description.class_names or getattr(network, "class_names", ())
+    _check_numbering(class_names, examples)
+    tried, reading = _tried(_read_as(network, outputs, entry), batch[1], examples, log)
+    if namesake(spec):
+        log(f"{spec} is the built-in network for small images; the network for ImageNet is {namesake(spec)}")
+    if checkpoint is None and is_built_in(spec):
         log(f"warning: {spec} without --checkpoint is untrained, because its weights are random")
-    settings = {"model": spec, "arguments": arguments, "code": code_digest(spec), "outputs": reading}
+    code = source_digest(spec) if find_source(spec) else code_digest(spec)
+    settings = {"model": spec, "arguments": arguments, "code": code, "outputs": reading, "preprocessing": told}
     return Classifier(
         model=tried,
         name=spec,
         digest=settings_digest([settings, weights_digest(tried.state_dict())]),
-        weights=weights_digest(network.state_dict()),
+        weights=settings_digest([weights, told]) if told else weights,
         probe=predict(tried, [batch]).logits[:_NUM_PROBED],
         checkpoint=str(checkpoint) if checkpoint else "none",
         fitted_examples=fitted_examples,
-        class_names=description.class_names,
+        class_names=class_names,
         reading=reading,
+        preprocessing=told,
     )
+
+
+def _preprocessed(network: nn.Module, spec: str, given: Preprocessing | None, shape: tuple[int, ...]) -> nn.Module:
+    """Put the given normalization in front of a network, in place of that of its source."""
+    if given is None:
+        return network
+    if is_built_in(spec) or len(shape) != 3:
+        raise InputError(
+            expected="--mean, --std and --bounds with another network, for images",
+            got=f"{spec} and inputs of shape {shape}",
+            hint="--model-args '{mean: [...], std: [...]}' for a built-in network, or normalization inside the model",
+        )
+    if isinstance(network, Preprocessed):
+        own, names = network.preprocessing, network.class_names
+        given = replace(own, mean=given.mean, std=given.std, bounds=given.bounds)
+        return Preprocessed(network.model, given, shape[0], names)
+    return Preprocessed(network, given, shape[0])
+
+
+def _read_as(network: nn.Module, outputs: OutputKind | None, entry: str | None) -> LogitModel:
+    reading = logit_model(network)
+    reading.kind, reading.entry = outputs or reading.kind, entry or reading.entry
+    return reading
 
 
 def check_training_examples(classifier: Classifier, examples: Examples) -> Check:

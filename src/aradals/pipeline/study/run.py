@@ -70,7 +70,7 @@ def run_study(
         recipe: settings, the name of a packaged recipe, or the path of a YAML file.
         output: folder of the study.
         name: see `run_studies`, also for the other arguments.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps, or one of several by its index, such as cuda:1.
         log: called with each line of progress.
         overwrite: replace files of other people.
 
@@ -107,7 +107,7 @@ def run_studies(
         config: the recipe, see `aradals.pipeline.recipes.load_recipe`.
         output: folder of the study; ``results.json`` and the tables ``table`` and ``means`` are written there.
         name: name of the study, for the report; default: the name of the folder.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps, or one of several by its index, such as cuda:1.
         log: called with each line of progress.
         overwrite: replace files of other programs at the paths of the results.
 
