@@ -151,6 +151,12 @@ def _kind_of_single(values: Tensor, *, certain: bool) -> OutputKind:
 
 def _as_logits(values: Tensor, kind: OutputKind | None) -> Tensor:
     """Convert outputs of this kind, shape (N, K) or (N, 1), to logits of shape (N, K) or (N, 2)."""
+    if kind == "probs" and (values < 0).any():
+        raise InputError(
+            expected="probabilities, sigmoids or percentages, because the model is said to return them",
+            got=f"values down to {float(values.detach().min()):.3g}",
+            hint="--outputs logits (in Python, kind='logits')",
+        )
     if values.shape[1] == 1:
         values = torch.cat([1 - values if kind == "probs" else torch.zeros_like(values), values], 1)
     return values.clamp_min(torch.finfo(values.dtype).tiny).log() if kind == "probs" else values

@@ -21,7 +21,7 @@ from aradals.inference.outputs import FunctionModel
 from aradals.models.preact_resnet import PreActResNet
 from aradals.models.resnet import ResNet
 from aradals.models.small_cnn import SmallCNN
-from aradals.models.sources import find_source
+from aradals.models.sources import find_source, without_weights
 from aradals.models.wide_resnet import WideResNet
 
 
@@ -195,10 +195,19 @@ def build_untrained(
     The initialization draws from torch's global generator. It calls ``reset_parameters`` of every submodule, the inner
     ones first.
 
+    Networks of other packages are built without their weights.
+
     Raises:
-        InputError: see `build_model`; a submodule with parameters lacks ``reset_parameters``.
+        InputError: see `build_model`; a submodule with parameters lacks ``reset_parameters``; or a program is named.
     """
-    model, is_finished = _build(spec, {"num_classes": num_classes, "in_channels": in_channels}, model_args)
+    if find_source(spec) and not without_weights(spec):
+        raise InputError(
+            expected="code that builds a network, because every training needs a new initialization",
+            got=f"{spec}, a program with finished weights",
+            hint="file.py:callable",
+        )
+    sizes = {"num_classes": num_classes, "in_channels": in_channels}
+    model, is_finished = _build(spec, sizes, {**without_weights(spec), **model_args})
     return _reset(model, spec) if is_finished else model
 
 

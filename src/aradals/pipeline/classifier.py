@@ -94,9 +94,10 @@ def as_classifier(model: Classifier | Model, examples: Examples, log: Callable[[
     if isinstance(model, Classifier):
         return model
     batch = next(iter(examples.batches()))
-    name = getattr(model, "__name__", type(model).__name__)
+    bare = model.model if isinstance(model, LogitModel) else model
+    name = getattr(bare, "__name__", type(bare).__name__)
     tried, reading = _tried(logit_model(model), batch[1], examples, log)
-    weights = weights_digest(model.state_dict()) if isinstance(model, nn.Module) else ""
+    weights = weights_digest(bare.state_dict()) if isinstance(bare, nn.Module) else ""
     return Classifier(
         model=tried,
         name=name,

@@ -140,3 +140,15 @@ def test_several_entries_are_asked_for() -> None:
     assert find_logits((LOGITS, LOGITS / 2), 64, 1).equal(LOGITS / 2)
     with pytest.raises(InputError, match="an entry 'other'"):
         find_logits(output, 64, "other")
+
+
+def test_negative_values_are_no_probabilities() -> None:
+    with pytest.raises(InputError, match="values down to -"):
+        LogitModel(Returns(lambda z: z), kind="probs")(INPUTS)
+
+
+def test_the_weights_are_those_of_the_model_itself() -> None:
+    examples, model = Examples(INPUTS, LABELS, num_classes=3), Returns(lambda z: z)
+    found = [as_classifier(each, examples) for each in (model, LogitModel(model, kind="logits"))]
+    assert found[0].weights == found[1].weights
+    assert found[0].name == found[1].name == "Returns"
