@@ -35,6 +35,7 @@ from aradals.models.builder import namesake
 from aradals.models.preprocessing import Preprocessed, Preprocessing
 from aradals.models.sources import find_source, source_digest, without_weights
 from aradals.pipeline.artifacts import decode_hashes
+from aradals.pipeline.input_scale import warn_of_scale
 from aradals.pipeline.leakage import check_unseen
 from aradals.results.records import Check
 
@@ -97,6 +98,7 @@ def as_classifier(model: Classifier | Model, examples: Examples, log: Callable[[
     bare = model.model if isinstance(model, LogitModel) else model
     name = getattr(bare, "__name__", type(bare).__name__)
     tried, reading = _tried(logit_model(model), batch[1], examples, log)
+    warn_of_scale(tried, examples, log)
     weights = weights_digest(bare.state_dict()) if isinstance(bare, nn.Module) else ""
     return Classifier(
         model=tried,
@@ -164,6 +166,8 @@ def load_classifier(
     class_names = description.class_names or getattr(network, "class_names", ())
     _check_numbering(class_names, examples)
     tried, reading = _tried(_read_as(network, outputs, entry), batch[1], examples, log)
+    if not told and not is_built_in(spec):
+        warn_of_scale(tried, examples, log)
     if namesake(spec):
         log(f"{spec} is the built-in network for small images; the network for ImageNet is {namesake(spec)}")
     if checkpoint is None and is_built_in(spec):
