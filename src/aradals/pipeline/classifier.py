@@ -144,34 +144,24 @@ def load_classifier(
     target = resolve_device(device)
     description = CheckpointDescription() if checkpoint is None else read_description(checkpoint)
     fitted_examples = decode_hashes(description.fitted_examples, checkpoint)
-    spec = model or description.built_in_model
-    if spec is None:
-        raise InputError(
-            expected="--model (the checkpoint does not say how to build the model)", got="none", hint="--model resnet20"
-        )
-    shape, given = examples.input_shape, model_args or {}
+    spec, shape = _named(model, description), examples.input_shape
     arguments = {
         "num_classes": description.num_classes or examples.num_classes,
         "in_channels": shape[0] if len(shape) == 3 else None,
         **({} if checkpoint is None else without_weights(spec)),
-        **description.arguments_for(spec, given),
+        **description.arguments_for(spec, model_args or {}),
     }
     batch = next(iter(examples.batches()))
     network = _build(spec, arguments, checkpoint, checkpoint_key, batch[1], log)
     weights = weights_digest(network.state_dict())
     network = _preprocessed(network, spec, preprocessing, shape).to(target).eval()
     told = str(getattr(network, "preprocessing", ""))
-    if told:
-        log(f"{spec}: {told}")
+    _tell_of_name(spec, told, checkpoint, log)
     class_names = description.class_names or getattr(network, "class_names", ())
     _check_numbering(class_names, examples)
     tried, reading = _tried(_read_as(network, outputs, entry), batch[1], examples, log)
-    if not told and not is_built_in(spec):
+    if preprocessing is None and not (told or is_built_in(spec)):
         warn_of_scale(tried, examples, log)
-    if namesake(spec):
-        log(f"{spec} is the built-in network for small images; the network for ImageNet is {namesake(spec)}")
-    if checkpoint is None and is_built_in(spec):
-        log(f"warning: {spec} without --checkpoint is untrained, because its weights are random")
     code = source_digest(spec) if find_source(spec) else code_digest(spec)
     settings = {"model": spec, "arguments": arguments, "code": code, "outputs": reading, "preprocessing": told}
     return Classifier(
@@ -186,6 +176,25 @@ def load_classifier(
         reading=reading,
         preprocessing=told,
     )
+
+
+def _named(model: str | None, description: CheckpointDescription) -> str:
+    spec = model or description.built_in_model
+    if spec is None:
+        raise InputError(
+            expected="--model (the checkpoint does not say how to build the model)", got="none", hint="--model resnet20"
+        )
+    return spec
+
+
+def _tell_of_name(spec: str, preprocessing: str, checkpoint: Path | None, log: Callable[[str], None]) -> None:
+    """Log what a name stands for, if another reading is possible."""
+    if preprocessing:
+        log(f"{spec}: {preprocessing}")
+    if namesake(spec):
+        log(f"{spec} is the built-in network for small images; the network for ImageNet is {namesake(spec)}")
+    if checkpoint is None and is_built_in(spec):
+        log(f"warning: {spec} without --checkpoint is untrained, because its weights are random")
 
 
 def _preprocessed(network: nn.Module, spec: str, given: Preprocessing | None, shape: tuple[int, ...]) -> nn.Module:
