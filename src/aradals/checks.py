@@ -85,7 +85,7 @@ def check_output(output: object, num_inputs: int) -> Tensor:
         raise InputError(
             expected="a model that returns a tensor of logits",
             got=f"a model that returns {type(output).__name__}",
-            hint="a wrapper module whose forward returns only the logits",
+            hint="a tensor of logits, or a dict or tuple that has one",
         )
     return _check_values(output, num_inputs, _OF_A_MODEL)
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from aradals.data import Examples
 from aradals.errors import InputError, MissingExtraError
+from aradals.inference.outputs import FunctionModel
 from aradals.models import Normalize, build_model, load_model
 from aradals.models.preprocessing import Preprocessed, Preprocessing, named_constants, of_processor, resized
 from aradals.pipeline.classifier import Classifier, load_classifier
@@ -265,6 +266,30 @@ def test_a_plain_function_in_a_file(tmp_path: Path) -> None:
     found, log = load(f"{tmp_path / 'model.py'}:predict")
     assert outputs_of(found).allclose(net()(INPUTS), atol=1e-6)
     assert log == ["outputs of the model: the entry 'out' of dict"]
+    torch.save(net().state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=r"conv.bias, .* of which the model has no weight"):
+        load(f"{tmp_path / 'model.py'}:predict", tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_function"),
+    [
+        ("images", True),
+        ("whatever: torch.Tensor", True),
+        ("x, temperature=1.0", True),
+        ("config", False),
+        ("num_classes", False),
+        ("x, y", False),
+    ],
+)
+def test_what_is_taken_for_a_function_of_the_inputs(arguments: str, is_function: bool, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(f"import torch\ndef f({arguments}):\n    return torch.nn.Linear(3, 4)\n")
+    if is_function or arguments == "num_classes":
+        model = build_model(f"{tmp_path / 'model.py'}:f", num_classes=4)
+        assert isinstance(model, FunctionModel) == is_function
+    else:
+        with pytest.raises(InputError, match="missing"):
+            build_model(f"{tmp_path / 'model.py'}:f", num_classes=4)
 
 
 LIT = """
@@ -352,6 +377,8 @@ def test_an_image_classifier_of_transformers(tmp_path: Path) -> None:
     model = transformers.ViTForImageClassification(config).eval()
     model.save_pretrained(tmp_path / "vit")
     spec = f"transformers:{tmp_path / 'vit'}"
+    with pytest.raises(InputError, match=r"the class AutoModel"):
+        load("transformers:AutoModelForImageClassification", tmp_path / "vit")
     with pytest.raises(InputError, match=r"preprocessor_config.json .*--mean and --std"):
         load(spec)
     processor = {"size": {"height": 8, "width": 8}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}

@@ -148,13 +148,19 @@ def _found(spec: str) -> Iterator[Callable[..., Any]]:
 
 
 def _is_function_of_inputs(target: object, given: Set[str]) -> bool:
-    """Return True for a plain function that needs one argument which is not given: the inputs."""
+    """Return True for a plain function that needs one argument, whose name or type says that it is the inputs."""
     if not inspect.isfunction(target):
         return False
     parameters = inspect.signature(target).parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = [each.name for each in parameters if each.kind in kinds and each.default is each.empty]
-    return len(needed) == 1 and needed[0] not in given
+    needed = [each for each in parameters if each.kind in kinds and each.default is each.empty]
+    if len(needed) != 1 or needed[0].name in given:
+        return False
+    is_tensor = str(needed[0].annotation).rpartition(".")[2].startswith("Tensor")
+    return is_tensor or re.fullmatch(_INPUTS, needed[0].name) is not None
+
+
+_INPUTS = r"xs?|inputs?|images?|imgs?|batch|features|pixel_values|data"
 
 
 def _build(spec: str, sizes: dict[str, int | None], model_args: dict[str, object]) -> tuple[nn.Module, bool]:

@@ -52,8 +52,8 @@ class Match:
 
     @property
     def fits(self) -> bool:
-        """True if the file has every weight of the model, and no other weights of its layers."""
-        return not (self.missing or self.reshaped or self.unknown)
+        """True if the file has every weight of the model, which has some, and no other weights of its layers."""
+        return bool(self.weights) and not (self.missing or self.reshaped or self.unknown)
 
     @property
     def problems(self) -> str:
@@ -63,6 +63,8 @@ class Match:
         for name in self.reshaped[:1]:
             shapes = [tuple(each.shape) for each in (self._tensors[self._names[name]], self._expected[name])]
             found.append(f"with {name} of shape {shapes[0]} instead of {shapes[1]}")
+        if not self._expected:
+            found.append(f"with {first_names(self.left)}, of which the model has no weight")
         return ", ".join(found)
 
     def same_weights(self, other: Match) -> bool:

@@ -114,6 +114,10 @@ def from_transformers(name: str, *, pretrained: bool = True, num_classes: int | 
         num_classes: K, if the network is not pretrained.
     """
     transformers = load_extra("transformers")
+    if hasattr(transformers, name):
+        raise InputError(
+            expected="transformers:FOLDER_OR_ID", got=f"the class {name}", hint="the folder of save_pretrained()"
+        )
     auto = transformers.AutoModelForImageClassification
     if pretrained:
         model: nn.Module = auto.from_pretrained(name)
