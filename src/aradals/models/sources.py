@@ -76,7 +76,7 @@ def from_timm(
     )
     subset = timm.data.infer_imagenet_subset(model) if pretrained else None
     names = timm.data.ImageNetInfo(subset).label_descriptions() if subset else ()
-    return Preprocessed(model, preprocessing, in_channels, names)
+    return Preprocessed(model, preprocessing, in_channels, names).train(not pretrained)
 
 
 def from_torchvision(
@@ -102,7 +102,8 @@ def from_torchvision(
         crop=(int(given.crop_size[0]), int(given.crop_size[-1])),
         mode=given.interpolation.value if given.interpolation.value in ("bilinear", "nearest") else "bicubic",
     )
-    return Preprocessed(model, preprocessing, class_names=weights.meta["categories"] if pretrained else ())
+    names = weights.meta["categories"] if pretrained else ()
+    return Preprocessed(model, preprocessing, class_names=names).train(not pretrained)
 
 
 def from_transformers(name: str, *, pretrained: bool = True, num_classes: int | None = None) -> nn.Module:
