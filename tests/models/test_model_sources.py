@@ -412,3 +412,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_preprocessed_checks_the_channels() -> None:
     with pytest.raises(InputError, match="for each of 1 channels"):
         Preprocessed(net(), Preprocessing((0.1, 0.2, 0.3), (1.0,)), 1)
+
+
+def test_options_of_a_model_are_refused_beside_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from aradals.cli.main import main
+
+    np.savez(tmp_path / "p.npz", logits=np.eye(3, dtype=np.float32) - 0.5, labels=np.arange(3))
+    command = ["diagnose", "--predictions", str(tmp_path / "p.npz"), "--output", str(tmp_path / "out")]
+    assert main([*command, "--bounds", "0,255"]) == 2
+    assert "both (also --bounds)" in capsys.readouterr().err
