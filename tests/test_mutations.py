@@ -213,7 +213,7 @@ def read_checkpoint(path: Path) -> Any:
     network = model()
     load_checkpoint(network, path)
     description = read_description(path)
-    description.arguments({})
+    description.arguments_for(description.model or "", {})
     if description.model is None:
         return FOREIGN
     return weights_digest(network.state_dict()), description.model, description.num_classes, description.class_names

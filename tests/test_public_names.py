@@ -17,7 +17,7 @@ NAMES = """
     score_dataset
 """
 NAMESPACES = """
-    attacks calibration corruptions data inference losses metrics models objectives plots report results
+    attacks calibration corruptions data inference integrations losses metrics models objectives plots report results
     robustness smoothing
 """
 

@@ -50,7 +50,7 @@ def train(network: Network, data: str, folder: Path) -> nn.Module:
     path = output / network.method / "train" / "model.safetensors"
     description = read_description(path)
     spec = yaml.safe_load((RECIPES / f"{network.recipe}.yaml").read_text())["model"]
-    model = build_model(spec, num_classes=description.num_classes, in_channels=3, **description.arguments({}))
+    model = build_model(spec, num_classes=description.num_classes, in_channels=3, **description.arguments_for(spec, {}))
     load_checkpoint(model, path)
     return model.eval()
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the same names for type checkers
     from aradals import corruptions as corruptions
     from aradals import data as data
     from aradals import inference as inference
+    from aradals import integrations as integrations
     from aradals import losses as losses
     from aradals import metrics as metrics
     from aradals import models as models
@@ -63,8 +64,8 @@ _NAMES = {
 """Public name -> the module that has it."""
 
 _NAMESPACES = (
-    *("attacks", "calibration", "corruptions", "data", "inference", "losses", "metrics", "models", "objectives"),
-    *("plots", "report", "results", "robustness", "smoothing"),
+    *("attacks", "calibration", "corruptions", "data", "inference", "integrations", "losses", "metrics"),
+    *("models", "objectives", "plots", "report", "results", "robustness", "smoothing"),
 )
 
 __all__ = [*_NAMES, *_NAMESPACES, "__version__"]

@@ -57,8 +57,8 @@ _OF_A_MODEL = _Hints(
     dtype="a model that returns logits, not classes",
     finite="a checkpoint of a training that did not diverge, and inputs in [0, 1] with normalization inside the model",
     masked="a model that masks with a large negative number such as -1e4",
-    scale="removing the softmax at the end of the model, or log_softmax in its place; the logarithm of a softmax "
-    "loses digits and gradients",
+    scale="removing the softmax at the end of the model, or log_softmax in its place; or --outputs probs, "
+    "LogitModel(model, kind='probs') in Python, for the logarithm, which loses digits and gradients",
 )
 
 
@@ -85,7 +85,7 @@ def check_output(output: object, num_inputs: int) -> Tensor:
         raise InputError(
             expected="a model that returns a tensor of logits",
             got=f"a model that returns {type(output).__name__}",
-            hint="a wrapper module whose forward returns only the logits",
+            hint="a tensor of logits, or a dict or tuple that has one",
         )
     return _check_values(output, num_inputs, _OF_A_MODEL)
 
@@ -143,6 +143,36 @@ def refuse_probabilities(logits: Tensor, hints: _Hints = _OF_AN_ARRAY) -> None:
         raise InputError(
             expected="logits", got="probabilities (all rows are non-negative and sum to 1)", hint=hints.scale
         )
+
+
+def refuse_other_scales(outputs: Tensor, num_classes: int) -> None:
+    """Raise InputError if the outputs of a model on a batch of real inputs are no logits of the classes of the data.
+
+    Args:
+        outputs: shape (N, K); no probabilities, see `refuse_probabilities`.
+        num_classes: number of classes of the data.
+    """
+    values = outputs.detach().double()
+    sums, says = values.sum(1), "--outputs logits if they are logits (in Python, LogitModel(model, kind='logits'))"
+    got = ""
+    if (values >= 0).all() and (sums / 100 - 1).abs().max() < 5e-3:
+        got = "percentages (all rows are non-negative and sum to 100)"
+    elif len(values) >= _ENOUGH and (values >= 0).all() and (values <= 1).all() and (values > 0.5).any():
+        got = f"sigmoids (all values are in [0, 1], rows sum to {float(sums.min()):.3g} to {float(sums.max()):.3g})"
+    if got:
+        raise InputError(expected="logits", got=got, hint=f"--outputs probs for their logarithm, or {says}")
+    foreign = (values.argmax(1) >= num_classes).double().mean()
+    if foreign > 0.5 and values.shape[1] >= 2 * num_classes:
+        raise InputError(
+            expected=f"a model of the {num_classes} classes of the data",
+            got=f"{values.shape[1]} outputs, of which the largest is that of no class of the data for "
+            f"{float(foreign):.0%} of {len(values)} inputs (features, or classes with other numbers)",
+            hint=f"the model with its last layer, data whose labels are the class numbers of the model, or {says}",
+        )
+
+
+_ENOUGH = 32
+"""So many rows of logits in [0, 1] are not a coincidence."""
 
 
 FITTING_DATA = "the data set that the model was trained for, or num_classes in the model's arguments"

@@ -189,6 +189,30 @@ class build(Linear):
     def forward(self, x):
         return F.log_softmax(super().forward(x), dim=1)
 """,
+    "tuple": """
+class build(Linear):
+    def __init__(self):
+        super().__init__()
+        trained(self)
+    def forward(self, x):
+        return super().forward(x), None
+""",
+    "logits and features": """
+class build(Linear):
+    def __init__(self):
+        super().__init__()
+        trained(self)
+    def forward(self, x):
+        return {"features": x.flatten(1), "logits": super().forward(x)}
+""",
+    "maps of one pixel": """
+class build(Linear):
+    def __init__(self):
+        super().__init__()
+        trained(self)
+    def forward(self, x):
+        return super().forward(x)[:, :, None, None]
+""",
     "squeezes the batch dimension away": """
 class build(nn.Module):
     def __init__(self):
@@ -451,8 +475,17 @@ USELESS = {
         "        return super().forward(y + x.exp_())",
         "gradient",
     ),
-    "tuple": ("    def forward(self, x):\n        return super().forward(x), None", "tuple"),
-    "dict": ("    def forward(self, x):\n        return {'logits': super().forward(x)}", "dict"),
+    "several entries": (
+        "    def forward(self, x):\n        return super().forward(x), x.flatten(1)",
+        "tuple with 0 of",
+    ),
+    "nothing": ("    def forward(self, x):\n        pass", "NoneType"),
+    "percentages": ("    def forward(self, x):\n        return 100 * super().forward(x).softmax(1)", "percentages"),
+    "sigmoids": ("    def forward(self, x):\n        return super().forward(x).sigmoid()", "sigmoids"),
+    "features": (
+        "    def forward(self, x):\n        return torch.cat([super().forward(x), 99 + x.flatten(1)], 1)",
+        "74 outputs",
+    ),
     "softmax": ("    def forward(self, x):\n        return super().forward(x).softmax(1)", "probabilities"),
     "NaN": ("    def forward(self, x):\n        return super().forward(x) * float('nan')", "NaN"),
     "raises": ("    def forward(self, x):\n        raise KeyError('layer4')", "layer4"),

@@ -174,15 +174,16 @@ def change_nothing_but(name: str, tensor: Tensor | None) -> dict[str, Tensor]:
     ("state", "message"),
     [
         (change_nothing_but("stage2.0.weight", None), r"without stage2\.0\.weight;"),
-        (change_nothing_but("extra.bias", torch.zeros(2)), r"with unknown extra\.bias;"),
+        (change_nothing_but("stage2.9.bias", torch.zeros(2)), r"with unknown stage2\.9\.bias;"),
+        (change_nothing_but("9.bias", torch.zeros(2)), r"with unknown 9\.bias;"),
         (
             change_nothing_but("linear.bias", torch.zeros(7)),
             r"with linear\.bias of shape \(7,\) instead of \(10,\);",
         ),
         ({}, r"without stage1\.0\.weight, stage1\.1\.weight, stage1\.1\.bias and \d+ more"),
-        (ResNet(20).state_dict(), r"without .*, with unknown conv1"),
+        (ResNet(20).state_dict(), r"without stage1.* more, with linear.weight of shape"),
     ],
-    ids=["missing", "unexpected", "shape", "empty", "other-model"],
+    ids=["missing", "unexpected", "one-more-layer", "shape", "empty", "other-model"],
 )
 def test_weights_that_do_not_fit_change_nothing(tmp_path: Path, state: dict[str, Tensor], message: str) -> None:
     torch.save(dict(state), tmp_path / "model.pt")
@@ -214,8 +215,8 @@ def test_description(tmp_path: Path) -> None:
     path = described(tmp_path / "a.safetensors", model="small_cnn", model_args={"width": 4}, num_classes=10)
     description = read_description(path)
     assert (description.model, description.built_in_model, description.num_classes) == ("small_cnn", "small_cnn", 10)
-    assert description.arguments({}) == {"width": 4}
-    assert description.arguments({"width": 8, "mean": [0.5]}) == {"width": 8, "mean": [0.5]}
+    assert description.arguments_for("small_cnn", {}) == {"width": 4}
+    assert description.arguments_for("small_cnn", {"width": 8, "mean": [0.5]}) == {"width": 8, "mean": [0.5]}
     save_checkpoint(small_cnn(), tmp_path / "b.safetensors", {})
     assert read_description(tmp_path / "b.safetensors") == CheckpointDescription(tmp_path / "b.safetensors")
     torch.save(small_cnn().state_dict(), tmp_path / "c.pt")
@@ -247,8 +248,9 @@ def test_a_file_does_not_choose_code(tmp_path: Path, model: str) -> None:
 def test_arguments_of_a_file_are_plain_numbers(tmp_path: Path, name: str, value: object) -> None:
     description = read_description(described(tmp_path / "a.safetensors", model="small_cnn", model_args={name: value}))
     with pytest.raises(InputError, match=f"got {name}: .*try --model-args"):
-        description.arguments({})
-    assert description.arguments({name: value}) == {name: value}  # what the caller gives is the caller's to judge
+        description.arguments_for("small_cnn", {})
+    # What the caller gives is the caller's to judge.
+    assert description.arguments_for("small_cnn", {name: value}) == {name: value}
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,11 @@ _EXTRAS = {
     "safetensors": ("safetensors", "train"),
     "scipy": ("scipy", "data"),
     "sklearn": ("scikit-learn", "data"),
+    "timm": ("timm", "models"),
     "torchmetrics": ("torchmetrics", "train"),
+    "torchvision": ("torchvision", "models"),
     "tqdm": ("tqdm", "cli"),
+    "transformers": ("transformers", "models"),
 }
 """Name of a module -> its package, and the extra that contains it."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from aradals._internal.files import file_digest
-from aradals.errors import InputError
+from aradals.errors import InputError, MissingExtraError
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def user_code(spec: str, purpose: str) -> Iterator[None]:
     """Turn any error in user code into an `InputError` of one line."""
     try:
         yield
-    except InputError:
+    except (InputError, MissingExtraError):
         raise
     except (Exception, SystemExit) as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from aradals.geometry import box_diagonal, per_example, perturbation_norm
 from aradals.inference.gradients import gradients_enabled, model_inputs
+from aradals.inference.outputs import logit_model
 
 _MAX_VERIFICATIONS = 20
 
@@ -105,7 +106,8 @@ def attacked(model: nn.Module, inputs: Tensor) -> Iterator[tuple[CountedModel, T
         inputs = model_inputs(model, inputs)
         if not isinstance(model, CountedModel):
             none = torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)
-            model = CountedModel(model, none, none.clone(), torch.arange(len(inputs), device=inputs.device))
+            rows = torch.arange(len(inputs), device=inputs.device)
+            model = CountedModel(logit_model(model), none, none.clone(), rows)
         yield model, inputs
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from aradals.attacks import first_order_margin
 from aradals.calibration.base import Calibrator
 from aradals.errors import InputError
+from aradals.inference.outputs import find_logits
 from aradals.robustness.scores import InputBatches, score
 
 
@@ -56,7 +57,7 @@ class CalibratedModel(nn.Module):
         Raises:
             InputError: inputs are outside [0, 1], and the calibrator needs the first-order margin.
         """
-        logits: Tensor = self.model(inputs)
+        logits: Tensor = find_logits(self.model(inputs), inputs.shape[0])
         scores = None
         if self.calibrator.score == "first_order_margin":
             scores = first_order_margin(self.model, inputs).score

@@ -34,24 +34,49 @@ class ModelArguments:
     """The model.
 
     Attributes:
-        model: built-in name (resnet20, small_cnn, ...), file.py:callable or package.module:callable that returns an
-            nn.Module from inputs in [0, 1] to logits; not needed for a checkpoint that names its built-in model
-        checkpoint: file of the weights: .safetensors, or a torch file that contains nothing else
+        model: built-in name (resnet20, small_cnn, ...); file.py:callable or package.module:callable that returns an
+            nn.Module from inputs in [0, 1] to logits; timm:NAME, torchvision:NAME or transformers:FOLDER_OR_ID; or a
+            program (.pt2 of torch.export, TorchScript); not needed for a checkpoint that names its built-in model
+        checkpoint: file of the weights: .safetensors, a torch file of weights, an index of shards, or a folder of them
+        checkpoint_key: key of the weights, if the checkpoint has several that fit, such as model and ema
         model_args: further arguments of the function that builds the model, as JSON or YAML
-        device: auto, cpu or cuda
+        mean: mean that the model subtracts from each channel: numbers with commas, imagenet or cifar10; default: that
+            of timm, torchvision or transformers, otherwise none, because normalization is part of the model
+        std: standard deviation by which each channel is divided, see mean
+        bounds: values that 0 and 1 stand for in the model, as in --bounds=-1,1 or --bounds 0,255
+        outputs: what the model returns: logits, or probs (softmax, sigmoids or percentages, whose logarithm is taken);
+            default: logits, and for a single output per image what its values show
+        entry: name or position of the logits, if the model returns a dict or a tuple; default: the only possible one
+        device: auto, cpu, cuda or mps, or one of several by its index, such as cuda:1
     """
 
     model: str | None = None
     checkpoint: Path | None = None
+    checkpoint_key: str | None = None
     model_args: dict[str, Any] = field(default_factory=dict)
+    mean: str | None = None
+    std: str | None = None
+    bounds: str | None = None
+    outputs: Literal["logits", "probs"] | None = None
+    entry: str | None = None
     device: str = "auto"
 
     def load(self, examples: Examples) -> Classifier:
         """Load the model with its weights, and test it on the examples."""
+        from aradals.models.preprocessing import named_constants
         from aradals.pipeline.classifier import load_classifier
 
         return load_classifier(
-            self.model, self.checkpoint, examples, model_args=self.model_args, device=self.device, log=print_log
+            self.model,
+            self.checkpoint,
+            examples,
+            model_args=self.model_args,
+            checkpoint_key=self.checkpoint_key,
+            preprocessing=named_constants(self.mean, self.std, self.bounds),
+            outputs=self.outputs,
+            entry=self.entry,
+            device=self.device,
+            log=print_log,
         )
 
 
@@ -258,7 +283,7 @@ class StudyArguments:
     Attributes:
         recipe: a recipe by name (see aradals recipes), or a YAML file
         overrides: any key of the recipe
-        device: auto, cpu or cuda
+        device: auto, cpu, cuda or mps, or one of several by its index, such as cuda:1
     """
 
     recipe: str = field(metadata=_POSITIONAL)

@@ -34,7 +34,7 @@ def run(
     from aradals.results import CLEAN
 
     changes: dict[str, Any] = {name: getattr(shift, name) for name in ("corruptions", "preset", "corrupted", "ood")}
-    stored.refuse_beside(model=model.model, checkpoint=model.checkpoint, **changes, **asdict(data))
+    stored.refuse_beside(**{**asdict(model), "device": None}, **changes, **asdict(data))
     sources = (data.data, model.model, model.checkpoint, stored.predictions, stored.scores, shift.corrupted, shift.ood)
     names, kinds, folder = ["results.json", "report.html"], ["evaluation"], output.output
     read = input_paths(*sources, *shift.calibrator)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aradals.errors import InputError
+from aradals.inference.outputs import logit_model
 from aradals.inference.predictions import Predictions
 
 
@@ -84,6 +85,7 @@ class Ensemble(nn.Module):
         """
         super().__init__()
         self.members = nn.ModuleList(members)
+        self._readings = [logit_model(member) for member in self.members]  # not registered, because the members are
         if len(self.members) == 0:
             raise InputError(expected="at least one ensemble member", got="no member", hint="one model, or several")
 
@@ -93,4 +95,4 @@ class Ensemble(nn.Module):
         Raises:
             InputError: the members' logits differ in shape.
         """
-        return pool_logits([member(inputs) for member in self.members])
+        return pool_logits([member(inputs) for member in self._readings])

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aradals.checks import FITTING_DATA, check_labels, check_output
+from aradals.checks import FITTING_DATA, check_labels, check_output, refuse_other_scales
 from aradals.errors import InputError
+from aradals.inference.outputs import describe_reading, logit_model
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """(ids, inputs, labels), shapes (N,), (N, ...), (N,); inputs in [0, 1]."""
@@ -87,6 +89,7 @@ def predict(model: nn.Module, batches: Iterable[Batch]) -> Predictions:
     Raises:
         InputError: logits that are NaN, of a wrong shape, or probabilities; labels out of range.
     """
+    model = logit_model(model)
     device, dtype = model_device_dtype(model)
     ids, logits, labels = [], [], []
     with evaluation_mode(model), torch.no_grad():
@@ -104,20 +107,19 @@ def predict(model: nn.Module, batches: Iterable[Batch]) -> Predictions:
 
 
 def resolve_device(device: str) -> torch.device:
-    """Find the device with this name; ``auto`` means CUDA if it is available, else the CPU.
+    """Find the device with this name: cpu, cuda, mps, or one of several by its index, such as ``cuda:1``.
+
+    ``auto`` means CUDA if it is available, else the CPU.
 
     Raises:
-        InputError: the device is unknown, or CUDA is not available.
+        InputError: there is no such device here.
     """
-    available = torch.cuda.is_available()
+    here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    here += ["mps"] * torch.backends.mps.is_available()
     if device == "auto":
-        return torch.device("cuda" if available else "cpu")
-    if device not in ("cpu", "cuda") or (device == "cuda" and not available):
-        raise InputError(
-            expected="device auto, cpu or cuda" + ("" if available else " (CUDA is not available here)"),
-            got=device,
-            hint="--device auto",
-        )
+        return torch.device("cuda" if "cuda:0" in here else "cpu")
+    if device not in here and f"{device}:0" not in here:
+        raise InputError(expected=f"a device that is here: auto, {', '.join(here)}", got=device, hint="--device auto")
     return torch.device(device)
 
 
@@ -130,14 +132,47 @@ def try_model(model: nn.Module, inputs: Tensor) -> int:
     Raises:
         InputError: the call fails, or its result is not logits.
     """
+    return check_output(_output_of(logit_model(model), inputs), len(inputs)).shape[1]
+
+
+def understood(model: nn.Module, inputs: Tensor, num_classes: int | None = None) -> tuple[nn.Module, str]:
+    """Find out how a model's outputs are to be read as logits, by a call with a whole batch.
+
+    Args:
+        model: maps inputs in [0, 1] to outputs of any form; a `LogitModel` says itself what they are.
+        inputs: a batch of real inputs, shape (N, ...).
+        num_classes: number of classes of the data, for a check that the outputs are logits of these classes; None for
+            no check.
+
+    Returns:
+        The model itself if its outputs are logits of shape (N, K), otherwise a `LogitModel`; and a description of what
+        is read, empty for logits.
+
+    Raises:
+        InputError: the call fails, or the outputs are not logits.
+    """
+    reading = logit_model(model)
+    is_declared = reading.kind is not None
+    output = _output_of(reading.model, inputs)
+    with evaluation_mode(model):
+        logits = check_output(reading.read(output, len(inputs)), len(inputs))
+    if num_classes is not None and not is_declared:
+        refuse_other_scales(logits, num_classes)
+    told = describe_reading(reading, output, len(inputs))
+    return (reading, told) if told else (reading.model, "")
+
+
+def _output_of(model: nn.Module, inputs: Tensor) -> Any:
+    """Call ``model`` with a copy of ``inputs`` in evaluation mode; turn every error into an `InputError`."""
     device, dtype = model_device_dtype(model)
     try:
         with evaluation_mode(model), torch.no_grad():
-            output = model(inputs.to(device, dtype, copy=True))
+            return model(inputs.to(device, dtype, copy=True))
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
             expected=f"a model that takes inputs of shape {tuple(inputs.shape)}",
             got=f"{type(error).__name__} ({str(error).strip().partition(chr(10))[0]})",
             hint="a model for this shape, or data of the shape that the model expects",
         ) from error
-    return check_output(output, len(inputs)).shape[1]

@@ -16,6 +16,7 @@ from aradals.models.checkpoint import (
 from aradals.models.layers import Normalize
 from aradals.models.load import load_model
 from aradals.models.preact_resnet import PreActResNet
+from aradals.models.preprocessing import Preprocessed, Preprocessing
 from aradals.models.resnet import ResNet
 from aradals.models.small_cnn import SmallCNN
 from aradals.models.wide_resnet import WideResNet
@@ -24,6 +25,8 @@ __all__ = [
     "CheckpointDescription",
     "Normalize",
     "PreActResNet",
+    "Preprocessed",
+    "Preprocessing",
     "ResNet",
     "SmallCNN",
     "WideResNet",

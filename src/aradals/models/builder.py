@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -14,9 +17,11 @@ from torch import nn
 from aradals._internal.registry import Registry, check_settings
 from aradals._internal.specs import user_code
 from aradals.errors import InputError
+from aradals.inference.outputs import FunctionModel
 from aradals.models.preact_resnet import PreActResNet
 from aradals.models.resnet import ResNet
 from aradals.models.small_cnn import SmallCNN
+from aradals.models.sources import find_source, without_weights
 from aradals.models.wide_resnet import WideResNet
 
 
@@ -79,6 +84,14 @@ def list_models() -> dict[str, str]:
     return {built_in.name: built_in.description for built_in in _BUILT_INS}
 
 
+_FOR_IMAGENET = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+
+
+def namesake(spec: str) -> str:
+    """Name the network of another package with the name of a built-in model; empty if there is none."""
+    return f"torchvision:{spec}" if spec in _FOR_IMAGENET else ""
+
+
 def is_built_in(spec: str) -> bool:
     """Return True if ``spec`` names a built-in model (see `list_models`), which runs only code of this package."""
     return spec in _MODELS
@@ -95,8 +108,11 @@ def build_model(
     Args:
         spec: a built-in name (see ``list_models``; case and "-" or "_" do not matter),
             ``path/to/file.py:name``, or ``package.module:name``. The named object is a function, a class,
-            or a finished ``nn.Module``, of which each call returns a copy. A file can import the modules in its
-            folder; a module can import the modules in the working directory.
+            or a finished ``nn.Module``, of which each call returns a copy; or a plain function of the inputs, which
+            becomes a module. A file can import the modules in its folder; a module can import the modules in the
+            working directory. Networks of other packages are ``timm:NAME``, ``torchvision:NAME`` and
+            ``transformers:FOLDER_OR_ID``. The path of a file of ``torch.export`` or TorchScript is a program. See
+            `aradals.models.sources`.
         num_classes: K, the number of logits; None leaves it to the callable.
         in_channels: C of the inputs; None leaves it to the callable.
         **model_args: arguments of the callable, such as ``width`` of ``small_cnn``.
@@ -108,9 +124,50 @@ def build_model(
     return _build(spec, {"num_classes": num_classes, "in_channels": in_channels}, model_args)[0]
 
 
+def argument_names(spec: str) -> frozenset[str] | None:
+    """Name the arguments of the callable that builds a model; None if it takes any name."""
+    with _found(spec) as target:
+        known, takes_any = _MODELS.settings_of(target)
+    return None if takes_any else frozenset(known)
+
+
+@contextmanager
+def _found(spec: str) -> Iterator[Callable[..., Any]]:
+    """Find what builds a model, and run the block in a context where its imports work."""
+    if namesake(spec) and (int(spec.removeprefix("resnet")) - 2) % 6:
+        raise InputError(
+            expected=f"a model: {', '.join(_MODELS)}",
+            got=f"{spec!r}, whose built-in namesake has a depth of 6n+2",
+            hint=f"torchvision:{spec} for the network for ImageNet, or resnet20",
+        )
+    if source := find_source(spec):
+        yield source
+    else:
+        with _MODELS.found(spec) as target:
+            yield target
+
+
+def _is_function_of_inputs(target: object, given: Set[str]) -> bool:
+    """Return True for a plain function that needs one argument, whose name or type says that it is the inputs."""
+    if not inspect.isfunction(target):
+        return False
+    parameters = inspect.signature(target).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [each for each in parameters if each.kind in kinds and each.default is each.empty]
+    if len(needed) != 1 or needed[0].name in given:
+        return False
+    is_tensor = str(needed[0].annotation).rpartition(".")[2].startswith("Tensor")
+    return is_tensor or re.fullmatch(_INPUTS, needed[0].name) is not None
+
+
+_INPUTS = r"xs?|inputs?|images?|imgs?|batch|features|pixel_values|data"
+
+
 def _build(spec: str, sizes: dict[str, int | None], model_args: dict[str, object]) -> tuple[nn.Module, bool]:
     """Build a network; the bool is True if it is a copy of a finished one."""
-    with _MODELS.found(spec) as target, user_code(spec, "build a model"):
+    with _found(spec) as target, user_code(spec, "build a model"):
+        if _is_function_of_inputs(target, sizes.keys() | model_args.keys()):
+            return FunctionModel(target), False
         build = (lambda: copy.deepcopy(target)) if isinstance(target, nn.Module) else target
         known, takes_any = _MODELS.settings_of(build)
         check_settings(spec, model_args, known, takes_any)
@@ -144,10 +201,19 @@ def build_untrained(
     The initialization draws from torch's global generator. It calls ``reset_parameters`` of every submodule, the inner
     ones first.
 
+    Networks of other packages are built without their weights.
+
     Raises:
-        InputError: see `build_model`; a submodule with parameters lacks ``reset_parameters``.
+        InputError: see `build_model`; a submodule with parameters lacks ``reset_parameters``; or a program is named.
     """
-    model, is_finished = _build(spec, {"num_classes": num_classes, "in_channels": in_channels}, model_args)
+    if find_source(spec) and not without_weights(spec):
+        raise InputError(
+            expected="code that builds a network, because every training needs a new initialization",
+            got=f"{spec}, a program with finished weights",
+            hint="file.py:callable",
+        )
+    sizes = {"num_classes": num_classes, "in_channels": in_channels}
+    model, is_finished = _build(spec, sizes, {**without_weights(spec), **model_args})
     return _reset(model, spec) if is_finished else model
 
 

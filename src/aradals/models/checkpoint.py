@@ -7,11 +7,10 @@ import json
 import math
 import os
 import re
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +18,9 @@ from torch import Tensor, nn
 from aradals._internal.files import atomic_path
 from aradals._internal.optional import optional_imports
 from aradals.errors import InputError
-from aradals.models.builder import is_built_in, list_models
-
-# The keys under which training scripts store the weights, and the prefixes that wrappers put before the names.
-_NESTING_KEYS = ("state_dict", "model_state_dict", "model", "net", "ema")
-_WRAPPER_PREFIXES = ("module.", "model.", "_orig_mod.")
+from aradals.models.builder import argument_names, is_built_in, list_models
+from aradals.models.matching import Match, first_names, matches, rename
+from aradals.models.weight_files import describe_content, find_files, is_safetensors, read_content
 
 MAX_ARGUMENT = 1_000_000
 """The largest number that a file may give to a model's builder."""
@@ -42,6 +39,7 @@ class CheckpointDescription:
         num_classes: K, at most the size of the file in bytes; None if the file does not have it.
         class_names: one name for each class, or empty.
         fitted_examples: content hashes in base64, see `aradals.pipeline.artifacts.decode_hashes`.
+        hyper_parameters: arguments of a LightningModule, as a checkpoint of Lightning has them.
     """
 
     path: Path | None = None
@@ -50,6 +48,7 @@ class CheckpointDescription:
     num_classes: int | None = None
     class_names: tuple[str, ...] = ()
     fitted_examples: str = ""
+    hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def built_in_model(self) -> str | None:
@@ -66,17 +65,22 @@ class CheckpointDescription:
             hint="--model with the code that builds the model, if you trust this code",
         )
 
-    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def arguments_for(self, spec: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """Merge the file's arguments of the builder with those ``given``, which take precedence.
 
+        Hyper-parameters of Lightning are used if the builder has arguments with their names.
+
         Raises:
-            InputError: an argument from the file is not a number or boolean; text could be a path.
+            InputError: an argument from the file is no number, boolean or word; other text could be a path.
         """
-        used = {name: value for name, value in self.model_args.items() if name not in given}
+        saved = self.model_args if spec == self.model else self.hyper_parameters
+        if saved and spec != self.model and (names := argument_names(spec)) is not None:
+            saved = {name: value for name, value in saved.items() if name in names}
+        used = {name: value for name, value in saved.items() if name not in given}
         for name, value in used.items():
             if not _is_plain(value):
                 raise InputError(
-                    expected=f"model arguments in {self.path} that are booleans or numbers up to {MAX_ARGUMENT:,}",
+                    expected=f"words, booleans or numbers up to {MAX_ARGUMENT:,} as model arguments in {self.path}",
                     got=f"{name}: {value!r}",
                     hint="--model-args with this argument, if you trust its value",
                 )
@@ -84,13 +88,19 @@ class CheckpointDescription:
 
 
 def read_description(path: str | os.PathLike[str]) -> CheckpointDescription:
-    """Read the description in a checkpoint; it is empty if there is none. Only safetensors files have descriptions.
+    """Read the description in a safetensors file, or the hyper-parameters in a .ckpt file of Lightning.
+
+    The description of any other file is empty.
 
     Raises:
         InputError: the file does not exist or cannot be read, or `aradals train` cannot have written the description.
         MissingExtraError: the file is a safetensors file, but safetensors is not installed.
     """
-    path = _existing(path)
+    path = find_files(path)[0]
+    if path.suffix.lower() == ".ckpt":
+        content, _ = read_content(path)
+        saved = content.get("hyper_parameters") if isinstance(content, Mapping) else None
+        return CheckpointDescription(path, hyper_parameters=saved if isinstance(saved, Mapping) else {})
     text = read_checkpoint_metadata(path).get("aradals")
     if text is None:
         return CheckpointDescription(path)
@@ -123,6 +133,8 @@ def _is_plain(value: object) -> bool:
     """Return True if an untrusted ``value`` is safe for a builder: it is not a path, and its size is limited."""
     if isinstance(value, list):
         return all(isinstance(item, int | float) and _is_plain(item) for item in value)
+    if isinstance(value, str):
+        return re.fullmatch(r"[\w+-]{1,64}", value) is not None
     if isinstance(value, float):
         return math.isfinite(value) and abs(value) <= MAX_ARGUMENT
     return value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) <= MAX_ARGUMENT)
@@ -136,39 +148,53 @@ def _bad_description(path: Path, expected: str, got: object) -> InputError:
     )
 
 
-def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, str]:
+def load_checkpoint(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> dict[str, str]:
     """Load weights into ``model``: all weights, or none if an error occurs.
 
-    A nested state dict is unwrapped. Prefixes of every name, which DataParallel, Lightning and ``torch.compile`` add,
-    are removed. Batch counters (``num_batches_tracked``) may be missing, as in old files.
+    State dicts are searched at every depth of the file. Names may have any prefix, in the file and in the model: one
+    pair of prefixes has to fit all weights of the model. Tensors of the file that belong to no layer of the model, such
+    as those of a criterion or a metric, are left. Batch counters and constants of the model may be missing.
 
     Args:
         model: the network that the weights belong to.
-        path: a ``.safetensors`` file. Any other file is read as a file of ``torch.save``, without running its code.
+        path: a ``.safetensors`` file; an index of shards; a folder of ``save_pretrained``; or any other file, which is
+            read as a file of ``torch.save``, without running its code.
+        key: the key or prefix of the weights, if the file has several that fit, such as those of a model and of its
+            moving average.
+        log: called with a line about what was left or kept.
 
     Returns:
         The metadata of a safetensors file; empty for other files.
 
     Raises:
         InputError: the file does not exist, cannot be read or could run code; this package wrote the file and it has
-            changed since; or the weights do not fit.
+            changed since; or the weights do not fit, or several do.
         MissingExtraError: the file is a safetensors file, but safetensors is not installed.
     """
-    path = _existing(path)
-    state, metadata = _read_fitting(model, path)
-    _check_seal(state, metadata, path)
-    model.load_state_dict(state, strict=False)
+    content, metadata = _read(path)
+    match = _fitting(model, path, content, key)
+    _check_seal(content, metadata, path)
+    model.load_state_dict(rename(model, match.weights), strict=False)
+    for names, what in ((match.left, "left out"), (match.kept, "not in the file, and as the model has them")):
+        if names:
+            log(f"{path}: {first_names(names)} {what}")
     return metadata
 
 
-def check_fit(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def check_fit(model: nn.Module, path: str | os.PathLike[str], *, key: str | None = None) -> None:
     """Compare the names and shapes of a model's weights, which may be on the device "meta", with those in a file.
 
     Raises:
         InputError: see `load_checkpoint`.
         MissingExtraError: see `load_checkpoint`.
     """
-    _read_fitting(model, _existing(path), shapes_alone=True)
+    _fitting(model, path, _read(path, shapes_alone=True)[0], key)
 
 
 def read_checkpoint_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -178,8 +204,8 @@ def read_checkpoint_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
         InputError: the file does not exist or cannot be read.
         MissingExtraError: the file is a safetensors file, but safetensors is not installed.
     """
-    path = _existing(path)
-    return _read(path, shapes_alone=True)[1] if _is_safetensors(path) else {}
+    file = find_files(path)[0]
+    return read_content(file, shapes_alone=True)[1] if is_safetensors(file) else {}
 
 
 def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], metadata: dict[str, str]) -> None:
@@ -235,7 +261,7 @@ def _seal(state: Mapping[str, Tensor], description: Mapping[str, object]) -> str
     return hashlib.sha256(f"{weights_digest(state)} {text}".encode()).hexdigest()
 
 
-def _check_seal(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:
+def _check_seal(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: str | os.PathLike[str]) -> None:
     """Raise InputError if a file of this package has changed since it was written; other files have no digest."""
     try:
         description = json.loads(metadata.get("aradals", "{}"))
@@ -256,131 +282,40 @@ def _is_seal(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
-def _existing(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(expected="a checkpoint file", got=f"{path}, which is not a file", hint="another path")
-    return path
+def _read(path: str | os.PathLike[str], *, shapes_alone: bool = False) -> tuple[Any, dict[str, str]]:
+    """Read the content and the metadata of one file, or of all shards together."""
+    parts = [read_content(file, shapes_alone=shapes_alone) for file in find_files(path)]
+    if len(parts) == 1:
+        return parts[0]
+    return {name: value for content, _ in parts for name, value in dict(content).items()}, {}
 
 
-def _is_safetensors(path: Path) -> bool:
-    return path.suffix.lower() == ".safetensors"
-
-
-def _read(path: Path, *, shapes_alone: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read weights and metadata; with ``shapes_alone`` the weights may be on the device "meta", without values."""
-    return _read_safetensors(path, shapes_alone=shapes_alone) if _is_safetensors(path) else (_read_torch(path), {})
-
-
-def _read_safetensors(path: Path, *, shapes_alone: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with optional_imports():
-        from safetensors import safe_open
-    try:
-        with safe_open(path, framework="pt") as file:
-            if shapes_alone:
-                shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-                state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-            else:
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return state, file.metadata() or {}
-    except Exception as error:  # safetensors documents no closed list of errors
-        raise _unreadable(path, error) from error
-
-
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    _refuse_packed(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises almost anything, from EOFError to KeyError
-        if "Unsupported" in str(error):
-            raise InputError(
-                expected="a checkpoint of tensors only",
-                got=f"{path}, a pickle that could run code when it is read",
-                hint="a file that contains only the model's state_dict(), or a safetensors file",
-            ) from error
-        raise _unreadable(path, error) from error
-    while isinstance(content, Mapping):
-        nested = next((content[key] for key in _NESTING_KEYS if isinstance(content.get(key), Mapping)), None)
-        if nested is None:
-            break
-        content = nested
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+def _fitting(model: nn.Module, path: str | os.PathLike[str], content: object, key: str | None) -> Match:
+    """Find the only weights in a file that fit a model. Errors are those of `load_checkpoint`."""
+    found = matches(model, content, all_prefixes=key is not None)
+    if key is not None:
+        chosen = [match for match in found if match.path == key]
+        paths = ", ".join(match.path or "no key" for match in found)
+        if not chosen:
+            raise InputError(expected=f"the key of weights in {path}", got=repr(key), hint=paths)
+        found = chosen
+    if not found:
         raise InputError(
             expected="a checkpoint that contains a state dict (names and tensors)",
-            got=f"{path}, which contains {_describe(content)}",
-            hint=f"saving model.state_dict() alone, or under the key {_NESTING_KEYS[0]!r}",
+            got=f"{path}, which contains {describe_content(content)}",
+            hint="saving model.state_dict() alone, or under a key",
         )
-    return {str(name): cast(Tensor, tensor) for name, tensor in content.items()}
-
-
-def _refuse_packed(path: Path) -> None:
-    """Raise InputError for a zip file that unpacks to more than its size; torch.save never writes such files."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            unpacked = sum(entry.file_size for entry in file.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError):
-        return  # an old file of torch.save, or a file for which torch itself raises the error
-    if unpacked > path.stat().st_size:
-        raise InputError(
-            expected=f"a checkpoint without compression, as torch.save writes it, in {path}",
-            got=f"{path.stat().st_size} bytes that unpack to {unpacked}",
-            hint="a safetensors file",
-        )
-
-
-def _strip_prefixes(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    while state and not state.keys() & expected.keys():
-        prefix = next((p for p in _WRAPPER_PREFIXES if all(name.startswith(p) for name in state)), None)
-        if prefix is None:
-            break
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
-
-
-def _read_fitting(
-    model: nn.Module, path: Path, *, shapes_alone: bool = False
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read weights, with the names that the model uses, and metadata. Errors are those of `load_checkpoint`."""
-    state, metadata = _read(path, shapes_alone=shapes_alone)
-    expected = model.state_dict()
-    state = _strip_prefixes(state, expected)
-    missing = [n for n in expected if n not in state and not n.endswith("num_batches_tracked")]
-    unexpected = [n for n in state if n not in expected]
-    reshaped = [n for n in expected if n in state and state[n].shape != expected[n].shape]
-    problems = []
-    if missing:
-        problems.append(f"without {_first_names(missing)}")
-    if unexpected:
-        problems.append(f"with unknown {_first_names(unexpected)}")
-    if reshaped:
-        name = reshaped[0]
-        shapes = f"shape {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
-        problems.append(f"with {name} of {shapes}")
-    if problems:
+    best, *others = found
+    if not best.fits:
         raise InputError(
             expected=f"a checkpoint that fits the model ({type(model).__name__})",
-            got=f"{path}, {', '.join(problems)}",
+            got=f"{path}, {best.problems}",
             hint="the model, number of classes and width of the saved model",
         )
-    return state, metadata
-
-
-def _first_names(names: list[str]) -> str:
-    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + rest
-
-
-def _describe(content: object) -> str:
-    if isinstance(content, Mapping):
-        other = next(key for key, value in content.items() if not isinstance(value, Tensor))
-        return f"no tensor under the key {other!r}"
-    return f"an object of type {type(content).__name__}"
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:200]
-    return InputError(
-        expected="a readable checkpoint",
-        got=f"{path} ({type(error).__name__}: {reason})",
-        hint="an intact copy of the file",
-    )
+    if not all(best.same_weights(other) for other in others):
+        raise InputError(
+            expected=f"one set of weights in {path} that fits the model",
+            got=f"several: {', '.join(match.path or 'no key' for match in found)}",
+            hint=f"--checkpoint-key {found[-1].path} (in Python, key={found[-1].path!r})",
+        )
+    return best

@@ -27,8 +27,9 @@ class Normalize(nn.Module):
 
     Args:
         num_channels: C of the inputs, shape (N, C, H, W).
-        mean: one number for each channel, in units of the inputs. Default: ``RGB_MEAN`` for 3 channels, else 0.5.
+        mean: one number for each channel. Default: ``RGB_MEAN`` for 3 channels, else 0.5.
         std: one positive number for each channel. Default: ``RGB_STD`` for 3 channels, else 0.5.
+        bounds: the values that 0 and 1 in the inputs stand for, in the units of ``mean`` and ``std``.
 
     Raises:
         InputError: the constants do not fit the channels; later, the inputs do not fit them.
@@ -38,7 +39,12 @@ class Normalize(nn.Module):
     std: Tensor
 
     def __init__(
-        self, num_channels: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+        self,
+        num_channels: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        *,
+        bounds: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         super().__init__()
         if mean is None:
@@ -51,6 +57,8 @@ class Normalize(nn.Module):
                 got=f"mean {list(mean)} and std {list(std)}",
                 hint="in_channels equal to the number of constants, or the default constants",
             )
+        low, high = bounds
+        mean, std = [(value - low) / (high - low) for value in mean], [value / (high - low) for value in std]
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 

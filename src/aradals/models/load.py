@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,24 @@ from torch import nn
 from aradals.errors import InputError
 from aradals.models.builder import build_model
 from aradals.models.checkpoint import load_checkpoint, read_description
+from aradals.models.sources import without_weights
 
 
-def load_model(checkpoint: str | Path, model: str | None = None, **model_args: Any) -> nn.Module:
+def load_model(
+    checkpoint: str | Path,
+    model: str | None = None,
+    *,
+    key: str | None = None,
+    log: Callable[[str], None] = print,
+    **model_args: Any,
+) -> nn.Module:
     """Build a model and load its weights.
 
     Args:
-        checkpoint: file of the weights: .safetensors, or a torch file that holds nothing else.
+        checkpoint: file or folder of the weights, see `load_checkpoint`.
         model: what builds the model, see `build_model`; not needed for a checkpoint that names a built-in model.
+        key: key of the weights, if the file has several that fit.
+        log: called with a line about what of the file was left.
         **model_args: further arguments of the builder, such as ``num_classes``.
 
     Returns:
@@ -33,7 +44,7 @@ def load_model(checkpoint: str | Path, model: str | None = None, **model_args: A
         raise InputError(
             expected=f"a model for {path}, which does not say how to build it", got="none", hint="model='resnet20'"
         )
-    arguments = description.arguments(model_args) if spec == description.model else model_args
-    network = build_model(spec, **{"num_classes": description.num_classes, **arguments})
-    load_checkpoint(network, path)
+    arguments = {"num_classes": description.num_classes, **without_weights(spec)}
+    network = build_model(spec, **{**arguments, **description.arguments_for(spec, model_args)})
+    load_checkpoint(network, path, key=key, log=log)
     return network.eval()

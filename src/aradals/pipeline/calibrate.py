@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from torch import nn
-
 from aradals._internal.json_files import settings_digest
 from aradals.calibration import CALIBRATORS, Calibrator, Origin, get_calibrator, scores_for
 from aradals.data import Data, Examples, as_examples
 from aradals.inference.predictions import predict
 from aradals.pipeline.artifacts import load_calibrator, save_calibrator
-from aradals.pipeline.classifier import Classifier, as_classifier, check_training_examples
+from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples
 from aradals.pipeline.leakage import tell_unchecked
 from aradals.pipeline.outputs import output_file, refuse_other_request
 
 
 def calibrate(
-    model: Classifier | nn.Module,
+    model: Classifier | Model,
     data: Data,
     *,
     method: str = "temperature",
@@ -29,7 +27,7 @@ def calibrate(
     """Fit a calibrator on data that is used neither to train nor to judge the model.
 
     Args:
-        model: maps inputs in [0, 1] to logits of shape (N, K).
+        model: maps inputs in [0, 1] to logits of shape (N, K), or to outputs that `LogitModel` reads.
         data: `Examples`, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
         method: a name in ``aradals.calibration.CALIBRATORS``.
         output: JSON file for the calibrator, the digest of the model and the content hashes of the examples.
@@ -51,7 +49,7 @@ def calibrate(
     """
     calibrator = get_calibrator(method)
     examples = as_examples(data)
-    classifier = as_classifier(model, examples)
+    classifier = as_classifier(model, examples, log)
     checks = [check_training_examples(classifier, examples)]
     if output is None:
         _fit(calibrator, classifier, examples)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from aradals._internal.specs import code_digest
 from aradals.checks import FITTING_DATA, check_labels
 from aradals.data import Examples
 from aradals.errors import InputError
+from aradals.inference.outputs import LogitModel, OutputKind, logit_model
 from aradals.inference.padding import padded
-from aradals.inference.predictions import predict, resolve_device, try_model
+from aradals.inference.predictions import predict, resolve_device, try_model, understood
 from aradals.models import (
     CheckpointDescription,
     build_model,
@@ -31,11 +32,19 @@ from aradals.models import (
     read_description,
     weights_digest,
 )
+from aradals.models.builder import namesake
+from aradals.models.preprocessing import Preprocessed, Preprocessing
+from aradals.models.sources import find_source, source_digest, without_weights
 from aradals.pipeline.artifacts import decode_hashes
+from aradals.pipeline.input_scale import warn_of_scale
 from aradals.pipeline.leakage import check_unseen
 from aradals.results.records import Check
 
 _NUM_PROBED = 8
+
+
+Model = nn.Module | Callable[[Tensor], Any]
+"""A module or a plain function from inputs in [0, 1] to logits, or to outputs that `LogitModel` reads."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,8 @@ class Classifier:
         checkpoint: path, or "none".
         fitted_examples: content hashes of the training examples; empty if the checkpoint does not have them.
         class_names: names from the checkpoint; empty if the checkpoint has none.
+        reading: how the outputs are read as logits; empty if they are logits.
+        preprocessing: layers in front of the network, which prepare its inputs; empty if there are none.
     """
 
     model: nn.Module
@@ -63,6 +74,14 @@ class Classifier:
     checkpoint: str = "none"
     fitted_examples: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     class_names: tuple[str, ...] = ()
+    reading: str = ""
+    preprocessing: str = ""
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """The checkpoint, and how inputs are prepared and outputs are read, for results."""
+        told = {"outputs": self.reading, "preprocessing": self.preprocessing}
+        return {"checkpoint": self.checkpoint, **{name: text for name, text in told.items() if text}}
 
     @property
     def checkpoints(self) -> dict[str, str]:
@@ -71,8 +90,13 @@ class Classifier:
         return {self.checkpoint: file_digest(path)} if path.is_file() else {}
 
 
-def as_classifier(model: Classifier | nn.Module, examples: Examples) -> Classifier:
+def as_classifier(model: Classifier | Model, examples: Examples, log: Callable[[str], None] = print) -> Classifier:
     """Test a model from memory on one example and on a whole batch; return a `Classifier` unchanged.
+
+    Args:
+        model: see `Model`.
+        examples: examples for the test.
+        log: called with a line about how the outputs are read, if they are no logits.
 
     Raises:
         InputError: outputs are not logits, or labels are out of range.
@@ -80,16 +104,20 @@ def as_classifier(model: Classifier | nn.Module, examples: Examples) -> Classifi
     if isinstance(model, Classifier):
         return model
     batch = next(iter(examples.batches()))
-    name, tried = type(model).__name__, _tried(model, batch[1], examples.labels)
-    weights = weights_digest(model.state_dict())
+    bare = model.model if isinstance(model, LogitModel) else model
+    name = getattr(bare, "__name__", type(bare).__name__)
+    tried, reading = _tried(logit_model(model), batch[1], examples, log)
+    warn_of_scale(tried, examples, log)
+    weights = weights_digest(bare.state_dict()) if isinstance(bare, nn.Module) else ""
     logits = predict(tried, [batch]).logits
     return Classifier(
         model=tried,
         name=name,
-        digest=settings_digest([name, weights]),
+        digest=settings_digest([name, weights, *filter(None, [reading])]),
         weights=weights,
         probe=logits[:_NUM_PROBED],
         num_classes=logits.shape[1],
+        reading=reading,
     )
 
 
@@ -99,6 +127,10 @@ def load_classifier(
     examples: Examples,
     *,
     model_args: dict[str, Any] | None = None,
+    checkpoint_key: str | None = None,
+    preprocessing: Preprocessing | None = None,
+    outputs: OutputKind | None = None,
+    entry: str | None = None,
     device: str = "auto",
     log: Callable[[str], None] = print,
 ) -> Classifier:
@@ -106,11 +138,15 @@ def load_classifier(
 
     Args:
         model: built-in name, ``file.py:callable`` or ``package.module:callable``; None if the checkpoint has the name.
-        checkpoint: file of the weights; None to keep the weights that the model is built with.
+        checkpoint: file or folder of the weights; None to keep the weights that the model is built with.
         examples: examples for the test.
         model_args: further arguments of the builder.
-        device: auto, cpu or cuda.
-        log: called with a warning if the model is untrained.
+        checkpoint_key: key of the weights, if the checkpoint has several that fit.
+        preprocessing: normalization that the model expects; None for that of its source, if it has one.
+        outputs: kind of the model's outputs, see `LogitModel`; None finds it.
+        entry: name or position of the logits among several outputs; None finds it.
+        device: auto, cpu, cuda or mps, or one of several by its index, such as cuda:1.
+        log: called with a line about how the model is read, and with a warning if it is untrained.
 
     Raises:
         InputError: there is no such model; only the checkpoint names the model, and the model is not built in; the
@@ -119,36 +155,82 @@ def load_classifier(
     target = resolve_device(device)
     description = CheckpointDescription() if checkpoint is None else read_description(checkpoint)
     fitted_examples = decode_hashes(description.fitted_examples, checkpoint)
-    spec = model or description.built_in_model
-    if spec is None:
-        raise InputError(
-            expected="--model (the checkpoint does not say how to build the model)", got="none", hint="--model resnet20"
-        )
-    shape, given = examples.input_shape, model_args or {}
+    spec, shape = _named(model, description), examples.input_shape
     arguments = {
         "num_classes": description.num_classes or examples.num_classes,
         "in_channels": shape[0] if len(shape) == 3 else None,
-        **(description.arguments(given) if spec == description.model else given),
+        **({} if checkpoint is None else without_weights(spec)),
+        **description.arguments_for(spec, model_args or {}),
     }
     batch = next(iter(examples.batches()))
-    network = _build(spec, arguments, checkpoint, batch[1]).to(target).eval()
-    tried = _tried(network, batch[1], examples.labels)
-    _check_numbering(description.class_names, examples)
-    if checkpoint is None and ":" not in spec:
-        log(f"warning: {spec} without --checkpoint is untrained, because its weights are random")
-    settings = {"model": spec, "arguments": arguments, "code": code_digest(spec)}
+    network = _build(spec, arguments, checkpoint, checkpoint_key, batch[1], log)
+    weights = weights_digest(network.state_dict())
+    network = _preprocessed(network, spec, preprocessing, shape).to(target).eval()
+    told = str(getattr(network, "preprocessing", ""))
+    _tell_of_name(spec, told, checkpoint, log)
+    class_names = description.class_names or getattr(network, "class_names", ())
+    _check_numbering(class_names, examples)
+    tried, reading = _tried(_read_as(network, outputs, entry), batch[1], examples, log)
+    if preprocessing is None and not (told or is_built_in(spec)):
+        warn_of_scale(tried, examples, log)
+    code = source_digest(spec) if find_source(spec) else code_digest(spec)
+    settings = {"model": spec, "arguments": arguments, "code": code, "outputs": reading, "preprocessing": told}
     logits = predict(tried, [batch]).logits
     return Classifier(
         model=tried,
         name=spec,
         digest=settings_digest([settings, weights_digest(tried.state_dict())]),
-        weights=weights_digest(network.state_dict()),
+        weights=settings_digest([weights, told]) if told else weights,
         probe=logits[:_NUM_PROBED],
         num_classes=logits.shape[1],
         checkpoint=str(checkpoint) if checkpoint else "none",
         fitted_examples=fitted_examples,
-        class_names=description.class_names,
+        class_names=class_names,
+        reading=reading,
+        preprocessing=told,
     )
+
+
+def _named(model: str | None, description: CheckpointDescription) -> str:
+    spec = model or description.built_in_model
+    if spec is None:
+        raise InputError(
+            expected="--model (the checkpoint does not say how to build the model)", got="none", hint="--model resnet20"
+        )
+    return spec
+
+
+def _tell_of_name(spec: str, preprocessing: str, checkpoint: Path | None, log: Callable[[str], None]) -> None:
+    """Log what a name stands for, if another reading is possible."""
+    if preprocessing:
+        log(f"{spec}: {preprocessing}")
+    if namesake(spec):
+        log(f"{spec} is the built-in network for small images; the network for ImageNet is {namesake(spec)}")
+    if checkpoint is None and is_built_in(spec):
+        log(f"warning: {spec} without --checkpoint is untrained, because its weights are random")
+
+
+def _preprocessed(network: nn.Module, spec: str, given: Preprocessing | None, shape: tuple[int, ...]) -> nn.Module:
+    """Put the given normalization in front of a network, in place of that of its source."""
+    if given is None:
+        return network
+    if is_built_in(spec) or len(shape) != 3:
+        raise InputError(
+            expected="--mean, --std and --bounds with another network, for images",
+            got=f"{spec} and inputs of shape {shape}",
+            hint="--model-args '{mean: [...], std: [...]}' for a built-in network, or normalization inside the model",
+        )
+    if isinstance(network, Preprocessed):
+        own, names = network.preprocessing, network.class_names
+        given = replace(own, mean=given.mean, std=given.std, bounds=given.bounds)
+        return Preprocessed(network.model, given, shape[0], names)
+    return Preprocessed(network, given, shape[0])
+
+
+def _read_as(network: nn.Module, outputs: OutputKind | None, entry: str | None) -> LogitModel:
+    reading = logit_model(network)
+    reading.kind, reading.entry = outputs or reading.kind, entry or reading.entry
+    return reading
 
 
 def check_training_examples(classifier: Classifier, examples: Examples) -> Check:
@@ -156,24 +238,34 @@ def check_training_examples(classifier: Classifier, examples: Examples) -> Check
     return check_unseen(classifier.fitted_examples, examples.hashes, what="the model", where=examples.name)
 
 
-def _build(spec: str, arguments: dict[str, Any], checkpoint: Path | None, inputs: Tensor) -> nn.Module:
+def _build(
+    spec: str,
+    arguments: dict[str, Any],
+    checkpoint: Path | None,
+    key: str | None,
+    inputs: Tensor,
+    log: Callable[[str], None],
+) -> nn.Module:
     """Build a model with the weights of its checkpoint."""
     build = partial(build_model, spec, **arguments)
     if checkpoint is not None and is_built_in(spec):
         with torch.device("meta"):  # the meta device needs no memory, even if the file names huge sizes
-            check_fit(build(), checkpoint)
+            check_fit(build(), checkpoint, key=key)
     network = build()
     if any(map(is_lazy, network.parameters())):
         try_model(network, inputs)  # lazy layers take their shapes from the first input
     if checkpoint is not None:
-        load_checkpoint(network, checkpoint)
+        load_checkpoint(network, checkpoint, key=key, log=log)
     return network
 
 
-def _tried(model: nn.Module, inputs: Tensor, labels: Tensor) -> nn.Module:
-    """Test the model with a batch and with a single input; wrap it if it cannot take a single input."""
-    check_labels(labels, try_model(model, inputs), hint=FITTING_DATA)
-    return padded(model, inputs)
+def _tried(model: LogitModel, inputs: Tensor, examples: Examples, log: Callable[[str], None]) -> tuple[nn.Module, str]:
+    """Test the model with a batch and with a single input; wrap it if it needs this to return logits for any input."""
+    tried, reading = understood(model, inputs, examples.num_classes)
+    if reading:
+        log(f"outputs of the model: {reading}")
+    check_labels(examples.labels, try_model(tried, inputs), hint=FITTING_DATA)
+    return padded(tried, inputs), reading
 
 
 def _check_numbering(class_names: tuple[str, ...], examples: Examples) -> None:

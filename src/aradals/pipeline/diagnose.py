@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aradals.data import Data, as_examples
 from aradals.inference.predictions import Predictions
 from aradals.metrics import confidence_threshold
 from aradals.pipeline.artifacts import load_predictions, load_scores, versions
-from aradals.pipeline.classifier import Classifier, as_classifier, check_training_examples
+from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples
 from aradals.pipeline.evaluate import measure_predictions, reliability_bins
 from aradals.pipeline.leakage import tell_unchecked
 from aradals.pipeline.outputs import work_folder
@@ -50,7 +50,7 @@ MAX_ERRORS = (0.01, 0.05)
 
 
 def diagnose(
-    model: Classifier | nn.Module,
+    model: Classifier | Model,
     data: Data,
     *,
     attack: str = "secant",
@@ -67,7 +67,7 @@ def diagnose(
     """Find out where a classifier's confidence is wrong, without training anything.
 
     Args:
-        model: maps inputs in [0, 1] to logits of shape (N, K).
+        model: maps inputs in [0, 1] to logits of shape (N, K), or to outputs that `LogitModel` reads.
         data: `Examples`, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
         attack: attack that measures robustness, a name in ``aradals.attacks.ATTACKS``.
         attack_args: settings of the attack.
@@ -95,7 +95,7 @@ def diagnose(
     settings.check()
     examples = as_examples(data)
     check_num_subsets(num_subsets, len(examples), "num_subsets", examples.name)
-    classifier = as_classifier(model, examples)
+    classifier = as_classifier(model, examples, log)
     checks = [check_training_examples(classifier, examples)]
     table, is_ours = _given_scores(scores, classifier)
     if table is None:
@@ -130,7 +130,7 @@ def diagnose(
             weights=classifier.checkpoints,
             audit=audited,
             pictures=example_pictures(examples, predictions, ranking),
-            config={**results.config, "checkpoint": classifier.checkpoint},
+            config={**results.config, **classifier.origin},
         )
 
 

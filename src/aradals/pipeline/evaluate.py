@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from aradals.calibration import Calibrator
 from aradals.data import Data, as_examples, files_digest
@@ -16,7 +16,7 @@ from aradals.inference.predictions import Predictions
 from aradals.metrics import ood_auroc, reliability_diagram, summarize_by_subset
 from aradals.metrics.summary import summarize_and_resample
 from aradals.pipeline.artifacts import load_predictions, load_scores, versions
-from aradals.pipeline.classifier import Classifier, as_classifier, check_training_examples
+from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples
 from aradals.pipeline.leakage import check_calibrators, tell_unchecked
 from aradals.pipeline.outputs import work_folder
 from aradals.pipeline.predict import load_other_data, prediction_stage, stored_predictions
@@ -73,7 +73,7 @@ class Evaluated:
 
 
 def evaluate(
-    model: Classifier | nn.Module,
+    model: Classifier | Model,
     data: Data,
     *,
     calibrators: Mapping[str, Calibrator] | None = None,
@@ -90,7 +90,7 @@ def evaluate(
     """Evaluate a classifier on clean and on corrupted data, without and with each calibrator.
 
     Args:
-        model: maps inputs in [0, 1] to logits of shape (N, K).
+        model: maps inputs in [0, 1] to logits of shape (N, K), or to outputs that `LogitModel` reads.
         data: `Examples`, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
         calibrators: fitted calibrators by name, see `aradals.pipeline.calibrate`.
         scores: robustness of the same examples, a table or its file, which defines the subsets.
@@ -116,7 +116,7 @@ def evaluate(
         30
     """
     examples = as_examples(data)
-    classifier = as_classifier(model, examples)
+    classifier = as_classifier(model, examples, log)
     fitted = dict(calibrators or {})
     checks = [
         check_training_examples(classifier, examples),
@@ -161,7 +161,7 @@ def evaluate(
         weights=classifier.checkpoints,
         pictures=example_pictures(examples, clean, ranking),
         out_of_distribution=told,
-        config={**results.config, "checkpoint": classifier.checkpoint, "corrupted": corrupted, "preset": preset},
+        config={**results.config, **classifier.origin, "corrupted": corrupted, "preset": preset},
     )
 
 

@@ -26,7 +26,7 @@ from aradals.errors import InputError
 from aradals.inference.gradients import model_inputs
 from aradals.inference.predictions import Batch, evaluation_mode, model_device_dtype
 from aradals.pipeline.artifacts import SCHEMA_VERSION, load_scores, save_scores, versions
-from aradals.pipeline.classifier import Classifier, as_classifier
+from aradals.pipeline.classifier import Classifier, Model, as_classifier
 from aradals.pipeline.outputs import output_file, refuse_other_request
 from aradals.pipeline.stage import describe_other_versions, remove_stages, run_stage, same_outputs
 from aradals.pipeline.workers import MAX_DEATHS, ThisProcess, Workers, died_too_often, torch_threads
@@ -149,7 +149,7 @@ class AttackSettings:
 
 
 def score_dataset(
-    model: Classifier | nn.Module,
+    model: Classifier | Model,
     data: Data,
     *,
     attack: str = "secant",
@@ -163,7 +163,7 @@ def score_dataset(
     """Measure each example's robustness: the smallest perturbation that changes the model's prediction.
 
     Args:
-        model: maps inputs in [0, 1] to logits of shape (N, K).
+        model: maps inputs in [0, 1] to logits of shape (N, K), or to outputs that `LogitModel` reads.
         data: `Examples`, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
         attack: a name in ``aradals.attacks.ATTACKS``.
         attack_args: settings of the attack.
@@ -187,7 +187,7 @@ def score_dataset(
     settings = AttackSettings(attack, attack_args or {}, verified, bf16)
     settings.check()
     examples = as_examples(data)
-    classifier = as_classifier(model, examples)
+    classifier = as_classifier(model, examples, log)
     if output is None:
         batches = _batches(examples, choose_batch_size(classifier.model, examples))
         return score(classifier.model, batches, settings.run, verified=verified, bf16=bf16)

@@ -38,7 +38,7 @@ from aradals.inference.gradients import (
     model_inputs,
 )
 from aradals.inference.padding import padded
-from aradals.inference.predictions import evaluation_mode, try_model
+from aradals.inference.predictions import evaluation_mode, try_model, understood
 
 InputBatches = Tensor | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]
 """Inputs of shape (N, ...), or batches of inputs, (inputs, labels) or (ids, inputs, labels); values in [0, 1]."""
@@ -214,7 +214,7 @@ def _score_batches(
     for ids, inputs in batches:
         check_inputs(inputs)
         if fast is None:
-            model = padded(model, inputs)
+            model = padded(understood(model, inputs)[0], inputs)
             if _uses_gradients(run_attack):
                 check_differentiable(model, inputs)
             check_repeatable(model, inputs)

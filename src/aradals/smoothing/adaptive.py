@@ -31,6 +31,7 @@ from aradals.checks import (
 )
 from aradals.errors import InputError
 from aradals.geometry import exact_dtype, working_dtype
+from aradals.inference.outputs import find_logits
 from aradals.losses import Reduction, soft_cross_entropy, unlabeled
 from aradals.smoothing.update_rules import (
     TargetState,
@@ -177,7 +178,7 @@ class AdaptiveSmoothing(nn.Module):
         except that an omitted ``subsets`` with R > 1 compares the targets.
 
         Args:
-            logits: shape (N, K).
+            logits: shape (N, K), or a model's output that has them, such as an output object of transformers.
             labels: int64, shape (N,).
             subsets: robustness subset of each example, int64, shape (N,); may be omitted while all targets are equal.
 
@@ -188,6 +189,7 @@ class AdaptiveSmoothing(nn.Module):
             InputError: the targets differ, but ``subsets`` is omitted; shapes do not fit; a label or a subset is out of
                 range; logits of the first batch are not finite or are probabilities.
         """
+        logits = logits if isinstance(logits, Tensor) else find_logits(logits, len(labels))
         self._check_form(logits, labels)
         if not self._is_tried and not torch.compiler.is_compiling():
             counted, _, _ = self._counted(logits.detach(), labels, subsets)
@@ -277,6 +279,7 @@ class AdaptiveSmoothing(nn.Module):
     @torch.no_grad()
     def _update(self, logits: Tensor, labels: Tensor, subsets: Tensor, num_subsets: int) -> Tensor:
         """Run step 4 on the first ``num_subsets`` targets: on all targets, or on one that the others follow."""
+        logits = logits if isinstance(logits, Tensor) else find_logits(logits, len(labels))
         logits, labels, subsets = self._counted(logits, labels, subsets, num_subsets)
         if not len(logits):
             raise InputError(expected="at least one validation example", got="no example", hint="a validation split")

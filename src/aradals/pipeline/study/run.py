@@ -79,7 +79,7 @@ def run_study(
         name: name of the study, for the report; default: the name of the folder.
         workers: see `run_studies`.
         threads: see `run_studies`.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps, or one of several by its index, such as cuda:1.
         log: see `run_studies`.
         overwrite: replace files of other programs at the paths of the results.
 
@@ -123,7 +123,7 @@ def run_studies(
         workers: number of processes that do tasks at the same time, or ``dask:ADDRESS``, see `open_workers`; 1 means
             this process, and None one per GPU or core. The results do not depend on it.
         threads: number of torch's threads in each worker. The last digits of the results depend on it.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps, or one of several by its index, such as cuda:1.
         log: called with each line of progress, in the process that does the task. Other processes need a function that
             can be pickled.
         overwrite: replace files of other programs at the paths of the results.

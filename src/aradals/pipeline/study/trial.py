@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from aradals.checks import FITTING_DATA, check_labels
 from aradals.inference.gradients import model_inputs
+from aradals.inference.outputs import logit_model
 from aradals.inference.predictions import evaluation_mode, resolve_device, try_model
 from aradals.pipeline.config import StudyConfig
 from aradals.pipeline.health import check_trainable
@@ -52,7 +53,7 @@ def try_seed(seed: SeedPlan, space: Workspace) -> None:
     check_num_subsets(given.num_subsets, len(splits.test), "evaluation.num_subsets", "the test split")
     choose_shift(splits.test, given.corruptions, given.severities, preset=given.preset, corrupted=given.corrupted)
     batch = splits.train.batch([0, 1])
-    model = materials.load(Path(checkpoint), "", "cpu").model if checkpoint else materials.build()
+    model = logit_model(materials.load(Path(checkpoint), "", "cpu").model if checkpoint else materials.build())
     num_classes = try_model(model, batch[1])
     # Many models have a last layer of zeros before training, so only the trained model is checked before it scores.
     if checkpoint or _tells_apart(model, batch[1]):

@@ -106,7 +106,7 @@ class Workspace:
 
     Attributes:
         folder: folder of the study.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps, or one of several by its index, such as cuda:1.
         log: called with each line of progress.
         options: of all stages, see `run_stage`.
     """

@@ -89,7 +89,7 @@ def fit_classifier(
         train_subsets: robustness subset of each training example, in the split's order; not needed if R = 1, or if the
             model scores itself.
         validation_subsets: robustness subset of each validation example.
-        device: auto, cpu, cuda or a Lightning accelerator name.
+        device: auto, cpu, cuda, mps, or one of several by its index, such as cuda:1.
         resume: a file for the state after each epoch. If the file exists, training continues from it. A file that is
             not the state of this training is renamed, and training starts again.
         inputs_digest: digest of all else that decides the course of the training, such as the data. Training does not
@@ -147,10 +147,11 @@ def fit_classifier(
     callbacks.append(restoration)
     if sys.stderr.isatty():
         callbacks.append(TQDMProgressBar(leave=False))
+    kind, _, index = device.partition(":")
     with settings_from_arguments_alone(), _quiet_lightning(), _interruptible():
         trainer = Trainer(
-            accelerator="gpu" if device == "cuda" else device,
-            devices=1,
+            accelerator="gpu" if kind == "cuda" else kind,
+            devices=[int(index)] if index else 1,
             max_epochs=training.epochs,
             precision=training.precision,
             check_val_every_n_epoch=targets.update_every,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from aradals.data import AUGMENTATIONS, Augmentation, augmix
 from aradals.geometry import exact_dtype
 from aradals.inference.ensemble import Ensemble
+from aradals.inference.outputs import logit_model
 from aradals.inference.predictions import Batch
 from aradals.losses import jensen_shannon
 from aradals.objectives import Objective, takes_target_prob
@@ -81,7 +82,8 @@ class AdaptiveClassifier(LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
-        self.members = list(model.members) if isinstance(model, Ensemble) else [model]  # `model` has registered it
+        members = model.members if isinstance(model, Ensemble) else [model]
+        self.members = [logit_model(member) for member in members]  # a list, because `model` has registered them
         self.objective, self.augment, self.consistency = objective, augment, consistency
         self.criterion = criterion
         self.register_buffer("train_subsets", train_subsets, persistent=scores_itself)
@@ -169,7 +171,8 @@ class AdaptiveClassifier(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the logits of the validation split."""
         ids, inputs, labels = batch
-        self._validation.append((ids, self.model(inputs), labels))
+        model = self.model if isinstance(self.model, Ensemble) else self.members[0]
+        self._validation.append((ids, model(inputs), labels))
 
     def on_validation_epoch_end(self) -> None:
         """Run the adaptive update: measure the gap of each subset, and update the targets.

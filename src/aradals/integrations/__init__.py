@@ -1,0 +1,1 @@
+"""Models of other libraries, each file with the help of its own optional package."""
