@@ -35,20 +35,30 @@ class ModelArguments:
             nn.Module from inputs in [0, 1] to logits; not needed for a checkpoint that names its built-in model
         checkpoint: file of the weights: .safetensors, or a torch file that contains nothing else
         model_args: further arguments of the function that builds the model, as JSON or YAML
+        class_names: names of the model's classes in the order of its logits, separated by commas, or a text file with
+            one name on each line; default: the names in the checkpoint, or in the model's config.id2label
         device: auto, cpu or cuda
     """
 
     model: str | None = None
     checkpoint: Path | None = None
     model_args: dict[str, Any] = field(default_factory=dict)
+    class_names: list[str] = field(default_factory=list)
     device: str = "auto"
 
     def load(self, examples: Examples) -> Classifier:
         """Load the model with its weights, and test it on the examples."""
+        from aradals.data.classes import read_names
         from aradals.pipeline.classifier import load_classifier
 
         return load_classifier(
-            self.model, self.checkpoint, examples, model_args=self.model_args, device=self.device, log=print_log
+            self.model,
+            self.checkpoint,
+            examples,
+            model_args=self.model_args,
+            class_names=read_names(self.class_names),
+            device=self.device,
+            log=print_log,
         )
 
 

@@ -44,7 +44,7 @@ class Examples(Dataset[Example]):
             processes use it.
         labels: int64 in [0, ``num_classes``), shape (N,).
         num_classes: number of classes K.
-        class_names: K names; by default "0".."K-1".
+        class_names: K names; by default "0".."K-1", and the numbers alone say which class is meant (``has_names``).
         ids: int64, shape (N,), the row of each example in its split; by default 0..N-1.
         name: name of this data in messages and reports, e.g. ``"cifar10-test"``.
 
@@ -66,6 +66,7 @@ class Examples(Dataset[Example]):
         self.labels = labels.long()
         self.ids = torch.arange(len(labels)) if ids is None else ids.long()
         self.num_classes = num_classes
+        self.has_names = bool(class_names)
         self.class_names = tuple(class_names or map(str, range(num_classes)))
         self._inputs = inputs
         self._rows = torch.arange(len(labels))  # the row of each example in the source of inputs
@@ -124,6 +125,14 @@ class Examples(Dataset[Example]):
         chosen.ids, chosen.labels, chosen._rows = self.ids[index], self.labels[index], self._rows[index]
         chosen._hashes = None if self._hashes is None else self._hashes[index.numpy()]
         return chosen
+
+    def renumbered(self, numbers: Tensor, class_names: Sequence[str]) -> Examples:
+        """Give class k the number ``numbers[k]``, and all classes new names; the inputs stay as they are."""
+        changed = self.select(torch.arange(len(self)))
+        changed.labels, changed.num_classes = numbers[self.labels], len(class_names)
+        changed.class_names, changed.has_names = tuple(class_names), True
+        changed._check()
+        return changed
 
     def batches(self, batch_size: int | None = None, *, num_workers: int = 0) -> DataLoader[Example]:
         """Load all examples in order, as batches of (ids, inputs, labels).

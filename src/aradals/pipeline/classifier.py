@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,10 @@ from torch.nn.parameter import is_lazy
 
 from aradals._internal.json_files import settings_digest
 from aradals._internal.specs import code_digest
-from aradals.checks import FITTING_DATA, check_labels
 from aradals.data import Examples
 from aradals.errors import InputError
 from aradals.inference.padding import padded
-from aradals.inference.predictions import predict, resolve_device, try_model
+from aradals.inference.predictions import Batch, predict, resolve_device, try_model
 from aradals.models import (
     CheckpointDescription,
     build_model,
@@ -32,6 +31,7 @@ from aradals.models import (
 )
 from aradals.pipeline.artifacts import decode_hashes
 from aradals.pipeline.leakage import check_unseen
+from aradals.pipeline.numbering import names_of
 from aradals.results.records import Check
 
 _NUM_PROBED = 8
@@ -49,7 +49,7 @@ class Classifier:
         probe: logits of a few examples, shape (n, K); see `aradals.pipeline.stage.run_stage`.
         checkpoint: path, or "none".
         fitted_examples: content hashes of the training examples; empty if the checkpoint does not have them.
-        class_names: names from the checkpoint; empty if the checkpoint has none.
+        class_names: names of the classes in the order of the logits; empty if the model has none.
     """
 
     model: nn.Module
@@ -61,24 +61,37 @@ class Classifier:
     fitted_examples: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     class_names: tuple[str, ...] = ()
 
+    @property
+    def num_classes(self) -> int:
+        """Number of logits K."""
+        return self.probe.shape[1]
 
-def as_classifier(model: Classifier | nn.Module, examples: Examples) -> Classifier:
+
+def as_classifier(
+    model: Classifier | nn.Module, examples: Examples, class_names: Sequence[str] | None = None
+) -> Classifier:
     """Test a model from memory on one example and on a whole batch; return a `Classifier` unchanged.
 
+    Args:
+        model: the model.
+        examples: examples for the test.
+        class_names: names of the model's classes; default: those in its ``config.id2label``.
+
     Raises:
-        InputError: outputs are not logits, or labels are out of range.
+        InputError: outputs are not logits.
     """
     if isinstance(model, Classifier):
         return model
     batch = next(iter(examples.batches()))
-    name, tried = type(model).__name__, _tried(model, batch[1], examples.labels)
+    name, tried = type(model).__name__, _tried(model, batch[1])
     weights = weights_digest(model.state_dict())
     return Classifier(
         model=tried,
         name=name,
         digest=settings_digest([name, weights]),
         weights=weights,
-        probe=predict(tried, [batch]).logits[:_NUM_PROBED],
+        probe=_probe(tried, batch),
+        class_names=names_of(model) if class_names is None else tuple(class_names),
     )
 
 
@@ -88,6 +101,7 @@ def load_classifier(
     examples: Examples,
     *,
     model_args: dict[str, Any] | None = None,
+    class_names: Sequence[str] = (),
     device: str = "auto",
     log: Callable[[str], None] = print,
 ) -> Classifier:
@@ -98,12 +112,13 @@ def load_classifier(
         checkpoint: file of the weights; None to keep the weights that the model is built with.
         examples: examples for the test.
         model_args: further arguments of the builder.
+        class_names: names of the model's classes; default: those in the checkpoint or in ``config.id2label``.
         device: auto, cpu or cuda.
         log: called with a warning if the model is untrained.
 
     Raises:
         InputError: there is no such model; only the checkpoint names the model, and the model is not built in; the
-            checkpoint is missing, corrupt or does not fit; outputs are not logits; or labels are out of range.
+            checkpoint is missing, corrupt or does not fit; or outputs are not logits.
     """
     target = resolve_device(device)
     description = CheckpointDescription() if checkpoint is None else read_description(checkpoint)
@@ -121,8 +136,7 @@ def load_classifier(
     }
     batch = next(iter(examples.batches()))
     network = _build(spec, arguments, checkpoint, batch[1]).to(target).eval()
-    tried = _tried(network, batch[1], examples.labels)
-    _check_numbering(description.class_names, examples)
+    tried = _tried(network, batch[1])
     if checkpoint is None and ":" not in spec:
         log(f"warning: {spec} without --checkpoint is untrained, because its weights are random")
     settings = {"model": spec, "arguments": arguments, "code": code_digest(spec)}
@@ -131,10 +145,10 @@ def load_classifier(
         name=spec,
         digest=settings_digest([settings, weights_digest(tried.state_dict())]),
         weights=weights_digest(network.state_dict()),
-        probe=predict(tried, [batch]).logits[:_NUM_PROBED],
+        probe=_probe(tried, batch),
         checkpoint=str(checkpoint) if checkpoint else "none",
         fitted_examples=fitted_examples,
-        class_names=description.class_names,
+        class_names=tuple(class_names) or description.class_names or names_of(network),
     )
 
 
@@ -157,19 +171,13 @@ def _build(spec: str, arguments: dict[str, Any], checkpoint: Path | None, inputs
     return network
 
 
-def _tried(model: nn.Module, inputs: Tensor, labels: Tensor) -> nn.Module:
+def _tried(model: nn.Module, inputs: Tensor) -> nn.Module:
     """Test the model with a batch and with a single input; wrap it if it cannot take a single input."""
-    check_labels(labels, try_model(model, inputs), hint=FITTING_DATA)
+    try_model(model, inputs)
     return padded(model, inputs)
 
 
-def _check_numbering(class_names: tuple[str, ...], examples: Examples) -> None:
-    """Refuse data that gives a class another number than the model; a folder that lacks a class does this."""
-    known = {name: number for number, name in reversed(list(enumerate(class_names)))}
-    for number, name in enumerate(examples.class_names):
-        if known.get(name, number) != number:
-            raise InputError(
-                expected=f"the classes of {examples.name} with the numbers that the model uses",
-                got=f"{name!r} as class {number} instead of {known[name]}",
-                hint="data with all classes of the model, in the same order",
-            )
+def _probe(model: nn.Module, batch: Batch) -> Tensor:
+    """Compute the logits of a few examples; their labels may not have the model's numbers."""
+    ids, inputs, labels = batch
+    return predict(model, [(ids, inputs, torch.zeros_like(labels))]).logits[:_NUM_PROBED]
