@@ -5,7 +5,7 @@ A field ``num_subsets`` is the option ``--num-subsets``. The parameters of a com
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,11 +67,15 @@ class DataArguments:
     """The data.
 
     Attributes:
-        data: Hugging Face id, parquet file, folder, .npz file, or built-in name
-        split: split to read; default: the only one, else test
+        data: folder, file (parquet, CSV, .npz, .npy, .pt, .tar), Hugging Face id, built-in name, or file.py:callable
+        split: split to read; default: the only one, else test; if the data has no test split, test is its validation
+            split, or else the fifth of the examples that a study cuts off
         limit: number of examples in a fixed random sample; default: all examples
-        image_column: column of the images; needed if several columns could hold them
+        image_column: column of the images or of their file names; needed if several columns could hold them
         label_column: column of the labels; needed if several columns could hold them
+        num_classes: number of classes, if the labels are numbers and the largest class may be missing
+        resize: height and width in pixels to which every image is resized; default: as for the checkpoint's training
+        out_of_range: refuse inputs outside [0, 1], or clip them
     """
 
     data: str | None = None
@@ -79,19 +83,39 @@ class DataArguments:
     limit: int | None = None
     image_column: str | None = None
     label_column: str | None = None
+    num_classes: int | None = None
+    resize: int | None = None
+    out_of_range: Literal["refuse", "clip"] = "refuse"
 
-    def load(self) -> Examples:
-        """Load the examples.
+    @property
+    def given(self) -> dict[str, object]:
+        """The options that are not at their defaults."""
+        return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default}
+
+    def load(self, checkpoint: Path | None = None, *, labeled: bool = True) -> Examples:
+        """Load the examples, prepared as the checkpoint records it.
 
         Raises:
             InputError: ``--data`` is missing, or the data cannot be read.
         """
         from aradals.data import load_data
+        from aradals.models import read_description
 
         if self.data is None:
             raise InputError(expected="--data", got="none", hint="--data cifar10, a parquet file or a folder of images")
-        columns = {"image_column": self.image_column, "label_column": self.label_column}
-        return load_data(self.data, self.split, **columns, limit=self.limit)
+        return load_data(
+            self.data,
+            self.split,
+            limit=self.limit,
+            labeled=labeled,
+            log=print_log,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            num_classes=self.num_classes,
+            resize=self.resize,
+            out_of_range=self.out_of_range,
+            preparation=None if checkpoint is None else read_description(checkpoint).preparation,
+        )
 
 
 @dataclass(frozen=True)

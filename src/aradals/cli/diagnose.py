@@ -34,7 +34,7 @@ def run(
     from aradals.pipeline.leakage import check_stored, tell_unchecked
     from aradals.pipeline.outputs import input_paths, output_folder
 
-    stored.refuse_beside(model=model.model, checkpoint=model.checkpoint, **asdict(data))
+    stored.refuse_beside(model=model.model, checkpoint=model.checkpoint, **data.given)
     read = input_paths(data.data, model.model, model.checkpoint, stored.predictions, stored.scores)
     names, kinds, folder = ["diagnosis.json", "report.html"], ["diagnosis"], output.output
     settings: dict[str, Any] = {"scores": stored.scores, "num_subsets": ranking.num_subsets, "seed": ranking.seed}
@@ -46,7 +46,7 @@ def run(
             results = diagnose_predictions(given.predictions, **settings)
             tell_unchecked(checks, print_log)
         else:
-            examples = data.load()
+            examples = data.load(model.checkpoint)
             settings |= {**asdict(ranking), "output": folder, "log": print_log}
             results = diagnose(model.load(examples), examples, **settings)
         finish({folder: results}, folder, "diagnosis.json", json=output.json)

@@ -8,7 +8,6 @@ could not check, because a file does not record it.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def run(
     from aradals.results import CLEAN
 
     changes: dict[str, Any] = {name: getattr(shift, name) for name in ("corruptions", "preset", "corrupted", "ood")}
-    stored.refuse_beside(model=model.model, checkpoint=model.checkpoint, **changes, **asdict(data))
+    stored.refuse_beside(model=model.model, checkpoint=model.checkpoint, **changes, **data.given)
     sources = (data.data, model.model, model.checkpoint, stored.predictions, stored.scores, shift.corrupted, shift.ood)
     names, kinds, folder = ["results.json", "report.html"], ["evaluation"], output.output
     read = input_paths(*sources, *shift.calibrator)
@@ -48,7 +47,7 @@ def run(
             results = evaluate_predictions([(CLEAN, given.predictions)], **settings)
             tell_unchecked(checks, print_log)
         else:
-            examples = data.load()
+            examples = data.load(model.checkpoint)
             settings |= {"severities": shift.severities, "output": folder, "log": print_log}
             results = evaluate(model.load(examples), examples, **changes, **settings)
         finish({folder: results}, folder, "results.json", json=output.json)

@@ -14,6 +14,7 @@ from aradals.data.sources import (
     load_column,
     load_condition,
     load_data,
+    load_splits,
 )
 from aradals.data.splits import Splits, make_splits, splits_hash
 
@@ -39,6 +40,7 @@ __all__ = [
     "load_column",
     "load_condition",
     "load_data",
+    "load_splits",
     "make_splits",
     "match_classes",
     "overlap",

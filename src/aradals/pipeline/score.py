@@ -92,7 +92,7 @@ def score_dataset(
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
-        data: `Examples`, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
+        data: `Examples`, inputs, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
         attack: a name in ``aradals.attacks.ATTACKS``.
         attack_args: settings of the attack.
         verified: also find a perturbation that changes the prediction, for the column ``norm``.
@@ -103,7 +103,7 @@ def score_dataset(
         log: called with a line if the table exists already.
 
     Raises:
-        InputError: the attack or a setting is unknown; data have no labels; outputs are not logits; or another program
+        InputError: the attack or a setting is unknown; outputs are not logits; or another program
             has made the output.
 
     Example:
@@ -114,7 +114,7 @@ def score_dataset(
     """
     settings = dict(attack_args or {})
     check_attack(attack, settings)
-    examples = as_examples(data)
+    examples = as_examples(data, labeled=False)
     classifier = as_classifier(model, examples)
     if output is None:
         run_attack = choose_attack(attack, settings, verified=verified)

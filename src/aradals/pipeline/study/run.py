@@ -12,14 +12,14 @@ from typing import Any, Literal
 import torch
 
 from aradals._internal.files import file_name
-from aradals.data import Examples, data_paths, splits_hash
+from aradals.data import Examples, splits_hash
 from aradals.errors import InputError, OutputError, TrainingFailed
 from aradals.inference.ensemble import pool_logits
 from aradals.inference.predictions import Predictions, resolve_device
 from aradals.metrics import stability
 from aradals.pipeline.artifacts import save_table, versions
 from aradals.pipeline.config import StudyConfig, is_plain
-from aradals.pipeline.outputs import output_folder
+from aradals.pipeline.outputs import input_paths, output_folder
 from aradals.pipeline.recipes import load_recipe
 from aradals.pipeline.shown import class_rows, example_pictures
 from aradals.pipeline.study.arrays import RunArrays
@@ -52,7 +52,7 @@ def files_of(config: StudyConfig) -> list[Path]:
     named = [*config.data_sets, *filter(None, (evaluation.corrupted, scoring.checkpoint))]
     code = [config.model, *(method.objective for method in config.methods.values())]
     sources = [Path(spec.rpartition(":")[0]) for spec in code if ".py:" in spec]
-    return [*(path for spec in named for path in data_paths(spec)), *sources]
+    return [*input_paths(*named), *sources]
 
 
 def run_study(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from aradals._internal.files import file_digest
 from aradals._internal.json_files import settings_digest
 from aradals._internal.specs import code_digest
-from aradals.data import Examples, Splits, load_data, make_splits
+from aradals.data import Examples, Splits, load_splits, make_splits
 from aradals.inference.predictions import predict, resolve_device
 from aradals.models import build_untrained, load_checkpoint
 from aradals.pipeline.stage import output_digests, run_stage, same_outputs
@@ -101,14 +102,14 @@ class Workspace:
 
     def __init__(self, folder: Path, device: str = "auto", log: Log = print) -> None:
         self.folder, self.device, self.log = folder, device, log
-        self._examples = cache(_open_examples)
+        self._examples = cache(self._open_examples)
         self._materials: dict[str, Materials] = {}
 
     def materials(self, source: Source) -> Materials:
         """Make the splits and the model of a seed, once."""
         key = settings_digest(asdict(source))
         if key not in self._materials:
-            examples = self._examples(source.data, source.image_column, source.label_column)
+            examples = self._examples(source.data, source.splits.test, *source.reading.items())
             self._materials[key] = Materials(source, examples)
         return self._materials[key]
 
@@ -137,10 +138,6 @@ class Workspace:
         """Return the log of a task, which marks its lines."""
         return lambda line: self.log(f"[seed {task.source.seed}] {task.label}: {line}")
 
-
-def _open_examples(data: str, image_column: str | None, label_column: str | None) -> tuple[Examples, Examples]:
-    """Load the training and the test examples."""
-    train, test = (
-        load_data(data, split, image_column=image_column, label_column=label_column) for split in ("train", "test")
-    )
-    return train, test
+    def _open_examples(self, data: str, test_size: int | None, *reading: tuple[str, Any]) -> tuple[Examples, Examples]:
+        """Load the training and the test examples."""
+        return load_splits(data, test_size=test_size, log=self.log, **dict(reading))
