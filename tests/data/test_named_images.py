@@ -20,7 +20,8 @@ from PIL import Image
 from aradals.data import load_data
 from aradals.data.formats import Columns
 from aradals.data.images import MAX_PIXELS, NamedImage, decode_image
-from aradals.data.tables import parquet_table, read_rows
+from aradals.data.table_files import parquet_table
+from aradals.data.tables import read_rows
 from aradals.errors import InputError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)

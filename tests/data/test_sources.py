@@ -17,7 +17,8 @@ from sklearn.datasets import load_digits
 
 from aradals.data import list_conditions, list_splits, load_column, load_data, overlap
 from aradals.data.formats import Columns
-from aradals.data.tables import parquet_table, read_rows
+from aradals.data.table_files import parquet_table
+from aradals.data.tables import read_rows
 from aradals.errors import InputError, MissingExtraError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)

@@ -127,24 +127,25 @@ def _read(opened: OpenArrays, where: str, split: str, columns: Columns) -> Rows:
             got=f"inputs of shape {values.shape}, labels of shape {labels.shape}",
             hint="arrays of the same length",
         )
-    return Rows(values, labels, names, label)
+    return Rows(values, labels, names, columns.label or _without_split(label, split))
 
 
 def _choose(what: str, split: str, roles: Mapping[str, tuple[str, str] | None], given: str | None, where: str) -> str:
     """Choose the array of a split, by its kind and its usual name."""
-    usual = {name: _kind_word(name, split) for name, role in roles.items() if role == (split, what)}
+    usual = {name: _without_split(name, split).lower() for name, role in roles.items() if role == (split, what)}
     if given is None and usual:
         order = USUAL_INPUTS if what == "image" else USUAL_LABELS
         return min(usual, key=lambda name: order.index(usual[name]))
     return choose_column(what, [], list(roles), given, where, list(roles), needed="arrays such as inputs and labels")
 
 
-def _kind_word(name: str, split: str) -> str:
-    """Return the part of an array's name that is not its split."""
-    if not split:
-        return name.lower()
-    first, _, last = name.rpartition("_")
-    return (last if split_name(first) == split else name.partition("_")[0]).lower()
+def _without_split(name: str, split: str) -> str:
+    """Return an array's name without its split, which is at the start or at the end."""
+    first, _, rest = name.partition("_")
+    start, _, last = name.rpartition("_")
+    if split and split_name(first) == split:
+        return rest
+    return start if split and split_name(last) == split else name
 
 
 def _read_column(opened: OpenArrays, where: str, split: str, column: str) -> npt.NDArray[Any]:
@@ -157,12 +158,12 @@ def _read_column(opened: OpenArrays, where: str, split: str, column: str) -> npt
 
         def is_column(name: str) -> bool:
             values = arrays[name]
-            return values.ndim == 1 and len(values) == (len(values) if length is None else length)
+            is_single = values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1)
+            return is_single and len(values) == (len(values) if length is None else length)
 
         for name in arrays:
-            start, _, end = name.rpartition("_")
-            if column in (name, start if split and split_name(end) == split else name) and is_column(name):
-                return arrays[name]
+            if column in (name, _without_split(name, split)) and is_column(name):
+                return arrays[name].reshape(-1)
         raise no_such_column(column, where, [name for name in arrays if is_column(name)])
 
 
@@ -299,7 +300,7 @@ def _read_pickles(files: Sequence[Path], columns: Columns) -> Rows:
     meta = next((path for name in ("batches.meta", "meta") if (path := files[0].parent / name).is_file()), None)
     names = _unpickled(meta) if meta else {}
     found = names.get("fine_label_names", names.get("label_names"))
-    return Rows(pixels, labels, tuple(map(str, found)) if found else None, label)
+    return Rows(pixels, labels, tuple(map(_text, found)) if found else None, label)
 
 
 def _read_binary(files: Sequence[Path], columns: Columns) -> Rows:
@@ -320,9 +321,13 @@ def _unpickled(file: Path) -> dict[str, Any]:
     """Read a pickle that contains nothing but arrays, text and numbers; anything else is refused before it runs."""
     try:
         content = _ArraysAlone(io.BytesIO(file.read_bytes()), encoding="latin1").load()
-        return {str(name): value for name, value in content.items()}
+        return {_text(name): value for name, value in content.items()}
     except Exception as error:  # a damaged pickle raises almost anything
         raise _no_cifar(file, error) from error
+
+
+def _text(word: object) -> str:
+    return word.decode("latin1") if isinstance(word, bytes) else str(word)
 
 
 class _ArraysAlone(pickle.Unpickler):

@@ -103,7 +103,7 @@ def gather(data: Any) -> Gathered:
         _, every, numbers = data.batch(range(len(data)))
         return Gathered(every, numbers.numpy() if data.is_labeled else None, named)
     batches, notes = ([data], ()) if _is_batch(data) else _batches(data)
-    pairs = [_as_pair(batch) for batch in batches]
+    pairs = [_as_pair(batch if _is_batch(data) else _as_batch(batch)) for batch in batches]
     if not sum(len(inputs) for inputs, _ in pairs):
         raise InputError(expected="at least one example", got="no example", hint="data with examples")
     joined = torch.cat([_as_inputs(inputs) for inputs, _ in pairs]).detach().cpu()
@@ -128,6 +128,13 @@ def _is_batch(data: object) -> bool:
     first, second = data[0], data[-1]
     is_plain = isinstance(second, list | tuple | Tensor | np.ndarray) and not any(map(_is_array, second[:1]))
     return len(data) == 2 and is_plain and isinstance(first, list | tuple | Tensor | np.ndarray)
+
+
+def _as_batch(item: Any) -> Any:
+    """Make a batch of a single example with its label; batches stay as they are."""
+    if isinstance(item, tuple | list) and len(item) == 2 and np.ndim(item[1]) == 0:
+        return np.asarray(item[0])[None], [item[1]]
+    return item
 
 
 def _is_array(value: object) -> bool:
@@ -155,7 +162,7 @@ def _loaded_once(loader: DataLoader[Any]) -> tuple[Iterable[Any], tuple[str, ...
     if loader.batch_sampler is None:
         return loader, ()
     size = len(loader.dataset)  # type: ignore[arg-type]
-    if type(loader.sampler) is SequentialSampler or (type(loader.sampler) is RandomSampler and _is_whole(loader)):
+    if _shows_all(loader, size):
         rows = chosen = list(range(size))
     else:
         chosen = [row for batch in loader.batch_sampler for row in batch]
@@ -166,15 +173,20 @@ def _loaded_once(loader: DataLoader[Any]) -> tuple[Iterable[Any], tuple[str, ...
     return DataLoader(loader.dataset, batch_sampler=parts, collate_fn=loader.collate_fn), notes
 
 
-def _is_whole(loader: DataLoader[Any]) -> bool:
+def _shows_all(loader: DataLoader[Any], size: int) -> bool:
+    """Return True if a loader shows every example, perhaps in another order or without the last batch."""
     sampler = loader.sampler
-    assert isinstance(sampler, RandomSampler)
-    return not sampler.replacement and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]
+    if loader.batch_size is None:  # the user's own batch sampler
+        return False
+    if type(sampler) is RandomSampler:
+        return not sampler.replacement and sampler.num_samples == size
+    return type(sampler) is SequentialSampler
 
 
 def _describe_sampler(loader: DataLoader[Any], chosen: Sequence[int], rows: Sequence[int], size: int) -> str:
+    sampler = loader.sampler if loader.batch_size is not None else loader.batch_sampler
     repeated = f", {len(chosen) - len(rows)} of its draws are repeats" if len(chosen) > len(rows) else ""
-    return f"{type(loader.sampler).__name__} chooses {len(rows)} of {size} examples{repeated}; each is read once"
+    return f"{type(sampler).__name__} chooses {len(rows)} of {size} examples{repeated}; each is read once"
 
 
 def _as_pair(batch: Any) -> tuple[Any, npt.NDArray[Any] | None]:

@@ -92,6 +92,9 @@ class Examples(Dataset[Example]):
                 got=", ".join(f"{length} {what}" for what, length in lengths.items()),
                 hint="one label and one id for each example",
             )
+        self._check_labels()
+
+    def _check_labels(self) -> None:
         if len(self.class_names) != self.num_classes:
             raise InputError(
                 expected=f"{self.num_classes} class names",
@@ -141,14 +144,14 @@ class Examples(Dataset[Example]):
         changed = self.select(torch.arange(len(self)))
         changed.labels, changed.num_classes = numbers[self.labels], len(class_names)
         changed.class_names, changed.has_names = tuple(class_names), True
-        changed._check()
+        changed._check_labels()
         return changed
 
     def with_num_classes(self, num_classes: int) -> Examples:
         """Give examples without names of classes another number of classes."""
         changed = self.select(torch.arange(len(self)))
         changed.num_classes, changed.class_names = num_classes, tuple(map(str, range(num_classes)))
-        changed._check()
+        changed._check_labels()
         return changed
 
     def batches(self, batch_size: int | None = None, *, num_workers: int = 0) -> DataLoader[Example]:

@@ -55,11 +55,19 @@ def open_image_folder(folder: Path) -> OpenSplits | None:
     }
 
 
-def list_images(folder: Path) -> list[PurePath]:
-    """List the image files below ``folder`` by their paths in it; hidden files and folders are left out."""
+def list_images(folder: Path, *, links: bool = True) -> list[PurePath]:
+    """List the image files below ``folder`` by their paths in it; hidden files and folders are left out.
+
+    Args:
+        folder: the folder.
+        links: also list the files in folders that are symbolic links.
+
+    Raises:
+        InputError: a folder comes twice, because of a link.
+    """
     found = [
         PurePath(root, file).relative_to(folder)
-        for root, files in _walk(folder)
+        for root, files in _walk(folder, links)
         for file in files
         if PurePath(file).suffix.lower() in IMAGE_SUFFIXES
     ]
@@ -132,10 +140,10 @@ def _problem(home: Path, folders: dict[Parts, Parts]) -> InputError | None:
     return None
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield every folder below ``folder`` with its file names; links are followed, but no folder may come twice."""
+def _walk(folder: Path, links: bool) -> Iterator[tuple[str, list[str]]]:
+    """Yield every folder below ``folder`` with its file names; no folder may come twice."""
     seen: dict[str, str] = {}
-    for root, _, files in os.walk(folder, followlinks=True):
+    for root, _, files in os.walk(folder, followlinks=links):
         real = os.path.realpath(root)
         if real in seen:
             raise InputError(

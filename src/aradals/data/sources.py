@@ -4,134 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
-from aradals.checks import ROUNDING
-from aradals.data.arrays import open_array_folder, open_cifar, open_npy, open_npz, open_torch
-from aradals.data.corrupted_sets import open_corrupted_set, parse_condition, split_conditions
-from aradals.data.digits import open_digits
+from aradals.data.corrupted_sets import parse_condition, split_conditions
 from aradals.data.examples import Examples
-from aradals.data.folders import open_image_folder
+from aradals.data.find import ALL, FILE_READERS, DataSet, choose_split, find_data
 from aradals.data.formats import (
     Columns,
     Companions,
-    OpenSplits,
-    Rows,
-    contiguous_images,
-    find_split,
-    split_name,
 )
-from aradals.data.images import Decoding, describe_images, read_images
-from aradals.data.labels import class_indices
-from aradals.data.scaling import Scaling
-from aradals.data.shards import open_tar
+from aradals.data.prepare import Log, Reading, check_labeled, choose_scaling, make_examples, ranges_of, sample
 from aradals.data.splits import cut_test
-from aradals.data.tables import open_csv, open_hub, open_labeled_images, open_parquet, open_saved
-from aradals.data.user_data import open_user_data
 from aradals.errors import InputError
-
-OutOfRange = Literal["refuse", "clip"]
-"""What to do with inputs outside [0, 1]."""
-
-FILE_READERS: dict[str, Callable[[Sequence[Path], str], OpenSplits]] = {
-    ".parquet": open_parquet,
-    ".npz": open_npz,
-    ".tar": open_tar,
-    ".pt": open_torch,
-    ".pth": open_torch,
-    ".csv": open_csv,
-    ".tsv": open_csv,
-    ".npy": open_npy,
-}
-"""Formats of files by suffix; each opens the files of one split, and the first one that a folder has is read."""
-
-FOLDER_READERS: tuple[Callable[[Path], OpenSplits | None], ...] = (
-    open_corrupted_set,
-    open_saved,
-    open_cifar,
-    open_array_folder,
-)
-"""Formats of whole folders, which are tried before the files in the folder."""
-
-IMAGE_READERS: tuple[Callable[[Path], OpenSplits | None], ...] = (open_labeled_images, open_image_folder)
-"""Formats of folders with images, which are tried before tables of numbers."""
-
-_BESIDE_IMAGES = (".parquet", ".npz", ".tar")
-"""Formats that are read although there are images in the same folder."""
-
-_HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-MAX_UNNAMED = 1000
-"""Number of classes up to which names are not needed, even if there are few rows."""
-
-_SHARD = re.compile(r"(^|[-_])\d{4,}(-of-\d+)?$")
-
-_ALL = "all"
-"""Name of the only split of data without named splits."""
-
-Log = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class _DataSet:
-    name: str
-    splits: OpenSplits
-
-
-@dataclass(frozen=True)
-class Reading:
-    """The settings of reading, which are the same for all splits of a data set.
-
-    Attributes:
-        image_column: column of images, of names of image files, or array of inputs, if types and usual names do not
-            identify it.
-        label_column: column of labels, if types and usual names do not identify it.
-        num_classes: number of classes, if the labels are numbers and the largest class may be missing.
-        resize: height and width to which every image is resized.
-        out_of_range: refuse inputs outside [0, 1], or clip them.
-        preparation: what a checkpoint records of the preparation of its training data, see `Examples`; it decides the
-            scaling of numeric columns, and the size of images if ``resize`` is None.
-    """
-
-    image_column: str | None = None
-    label_column: str | None = None
-    num_classes: int | None = None
-    resize: int | None = None
-    out_of_range: OutOfRange = "refuse"
-    preparation: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        if self.out_of_range not in get_args(OutOfRange):
-            raise InputError(expected="out_of_range refuse or clip", got=repr(self.out_of_range), hint="clip")
-        if self.num_classes is not None and self.num_classes < 2:
-            raise InputError(expected="num_classes of at least 2", got=str(self.num_classes), hint="--num-classes 10")
-
-    @property
-    def columns(self) -> Columns:
-        """The columns that are named."""
-        return Columns(self.image_column, self.label_column)
-
-    @property
-    def decoding_size(self) -> int | None:
-        """The size of images: as asked, or as recorded."""
-        recorded = (self.preparation or {}).get("resize")
-        return self.resize if self.resize is not None or not isinstance(recorded, int) else recorded
-
-    @property
-    def scaling(self) -> Scaling | None:
-        """The recorded scaling of numeric columns."""
-        recorded = (self.preparation or {}).get("scaling")
-        return None if recorded is None else Scaling.read(recorded)
 
 
 def load_data(
@@ -180,19 +69,21 @@ def load_data(
         InputError: the data cannot be found or read, the split is unknown, or labels are out of range.
         MissingExtraError: a package of the extra ``data`` is missing.
     """
-    data_set, settings = _find(spec), Reading(**reading)
-    source, part = _choose_split(data_set, split)
+    data_set, settings = find_data(spec), Reading(**reading)
+    source, part = choose_split(data_set, split)
     if part is not None:
         pair = _cut(data_set, source, settings, None, log, labeled=labeled)
         examples = pair[part]
         _check_size(len(examples), limit, examples.name)
-        chosen = _sample(len(examples), limit)
+        chosen = sample(len(examples), limit)
         return examples if len(chosen) == len(examples) else examples.select(chosen)
     rows = data_set.splits[source].rows(settings.columns)
     name = _name(data_set, source)
     _check_size(len(rows.inputs), limit, name)
-    scaling = _scaling(data_set, source, rows, settings, name)
-    return _examples(data_set, rows, settings, scaling, name, log, limit=limit, labeled=labeled)
+    if labeled:
+        check_labeled(rows, name)
+    scaling = choose_scaling(data_set, source, rows, settings, name)
+    return make_examples(data_set, rows, settings, scaling, name, log, limit=limit, labeled=labeled)
 
 
 def load_splits(
@@ -212,7 +103,7 @@ def load_splits(
     Raises:
         InputError: see `load_data`.
     """
-    data_set, settings = _find(spec), Reading(**reading)
+    data_set, settings = find_data(spec), Reading(**reading)
     known = list(data_set.splits)
     test = "test" if "test" in known else "validation"
     if "train" in known and test in known:
@@ -222,10 +113,10 @@ def load_splits(
         elif unused:
             log(f"{data_set.name}: the splits {', '.join(unused)} are not used; splits.validation is cut from train")
         rows = data_set.splits["train"].rows(settings.columns)
-        scaling = settings.scaling or _ranges(rows)
-        train = _examples(data_set, rows, settings, scaling, _name(data_set, "train"), log)
+        scaling = settings.scaling or ranges_of(rows)
+        train = make_examples(data_set, rows, settings, scaling, _name(data_set, "train"), log)
         rows = data_set.splits[test].rows(settings.columns)
-        return _same_classes(train, _examples(data_set, rows, settings, scaling, _name(data_set, test), log))
+        return _same_classes(train, make_examples(data_set, rows, settings, scaling, _name(data_set, test), log))
     if len(known) > 1:
         raise InputError(
             expected=f"a training split of {data_set.name}",
@@ -237,26 +128,21 @@ def load_splits(
 
 
 def _cut(
-    data_set: _DataSet, source: str, settings: Reading, test_size: int | None, log: Log, *, labeled: bool = True
+    data_set: DataSet, source: str, settings: Reading, test_size: int | None, log: Log, *, labeled: bool = True
 ) -> dict[str, Examples]:
     """Cut a single split into training and test examples by content."""
     rows, name = data_set.splits[source].rows(settings.columns), _name(data_set, source)
     _check_size(len(rows.inputs), None, name)
     unscaled = replace(settings, preparation=None)
-    whole = _examples(data_set, rows, unscaled, _ranges(rows), name, lambda line: None, labeled=False)
+    whole = make_examples(data_set, rows, unscaled, ranges_of(rows), name, lambda line: None, labeled=False)
     train, test = cut_test(whole, test_size)
-    scaling = settings.scaling or _ranges(rows, train)
-    final = _examples(data_set, rows, settings, scaling, data_set.name, log, labeled=labeled)
+    scaling = settings.scaling or ranges_of(rows, train)
+    final = make_examples(data_set, rows, settings, scaling, data_set.name, log, labeled=labeled)
     log(f"{data_set.name} has no test split: {len(test)} of {len(whole)} examples are cut off, by their content")
     parts = {"train": final.select(train), "test": final.select(test)}
     for split, part in parts.items():
         part.name = f"{data_set.name}-{split}"
     return parts
-
-
-def _ranges(rows: Rows, chosen: npt.NDArray[np.int64] | slice = slice(None)) -> Scaling | None:
-    """Measure the ranges of columns of numbers, in the chosen rows; None for other inputs."""
-    return Scaling.fit(np.asarray(rows.inputs)[chosen], rows.features) if rows.features else None
 
 
 def _same_classes(train: Examples, test: Examples) -> tuple[Examples, Examples]:
@@ -267,104 +153,6 @@ def _same_classes(train: Examples, test: Examples) -> tuple[Examples, Examples]:
     return train.with_num_classes(num_classes), test.with_num_classes(num_classes)
 
 
-def _examples(
-    data_set: _DataSet,
-    rows: Rows,
-    settings: Reading,
-    scaling: Scaling | None,
-    name: str,
-    log: Log,
-    *,
-    limit: int | None = None,
-    labeled: bool = True,
-) -> Examples:
-    """Make examples from the rows of a split."""
-    for note in rows.notes:
-        log(note)
-    chosen = _sample(len(rows.inputs), limit)
-    labels, names = _labels(data_set, rows, name) if labeled or rows.labels is not None else (None, rows.class_names)
-    num_classes = 1 if labels is None else _num_classes(labels, names, rows, settings, name)
-    preparation: dict[str, Any] = {}
-    inputs: Any
-    if rows.features:
-        assert isinstance(rows.inputs, np.ndarray)
-        values = rows.inputs if scaling is None else scaling.apply(rows.inputs, rows.features, name)
-        if scaling is not None:
-            preparation["scaling"] = scaling.record
-            log(f"{name}: columns are scaled to [0, 1] by their ranges in the training data")
-        inputs = torch.from_numpy(values[chosen].astype(np.float32))
-    elif isinstance(rows.inputs, np.ndarray):
-        inputs = torch.from_numpy(contiguous_images(rows.inputs, name)[chosen])
-    else:
-        decoding = Decoding(settings.decoding_size, upright=rows.upright)
-        for note in describe_images(rows.inputs, chosen.tolist(), decoding):
-            log(f"{name}: {note}")
-        preparation |= {} if decoding.resize is None else {"resize": decoding.resize}
-        inputs = read_images(rows.inputs, chosen.tolist(), name, decoding)
-    if isinstance(inputs, torch.Tensor) and inputs.is_floating_point():
-        inputs = _in_range(inputs, settings, name, log)
-    return Examples(
-        inputs,
-        None if labels is None else torch.from_numpy(labels[chosen]),
-        num_classes=num_classes,
-        class_names=names if labels is not None else None,
-        ids=torch.from_numpy(chosen),
-        name=name,
-        preparation=preparation,
-    )
-
-
-def _scaling(data_set: _DataSet, source: str, rows: Rows, settings: Reading, name: str) -> Scaling | None:
-    """Choose the scaling of columns of numbers: the recorded one, or that of the training split; None if not needed."""
-    if not rows.features or settings.scaling is not None:
-        return settings.scaling if rows.features else None
-    if "train" in data_set.splits:
-        return _ranges(rows if source == "train" else data_set.splits["train"].rows(settings.columns))
-    values = np.asarray(rows.inputs)
-    if values.min() >= 0 and values.max() <= 1:
-        return None
-    raise InputError(
-        expected=f"columns of {name} in [0, 1], or the ranges of the training data to scale them by",
-        got=f"values from {values.min():.4g} to {values.max():.4g}",
-        hint="--checkpoint of a model of `aradals train`, which records the ranges; a folder with train.csv and "
-        "test.csv; or --split test, which is scaled by the other rows",
-    )
-
-
-def _in_range(inputs: torch.Tensor, settings: Reading, name: str, log: Log) -> torch.Tensor:
-    """Clip inputs to [0, 1] if this is asked; others are left to `Examples`, which refuses them."""
-    outside = (inputs < 0) | (inputs > 1)
-    if not outside.any():
-        return inputs
-    if settings.out_of_range == "clip":
-        log(f"{name}: {int(outside.flatten(1).any(1).sum())} of {len(inputs)} examples are clipped to [0, 1]")
-        return inputs.clamp(0, 1)
-    low, high = (float(bound) for bound in inputs.aminmax())
-    if low >= -ROUNDING and high <= 1 + ROUNDING:
-        return inputs
-    raise InputError(
-        expected=f"inputs of {name} in [0, 1]",
-        got=f"values from {low:.4g} to {high:.4g}",
-        hint="scaling the inputs to [0, 1], and putting the normalization inside the model; or --out-of-range clip",
-    )
-
-
-def _labels(data_set: _DataSet, rows: Rows, name: str) -> tuple[npt.NDArray[np.int64], tuple[str, ...] | None]:
-    """Convert labels to class indices; names are numbered over all splits together."""
-    if rows.labels is None:
-        raise rows.unlabeled or InputError(
-            expected=f"labels in {name}", got="none", hint="data with labels, or --label-column NAME"
-        )
-
-    def all_names() -> Iterable[Any]:
-        for split in data_set.splits.values() if len(data_set.splits) > 1 else ():
-            with suppress(InputError):  # a split may have no labels
-                yield from split.column(rows.label_column).tolist()
-
-    labels, names = class_indices(rows.labels, f"{rows.label_column} of {name}", all_names=all_names)
-    return labels, rows.class_names or names
-
-
 def _check_size(size: int, limit: int | None, name: str) -> None:
     if not size or (limit is not None and limit < 1):
         raise InputError(
@@ -372,8 +160,8 @@ def _check_size(size: int, limit: int | None, name: str) -> None:
         )
 
 
-def _name(data_set: _DataSet, split: str) -> str:
-    return data_set.name if split == _ALL else f"{data_set.name}-{split}"
+def _name(data_set: DataSet, split: str) -> str:
+    return data_set.name if split == ALL else f"{data_set.name}-{split}"
 
 
 def load_companions(spec: str, split: str | None, *, image_column: str | None = None) -> Companions | None:
@@ -382,8 +170,8 @@ def load_companions(spec: str, split: str | None, *, image_column: str | None = 
     Raises:
         InputError: see `load_data`.
     """
-    data_set = _find(spec)
-    companions = data_set.splits[_choose_split(data_set, split)[0]].companions
+    data_set = find_data(spec)
+    companions = data_set.splits[choose_split(data_set, split)[0]].companions
     return companions(Columns(image_column)) if companions else None
 
 
@@ -405,8 +193,8 @@ def load_column(spec: str, split: str | None, column: str) -> npt.NDArray[Any]:
             values, or values that are not single.
         MissingExtraError: a package of the extra ``data`` is missing.
     """
-    data_set = _find(spec)
-    return data_set.splits[_choose_split(data_set, split)[0]].column(column)
+    data_set = find_data(spec)
+    return data_set.splits[choose_split(data_set, split)[0]].column(column)
 
 
 def data_paths(spec: str) -> list[Path]:
@@ -440,7 +228,7 @@ def files_digest(spec: str) -> str:
 
 def list_splits(spec: str) -> list[str]:
     """List the splits of ``spec`` (see :func:`load_data`); this downloads a Hugging Face data set."""
-    return list(_find(spec).splits)
+    return list(find_data(spec).splits)
 
 
 def list_conditions(spec: str) -> dict[tuple[str, int], str]:
@@ -449,7 +237,7 @@ def list_conditions(spec: str) -> dict[tuple[str, int], str]:
     Raises:
         InputError: the data cannot be found, or it is not divided by corruption and severity.
     """
-    splits = _find(spec).splits
+    splits = find_data(spec).splits
     names = [*splits, *split_conditions(splits)]
     found = {condition: name for name in names if (condition := parse_condition(name))}
     if not found:
@@ -493,167 +281,3 @@ def load_condition(spec: str, corruption: str, severity: int, clean: Examples) -
             hint="the split that was corrupted, in its published order",
         )
     return chosen
-
-
-def _choose_split(data_set: _DataSet, split: str | None) -> tuple[str, str | None]:
-    """Choose a split of the data, and the part of it: "train" or "test" if it has to be cut, else None."""
-    known = list(data_set.splits)
-    wanted = split_name(split) if split else known[0] if len(known) == 1 else "test"
-    if wanted not in known and parse_condition(wanted):
-        data_set.splits.update(split_conditions(data_set.splits))
-    if wanted in data_set.splits:
-        return wanted, None
-    if wanted == "test" and "validation" in known:
-        return "validation", None
-    if len(known) == 1 and known[0] in (_ALL, "train") and wanted in ("train", "test"):
-        return known[0], wanted
-    raise InputError(expected=f"a split of {data_set.name}", got=repr(wanted), hint=f"--split {' or '.join(known)}")
-
-
-def _num_classes(
-    labels: npt.NDArray[np.int64], names: Sequence[str] | None, rows: Rows, settings: Reading, name: str
-) -> int:
-    """Count the classes: as given, the number of names if there are names, else the largest label plus 1.
-
-    Raises:
-        InputError: there is another number of names; or the labels seem to number rows, not classes; a table of so many
-            classes would fill the memory.
-    """
-    if names and settings.num_classes not in (None, len(names)):
-        raise InputError(
-            expected=f"--num-classes {len(names)} for {name}, whose classes have names",
-            got=str(settings.num_classes),
-            hint="no --num-classes, or labels that are numbers",
-        )
-    if settings.num_classes is not None or names:
-        return settings.num_classes or len(names or ())
-    num_classes = max(int(labels.max()) + 1, 1)
-    if num_classes > MAX_UNNAMED and 2 * num_classes > len(labels):
-        raise InputError(
-            expected=f"labels of {name} that number its classes from 0",
-            got=f"{num_classes:,} classes by the largest label, but only {len(labels):,} rows; perhaps "
-            f"{rows.label_column!r} is not the label column",
-            hint="--label-column NAME, --num-classes, or data with names of the classes",
-        )
-    return num_classes
-
-
-def _sample(num_rows: int, limit: int | None) -> npt.NDArray[np.int64]:
-    if limit is None or limit >= num_rows:
-        return np.arange(num_rows)
-    return np.sort(np.random.default_rng(0).permutation(num_rows)[:limit])
-
-
-def _find(spec: str) -> _DataSet:
-    """Look for ``spec`` in ARADALS_DATA, among the built-in names, in the file system, as code and on the Hub."""
-    folder, path = os.environ.get("ARADALS_DATA"), Path(spec).expanduser()
-    if spec and folder and not spec.startswith(".") and (found := _find_local(Path(folder).expanduser() / spec)):
-        return found
-    if spec == "digits":
-        return _DataSet("digits", open_digits())
-    if spec and (found := _find_local(path)):
-        return found
-    if ":" in spec and "/" not in spec.rpartition(":")[2]:
-        return _DataSet(spec.rpartition(":")[2], open_user_data(spec))
-    # If the first part of a name is a local folder, the name is a mistyped path, and the Hub is not asked.
-    is_hub_id = _HUB_ID.fullmatch(spec) and path.suffix not in FILE_READERS and not path.parent.is_dir()
-    if spec in _HUB_NAMES or is_hub_id:
-        repository = _HUB_NAMES.get(spec, spec)
-        return _DataSet(repository.rpartition("/")[2], open_hub(repository))
-    raise InputError(
-        expected="a data set",
-        got=f"{spec!r}, which is not a file, a folder or a built-in name",
-        hint="--data PATH, a Hugging Face id such as uoft-cs/cifar10, or setting the environment variable ARADALS_DATA "
-        "to the folder that contains the data",
-    )
-
-
-def _find_local(path: Path) -> _DataSet | None:
-    """Find the data set at a file, in a folder, or in files whose names begin with ``path``; None if there is none."""
-    if path.is_file():
-        return _open_files([path], path.parent)
-    if path.is_dir():
-        return _find_in_folder(path)
-    for suffix in FILE_READERS:
-        exact = path.with_name(path.name + suffix)
-        if exact.is_file():
-            return _open_files([exact], path.parent)
-        group = _group(path.parent.glob(f"*{suffix}"), path.parent).get(path.name)
-        if group:
-            return _open_files(group, path.parent)
-    return None
-
-
-def _find_in_folder(folder: Path) -> _DataSet:
-    """Try the readers of whole folders, then files beside images, then images, then all other files."""
-    name = folder.resolve().name
-    whole, images = (partial(_first_found, readers, folder) for readers in (FOLDER_READERS, IMAGE_READERS))
-    if splits := whole():
-        return _DataSet(name, splits)
-    if found := _find_files(folder, _BESIDE_IMAGES):
-        return found
-    if splits := images():
-        return _DataSet(name, splits)
-    if found := _find_files(folder, FILE_READERS):
-        return found
-    raise InputError(
-        expected=f"images, or files that end in {', '.join(FILE_READERS)}, in {folder}",
-        got="no such files",
-        hint="a folder of images by class, or of files named train* and test*",
-    )
-
-
-def _first_found(readers: Iterable[Callable[[Path], OpenSplits | None]], folder: Path) -> OpenSplits | None:
-    return next((splits for reader in readers if (splits := reader(folder))), None)
-
-
-def _find_files(folder: Path, suffixes: Iterable[str]) -> _DataSet | None:
-    """Find the data set in the files below a folder, whose format is the first of ``suffixes`` that occurs."""
-    for suffix in suffixes:
-        groups = _group(folder.rglob(f"*{suffix}"), folder)
-        if "" in groups:  # files train*, test* belong to the folder; other files in the folder are ignored
-            groups = {"": groups[""]}
-        if len(groups) > 1:
-            candidates = sorted(str(folder / name) for name in groups)
-            raise InputError(
-                expected=f"one data set in {folder}",
-                got=f"several data sets: {', '.join(candidates)}",
-                hint=candidates[0],
-            )
-        for group in groups.values():
-            return _open_files(group, folder)
-    return None
-
-
-def _group(files: Iterable[Path], folder: Path) -> dict[str, list[Path]]:
-    """Group files by data set: the part of their names before the split or the shard number."""
-    groups: dict[str, list[Path]] = {}
-    for file in sorted(files):
-        parts = file.relative_to(folder)
-        if not any(part.startswith(".") for part in parts.parts):
-            groups.setdefault(_name_and_split(parts)[0], []).append(file)
-    return groups
-
-
-def _name_and_split(file: Path) -> tuple[str, str]:
-    stem = file.with_suffix("").as_posix()
-    return find_split(stem) or (_SHARD.sub("", stem), "all")
-
-
-def _open_files(files: Sequence[Path], folder: Path) -> _DataSet:
-    """Open the data set in ``files``, which all have the same format."""
-    name = _name_and_split(files[0].relative_to(folder))[0] or folder.resolve().name
-    by_split: dict[str, list[Path]] = {}
-    for file in files:
-        by_split.setdefault(_name_and_split(file.relative_to(folder))[1], []).append(file)
-    splits: OpenSplits = {}
-    for split, parts in by_split.items():
-        reader = FILE_READERS.get(parts[0].suffix.lower())
-        if reader is None:
-            raise InputError(
-                expected=f"a file that ends in {', '.join(FILE_READERS)}",
-                got=str(parts[0]),
-                hint="converting the file to one of these formats",
-            )
-        splits |= reader(parts, split)
-    return _DataSet(name, splits)

@@ -24,7 +24,7 @@ from aradals.calibration import CALIBRATORS, Calibrator, Origin, calibrator_from
 from aradals.checks import check_labels, check_logits
 from aradals.data import Examples
 from aradals.data.arrays import NPZ_ERRORS, check_npz
-from aradals.data.tables import read_columns
+from aradals.data.table_files import read_columns
 from aradals.errors import InputError
 from aradals.inference.predictions import Predictions
 from aradals.robustness.scores import ScoreTable
