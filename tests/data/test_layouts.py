@@ -168,7 +168,17 @@ def test_a_csv_file_that_names_no_images_is_not_about_them(tmp_path: Path) -> No
     for row in range(N):
         write(tmp_path / NAMES[LABELS[row]] / f"{row}.png", png(PIXELS[row]))
     (tmp_path / "results.csv").write_text("epoch,loss\n1,0.5\n2,0.25\n")
+    (tmp_path / "notes.csv").write_bytes(b"\xff\xfe\n\0")
     same_rows(tmp_path)
+
+
+def test_two_csv_files_that_name_the_images(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", png(PIXELS[0]))
+    for name in ("labels", "others"):
+        (tmp_path / f"{name}.csv").write_text("file,label\na.png,1\n")
+    with pytest.raises(InputError, match=r"got labels\.csv, others\.csv; try --data .*labels\.csv"):
+        load_data(str(tmp_path))
+    assert load_data(str(tmp_path / "labels.csv")).labels.tolist() == [1]
 
 
 def test_missing_files_and_unclear_labels_are_named(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from aradals._internal.optional import load_extra
 from aradals.data.folders import list_images
-from aradals.data.formats import OpenSplits, Split, check_unpacked, is_split, split_name
+from aradals.data.formats import OpenSplits, check_unpacked, is_split, split_name
 from aradals.data.images import MEMORY_LIMIT, EncodedImage, NamedImage
 from aradals.data.tables import ImageFiles, Table, columns_of_files
 from aradals.errors import InputError
@@ -51,19 +51,7 @@ def open_parquet(files: Sequence[Path], split: str) -> OpenSplits:
 
 def open_csv(files: Sequence[Path], split: str) -> OpenSplits:
     """Open one split of a CSV file, whose first line names the columns; commas, semicolons or tabs separate them."""
-    tables = [_csv_table(file) for file in files]
-    content = load_extra("pyarrow").concat_tables(tables, promote_options="permissive")
-    return _by_column(
-        Table(
-            where=_where(files),
-            schema=content.schema,
-            read=content.select,
-            images=lambda name: content[name].to_pylist(),
-            files=ImageFiles(files[0].parent),
-            is_datasets=False,
-        ),
-        split,
-    )
+    return _by_column(_csv_table(files), split)
 
 
 def open_saved(folder: Path) -> OpenSplits | None:
@@ -85,26 +73,25 @@ def open_saved(folder: Path) -> OpenSplits | None:
 
 
 def open_labeled_images(folder: Path) -> OpenSplits | None:
-    """Open images whose labels are in CSV files of the same folder; None if no CSV file names images of the folder."""
-    if not list_images(folder):
-        return None
-    found: OpenSplits = {}
-    for suffix in (".csv", ".tsv"):
-        for file in sorted(folder.glob(f"*{suffix}")):
-            table = open_csv([file], _split_of(file))
-            if any(_names_files(each) for each in table.values()):
-                found |= table
-    return found or None
+    """Open images whose labels are in CSV files of the same folder; None if no CSV file names images of the folder.
 
-
-def _split_of(file: Path) -> str:
-    return split_name(file.stem) if is_split(file.stem) else "all"
-
-
-def _names_files(split: Split) -> bool:
-    """Return True if a column of a table names image files."""
-    table = split.rows.args[0]  # type: ignore[attr-defined]
-    return bool(columns_of_files(table))
+    Raises:
+        InputError: several CSV files of one split name images.
+    """
+    files = [*sorted(folder.glob("*.csv")), *sorted(folder.glob("*.tsv"))]
+    found: dict[str, list[Path]] = {}
+    for file in files if list_images(folder) else []:
+        with suppress(InputError):  # a file that is not about the images may be of any kind
+            if columns_of_files(_csv_table([file])):
+                found.setdefault(split_name(file.stem) if is_split(file.stem) else "all", []).append(file)
+    if several := next((each for each in found.values() if len(each) > 1), None):
+        raise InputError(
+            expected=f"one CSV file that names the images of {folder}",
+            got=", ".join(file.name for file in several),
+            hint=f"--data {several[0]}",
+        )
+    splits = [open_csv(each, split) for split, each in found.items()]
+    return {name: split for part in splits for name, split in part.items()} or None
 
 
 def parquet_table(files: Sequence[Path], *, memory_limit: int = MEMORY_LIMIT) -> Table:
@@ -157,7 +144,21 @@ def _dataset(files: Sequence[Path], where: str) -> Any:
         ) from error
 
 
-def _csv_table(file: Path) -> Any:
+def _csv_table(files: Sequence[Path]) -> Table:
+    """Read CSV files as one table."""
+    tables = [_read_csv(file) for file in files]
+    content = load_extra("pyarrow").concat_tables(tables, promote_options="permissive")
+    return Table(
+        where=_where(files),
+        schema=content.schema,
+        read=content.select,
+        images=lambda name: content[name].to_pylist(),
+        files=ImageFiles(files[0].parent),
+        is_datasets=False,
+    )
+
+
+def _read_csv(file: Path) -> Any:
     csv, arrow = load_extra("pyarrow.csv"), load_extra("pyarrow")
     try:
         with file.open(encoding="utf-8-sig") as stream:
