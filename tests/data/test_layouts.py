@@ -448,8 +448,8 @@ def test_wrong_code_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(CODE)
     with pytest.raises(InputError, match="RuntimeError: no disk"):
         load_data(f"{tmp_path / 'mine.py'}:wrong")
-    with pytest.raises(InputError, match="'loder', which does not exist; try loader"):
-        load_data(f"{tmp_path / 'mine.py'}:loder")
+    with pytest.raises(InputError, match="'loadr', which does not exist; try loader"):
+        load_data(f"{tmp_path / 'mine.py'}:loadr")
 
 
 # Pixels

@@ -25,7 +25,7 @@ def run(data: DataArguments, corruption: CorruptionArguments, output: OutputArgu
 
     name, severity, path = corruption.corruption, corruption.severity, output.output
     with output_file(path, ".parquet", "corrupted", inputs=input_paths(data.data), overwrite=output.overwrite):
-        examples = data.load(labeled=False)
+        examples = data.load()
         corrupt(examples.batch([0])[1], examples.ids[:1], name, severity, preset=corruption.preset)
         preset = corruption.preset or choose_preset(*examples.input_shape[1:])
         request = settings_digest([name, severity, preset, examples.fingerprint])

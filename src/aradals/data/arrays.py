@@ -313,7 +313,7 @@ def _read_binary(files: Sequence[Path], columns: Columns) -> Rows:
         raise _no_cifar(files[0], f"{len(values)} bytes, which are not rows of {row}")
     values = values.reshape(-1, row)
     names = folder / ("fine_label_names.txt" if is_hundred else "batches.meta.txt")
-    words = tuple(names.read_text().split()) if names.is_file() else None
+    words = tuple(names.read_text(encoding="utf-8").split()) if names.is_file() else None
     return Rows(np.ascontiguousarray(values[:, -3072:]).reshape(-1, 3, 32, 32), values[:, -3073], words)
 
 

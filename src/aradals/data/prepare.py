@@ -110,7 +110,7 @@ def make_examples(
         preparation |= {} if decoding.resize is None else {"resize": decoding.resize}
         inputs = read_images(rows.inputs, chosen.tolist(), name, decoding)
     if isinstance(inputs, torch.Tensor) and inputs.is_floating_point():
-        inputs = _in_range(inputs, settings, name, log)
+        inputs = _in_range(inputs, settings, name, log, is_scaled="scaling" in preparation)
     return Examples(
         inputs,
         None if labels is None else torch.from_numpy(labels[chosen]),
@@ -144,21 +144,23 @@ def choose_scaling(data_set: DataSet, source: str, rows: Rows, settings: Reading
     )
 
 
-def _in_range(inputs: torch.Tensor, settings: Reading, name: str, log: Log) -> torch.Tensor:
+def _in_range(inputs: torch.Tensor, settings: Reading, name: str, log: Log, *, is_scaled: bool) -> torch.Tensor:
     """Clip inputs to [0, 1] if this is asked; others are left to `Examples`, which refuses them."""
-    outside = (inputs < 0) | (inputs > 1)
+    outside = ~((inputs >= 0) & (inputs <= 1))  # NaN, too
     if not outside.any():
         return inputs
-    if settings.out_of_range == "clip":
-        log(f"{name}: {int(outside.flatten(1).any(1).sum())} of {len(inputs)} examples are clipped to [0, 1]")
-        return inputs.clamp(0, 1)
     low, high = (float(bound) for bound in inputs.aminmax())
     if low >= -ROUNDING and high <= 1 + ROUNDING:
         return inputs
+    affected = f"{int(outside.flatten(1).any(1).sum())} of {len(inputs)} examples"
+    if settings.out_of_range == "clip" and not inputs.isnan().any():
+        log(f"{name}: {affected} are clipped to [0, 1]")
+        return inputs.clamp(0, 1)
+    scale = "" if is_scaled else "scaling the inputs to [0, 1], and putting the normalization inside the model; or "
     raise InputError(
-        expected=f"inputs of {name} in [0, 1]",
-        got=f"values from {low:.4g} to {high:.4g}",
-        hint="scaling the inputs to [0, 1], and putting the normalization inside the model; or --out-of-range clip",
+        expected=f"inputs of {name} in [0, 1]" + (" after the scaling by the training data" if is_scaled else ""),
+        got=f"values from {low:.4g} to {high:.4g} in {affected}",
+        hint=f"{scale}--out-of-range clip",
     )
 
 

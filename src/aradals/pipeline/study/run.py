@@ -18,7 +18,7 @@ from aradals.inference.ensemble import pool_logits
 from aradals.inference.predictions import Predictions, resolve_device
 from aradals.metrics import stability
 from aradals.pipeline.artifacts import save_table, versions
-from aradals.pipeline.config import StudyConfig, is_plain
+from aradals.pipeline.config import EvaluationConfig, StudyConfig, is_plain
 from aradals.pipeline.outputs import input_paths, output_folder
 from aradals.pipeline.recipes import load_recipe
 from aradals.pipeline.shown import class_rows, example_pictures
@@ -180,11 +180,25 @@ def train_one(
     _refuse_own_scorer(config, output)
     with output_folder(output, inputs=files_of(config)), _ALONE:
         space, planned = Workspace(output, device, log), SeedPlan(config, seed)
-        try_seed(planned, space)
+        try_seed(SeedPlan(_alone(config, method), seed), space)
         executor, models = SerialExecutor(space), planned.predict(method)
         for model in models:
             executor.finish(model.train)
         return [space.paths(model.train)[model.checkpoint] for model in models]
+
+
+def _alone(config: StudyConfig, method: str) -> StudyConfig:
+    """Reduce a study to the training of one method, which needs no calibration and no evaluation."""
+    ensemble = config.ensembles.get(method)
+    name = ensemble.method if ensemble else method
+    return replace(
+        config,
+        methods={name: replace(config.methods[name], variant_of=None)},
+        ensembles={},
+        reference=None,
+        calibrators=[],
+        evaluation=EvaluationConfig(num_subsets=1),
+    )
 
 
 def _refuse_own_scorer(config: StudyConfig, output: Path) -> None:
