@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-from aradals.data import list_splits, load_data, load_splits
+from aradals.data import list_splits, load_condition, load_data, load_splits, match_classes
 from aradals.errors import InputError
 
 N = 12
@@ -498,7 +498,7 @@ def test_rounding_below_0_is_accepted_everywhere(tmp_path: Path, low: float) -> 
 
 def test_values_outside_are_refused_or_clipped(tmp_path: Path) -> None:
     np.savez(tmp_path / "toy.npz", x=np.array([[-0.5, 1.0], [0.5, 1.5]]), y=[0, 1])
-    with pytest.raises(InputError, match=r"values from -0\.5 to 1\.5; try .*--out-of-range clip"):
+    with pytest.raises(InputError, match=r"values from -0\.5 to 1\.5 in 2 of 2 examples; try .*--out-of-range clip"):
         load_data(str(tmp_path / "toy.npz"))
     assert load_data(str(tmp_path / "toy.npz"), out_of_range="clip").batch([0, 1])[1].tolist() == [[0, 1], [0.5, 1]]
 
@@ -565,3 +565,12 @@ def test_rare_classes_may_be_missing(tmp_path: Path) -> None:
     assert load_data(str(tmp_path / "named.npz")).labels.tolist() == [2, 2]
     with pytest.raises(InputError, match="--num-classes 3 for named-test, whose classes have names"):
         load_data(str(tmp_path / "named.npz"), num_classes=5)
+
+
+def test_a_corrupted_copy_has_the_numbers_of_its_clean_data(tmp_path: Path) -> None:
+    for row in range(6):
+        for place in ("clean", "copy/fog/3"):
+            write(tmp_path / place / NAMES[LABELS[row]] / f"{row}.png", png(PIXELS[row]))
+    clean, _ = match_classes(load_data(str(tmp_path / "clean")), ("cat", "x", "bee", "ant"), 4)
+    found = load_condition(str(tmp_path / "copy"), "fog", 3, clean)
+    assert found.labels.tolist() == clean.labels.tolist() == [3, 3, 2, 2, 0, 0]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy.typing as npt
 import torch
 
+from aradals.data.classes import match_classes
 from aradals.data.corrupted_sets import parse_condition, split_conditions
 from aradals.data.examples import Examples
 from aradals.data.find import ALL, FILE_READERS, DataSet, choose_split, find_data
@@ -272,6 +273,8 @@ def load_condition(spec: str, corruption: str, severity: int, clean: Examples) -
             hint="one of: " + ", ".join(known.values()),
         )
     examples = load_data(spec, known[corruption, severity], preparation=clean.preparation)
+    if clean.has_names and examples.has_names:
+        examples, _ = match_classes(examples, clean.class_names, clean.num_classes)
     fits = not len(clean) or int(clean.ids.max()) < len(examples)
     chosen = examples.select(clean.ids) if fits else examples
     if not fits or not torch.equal(chosen.labels, clean.labels):

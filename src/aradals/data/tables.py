@@ -30,6 +30,7 @@ _NEEDED = {
     "image": "data with a column of images, of names of image files beside the table, or with columns of numbers",
     "label": "data that has a column of class indices or of class names",
 }
+_LABEL_KINDS = ("ClassLabel", "integer", "text")
 _NUMBERS_OF_ROWS = ("id", "index", "row", "row_id", "unnamed: 0", "")
 """Names of columns that number the rows; they are no features."""
 
@@ -171,7 +172,9 @@ def _choose_label(
     table: Table, kinds: dict[str, str], columns: Columns, image: str | None
 ) -> tuple[str | None, InputError | None]:
     """Choose the column of labels; if it is not clear and no column is named, return the error instead."""
-    possible = [name for name in _of_kinds(kinds, "ClassLabel", "integer", "text", "float") if name != image]
+    named = [name for name in _of_kinds(kinds, "float") if name == columns.label or name.lower() in USUAL_LABELS]
+    whole = [name for name in named if _is_whole(table.column(name))]
+    possible = [name for name in kinds if name != image and (kinds[name] in _LABEL_KINDS or name in whole)]
     usual = [name for name in possible if name.lower() in USUAL_LABELS]
     integers = _of_kinds(kinds, "integer") if image else []
     texts = [name for name in _of_kinds(kinds, "text") if name != image]
@@ -187,6 +190,10 @@ def _choose_label(
             raise
         return None, error
     return name, None
+
+
+def _is_whole(values: npt.NDArray[Any]) -> bool:
+    return bool((values == np.rint(values)).all())
 
 
 def _of_kinds(kinds: dict[str, str], *wanted: str) -> list[str]:
