@@ -503,6 +503,28 @@ def test_values_outside_are_refused_or_clipped(tmp_path: Path) -> None:
     assert load_data(str(tmp_path / "toy.npz"), out_of_range="clip").batch([0, 1])[1].tolist() == [[0, 1], [0.5, 1]]
 
 
+def test_arrays_are_resized_like_images(tmp_path: Path) -> None:
+    for name, images in (("bytes", PIXELS), ("floats", INPUTS.numpy())):
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=LABELS)
+        examples = load_data(str(tmp_path / f"{name}.npz"), resize=3)
+        expected = Image.fromarray(PIXELS[0]).resize((3, 3), Image.Resampling.BILINEAR)
+        np.testing.assert_allclose(examples[0][1].permute(1, 2, 0) * 255, np.asarray(expected), atol=1.01)
+        assert load_data(str(tmp_path / f"{name}.npz"), preparation=examples.preparation).input_shape == (3, 3, 3)
+    np.savez(tmp_path / "rows.npz", x=np.zeros((2, 5)), y=[0, 1])
+    with pytest.raises(InputError, match=r"images in rows, because of --resize, got inputs of shape \(5,\)"):
+        load_data(str(tmp_path / "rows.npz"), resize=3)
+
+
+def test_labels_that_are_not_needed_may_be_missing_or_wrong(tmp_path: Path) -> None:
+    for name, labels in (("negative", [-1, 0]), ("fractions", [0.5, 1.0])):
+        np.savez(tmp_path / f"{name}.npz", x=np.zeros((2, 5)), y=labels)
+        said: list[str] = []
+        assert not load_data(str(tmp_path / f"{name}.npz"), labeled=False, log=said.append).is_labeled
+        assert "its labels are not used" in said[0]
+    np.savez(tmp_path / "right.npz", x=np.zeros((2, 5)), y=[1, 0])
+    assert load_data(str(tmp_path / "right.npz"), labeled=False).labels.tolist() == [1, 0]
+
+
 # Splits
 
 

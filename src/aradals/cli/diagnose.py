@@ -34,7 +34,7 @@ def run(
     from aradals.pipeline.leakage import check_stored, tell_unchecked
     from aradals.pipeline.outputs import input_paths, output_folder
 
-    stored.refuse_beside(model=model.model, checkpoint=model.checkpoint, **data.given)
+    stored.refuse_beside(model=model.model, checkpoint=model.checkpoint, class_names=model.class_names, **data.given)
     read = input_paths(data.data, model.model, model.checkpoint, stored.predictions, stored.scores)
     names, kinds, folder = ["diagnosis.json", "report.html"], ["diagnosis"], output.output
     settings: dict[str, Any] = {"scores": stored.scores, "num_subsets": ranking.num_subsets, "seed": ranking.seed}

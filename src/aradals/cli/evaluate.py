@@ -33,7 +33,8 @@ def run(
     from aradals.results import CLEAN
 
     changes: dict[str, Any] = {name: getattr(shift, name) for name in ("corruptions", "preset", "corrupted", "ood")}
-    stored.refuse_beside(model=model.model, checkpoint=model.checkpoint, **changes, **data.given)
+    beside = {"model": model.model, "checkpoint": model.checkpoint, "class_names": model.class_names}
+    stored.refuse_beside(**beside, **changes, **data.given)
     sources = (data.data, model.model, model.checkpoint, stored.predictions, stored.scores, shift.corrupted, shift.ood)
     names, kinds, folder = ["results.json", "report.html"], ["evaluation"], output.output
     read = input_paths(*sources, *shift.calibrator)

@@ -51,8 +51,9 @@ def match_classes(examples: Examples, class_names: Sequence[str], num_classes: i
     """Give the labels of examples the numbers that a model uses.
 
     Classes are found by their names if both the data and the model have names. Case, spaces, dashes and underscores do
-    not matter. Labels without names are numbers of the model already. Names without names of the model count in their
-    order if there are as many as the model has classes; numbers that start at 0 may also be some of them.
+    not matter. Labels without names are numbers of the model already. If only the data has names, these may be numbers
+    that start at 0, which are those of the model. Other names count in their order if there are as many as the model
+    has classes.
 
     Args:
         examples: labeled examples.
@@ -78,11 +79,11 @@ def match_classes(examples: Examples, class_names: Sequence[str], num_classes: i
     if not examples.has_names:
         named = examples.renumbered(torch.arange(num_classes), class_names) if class_names else examples
         return named, _doubt_numbers(examples, num_classes)
-    if examples.num_classes == num_classes:
-        return examples, "the model has no names for its classes, so that their order in the data counts"
     numbers = [int(name) for name in examples.class_names if _is_number(name)]
     if len(numbers) == examples.num_classes and 0 in numbers and max(numbers) < num_classes:
         return _by_name(examples, list(map(str, range(num_classes)))), ""
+    if examples.num_classes == num_classes:
+        return examples, "the model has no names for its classes, so that their order in the data counts"
     raise InputError(
         expected=f"the {num_classes} classes of the model in {examples.name}",
         got=f"{examples.num_classes}: {', '.join(examples.class_names[:20])}",

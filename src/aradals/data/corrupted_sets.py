@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from aradals.corruptions import CORRUPTIONS, GROUPS
 from aradals.data.folders import open_image_folder
 from aradals.data.formats import Columns, OpenSplits, Rows, Split, no_columns, refuse_columns
-from aradals.data.images import EncodedImage
+from aradals.data.images import SelectedImages
 from aradals.errors import InputError
 
 SEVERITIES = range(1, 6)
@@ -211,20 +211,6 @@ def split_conditions(splits: OpenSplits) -> OpenSplits:
                         partial(_read_rows, split, rows), partial(_read_column, split, rows)
                     )
     return found
-
-
-@dataclass(frozen=True)
-class SelectedImages(Sequence[EncodedImage]):
-    """Selection from a sequence of encoded images."""
-
-    images: Sequence[EncodedImage]
-    rows: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, row: Any) -> Any:
-        return self.images[int(self.rows[row])]
 
 
 def _read_rows(split: Split, chosen: npt.NDArray[np.int64], columns: Columns) -> Rows:

@@ -40,6 +40,21 @@ class NamedImage:
 EncodedImage = bytes | str | NamedImage | None
 """The bytes of an image file, a path that the user named, a file that the data names, or None for a missing image."""
 
+
+@dataclass(frozen=True)
+class SelectedImages(Sequence[EncodedImage]):
+    """Selection from a sequence of encoded images."""
+
+    images: Sequence[EncodedImage]
+    rows: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self.images[int(self.rows[row])]
+
+
 MEMORY_LIMIT = 2 * 2**30
 """Largest size in bytes of decoded images that are kept in memory."""
 

@@ -10,12 +10,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.functional import interpolate
 
 from aradals.checks import ROUNDING
 from aradals.data.examples import Examples
 from aradals.data.find import DataSet
 from aradals.data.formats import Columns, Rows, contiguous_images
-from aradals.data.images import Decoding, describe_images, read_images
+from aradals.data.images import Decoding, ImageReader, describe_images, read_images
 from aradals.data.labels import class_indices
 from aradals.data.scaling import Scaling
 from aradals.errors import InputError
@@ -90,32 +91,16 @@ def make_examples(
     for note in rows.notes:
         log(note)
     chosen = sample(len(rows.inputs), limit)
-    labels, names = _labels(data_set, rows, name) if labeled or rows.labels is not None else (None, rows.class_names)
-    num_classes = 1 if labels is None else _num_classes(labels, names, rows, settings, name)
-    preparation: dict[str, Any] = {}
-    inputs: Any
-    if rows.features:
-        assert isinstance(rows.inputs, np.ndarray)
-        values = rows.inputs if scaling is None else scaling.apply(rows.inputs, rows.features, name)
-        if scaling is not None:
-            preparation["scaling"] = scaling.record
-            log(f"{name}: columns are scaled to [0, 1] by their ranges in the training data")
-        inputs = torch.from_numpy(values[chosen].astype(np.float32))
-    elif isinstance(rows.inputs, np.ndarray):
-        inputs = torch.from_numpy(contiguous_images(rows.inputs, name)[chosen])
-    else:
-        decoding = Decoding(settings.decoding_size, upright=rows.upright)
-        for note in describe_images(rows.inputs, chosen.tolist(), decoding):
-            log(f"{name}: {note}")
-        preparation |= {} if decoding.resize is None else {"resize": decoding.resize}
-        inputs = read_images(rows.inputs, chosen.tolist(), name, decoding)
-    if isinstance(inputs, torch.Tensor) and inputs.is_floating_point():
-        inputs = _in_range(inputs, settings, name, log, is_scaled="scaling" in preparation)
+    labels, names = _labels(data_set, rows, name) if labeled else _labels_if_any(data_set, rows, name, log)
+    num_classes = settings.num_classes or 1
+    if labels is not None:
+        num_classes = _num_classes(labels, names, rows, settings, name)
+    inputs, preparation = _inputs(rows, chosen, settings, scaling, name, log)
     return Examples(
         inputs,
         None if labels is None else torch.from_numpy(labels[chosen]),
         num_classes=num_classes,
-        class_names=names if labels is not None else None,
+        class_names=names,
         ids=torch.from_numpy(chosen),
         name=name,
         preparation=preparation,
@@ -142,6 +127,48 @@ def choose_scaling(data_set: DataSet, source: str, rows: Rows, settings: Reading
         hint="--checkpoint of a model of `aradals train`, which records the ranges; a folder with train.csv and "
         "test.csv; or --split test, which is scaled by the other rows",
     )
+
+
+def _inputs(
+    rows: Rows,
+    chosen: npt.NDArray[np.int64],
+    settings: Reading,
+    scaling: Scaling | None,
+    name: str,
+    log: Log,
+) -> tuple[torch.Tensor | ImageReader, dict[str, Any]]:
+    """Decode or scale the inputs of the chosen rows, and record how."""
+    if not isinstance(rows.inputs, np.ndarray):
+        decoding = Decoding(settings.decoding_size, upright=rows.upright)
+        for note in describe_images(rows.inputs, chosen.tolist(), decoding):
+            log(f"{name}: {note}")
+        record = {} if decoding.resize is None else {"resize": decoding.resize}
+        return read_images(rows.inputs, chosen.tolist(), name, decoding), record
+    if scaling is not None:
+        values = scaling.apply(rows.inputs, rows.features, name)
+        log(f"{name}: columns are scaled to [0, 1] by their ranges in the training data")
+    else:
+        values = rows.inputs if rows.features else contiguous_images(rows.inputs, name)
+    inputs, size = torch.from_numpy(values[chosen]), settings.decoding_size
+    if size is not None:
+        inputs = _resized(inputs, size, name)
+        log(f"{name}: images are resized to {size}x{size}; proportions are not kept")
+    if inputs.is_floating_point():
+        inputs = _in_range(inputs.float(), settings, name, log, is_scaled=scaling is not None)
+    resize: dict[str, Any] = {} if size is None else {"resize": size}
+    return inputs, resize if scaling is None else {"scaling": scaling.record}
+
+
+def _resized(images: torch.Tensor, size: int, name: str) -> torch.Tensor:
+    """Resize images, shape (N, C, H, W), by bilinear interpolation with antialiasing."""
+    if images.ndim != 4:
+        raise InputError(
+            expected=f"images in {name}, because of --resize",
+            got=f"inputs of shape {tuple(images.shape[1:])}",
+            hint="the command without --resize",
+        )
+    resized = interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
+    return resized.round().byte() if images.dtype == torch.uint8 else resized
 
 
 def _in_range(inputs: torch.Tensor, settings: Reading, name: str, log: Log, *, is_scaled: bool) -> torch.Tensor:
@@ -175,6 +202,22 @@ def _labels(data_set: DataSet, rows: Rows, name: str) -> tuple[npt.NDArray[np.in
 
     numbers, names = class_indices(labels, f"{rows.label_column} of {name}", all_names=all_names)
     return numbers, rows.class_names or names
+
+
+def _labels_if_any(
+    data_set: DataSet, rows: Rows, name: str, log: Log
+) -> tuple[npt.NDArray[np.int64] | None, tuple[str, ...] | None]:
+    """Convert labels for a task that does not need them: without usable labels there are none."""
+    if rows.labels is None:
+        return None, None
+    try:
+        labels, names = _labels(data_set, rows, name)
+        if labels.min(initial=0) < 0:
+            raise InputError(expected="labels of at least 0", got=str(labels.min()), hint="other labels")
+    except InputError as error:
+        log(f"{name}: its labels are not used: {error}")
+        return None, None
+    return labels, names
 
 
 def check_labeled(rows: Rows, name: str) -> npt.NDArray[Any]:

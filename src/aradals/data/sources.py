@@ -112,7 +112,7 @@ def load_splits(
         if test == "validation":
             log(f"{data_set.name} has no test split: its validation split is the test split")
         elif unused:
-            log(f"{data_set.name}: the splits {', '.join(unused)} are not used; splits.validation is cut from train")
+            log(f"{data_set.name}: not used: the split {', '.join(unused)}; validation examples are cut from train")
         rows = data_set.splits["train"].rows(settings.columns)
         scaling = settings.scaling or ranges_of(rows)
         train = make_examples(data_set, rows, settings, scaling, _name(data_set, "train"), log)

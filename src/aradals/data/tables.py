@@ -23,7 +23,7 @@ from aradals.data.formats import (
     choose_column,
     no_such_column,
 )
-from aradals.data.images import MEMORY_LIMIT, EncodedImage, NamedImage
+from aradals.data.images import MEMORY_LIMIT, EncodedImage, NamedImage, SelectedImages
 from aradals.errors import InputError
 
 _NEEDED = {
@@ -96,12 +96,11 @@ class Table:
 
     def of_rows(self, rows: npt.NDArray[np.int64]) -> Table:
         """Select some rows."""
-
-        def images(name: str) -> Sequence[EncodedImage]:
-            every = self.images(name)
-            return [every[row] for row in rows.tolist()]
-
-        return replace(self, read=lambda names: self.read(names).take(rows), images=images)
+        return replace(
+            self,
+            read=lambda names: self.read(names).take(rows),
+            images=lambda name: SelectedImages(self.images(name), rows),
+        )
 
 
 def read_rows(table: Table, columns: Columns) -> Rows:

@@ -130,7 +130,7 @@ def load_classifier(
         )
     shape, given = examples.input_shape, model_args or {}
     arguments = {
-        "num_classes": description.num_classes or examples.num_classes,
+        "num_classes": description.num_classes or (examples.num_classes if examples.num_classes > 1 else None),
         "in_channels": shape[0] if len(shape) == 3 else None,
         **(description.arguments(given) if spec == description.model else given),
     }
