@@ -201,6 +201,9 @@ def _npy(files: Iterable[Path]) -> Iterator[Arrays]:
 
 @contextmanager
 def _torch(path: Path) -> Iterator[Arrays]:
+    if zipfile.is_zipfile(path):
+        with _readable(path, "a file of tensors"), zipfile.ZipFile(path) as file:
+            check_unpacked(path, sum(entry.file_size for entry in file.infolist()), path.stat().st_size)
     try:
         with torch.serialization.safe_globals([TensorDataset]):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -300,7 +303,7 @@ def _read_pickles(files: Sequence[Path], columns: Columns) -> Rows:
     meta = next((path for name in ("batches.meta", "meta") if (path := files[0].parent / name).is_file()), None)
     names = _unpickled(meta) if meta else {}
     found = names.get("fine_label_names", names.get("label_names"))
-    return Rows(pixels, labels, tuple(map(_text, found)) if found else None, label)
+    return Rows(pixels, labels, tuple(map(_text, found)) if isinstance(found, list) else None, label)
 
 
 def _read_binary(files: Sequence[Path], columns: Columns) -> Rows:

@@ -15,7 +15,7 @@ from aradals.errors import InputError
 _PLACEHOLDER = re.compile(r"LABEL_\d+")
 """Name that Transformers gives to a class without a name."""
 
-NAME_THEM = "--class-names with the names of the model's classes, in the order of its logits"
+NAME_THEM = "--class-names (in Python class_names=) with the names of the model's classes, in the order of its logits"
 """Hint for data whose classes cannot be found in the model."""
 
 

@@ -23,11 +23,11 @@ FILE_READERS: dict[str, Callable[[Sequence[Path], str], OpenSplits]] = {
     ".parquet": open_parquet,
     ".npz": open_npz,
     ".tar": open_tar,
-    ".pt": open_torch,
-    ".pth": open_torch,
     ".csv": open_csv,
     ".tsv": open_csv,
     ".npy": open_npy,
+    ".pt": open_torch,
+    ".pth": open_torch,
 }
 """Formats of files by suffix; each opens the files of one split, and the first one that a folder has is read."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from aradals.data.formats import Columns, OpenSplits, Rows, Split, no_columns, refuse_columns
+from aradals.data.formats import Columns, OpenSplits, Rows, Split, check_unpacked, no_columns, refuse_columns
 from aradals.data.images import IMAGE_SUFFIXES, MEMORY_LIMIT
 from aradals.errors import InputError
 
@@ -58,7 +58,7 @@ def _read_shards(files: Sequence[Path], columns: Columns) -> Rows:
 
 def _examples(file: Path) -> Iterator[dict[str, bytes]]:
     """Yield the members of each example by their suffix; the name before the first dot is the key."""
-    current, key = dict[str, bytes](), None
+    current, key, size = dict[str, bytes](), None, 0
     try:
         with tarfile.open(file) as archive:
             for member in archive:
@@ -66,6 +66,8 @@ def _examples(file: Path) -> Iterator[dict[str, bytes]]:
                 if not member.isfile() or name.startswith("."):
                     continue
                 stem, _, suffix = name.partition(".")
+                size += member.size
+                check_unpacked(file, size, file.stat().st_size)
                 if (folder, stem) != key and current:
                     yield current
                     current = {}
