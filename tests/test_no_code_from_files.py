@@ -34,6 +34,10 @@ ALLOWED = {
     ("cli/main.py", "import_module"): "a subcommand, from a list of ours",
     ("_internal/optional.py", "import_module"): "optional packages, named in our source",
     ("__init__.py", "import_module"): "our own module of public names",
+    (
+        "data/arrays.py",
+        "pickle",
+    ): "batches of CIFAR, by an unpickler that knows what NumPy's arrays need, and nothing else",
 }
 """(file, call) -> why it is safe there."""
 

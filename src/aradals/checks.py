@@ -10,6 +10,9 @@ from torch import Tensor
 
 from aradals.errors import InputError
 
+ROUNDING = 1e-6
+"""Distance from the ends of a range that rounding explains."""
+
 
 def check_inputs(inputs: Tensor) -> None:
     """Raise InputError unless ``inputs`` are at least one example of floats in [0, 1] (tolerance 1e-6)."""
@@ -26,7 +29,7 @@ def check_inputs(inputs: Tensor) -> None:
             hint="inputs[None] if the input is a single example",
         )
     low, high = float(inputs.min()), float(inputs.max())
-    if not (low >= -1e-6 and high <= 1 + 1e-6):
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
         raise InputError(
             expected="inputs in [0, 1]",
             got=f"values from {low:.4g} to {high:.4g}",
@@ -145,12 +148,12 @@ def refuse_probabilities(logits: Tensor, hints: _Hints = _OF_AN_ARRAY) -> None:
         )
 
 
-def refuse_other_scales(outputs: Tensor, num_classes: int) -> None:
+def refuse_other_scales(outputs: Tensor, num_classes: int | None) -> None:
     """Raise InputError if the outputs of a model on a batch of real inputs are no logits of the classes of the data.
 
     Args:
         outputs: shape (N, K); no probabilities, see `refuse_probabilities`.
-        num_classes: number of classes of the data.
+        num_classes: number of classes of the data, whose labels are the numbers of the model; None for other labels.
     """
     values = outputs.detach().double()
     sums, says = values.sum(1), "--outputs logits if they are logits (in Python, LogitModel(model, kind='logits'))"
@@ -161,6 +164,8 @@ def refuse_other_scales(outputs: Tensor, num_classes: int) -> None:
         got = f"sigmoids (all values are in [0, 1], rows sum to {float(sums.min()):.3g} to {float(sums.max()):.3g})"
     if got:
         raise InputError(expected="logits", got=got, hint=f"--outputs probs for their logarithm, or {says}")
+    if num_classes is None:
+        return
     foreign = (values.argmax(1) >= num_classes).double().mean()
     if foreign > 0.5 and values.shape[1] >= 2 * num_classes:
         raise InputError(
@@ -317,14 +322,11 @@ def check_between(low: float, high: float, **values: Tensor | float) -> None:
     for name, given in values.items():
         smallest, largest = (float(bound) for bound in torch.as_tensor(given).detach().aminmax())
         # The comparison is written so that NaN fails it.
-        if not (low - _ROUNDING <= smallest and largest <= high + _ROUNDING):
+        if not (low - ROUNDING <= smallest and largest <= high + ROUNDING):
             span = f"{smallest:.4g}" if smallest == largest else f"values from {smallest:.4g} to {largest:.4g}"
             raise InputError(
                 expected=f"{name} from {low:.4g} to {high:.4g}", got=span, hint=f"{name} as a number in this range"
             )
-
-
-_ROUNDING = 1e-6
 
 
 def can_read(*values: Tensor | None) -> bool:

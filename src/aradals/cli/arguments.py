@@ -6,7 +6,7 @@ A field ``num_subsets`` is the option ``--num-subsets``. The parameters of a com
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,6 +40,8 @@ class ModelArguments:
         checkpoint: file of the weights: .safetensors, a torch file of weights, an index of shards, or a folder of them
         checkpoint_key: key of the weights, if the checkpoint has several that fit, such as model and ema
         model_args: further arguments of the function that builds the model, as JSON or YAML
+        class_names: names of the model's classes in the order of its logits, separated by commas, or a text file with
+            one name on each line; default: the names in the checkpoint, or those that the model carries
         mean: mean that the model subtracts from each channel: numbers with commas, imagenet or cifar10; default: that
             of timm, torchvision or transformers, otherwise none, because normalization is part of the model
         std: standard deviation by which each channel is divided, see mean
@@ -54,6 +56,7 @@ class ModelArguments:
     checkpoint: Path | None = None
     checkpoint_key: str | None = None
     model_args: dict[str, Any] = field(default_factory=dict)
+    class_names: list[str] = field(default_factory=list)
     mean: str | None = None
     std: str | None = None
     bounds: str | None = None
@@ -63,6 +66,7 @@ class ModelArguments:
 
     def load(self, examples: Examples) -> Classifier:
         """Load the model with its weights, and test it on the examples."""
+        from aradals.data.classes import read_names
         from aradals.models.preprocessing import named_constants
         from aradals.pipeline.classifier import load_classifier
 
@@ -72,6 +76,7 @@ class ModelArguments:
             examples,
             model_args=self.model_args,
             checkpoint_key=self.checkpoint_key,
+            class_names=read_names(self.class_names),
             preprocessing=named_constants(self.mean, self.std, self.bounds),
             outputs=self.outputs,
             entry=self.entry,
@@ -85,11 +90,15 @@ class DataArguments:
     """The data.
 
     Attributes:
-        data: Hugging Face id, parquet file, folder, .npz file, or built-in name
-        split: split to read; default: the only one, else test
+        data: folder, file (parquet, CSV, .npz, .npy, .pt, .tar), Hugging Face id, built-in name, or file.py:callable
+        split: split to read; default: the only one, else test; if the data has no test split, test is its validation
+            split, or else the fifth of the examples that a study cuts off
         limit: number of examples in a fixed random sample; default: all examples
-        image_column: column of the images; needed if several columns could hold them
+        image_column: column of the images or of their file names; needed if several columns could hold them
         label_column: column of the labels; needed if several columns could hold them
+        num_classes: number of classes, if the labels are numbers and the largest class may be missing
+        resize: height and width in pixels to which every image is resized; default: as for the checkpoint's training
+        out_of_range: refuse inputs outside [0, 1], or clip them
     """
 
     data: str | None = None
@@ -97,19 +106,39 @@ class DataArguments:
     limit: int | None = None
     image_column: str | None = None
     label_column: str | None = None
+    num_classes: int | None = None
+    resize: int | None = None
+    out_of_range: Literal["refuse", "clip"] = "refuse"
 
-    def load(self) -> Examples:
-        """Load the examples.
+    @property
+    def given(self) -> dict[str, object]:
+        """The options that are not at their defaults."""
+        return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default}
+
+    def load(self, checkpoint: Path | None = None, *, labeled: bool = True) -> Examples:
+        """Load the examples, prepared as the checkpoint records it.
 
         Raises:
             InputError: ``--data`` is missing, or the data cannot be read.
         """
         from aradals.data import load_data
+        from aradals.models import read_description
 
         if self.data is None:
             raise InputError(expected="--data", got="none", hint="--data cifar10, a parquet file or a folder of images")
-        columns = {"image_column": self.image_column, "label_column": self.label_column}
-        return load_data(self.data, self.split, **columns, limit=self.limit)
+        return load_data(
+            self.data,
+            self.split,
+            limit=self.limit,
+            labeled=labeled,
+            log=print_log,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            num_classes=self.num_classes,
+            resize=self.resize,
+            out_of_range=self.out_of_range,
+            preparation=None if checkpoint is None else read_description(checkpoint).preparation,
+        )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def run(model: ModelArguments, data: DataArguments, calibrator: CalibratorArgume
     get_calibrator(calibrator.method)
     read = input_paths(data.data, model.checkpoint, model.model)
     with output_file(output.output, ".json", "calibrator", inputs=read, overwrite=output.overwrite):
-        examples = data.load()
+        examples = data.load(model.checkpoint)
         classifier = model.load(examples)
         fitted = calibrate(
             classifier,

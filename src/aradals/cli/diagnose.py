@@ -34,7 +34,7 @@ def run(
     from aradals.pipeline.leakage import check_stored, tell_unchecked
     from aradals.pipeline.outputs import input_paths, output_folder
 
-    stored.refuse_beside(**{**asdict(model), "device": None}, **asdict(data))
+    stored.refuse_beside(**{**asdict(model), "device": None}, **data.given)
     read = input_paths(data.data, model.model, model.checkpoint, stored.predictions, stored.scores)
     names, kinds, folder = ["diagnosis.json", "report.html"], ["diagnosis"], output.output
     settings: dict[str, Any] = {"scores": stored.scores, "num_subsets": ranking.num_subsets, "seed": ranking.seed}
@@ -48,7 +48,7 @@ def run(
             results = diagnose_predictions(given.predictions, **settings)
             tell_unchecked(checks, print_log)
         else:
-            examples = data.load()
+            examples = data.load(model.checkpoint)
             classifier = model.load(examples)
             request = claim(
                 output, names[0], classifier.digest, examples.fingerprint, asdict(ranking), files=given_files

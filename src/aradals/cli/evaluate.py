@@ -34,7 +34,7 @@ def run(
     from aradals.results import CLEAN
 
     changes: dict[str, Any] = {name: getattr(shift, name) for name in ("corruptions", "preset", "corrupted", "ood")}
-    stored.refuse_beside(**{**asdict(model), "device": None}, **changes, **asdict(data))
+    stored.refuse_beside(**{**asdict(model), "device": None}, **changes, **data.given)
     sources = (data.data, model.model, model.checkpoint, stored.predictions, stored.scores, shift.corrupted, shift.ood)
     names, kinds, folder = ["results.json", "report.html"], ["evaluation"], output.output
     read = input_paths(*sources, *shift.calibrator)
@@ -52,7 +52,7 @@ def run(
             results = evaluate_predictions([(CLEAN, given.predictions)], **settings)
             tell_unchecked(checks, print_log)
         else:
-            examples = data.load()
+            examples = data.load(model.checkpoint)
             classifier = model.load(examples)
             request = claim(output, names[0], classifier.digest, examples.fingerprint, chosen, files=files)
             settings |= {"severities": shift.severities, "output": folder, "log": print_log}

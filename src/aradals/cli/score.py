@@ -56,7 +56,7 @@ def run(
     settings.check()
     read = input_paths(data.data, model.checkpoint, model.model)
     with output_file(output.output, ".parquet", "scores", inputs=read, overwrite=output.overwrite):
-        examples = data.load()
+        examples = data.load(model.checkpoint, labeled=False)
         if audit.audit:
             check_num_subsets(audit.num_subsets, min(audit.audit, len(examples)), "--num-subsets", "the audit")
         classifier = model.load(examples)

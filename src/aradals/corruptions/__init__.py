@@ -168,7 +168,7 @@ def _check_images(inputs: Tensor, corruption: str) -> None:
         raise InputError(
             expected="float images of shape (N, C, H, W), sides of at least 4 pixels",
             got=f"{inputs.dtype} of shape {tuple(inputs.shape)}",
-            hint="an image data set; corruptions are defined for images only",
+            hint="images, or --evaluation.corruptions [] in a study; corruptions are defined for images only",
         )
     allowed = _COLORS.get(corruption)
     if allowed and inputs.shape[1] not in allowed:

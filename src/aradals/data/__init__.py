@@ -3,6 +3,7 @@
 from aradals.corruptions import CORRUPTIONS, GROUPS, PRESETS, choose_preset, corrupt, corruption_names
 from aradals.data.augment import AUGMENTATIONS, Augmentation, random_flip_crop
 from aradals.data.augmix import augmix
+from aradals.data.classes import match_classes
 from aradals.data.convert import Data, as_examples
 from aradals.data.examples import Examples, as_batch, overlap
 from aradals.data.sources import (
@@ -13,6 +14,7 @@ from aradals.data.sources import (
     load_column,
     load_condition,
     load_data,
+    load_splits,
 )
 from aradals.data.splits import Splits, make_splits, splits_hash
 
@@ -38,7 +40,9 @@ __all__ = [
     "load_column",
     "load_condition",
     "load_data",
+    "load_splits",
     "make_splits",
+    "match_classes",
     "overlap",
     "random_flip_crop",
     "splits_hash",

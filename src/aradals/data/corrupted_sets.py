@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aradals.corruptions import CORRUPTIONS, GROUPS
-from aradals.data.formats import Columns, OpenSplits, Rows, Split, no_such_column, open_image_folder
-from aradals.data.images import EncodedImage
+from aradals.data.folders import open_image_folder
+from aradals.data.formats import Columns, OpenSplits, Rows, Split, no_columns, refuse_columns
+from aradals.data.images import SelectedImages
 from aradals.errors import InputError
 
 SEVERITIES = range(1, 6)
@@ -106,14 +107,18 @@ def open_corrupted_set(folder: Path) -> OpenSplits | None:
         for severity in SEVERITIES
         if (path / str(severity)).is_dir()
     }
-    return {name: Split(partial(_read_folder, path), partial(_no_column, path)) for name, path in conditions.items()}
+    return {
+        name: Split(partial(_read_folder, path), partial(no_columns, str(path))) for name, path in conditions.items()
+    }
 
 
 def _open_arrays(folder: Path) -> OpenSplits | None:
     files = {name: folder / f"{name}.npy" for name in CORRUPTIONS if (folder / f"{name}.npy").is_file()}
     known = _known_checksums(folder)
     return {
-        condition_name(name, severity): Split(partial(_read_array, file, severity, known), partial(_no_column, file))
+        condition_name(name, severity): Split(
+            partial(_read_array, file, severity, known), partial(no_columns, str(file))
+        )
         for name, file in files.items()
         for severity in SEVERITIES
     }
@@ -130,7 +135,7 @@ def _known_checksums(folder: Path) -> Mapping[str, str]:
 
 
 def _read_array(file: Path, severity: int, checksums: Mapping[str, str], columns: Columns) -> Rows:
-    _refuse_columns(columns, file)
+    refuse_columns(columns, str(file))
     digest = _md5(file, file.stat().st_mtime_ns) if file.name in checksums else None
     if digest != checksums.get(file.name):
         raise _damaged(file, checksums[file.name], str(digest))
@@ -169,20 +174,9 @@ def _damaged(file: Path, expected: str, got: str) -> InputError:
 
 def _read_folder(folder: Path, columns: Columns) -> Rows:
     splits = open_image_folder(folder)
+    if splits is None:
+        raise InputError(expected=f"images in {folder}", got="none", hint="a folder with the published layout")
     return next(iter(splits.values())).rows(columns)
-
-
-def _refuse_columns(columns: Columns, path: Path) -> None:
-    if columns != Columns():
-        raise InputError(
-            expected="--image-column and --label-column only for data with named columns",
-            got=str(path),
-            hint="the command without these options",
-        )
-
-
-def _no_column(path: Path, column: str) -> npt.NDArray[Any]:
-    raise no_such_column(column, str(path), [])
 
 
 # Tables with a column of severities
@@ -219,24 +213,10 @@ def split_conditions(splits: OpenSplits) -> OpenSplits:
     return found
 
 
-@dataclass(frozen=True)
-class SelectedImages(Sequence[EncodedImage]):
-    """Selection from a sequence of encoded images."""
-
-    images: Sequence[EncodedImage]
-    rows: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, row: Any) -> Any:
-        return self.images[int(self.rows[row])]
-
-
 def _read_rows(split: Split, chosen: npt.NDArray[np.int64], columns: Columns) -> Rows:
     rows = split.rows(columns)
     inputs = rows.inputs[chosen] if isinstance(rows.inputs, np.ndarray) else SelectedImages(rows.inputs, chosen)
-    return Rows(inputs, rows.labels[chosen], rows.class_names, rows.label_column)
+    return replace(rows, inputs=inputs, labels=None if rows.labels is None else rows.labels[chosen])
 
 
 def _read_column(split: Split, chosen: npt.NDArray[np.int64], column: str) -> npt.NDArray[Any]:

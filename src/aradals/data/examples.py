@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from aradals.checks import ROUNDING
 from aradals.errors import InputError
 from aradals.inference.predictions import Batch
 
@@ -42,32 +43,41 @@ class Examples(Dataset[Example]):
         inputs: shape (N, ...), uint8 (0..255, read as 0..1) or float in [0, 1]. If the data is too large for memory,
             a reader: a function from a list of row numbers to such a tensor. A reader must be picklable if worker
             processes use it.
-        labels: int64 in [0, ``num_classes``), shape (N,).
+        labels: int64 in [0, ``num_classes``), shape (N,); None for examples without labels, which are then all -1.
         num_classes: number of classes K.
-        class_names: K names; by default "0".."K-1".
+        class_names: K names; by default "0".."K-1", and the numbers alone say which class is meant (``has_names``).
         ids: int64, shape (N,), the row of each example in its split; by default 0..N-1.
         name: name of this data in messages and reports, e.g. ``"cifar10-test"``.
+        preparation: changes of the inputs since their source, ``resize`` and ``scaling``, as plain values for a
+            checkpoint.
 
     Raises:
-        InputError: labels are out of range, inputs are outside [0, 1], or lengths differ.
+        InputError: labels are out of range, inputs are outside [0, 1] by more than rounding (1e-6), or lengths differ.
     """
 
     def __init__(
         self,
         inputs: Tensor | InputReader,
-        labels: Tensor,
+        labels: Tensor | None,
         *,
         num_classes: int,
         class_names: Sequence[str] | None = None,
         ids: Tensor | None = None,
         name: str = "examples",
+        preparation: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
+        self.is_labeled = labels is not None
+        if labels is None:
+            assert isinstance(inputs, Tensor) or ids is not None, "a reader without labels does not know its length"
+            labels = torch.full((len(inputs if isinstance(inputs, Tensor) else ids),), -1)  # type: ignore[arg-type]
         self.labels = labels.long()
+        self.preparation = dict(preparation or {})
         self.ids = torch.arange(len(labels)) if ids is None else ids.long()
         self.num_classes = num_classes
+        self.has_names = bool(class_names)
         self.class_names = tuple(class_names or map(str, range(num_classes)))
-        self._inputs = inputs
+        self._inputs = _within_range(inputs, name) if isinstance(inputs, Tensor) else inputs
         self._rows = torch.arange(len(labels))  # the row of each example in the source of inputs
         self._hashes: npt.NDArray[np.uint64] | None = None
         self._check()
@@ -76,19 +86,23 @@ class Examples(Dataset[Example]):
         lengths = {"labels": len(self.labels), "ids": len(self.ids)}
         if isinstance(self._inputs, Tensor):
             lengths["inputs"] = len(self._inputs)
-            _check_range(self._inputs, self.name)
         if len(set(lengths.values())) > 1:
             raise InputError(
                 expected="as many inputs as labels and ids",
                 got=", ".join(f"{length} {what}" for what, length in lengths.items()),
                 hint="one label and one id for each example",
             )
+        self._check_labels()
+
+    def _check_labels(self) -> None:
         if len(self.class_names) != self.num_classes:
             raise InputError(
                 expected=f"{self.num_classes} class names",
                 got=f"{len(self.class_names)}",
                 hint="one name for each class",
             )
+        if not self.is_labeled:
+            return
         bad = ((self.labels < 0) | (self.labels >= self.num_classes)).nonzero().flatten()
         if len(bad):
             row = int(bad[0])
@@ -113,7 +127,7 @@ class Examples(Dataset[Example]):
     def batch(self, rows: Tensor | Sequence[int]) -> Batch:
         """Return ids, inputs (float32 in [0, 1]) and labels of the examples at these positions."""
         index = torch.as_tensor(rows, dtype=torch.int64)
-        return self.ids[index], _as_float(self._read(index)), self.labels[index]
+        return self.ids[index], _as_float(self._read(index), self.name), self.labels[index]
 
     def select(self, positions: Tensor | npt.NDArray[np.integer | np.bool_] | Sequence[int]) -> Examples:
         """Select the examples at ``positions``, or by a boolean mask; they keep their ids."""
@@ -124,6 +138,21 @@ class Examples(Dataset[Example]):
         chosen.ids, chosen.labels, chosen._rows = self.ids[index], self.labels[index], self._rows[index]
         chosen._hashes = None if self._hashes is None else self._hashes[index.numpy()]
         return chosen
+
+    def renumbered(self, numbers: Tensor, class_names: Sequence[str]) -> Examples:
+        """Give class k the number ``numbers[k]``, and all classes new names; the inputs stay as they are."""
+        changed = self.select(torch.arange(len(self)))
+        changed.labels, changed.num_classes = numbers[self.labels], len(class_names)
+        changed.class_names, changed.has_names = tuple(class_names), True
+        changed._check_labels()
+        return changed
+
+    def with_num_classes(self, num_classes: int) -> Examples:
+        """Give examples without names of classes another number of classes."""
+        changed = self.select(torch.arange(len(self)))
+        changed.num_classes, changed.class_names = num_classes, tuple(map(str, range(num_classes)))
+        changed._check_labels()
+        return changed
 
     def batches(self, batch_size: int | None = None, *, num_workers: int = 0) -> DataLoader[Example]:
         """Load all examples in order, as batches of (ids, inputs, labels).
@@ -175,8 +204,8 @@ def overlap(a_hashes: npt.NDArray[np.uint64], b_hashes: npt.NDArray[np.uint64]) 
     return int(np.isin(b_hashes, a_hashes).sum())
 
 
-def _as_float(inputs: Tensor) -> Tensor:
-    return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs.float()
+def _as_float(inputs: Tensor, name: str) -> Tensor:
+    return inputs.float() / 255 if inputs.dtype == torch.uint8 else _within_range(inputs.float(), name)
 
 
 def _as_uint16(inputs: Tensor) -> npt.NDArray[np.uint16]:
@@ -187,19 +216,26 @@ def _as_uint16(inputs: Tensor) -> npt.NDArray[np.uint16]:
     return np.rint(values).astype(np.uint16, order="C")
 
 
-def _check_range(inputs: Tensor, name: str) -> None:
+def _within_range(inputs: Tensor, name: str) -> Tensor:
+    """Return inputs in [0, 1]: values that rounding has put outside become 0 or 1, and others are refused."""
     if inputs.dtype == torch.uint8:
-        return
+        return inputs
     if not inputs.is_floating_point():
         raise InputError(
             expected=f"inputs of {name} as uint8, or as floats in [0, 1]",
             got=str(inputs.dtype).removeprefix("torch."),
             hint="converting the inputs to floats in [0, 1]",
         )
+    if not inputs.numel():
+        return inputs
+    low, high = (float(bound) for bound in inputs.aminmax())
+    if low >= 0 and high <= 1:
+        return inputs
     # The comparison is written so that NaN fails it.
-    if inputs.numel() and not (inputs.min() >= 0 and inputs.max() <= 1):
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
         raise InputError(
             expected=f"inputs of {name} in [0, 1]",
-            got=f"values from {float(inputs.min()):.4g} to {float(inputs.max()):.4g}",
+            got=f"values from {low:.4g} to {high:.4g}",
             hint="scaling the inputs to [0, 1], and putting the normalization inside the model",
         )
+    return inputs.clamp(0, 1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,21 @@ class NamedImage:
 EncodedImage = bytes | str | NamedImage | None
 """The bytes of an image file, a path that the user named, a file that the data names, or None for a missing image."""
 
+
+@dataclass(frozen=True)
+class SelectedImages(Sequence[EncodedImage]):
+    """Selection from a sequence of encoded images."""
+
+    images: Sequence[EncodedImage]
+    rows: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self.images[int(self.rows[row])]
+
+
 MEMORY_LIMIT = 2 * 2**30
 """Largest size in bytes of decoded images that are kept in memory."""
 
@@ -48,7 +64,27 @@ MAX_PIXELS = 89_478_485
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Allowed formats of image files. Pillow runs other programs for some formats: Ghostscript runs EPS, which is code."""
 
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
 _SAMPLE = 256
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Choices in the way from an image file to pixels.
+
+    Attributes:
+        resize: height and width of every image; None keeps the size.
+        upright: True obeys orientation tags, as Hugging Face datasets does; False ignores them, as torchvision does.
+    """
+
+    resize: int | None = None
+    upright: bool = True
+
+    def __post_init__(self) -> None:
+        if self.resize is not None and self.resize < 1:
+            raise InputError(expected="resize of at least 1 pixel", got=str(self.resize), hint="--resize 32")
 
 
 @dataclass(frozen=True)
@@ -61,6 +97,7 @@ class ImageReader:
         size: (height, width) of every image.
         gray: True for images with 1 channel, False for images with 3 channels (RGB).
         name: name of the data in messages.
+        decoding: how the files become pixels.
     """
 
     encoded: Sequence[EncodedImage]
@@ -68,6 +105,7 @@ class ImageReader:
     size: tuple[int, int]
     gray: bool
     name: str
+    decoding: Decoding = Decoding()
 
     def __call__(self, positions: Sequence[int]) -> Tensor:
         """Read the images at ``positions`` of ``rows``, uint8, shape (n, C, H, W).
@@ -76,7 +114,7 @@ class ImageReader:
             InputError: an image cannot be decoded, has another size, or has color although the others are gray.
         """
         rows = [self.rows[position] for position in positions]
-        images, gray = _decode_rows(self.encoded, rows, self.size, self.name)
+        images, gray = _decode_rows(self.encoded, rows, self.size, self.name, self.decoding)
         if self.gray and not gray:
             raise InputError(
                 expected=f"gray images only in {self.name}",
@@ -87,7 +125,12 @@ class ImageReader:
 
 
 def read_images(
-    encoded: Sequence[EncodedImage], rows: Sequence[int], name: str, *, memory_limit: int = MEMORY_LIMIT
+    encoded: Sequence[EncodedImage],
+    rows: Sequence[int],
+    name: str,
+    decoding: Decoding = Decoding(),
+    *,
+    memory_limit: int = MEMORY_LIMIT,
 ) -> Tensor | ImageReader:
     """Read the images at ``rows`` of ``encoded``: decode them if they fit in memory, else return a reader.
 
@@ -99,22 +142,53 @@ def read_images(
     Raises:
         InputError: an image cannot be decoded, or sizes differ.
     """
-    _, height, width = decode_image(encoded[rows[0]], rows[0], name).shape
+    _, height, width = decode_image(encoded[rows[0]], rows[0], name, decoding).shape
     fitting = memory_limit // (3 * height * width)
     fits = len(rows) <= fitting
-    spaced = np.linspace(0, len(rows) - 1, max(1, min(_SAMPLE, len(rows), fitting))).astype(int)
-    sample = rows if fits else [rows[position] for position in spaced]
-    images, gray = _decode_rows(encoded, sample, (height, width), name)
+    sample = rows if fits else _spaced(rows, min(_SAMPLE, fitting))
+    images, gray = _decode_rows(encoded, sample, (height, width), name, decoding)
     if not fits:
-        return ImageReader(encoded, rows, (height, width), gray, name)
+        return ImageReader(encoded, rows, (height, width), gray, name, decoding)
     return images[:, :1].clone() if gray else images
 
 
-def decode_image(encoded: EncodedImage, row: int, name: str) -> npt.NDArray[np.uint8]:
+def _spaced(rows: Sequence[int], count: int) -> list[int]:
+    """Choose up to ``count`` rows, evenly spaced."""
+    return [rows[place] for place in np.linspace(0, len(rows) - 1, max(1, min(count, len(rows)))).astype(int)]
+
+
+def describe_images(encoded: Sequence[EncodedImage], rows: Sequence[int], decoding: Decoding) -> Iterator[str]:
+    """Tell what decoding changes in images: their sizes, their transparency and their orientation.
+
+    The headers of an evenly spaced sample of up to 256 files decide. Files that cannot be read are for `read_images`.
+    """
+    sample = _spaced(rows, _SAMPLE)
+    kinds = [kind for row in sample if (kind := _kind(encoded[row])) is not None]
+    sizes = {size for size, _, _ in kinds}
+    if decoding.resize is not None:
+        shapes = f"{len(sizes)} sizes" if len(sizes) > 1 else "one size"
+        yield f"images of {shapes} are resized to {decoding.resize}x{decoding.resize}; proportions are not kept"
+    if clear := sum(is_clear for _, is_clear, _ in kinds):
+        yield f"the transparency of images is dropped ({clear} of {len(sample)} looked at)"
+    if turned := sum(is_turned for _, _, is_turned in kinds):
+        done = "obeyed, as Hugging Face datasets does" if decoding.upright else "ignored, as torchvision does"
+        yield f"orientation tags of images are {done} ({turned} of {len(sample)} looked at)"
+
+
+def _kind(encoded: EncodedImage) -> tuple[tuple[int, int], bool, bool] | None:
+    """Read (width, height), whether there is transparency, and whether there is a tag that turns the image."""
+    with suppress(Exception):  # the plugins of Pillow raise many kinds, and the decoder will say what is wrong
+        pil_image = load_extra("PIL.Image")
+        file = _file(encoded, 0, "")
+        with pil_image.open(file, formats=[each for each in FORMATS if each in pil_image.OPEN]) as image:
+            return image.size, "A" in image.getbands(), image.getexif().get(_ORIENTATION, 1) != 1
+    return None
+
+
+def decode_image(encoded: EncodedImage, row: int, name: str, decoding: Decoding = Decoding()) -> npt.NDArray[np.uint8]:
     """Decode one image file: uint8, shape (1, H, W) if it is gray, else (3, H, W).
 
-    Transparency is dropped, palettes are resolved, and orientation tags are applied. 16-bit images keep the upper 8
-    bits.
+    Transparency is dropped, and palettes are resolved. 16-bit images keep the upper 8 bits.
 
     Raises:
         InputError: no decoder can read the bytes, the image has more than `MAX_PIXELS`, or the file is not opened
@@ -129,8 +203,9 @@ def decode_image(encoded: EncodedImage, row: int, name: str) -> npt.NDArray[np.u
         with pil_image.open(file, formats=[each for each in FORMATS if each in pil_image.OPEN]) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
-            pil_ops.exif_transpose(image, in_place=True)
-            return _pixels(image)
+            if decoding.upright:
+                pil_ops.exif_transpose(image, in_place=True)
+            return _resized(_pixels(image), decoding.resize)
     except Exception as error:  # the plugins of Pillow raise many kinds
         raise InputError(
             expected=f"an image in row {row} of {name}",
@@ -177,19 +252,28 @@ def _pixels(image: Any) -> npt.NDArray[np.uint8]:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB")).transpose(2, 0, 1)
 
 
+def _resized(pixels: npt.NDArray[np.uint8], resize: int | None) -> npt.NDArray[np.uint8]:
+    """Resize pixels, shape (1 or 3, H, W), by bilinear interpolation with antialiasing."""
+    if resize is None or pixels.shape[1:] == (resize, resize):
+        return pixels
+    pil_image = load_extra("PIL.Image")
+    channels = [pil_image.fromarray(each).resize((resize, resize), pil_image.Resampling.BILINEAR) for each in pixels]
+    return np.stack([np.asarray(each) for each in channels])
+
+
 def _decode_rows(
-    encoded: Sequence[EncodedImage], rows: Sequence[int], size: tuple[int, int], name: str
+    encoded: Sequence[EncodedImage], rows: Sequence[int], size: tuple[int, int], name: str, decoding: Decoding
 ) -> tuple[Tensor, bool]:
     """Decode the images at ``rows`` as RGB, uint8, shape (n, 3, H, W); the bool is True if all images are gray."""
     images = torch.empty((len(rows), 3, *size), dtype=torch.uint8)
     gray = True
     for target, row in zip(images.numpy(), rows, strict=True):
-        image = decode_image(encoded[row], row, name)
+        image = decode_image(encoded[row], row, name, decoding)
         if image.shape[1:] != size:
             raise InputError(
                 expected=f"images of one size in {name}",
                 got=f"height x width {size[0]}x{size[1]}, but {image.shape[1]}x{image.shape[2]} in row {row}",
-                hint="resizing the images to one size",
+                hint=f"--resize {min(size)}, or another size in pixels",
             )
         target[:] = image  # a gray image is repeated over the channels
         gray = gray and len(image) == 1

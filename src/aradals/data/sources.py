@@ -1,87 +1,67 @@
-"""Sources of data: files, folders, built-in names and the Hugging Face Hub."""
+"""Sources of data: files, folders, built-in names, code of the user and the Hugging Face Hub."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from aradals.data.corrupted_sets import open_corrupted_set, parse_condition, split_conditions
+from aradals.data.classes import match_classes
+from aradals.data.corrupted_sets import parse_condition, split_conditions
 from aradals.data.examples import Examples
+from aradals.data.find import ALL, FILE_READERS, DataSet, choose_split, find_data
 from aradals.data.formats import (
     Columns,
     Companions,
-    OpenSplits,
-    Rows,
-    Split,
-    find_split,
-    open_digits,
-    open_image_folder,
-    open_npz,
-    split_name,
 )
-from aradals.data.images import ImageReader, read_images
-from aradals.data.tables import open_hub, read_column, read_companions, read_parquet
+from aradals.data.prepare import Log, Reading, check_labeled, choose_scaling, make_examples, ranges_of, sample
+from aradals.data.splits import cut_test
 from aradals.errors import InputError
-
-_HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-_TABLES = (".parquet", ".npz")
-MAX_UNNAMED = 1000
-"""Number of classes up to which names are not needed, even if there are few rows."""
-
-_SHARD = re.compile(r"(^|[-_])\d{4,}(-of-\d+)?$")
-
-
-@dataclass(frozen=True)
-class _DataSet:
-    name: str
-    splits: OpenSplits
 
 
 def load_data(
     spec: str,
     split: str | None = None,
     *,
-    image_column: str | None = None,
-    label_column: str | None = None,
     limit: int | None = None,
+    labeled: bool = True,
+    log: Log = lambda line: None,
+    **reading: Any,
 ) -> Examples:
     """Load one split of a data set.
 
     ``spec`` is one of
 
-    - ``digits``: scikit-learn's digits, with a fixed division into "train" (997) and "test" (800);
-    - a parquet file, or a folder of parquet files; the words train, validation and test in file names name the splits;
+    - a folder of images, ``split/class/image.png`` or ``class/image.png``, or of images beside a CSV file;
+    - a parquet, CSV, ``.npz``, ``.npy``, ``.pt`` or ``.tar`` (WebDataset) file, or a folder of such files; the words
+      train, validation and test in file names name the splits;
     - the beginning of such names: ``dir/cifar10`` for ``dir/cifar10-train.parquet``, ``dir/cifar10-test.parquet``;
-    - a folder of images, ``split/class/image.png`` or ``class/image.png``;
-    - an ``.npz`` of arrays: ``inputs, labels``, or ``x_train, y_train, x_test, y_test``; uint8 images with 1 or
-      3 channels, or floats in [0, 1] of any shape;
+    - a folder that ``save_to_disk`` of Hugging Face datasets has written, or the published files of CIFAR;
     - the id of a Hugging Face data set, e.g. ``uoft-cs/cifar10``; ``cifar10`` is a short name for it;
+    - ``digits``: scikit-learn's digits, with a fixed division into "train" (997) and "test" (800);
+    - ``file.py:callable``, which returns data as for `aradals.data.as_examples`, or a mapping of splits to such data;
     - a folder of CIFAR-10-C, CIFAR-100-C (checksums of the published files are verified) or ImageNet-C, whose splits
       have names such as ``fog-3``. Tables with the columns ``corruption`` and ``severity`` have such splits, too.
 
     The search for files begins in the folder that the environment variable ``ARADALS_DATA`` names. All images must
-    have the same size. They are kept in memory as uint8. If they need more than 2 GiB, they are decoded on demand.
+    have the same size, unless ``resize`` gives one. They are kept in memory as uint8. If they need more than 2 GiB,
+    they are decoded on demand. Columns of numbers are scaled to [0, 1] by the range of the training data.
 
     Args:
         spec: the data set.
-        split: the split; by default the only split, or "test".
-        image_column: column of images (array of an ``.npz``), if types and usual names do not identify it.
-        label_column: column of labels, if types and usual names do not identify it.
+        split: the split; by default the only split, or "test". If the data has no test split, "test" is its validation
+            split, or else the fifth that a study cuts off, and "train" is the rest.
         limit: largest number of examples: a random sample, always the same, in the order of the source. A larger
             sample contains every smaller one. (The first rows would be no fair sample: in a sorted source they have
             one class.)
+        labeled: False accepts data without labels.
+        log: called with each choice that was made in reading.
+        **reading: the settings of `Reading`.
 
     Returns:
         Examples whose ids are their rows in the split.
@@ -90,28 +70,99 @@ def load_data(
         InputError: the data cannot be found or read, the split is unknown, or labels are out of range.
         MissingExtraError: a package of the extra ``data`` is missing.
     """
-    data_set = _find(spec)
-    split = _choose_split(data_set, split)
-    rows = data_set.splits[split].rows(Columns(image_column, label_column))
-    name = data_set.name if split == "all" else f"{data_set.name}-{split}"
-    if not len(rows.labels) or (limit is not None and limit < 1):
+    data_set, settings = find_data(spec), Reading(**reading)
+    source, part = choose_split(data_set, split)
+    if part is not None:
+        pair = _cut(data_set, source, settings, None, log, labeled=labeled)
+        examples = pair[part]
+        _check_size(len(examples), limit, examples.name)
+        chosen = sample(len(examples), limit)
+        return examples if len(chosen) == len(examples) else examples.select(chosen)
+    rows = data_set.splits[source].rows(settings.columns)
+    name = _name(data_set, source)
+    _check_size(len(rows.inputs), limit, name)
+    if labeled:
+        check_labeled(rows, name)
+    scaling = choose_scaling(data_set, source, rows, settings, name)
+    return make_examples(data_set, rows, settings, scaling, name, log, limit=limit, labeled=labeled)
+
+
+def load_splits(
+    spec: str, *, test_size: int | None = None, log: Log = lambda line: None, **reading: Any
+) -> tuple[Examples, Examples]:
+    """Load the training and the test examples of a study.
+
+    If the data has no test split, its validation split is the test split. If the data has a single split, examples are
+    cut off for the test: by their content, so that duplicates are not divided, and always the same ones.
+
+    Args:
+        spec: see `load_data`.
+        test_size: number of test examples to cut off; default: a fifth, at most 10,000.
+        log: called with each choice that was made in reading.
+        **reading: the settings of `Reading`.
+
+    Raises:
+        InputError: see `load_data`.
+    """
+    data_set, settings = find_data(spec), Reading(**reading)
+    known = list(data_set.splits)
+    test = "test" if "test" in known else "validation"
+    if "train" in known and test in known:
+        unused = [each for each in known if each not in ("train", test) and not parse_condition(each)]
+        if test == "validation":
+            log(f"{data_set.name} has no test split: its validation split is the test split")
+        elif unused:
+            log(f"{data_set.name}: not used: the split {', '.join(unused)}; validation examples are cut from train")
+        rows = data_set.splits["train"].rows(settings.columns)
+        scaling = settings.scaling or ranges_of(rows)
+        train = make_examples(data_set, rows, settings, scaling, _name(data_set, "train"), log)
+        rows = data_set.splits[test].rows(settings.columns)
+        return _same_classes(train, make_examples(data_set, rows, settings, scaling, _name(data_set, test), log))
+    if len(known) > 1:
+        raise InputError(
+            expected=f"a training split of {data_set.name}",
+            got=f"the splits {', '.join(known)}",
+            hint="data with the splits train and test, or with a single split",
+        )
+    pair = _cut(data_set, known[0], settings, test_size, log)
+    return pair["train"], pair["test"]
+
+
+def _cut(
+    data_set: DataSet, source: str, settings: Reading, test_size: int | None, log: Log, *, labeled: bool = True
+) -> dict[str, Examples]:
+    """Cut a single split into training and test examples by content."""
+    rows, name = data_set.splits[source].rows(settings.columns), _name(data_set, source)
+    _check_size(len(rows.inputs), None, name)
+    unscaled = replace(settings, preparation=None)
+    whole = make_examples(data_set, rows, unscaled, ranges_of(rows), name, lambda line: None, labeled=False)
+    train, test = cut_test(whole, test_size)
+    scaling = settings.scaling or ranges_of(rows, train)
+    final = make_examples(data_set, rows, settings, scaling, data_set.name, log, labeled=labeled)
+    log(f"{data_set.name} has no test split: {len(test)} of {len(whole)} examples are cut off, by their content")
+    parts = {"train": final.select(train), "test": final.select(test)}
+    for split, part in parts.items():
+        part.name = f"{data_set.name}-{split}"
+    return parts
+
+
+def _same_classes(train: Examples, test: Examples) -> tuple[Examples, Examples]:
+    """Give two splits the same number of classes, because numbered classes may be missing from one of them."""
+    num_classes = max(train.num_classes, test.num_classes)
+    if train.has_names or test.has_names:
+        return train, test
+    return train.with_num_classes(num_classes), test.with_num_classes(num_classes)
+
+
+def _check_size(size: int, limit: int | None, name: str) -> None:
+    if not size or (limit is not None and limit < 1):
         raise InputError(
             expected=f"at least one example in {name}", got="no example", hint="another split or a larger --limit"
         )
-    num_classes = _num_classes(rows, name)
-    chosen = _sample(len(rows.labels), limit)
-    if isinstance(rows.inputs, np.ndarray):
-        inputs: Tensor | ImageReader = torch.from_numpy(rows.inputs[chosen])
-    else:
-        inputs = read_images(rows.inputs, chosen.tolist(), name)
-    return Examples(
-        inputs,
-        torch.from_numpy(rows.labels[chosen]),
-        num_classes=num_classes,
-        class_names=rows.class_names,
-        ids=torch.from_numpy(chosen),
-        name=name,
-    )
+
+
+def _name(data_set: DataSet, split: str) -> str:
+    return data_set.name if split == ALL else f"{data_set.name}-{split}"
 
 
 def load_companions(spec: str, split: str | None, *, image_column: str | None = None) -> Companions | None:
@@ -120,8 +171,8 @@ def load_companions(spec: str, split: str | None, *, image_column: str | None = 
     Raises:
         InputError: see `load_data`.
     """
-    data_set = _find(spec)
-    companions = data_set.splits[_choose_split(data_set, split)].companions
+    data_set = find_data(spec)
+    companions = data_set.splits[choose_split(data_set, split)[0]].companions
     return companions(Columns(image_column)) if companions else None
 
 
@@ -143,8 +194,8 @@ def load_column(spec: str, split: str | None, column: str) -> npt.NDArray[Any]:
             values, or values that are not single.
         MissingExtraError: a package of the extra ``data`` is missing.
     """
-    data_set = _find(spec)
-    return data_set.splits[_choose_split(data_set, split)].column(column)
+    data_set = find_data(spec)
+    return data_set.splits[choose_split(data_set, split)[0]].column(column)
 
 
 def data_paths(spec: str) -> list[Path]:
@@ -155,7 +206,7 @@ def data_paths(spec: str) -> list[Path]:
         if path.exists():
             found.append(path)
         elif path.parent.is_dir():
-            beside = (each for each in path.parent.iterdir() if each.suffix in _TABLES)
+            beside = (each for each in path.parent.iterdir() if each.suffix in FILE_READERS)
             found += [each for each in beside if each.name.startswith(path.name)]
     return found
 
@@ -178,7 +229,7 @@ def files_digest(spec: str) -> str:
 
 def list_splits(spec: str) -> list[str]:
     """List the splits of ``spec`` (see :func:`load_data`); this downloads a Hugging Face data set."""
-    return list(_find(spec).splits)
+    return list(find_data(spec).splits)
 
 
 def list_conditions(spec: str) -> dict[tuple[str, int], str]:
@@ -187,7 +238,7 @@ def list_conditions(spec: str) -> dict[tuple[str, int], str]:
     Raises:
         InputError: the data cannot be found, or it is not divided by corruption and severity.
     """
-    splits = _find(spec).splits
+    splits = find_data(spec).splits
     names = [*splits, *split_conditions(splits)]
     found = {condition: name for name in names if (condition := parse_condition(name))}
     if not found:
@@ -221,7 +272,9 @@ def load_condition(spec: str, corruption: str, severity: int, clean: Examples) -
             got=f"{corruption}-{severity}",
             hint="one of: " + ", ".join(known.values()),
         )
-    examples = load_data(spec, known[corruption, severity])
+    examples = load_data(spec, known[corruption, severity], preparation=clean.preparation)
+    if clean.has_names and examples.has_names:
+        examples, _ = match_classes(examples, clean.class_names, clean.num_classes)
     fits = not len(clean) or int(clean.ids.max()) < len(examples)
     chosen = examples.select(clean.ids) if fits else examples
     if not fits or not torch.equal(chosen.labels, clean.labels):
@@ -231,133 +284,3 @@ def load_condition(spec: str, corruption: str, severity: int, clean: Examples) -
             hint="the split that was corrupted, in its published order",
         )
     return chosen
-
-
-def _choose_split(data_set: _DataSet, split: str | None) -> str:
-    known = list(data_set.splits)
-    wanted = split_name(split) if split else known[0] if len(known) == 1 else "test"
-    if wanted not in known and parse_condition(wanted):
-        data_set.splits.update(split_conditions(data_set.splits))
-    if wanted in data_set.splits:
-        return wanted
-    raise InputError(expected=f"a split of {data_set.name}", got=repr(wanted), hint=f"--split {' or '.join(known)}")
-
-
-def _num_classes(rows: Rows, name: str) -> int:
-    """Count the classes: the number of names if there are names, else the largest label plus 1.
-
-    Raises:
-        InputError: the labels seem to number rows, not classes; a table of so many classes would fill the memory.
-    """
-    if rows.class_names:
-        return len(rows.class_names)
-    num_classes = max(int(rows.labels.max()) + 1, 1)
-    if num_classes > MAX_UNNAMED and 2 * num_classes > len(rows.labels):
-        raise InputError(
-            expected=f"labels of {name} that number its classes from 0",
-            got=f"{num_classes:,} classes by the largest label, but only {len(rows.labels):,} rows; perhaps "
-            f"{rows.label_column!r} is not the label column",
-            hint="--label-column NAME, or data with names of the classes",
-        )
-    return num_classes
-
-
-def _sample(num_rows: int, limit: int | None) -> npt.NDArray[np.int64]:
-    if limit is None or limit >= num_rows:
-        return np.arange(num_rows)
-    return np.sort(np.random.default_rng(0).permutation(num_rows)[:limit])
-
-
-def _find(spec: str) -> _DataSet:
-    """Look for ``spec`` in ARADALS_DATA, among the built-in names, in the file system and on the Hub."""
-    folder, path = os.environ.get("ARADALS_DATA"), Path(spec).expanduser()
-    if spec and folder and not spec.startswith(".") and (found := _find_local(Path(folder).expanduser() / spec)):
-        return found
-    if spec == "digits":
-        return _DataSet("digits", open_digits())
-    if spec and (found := _find_local(path)):
-        return found
-    # If the first part of a name is a local folder, the name is a mistyped path, and the Hub is not asked.
-    is_hub_id = _HUB_ID.fullmatch(spec) and path.suffix not in _TABLES and not path.parent.is_dir()
-    if spec in _HUB_NAMES or is_hub_id:
-        repository = _HUB_NAMES.get(spec, spec)
-        return _DataSet(repository.rpartition("/")[2], open_hub(repository))
-    raise InputError(
-        expected="a data set",
-        got=f"{spec!r}, which is not a file, a folder or a built-in name",
-        hint="--data PATH, a Hugging Face id such as uoft-cs/cifar10, or setting the environment variable ARADALS_DATA "
-        "to the folder that contains the data",
-    )
-
-
-def _find_local(path: Path) -> _DataSet | None:
-    """Find the data set at a file, in a folder, or in files whose names begin with ``path``; None if there is none."""
-    if path.is_file():
-        return _open_files([path], path.parent)
-    if path.is_dir():
-        return _find_in_folder(path)
-    for suffix in _TABLES:
-        exact = path.with_name(path.name + suffix)
-        if exact.is_file():
-            return _open_files([exact], path.parent)
-        group = _group(path.parent.glob(f"*{suffix}"), path.parent).get(path.name)
-        if group:
-            return _open_files(group, path.parent)
-    return None
-
-
-def _find_in_folder(folder: Path) -> _DataSet:
-    if corrupted := open_corrupted_set(folder):
-        return _DataSet(folder.resolve().name, corrupted)
-    for suffix in _TABLES:
-        groups = _group(folder.rglob(f"*{suffix}"), folder)
-        if "" in groups:  # files train*, test* belong to the folder; other files in the folder are ignored
-            groups = {"": groups[""]}
-        if len(groups) > 1:
-            candidates = sorted(str(folder / name) for name in groups)
-            raise InputError(
-                expected=f"one data set in {folder}",
-                got=f"several data sets: {', '.join(candidates)}",
-                hint=candidates[0],
-            )
-        for group in groups.values():
-            return _open_files(group, folder)
-    return _DataSet(folder.resolve().name, open_image_folder(folder))
-
-
-def _group(files: Iterable[Path], folder: Path) -> dict[str, list[Path]]:
-    """Group files by data set: the part of their names before the split or the shard number."""
-    groups: dict[str, list[Path]] = {}
-    for file in sorted(files):
-        parts = file.relative_to(folder)
-        if not any(part.startswith(".") for part in parts.parts):
-            groups.setdefault(_name_and_split(parts)[0], []).append(file)
-    return groups
-
-
-def _name_and_split(file: Path) -> tuple[str, str]:
-    stem = file.with_suffix("").as_posix()
-    return find_split(stem) or (_SHARD.sub("", stem), "all")
-
-
-def _open_files(files: Sequence[Path], folder: Path) -> _DataSet:
-    """Open the data set in ``files``, which all have the same format."""
-    name = _name_and_split(files[0].relative_to(folder))[0] or folder.resolve().name
-    by_split: dict[str, list[Path]] = {}
-    for file in files:
-        by_split.setdefault(_name_and_split(file.relative_to(folder))[1], []).append(file)
-    splits: OpenSplits = {}
-    for split, parts in by_split.items():
-        if parts[0].suffix == ".parquet":
-            splits[split] = Split(
-                partial(read_parquet, parts), partial(read_column, parts), partial(read_companions, parts)
-            )
-        elif parts[0].suffix == ".npz" and len(parts) == 1:
-            splits |= open_npz(parts[0], split)
-        else:
-            raise InputError(
-                expected="parquet files, or one .npz file for each split",
-                got=", ".join(map(str, parts)),
-                hint="converting the files to one of these layouts",
-            )
-    return _DataSet(name, splits)

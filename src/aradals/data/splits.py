@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
+import numpy.typing as npt
 
 from aradals.data.examples import Examples
 from aradals.errors import InputError
+
+MAX_TEST = 10_000
+"""Largest number of examples that are cut off for the test if no number is given."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def make_splits(
         raise InputError(
             expected=f"sizes that fit the {len(train)} examples of {train.name}",
             got=f"{validation} for validation, {calibration} for calibration, {wanted} for training",
-            hint="smaller sizes",
+            hint="smaller sizes, as in --splits.validation 100 --splits.calibration 100",
         )
     for what in ("class_names", "input_shape"):
         ours, theirs = getattr(train, what), getattr(test, what)
@@ -78,6 +82,36 @@ def make_splits(
     parts = np.split(order[: held_out + size], [validation, held_out])
     in_validation, in_calibration, in_train = (np.sort(part) for part in parts)
     return Splits(train.select(in_train), train.select(in_validation), train.select(in_calibration), test)
+
+
+def cut_test(examples: Examples, test_size: int | None = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Cut off test examples in an order that their content decides; a larger cut contains every smaller one.
+
+    Examples with the same content stay together, so that a cut may have a few more examples than asked.
+
+    Args:
+        examples: the examples to cut.
+        test_size: number of test examples; default: a fifth, at most 10,000.
+
+    Returns:
+        The positions of the training and of the test examples, in their order.
+
+    Raises:
+        InputError: no training example would be left.
+    """
+    wanted = min(len(examples) // 5, MAX_TEST) if test_size is None else test_size
+    content, member, counts = np.unique(examples.hashes, return_inverse=True, return_counts=True)
+    keys = [hashlib.blake2b(each.tobytes(), digest_size=8, salt=b"test").digest() for each in content.astype("<u8")]
+    order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+    before = np.cumsum(counts[order]) - counts[order]
+    in_test = np.isin(member, order[before < wanted])
+    if wanted < 1 or in_test.all():
+        raise InputError(
+            expected=f"a test split of 1 to {len(examples) - 1} examples of {examples.name}, which has no test split",
+            got=str(wanted),
+            hint="splits.test with another number, or data with a test split",
+        )
+    return np.flatnonzero(~in_test), np.flatnonzero(in_test)
 
 
 def splits_hash(splits: Splits) -> str:

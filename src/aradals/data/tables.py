@@ -1,238 +1,138 @@
-"""Tables of encoded images: parquet files, and data sets of the Hugging Face Hub."""
+"""Tables of images, of names of image files, or of numbers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aradals._internal.optional import load_extra
+from aradals.data.folders import list_images
 from aradals.data.formats import (
-    MAX_PACKING,
+    USUAL_LABELS,
     Columns,
     Companions,
-    OpenSplits,
     Rows,
     Split,
+    choose_column,
     no_such_column,
-    split_name,
-    too_packed,
 )
-from aradals.data.images import MEMORY_LIMIT, EncodedImage, NamedImage
+from aradals.data.images import MEMORY_LIMIT, EncodedImage, NamedImage, SelectedImages
 from aradals.errors import InputError
 
-_USUAL_IMAGES = ("image", "img", "images")
-_USUAL_LABELS = ("label", "labels", "fine_label", "target", "class", "y")
 _NEEDED = {
-    "image": "data that has an image column",
-    "label": "data that has a column of class indices, with the numbers that the model uses",
+    "image": "data with a column of images, of names of image files beside the table, or with columns of numbers",
+    "label": "data that has a column of class indices or of class names",
 }
+_LABEL_KINDS = ("ClassLabel", "integer", "text")
+_NUMBERS_OF_ROWS = ("id", "index", "row", "row_id", "unnamed: 0", "")
+"""Names of columns that number the rows; they are no features."""
+
+
+class ImageFiles:
+    """The image files below a folder, which a column of a table may name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def _by_name(self) -> dict[str, str]:
+        """Map each path, each file name and each name without suffix to the only path that it can mean."""
+        paths = [path.as_posix() for path in list_images(self.folder, links=False)]
+        names: dict[str, list[str]] = {}
+        for path in paths:
+            for name in {PurePath(path).name, PurePath(path).stem}:
+                names.setdefault(name, []).append(path)
+        return {**{name: found[0] for name, found in names.items() if len(found) == 1}, **{p: p for p in paths}}
+
+    @property
+    def are_there(self) -> bool:
+        """True if there are image files."""
+        return bool(self._by_name)
+
+    def find(self, name: str) -> NamedImage | None:
+        """Find the file that a cell names by its path, or by the end of its path; None if there is none."""
+        parts = PurePath(name.strip().replace("\\", "/")).parts
+        for start in range(len(parts)):
+            if path := self._by_name.get("/".join(parts[start:])):
+                return NamedImage(path, (self.folder.resolve(),))
+        return None
 
 
 @dataclass(frozen=True)
-class DatasetImages(Sequence[EncodedImage]):
-    """Encoded images of a Hugging Face ``Dataset``, which stay on disk until they are needed.
+class Table:
+    """A table, whose columns are read when they are needed.
 
     Attributes:
-        dataset: a data set with a column of encoded images.
-        column: name of this column.
-        folders: folders that may contain the files that the rows name: (the first row after a part of the data set,
-            the folders of this part), in order.
+        where: name for errors.
+        schema: Arrow schema.
+        read: reads some columns as an Arrow table.
+        images: reads a column of encoded images.
+        files: the image files that a column of text may name.
+        is_datasets: True if the Hugging Face library, which obeys orientation tags, reads such tables, too.
     """
 
-    dataset: Any
-    column: str
-    folders: tuple[tuple[int, tuple[Path, ...]], ...]
+    where: str
+    schema: Any
+    read: Callable[[list[str]], Any]
+    images: Callable[[str], Sequence[EncodedImage]]
+    files: ImageFiles | None
+    is_datasets: bool = True
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+    def split(self) -> Split:
+        """Make the readers of this table as one split."""
+        return Split(partial(read_rows, self), self.column, partial(_companions, self))
 
-    def __getitem__(self, row: Any) -> Any:
-        folders = next(folders for end, folders in self.folders if row < end)
-        return _encoded(self.dataset[int(row)][self.column], folders)
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Read a column of single values."""
+        _check_column(self.schema, name, self.where)
+        return _values(self.read([name])[name], name, self.where)
 
-
-def read_parquet(files: Sequence[Path], columns: Columns, *, memory_limit: int = MEMORY_LIMIT) -> Rows:
-    """Read the rows of one split, which consists of ``files`` in this order.
-
-    Files of more than ``memory_limit`` bytes are converted once to the cache of Hugging Face ``datasets``, which can
-    read single rows.
-
-    Raises:
-        InputError: the files are not parquet, or their image and label columns are not clear.
-    """
-    where = _where(files)
-    with _opened_parquet(files, where) as opened:
-        sizes = [file.metadata.row_group(i).total_byte_size for file in opened for i in range(file.num_row_groups)]
-        image, label, class_names = choose_columns(opened[0].schema_arrow, columns, where)
-        if sum(sizes) > memory_limit:
-            dataset = _dataset(files, where)
-            ends = np.cumsum([file.metadata.num_rows for file in opened]).tolist()
-            return _dataset_rows(dataset, columns, where, tuple(zip(ends, map(_folders, files), strict=True)))
-        tables = [read_columns(*each, [image, label]) for each in zip(opened, files, strict=True)]
-    encoded = [
-        _encoded(cell, _folders(file))
-        for file, table in zip(files, tables, strict=True)
-        for chunk in table[image].chunks
-        for cell in chunk.to_pylist()
-    ]
-    labels = load_extra("pyarrow").concat_tables([table.select([label]) for table in tables])[label]
-    return Rows(encoded, _labels(labels, label, where), class_names, label)
-
-
-def _dataset(files: Sequence[Path], where: str) -> Any:
-    """Load the rows of ``files`` as a ``Dataset``."""
-    datasets = load_extra("datasets")
-    try:
-        with _without_progress_bars():
-            return datasets.Dataset.from_parquet([str(file) for file in files])
-    except Exception as error:  # wrong metadata raises many kinds of errors
-        raise InputError(
-            expected=f"parquet files that Hugging Face datasets can read in {where}",
-            got=f"{type(error).__name__}: {error}",
-            hint="writing the files again",
-        ) from error
-
-
-def _folders(file: Path) -> tuple[Path, ...]:
-    """Return the folders that may contain the image files that a table names."""
-    return (file.parent.resolve(),)
-
-
-def read_column(files: Sequence[Path], column: str) -> npt.NDArray[Any]:
-    """Read only one column, from ``files`` in this order.
-
-    Raises:
-        InputError: the files are not parquet, or they have no such column of single values.
-    """
-    where = _where(files)
-    with _opened_parquet(files, where) as opened:
-        _check_column(opened[0].schema_arrow, column, where)
-        tables = [read_columns(*each, [column]) for each in zip(opened, files, strict=True)]
-        table = load_extra("pyarrow").concat_tables(tables)
-    return _values(table[column], column, where)
-
-
-def read_companions(files: Sequence[Path], columns: Columns) -> Companions:
-    """Read all columns of ``files`` except the images.
-
-    Raises:
-        InputError: the files are not parquet, or their image and label columns are not clear.
-    """
-    where = _where(files)
-    with _opened_parquet(files, where) as opened:
-        schema = opened[0].schema_arrow
-        image, _, _ = choose_columns(schema, columns, where)
-        names = [name for name in schema.names if name != image]
-        tables = [read_columns(*each, names) for each in zip(opened, files, strict=True)]
-        return Companions(schema, image, load_extra("pyarrow").concat_tables(tables))
-
-
-def _dataset_companions(dataset: Any, where: str, columns: Columns) -> Companions:
-    schema = dataset.features.arrow_schema
-    image, _, _ = choose_columns(schema, columns, where)
-    others = dataset.remove_columns([image]).with_format("arrow")
-    return Companions(schema, image, others[:])
-
-
-def _where(files: Sequence[Path]) -> str:
-    return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-
-
-@contextmanager
-def _opened_parquet(files: Sequence[Path], where: str) -> Iterator[list[Any]]:
-    parquet, arrow = load_extra("pyarrow.parquet"), load_extra("pyarrow")
-    try:
-        opened = [parquet.ParquetFile(file, page_checksum_verification=True) for file in files]
-        for each in opened:
-            check_names(each.schema_arrow.names, where)
-        yield opened
-    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            expected=f"parquet files with the same columns in {where}",
-            got=str(error),
-            hint="writing the files again",
-        ) from error
-
-
-def check_names(names: Sequence[str], where: str) -> None:
-    """Raise InputError for a column whose name is that of another column, because one of them would be lost."""
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise InputError(
-            expected=f"every column once in {where}", got=f"{twice[0]!r} twice", hint="another name for one of them"
+    def of_rows(self, rows: npt.NDArray[np.int64]) -> Table:
+        """Select some rows."""
+        return replace(
+            self,
+            read=lambda names: self.read(names).take(rows),
+            images=lambda name: SelectedImages(self.images(name), rows),
         )
 
 
-def read_columns(file: Any, path: Path, names: list[str]) -> Any:
-    """Read some columns of an opened parquet file, as an Arrow table.
+def read_rows(table: Table, columns: Columns) -> Rows:
+    """Read the inputs and the labels of a table.
+
+    Inputs are images, image files that a column names, or all columns of numbers.
 
     Raises:
-        InputError: the columns would fill the memory, for example because one stored value repeats in millions of rows.
+        InputError: the columns of the inputs, or a named column of labels, are not clear.
     """
-    arrow = load_extra("pyarrow")
-    limit, size, batches = max(MEMORY_LIMIT, MAX_PACKING * path.stat().st_size), 0, []
-    for batch in file.iter_batches(batch_size=1024, columns=names):
-        size += batch.nbytes
-        if size > limit:
-            raise too_packed(path, size)
-        batches.append(batch)
-    if (found := sum(map(len, batches))) != file.metadata.num_rows:  # the number of rows in a page has no checksum
-        raise InputError(expected=f"{file.metadata.num_rows} rows in {path}", got=str(found), hint="an intact copy")
-    if not batches:
-        fields = [file.schema_arrow.field(name) for name in names]
-        return arrow.schema(fields, metadata=file.schema_arrow.metadata).empty_table()
-    return arrow.Table.from_batches(batches).select(names)
+    kinds = _kinds(table)
+    image = _choose_image(table, kinds, columns)
+    label, unlabeled = _choose_label(table, kinds, columns, image)
+    labels = None if label is None else table.column(label)
+    rows = Rows(
+        inputs=[],
+        labels=labels,
+        class_names=_class_names(table, label, kinds),
+        label_column=label or "labels",
+        upright=table.is_datasets,
+        unlabeled=unlabeled,
+        notes=() if label is None or table.is_datasets else (f"labels are in the column {label!r} of {table.where}",),
+    )
+    if image is None:
+        return _with_features(table, kinds, rows)
+    named = kinds[image] == "text"
+    return replace(rows, inputs=_named_images(table, image) if named else table.images(image))
 
 
-def open_hub(repository: str) -> OpenSplits:
-    """Open the splits of a Hugging Face data set, and download them if they are not in the cache of ``datasets``.
-
-    Raises:
-        InputError: there is no such data set, or no connection.
-    """
-    datasets, hub = load_extra("datasets"), load_extra("huggingface_hub")
-    try:
-        if not hub.constants.HF_HUB_OFFLINE:
-            # If there is no connection, this request fails at once; load_dataset would retry for half a minute.
-            hub.HfApi().dataset_info(repository, timeout=30)
-        splits = datasets.load_dataset(repository)
-    except Exception as error:  # connection, authorization and format raise different kinds of errors
-        raise InputError(
-            expected=f"a file or folder, or the reachable Hugging Face data set {repository!r}",
-            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else 'no details'}",
-            hint="--data PATH, setting the environment variable ARADALS_DATA to the folder that contains the data, "
-            "or setting HF_HUB_OFFLINE=1 if the data was downloaded before",
-        ) from error
-    caches = (Path(datasets.config.HF_DATASETS_CACHE), Path(hub.constants.HF_HUB_CACHE))
-    return {
-        split_name(str(split)): Split(
-            partial(_dataset_rows, dataset, where=repository, folders=((len(dataset), caches),)),
-            partial(_dataset_column, dataset, repository),
-            partial(_dataset_companions, dataset, repository),
-        )
-        for split, dataset in splits.items()
-    }
-
-
-def choose_columns(schema: Any, columns: Columns, where: str) -> tuple[str, str, tuple[str, ...] | None]:
-    """Choose the image and the label column of an Arrow schema by their types, then by their usual names.
-
-    Returns:
-        Name of the image column, name of the label column, names of the classes or None.
-
-    Raises:
-        InputError: there is no such column, or several columns are possible.
-    """
-    types = load_extra("pyarrow").types
-    features = _features(schema, where)
+def _kinds(table: Table) -> dict[str, str]:
+    """Find the kind of each column: Image, ClassLabel, integer, float, text or other."""
+    types, features = load_extra("pyarrow").types, _features(table.schema, table.where)
 
     def kind(field: Any) -> str:
         feature = features.get(field.name, {})
@@ -245,18 +145,124 @@ def choose_columns(schema: Any, columns: Columns, where: str) -> tuple[str, str,
             return "Image"
         if types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
             return "Image"
-        return "integer" if types.is_integer(field.type) else "other"
+        if types.is_integer(field.type) or types.is_boolean(field.type):
+            return "integer"
+        if types.is_floating(field.type):
+            return "float"
+        is_text = types.is_string(field.type) or types.is_large_string(field.type) or types.is_dictionary(field.type)
+        return "text" if is_text else "other"
 
-    kinds = {field.name: kind(field) for field in schema}
-    images = [name for name in kinds if kinds[name] == "Image"]
-    integers = [name for name in kinds if kinds[name] in ("ClassLabel", "integer")]
-    class_labels = [name for name in integers if kinds[name] == "ClassLabel"]
-    image = _choose("image", images, images, columns.image, _USUAL_IMAGES, where, list(kinds))
-    label = _choose("label", class_labels or integers, integers, columns.label, _USUAL_LABELS, where, list(kinds))
-    names = features[label].get("names") if kinds[label] == "ClassLabel" else None
+    return {field.name: kind(field) for field in table.schema}
+
+
+def _choose_image(table: Table, kinds: dict[str, str], columns: Columns) -> str | None:
+    """Choose the column of images or of their names; None for a table whose inputs are numbers."""
+    images = _of_kinds(kinds, "Image")
+    files = [] if images else columns_of_files(table)
+    if not images and not files and columns.image is None and _of_kinds(kinds, "integer", "float", "ClassLabel"):
+        return None
+    texts = _of_kinds(kinds, "text") if not images and table.files and table.files.are_there else []
+    return choose_column(
+        "image", images or files, images + texts, columns.image, table.where, list(kinds), needed=_NEEDED["image"]
+    )
+
+
+def _choose_label(
+    table: Table, kinds: dict[str, str], columns: Columns, image: str | None
+) -> tuple[str | None, InputError | None]:
+    """Choose the column of labels; if it is not clear and no column is named, return the error instead."""
+    named = [name for name in _of_kinds(kinds, "float") if name == columns.label or name.lower() in USUAL_LABELS]
+    whole = [name for name in named if _is_whole(table.column(name))]
+    possible = [name for name in kinds if name != image and (kinds[name] in _LABEL_KINDS or name in whole)]
+    usual = [name for name in possible if name.lower() in USUAL_LABELS]
+    integers = _of_kinds(kinds, "integer") if image else []
+    texts = [name for name in _of_kinds(kinds, "text") if name != image]
+    if image and len(kinds) > 2:
+        texts = []  # text beside an image may be anything
+    preferred = _of_kinds(kinds, "ClassLabel") or usual or integers or texts
+    try:
+        name = choose_column(
+            "label", preferred, possible, columns.label, table.where, list(kinds), needed=_NEEDED["label"]
+        )
+    except InputError as error:
+        if columns.label is not None:
+            raise
+        return None, error
+    return name, None
+
+
+def _is_whole(values: npt.NDArray[Any]) -> bool:
+    return bool((values == np.rint(values)).all())
+
+
+def _of_kinds(kinds: dict[str, str], *wanted: str) -> list[str]:
+    return [name for name, kind in kinds.items() if kind in wanted]
+
+
+def columns_of_files(table: Table) -> list[str]:
+    """List the columns of text whose first values name image files beside the table."""
+    if table.files is None:
+        return []
+    found = []
+    for name in _of_kinds(_kinds(table), "text"):
+        values = [value for value in table.read([name])[name][:100].to_pylist() if isinstance(value, str)]
+        if values and any(map(table.files.find, values)):
+            found.append(name)
+    return found
+
+
+def _named_images(table: Table, column: str) -> list[EncodedImage]:
+    """Find the image files that a column names."""
+    assert table.files is not None
+    names = table.column(column).tolist()
+    found = [table.files.find(name) for name in names]
+    if missing := [name for name, image in zip(names, found, strict=True) if image is None]:
+        raise InputError(
+            expected=f"the image files that column {column!r} of {table.where} names, below {table.files.folder}",
+            got=f"no file {missing[0]!r}, and {len(missing) - 1} more such rows",
+            hint="the missing files, or a table without these rows",
+        )
+    return list(found)
+
+
+def _with_features(table: Table, kinds: dict[str, str], rows: Rows) -> Rows:
+    """Add the columns of numbers as inputs."""
+    numbers = [name for name in _of_kinds(kinds, "integer", "float") if name != rows.label_column]
+    features = [name for name in numbers if name.lower() not in _NUMBERS_OF_ROWS]
+    if not features:
+        raise InputError(expected=f"columns of numbers in {table.where}", got=", ".join(kinds), hint=_NEEDED["image"])
+    left_out = [name for name in kinds if name not in features and name != rows.label_column]
+    content = table.read(features)
+    values = np.stack([_values(content[name], name, table.where).astype(np.float64) for name in features], axis=1)
+    bad = np.flatnonzero(~np.isfinite(values).all(1))
+    if len(bad):
+        raise InputError(
+            expected=f"numbers in every row of {table.where}",
+            got=f"NaN or an infinite value in row {bad[0]}, and in {len(bad) - 1} more rows",
+            hint="removing these rows, or filling the gaps",
+        )
+    note = f"inputs are {len(features)} columns of numbers of {table.where}"
+    without = f"; left out: {', '.join(left_out[:10])}" if left_out else ""
+    return replace(rows, inputs=values, features=tuple(features), notes=(*rows.notes, note + without))
+
+
+def _class_names(table: Table, label: str | None, kinds: dict[str, str]) -> tuple[str, ...] | None:
+    if label is None or kinds[label] != "ClassLabel":
+        return None
+    names = _features(table.schema, table.where)[label].get("names")
     if not isinstance(names, list | None) or not all(type(name) in (str, int, float) for name in names or []):
-        raise _bad_metadata(where, f"the names of the classes of column {label!r} as a list of text", names)
-    return image, label, tuple(map(str, names)) if names else None
+        raise _bad_metadata(table.where, f"the names of the classes of column {label!r} as a list of text", names)
+    return tuple(map(str, names)) if names else None
+
+
+def _companions(table: Table, columns: Columns) -> Companions | None:
+    """Read all columns of a table except the images; None if the table has no images."""
+    kinds = _kinds(table)
+    images = _of_kinds(kinds, "Image")
+    if not images:
+        return None
+    image = choose_column("image", images, images, columns.image, table.where, list(kinds), needed=_NEEDED["image"])
+    return Companions(table.schema, image, table.read([name for name in kinds if name != image]))
 
 
 def _features(schema: Any, where: str) -> dict[str, Any]:
@@ -279,54 +285,6 @@ def _bad_metadata(where: str, expected: str, got: object) -> InputError:
         got=f"{got!r:.100}",
         hint="writing the table again",
     )
-
-
-def _choose(
-    what: str,
-    preferred: list[str],
-    possible: list[str],
-    given: str | None,
-    usual: Sequence[str],
-    where: str,
-    names: list[str],
-) -> str:
-    if given is not None:
-        if given in possible:
-            return given
-        raise InputError(
-            expected=f"--{what}-column to name a column of {'images' if what == 'image' else 'integers'} in {where}",
-            got=repr(given) + ("" if given in names else f", which is not one of the columns {', '.join(names)}"),
-            hint=" or ".join(possible) or _NEEDED[what],
-        )
-    by_name = [name for name in usual if name in preferred]
-    if len(preferred) == 1:
-        return preferred[0]
-    if by_name:
-        return by_name[0]
-    raise InputError(
-        expected=f"one column of {'images' if what == 'image' else 'integer labels'} in {where}",
-        got=", ".join(preferred) if preferred else f"no such column among {', '.join(names)}",
-        hint=f"--{what}-column NAME" if possible else _NEEDED[what],
-    )
-
-
-def _dataset_rows(
-    dataset: Any, columns: Columns, where: str, folders: tuple[tuple[int, tuple[Path, ...]], ...]
-) -> Rows:
-    image, label, class_names = choose_columns(dataset.features.arrow_schema, columns, where)
-    encoded = load_extra("datasets").Image(decode=False)
-    images = dataset.select_columns([image]).cast_column(image, encoded)
-    labels = _labels(dataset.data.column(label), label, where)
-    return Rows(DatasetImages(images, image, folders), labels, class_names, label)
-
-
-def _dataset_column(dataset: Any, where: str, column: str) -> npt.NDArray[Any]:
-    _check_column(dataset.features.arrow_schema, column, where)
-    return _values(dataset.data.column(column), column, where)
-
-
-def _labels(column: Any, name: str, where: str) -> npt.NDArray[np.int64]:
-    return np.asarray(_values(column, name, where), dtype=np.int64)
 
 
 def _check_column(schema: Any, column: str, where: str) -> None:
@@ -366,22 +324,3 @@ def _values(column: Any, name: str, where: str) -> npt.NDArray[Any]:
             hint="another column",
         )
     return np.array(values)
-
-
-def _encoded(cell: Any, folders: tuple[Path, ...]) -> EncodedImage:
-    """Return the bytes or the path of an image; a table stores one of them, or both as a pair."""
-    if isinstance(cell, dict):
-        cell = cell.get("bytes") or cell.get("path")
-    return NamedImage(cell, folders) if isinstance(cell, str) else cell if isinstance(cell, bytes) else None
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    datasets = load_extra("datasets")
-    enabled = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if enabled:
-            datasets.enable_progress_bars()

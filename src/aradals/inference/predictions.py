@@ -141,8 +141,8 @@ def understood(model: nn.Module, inputs: Tensor, num_classes: int | None = None)
     Args:
         model: maps inputs in [0, 1] to outputs of any form; a `LogitModel` says itself what they are.
         inputs: a batch of real inputs, shape (N, ...).
-        num_classes: number of classes of the data, for a check that the outputs are logits of these classes; None for
-            no check.
+        num_classes: number of classes of the data, for a check that the outputs are logits of these classes; None if
+            the labels are not known, or are not the numbers of the model.
 
     Returns:
         The model itself if its outputs are logits of shape (N, K), otherwise a `LogitModel`; and a description of what
@@ -156,7 +156,7 @@ def understood(model: nn.Module, inputs: Tensor, num_classes: int | None = None)
     output = _output_of(reading.model, inputs)
     with evaluation_mode(model):
         logits = check_output(reading.read(output, len(inputs)), len(inputs))
-    if num_classes is not None and not is_declared:
+    if not is_declared:
         refuse_other_scales(logits, num_classes)
     told = describe_reading(reading, output, len(inputs))
     return (reading, told) if told else (reading.model, "")

@@ -40,6 +40,7 @@ class CheckpointDescription:
         class_names: one name for each class, or empty.
         fitted_examples: content hashes in base64, see `aradals.pipeline.artifacts.decode_hashes`.
         hyper_parameters: arguments of a LightningModule, as a checkpoint of Lightning has them.
+        preparation: preparation of the training data, see `aradals.data.Examples`.
     """
 
     path: Path | None = None
@@ -49,6 +50,7 @@ class CheckpointDescription:
     class_names: tuple[str, ...] = ()
     fitted_examples: str = ""
     hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
+    preparation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def built_in_model(self) -> str | None:
@@ -112,7 +114,7 @@ def read_description(path: str | os.PathLike[str]) -> CheckpointDescription:
         raise _bad_description(path, "keys and values", content)
     model, model_args = content.get("model"), content.get("model_args", {})
     num_classes, class_names = content.get("num_classes"), content.get("class_names", [])
-    fitted_examples = content.get("fitted_examples", "")
+    fitted_examples, preparation = content.get("fitted_examples", ""), content.get("preparation", {})
     if not isinstance(model, str | None):
         raise _bad_description(path, "model: text", model)
     if not isinstance(model_args, dict):
@@ -126,7 +128,9 @@ def read_description(path: str | os.PathLike[str]) -> CheckpointDescription:
         raise _bad_description(path, f"as many class_names as num_classes, {num_classes}", len(class_names))
     if not isinstance(fitted_examples, str):
         raise _bad_description(path, "fitted_examples: text", fitted_examples)
-    return CheckpointDescription(path, model, model_args, num_classes, tuple(class_names), fitted_examples)
+    if not isinstance(preparation, dict):
+        raise _bad_description(path, "preparation: keys and values", preparation)
+    return CheckpointDescription(path, model, model_args, num_classes, tuple(class_names), fitted_examples, preparation)
 
 
 def _is_plain(value: object) -> bool:

@@ -24,8 +24,8 @@ from aradals._internal.optional import load_extra
 from aradals.calibration import CALIBRATORS, Calibrator, Origin, calibrator_from_dict
 from aradals.checks import check_labels, check_logits
 from aradals.data import Examples
-from aradals.data.formats import NPZ_ERRORS, check_npz
-from aradals.data.tables import check_names, read_columns
+from aradals.data.arrays import NPZ_ERRORS, check_npz
+from aradals.data.table_files import check_names, read_columns
 from aradals.errors import InputError
 from aradals.inference.predictions import Predictions
 from aradals.robustness.scores import ScoreTable

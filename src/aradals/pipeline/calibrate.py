@@ -12,6 +12,7 @@ from aradals.inference.predictions import predict
 from aradals.pipeline.artifacts import load_calibrator, save_calibrator
 from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples
 from aradals.pipeline.leakage import tell_unchecked
+from aradals.pipeline.numbering import check_numbering, number_as_model
 from aradals.pipeline.outputs import output_file, refuse_other_request
 
 
@@ -20,6 +21,7 @@ def calibrate(
     data: Data,
     *,
     method: str = "temperature",
+    class_names: Sequence[str] | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     log: Callable[[str], None] = print,
@@ -30,13 +32,15 @@ def calibrate(
         model: maps inputs in [0, 1] to logits of shape (N, K), or to outputs that `LogitModel` reads.
         data: `Examples`, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
         method: a name in ``aradals.calibration.CALIBRATORS``.
+        class_names: names of the model's classes, which find the classes of the data in the model; default: those in
+            its ``config.id2label``.
         output: JSON file for the calibrator, the digest of the model and the content hashes of the examples.
         overwrite: replace an output that another program has made, or that was made from other inputs.
         log: called with a line about what could not be checked.
 
     Raises:
-        InputError: the method is unknown; data have no labels; the model was trained on the examples; its outputs are
-            not logits; or another program has made the output.
+        InputError: the method is unknown; data have no labels, or classes that the model does not have; the model was
+            trained on the examples; its outputs are not logits; or another program has made the output.
 
     Example:
         >>> import torch
@@ -49,8 +53,9 @@ def calibrate(
     """
     calibrator = get_calibrator(method)
     examples = as_examples(data)
-    classifier = as_classifier(model, examples, log)
-    checks = [check_training_examples(classifier, examples)]
+    classifier = as_classifier(model, examples, class_names=class_names, log=log)
+    examples, numbered = number_as_model(examples, classifier.class_names, classifier.num_classes)
+    checks = [numbered, check_training_examples(classifier, examples)]
     if output is None:
         _fit(calibrator, classifier, examples)
     else:
@@ -82,6 +87,7 @@ def load_calibrators(paths: Sequence[Path]) -> dict[str, Calibrator]:
 
 def _fit(calibrator: Calibrator, classifier: Classifier, examples: Examples) -> None:
     predictions = predict(classifier.model, examples.batches())
+    check_numbering(predictions, examples.name)
     calibrator.origin = Origin(classifier.weights, predictions.logits.shape[1], examples.hashes)
     scores = scores_for(calibrator, classifier.model, examples.batches(), predictions.ids)
     calibrator.fit(predictions.logits, predictions.labels, scores)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,11 @@ from torch.nn.parameter import is_lazy
 from aradals._internal.files import file_digest
 from aradals._internal.json_files import settings_digest
 from aradals._internal.specs import code_digest
-from aradals.checks import FITTING_DATA, check_labels
 from aradals.data import Examples
 from aradals.errors import InputError
 from aradals.inference.outputs import LogitModel, OutputKind, logit_model
 from aradals.inference.padding import padded
-from aradals.inference.predictions import predict, resolve_device, try_model, understood
+from aradals.inference.predictions import Batch, predict, resolve_device, try_model, understood
 from aradals.models import (
     CheckpointDescription,
     build_model,
@@ -38,6 +37,7 @@ from aradals.models.sources import find_source, source_digest, without_weights
 from aradals.pipeline.artifacts import decode_hashes
 from aradals.pipeline.input_scale import warn_of_scale
 from aradals.pipeline.leakage import check_unseen
+from aradals.pipeline.numbering import names_of
 from aradals.results.records import Check
 
 _NUM_PROBED = 8
@@ -60,7 +60,7 @@ class Classifier:
         num_classes: number K of logits; 0 if unknown.
         checkpoint: path, or "none".
         fitted_examples: content hashes of the training examples; empty if the checkpoint does not have them.
-        class_names: names from the checkpoint; empty if the checkpoint has none.
+        class_names: names of the classes in the order of the logits; empty if the model has none.
         reading: how the outputs are read as logits; empty if they are logits.
         preprocessing: layers in front of the network, which prepare its inputs; empty if there are none.
     """
@@ -90,16 +90,23 @@ class Classifier:
         return {self.checkpoint: file_digest(path)} if path.is_file() else {}
 
 
-def as_classifier(model: Classifier | Model, examples: Examples, log: Callable[[str], None] = print) -> Classifier:
+def as_classifier(
+    model: Classifier | Model,
+    examples: Examples,
+    *,
+    class_names: Sequence[str] | None = None,
+    log: Callable[[str], None] = print,
+) -> Classifier:
     """Test a model from memory on one example and on a whole batch; return a `Classifier` unchanged.
 
     Args:
         model: see `Model`.
         examples: examples for the test.
+        class_names: names of the model's classes; default: those that the model carries.
         log: called with a line about how the outputs are read, if they are no logits.
 
     Raises:
-        InputError: outputs are not logits, or labels are out of range.
+        InputError: outputs are not logits.
     """
     if isinstance(model, Classifier):
         return model
@@ -109,7 +116,7 @@ def as_classifier(model: Classifier | Model, examples: Examples, log: Callable[[
     tried, reading = _tried(logit_model(model), batch[1], examples, log)
     warn_of_scale(tried, examples, log)
     weights = weights_digest(bare.state_dict()) if isinstance(bare, nn.Module) else ""
-    logits = predict(tried, [batch]).logits
+    logits = _logits(tried, batch)
     return Classifier(
         model=tried,
         name=name,
@@ -117,6 +124,7 @@ def as_classifier(model: Classifier | Model, examples: Examples, log: Callable[[
         weights=weights,
         probe=logits[:_NUM_PROBED],
         num_classes=logits.shape[1],
+        class_names=names_of(bare) if class_names is None else tuple(class_names),
         reading=reading,
     )
 
@@ -128,6 +136,7 @@ def load_classifier(
     *,
     model_args: dict[str, Any] | None = None,
     checkpoint_key: str | None = None,
+    class_names: Sequence[str] = (),
     preprocessing: Preprocessing | None = None,
     outputs: OutputKind | None = None,
     entry: str | None = None,
@@ -142,6 +151,7 @@ def load_classifier(
         examples: examples for the test.
         model_args: further arguments of the builder.
         checkpoint_key: key of the weights, if the checkpoint has several that fit.
+        class_names: names of the model's classes; default: those in the checkpoint, or those that the model carries.
         preprocessing: normalization that the model expects; None for that of its source, if it has one.
         outputs: kind of the model's outputs, see `LogitModel`; None finds it.
         entry: name or position of the logits among several outputs; None finds it.
@@ -150,14 +160,14 @@ def load_classifier(
 
     Raises:
         InputError: there is no such model; only the checkpoint names the model, and the model is not built in; the
-            checkpoint is missing, corrupt or does not fit; outputs are not logits; or labels are out of range.
+            checkpoint is missing, corrupt or does not fit; or outputs are not logits.
     """
     target = resolve_device(device)
     description = CheckpointDescription() if checkpoint is None else read_description(checkpoint)
     fitted_examples = decode_hashes(description.fitted_examples, checkpoint)
     spec, shape = _named(model, description), examples.input_shape
     arguments = {
-        "num_classes": description.num_classes or examples.num_classes,
+        "num_classes": description.num_classes or (examples.num_classes if examples.num_classes > 1 else None),
         "in_channels": shape[0] if len(shape) == 3 else None,
         **({} if checkpoint is None else without_weights(spec)),
         **description.arguments_for(spec, model_args or {}),
@@ -168,14 +178,12 @@ def load_classifier(
     network = _preprocessed(network, spec, preprocessing, shape).to(target).eval()
     told = str(getattr(network, "preprocessing", ""))
     _tell_of_name(spec, told, checkpoint, log)
-    class_names = description.class_names or getattr(network, "class_names", ())
-    _check_numbering(class_names, examples)
     tried, reading = _tried(_read_as(network, outputs, entry), batch[1], examples, log)
     if preprocessing is None and not (told or is_built_in(spec)):
         warn_of_scale(tried, examples, log)
     code = source_digest(spec) if find_source(spec) else code_digest(spec)
     settings = {"model": spec, "arguments": arguments, "code": code, "outputs": reading, "preprocessing": told}
-    logits = predict(tried, [batch]).logits
+    logits = _logits(tried, batch)
     return Classifier(
         model=tried,
         name=spec,
@@ -185,7 +193,7 @@ def load_classifier(
         num_classes=logits.shape[1],
         checkpoint=str(checkpoint) if checkpoint else "none",
         fitted_examples=fitted_examples,
-        class_names=class_names,
+        class_names=tuple(class_names) or description.class_names or names_of(network),
         reading=reading,
         preprocessing=told,
     )
@@ -261,20 +269,14 @@ def _build(
 
 def _tried(model: LogitModel, inputs: Tensor, examples: Examples, log: Callable[[str], None]) -> tuple[nn.Module, str]:
     """Test the model with a batch and with a single input; wrap it if it needs this to return logits for any input."""
-    tried, reading = understood(model, inputs, examples.num_classes)
+    tried, reading = understood(model, inputs, None if examples.has_names else examples.num_classes)
     if reading:
         log(f"outputs of the model: {reading}")
-    check_labels(examples.labels, try_model(tried, inputs), hint=FITTING_DATA)
+    try_model(tried, inputs)
     return padded(tried, inputs), reading
 
 
-def _check_numbering(class_names: tuple[str, ...], examples: Examples) -> None:
-    """Refuse data that gives a class another number than the model; a folder that lacks a class does this."""
-    known = {name: number for number, name in reversed(list(enumerate(class_names)))}
-    for number, name in enumerate(examples.class_names):
-        if known.get(name, number) != number:
-            raise InputError(
-                expected=f"the classes of {examples.name} with the numbers that the model uses",
-                got=f"{name!r} as class {number} instead of {known[name]}",
-                hint="data with all classes of the model, in the same order",
-            )
+def _logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Compute the logits of a batch, whose labels may not have the model's numbers."""
+    ids, inputs, labels = batch
+    return predict(model, [(ids, inputs, torch.zeros_like(labels))]).logits

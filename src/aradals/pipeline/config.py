@@ -49,23 +49,28 @@ def check_seeds(*seeds: int) -> None:
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """The division of the training data; the test split is never divided.
+    """The division of the training data; a test split of the data is never divided.
 
     Args:
         validation: number of examples that drive the adaptive update.
         calibration: number of examples that calibrators are fitted on.
         train: number of examples to train on; default: all other examples.
+        test: number of test examples to cut off first, if the data has a single split; default: a fifth, at most
+            10,000. Their content decides which ones, so that duplicates are not divided.
     """
 
     validation: int
     calibration: int
     train: int | None = None
+    test: int | None = None
 
     def __post_init__(self) -> None:
         _at_least(1, {"splits.validation": self.validation})
         _at_least(0, {"splits.calibration": self.calibration})
         if self.train is not None:
             _at_least(2, {"splits.train": self.train})
+        if self.test is not None:
+            _at_least(1, {"splits.test": self.test})
 
 
 @dataclass(frozen=True)
@@ -395,7 +400,7 @@ class StudyConfig:
     """A study: methods x seeds x data sets.
 
     Args:
-        data: Hugging Face id, file, folder, or built-in name; or a list of these.
+        data: folder, file, Hugging Face id, built-in name, or file.py:callable; or a list of these.
         model: built-in name, file.py:callable or package.module:callable.
         methods: settings of each method, by name.
         ensembles: method and number of members of each ensemble, by name.
@@ -404,8 +409,11 @@ class StudyConfig:
         splits: division of the training data.
         training: training of every model.
         description: description of the study, for the report.
-        image_column: column of the images; needed if several columns could hold them.
+        image_column: column of the images or of their file names; needed if several columns could hold them.
         label_column: column of the labels; needed if several columns could hold them.
+        num_classes: number of classes, if the labels are numbers and the largest class may be missing.
+        resize: height and width in pixels to which every image is resized.
+        out_of_range: refuse inputs outside [0, 1], or clip them.
         model_args: further arguments of the model's builder.
         scoring: measurement of robustness.
         calibrators: calibrators to fit after training; every method is reported without and with each of them.
@@ -423,6 +431,9 @@ class StudyConfig:
     description: str = ""
     image_column: str | None = None
     label_column: str | None = None
+    num_classes: int | None = None
+    resize: int | None = None
+    out_of_range: Literal["refuse", "clip"] = "refuse"
     model_args: dict[str, Any] = field(default_factory=dict)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     calibrators: list[str] = field(default_factory=lambda: ["temperature"])

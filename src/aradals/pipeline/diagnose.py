@@ -17,6 +17,7 @@ from aradals.pipeline.artifacts import load_predictions, load_scores, versions
 from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples
 from aradals.pipeline.evaluate import measure_predictions, reliability_bins
 from aradals.pipeline.leakage import tell_unchecked
+from aradals.pipeline.numbering import check_numbering, number_as_model
 from aradals.pipeline.outputs import work_folder
 from aradals.pipeline.predict import prediction_stage
 from aradals.pipeline.score import (
@@ -61,6 +62,7 @@ def diagnose(
     num_subsets: int = 10,
     audit: int = 128,
     seed: int = 0,
+    class_names: Sequence[str] | None = None,
     output: str | Path | None = None,
     log: Callable[[str], None] = print,
 ) -> Results:
@@ -77,12 +79,14 @@ def diagnose(
         num_subsets: number R of subsets; subset 0 is the least robust.
         audit: number of random examples (at least R) on which a strong attack checks the ranking; 0 for no audit.
         seed: seed of the bootstrap and of the audited sample.
+        class_names: names of the model's classes, which find the classes of the data in the model; default: those in
+            its ``config.id2label``.
         output: folder for predictions and scores, from which an interrupted call continues; default: a temporary one.
         log: called with each line of progress.
 
     Raises:
-        InputError: data have no labels; the model was trained on the examples; outputs are not logits; the model has no
-            gradients; or there are fewer examples than subsets.
+        InputError: data have no labels, or classes that the model does not have; the model was trained on the examples;
+            outputs are not logits; the model has no gradients; or there are fewer examples than subsets.
 
     Example:
         >>> import torch
@@ -95,8 +99,9 @@ def diagnose(
     settings.check()
     examples = as_examples(data)
     check_num_subsets(num_subsets, len(examples), "num_subsets", examples.name)
-    classifier = as_classifier(model, examples, log)
-    checks = [check_training_examples(classifier, examples)]
+    classifier = as_classifier(model, examples, class_names=class_names, log=log)
+    examples, numbered = number_as_model(examples, classifier.class_names, classifier.num_classes)
+    checks = [numbered, check_training_examples(classifier, examples)]
     table, is_ours = _given_scores(scores, classifier)
     if table is None:
         check_differentiable(classifier.model, examples.batch([0])[1])
@@ -169,6 +174,7 @@ def diagnose_predictions(
     Raises:
         InputError: there are fewer examples than subsets, or scores lack some of the examples.
     """
+    check_numbering(predictions, data)
     num_classes = predictions.logits.shape[1]
     names = (*class_names, *map(str, range(len(class_names), num_classes)))
     subsets, scoring = None, tuple[Scoring, ...]()

@@ -18,6 +18,7 @@ from aradals.metrics.summary import summarize_and_resample
 from aradals.pipeline.artifacts import load_predictions, load_scores, versions
 from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples
 from aradals.pipeline.leakage import check_calibrators, tell_unchecked
+from aradals.pipeline.numbering import check_numbering, number_as_model
 from aradals.pipeline.outputs import work_folder
 from aradals.pipeline.predict import load_other_data, prediction_stage, stored_predictions
 from aradals.pipeline.score import scores_of, scoring_record, subsets_of
@@ -84,6 +85,7 @@ def evaluate(
     preset: str | None = None,
     corrupted: str | None = None,
     ood: str | None = None,
+    class_names: Sequence[str] | None = None,
     output: str | Path | None = None,
     log: Callable[[str], None] = print,
 ) -> Results:
@@ -100,12 +102,15 @@ def evaluate(
         preset: constants of the corruptions: cifar, tiny or imagenet; default: those for the size of the images.
         corrupted: a corrupted copy of the examples to use instead, such as a CIFAR-10-C folder.
         ood: other data; reports the AUROC of the confidence for telling them from ``data``.
+        class_names: names of the model's classes, which find the classes of the data in the model; default: those in
+            its ``config.id2label``.
         output: folder for the predictions, from which an interrupted call continues; default: a temporary folder.
         log: called with each line of progress.
 
     Raises:
-        InputError: data have no labels; the model or a calibrator was fitted on the examples; a calibrator is that of
-            another model; outputs are not logits; a corruption is unknown; or scores lack some of the examples.
+        InputError: data have no labels, or classes that the model does not have; the model or a calibrator was fitted
+            on the examples; a calibrator is that of another model; outputs are not logits; a corruption is unknown; or
+            scores lack some of the examples.
 
     Example:
         >>> import torch
@@ -116,9 +121,11 @@ def evaluate(
         30
     """
     examples = as_examples(data)
-    classifier = as_classifier(model, examples, log)
+    classifier = as_classifier(model, examples, class_names=class_names, log=log)
+    examples, numbered = number_as_model(examples, classifier.class_names, classifier.num_classes)
     fitted = dict(calibrators or {})
     checks = [
+        numbered,
         check_training_examples(classifier, examples),
         *check_calibrators(
             fitted,
@@ -190,6 +197,7 @@ def evaluate_predictions(
     """
     given = iter(predictions)
     condition, clean = next(given)
+    check_numbering(clean, data)
     subsets = subsets_of(scores, clean.ids, num_subsets)
 
     def everything() -> Iterator[tuple[Condition, Predictions]]:

@@ -139,15 +139,17 @@ def prediction_stage(
 def load_other_data(spec: str, examples: Examples, classifier: Classifier) -> tuple[Examples, Check]:
     """Load data of another distribution; all labels are 0, because the model does not know their classes.
 
+    The inputs are prepared as those of ``examples``.
+
     Raises:
         InputError: the inputs have another shape than those of ``examples``, or the model was trained on them.
     """
-    other = load_data(spec)
+    other = load_data(spec, labeled=False, preparation=examples.preparation)
     if other.input_shape != examples.input_shape:
         raise InputError(
             expected=f"inputs of shape {examples.input_shape} in {other.name}, as in {examples.name}",
             got=str(other.input_shape),
-            hint="resizing them",
+            hint="other data, or --resize for both",
         )
     check = check_training_examples(classifier, other)
     unlabeled = Examples(

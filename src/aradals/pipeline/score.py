@@ -164,7 +164,7 @@ def score_dataset(
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K), or to outputs that `LogitModel` reads.
-        data: `Examples`, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
+        data: `Examples`, inputs, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
         attack: a name in ``aradals.attacks.ATTACKS``.
         attack_args: settings of the attack.
         verified: also find a perturbation that changes the prediction, for the column ``norm``.
@@ -175,7 +175,7 @@ def score_dataset(
         log: called with a line if the table exists already.
 
     Raises:
-        InputError: the attack or a setting is unknown; data have no labels; outputs are not logits; or another program
+        InputError: the attack or a setting is unknown; outputs are not logits; or another program
             has made the output.
 
     Example:
@@ -186,8 +186,8 @@ def score_dataset(
     """
     settings = AttackSettings(attack, attack_args or {}, verified, bf16)
     settings.check()
-    examples = as_examples(data)
-    classifier = as_classifier(model, examples, log)
+    examples = as_examples(data, labeled=False)
+    classifier = as_classifier(model, examples, log=log)
     if output is None:
         batches = _batches(examples, choose_batch_size(classifier.model, examples))
         return score(classifier.model, batches, settings.run, verified=verified, bf16=bf16)

@@ -75,7 +75,7 @@ def open_workers(
         spec: number of processes on this machine; None for one per GPU if the device is a GPU, else one per core; or
             ``dask:ADDRESS``, the scheduler of a Dask cluster whose workers share the output folder.
         most: largest number of processes that can be of use.
-        device: auto, cpu, cuda or mps, or one of several by its index. If the machine has several GPUs, each process uses one of them.
+        device: see `resolve_device`. If the machine has several GPUs, each process uses one of them.
         threads: number of torch's threads in each worker.
         log: called in the workers with each warning. Another process needs a function that can be pickled.
 

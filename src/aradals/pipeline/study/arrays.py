@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aradals._internal.files import atomic_path
-from aradals.data.formats import NPZ_ERRORS, check_npz
+from aradals.data.arrays import NPZ_ERRORS, check_npz
 from aradals.errors import InputError
 from aradals.pipeline.evaluate import Sample
 from aradals.results.records import Place

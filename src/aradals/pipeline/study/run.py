@@ -14,14 +14,14 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from aradals._internal.files import file_name
-from aradals.data import Examples, data_paths, splits_hash
+from aradals.data import Examples, splits_hash
 from aradals.errors import InputError, TrainingFailed
 from aradals.inference.ensemble import pool_logits
 from aradals.inference.predictions import Predictions, resolve_device
 from aradals.metrics import stability
 from aradals.pipeline.artifacts import save_table, versions
-from aradals.pipeline.config import StudyConfig, is_plain
-from aradals.pipeline.outputs import output_folder
+from aradals.pipeline.config import EvaluationConfig, StudyConfig, is_plain
+from aradals.pipeline.outputs import input_paths, output_folder
 from aradals.pipeline.recipes import load_recipe
 from aradals.pipeline.shown import class_rows, example_pictures
 from aradals.pipeline.stage import check_versions
@@ -57,7 +57,7 @@ def files_of(config: StudyConfig) -> list[Path]:
     named = [*config.data_sets, *filter(None, (evaluation.corrupted, scoring.checkpoint))]
     code = [config.model, *(method.objective for method in config.methods.values())]
     sources = [Path(spec.rpartition(":")[0]) for spec in code if ".py:" in spec]
-    return [*(path for spec in named for path in data_paths(spec)), *sources]
+    return [*input_paths(*named), *sources]
 
 
 def run_study(
@@ -212,12 +212,26 @@ def train_one(
     _refuse_own_scorer(config, output)
     with output_folder(output, inputs=files_of(config)), ALONE:
         space, planned = Workspace(output, device, log, replace=overwrite), SeedPlan(config, seed)
-        try_seed(planned, space)
+        try_seed(SeedPlan(_alone(config, method), seed), space)
         models = planned.predict(method)
         for _, outcome in do_tasks([model.train for model in models], space, Workers(ThisProcess())):
             if outcome.failure:
                 raise outcome.failure
         return [space.paths(model.train)[model.checkpoint] for model in models]
+
+
+def _alone(config: StudyConfig, method: str) -> StudyConfig:
+    """Reduce a study to the training of one method, which needs no calibration and no evaluation."""
+    ensemble = config.ensembles.get(method)
+    name = ensemble.method if ensemble else method
+    return replace(
+        config,
+        methods={name: replace(config.methods[name], variant_of=None)},
+        ensembles={},
+        reference=None,
+        calibrators=[],
+        evaluation=EvaluationConfig(num_subsets=1),
+    )
 
 
 def _refuse_own_scorer(config: StudyConfig, output: Path) -> None:

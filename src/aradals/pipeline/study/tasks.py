@@ -37,20 +37,25 @@ SCORER = "scorer"
 VANILLA = MethodConfig()
 """The method of models that only score."""
 
+_READING = ("image_column", "label_column", "num_classes", "resize", "out_of_range")
+
 CALIBRATION_FILE, ARRAYS_FILE = "calibration.parquet", "arrays.npz"
 HISTORY_FILE, ROWS_FILE = "history.json", "rows.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The data and the model of a study at one seed, which all tasks of this seed share."""
+    """The data and the model of a study at one seed, which all tasks of this seed share.
+
+    Attributes:
+        reading: settings of `aradals.data.sources.Reading`.
+    """
 
     data: str
     splits: SplitConfig
     model: str
     seed: int
-    image_column: str | None
-    label_column: str | None
+    reading: dict[str, Any]
     model_args: dict[str, Any]
 
 
@@ -304,8 +309,7 @@ class SeedPlan:
             splits=config.splits,
             model=config.model,
             seed=self.seed,
-            image_column=config.image_column,
-            label_column=config.label_column,
+            reading={name: getattr(config, name) for name in _READING},
             model_args=config.model_args,
         )
 

@@ -196,12 +196,13 @@ def _describe(task: Train, materials: Materials, train: Examples, inputs: str) -
         "model": task.source.model,
         "model_args": task.source.model_args,
         "num_classes": train.num_classes,
-        "class_names": list(train.class_names),
+        "class_names": list(train.class_names) if train.has_names else [],
         "method": task.name,
         "seed": task.source.seed,
         "inputs": inputs,
         "versions": versions(),
         "fitted_examples": encode_hashes(fitted),
+        "preparation": train.preparation,
     }
 
 

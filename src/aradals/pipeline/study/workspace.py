@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from aradals._internal.files import file_digest
 from aradals._internal.json_files import settings_digest
 from aradals._internal.specs import code_digest
-from aradals.data import Examples, Splits, load_data, make_splits
+from aradals.data import Examples, Splits, load_splits, make_splits
 from aradals.inference.predictions import predict, resolve_device
 from aradals.models import build_untrained, load_checkpoint, weights_digest
 from aradals.pipeline.classifier import Classifier
@@ -113,7 +113,7 @@ class Workspace:
 
     def __init__(self, folder: Path, device: str = "auto", log: Log = print, **options: Any) -> None:
         self.folder, self.device, self.log, self.options = folder, device, log, options
-        self._examples = cache(_open_examples)
+        self._examples = cache(self._open_examples)
         self._materials: dict[str, Materials] = {}
 
     def __reduce__(self) -> tuple[Callable[..., Workspace], tuple[Any, ...]]:
@@ -123,7 +123,7 @@ class Workspace:
         """Make the splits and the model of a seed, once."""
         key = settings_digest(asdict(source))
         if key not in self._materials:
-            examples = self._examples(source.data, source.image_column, source.label_column)
+            examples = self._examples(source.data, source.splits.test, *source.reading.items())
             self._materials[key] = Materials(source, examples)
         return self._materials[key]
 
@@ -152,6 +152,10 @@ class Workspace:
         """Return the log of a task, which marks its lines."""
         return lambda line: self.log(f"[seed {task.source.seed}] {task.label}: {line}")
 
+    def _open_examples(self, data: str, test_size: int | None, *reading: tuple[str, Any]) -> tuple[Examples, Examples]:
+        """Load the training and the test examples."""
+        return load_splits(data, test_size=test_size, log=self.log, **dict(reading))
+
 
 _shared: dict[Path, Workspace] = {}
 """The workspace of a worker process by its folder; the last one only, because its data fill the memory."""
@@ -162,11 +166,3 @@ def _shared_workspace(folder: Path, device: str, log: Log, options: dict[str, An
         _shared.clear()
         _shared[folder] = Workspace(folder, device, log, **options)
     return _shared[folder]
-
-
-def _open_examples(data: str, image_column: str | None, label_column: str | None) -> tuple[Examples, Examples]:
-    """Load the training and the test examples."""
-    train, test = (
-        load_data(data, split, image_column=image_column, label_column=label_column) for split in ("train", "test")
-    )
-    return train, test
