@@ -115,7 +115,7 @@ def test_other_kinds_are_refused_unless_they_are_named(outputs: Tensor, says: st
         as_classifier(model, examples)
     if "features" not in says:
         log: list[str] = []
-        assert as_classifier(LogitModel(model, kind="probs"), examples, log.append).reading in log[0]
+        assert as_classifier(LogitModel(model, kind="probs"), examples, log=log.append).reading in log[0]
 
 
 def test_log_probabilities_are_logits() -> None:
