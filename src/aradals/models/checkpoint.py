@@ -73,16 +73,18 @@ class CheckpointDescription:
         Hyper-parameters of Lightning are used if the builder has arguments with their names.
 
         Raises:
-            InputError: an argument from the file is no number, boolean or word; other text could be a path.
+            InputError: an argument from the file is no number or boolean, because text could be a path. Words, such as
+                the name of an activation, are accepted among hyper-parameters.
         """
-        saved = self.model_args if spec == self.model else self.hyper_parameters
-        if saved and spec != self.model and (names := argument_names(spec)) is not None:
+        is_described = spec == self.model
+        saved = self.model_args if is_described else self.hyper_parameters
+        if saved and not is_described and (names := argument_names(spec)) is not None:
             saved = {name: value for name, value in saved.items() if name in names}
         used = {name: value for name, value in saved.items() if name not in given}
         for name, value in used.items():
-            if not _is_plain(value):
+            if not (_is_plain(value) or (not is_described and _is_word(value))):
                 raise InputError(
-                    expected=f"words, booleans or numbers up to {MAX_ARGUMENT:,} as model arguments in {self.path}",
+                    expected=f"booleans or numbers up to {MAX_ARGUMENT:,} as model arguments in {self.path}",
                     got=f"{name}: {value!r}",
                     hint="--model-args with this argument, if you trust its value",
                 )
@@ -137,11 +139,13 @@ def _is_plain(value: object) -> bool:
     """Return True if an untrusted ``value`` is safe for a builder: it is not a path, and its size is limited."""
     if isinstance(value, list):
         return all(isinstance(item, int | float) and _is_plain(item) for item in value)
-    if isinstance(value, str):
-        return re.fullmatch(r"[\w+-]{1,64}", value) is not None
     if isinstance(value, float):
         return math.isfinite(value) and abs(value) <= MAX_ARGUMENT
     return value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) <= MAX_ARGUMENT)
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z]\w{0,63}", value) is not None
 
 
 def _bad_description(path: Path, expected: str, got: object) -> InputError:

@@ -128,6 +128,11 @@ def from_transformers(name: str, *, pretrained: bool = True, num_classes: int | 
     names = [str(config.id2label[number]) for number in sorted(config.id2label)] if pretrained else []
     if names[:1] == ["LABEL_0"]:  # transformers has made these names up
         names = []
+    return Preprocessed(model, _processor(transformers, name), getattr(config, "num_channels", 3), names)
+
+
+def _processor(transformers: Any, name: str) -> Preprocessing:
+    """Read what a classifier of transformers expects of its images."""
     file = transformers.utils.cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
     if file is None:
         raise InputError(
@@ -135,8 +140,7 @@ def from_transformers(name: str, *, pretrained: bool = True, num_classes: int | 
             got="no such file",
             hint="processor.save_pretrained(), or a file.py:callable that loads the model, with --mean and --std",
         )
-    processor = json.loads(Path(file).read_text(encoding="utf-8"))
-    return Preprocessed(model, of_processor(processor), getattr(config, "num_channels", 3), names)
+    return of_processor(json.loads(Path(file).read_text(encoding="utf-8")))
 
 
 SOURCES: dict[str, Callable[..., nn.Module]] = {
