@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +35,50 @@ def check_inputs(inputs: Tensor) -> None:
         )
 
 
+OutputKind = Literal[
+    "logits", "log-probabilities", "probabilities", "percentages", "sigmoids", "one-hot", "labels", "binary"
+]
+"""What the outputs of a classifier can be, see `kind_of_outputs`."""
+
+
+def kind_of_outputs(values: Tensor) -> OutputKind:
+    """Tell by their values what the outputs of a classifier are.
+
+    Only ``logits`` and ``log-probabilities`` are logits. A single column is ``labels`` if all values are whole numbers,
+    else ``binary`` (the probability or the logit of the positive class). Columns of K classes are
+
+    - ``probabilities`` if no value is negative and every row sums to 1; ``one-hot`` if they are all 0 or 1,
+    - ``percentages`` if no value is negative and every row sums to 100,
+    - ``sigmoids`` if all values are in [0, 1], some of them above 0.5, and the rows sum to other numbers,
+    - ``log-probabilities`` if their exponentials sum to 1 in every row,
+    - ``logits`` otherwise, also if a value is NaN.
+
+    Logits can look like sigmoids by chance. ``log_softmax(1)`` makes them log-probabilities, and changes no prediction.
+
+    Args:
+        values: shape (N,) or (N, K).
+    """
+    if values.ndim == 1 or values.shape[1] == 1:
+        return "labels" if bool((values == values.floor()).all()) else "binary"
+    if not len(values):
+        return "logits"
+    low, high = (float(bound) for bound in values.aminmax())
+    if low >= 0:
+        sums = values.sum(1, dtype=torch.float64)
+        if _all_near(sums, 1):
+            return "one-hot" if bool(((values == 0) | (values == 1)).all()) else "probabilities"
+        if _all_near(sums, 100):
+            return "percentages"
+        # A single row is too little evidence: two or three logits lie in [0, 1] easily.
+        return "sigmoids" if 0.5 < high <= 1 and len(values) > 1 else "logits"
+    return "log-probabilities" if high <= _ROUNDING and _all_near(values.double().exp().sum(1), 1) else "logits"
+
+
+def _all_near(sums: Tensor, total: float) -> bool:
+    # The tolerance allows for the rounding of probabilities in bfloat16.
+    return bool((sums - total).abs().max() < 5e-3 * total)
+
+
 class _Hints(NamedTuple):
     """What helps against each fault of logits; it depends on where the logits come from."""
 
@@ -41,15 +86,22 @@ class _Hints(NamedTuple):
     dtype: str
     finite: str
     masked: str
-    scale: str
+    kinds: Mapping[OutputKind, str]
 
+
+_ARE_LOGITS = "values.log_softmax(1) if the values are logits"
 
 _OF_AN_ARRAY = _Hints(
     shape="one row for each example, and one column for each class",
     dtype="logits.float()",
     finite="leaving these examples out, after a look at the step that makes such values",
     masked="masking with a large negative number such as -1e4",
-    scale="the logits themselves, or probs.log() if only probabilities are known",
+    kinds={
+        "probabilities": "the logits themselves, or probs.log() if only probabilities are known",
+        "percentages": "the logits themselves, or (values / 100).log() if only percentages are known",
+        "sigmoids": f"values.logit(1e-6), which are the logits before the sigmoid, or {_ARE_LOGITS}",
+        "one-hot": "the logits or probabilities before argmax, because a predicted class has no confidence",
+    },
 )
 
 _OF_A_MODEL = _Hints(
@@ -57,13 +109,28 @@ _OF_A_MODEL = _Hints(
     dtype="a model that returns logits, not classes",
     finite="a checkpoint of a training that did not diverge, and inputs in [0, 1] with normalization inside the model",
     masked="a model that masks with a large negative number such as -1e4",
-    scale="removing the softmax at the end of the model, or log_softmax in its place; the logarithm of a softmax "
-    "loses digits and gradients",
+    kinds={
+        "probabilities": "removing the softmax at the end of the model, or log_softmax in its place; the logarithm of "
+        "a softmax loses digits and gradients",
+        "percentages": "removing the softmax and the factor 100 at the end of the model",
+        "sigmoids": "removing the sigmoid at the end of the model, or log_softmax(1) at its end if the values are "
+        "logits",
+        "one-hot": "a model that returns the numbers before argmax, because a predicted class has no confidence",
+    },
 )
+
+_DESCRIPTIONS: Mapping[OutputKind, str] = {
+    "probabilities": "probabilities (all rows are non-negative and sum to 1)",
+    "percentages": "percentages (all rows are non-negative and sum to 100)",
+    "sigmoids": "sigmoids (all values are in [0, 1], and the rows do not sum to 1)",
+    "one-hot": "one-hot predictions (all values are 0 or 1, with one 1 in every row)",
+}
 
 
 def check_logits(logits: object, num_examples: int) -> Tensor:
-    """Return ``logits`` if a classifier can have made them: finite floats, shape (N, K >= 2), not probabilities.
+    """Return ``logits`` if a classifier can have made them: floats of shape (N, K >= 2), see `kind_of_outputs`.
+
+    They are finite, except that a logit of -inf masks a class of an example, whose probability is then 0.
 
     Raises:
         InputError: otherwise.
@@ -93,9 +160,25 @@ def check_output(output: object, num_inputs: int) -> Tensor:
 def _check_values(logits: Tensor, num_examples: int, hints: _Hints) -> Tensor:
     _check_form(logits, num_examples, None, hints)
     values = logits.detach()
-    check_finite_logits(values, hints)
-    refuse_probabilities(values, hints)
+    if hints is _OF_A_MODEL:
+        check_finite_logits(values, hints)
+    else:
+        values = _unmasked(values)
+    refuse_other_outputs(values, hints)
     return logits
+
+
+def _unmasked(logits: Tensor) -> Tensor:
+    """Check logits of which -inf masks a class, and return them with a finite number for -inf."""
+    if (logits == -math.inf).all(1).any():
+        raise InputError(
+            expected="at least one class that is not masked for each example",
+            got="rows of -inf",
+            hint="leaving these examples out",
+        )
+    finite = logits.masked_fill(logits == -math.inf, torch.finfo(logits.dtype).min)
+    check_finite_logits(finite)
+    return finite
 
 
 def check_form(logits: Tensor, num_examples: int, num_classes: int | None = None) -> None:
@@ -136,13 +219,11 @@ def check_finite_logits(logits: Tensor, hints: _Hints = _OF_AN_ARRAY) -> None:
         )
 
 
-def refuse_probabilities(logits: Tensor, hints: _Hints = _OF_AN_ARRAY) -> None:
-    """Raise InputError if the logits can only be probabilities."""
-    # The tolerance allows for the rounding of probabilities in bfloat16.
-    if len(logits) and (logits >= 0).all() and (logits.double().sum(1) - 1).abs().max() < 5e-3:
-        raise InputError(
-            expected="logits", got="probabilities (all rows are non-negative and sum to 1)", hint=hints.scale
-        )
+def refuse_other_outputs(logits: Tensor, hints: _Hints = _OF_AN_ARRAY) -> None:
+    """Raise InputError if the logits can only be outputs of another kind, such as probabilities."""
+    kind = kind_of_outputs(logits)
+    if kind in hints.kinds:
+        raise InputError(expected="logits", got=_DESCRIPTIONS[kind], hint=hints.kinds[kind])
 
 
 FITTING_DATA = "the data set that the model was trained for, or num_classes in the model's arguments"
@@ -191,12 +272,20 @@ def check_probs(probs: Tensor) -> Tensor:
     # The comparisons are written so that NaN fails them.
     valid = (low >= 0) & (high <= 1) & ((probs.sum(1, dtype=torch.float64) - 1).abs() <= tolerance)
     if not valid.all():
+        kind = kind_of_outputs(probs)
+        described = f", because they are {_DESCRIPTIONS[kind]}" if kind in _NO_PROBS else ""
         raise InputError(
             expected="probabilities in [0, 1] that sum to 1 in every row",
-            got=f"{int((~valid).sum())} of {len(valid)} rows that break this rule",
-            hint="passing them as logits= if they are logits",
+            got=f"{int((~valid).sum())} of {len(valid)} rows that break this rule{described}",
+            hint=_NO_PROBS.get(kind, "passing them as logits= if they are logits"),
         )
     return probs
+
+
+_NO_PROBS: Mapping[OutputKind, str] = {
+    "percentages": "probs / 100",
+    "sigmoids": "probs / probs.sum(1, keepdim=True) if every example has exactly one class",
+}
 
 
 def check_predictions(*, logits: Tensor | None = None, probs: Tensor | None = None) -> Tensor:

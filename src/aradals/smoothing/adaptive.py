@@ -27,7 +27,7 @@ from aradals.checks import (
     check_indices,
     check_labels,
     check_subsets,
-    refuse_probabilities,
+    refuse_other_outputs,
 )
 from aradals.errors import InputError
 from aradals.geometry import exact_dtype, working_dtype
@@ -315,7 +315,7 @@ class AdaptiveSmoothing(nn.Module):
         if len(labels):
             check_labels(labels, self.num_classes, hint=unlabeled(labels))
             check_subsets(subsets, len(labels), num_subsets or self.num_subsets)
-            refuse_probabilities(logits)
+            refuse_other_outputs(logits)
         return logits, labels, subsets
 
     def at_lower_bound(self) -> list[int]:
