@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from aradals.errors import InputError
+
+Values = Tensor | npt.NDArray[Any] | Sequence[Any]
+"""A tensor, or what NumPy makes an array of, such as a list or a column of a table."""
+
+
+def to_tensor(values: Values) -> Tensor:
+    """Return a tensor as it is, and make a tensor of an array or a list.
+
+    Raises:
+        InputError: the values are not numbers, or rows have different lengths.
+    """
+    if isinstance(values, Tensor):
+        return values
+    try:
+        return torch.from_numpy(np.array(values))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            expected="a tensor, or an array or a list of numbers",
+            got=f"{type(values).__name__} ({error})",
+            hint="class indices for labels, and rows of one length for logits and probabilities",
+        ) from error
 
 
 def check_inputs(inputs: Tensor) -> None:
@@ -58,6 +81,7 @@ def kind_of_outputs(values: Tensor) -> OutputKind:
     Args:
         values: shape (N,) or (N, K).
     """
+    values = values.detach()
     if values.ndim == 1 or values.shape[1] == 1:
         return "labels" if bool((values == values.floor()).all()) else "binary"
     if not len(values):
@@ -127,7 +151,7 @@ _DESCRIPTIONS: Mapping[OutputKind, str] = {
 }
 
 
-def check_logits(logits: object, num_examples: int) -> Tensor:
+def check_logits(logits: Values, num_examples: int) -> Tensor:
     """Return ``logits`` if a classifier can have made them: floats of shape (N, K >= 2), see `kind_of_outputs`.
 
     They are finite, except that a logit of -inf masks a class of an example, whose probability is then 0.
@@ -135,11 +159,7 @@ def check_logits(logits: object, num_examples: int) -> Tensor:
     Raises:
         InputError: otherwise.
     """
-    if not isinstance(logits, Tensor):
-        raise InputError(
-            expected="a tensor of logits", got=type(logits).__name__, hint="torch.from_numpy(logits) for a NumPy array"
-        )
-    return _check_values(logits, num_examples, _OF_AN_ARRAY)
+    return _check_values(to_tensor(logits), num_examples, _OF_AN_ARRAY)
 
 
 def check_output(output: object, num_inputs: int) -> Tensor:
@@ -288,7 +308,7 @@ _NO_PROBS: Mapping[OutputKind, str] = {
 }
 
 
-def check_predictions(*, logits: Tensor | None = None, probs: Tensor | None = None) -> Tensor:
+def check_predictions(*, logits: Values | None = None, probs: Values | None = None) -> Tensor:
     """Return the one of the two arguments that is given.
 
     Raises:
@@ -301,9 +321,9 @@ def check_predictions(*, logits: Tensor | None = None, probs: Tensor | None = No
             got="neither" if given is None else "both",
             hint="logits=, which have more digits than saturated probabilities",
         )
-    if len(given) == 0:
+    given = to_tensor(given).detach()
+    if given.numel() == 0:
         raise InputError(expected="at least one example", got="none", hint="another split or subset")
-    given = given.detach()
     if probs is not None:
         return check_probs(given)
     return given if _plain_logits(given) else check_logits(given, len(given))
@@ -315,12 +335,6 @@ def _plain_logits(values: Tensor) -> bool:
         return False
     low, high = values.aminmax()  # NaN if any value is
     return -math.inf < float(low) < 0 and float(high) < math.inf
-
-
-def check_classes(labels: Tensor, num_examples: int, num_classes: int) -> None:
-    """Raise InputError unless ``labels`` are ``num_examples`` integers in [0, ``num_classes``)."""
-    check_indices(labels, num_examples, "labels", "class indices, one for each row of logits or probabilities")
-    check_labels(labels, num_classes)
 
 
 def check_indices(values: Tensor, num_examples: int, name: str, hint: str) -> None:
@@ -339,12 +353,15 @@ def is_integral(values: Tensor) -> bool:
 
 
 def check_examples(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None
 ) -> tuple[Tensor, Tensor]:
     """Check labels and scores (the given one of logits and probabilities), and put both on one device."""
     scores = check_predictions(logits=logits, probs=probs)
-    check_classes(labels, *scores.shape)
-    return labels.long().to(scores.device), scores
+    labels = to_tensor(labels)
+    check_indices(labels, len(scores), "labels", "class indices, one for each row of logits or probabilities")
+    labels = labels.long()
+    check_labels(labels, scores.shape[1])
+    return labels.to(scores.device), scores
 
 
 def check_subsets(subsets: Tensor, num_examples: int, num_subsets: int | None = None) -> None:

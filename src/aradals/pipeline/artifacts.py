@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ import numpy.typing as npt
 import torch
 
 from aradals._internal.files import atomic_path, csv_text
-from aradals._internal.json_files import SEAL, changed, json_text, load_sealed, save_sealed
+from aradals._internal.hashes import decode_hashes
+from aradals._internal.json_files import SEAL, changed, json_text
 from aradals._internal.optional import load_extra
-from aradals.calibration import CALIBRATORS, Calibrator, Origin, calibrator_from_dict
+from aradals.calibration import Calibrator
 from aradals.checks import check_labels, check_logits
 from aradals.data import Examples
 from aradals.data.formats import NPZ_ERRORS, check_npz
@@ -246,7 +246,7 @@ def _one_for_each_row(
 
 
 def save_calibrator(path: Path, calibrator: Calibrator, examples: Examples, *, request: str | None = None) -> None:
-    """Write a fitted calibrator as JSON, with its origin: the model, and the content hashes of the examples.
+    """Write a fitted calibrator with the examples that it was fitted on.
 
     Args:
         path: path of the file.
@@ -254,39 +254,14 @@ def save_calibrator(path: Path, calibrator: Calibrator, examples: Examples, *, r
         examples: the examples that the calibrator was fitted on.
         request: digest of everything that decides the fit.
     """
-    fitted_on = {
-        "data": examples.name,
-        "n": len(examples),
-        "fingerprint": examples.fingerprint,
-        "example_hashes": encode_hashes(examples.hashes),
-        "weights": calibrator.origin.weights,
-        "num_classes": calibrator.origin.num_classes,
-        "request": request,
-    }
-    save_sealed(path, {**calibrator.to_dict(), "fitted_on": fitted_on})
-
-
-def load_calibrator(path: Path) -> Calibrator:
-    """Read a calibrator with its origin; a file of an earlier version does not name the model.
-
-    Raises:
-        InputError: the file is missing, or `save_calibrator` has not written it.
-    """
-    content = load_sealed(path, required=False)
-    method, fitted_on = content.get("method"), content.get("fitted_on")
-    if not isinstance(method, str) or method not in CALIBRATORS or not isinstance(fitted_on, dict):
-        raise InputError(
-            expected=f"a calibrator in {path} ({', '.join(CALIBRATORS)}), and the hashes of its examples",
-            got=f"method {method!r:.80}",
-            hint="a file written by `aradals calibrate`",
-        )
-    calibrator, num_classes = calibrator_from_dict(content), fitted_on.get("num_classes")
-    calibrator.origin = Origin(
-        weights=str(fitted_on.get("weights") or ""),
-        num_classes=num_classes if isinstance(num_classes, int) else 0,
-        example_hashes=decode_hashes(fitted_on.get("example_hashes"), path),
+    calibrator.origin = replace(
+        calibrator.origin,
+        data=examples.name,
+        fingerprint=examples.fingerprint,
+        example_hashes=examples.hashes,
+        request=request,
     )
-    return calibrator
+    calibrator.save(path)
 
 
 def _write_parquet(path: Path, kind: str, columns: Mapping[str, object], metadata: Mapping[str, str]) -> None:
@@ -360,24 +335,3 @@ def _table_digest(columns: Mapping[str, np.ndarray], metadata: Mapping[str, str]
         content = json_text(values.tolist()).encode() if values.dtype == object else values.tobytes()
         digest.update(f"{name} {values.dtype} {values.shape} ".encode() + content)
     return digest.hexdigest()
-
-
-def encode_hashes(hashes: np.ndarray) -> str:
-    """Encode example hashes (uint64) as text, for the metadata of an object that was fitted on the examples."""
-    return base64.b64encode(np.sort(hashes.astype("<u8")).tobytes()).decode()
-
-
-def decode_hashes(text: object, path: Path | None = None) -> np.ndarray:
-    """Invert `encode_hashes`; ``path`` is the file that contains the text.
-
-    Raises:
-        InputError: `encode_hashes` has not written the text.
-    """
-    try:
-        return np.frombuffer(base64.b64decode(text, validate=True), dtype="<u8")  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            expected=f"content hashes of examples, in base64{f', in {path}' if path else ''}",
-            got=f"{text!r:.80}" if isinstance(text, str) else type(text).__name__,
-            hint="the file as `aradals` has written it",
-        ) from error

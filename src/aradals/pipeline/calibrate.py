@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
 from aradals._internal.json_files import settings_digest
-from aradals.calibration import CALIBRATORS, Calibrator, Origin, get_calibrator, scores_for
+from aradals.calibration import CALIBRATORS, Calibrator, get_calibrator, load_calibrator, scores_for
 from aradals.data import Data, Examples, as_examples
 from aradals.inference.predictions import predict
-from aradals.pipeline.artifacts import load_calibrator, save_calibrator
+from aradals.pipeline.artifacts import save_calibrator
 from aradals.pipeline.classifier import Classifier, as_classifier, check_training_examples
 from aradals.pipeline.leakage import tell_unchecked
 from aradals.pipeline.outputs import output_file, refuse_other_request
@@ -82,6 +83,6 @@ def load_calibrators(paths: Sequence[Path]) -> dict[str, Calibrator]:
 
 def _fit(calibrator: Calibrator, classifier: Classifier, examples: Examples) -> None:
     predictions = predict(classifier.model, examples.batches())
-    calibrator.origin = Origin(classifier.weights, predictions.logits.shape[1], examples.hashes)
     scores = scores_for(calibrator, classifier.model, examples.batches(), predictions.ids)
-    calibrator.fit(predictions.logits, predictions.labels, scores)
+    calibrator.fit(predictions.labels, logits=predictions.logits, scores=scores)
+    calibrator.origin = replace(calibrator.origin, weights=classifier.weights, example_hashes=examples.hashes)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from aradals._internal.hashes import decode_hashes
 from aradals._internal.json_files import settings_digest
 from aradals._internal.specs import code_digest
 from aradals.checks import FITTING_DATA, check_labels
@@ -30,7 +31,6 @@ from aradals.models import (
     read_description,
     weights_digest,
 )
-from aradals.pipeline.artifacts import decode_hashes
 from aradals.pipeline.leakage import check_unseen
 from aradals.results.records import Check
 
