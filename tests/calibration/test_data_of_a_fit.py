@@ -119,7 +119,7 @@ def test_all_classes_but_one_masked() -> None:
 def test_one_hot_predictions_have_no_confidence() -> None:
     labels, logits = problem(50)
     one_hot = torch.nn.functional.one_hot(logits.argmax(1), 4).double()
-    with pytest.raises(InputError, match="one-hot predictions.*before argmax"):
+    with pytest.raises(InputError, match=r"one-hot predictions.*before argmax"):
         fit("temperature", labels, probs=one_hot)
     with pytest.raises(InputError, match="one-hot"):
         fit("temperature", labels, logits=one_hot)

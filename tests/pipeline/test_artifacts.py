@@ -24,6 +24,7 @@ from aradals.pipeline.artifacts import (
     save_scores,
     save_table,
 )
+from aradals.pipeline.prediction_files import read_predictions
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_other_peoples_predictions(tmp_path: Path, predictions: Predictions) -> 
     pyarrow.parquet.write_table(pa.table(lists), tmp_path / "p.parquet")
     np.savez(tmp_path / "p.npz", labels=predictions.labels.numpy(), logits=predictions.logits.numpy())
     for name in ("p.parquet", "p.npz"):
-        loaded, _ = load_predictions(tmp_path / name)
+        loaded = read_predictions(tmp_path / name).predictions
         assert torch.allclose(loaded.logits.float(), predictions.logits)
         assert loaded.ids.tolist() == list(range(6))
 
@@ -88,7 +89,7 @@ def test_other_peoples_predictions(tmp_path: Path, predictions: Predictions) -> 
 def test_predictions_that_are_probabilities(tmp_path: Path, predictions: Predictions) -> None:
     np.savez(tmp_path / "p.npz", labels=predictions.labels.numpy(), logits=predictions.logits.softmax(1).numpy())
     with pytest.raises(InputError, match="got probabilities"):
-        load_predictions(tmp_path / "p.npz")
+        read_predictions(tmp_path / "p.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 not really"])

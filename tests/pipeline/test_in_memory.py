@@ -66,7 +66,7 @@ class Squeezes(nn.Module):
     """Loses the batch dimension of one."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = inputs.flatten(1)[:, :3].squeeze()
+        logits: Tensor = 2 * inputs.flatten(1)[:, :3].squeeze()
         return logits
 
 

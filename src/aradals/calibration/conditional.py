@@ -153,7 +153,9 @@ class ConditionalTemperature(Calibrator):
 
     def _scores_of(self, logits: Tensor, scores: Tensor | None) -> Tensor:
         if self.score != "logit_margin":
-            return scores if scores is not None else self.check_scores(logits, None)
+            scores = self.check_scores(logits, None) if scores is None else scores
+            assert scores is not None
+            return scores
         # The margin is infinite if all classes but one are masked.
         return class_margin(logits)[0].nan_to_num(posinf=_LARGEST_MARGIN)
 

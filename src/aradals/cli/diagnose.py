@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from aradals.cli.arguments import DataArguments, ModelArguments, RankingArguments, ResultsArguments, StoredArguments
+from aradals.cli.arguments import DataArguments, ModelArguments, RankingArguments, ResultsArguments, ScoredArguments
 from aradals.cli.terminal import print_log
 
 EXAMPLE = "aradals diagnose --model my_model.py:build --checkpoint weights.pt --data photos/ --output runs/diagnosis"
@@ -25,7 +25,7 @@ def run(
     model: ModelArguments,
     data: DataArguments,
     ranking: RankingArguments,
-    stored: StoredArguments,
+    stored: ScoredArguments,
     output: ResultsArguments,
 ) -> Path:
     """Diagnose the model, and report the results."""
@@ -35,14 +35,14 @@ def run(
     from aradals.pipeline.outputs import input_paths, output_folder
 
     stored.refuse_beside(model=model.model, checkpoint=model.checkpoint, **asdict(data))
-    read = input_paths(data.data, model.model, model.checkpoint, stored.predictions, stored.scores)
+    read = input_paths(data.data, model.model, model.checkpoint, stored.predictions, stored.labels, stored.scores)
     names, kinds, folder = ["diagnosis.json", "report.html"], ["diagnosis"], output.output
     settings: dict[str, Any] = {"scores": stored.scores, "num_subsets": ranking.num_subsets, "seed": ranking.seed}
     with output_folder(folder, names, kinds=kinds, inputs=read, overwrite=output.overwrite, log=print_log):
         if stored.predictions is not None:
             given = stored.load()
             checks = check_stored(given, {})
-            settings |= {"name": given.name, "data": given.data, "checks": checks}
+            settings |= {"name": given.name, "data": given.data, "class_names": given.class_names, "checks": checks}
             results = diagnose_predictions(given.predictions, **settings)
             tell_unchecked(checks, print_log)
         else:

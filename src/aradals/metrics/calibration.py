@@ -112,7 +112,7 @@ def mean_class_gap(gaps: ClassGaps, num_examples: int) -> float:
 
 
 def expected_calibration_error(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, num_bins: int = 15
 ) -> float:
     """ECE, the expected calibration error Σ_b (n_b / N) |confidence_b - accuracy_b| (Guo et al. 2017, eq. 3).
 
@@ -138,7 +138,7 @@ def expected_calibration_error(
 
 
 def max_calibration_error(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, num_bins: int = 15
 ) -> float:
     """Maximum calibration error, max_b |confidence_b - accuracy_b| (Guo et al. 2017, eq. 4), in [0, 1].
 
@@ -152,7 +152,7 @@ def max_calibration_error(
 
 
 def adaptive_calibration_error(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, num_bins: int = 15
 ) -> float:
     """Adaptive ECE: the ECE with bins of equally many examples (AdaECE of Mukhoti et al. 2020), in [0, 1].
 
@@ -165,7 +165,7 @@ def adaptive_calibration_error(
 
 
 def debiased_l2_calibration_error(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, num_bins: int = 15
 ) -> float:
     """Debiased L2 calibration error of the predicted class (Kumar et al. 2019, definition 5.1), in [0, 1].
 
@@ -179,7 +179,7 @@ def debiased_l2_calibration_error(
     return debiased_l2_gap(equal_mass_sums(outcomes(labels, logits=logits, probs=probs).ranking, num_bins))
 
 
-def ks_calibration_error(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
+def ks_calibration_error(labels: Values, *, logits: Values | None = None, probs: Values | None = None) -> float:
     """Kolmogorov-Smirnov calibration error of the predicted class (Gupta et al. 2021), in [0, 1].
 
     The error needs no bins. It is the largest |Σ confidence - Σ correctness| / N, where the sums run over all examples
@@ -191,7 +191,7 @@ def ks_calibration_error(labels: Tensor, *, logits: Tensor | None = None, probs:
 
 
 def classwise_calibration_error(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, num_bins: int = 15
 ) -> float:
     """Class-wise ECE: the mean over classes of the one-versus-rest ECE (Kull et al. 2019), in [0, 1].
 
@@ -206,7 +206,7 @@ def classwise_calibration_error(
 
 
 def subset_calibration_error(
-    labels: Tensor, subsets: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None
+    labels: Values, subsets: Values, *, logits: Values | None = None, probs: Values | None = None
 ) -> SubsetCalibrationError:
     """Mean and largest |confidence - accuracy| over the robustness subsets that contain examples.
 
@@ -229,7 +229,7 @@ def subset_calibration_error(
 
 
 def reliability_diagram(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, num_bins: int = 15
 ) -> ReliabilityDiagram:
     """Confidence, accuracy and the 95 % interval of the accuracy in the bins of `expected_calibration_error`.
 

@@ -96,10 +96,10 @@ MIN_IN_SUBSET, MIN_EVENTS_IN_SUBSET = 20, 2
 
 
 def estimate_metrics(
-    labels: Tensor,
+    labels: Values,
     *,
-    logits: Tensor | None = None,
-    probs: Tensor | None = None,
+    logits: Values | None = None,
+    probs: Values | None = None,
     subsets: Tensor | None = None,
     num_bins: int = 15,
     coverage: float = 0.9,

@@ -20,10 +20,10 @@ from aradals.metrics.smooth import grid_gaps, smooth_error
 
 
 def all_metrics(
-    labels: Tensor,
+    labels: Values,
     *,
-    logits: Tensor | None = None,
-    probs: Tensor | None = None,
+    logits: Values | None = None,
+    probs: Values | None = None,
     num_bins: int = 15,
     coverage: float = 0.9,
 ) -> dict[str, float]:

@@ -40,8 +40,8 @@ def chunk_sizes(num_draws: int, num_examples: int) -> Iterator[int]:
 
 def ece_noise_floor(
     *,
-    logits: Tensor | None = None,
-    probs: Tensor | None = None,
+    logits: Values | None = None,
+    probs: Values | None = None,
     num_bins: int = 15,
     num_draws: int = 200,
     seed: int = 0,
@@ -68,8 +68,8 @@ def ece_noise_floor(
 def subset_noise_floor(
     subsets: Tensor,
     *,
-    logits: Tensor | None = None,
-    probs: Tensor | None = None,
+    logits: Values | None = None,
+    probs: Values | None = None,
     num_draws: int = 200,
     seed: int = 0,
 ) -> SubsetNoiseFloor:

@@ -101,7 +101,7 @@ def rank(confidence: Tensor, correct: Tensor) -> Ranking:
     return Ranking(order, confidence, correct, mean_correct[tie], (count.cumsum(0) - count)[tie])
 
 
-def outcomes(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> Outcomes:
+def outcomes(labels: Values, *, logits: Values | None = None, probs: Values | None = None) -> Outcomes:
     """Confidence, correctness, NLL and Brier score of every example.
 
     Args:
@@ -117,7 +117,7 @@ def outcomes(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | No
 
 
 def outcomes_and_class_gaps(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, num_bins: int = 15
 ) -> tuple[Outcomes, ClassGaps]:
     """Compute `outcomes` and the gaps of every class in equal-width bins of its probability, from one softmax."""
     labels, scores = check_examples(labels, logits=logits, probs=probs)
@@ -149,7 +149,7 @@ def outcomes_and_class_gaps(
     return _join(parts), ClassGaps(count, total - label_count)
 
 
-def confidences(*, logits: Tensor | None = None, probs: Tensor | None = None) -> Tensor:
+def confidences(*, logits: Values | None = None, probs: Values | None = None) -> Tensor:
     """Compute the largest predicted probability of each example, without labels; float64, shape (N,)."""
     scores = check_predictions(logits=logits, probs=probs)
     return outcomes(scores.new_zeros(len(scores), dtype=torch.long), logits=logits, probs=probs).confidence

@@ -11,23 +11,23 @@ from aradals.checks import check_examples
 from aradals.metrics.outcomes import ClassGaps, Outcomes, outcomes, outcomes_and_class_gaps
 
 
-def accuracy(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
+def accuracy(labels: Values, *, logits: Values | None = None, probs: Values | None = None) -> float:
     """Share of examples whose most probable class (the first of several) is the label. See `outcomes`."""
     labels, scores = check_examples(labels, logits=logits, probs=probs)
     return float((scores.argmax(1) == labels).double().mean())
 
 
-def mean_confidence(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
+def mean_confidence(labels: Values, *, logits: Values | None = None, probs: Values | None = None) -> float:
     """Mean of the largest predicted probability. See `outcomes`."""
     return float(outcomes(labels, logits=logits, probs=probs).confidence.mean())
 
 
-def nll(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
+def nll(labels: Values, *, logits: Values | None = None, probs: Values | None = None) -> float:
     """Mean negative log-likelihood in nats; inf if a label has probability 0. See `outcomes`."""
     return float(outcomes(labels, logits=logits, probs=probs).nll.mean())
 
 
-def brier_score(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
+def brier_score(labels: Values, *, logits: Values | None = None, probs: Values | None = None) -> float:
     """Mean squared distance between probabilities and one-hot labels, summed over classes, in [0, 2].
 
     Example: probabilities (0.7, 0.3) and label 0 give 0.3² + 0.3² = 0.18. See `outcomes` for the arguments.
@@ -36,7 +36,7 @@ def brier_score(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor |
 
 
 def brier_calibration(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, num_bins: int = 15
 ) -> float:
     """Calibration part of the Brier score, Σ_k Σ_b (n_kb / N) (mean p_k - share of class k)², in [0, 2].
 
@@ -56,7 +56,7 @@ def brier_calibration(
 
 
 def brier_refinement(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, num_bins: int = 15
 ) -> float:
     """Brier score minus `brier_calibration`, in [0, 2]; lower = the predictions separate the classes better.
 

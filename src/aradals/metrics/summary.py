@@ -18,10 +18,10 @@ MetricRow = dict[str, float | None]
 
 
 def summarize(
-    labels: Tensor,
+    labels: Values,
     *,
-    logits: Tensor | None = None,
-    probs: Tensor | None = None,
+    logits: Values | None = None,
+    probs: Values | None = None,
     subsets: Tensor | None = None,
     num_bins: int = 15,
     num_resamples: int = 1000,
@@ -68,10 +68,10 @@ def summarize(
 
 
 def summarize_and_resample(
-    labels: Tensor,
+    labels: Values,
     *,
-    logits: Tensor | None = None,
-    probs: Tensor | None = None,
+    logits: Values | None = None,
+    probs: Values | None = None,
     subsets: Tensor | None = None,
     num_bins: int = 15,
     num_resamples: int = 1000,
@@ -102,11 +102,11 @@ def summarize_and_resample(
 
 
 def summarize_by_subset(
-    labels: Tensor,
-    subsets: Tensor,
+    labels: Values,
+    subsets: Values,
     *,
-    logits: Tensor | None = None,
-    probs: Tensor | None = None,
+    logits: Values | None = None,
+    probs: Values | None = None,
     num_bins: int = 15,
     num_resamples: int = 1000,
     seed: int = 0,

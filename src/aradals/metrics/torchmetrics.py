@@ -81,7 +81,7 @@ class PredictionMetric(Metric):
         state = getattr(self, name)
         return dim_zero_cat(state) if len(state) else torch.zeros(0, dtype=torch.float64)
 
-    def update(self, labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> None:
+    def update(self, labels: Values, *, logits: Values | None = None, probs: Values | None = None) -> None:
         """Add a batch.
 
         Args:
@@ -204,7 +204,7 @@ class _Subsets(PredictionMetric):
         self.add_sums(subsets=(3, num_subsets))
 
     def update(  # type: ignore[override]
-        self, labels: Tensor, subsets: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None
+        self, labels: Values, subsets: Values, *, logits: Values | None = None, probs: Values | None = None
     ) -> None:
         """Add a batch; ``subsets`` are integers in [0, num_subsets), shape (N,)."""
         examples = outcomes(labels, logits=logits, probs=probs)
@@ -251,7 +251,7 @@ class _ClassBinned(PredictionMetric):
         self.num_bins = num_bins
         self.add_sums(class_count=(num_classes, num_bins), class_gap=(num_classes, num_bins), brier=(), count=())
 
-    def update(self, labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> None:
+    def update(self, labels: Values, *, logits: Values | None = None, probs: Values | None = None) -> None:
         examples, gaps = outcomes_and_class_gaps(labels, logits=logits, probs=probs, num_bins=self.num_bins)
         self.class_count = self.sums("class_count") + gaps.count
         self.class_gap = self.sums("class_gap") + gaps.gap
@@ -392,7 +392,7 @@ class AllMetrics(PredictionMetric):
         self.add_columns("confidence", "correct", "nll", "brier")
         self.add_sums(class_count=(num_classes, num_bins), class_gap=(num_classes, num_bins))
 
-    def update(self, labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> None:
+    def update(self, labels: Values, *, logits: Values | None = None, probs: Values | None = None) -> None:
         """Add a batch, like `PredictionMetric.update`."""
         examples, gaps = outcomes_and_class_gaps(labels, logits=logits, probs=probs, num_bins=self.num_bins)
         for name in ("confidence", "correct", "nll", "brier"):

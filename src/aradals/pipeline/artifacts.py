@@ -7,23 +7,20 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from aradals._internal.files import atomic_path, csv_text
-from aradals._internal.hashes import decode_hashes
 from aradals._internal.json_files import SEAL, changed, json_text
 from aradals._internal.optional import load_extra
 from aradals.calibration import Calibrator
 from aradals.checks import check_labels, check_logits
 from aradals.data import Examples
-from aradals.data.formats import NPZ_ERRORS, check_npz
 from aradals.data.tables import read_columns
 from aradals.errors import InputError
 from aradals.inference.predictions import Predictions
@@ -74,7 +71,7 @@ def load_scores(path: Path) -> tuple[ScoreTable, dict[str, str]]:
     """
     kinds = {"id": "iu", "predicted": "iu", "score": "f", "margin": "f", "norm": "f", "success": "b"}
     kinds |= {"num_forward": "iu", "num_backward": "iu"}
-    columns, metadata = _read_parquet(path, list(kinds))
+    columns, metadata = read_parquet(path, list(kinds))
     for name, kind in kinds.items():
         if columns[name].dtype.kind not in kind or columns[name].ndim != 1:
             raise InputError(
@@ -141,108 +138,26 @@ def save_predictions(path: Path, predictions: Predictions, provenance: Mapping[s
     _write_parquet(path, "predictions", columns, provenance)
 
 
-@dataclass(frozen=True)
-class StoredPredictions:
-    """Predictions with the description in their file.
-
-    Attributes:
-        predictions: predictions of N examples.
-        name: name of the file.
-        data: name of the data; the name of the file if the file has no name of the data.
-        hashes: content hashes of the examples, uint64; empty if the file has none.
-        weights: digest of the weights of the model; empty if the file has none.
-    """
-
-    predictions: Predictions
-    name: str
-    data: str
-    hashes: npt.NDArray[np.uint64]
-    weights: str
-
-
-def read_predictions(path: Path) -> StoredPredictions:
-    """Read predictions that replace a model, see `load_predictions`."""
-    predictions, metadata = load_predictions(path)
-    hashes = decode_hashes(metadata.get("example_hashes", ""), path)
-    name, weights = metadata.get("data", path.stem), metadata.get("weights", "")
-    return StoredPredictions(predictions, path.stem, name, hashes, weights)
-
-
 def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
-    """Read predictions: parquet or ``.npz`` with ``label``, ``logits`` (N x K) and, if rows were left out, ``id``.
+    """Read predictions that `save_predictions` has written, and their metadata.
 
     Raises:
-        InputError: the file is missing or lacks a column; or logits are NaN, probabilities, or of a wrong shape.
+        InputError: the file is missing, was changed, or has other columns.
     """
-    columns, metadata = _read_npz(path) if path.suffix == ".npz" else _read_parquet(path, None)
-    columns = {{"labels": "label", "ids": "id"}.get(name, name): values for name, values in columns.items()}
-    for name in ("label", "logits"):
-        if name not in columns or not columns[name].ndim:
+    columns, metadata = read_parquet(path, ["id", "label", "logits"])
+    kinds, num_rows = {"id": "iu", "label": "iu", "logits": "f"}, len(columns["id"])
+    for name, kind in kinds.items():
+        if columns[name].dtype.kind not in kind or columns[name].shape[:1] != (num_rows,):
             raise InputError(
-                expected=f"a column {name!r} in {path}",
-                got=f"columns {', '.join(map(repr, columns))}" if name not in columns else "a single value",
-                hint="columns label, logits and, if rows were left out, id",
+                expected=f"numbers in the column {name!r} of {path}",
+                got=f"{columns[name].dtype} of shape {columns[name].shape}",
+                hint="the file as `aradals` has written it",
             )
-    stacked = _stack_logits(columns["logits"], path)
-    columns.setdefault("id", np.arange(len(columns["label"])))
-    hints = {"label": "class indices from 0", "id": "row numbers"}
-    labels, ids = (
-        torch.from_numpy(_one_for_each_row(columns, name, len(stacked), "iu", path, hint).astype(np.int64))
-        for name, hint in hints.items()
-    )
-    if len(ids.unique()) < len(ids):
-        raise InputError(expected=f"every id once in {path}", got="some of them again", hint="one row for each example")
-    logits = check_logits(torch.from_numpy(stacked), len(labels))
+    logits = check_logits(torch.from_numpy(columns["logits"]), num_rows)
+    ids, labels = (torch.from_numpy(columns[name].astype(np.int64)) for name in ("id", "label"))
     check_labels(labels, logits.shape[1])
-    scores = None
-    if "score" in columns:
-        values = _one_for_each_row(columns, "score", len(stacked), "fiu", path, "a file without this column")
-        scores = torch.from_numpy(values.astype(np.float64))
+    scores = torch.from_numpy(columns["score"].astype(np.float64)) if "score" in columns else None
     return Predictions(ids, logits, labels, scores), metadata
-
-
-def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read the arrays of an ``.npz`` file by name; it has no metadata."""
-    try:
-        check_npz(path)
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}, {}
-    except InputError:
-        raise
-    except NPZ_ERRORS as error:
-        got = "another kind of file, or pickled objects" if path.exists() else "no such file"
-        raise InputError(expected=f"a readable .npz file of arrays {path}", got=got, hint="numpy.savez") from error
-
-
-def _stack_logits(rows: np.ndarray, path: Path) -> np.ndarray:
-    """Make one array of numbers from rows of logits, shape (N, K)."""
-    if rows.dtype == object:
-        lengths = {len(row) if isinstance(row, np.ndarray) else 0 for row in rows}
-        if len(lengths) != 1 or 0 in lengths:
-            raise InputError(
-                expected="logits of one length",
-                got=f"lengths {sorted(lengths)}",
-                hint="rows of K logits each",
-            )
-        rows = np.stack(list(rows))
-    if rows.dtype.kind not in "fiu" or rows.dtype.itemsize > 8:
-        raise InputError(expected=f"logits in {path} as numbers", got=str(rows.dtype), hint="float32")
-    return np.array(rows)
-
-
-def _one_for_each_row(
-    columns: Mapping[str, np.ndarray], name: str, num_rows: int, kinds: str, path: Path, hint: str
-) -> np.ndarray:
-    """Read a column of numbers, one for each row of logits; ``kinds`` are kinds of numpy dtypes."""
-    column = columns[name]
-    if column.dtype.kind not in kinds or column.shape != (num_rows,):
-        what = "integer" if kinds == "iu" else "number"
-        raise InputError(
-            expected=f"one {what} {name} for each of {num_rows} rows of logits in {path}",
-            got=f"{column.dtype} of shape {column.shape}",
-            hint=hint,
-        )
-    return column
 
 
 def save_calibrator(path: Path, calibrator: Calibrator, examples: Examples, *, request: str | None = None) -> None:
@@ -277,12 +192,12 @@ def _write_parquet(path: Path, kind: str, columns: Mapping[str, object], metadat
     description = {"kind": kind, **({"request": metadata["request"]} if "request" in metadata else {})}
     metadata = {**metadata, "schema": SCHEMA_VERSION, "aradals": json.dumps(description)}
     table = pa.table(dict(columns))
-    table = table.replace_schema_metadata({**metadata, SEAL: _table_digest(_as_arrays(table), metadata)})
+    table = table.replace_schema_metadata({**metadata, SEAL: _table_digest(as_arrays(table), metadata)})
     with atomic_path(path) as temporary:
         parquet.write_table(table, temporary, write_page_checksum=True)
 
 
-def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read the columns and the metadata of a table; the digest of this package is left out.
 
     Raises:
@@ -305,7 +220,7 @@ def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.
                 got=f"columns {', '.join(map(repr, table.column_names))}",
                 hint="a file written by `aradals score`",
             )
-    columns = _as_arrays(table)
+    columns = as_arrays(table)
     metadata = {
         key.decode(errors="replace"): value.decode(errors="replace")
         for key, value in (table.schema.metadata or {}).items()
@@ -316,7 +231,7 @@ def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.
     return columns, metadata
 
 
-def _as_arrays(table: Any) -> dict[str, np.ndarray]:
+def as_arrays(table: Any) -> dict[str, np.ndarray]:
     """Copy the columns of an Arrow table to arrays; lists of one length get the shape (N, length)."""
     pa = load_extra("pyarrow")
     columns: dict[str, np.ndarray] = {}
