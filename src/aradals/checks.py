@@ -353,22 +353,36 @@ def is_integral(values: Tensor) -> bool:
 
 
 def check_examples(
-    labels: Values, *, logits: Values | None = None, probs: Values | None = None
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, ignore_index: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Check labels and scores (the given one of logits and probabilities), and put both on one device."""
-    scores = check_predictions(logits=logits, probs=probs)
+    """Check labels and scores (the given one of logits and probabilities), and put both on one device.
+
+    Examples with the label ``ignore_index`` are left out before their values are checked.
+    """
     labels = to_tensor(labels)
+    if ignore_index is not None:
+        given = {"logits": logits, "probs": probs}
+        keep = labels != ignore_index
+        kept = {name: None if each is None else counted(to_tensor(each), keep) for name, each in given.items()}
+        return check_examples(labels[keep], logits=kept["logits"], probs=kept["probs"])
+    scores = check_predictions(logits=logits, probs=probs)
     check_indices(labels, len(scores), "labels", "class indices, one for each row of logits or probabilities")
     labels = labels.long()
     check_labels(labels, scores.shape[1])
     return labels.to(scores.device), scores
 
 
-def check_subsets(subsets: Tensor, num_examples: int, num_subsets: int | None = None) -> None:
-    """Raise InputError unless ``subsets`` are ``num_examples`` integers >= 0, and below ``num_subsets`` if given."""
+def check_subsets(subsets: Values, num_examples: int, num_subsets: int | None = None) -> Tensor:
+    """Return ``subsets`` as int64.
+
+    Raises:
+        InputError: they are not ``num_examples`` integers >= 0, and below ``num_subsets`` if given.
+    """
+    subsets = to_tensor(subsets)
     check_indices(subsets, num_examples, "subset indices", _SUBSETS)
+    subsets = subsets.long()
     if not num_examples:
-        return
+        return subsets
     low, high = (int(bound) for bound in subsets.aminmax())
     if low < 0 or (num_subsets is not None and high >= num_subsets):
         raise InputError(
@@ -376,9 +390,35 @@ def check_subsets(subsets: Tensor, num_examples: int, num_subsets: int | None = 
             got=f"indices from {low} to {high}",
             hint=_SUBSETS,
         )
+    return subsets
 
 
 _SUBSETS = "the robustness subset of each example, as `assign_subsets` returns it"
+
+
+def counted(values: Tensor, keep: Tensor) -> Tensor:
+    """Select the rows that count; ``keep`` has one entry for each row."""
+    if values.shape[:1] != keep.shape:
+        raise InputError(
+            expected=f"one row for each of {len(keep)} labels", got=f"shape {tuple(values.shape)}", hint="equal lengths"
+        )
+    return values[keep.to(values.device)]
+
+
+def check_weights(weights: Values, num_examples: int) -> Tensor:
+    """Return the weights of examples as float64.
+
+    Raises:
+        InputError: they are not ``num_examples`` finite numbers of at least 0, or all of them are 0.
+    """
+    weights = to_tensor(weights).double()
+    if weights.shape != (num_examples,) or not (weights.isfinite() & (weights >= 0)).all() or not weights.sum() > 0:
+        raise InputError(
+            expected=f"sample_weight: {num_examples} numbers of at least 0, not all of them 0",
+            got=f"shape {tuple(weights.shape)}, with values from {float(weights.min()) if weights.numel() else 0:.4g}",
+            hint="one weight for each example",
+        )
+    return weights
 
 
 def check_positive(**settings: float) -> None:

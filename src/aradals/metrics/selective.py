@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aradals.checks import check_predictions
+from aradals.checks import Values, check_predictions
 from aradals.errors import InputError
 from aradals.metrics.outcomes import Ranking, outcomes, rank
 from aradals.metrics.proper import binomial_bound

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from aradals.checks import Values
 from aradals.metrics.outcomes import outcomes
 
 GRID_CELLS = 2048

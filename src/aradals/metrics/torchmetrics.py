@@ -24,11 +24,12 @@ from torch import Tensor
 
 from aradals._internal.optional import optional_imports
 from aradals._internal.precision import only_moving
-from aradals.checks import check_subsets
+from aradals.checks import Values, check_subsets
 from aradals.errors import InputError
 from aradals.metrics.calibration import (
     BinSums,
     bin_sums,
+    binary_gap,
     debiased_l2_gap,
     equal_mass_sums,
     equal_width_sums,
@@ -208,15 +209,14 @@ class _Subsets(PredictionMetric):
     ) -> None:
         """Add a batch; ``subsets`` are integers in [0, num_subsets), shape (N,)."""
         examples = outcomes(labels, logits=logits, probs=probs)
-        check_subsets(subsets, len(labels))
+        subsets = check_subsets(subsets, len(labels))
         if int(subsets.max()) >= self.num_subsets:
             raise InputError(
                 expected=f"subsets below {self.num_subsets}",
                 got=str(int(subsets.max())),
                 hint=f"num_subsets={int(subsets.max()) + 1}",
             )
-        subsets = subsets.long().to(examples.gap.device)
-        sums = bin_sums(subsets, examples.confidence, examples.correct, self.num_subsets)
+        sums = bin_sums(subsets.to(examples.gap.device), examples.confidence, examples.correct, self.num_subsets)
         self.subsets = self.sums("subsets") + torch.stack([sums.count, sums.confidence, sums.correct])
 
     def _num_examples(self) -> int:
@@ -270,6 +270,16 @@ class ClasswiseCalibrationError(_ClassBinned):
 
     def _value(self) -> float:
         return mean_class_gap(self.gaps(), self._num_examples())
+
+
+class BinaryCalibrationError(_ClassBinned):
+    """Metric class of `binary_calibration_error`. States: sums over 2 times ``num_bins`` bins."""
+
+    def __init__(self, num_bins: int = 15, **options: Any) -> None:
+        super().__init__(2, num_bins, **options)
+
+    def _value(self) -> float:
+        return binary_gap(self.gaps(), self._num_examples())
 
 
 class BrierCalibration(_ClassBinned):

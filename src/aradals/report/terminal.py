@@ -98,8 +98,8 @@ def paired_differences(results: Results) -> str:
     """Make one line for each metric: another model minus the first one on the same examples, with the interval."""
     others = [each for each in results.comparisons if each.method != each.reference_method]
     lines = [
-        f"{each.method} minus {each.reference_method}, paired by example: {metric_name(each.metric)} {each.difference:+.4f} "
-        f"(95 % interval {each.low:+.4f} to {each.high:+.4f})"
+        f"{each.method} minus {each.reference_method}, paired by example: "
+        f"{metric_name(each.metric)} {each.difference:+.4f} (95 % interval {each.low:+.4f} to {each.high:+.4f})"
         for each in others
         if not each.reference.is_calibrated and not each.variant.is_calibrated
     ]
