@@ -37,7 +37,7 @@ def test_each_kind_is_told_by_its_values(kind: str, dtype: torch.dtype) -> None:
     [
         (torch.zeros(5, 3), "logits"),  # of a head that starts at zero
         (torch.full((5, 3), 0.3), "logits"),
-        (torch.tensor([[0.2, 0.9, 0.4]]), "logits"),  # one row is too little evidence
+        (torch.tensor([[0.2, 0.9, 0.4]] * 7), "logits"),  # a few rows are too little evidence
         (torch.full((5, 3), math.nan), "logits"),
         (torch.tensor([[-math.inf, 0.0, 1.0]] * 2), "logits"),
         (PROBS.log().where(PROBS > 0.01, -math.inf)[:0], "logits"),
@@ -45,7 +45,7 @@ def test_each_kind_is_told_by_its_values(kind: str, dtype: torch.dtype) -> None:
         (torch.tensor([[1, 0], [0, 1]]), "one-hot"),
         (torch.tensor([[1.0], [0.0]]), "labels"),
         (torch.tensor([2.5, -1.0]), "binary"),
-        (torch.tensor([[1, 1], [0, 1]]), "sigmoids"),  # several classes at once
+        (torch.tensor([[1, 1], [0, 1]] * 4), "sigmoids"),  # several classes at once
     ],
 )
 def test_neighbors_of_the_kinds(values: Tensor, kind: str) -> None:

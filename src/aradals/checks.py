@@ -72,7 +72,7 @@ def kind_of_outputs(values: Tensor) -> OutputKind:
 
     - ``probabilities`` if no value is negative and every row sums to 1; ``one-hot`` if they are all 0 or 1,
     - ``percentages`` if no value is negative and every row sums to 100,
-    - ``sigmoids`` if all values are in [0, 1], some of them above 0.5, and the rows sum to other numbers,
+    - ``sigmoids`` if all values of at least 8 rows are in [0, 1], some above 0.5, and the rows sum to other numbers,
     - ``log-probabilities`` if their exponentials sum to 1 in every row,
     - ``logits`` otherwise, also if a value is NaN.
 
@@ -93,9 +93,12 @@ def kind_of_outputs(values: Tensor) -> OutputKind:
             return "one-hot" if bool(((values == 0) | (values == 1)).all()) else "probabilities"
         if _all_near(sums, 100):
             return "percentages"
-        # A single row is too little evidence: two or three logits lie in [0, 1] easily.
-        return "sigmoids" if 0.5 < high <= 1 and len(values) > 1 else "logits"
+        # A few rows are too little evidence, because a few logits lie in [0, 1] easily.
+        return "sigmoids" if 0.5 < high <= 1 and len(values) >= _ENOUGH_ROWS else "logits"
     return "log-probabilities" if high <= _ROUNDING and _all_near(values.double().exp().sum(1), 1) else "logits"
+
+
+_ENOUGH_ROWS = 8
 
 
 def _all_near(sums: Tensor, total: float) -> bool:

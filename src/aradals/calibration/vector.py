@@ -168,7 +168,7 @@ def conjugate_gradients(_: Tensor, gradient: Tensor, hessian: _Hessian, num_step
     The blocks of the classes are the preconditioner, because a class's weight and bias have similar effects.
 
     References:
-        Nocedal and Wright, Numerical Optimization, 2nd edition, 2006, algorithms 5.3 and 7.1.
+        Nocedal and Wright, Numerical Optimization, 2006, algorithms 5.3 and 7.1.
     """
     inverse = torch.linalg.inv(hessian.blocks())
 

@@ -486,6 +486,12 @@ def _identifiers(columns: Columns, num_rows: int, path: Path) -> tuple[npt.NDArr
 def _robustness(columns: Columns, used: Sequence[str], num_rows: int) -> Tensor | None:
     """Read the first-order margins beside the outputs, if there are any."""
     values = columns.get("score")
-    if values is None or "score" in used or values.shape != (num_rows,) or values.dtype.kind not in "fiu":
+    if values is None or "score" in used:
         return None
+    if values.shape != (num_rows,) or values.dtype.kind not in "fiu":
+        raise InputError(
+            expected=f"one number in the column 'score' for each of {num_rows} rows, the first-order margin",
+            got=f"{values.dtype} of shape {values.shape}",
+            hint="a file without this column",
+        )
     return torch.from_numpy(values.astype(np.float64))
