@@ -32,13 +32,13 @@ from torch import nn
 
 from aradals import evaluate
 from aradals._internal.json_files import SEAL, load_sealed, settings_digest
-from aradals.calibration import TemperatureScaling
+from aradals.calibration import TemperatureScaling, load_calibrator
 from aradals.data import Examples, load_data
 from aradals.errors import InputError
 from aradals.inference.predictions import Predictions
 from aradals.models import load_checkpoint, read_description, save_checkpoint, seal_description, weights_digest
+from aradals.pipeline import prediction_files
 from aradals.pipeline.artifacts import (
-    load_calibrator,
     load_predictions,
     load_scores,
     save_calibrator,
@@ -130,6 +130,28 @@ def write_npz_predictions(path: Path) -> None:
     np.savez(path, logits=logits().numpy(), label=np.arange(12) % 3)
 
 
+def write_csv_predictions(path: Path) -> None:
+    rows = ["id,y_true,logit_0,logit_1,logit_2"]
+    rows += [f"{i},{i % 3},{','.join(map(str, row))}" for i, row in enumerate(logits().tolist())]
+    path.write_text("\n".join(rows) + "\n")
+
+
+def write_jsonl_predictions(path: Path) -> None:
+    rows = [{"label": i % 3, "logits": row} for i, row in enumerate(logits().tolist())]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_torch_predictions(path: Path) -> None:
+    torch.save({"logits": logits(), "labels": torch.arange(12) % 3}, path)
+
+
+def read_stored(path: Path) -> Any:
+    given = prediction_files.read_predictions(path)
+    assert not given.predictions.logits.isnan().any()
+    assert (given.predictions.labels >= 0).all()
+    return None
+
+
 def read_predictions(path: Path) -> Any:
     predictions, _ = load_predictions(path)
     assert predictions.logits.isfinite().all()
@@ -147,7 +169,7 @@ def read_scores(path: Path) -> Any:
 
 
 def write_calibrator(path: Path) -> None:
-    fitted = TemperatureScaling().fit(logits(), torch.arange(12) % 3)
+    fitted = TemperatureScaling().fit(torch.arange(12) % 3, logits=logits())
     save_calibrator(path, fitted, examples(), request="r")
 
 
@@ -283,9 +305,10 @@ READERS = {
     "parquet data": Reader("data.parquet", write_table, read_data, (retable,), is_sealed=False),
     "npz data": Reader("data.npz", write_npz, read_data, (rearrange,), is_sealed=False),
     "predictions": Reader("predictions.parquet", write_predictions, read_predictions, (retable,)),
-    "npz predictions": Reader(
-        "predictions.npz", write_npz_predictions, read_predictions, (rearrange,), is_sealed=False
-    ),
+    "npz predictions": Reader("predictions.npz", write_npz_predictions, read_stored, (rearrange,), is_sealed=False),
+    "csv predictions": Reader("predictions.csv", write_csv_predictions, read_stored, is_sealed=False),
+    "jsonl predictions": Reader("predictions.jsonl", write_jsonl_predictions, read_stored, is_sealed=False),
+    "torch predictions": Reader("predictions.pt", write_torch_predictions, read_stored, is_sealed=False),
     "scores": Reader(
         "scores.parquet",
         lambda path: save_scores(path, score(model(), examples().batches(), "logit_margin"), {"data": "noise"}),

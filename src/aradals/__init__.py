@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # the same names for type checkers
     from aradals import smoothing as smoothing
     from aradals.calibration import CalibratedModel as CalibratedModel
     from aradals.calibration import TemperatureScaling as TemperatureScaling
+    from aradals.calibration import load_calibrator as load_calibrator
     from aradals.data import load_data as load_data
     from aradals.errors import InputError as InputError
     from aradals.inference import Ensemble as Ensemble
@@ -52,7 +53,7 @@ _NAMES = {
     **dict.fromkeys(("score", "ScoreTable", "audit_scores"), "robustness"),
     **dict.fromkeys(("assign_subsets", "AdaptiveSmoothing", "UpdateRule"), "smoothing"),
     **dict.fromkeys(("predict", "Predictions", "Ensemble"), "inference"),
-    **dict.fromkeys(("TemperatureScaling", "CalibratedModel"), "calibration"),
+    **dict.fromkeys(("TemperatureScaling", "CalibratedModel", "load_calibrator"), "calibration"),
     **{name: f"pipeline.{name}" for name in ("diagnose", "evaluate", "calibrate")},
     "score_dataset": "pipeline.score",
     "run_study": "pipeline.study",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -12,6 +15,27 @@ from aradals.errors import InputError
 
 ROUNDING = 1e-6
 """Distance from the ends of a range that rounding explains."""
+
+Values = Tensor | npt.NDArray[Any] | Sequence[Any]
+"""A tensor, or what NumPy makes an array of, such as a list or a column of a table."""
+
+
+def to_tensor(values: Values) -> Tensor:
+    """Return a tensor as it is, and make a tensor of an array or a list.
+
+    Raises:
+        InputError: the values are not numbers, or rows have different lengths.
+    """
+    if isinstance(values, Tensor):
+        return values
+    try:
+        return torch.from_numpy(np.array(values))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            expected="a tensor, or an array or a list of numbers",
+            got=f"{type(values).__name__} ({error})",
+            hint="class indices for labels, and rows of one length for logits and probabilities",
+        ) from error
 
 
 def check_inputs(inputs: Tensor) -> None:
@@ -37,6 +61,54 @@ def check_inputs(inputs: Tensor) -> None:
         )
 
 
+OutputKind = Literal[
+    "logits", "log-probabilities", "probabilities", "percentages", "sigmoids", "one-hot", "labels", "binary"
+]
+"""What the outputs of a classifier can be, see `kind_of_outputs`."""
+
+
+def kind_of_outputs(values: Tensor) -> OutputKind:
+    """Tell by their values what the outputs of a classifier are.
+
+    Only ``logits`` and ``log-probabilities`` are logits. A single column is ``labels`` if all values are whole numbers,
+    else ``binary`` (the probability or the logit of the positive class). Columns of K classes are
+
+    - ``probabilities`` if no value is negative and every row sums to 1; ``one-hot`` if they are all 0 or 1,
+    - ``percentages`` if no value is negative and every row sums to 100,
+    - ``sigmoids`` if all values of at least 8 rows are in [0, 1], some above 0.5, and the rows sum to other numbers,
+    - ``log-probabilities`` if their exponentials sum to 1 in every row,
+    - ``logits`` otherwise, also if a value is NaN.
+
+    Logits can look like sigmoids by chance. ``log_softmax(1)`` makes them log-probabilities, and changes no prediction.
+
+    Args:
+        values: shape (N,) or (N, K).
+    """
+    values = values.detach()
+    if values.ndim == 1 or values.shape[1] == 1:
+        return "labels" if bool((values == values.floor()).all()) else "binary"
+    if not len(values):
+        return "logits"
+    low, high = (float(bound) for bound in values.aminmax())
+    if low >= 0:
+        sums = values.sum(1, dtype=torch.float64)
+        if _all_near(sums, 1):
+            return "one-hot" if bool(((values == 0) | (values == 1)).all()) else "probabilities"
+        if _all_near(sums, 100):
+            return "percentages"
+        # A few rows are too little evidence, because a few logits lie in [0, 1] easily.
+        return "sigmoids" if 0.5 < high <= 1 and len(values) >= _ENOUGH_ROWS else "logits"
+    return "log-probabilities" if high <= ROUNDING and _all_near(values.double().exp().sum(1), 1) else "logits"
+
+
+_ENOUGH_ROWS = 8
+
+
+def _all_near(sums: Tensor, total: float) -> bool:
+    # The tolerance allows for the rounding of probabilities in bfloat16.
+    return bool((sums - total).abs().max() < 5e-3 * total)
+
+
 class _Hints(NamedTuple):
     """What helps against each fault of logits; it depends on where the logits come from."""
 
@@ -44,15 +116,22 @@ class _Hints(NamedTuple):
     dtype: str
     finite: str
     masked: str
-    scale: str
+    kinds: Mapping[OutputKind, str]
 
+
+_ARE_LOGITS = "values.log_softmax(1) if the values are logits"
 
 _OF_AN_ARRAY = _Hints(
     shape="one row for each example, and one column for each class",
     dtype="logits.float()",
     finite="leaving these examples out, after a look at the step that makes such values",
     masked="masking with a large negative number such as -1e4",
-    scale="the logits themselves, or probs.log() if only probabilities are known",
+    kinds={
+        "probabilities": "the logits themselves, or probs.log() if only probabilities are known",
+        "percentages": "the logits themselves, or (values / 100).log() if only percentages are known",
+        "sigmoids": f"values.logit(1e-6), which are the logits before the sigmoid, or {_ARE_LOGITS}",
+        "one-hot": "the logits or probabilities before argmax, because a predicted class has no confidence",
+    },
 )
 
 _OF_A_MODEL = _Hints(
@@ -60,22 +139,31 @@ _OF_A_MODEL = _Hints(
     dtype="a model that returns logits, not classes",
     finite="a checkpoint of a training that did not diverge, and inputs in [0, 1] with normalization inside the model",
     masked="a model that masks with a large negative number such as -1e4",
-    scale="removing the softmax at the end of the model, or log_softmax in its place; or --outputs probs, "
-    "LogitModel(model, kind='probs') in Python, for the logarithm, which loses digits and gradients",
+    # Values of another scale are refused once, by `refuse_other_scales`, because a few logits can look like them.
+    kinds={
+        "probabilities": "removing the softmax at the end of the model, or log_softmax in its place; or --outputs "
+        "probs, LogitModel(model, kind='probs') in Python, for the logarithm, which loses digits and gradients",
+        "one-hot": "a model that returns the numbers before argmax, because a predicted class has no confidence",
+    },
 )
 
+_DESCRIPTIONS: Mapping[OutputKind, str] = {
+    "probabilities": "probabilities (all rows are non-negative and sum to 1)",
+    "percentages": "percentages (all rows are non-negative and sum to 100)",
+    "sigmoids": "sigmoids (all values are in [0, 1], and the rows do not sum to 1)",
+    "one-hot": "one-hot predictions (all values are 0 or 1, with one 1 in every row)",
+}
 
-def check_logits(logits: object, num_examples: int) -> Tensor:
-    """Return ``logits`` if a classifier can have made them: finite floats, shape (N, K >= 2), not probabilities.
+
+def check_logits(logits: Values, num_examples: int) -> Tensor:
+    """Return ``logits`` if a classifier can have made them: floats of shape (N, K >= 2), see `kind_of_outputs`.
+
+    They are finite, except that a logit of -inf masks a class of an example, whose probability is then 0.
 
     Raises:
         InputError: otherwise.
     """
-    if not isinstance(logits, Tensor):
-        raise InputError(
-            expected="a tensor of logits", got=type(logits).__name__, hint="torch.from_numpy(logits) for a NumPy array"
-        )
-    return _check_values(logits, num_examples, _OF_AN_ARRAY)
+    return _check_values(to_tensor(logits), num_examples, _OF_AN_ARRAY)
 
 
 def check_output(output: object, num_inputs: int) -> Tensor:
@@ -96,9 +184,25 @@ def check_output(output: object, num_inputs: int) -> Tensor:
 def _check_values(logits: Tensor, num_examples: int, hints: _Hints) -> Tensor:
     _check_form(logits, num_examples, None, hints)
     values = logits.detach()
-    check_finite_logits(values, hints)
-    refuse_probabilities(values, hints)
+    if hints is _OF_A_MODEL:
+        check_finite_logits(values, hints)
+    else:
+        values = _unmasked(values)
+    refuse_other_outputs(values, hints)
     return logits
+
+
+def _unmasked(logits: Tensor) -> Tensor:
+    """Check logits of which -inf masks a class, and return them with a finite number for -inf."""
+    if (logits == -math.inf).all(1).any():
+        raise InputError(
+            expected="at least one class that is not masked for each example",
+            got="rows of -inf",
+            hint="leaving these examples out",
+        )
+    finite = logits.masked_fill(logits == -math.inf, torch.finfo(logits.dtype).min)
+    check_finite_logits(finite)
+    return finite
 
 
 def check_form(logits: Tensor, num_examples: int, num_classes: int | None = None) -> None:
@@ -139,31 +243,26 @@ def check_finite_logits(logits: Tensor, hints: _Hints = _OF_AN_ARRAY) -> None:
         )
 
 
-def refuse_probabilities(logits: Tensor, hints: _Hints = _OF_AN_ARRAY) -> None:
-    """Raise InputError if the logits can only be probabilities."""
-    # The tolerance allows for the rounding of probabilities in bfloat16.
-    if len(logits) and (logits >= 0).all() and (logits.double().sum(1) - 1).abs().max() < 5e-3:
-        raise InputError(
-            expected="logits", got="probabilities (all rows are non-negative and sum to 1)", hint=hints.scale
-        )
+def refuse_other_outputs(logits: Tensor, hints: _Hints = _OF_AN_ARRAY) -> None:
+    """Raise InputError if the logits can only be outputs of another kind, such as probabilities."""
+    kind = kind_of_outputs(logits)
+    if kind in hints.kinds:
+        raise InputError(expected="logits", got=_DESCRIPTIONS[kind], hint=hints.kinds[kind])
 
 
 def refuse_other_scales(outputs: Tensor, num_classes: int | None) -> None:
     """Raise InputError if the outputs of a model on a batch of real inputs are no logits of the classes of the data.
 
     Args:
-        outputs: shape (N, K); no probabilities, see `refuse_probabilities`.
+        outputs: shape (N, K); no probabilities, see `refuse_other_outputs`.
         num_classes: number of classes of the data, whose labels are the numbers of the model; None for other labels.
     """
     values = outputs.detach().double()
-    sums, says = values.sum(1), "--outputs logits if they are logits (in Python, LogitModel(model, kind='logits'))"
-    got = ""
-    if (values >= 0).all() and (sums / 100 - 1).abs().max() < 5e-3:
-        got = "percentages (all rows are non-negative and sum to 100)"
-    elif len(values) >= _ENOUGH and (values >= 0).all() and (values <= 1).all() and (values > 0.5).any():
-        got = f"sigmoids (all values are in [0, 1], rows sum to {float(sums.min()):.3g} to {float(sums.max()):.3g})"
-    if got:
-        raise InputError(expected="logits", got=got, hint=f"--outputs probs for their logarithm, or {says}")
+    says = "--outputs logits if they are logits (in Python, LogitModel(model, kind='logits'))"
+    if (kind := kind_of_outputs(values)) in ("percentages", "sigmoids"):
+        raise InputError(
+            expected="logits", got=_DESCRIPTIONS[kind], hint=f"--outputs probs for their logarithm, or {says}"
+        )
     if num_classes is None:
         return
     foreign = (values.argmax(1) >= num_classes).double().mean()
@@ -174,10 +273,6 @@ def refuse_other_scales(outputs: Tensor, num_classes: int | None) -> None:
             f"{float(foreign):.0%} of {len(values)} inputs (features, or classes with other numbers)",
             hint=f"the model with its last layer, data whose labels are the class numbers of the model, or {says}",
         )
-
-
-_ENOUGH = 32
-"""So many rows of logits in [0, 1] are not a coincidence."""
 
 
 FITTING_DATA = "the data set that the model was trained for, or num_classes in the model's arguments"
@@ -226,15 +321,23 @@ def check_probs(probs: Tensor) -> Tensor:
     # The comparisons are written so that NaN fails them.
     valid = (low >= 0) & (high <= 1) & ((probs.sum(1, dtype=torch.float64) - 1).abs() <= tolerance)
     if not valid.all():
+        kind = kind_of_outputs(probs)
+        described = f", because they are {_DESCRIPTIONS[kind]}" if kind in _NO_PROBS else ""
         raise InputError(
             expected="probabilities in [0, 1] that sum to 1 in every row",
-            got=f"{int((~valid).sum())} of {len(valid)} rows that break this rule",
-            hint="passing them as logits= if they are logits",
+            got=f"{int((~valid).sum())} of {len(valid)} rows that break this rule{described}",
+            hint=_NO_PROBS.get(kind, "passing them as logits= if they are logits"),
         )
     return probs
 
 
-def check_predictions(*, logits: Tensor | None = None, probs: Tensor | None = None) -> Tensor:
+_NO_PROBS: Mapping[OutputKind, str] = {
+    "percentages": "probs / 100",
+    "sigmoids": "probs / probs.sum(1, keepdim=True) if every example has exactly one class",
+}
+
+
+def check_predictions(*, logits: Values | None = None, probs: Values | None = None) -> Tensor:
     """Return the one of the two arguments that is given.
 
     Raises:
@@ -247,9 +350,9 @@ def check_predictions(*, logits: Tensor | None = None, probs: Tensor | None = No
             got="neither" if given is None else "both",
             hint="logits=, which have more digits than saturated probabilities",
         )
-    if len(given) == 0:
+    given = to_tensor(given).detach()
+    if given.numel() == 0:
         raise InputError(expected="at least one example", got="none", hint="another split or subset")
-    given = given.detach()
     if probs is not None:
         return check_probs(given)
     return given if _plain_logits(given) else check_logits(given, len(given))
@@ -261,12 +364,6 @@ def _plain_logits(values: Tensor) -> bool:
         return False
     low, high = values.aminmax()  # NaN if any value is
     return -math.inf < float(low) < 0 and float(high) < math.inf
-
-
-def check_classes(labels: Tensor, num_examples: int, num_classes: int) -> None:
-    """Raise InputError unless ``labels`` are ``num_examples`` integers in [0, ``num_classes``)."""
-    check_indices(labels, num_examples, "labels", "class indices, one for each row of logits or probabilities")
-    check_labels(labels, num_classes)
 
 
 def check_indices(values: Tensor, num_examples: int, name: str, hint: str) -> None:
@@ -285,19 +382,36 @@ def is_integral(values: Tensor) -> bool:
 
 
 def check_examples(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, ignore_index: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Check labels and scores (the given one of logits and probabilities), and put both on one device."""
+    """Check labels and scores (the given one of logits and probabilities), and put both on one device.
+
+    Examples with the label ``ignore_index`` are left out before their values are checked.
+    """
+    labels = to_tensor(labels)
+    if ignore_index is not None:
+        given = {"logits": logits, "probs": probs}
+        keep = labels != ignore_index
+        kept = {name: None if each is None else counted(to_tensor(each), keep) for name, each in given.items()}
+        return check_examples(labels[keep], logits=kept["logits"], probs=kept["probs"])
     scores = check_predictions(logits=logits, probs=probs)
-    check_classes(labels, *scores.shape)
-    return labels.long().to(scores.device), scores
+    check_indices(labels, len(scores), "labels", "class indices, one for each row of logits or probabilities")
+    labels = labels.long()
+    check_labels(labels, scores.shape[1])
+    return labels.to(scores.device), scores
 
 
-def check_subsets(subsets: Tensor, num_examples: int, num_subsets: int | None = None) -> None:
-    """Raise InputError unless ``subsets`` are ``num_examples`` integers >= 0, and below ``num_subsets`` if given."""
+def check_subsets(subsets: Values, num_examples: int, num_subsets: int | None = None) -> Tensor:
+    """Return ``subsets`` as int64.
+
+    Raises:
+        InputError: they are not ``num_examples`` integers >= 0, and below ``num_subsets`` if given.
+    """
+    subsets = to_tensor(subsets)
     check_indices(subsets, num_examples, "subset indices", _SUBSETS)
+    subsets = subsets.long()
     if not num_examples:
-        return
+        return subsets
     low, high = (int(bound) for bound in subsets.aminmax())
     if low < 0 or (num_subsets is not None and high >= num_subsets):
         raise InputError(
@@ -305,9 +419,35 @@ def check_subsets(subsets: Tensor, num_examples: int, num_subsets: int | None = 
             got=f"indices from {low} to {high}",
             hint=_SUBSETS,
         )
+    return subsets
 
 
 _SUBSETS = "the robustness subset of each example, as `assign_subsets` returns it"
+
+
+def counted(values: Tensor, keep: Tensor) -> Tensor:
+    """Select the rows that count; ``keep`` has one entry for each row."""
+    if values.shape[:1] != keep.shape:
+        raise InputError(
+            expected=f"one row for each of {len(keep)} labels", got=f"shape {tuple(values.shape)}", hint="equal lengths"
+        )
+    return values[keep.to(values.device)]
+
+
+def check_weights(weights: Values, num_examples: int) -> Tensor:
+    """Return the weights of examples as float64.
+
+    Raises:
+        InputError: they are not ``num_examples`` finite numbers of at least 0, or all of them are 0.
+    """
+    weights = to_tensor(weights).double()
+    if weights.shape != (num_examples,) or not (weights.isfinite() & (weights >= 0)).all() or not weights.sum() > 0:
+        raise InputError(
+            expected=f"sample_weight: {num_examples} numbers of at least 0, not all of them 0",
+            got=f"shape {tuple(weights.shape)}, with values from {float(weights.min()) if weights.numel() else 0:.4g}",
+            hint="one weight for each example",
+        )
+    return weights
 
 
 def check_positive(**settings: float) -> None:

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from aradals import load_calibrator
 from aradals.attacks import first_order_margin
 from aradals.calibration import CALIBRATORS, TemperatureScaling
 from aradals.cli.main import main
 from aradals.data import corrupt
 from aradals.errors import InputError
 from aradals.metrics import nll
-from aradals.pipeline.artifacts import load_calibrator, load_predictions
+from aradals.pipeline.artifacts import load_predictions
 from aradals.pipeline.evaluate import evaluate
 from aradals.results import read_results
 

@@ -38,6 +38,10 @@ def bent(score: Tensor) -> Tensor:
     return 0.2 + 1.2 * (score - 0.5).clamp(min=0)
 
 
+def fitted(scaling: ConditionalTemperature, logits: Tensor, labels: Tensor, scores: Tensor) -> ConditionalTemperature:
+    return scaling.fit(labels, logits=logits, scores=scores)
+
+
 def problem(inverse_temperature: Map, n: int = 1000, seed: int = 0, k: int = 5) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, labels drawn at an inverse temperature that depends on the score, and scores uniform in [0, 1]."""
     generator = torch.Generator().manual_seed(seed)
@@ -49,22 +53,22 @@ def problem(inverse_temperature: Map, n: int = 1000, seed: int = 0, k: int = 5) 
 
 @pytest.mark.parametrize(("truth", "num_degrees"), [(rising, 1), (falling, 1), (rising, 3), (falling, 3), (bent, 2)])
 def test_recovers_a_known_map(truth: Map, num_degrees: int) -> None:
-    scaling = ConditionalTemperature("first_order_margin", num_degrees=num_degrees).fit(*problem(truth, n=60_000))
+    scaling = fitted(ConditionalTemperature("first_order_margin", num_degrees=num_degrees), *problem(truth, n=60_000))
     scores = torch.linspace(0, 1, 21, dtype=torch.float64)
     assert (1 / scaling.temperature_for(scores)).numpy() == pytest.approx(truth(scores).numpy(), abs=0.04)
 
 
 @pytest.mark.parametrize(("truth", "num_degrees"), [(flat, 0), (rising, 1), (falling, 1), (bent, 2)])
 def test_chooses_the_degrees_that_it_takes(truth: Map, num_degrees: int) -> None:
-    scaling = ConditionalTemperature("first_order_margin").fit(*problem(truth, n=8000))
+    scaling = fitted(ConditionalTemperature("first_order_margin"), *problem(truth, n=8000))
     assert scaling.num_degrees == num_degrees
 
 
 def test_better_than_one_temperature_where_it_should_be() -> None:
     logits, labels, scores = problem(rising)
     conditional, plain = (
-        ConditionalTemperature("first_order_margin").fit(logits, labels, scores),
-        TemperatureScaling().fit(logits, labels),
+        ConditionalTemperature("first_order_margin").fit(labels, logits=logits, scores=scores),
+        TemperatureScaling().fit(labels, logits=logits),
     )
     logits, labels, scores = problem(rising, n=10_000, seed=1)
     best = nll(labels, logits=rising(scores)[:, None] * logits)
@@ -78,10 +82,10 @@ def test_is_plain_temperature_scaling_where_the_score_does_not_matter() -> None:
     num_flat = 0
     for seed in range(20):
         logits, labels, scores = problem(flat, n=300, seed=seed)
-        scaling = ConditionalTemperature("first_order_margin").fit(logits, labels, scores)
+        scaling = ConditionalTemperature("first_order_margin").fit(labels, logits=logits, scores=scores)
         if scaling.num_degrees == 0:
             num_flat += 1
-            plain = TemperatureScaling().fit(logits, labels)
+            plain = TemperatureScaling().fit(labels, logits=logits)
             assert scaling.temperatures == (plain.temperature,)
             assert scaling.predict_logits(logits, scores).numpy() == pytest.approx(plain.predict_logits(logits).numpy())
     assert num_flat >= 18
@@ -128,14 +132,14 @@ def test_always_monotone_and_bounded(seed: int, num_degrees: int, scale: float, 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scaling = ConditionalTemperature("first_order_margin", num_degrees=num_degrees).fit(
-            scale * logits, labels, scores
+            labels, logits=scale * logits, scores=scores
         )
     temperatures = scaling.temperature_for(torch.linspace(-1, 5, 300, dtype=torch.float64))
     assert (temperatures.isfinite() & (temperatures > 0)).all()
     assert (temperatures.diff() <= 1e-9).all() or (temperatures.diff() >= -1e-9).all()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        plain = TemperatureScaling().fit(scale * logits, labels)
+        plain = TemperatureScaling().fit(labels, logits=scale * logits)
     ours = nll(labels, logits=scaling.predict_logits(scale * logits, scores))
     assert ours <= nll(labels, logits=plain.predict_logits(scale * logits)) + 1e-9
 
@@ -168,16 +172,16 @@ def test_the_step_is_the_minimum_of_the_quadratic_on_the_chain() -> None:
 def test_scores_count_by_rank_alone() -> None:
     logits, labels, scores = problem(rising, n=2000)
     plain, bent_scores = (
-        ConditionalTemperature("first_order_margin", num_degrees=2).fit(logits, labels, scores),
+        ConditionalTemperature("first_order_margin", num_degrees=2).fit(labels, logits=logits, scores=scores),
         scores.square().exp(),
     )
-    scaling = ConditionalTemperature("first_order_margin", num_degrees=2).fit(logits, labels, bent_scores)
+    scaling = ConditionalTemperature("first_order_margin", num_degrees=2).fit(labels, logits=logits, scores=bent_scores)
     # The table is interpolated, so that only its 101 points agree exactly.
     assert scaling.temperatures == pytest.approx(plain.temperatures, rel=1e-3)
 
 
 def test_extreme_scores_get_the_temperatures_at_the_ends() -> None:
-    scaling = ConditionalTemperature("first_order_margin", num_degrees=1).fit(*problem(rising))
+    scaling = fitted(ConditionalTemperature("first_order_margin", num_degrees=1), *problem(rising))
     at_ends = scaling.temperature_for(torch.tensor([-1e300, -1.0, 2.0, 1e300]))
     first, last = scaling.temperatures
     assert at_ends.tolist() == pytest.approx([first, first, last, last])
@@ -196,10 +200,10 @@ def test_ties_share_the_mean_of_their_levels() -> None:
 def test_scores_that_are_all_the_same_allow_one_temperature() -> None:
     logits, labels, _ = problem(rising)
     with pytest.warns(UserWarning, match="1 distinct quantiles.*choosing among 0 to 0"):
-        scaling = ConditionalTemperature("first_order_margin").fit(logits, labels, torch.ones(1000))
-    assert scaling.temperatures == (TemperatureScaling().fit(logits, labels).temperature,)
+        scaling = ConditionalTemperature("first_order_margin").fit(labels, logits=logits, scores=torch.ones(1000))
+    assert scaling.temperatures == (TemperatureScaling().fit(labels, logits=logits).temperature,)
     assert ConditionalTemperature("first_order_margin", num_degrees=2).fit(
-        logits, labels, torch.ones(1000)
+        labels, logits=logits, scores=torch.ones(1000)
     ).temperatures[1] == pytest.approx(scaling.temperatures[0], rel=2e-3)
 
 
@@ -207,14 +211,14 @@ def test_scores_that_are_all_the_same_allow_one_temperature() -> None:
 def test_few_examples_allow_few_degrees(n: int, limit: int) -> None:
     logits, labels, scores = problem(rising, n=n)
     with pytest.warns(UserWarning, match=rf"^{n} calibration examples.* too few .* among 0 to {limit}$"):
-        scaling = ConditionalTemperature("first_order_margin").fit(logits, labels, scores)
+        scaling = ConditionalTemperature("first_order_margin").fit(labels, logits=logits, scores=scores)
     assert scaling.num_degrees <= limit
 
 
 def test_enough_examples_need_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ConditionalTemperature("first_order_margin").fit(*problem(rising, n=100))
+        fitted(ConditionalTemperature("first_order_margin"), *problem(rising, n=100))
 
 
 def test_no_error_anywhere_is_named_and_harmless() -> None:
@@ -222,12 +226,18 @@ def test_no_error_anywhere_is_named_and_harmless() -> None:
     right = logits.argmax(1)
     with pytest.warns(UserWarning, match="rest on the pull to 1: every label of these 1000 examples"):
         plain, (single, *_) = (
-            ConditionalTemperature("first_order_margin").fit(logits, right, scores),
-            ConditionalTemperature("first_order_margin", num_degrees=0).fit(logits, right, scores).temperatures,
+            ConditionalTemperature("first_order_margin").fit(right, logits=logits, scores=scores),
+            ConditionalTemperature("first_order_margin", num_degrees=0)
+            .fit(right, logits=logits, scores=scores)
+            .temperatures,
         )
     assert plain.temperatures[0] == pytest.approx(single, rel=0.5)
     robust = torch.where(scores > 0.6, right, labels)  # no error among the robust ones
-    temperatures = ConditionalTemperature("first_order_margin", num_degrees=3).fit(logits, robust, scores).temperatures
+    temperatures = (
+        ConditionalTemperature("first_order_margin", num_degrees=3)
+        .fit(robust, logits=logits, scores=scores)
+        .temperatures
+    )
     assert 0.05 < temperatures[-1] < temperatures[0]
 
 
@@ -235,13 +245,13 @@ def test_the_margin_is_computed_from_the_logits() -> None:
     logits, labels, scores = problem(flat)
     top = logits.topk(2).values
     margin = top[:, 0] - top[:, 1]
-    ours = ConditionalTemperature("logit_margin", num_degrees=2).fit(logits, labels)
-    given = ConditionalTemperature("first_order_margin", num_degrees=2).fit(logits, labels, margin)
+    ours = ConditionalTemperature("logit_margin", num_degrees=2).fit(labels, logits=logits)
+    given = ConditionalTemperature("first_order_margin", num_degrees=2).fit(labels, logits=logits, scores=margin)
     assert ours.temperatures == given.temperatures
     assert ours.predict_logits(logits).equal(given.predict_logits(logits, margin))
     # Scores stored for another calibrator do not confuse it.
     assert (
-        ConditionalTemperature("logit_margin", num_degrees=2).fit(logits, labels, scores).temperatures
+        ConditionalTemperature("logit_margin", num_degrees=2).fit(labels, logits=logits, scores=scores).temperatures
         == ours.temperatures
     )
     assert ours.predict_logits(logits, scores).equal(ours.predict_logits(logits))
@@ -249,7 +259,7 @@ def test_the_margin_is_computed_from_the_logits() -> None:
 
 def test_each_example_counts_for_itself() -> None:
     logits, labels, scores = problem(rising)
-    scaling = ConditionalTemperature("first_order_margin", num_degrees=3).fit(logits, labels, scores)
+    scaling = ConditionalTemperature("first_order_margin", num_degrees=3).fit(labels, logits=logits, scores=scores)
     together = scaling.predict_logits(logits[:10], scores[:10])
     alone = torch.cat([scaling.predict_logits(logits[i : i + 1], scores[i : i + 1]) for i in range(10)])
     assert together.numpy() == pytest.approx(alone.numpy(), rel=1e-14)
@@ -259,7 +269,7 @@ def test_each_example_counts_for_itself() -> None:
 @pytest.mark.parametrize("num_degrees", [0, 1, 3])
 def test_round_trip_through_json(score: str, num_degrees: int) -> None:
     logits, labels, scores = problem(rising)
-    scaling = ConditionalTemperature(score, num_degrees=num_degrees).fit(logits, labels, scores)
+    scaling = ConditionalTemperature(score, num_degrees=num_degrees).fit(labels, logits=logits, scores=scores)
     restored = ConditionalTemperature.from_dict(json.loads(json.dumps(scaling.to_dict())))
     assert restored.score == score
     assert restored.temperatures == scaling.temperatures
@@ -298,10 +308,10 @@ def test_the_file_says_which_score(method: str) -> None:
 
 def test_bad_input_is_refused() -> None:
     logits, labels, scores = problem(rising, n=200)
-    fitted = ConditionalTemperature("first_order_margin", num_degrees=1).fit(logits, labels, scores)
+    fitted = ConditionalTemperature("first_order_margin", num_degrees=1).fit(labels, logits=logits, scores=scores)
     for bad in (None, scores[:5], scores * np.nan, scores / 0):
         with pytest.raises(InputError, match=r"first_order_margin of each of 200 examples.*margin_temperature"):
-            ConditionalTemperature("first_order_margin").fit(logits, labels, bad)
+            ConditionalTemperature("first_order_margin").fit(labels, logits=logits, scores=bad)
         with pytest.raises(InputError, match="first_order_margin of each of 200 examples"):
             fitted.predict_proba(logits, bad)
     for bad_logits, bad_labels, message in (
@@ -311,7 +321,7 @@ def test_bad_input_is_refused() -> None:
         (logits, labels + 5, "labels from 0 to 4"),
     ):
         with pytest.raises(InputError, match=message):
-            ConditionalTemperature("logit_margin").fit(bad_logits, bad_labels)
+            ConditionalTemperature("logit_margin").fit(bad_labels, logits=bad_logits)
     with pytest.raises(InputError, match="a fitted margin_temperature"):
         ConditionalTemperature("logit_margin").predict_proba(logits)
     with pytest.raises(InputError, match="logit_margin or first_order_margin, got score='norm'"):

@@ -44,7 +44,7 @@ def test_isotonic_equals_scikit_learn() -> None:
         ],
         1,
     )
-    calibrator = IsotonicCalibration().fit(logits, labels)
+    calibrator = IsotonicCalibration().fit(labels, logits=logits)
     expected = joined_by_an_imaginary_example(by_class)
     assert calibrator.predict_proba(new_logits).numpy() == pytest.approx(expected, abs=1e-12)
 
@@ -59,7 +59,7 @@ def test_equal_width_histogram_equals_netcal(num_bins: int) -> None:
     for k in range(K):  # one class at a time: of several, netcal normalizes, and so loses all of them where all are 0
         netcal = Netcal(bins=num_bins).fit(logits.softmax(1)[:, k].numpy(), one_hot[:, k].numpy())
         by_class.append(netcal.transform(new_logits.softmax(1)[:, k].numpy()))
-    calibrator = HistogramBinning(num_bins, equal_mass=False).fit(logits, labels)
+    calibrator = HistogramBinning(num_bins, equal_mass=False).fit(labels, logits=logits)
     expected = joined_by_an_imaginary_example(np.stack(by_class, 1))
     assert calibrator.predict_proba(new_logits).numpy() == pytest.approx(expected, abs=1e-9)
 
@@ -74,7 +74,7 @@ def test_equal_mass_histogram_equals_numpy() -> None:
         assert np.bincount(bins).tolist() == [N // 15] * 15
         share = np.array([(labels.numpy() == k)[bins == b].mean() for b in range(15)])
         by_class[:, k] = share[new_bins]
-    calibrator = HistogramBinning().fit(logits, labels)
+    calibrator = HistogramBinning().fit(labels, logits=logits)
     expected = joined_by_an_imaginary_example(by_class)
     assert calibrator.predict_proba(new_logits).numpy() == pytest.approx(expected, abs=1e-12)
 
@@ -83,7 +83,7 @@ def test_equal_mass_histogram_equals_numpy() -> None:
 class TestBoth:
     def test_calibrates(self, kind: type[OneVersusRest]) -> None:
         (logits, labels), (new_logits, new_labels) = problem(3000), problem(10_000, seed=1)
-        probs = kind().fit(logits, labels).predict_proba(new_logits)
+        probs = kind().fit(labels, logits=logits).predict_proba(new_logits)
         assert expected_calibration_error(new_labels, logits=new_logits) > 0.15
         assert expected_calibration_error(new_labels, probs=probs) < 0.05
         assert nll(new_labels, probs=probs) < nll(new_labels, logits=new_logits)
@@ -91,7 +91,7 @@ class TestBoth:
     def test_no_probability_is_zero(self, kind: type[OneVersusRest]) -> None:
         logits, labels = problem()
         present = labels != 2  # every function of class 2 is 0
-        calibrator = kind().fit(logits[present], labels[present])
+        calibrator = kind().fit(labels[present], logits=logits[present])
         probs = calibrator.predict_proba(50 * logits)
         n = int(present.sum())
         assert probs.sum(1).numpy() == pytest.approx(1)
@@ -110,7 +110,7 @@ class TestBoth:
         self, kind: type[OneVersusRest], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         logits, labels = problem()
-        calibrator = kind().fit(logits, labels)
+        calibrator = kind().fit(labels, logits=logits)
         fields = json.loads(json.dumps(calibrator.to_dict()))
         monkeypatch.setitem(sys.modules, "sklearn.isotonic", None)
         assert kind.from_dict(fields).predict_logits(logits).equal(calibrator.predict_logits(logits))
@@ -134,7 +134,7 @@ class TestBoth:
             kind.from_dict({**fields, **change})
 
     def test_one_example_is_enough(self, kind: type[OneVersusRest]) -> None:
-        calibrator = kind().fit(torch.tensor([[2.0, -1.0]]), torch.tensor([0]))
+        calibrator = kind().fit([0], logits=[[2.0, -1.0]])
         assert calibrator.predict_proba(torch.tensor([[2.0, -1.0]]))[0].tolist() == pytest.approx([0.75, 0.25])
 
     def test_bad_input_is_refused(self, kind: type[OneVersusRest]) -> None:
@@ -142,15 +142,16 @@ class TestBoth:
         with pytest.raises(InputError, match=f"a fitted {kind.method}"):
             kind().predict_proba(logits)
         with pytest.raises(InputError, match="logits of 4 classes"):
-            kind().fit(logits, labels).predict_proba(logits[:, :3])
+            kind().fit(labels, logits=logits).predict_proba(logits[:, :3])
         with pytest.raises(InputError, match="finite logits"):
-            kind().fit(logits * np.nan, labels)
+            kind().fit(labels, logits=logits * np.nan)
 
 
 def test_isotonic_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.isotonic", None)
+    logits, labels = problem()
     with pytest.raises(MissingExtraError, match=r"scikit-learn; try: pip install 'ar-adals\[data\]'"):
-        IsotonicCalibration().fit(*problem())
+        IsotonicCalibration().fit(labels, logits=logits)
 
 
 def test_no_bins_are_refused() -> None:
@@ -166,7 +167,7 @@ def test_interpolation_takes_the_left_value_at_a_step() -> None:
 
 def test_an_empty_bin_keeps_its_center() -> None:
     logits = torch.tensor([[2.0, -2.0], [2.0, -2.0]])  # p = 0.98 and 0.02; nothing in the two bins in the middle
-    calibrator = HistogramBinning(4, equal_mass=False).fit(logits, torch.tensor([0, 0]))
+    calibrator = HistogramBinning(4, equal_mass=False).fit([0, 0], logits=logits)
     probs = calibrator.predict_proba(torch.tensor([[0.5, 0.0]]))[0]  # p = 0.62 and 0.38, centers 0.625 and 0.375
     assert probs.tolist() == pytest.approx([(2 * 0.625 + 0.5) / 3, (2 * 0.375 + 0.5) / 3])
 
@@ -174,6 +175,6 @@ def test_an_empty_bin_keeps_its_center() -> None:
 def test_equal_mass_bins_keep_ties_together() -> None:
     logits = torch.cat([torch.full((60, 1), -3.0), torch.linspace(-1, 3, 40)[:, None]])
     labels = torch.cat([torch.arange(60) % 3 != 0, torch.arange(40) % 2 == 0]).long()  # 40 of the 60 tied ones
-    calibrator = HistogramBinning(5).fit(torch.cat([logits, -logits], 1), labels)
+    calibrator = HistogramBinning(5).fit(labels, logits=torch.cat([logits, -logits], 1))
     tied = calibrator.predict_proba(torch.tensor([[-3.0, 3.0]]))[0]
     assert tied.tolist() == pytest.approx([(100 / 3 + 0.5) / 101, (200 / 3 + 0.5) / 101])

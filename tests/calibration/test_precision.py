@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from aradals.calibration import CALIBRATORS, CalibratedModel, Calibrator, get_calibrator
-from aradals.checks import check_probs
+from aradals.checks import check_probs, kind_of_outputs
 from aradals.errors import InputError
 from aradals.metrics import expected_calibration_error
 from aradals.metrics import torchmetrics as classes
@@ -30,7 +30,7 @@ def fitted() -> dict[str, Calibrator]:
     for name in CALIBRATORS:
         logits, labels = data(2000 if "temperature" in name else 70_000)
         scores = logits.topk(2).values.diff()[:, 0].abs()
-        found[name] = get_calibrator(name).fit(logits, labels, scores)
+        found[name] = get_calibrator(name).fit(labels, logits=logits, scores=scores)
     return found
 
 
@@ -54,11 +54,11 @@ def test_a_calibrated_model_in_half_precision(name: str, dtype: torch.dtype, fit
     for cast in casts:
         model = cast(CalibratedModel(Linear(), fitted[name]))
         assert {buffer.dtype for buffer in model.calibrator.buffers() if buffer.is_floating_point()} == {torch.float64}
-        probs = model(inputs.to(dtype))
-        assert probs.dtype == dtype
-        assert (probs - exact).abs().max() < torch.finfo(dtype).eps
-        check_probs(probs)
-        expected_calibration_error(torch.zeros(500, dtype=torch.long), probs=probs)
+        log_probs = model(inputs.to(dtype))
+        assert log_probs.dtype == dtype
+        assert (log_probs / exact - 1).abs().max() < torch.finfo(dtype).eps
+        assert kind_of_outputs(log_probs) == "log-probabilities"
+        expected_calibration_error(torch.zeros(500, dtype=torch.long), logits=log_probs)
 
 
 def test_casting_back_loses_nothing(fitted: dict[str, Calibrator]) -> None:

@@ -29,7 +29,8 @@ def problem(temperature: float, n: int = 1000, num_classes: int = 5, seed: int =
 
 @pytest.mark.parametrize("temperature", [1e-5, 0.006, 0.05, 0.5, 1.0, 2.5, 40.0, 1e4])
 def test_recovers_a_known_temperature(temperature: float) -> None:
-    scaling = TemperatureScaling().fit(*problem(temperature, n=40_000))
+    logits, labels = problem(temperature, n=40_000)
+    scaling = TemperatureScaling().fit(labels, logits=logits)
     assert scaling.temperature == pytest.approx(temperature, rel=0.03)
     assert not scaling.problem
 
@@ -43,14 +44,16 @@ def objective(log_temperature: Tensor, logits: Tensor, labels: Tensor) -> Tensor
 def test_closed_form() -> None:
     """Three of four right at logit difference 4: the derivative by log T is log T + 16 b s(4 b) - 12 b, b = 1 / T."""
     logits, labels = torch.tensor([[4.0, 0.0]]).repeat(4, 1), torch.tensor([0, 0, 0, 1])
-    scaling = TemperatureScaling().fit(logits, labels)
+    scaling = TemperatureScaling().fit(labels, logits=logits)
     beta = 1 / scaling.temperature
     share = 1 / (1 + math.exp(-4 * beta))
     assert math.log(scaling.temperature) + 12 * beta - 16 * beta * share == pytest.approx(0, abs=1e-9)
     probs = scaling.predict_proba(logits)
     assert probs.dtype == torch.float64
     assert probs[0].tolist() == pytest.approx([share, 1 - share])
-    many = TemperatureScaling().fit(logits.repeat(5000, 1), labels.repeat(5000))  # the pull is one of 20,000 parts
+    many = TemperatureScaling().fit(
+        labels.repeat(5000), logits=logits.repeat(5000, 1)
+    )  # the pull is one of 20,000 parts
     assert many.temperature == pytest.approx(4 / math.log(3), rel=5e-4)
 
 
@@ -58,7 +61,7 @@ def test_closed_form() -> None:
 @settings(max_examples=20)
 def test_no_optimizer_finds_a_lower_objective(seed: int, temperature: float, num_classes: int) -> None:
     logits, labels = problem(temperature, n=200, num_classes=num_classes, seed=seed)
-    scaling = TemperatureScaling().fit(logits, labels)
+    scaling = TemperatureScaling().fit(labels, logits=logits)
 
     def loss(log_temperature: float) -> float:
         return float(objective(torch.tensor(log_temperature), logits, labels))
@@ -79,7 +82,7 @@ def test_equals_lbfgs_and_scikit_learn() -> None:
         return loss
 
     optimizer.step(closure)
-    scaling = TemperatureScaling().fit(logits, labels)
+    scaling = TemperatureScaling().fit(labels, logits=logits)
     assert scaling.temperature == pytest.approx(log_temperature.exp().item(), rel=1e-4)
     assert objective(torch.tensor(scaling.temperature).log(), logits, labels) <= closure() + 1e-12
 
@@ -99,22 +102,22 @@ def test_equals_probmetrics() -> None:
     other = TemperatureScalingCalibrator(opt="bisection")
     other.fit_torch(CategoricalLogits(logits), labels)
     probs = other.predict_proba_torch(CategoricalLogits(logits)).get_probs()
-    fitted = nll(labels, probs=TemperatureScaling().fit(logits, labels).predict_proba(logits))
+    fitted = nll(labels, probs=TemperatureScaling().fit(labels, logits=logits).predict_proba(logits))
     assert fitted == pytest.approx(nll(labels, probs=probs), abs=1e-6)  # which has no pull
 
 
 def test_accuracy_does_not_change() -> None:
     logits, labels = problem(3.0)
-    scaling = TemperatureScaling().fit(logits, labels)
+    scaling = TemperatureScaling().fit(labels, logits=logits)
     assert accuracy(labels, logits=scaling.predict_logits(logits)) == accuracy(labels, logits=logits)
 
 
 def test_float32_and_shifted_logits_give_the_same_temperature() -> None:
     logits, labels = problem(2.0)
-    expected = TemperatureScaling().fit(logits, labels).temperature
-    assert TemperatureScaling().fit(logits.float(), labels).temperature == pytest.approx(expected, rel=1e-6)
+    expected = TemperatureScaling().fit(labels, logits=logits).temperature
+    assert TemperatureScaling().fit(labels, logits=logits.float()).temperature == pytest.approx(expected, rel=1e-6)
     shifted = logits + 1000 * torch.randn(len(logits), 1, dtype=torch.float64)
-    assert TemperatureScaling().fit(shifted, labels).temperature == pytest.approx(expected, rel=1e-6)
+    assert TemperatureScaling().fit(labels, logits=shifted).temperature == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_model_without_an_error_on_few_examples_stays_good() -> None:
@@ -125,7 +128,7 @@ def test_a_model_without_an_error_on_few_examples_stays_good() -> None:
     labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
     right = (logits.argmax(1) == labels).nonzero()[:100, 0]
     with pytest.warns(UserWarning, match="pull to 1: every label of these 100 examples is predicted right"):
-        scaling = TemperatureScaling().fit(logits[right], labels[right])
+        scaling = TemperatureScaling().fit(labels[right], logits=logits[right])
     assert scaling.problem
     assert 0.5 < scaling.temperature < 1
     assert nll(labels, logits=scaling.predict_logits(logits)) < nll(labels, logits=logits) + 0.005
@@ -150,7 +153,7 @@ def test_the_fit_costs_less_than_one_nth_where_one_is_right(boost: float, share:
         labels = torch.multinomial(probs[rows], 1, generator=generator)[:, 0]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            costs.append(cost(TemperatureScaling().fit(logits[rows], labels).temperature) - cost(1.0))
+            costs.append(cost(TemperatureScaling().fit(labels, logits=logits[rows]).temperature) - cost(1.0))
     assert sum(costs) / len(costs) < 1 / n
 
 
@@ -158,7 +161,7 @@ def test_the_fit_costs_less_than_one_nth_where_one_is_right(boost: float, share:
 def test_all_labels_right_sharpens_a_little(scale: float) -> None:
     logits, _ = problem(1.0)
     with pytest.warns(UserWarning, match="every label of these 1000 examples is predicted right"):
-        scaling = TemperatureScaling().fit(scale * logits, logits.argmax(1))
+        scaling = TemperatureScaling().fit(logits.argmax(1), logits=scale * logits)
     restored = TemperatureScaling.from_dict(scaling.to_dict())
     assert restored.problem == scaling.problem
     before, after = (nll(logits.argmax(1), logits=z) for z in (scale * logits, scaling.predict_logits(scale * logits)))
@@ -169,33 +172,34 @@ def test_all_labels_right_sharpens_a_little(scale: float) -> None:
 def test_no_signal_softens(factor: float) -> None:
     logits, labels = problem(1.0)
     with pytest.warns(UserWarning, match="no better than chance"):
-        scaling = TemperatureScaling().fit(factor * logits, labels)
+        scaling = TemperatureScaling().fit(labels, logits=factor * logits)
     assert nll(labels, logits=scaling.predict_logits(factor * logits)) == pytest.approx(math.log(5), abs=0.05)
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e-3, 1e4, 1e6])
 def test_any_scale_of_the_logits_will_do(factor: float) -> None:
     logits, labels = problem(1.0, n=5000)
-    plain, scaled = (TemperatureScaling().fit(z, labels).predict_logits(z) for z in (logits, factor * logits))
+    plain, scaled = (TemperatureScaling().fit(labels, logits=z).predict_logits(z) for z in (logits, factor * logits))
     assert nll(labels, logits=scaled) == pytest.approx(nll(labels, logits=plain), abs=1e-4)
 
 
 def test_scores_are_ignored() -> None:
     logits, labels = problem(2.0)
-    scaling = TemperatureScaling().fit(logits, labels, torch.zeros(3))
-    assert scaling.temperature == TemperatureScaling().fit(logits, labels).temperature
+    scaling = TemperatureScaling().fit(labels, logits=logits, scores=torch.zeros(3))
+    assert scaling.temperature == TemperatureScaling().fit(labels, logits=logits).temperature
     assert scaling.predict_proba(logits, torch.zeros(3)).equal(scaling.predict_proba(logits))
 
 
 def test_no_warning_inside_the_bounds() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        TemperatureScaling().fit(*problem(1.0))
+        logits, labels = problem(1.0)
+        TemperatureScaling().fit(labels, logits=logits)
 
 
 def test_round_trip_through_json() -> None:
     logits, labels = problem(2.0)
-    scaling = get_calibrator("temperature").fit(logits, labels)
+    scaling = get_calibrator("temperature").fit(labels, logits=logits)
     fields = json.loads(json.dumps(scaling.to_dict()))
     assert fields.keys() == {"method", "temperature"}
     restored = calibrator_from_dict(fields)
@@ -234,6 +238,6 @@ def test_bad_input_is_refused() -> None:
     ]
     for bad_logits, bad_labels, message in cases:
         with pytest.raises(InputError, match=message):
-            TemperatureScaling().fit(bad_logits, bad_labels)
+            TemperatureScaling().fit(bad_labels, logits=bad_logits)
     with pytest.raises(InputError, match="finite logits"):
-        TemperatureScaling().fit(logits, labels).predict_proba(logits * math.nan)
+        TemperatureScaling().fit(labels, logits=logits).predict_proba(logits * math.nan)

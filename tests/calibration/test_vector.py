@@ -29,13 +29,14 @@ def problem(n: int = 1000, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def objective(weight: Tensor, bias: Tensor, logits: Tensor, labels: Tensor, pull: float = 1.0) -> Tensor:
     """As the docstring has it."""
-    relative_weight = weight * TemperatureScaling().fit(logits, labels).temperature - 1
+    relative_weight = weight * TemperatureScaling().fit(labels, logits=logits).temperature - 1
     penalty = pull / (2 * len(labels)) * (relative_weight.square().sum() + bias.square().sum())
     return cross_entropy(weight * logits + bias, labels) + penalty
 
 
 def test_recovers_a_known_map() -> None:
-    scaling = VectorScaling().fit(*problem(n=100_000))
+    logits, labels = problem(n=100_000)
+    scaling = VectorScaling().fit(labels, logits=logits)
     assert scaling.weight.numpy() == pytest.approx(WEIGHT.numpy(), abs=0.02)
     assert scaling.bias.numpy() == pytest.approx(BIAS.numpy(), abs=0.06)
 
@@ -43,7 +44,7 @@ def test_recovers_a_known_map() -> None:
 @pytest.mark.parametrize("pull", [1e-6, 1.0])
 def test_gradient_is_zero(pull: float) -> None:
     logits, labels = problem()
-    scaling = VectorScaling(pull).fit(logits, labels)
+    scaling = VectorScaling(pull).fit(labels, logits=logits)
     weight, bias = scaling.weight.clone().requires_grad_(), scaling.bias.clone().requires_grad_()
     gradients = torch.autograd.grad(objective(weight, bias, logits, labels, pull), [weight, bias])
     assert max(float(gradient.abs().max()) for gradient in gradients) < 1e-9
@@ -62,14 +63,14 @@ def test_equals_scipy() -> None:
 
     options = {"ftol": 0, "gtol": 1e-10, "maxiter": 1000}
     best = minimize(value_and_gradient, np.ones(10), jac=True, method="L-BFGS-B", options=options)
-    scaling = VectorScaling().fit(logits, labels)
+    scaling = VectorScaling().fit(labels, logits=logits)
     assert torch.cat([scaling.weight, scaling.bias]).numpy() == pytest.approx(best.x, abs=1e-6)
     assert objective(scaling.weight, scaling.bias, logits, labels).item() <= best.fun + 1e-12
 
 
 def test_better_than_one_temperature_where_classes_differ() -> None:
     (logits, labels), (new_logits, new_labels) = problem(), problem(5000, seed=1)
-    vector, plain = VectorScaling().fit(logits, labels), TemperatureScaling().fit(logits, labels)
+    vector, plain = VectorScaling().fit(labels, logits=logits), TemperatureScaling().fit(labels, logits=logits)
     assert (
         nll(new_labels, logits=vector.predict_logits(new_logits))
         < nll(new_labels, logits=plain.predict_logits(new_logits)) - 0.05
@@ -80,7 +81,7 @@ def test_an_absent_class_and_a_separable_one_have_an_optimum() -> None:
     logits, labels = problem()
     logits[:, 4] = torch.where(labels == 4, 5.0, -5.0)
     present = labels != 2
-    scaling = VectorScaling().fit(logits[present], labels[present])
+    scaling = VectorScaling().fit(labels[present], logits=logits[present])
     assert scaling.weight.isfinite().all()
     probs = scaling.predict_proba(logits[present])
     # About one imaginary example: rare, yet not impossible.
@@ -90,7 +91,7 @@ def test_an_absent_class_and_a_separable_one_have_an_optimum() -> None:
 def test_a_tiny_pull_on_a_separable_class_converges() -> None:
     logits, labels = problem(300)
     logits[:, 4] = torch.where(labels == 4, 5.0, -5.0)
-    scaling = VectorScaling(1e-8).fit(logits, labels)
+    scaling = VectorScaling(1e-8).fit(labels, logits=logits)
     weight, bias = scaling.weight.clone().requires_grad_(), scaling.bias.clone().requires_grad_()
     gradients = torch.autograd.grad(objective(weight, bias, logits, labels, 1e-8), [weight, bias])
     assert max(float(gradient.abs().max()) for gradient in gradients) < 1e-8
@@ -98,7 +99,7 @@ def test_a_tiny_pull_on_a_separable_class_converges() -> None:
 
 def test_round_trip_through_json() -> None:
     logits, labels = problem()
-    scaling = VectorScaling().fit(logits, labels)
+    scaling = VectorScaling().fit(labels, logits=logits)
     restored = VectorScaling.from_dict(json.loads(json.dumps(scaling.to_dict())))
     assert restored.predict_logits(logits).equal(scaling.predict_logits(logits))
 
@@ -126,4 +127,4 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(InputError, match="a fitted vector"):
         VectorScaling().predict_proba(logits)
     with pytest.raises(InputError, match="logits of 5 classes"):
-        VectorScaling().fit(logits, labels).predict_proba(logits[:, :4])
+        VectorScaling().fit(labels, logits=logits).predict_proba(logits[:, :4])

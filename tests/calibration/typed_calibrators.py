@@ -10,7 +10,9 @@ from aradals.calibration import CalibratedModel, Calibrator, TemperatureScaling,
 
 
 def calibrate(model: nn.Module, logits: Tensor, labels: Tensor, scores: Tensor) -> CalibratedModel:
-    assert_type(TemperatureScaling().fit(logits, labels), TemperatureScaling)
-    assert_type(get_calibrator("vector").fit(logits, labels, scores).predict_logits(logits, scores), Tensor)
+    assert_type(TemperatureScaling().fit(labels, logits=logits), TemperatureScaling)
+    assert_type(
+        get_calibrator("vector").fit(labels, logits=logits, scores=scores).predict_logits(logits, scores), Tensor
+    )
     assert_type(calibrator_from_dict(get_calibrator("vector").to_dict()), Calibrator)
-    return CalibratedModel(model, get_calibrator("temperature").fit(logits, labels))
+    return CalibratedModel(model, get_calibrator("temperature").fit(labels, logits=logits))

@@ -48,7 +48,7 @@ def courses() -> dict[str, list[list[float]]]:
             labels = torch.randint(5, (200,), generator=generator)
             logits = torch.randn(200, 5, generator=generator, dtype=torch.float64)
             logits[torch.arange(200), labels] += 2
-            criterion.update(3 * logits, labels, torch.arange(200) % 4)
+            criterion.update(labels, 3 * logits, torch.arange(200) % 4)
             course.append(criterion.target_prob.tolist())
         found[name] = course
     return found

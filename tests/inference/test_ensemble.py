@@ -82,7 +82,7 @@ def test_pooled_predictions_keep_ids_and_labels_and_can_be_calibrated() -> None:
     assert torch.equal(pooled.ids, ids)
     assert torch.equal(pooled.labels, labels)
     assert torch.allclose(pooled.probs, torch.stack([member.probs for member in members]).mean(0), atol=1e-12)
-    assert TemperatureScaling().fit(pooled.logits, pooled.labels).temperature > 1
+    assert TemperatureScaling().fit(pooled.labels, logits=pooled.logits).temperature > 1
 
 
 @pytest.mark.parametrize("field", ["ids", "labels"])

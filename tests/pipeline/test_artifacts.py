@@ -11,14 +11,12 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
-from aradals import InputError, Predictions, ScoreTable, TemperatureScaling
+from aradals import InputError, Predictions, ScoreTable, TemperatureScaling, load_calibrator
 from aradals._internal.files import atomic_path, ensure_writable
+from aradals._internal.hashes import decode_hashes, encode_hashes
 from aradals._internal.json_files import load_json, save_json, settings_digest
 from aradals.data import Examples
 from aradals.pipeline.artifacts import (
-    decode_hashes,
-    encode_hashes,
-    load_calibrator,
     load_predictions,
     load_scores,
     save_calibrator,
@@ -26,6 +24,7 @@ from aradals.pipeline.artifacts import (
     save_scores,
     save_table,
 )
+from aradals.pipeline.prediction_files import read_predictions
 
 
 @pytest.fixture
@@ -82,7 +81,7 @@ def test_other_peoples_predictions(tmp_path: Path, predictions: Predictions) -> 
     pyarrow.parquet.write_table(pa.table(lists), tmp_path / "p.parquet")
     np.savez(tmp_path / "p.npz", labels=predictions.labels.numpy(), logits=predictions.logits.numpy())
     for name in ("p.parquet", "p.npz"):
-        loaded, _ = load_predictions(tmp_path / name)
+        loaded = read_predictions(tmp_path / name).predictions
         assert torch.allclose(loaded.logits.float(), predictions.logits)
         assert loaded.ids.tolist() == list(range(6))
 
@@ -90,7 +89,7 @@ def test_other_peoples_predictions(tmp_path: Path, predictions: Predictions) -> 
 def test_predictions_that_are_probabilities(tmp_path: Path, predictions: Predictions) -> None:
     np.savez(tmp_path / "p.npz", labels=predictions.labels.numpy(), logits=predictions.logits.softmax(1).numpy())
     with pytest.raises(InputError, match="got probabilities"):
-        load_predictions(tmp_path / "p.npz")
+        read_predictions(tmp_path / "p.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 not really"])
@@ -109,7 +108,7 @@ def test_a_table_of_something_else(tmp_path: Path, predictions: Predictions) -> 
 def test_calibrator_round_trip_knows_what_it_was_fitted_on(tmp_path: Path) -> None:
     examples = Examples(torch.rand(40, 2), torch.randint(2, (40,)), num_classes=2)
     logits = 3 * torch.randn(40, 2)
-    calibrator = TemperatureScaling().fit(logits, examples.labels)
+    calibrator = TemperatureScaling().fit(examples.labels, logits=logits)
     save_calibrator(tmp_path / "t.json", calibrator, examples)
     loaded = load_calibrator(tmp_path / "t.json")
     assert loaded.predict_proba(logits).equal(calibrator.predict_proba(logits))

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from aradals import load_calibrator
 from aradals.attacks import ATTACKS
 from aradals.calibration import CALIBRATORS
 from aradals.cli.main import main
 from aradals.data import Examples
 from aradals.errors import InputError
 from aradals.inference.padding import Padded
-from aradals.pipeline.artifacts import load_calibrator, load_scores
+from aradals.pipeline.artifacts import load_scores
 from aradals.pipeline.calibrate import calibrate
 from aradals.pipeline.classifier import as_classifier
 from aradals.pipeline.score import score_dataset

@@ -74,7 +74,7 @@ class TestAdaptiveSmoothing:
         # Subset 0: confidences .9 and .7, one right of two: gap .8 - .5 = .3. Subset 1: .6, right: gap -.4.
         criterion = AdaptiveSmoothing(3, 2, rule=UpdateRule(0.5, leak=0), initial_target_prob=0.8)
         logits = torch.stack([logits_with_confidence(c, k, 3) for c, k in ((0.9, 0), (0.7, 1), (0.6, 2))])
-        updated = criterion.update(logits, torch.tensor([0, 2, 2]), torch.tensor([0, 0, 1]))
+        updated = criterion.update(torch.tensor([0, 2, 2]), logits, torch.tensor([0, 0, 1]))
         assert updated.tolist() == pytest.approx([0.8 - 0.5 * 0.3, 1.0], rel=1e-12)
         (step,) = criterion.history
         assert step["confidence"] == pytest.approx([0.8, 0.6], rel=1e-12)
@@ -97,10 +97,10 @@ class TestAdaptiveSmoothing:
 
     def test_one_subset_needs_no_subsets_and_several_do(self) -> None:
         logits, labels = torch.randn(8, 10), torch.randint(10, (8,))
-        AdaptiveSmoothing(10, 1).update(logits, labels)
+        AdaptiveSmoothing(10, 1).update(labels, logits)
         criterion = AdaptiveSmoothing(10, 4)
         with pytest.raises(InputError, match=r"num_subsets=4.*assign_subsets"):
-            criterion.update(logits, labels)
+            criterion.update(labels, logits)
         assert criterion.history == []
 
     @pytest.mark.parametrize("rule", RULES, ids=str)
@@ -111,7 +111,7 @@ class TestAdaptiveSmoothing:
         for _ in range(20):
             logits = 3 * torch.randn(45, 7)
             assert several(logits, labels).equal(single(logits, labels))
-            assert several.update_as_one(logits, labels).tolist() == single.update(logits, labels).tolist() * 10
+            assert several.update_as_one(labels, logits).tolist() == single.update(labels, logits).tolist() * 10
         assert single.target_prob < 1
         for ours, theirs in zip(several.history, single.history, strict=True):
             assert ours == {key: values * 10 for key, values in theirs.items()}
@@ -120,27 +120,28 @@ class TestAdaptiveSmoothing:
         criterion = AdaptiveSmoothing(3, 2, rule=UpdateRule(0.5, leak=0))
         logits = torch.stack([logits_with_confidence(0.9, 0, 3)] * 2)
         labels, subsets = torch.tensor([0, 1]), torch.tensor([1, 0])
-        assert criterion.update_as_one(logits, labels).tolist() == pytest.approx([0.8, 0.8])  # 1 - .5 (.9 - .5)
+        assert criterion.update_as_one(labels, logits).tolist() == pytest.approx([0.8, 0.8])  # 1 - .5 (.9 - .5)
         # Subset 1 is right: .8 - .5 (.9 - 1) = .85. Subset 0 is wrong: .8 - .5 (.9 - 0) = .35.
-        assert criterion.update(logits, labels, subsets).tolist() == pytest.approx([0.35, 0.85])
-        for forgotten in (criterion, criterion.update_as_one):
-            with pytest.raises(InputError, match=r"targets differ.*assign_subsets"):
-                forgotten(logits, labels)
+        assert criterion.update(labels, logits, subsets).tolist() == pytest.approx([0.35, 0.85])
+        with pytest.raises(InputError, match=r"targets differ.*assign_subsets"):
+            criterion(logits, labels)
+        with pytest.raises(InputError, match=r"targets differ.*assign_subsets"):
+            criterion.update_as_one(labels, logits)
         assert len(criterion.history) == 2
 
     def test_equal_targets_do_not_hide_that_subsets_were_known(self) -> None:
         criterion = AdaptiveSmoothing(3, 2)
         logits = torch.stack([logits_with_confidence(c, 0, 3) for c in (0.9, 0.8)])
-        criterion.update(logits, torch.tensor([0, 0]), torch.tensor([0, 1]))  # both under-confident
+        criterion.update(torch.tensor([0, 0]), logits, torch.tensor([0, 1]))  # both under-confident
         assert criterion.target_prob.tolist() == [1, 1]
         with pytest.raises(InputError, match="targets differ"):
-            criterion.update_as_one(logits, torch.tensor([0, 0]))
+            criterion.update_as_one(torch.tensor([0, 0]), logits)
 
     def test_without_a_rule_it_is_label_smoothing(self) -> None:
         initial = smoothing_to_target_prob(0.1, 10)
         criterion = AdaptiveSmoothing(10, 1, rule=None, initial_target_prob=initial)
         logits, labels = torch.randn(8, 10), torch.randint(10, (8,))
-        assert criterion.update(5 * logits, labels).tolist() == [initial]
+        assert criterion.update(labels, 5 * logits).tolist() == [initial]
         assert len(criterion.history) == 1
         expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
         assert criterion(logits, labels).item() == pytest.approx(expected.item(), rel=1e-5)
@@ -157,7 +158,7 @@ class TestAdaptiveSmoothing:
         # Class 0: (.9 + .5)/2 = .7, (.2 + .4)/2 = .3 and class 1 .7. The second label is 0: gaps -.3 and .7.
         probs = torch.tensor([[[0.9, 0.1], [0.2, 0.8]], [[0.5, 0.5], [0.4, 0.6]]])
         criterion = AdaptiveSmoothing(2, 2, rule=UpdateRule(0.5, leak=0), initial_target_prob=0.9)
-        updated = criterion.update(probs.mean(0).log(), torch.tensor([0, 0]), torch.tensor([0, 1]))
+        updated = criterion.update(torch.tensor([0, 0]), probs.mean(0).log(), torch.tensor([0, 1]))
         assert criterion.history[0]["confidence"] == pytest.approx([0.7, 0.7])
         assert criterion.history[0]["accuracy"] == [1, 0]
         assert updated.tolist() == pytest.approx([1.0, 0.55])
@@ -165,12 +166,12 @@ class TestAdaptiveSmoothing:
     def test_a_member_that_is_certain(self) -> None:
         """The logarithm of a mean probability of 0 is -inf."""
         criterion = AdaptiveSmoothing(3, 1)
-        criterion.update(torch.tensor([[0.75, 0.25, 0.0]]).log(), torch.tensor([1]))
+        criterion.update(torch.tensor([1]), torch.tensor([[0.75, 0.25, 0.0]]).log())
         assert criterion.history[0]["confidence"] == pytest.approx([0.75])
 
     def test_no_validation_data(self) -> None:
         with pytest.raises(InputError, match="at least one validation example"):
-            AdaptiveSmoothing(3, 1).update(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
+            AdaptiveSmoothing(3, 1).update(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 3))
 
     def test_a_rate_for_some_schedule_is_no_rate_yet(self) -> None:
         with pytest.raises(InputError, match=r"for_updates\(num_updates\)"):
@@ -181,17 +182,17 @@ class TestAdaptiveSmoothing:
         criterion, resumed = AdaptiveSmoothing(5, 3, rule=rule), AdaptiveSmoothing(5, 3, rule=rule)
         labels, subsets = torch.randint(5, (30,)), torch.arange(30) % 3
         for _ in range(3):
-            criterion.update(4 * torch.randn(30, 5), labels, subsets)
+            criterion.update(labels, 4 * torch.randn(30, 5), subsets)
         resumed.load_state_dict(criterion.state_dict())
         logits = torch.randn(30, 5)
-        assert resumed.update(logits, labels, subsets).equal(criterion.update(logits, labels, subsets))
+        assert resumed.update(labels, logits, subsets).equal(criterion.update(labels, logits, subsets))
         assert resumed.history == criterion.history
 
     def test_says_which_targets_ran_down(self) -> None:
         criterion = AdaptiveSmoothing(2, 2, rule=UpdateRule(1.0, leak=0))
         logits = torch.stack([logits_with_confidence(0.99, 0, 2)] * 2)
         assert criterion.at_lower_bound() == []
-        criterion.update(logits, torch.tensor([1, 0]), torch.tensor([0, 1]))
+        criterion.update(torch.tensor([1, 0]), logits, torch.tensor([0, 1]))
         assert criterion.at_lower_bound() == [0]
 
     @pytest.mark.parametrize("initial_target_prob", [0.05, 1.2])

@@ -7,10 +7,13 @@ import io
 import math
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from aradals.errors import InputError
@@ -43,6 +46,10 @@ def validation(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 def criterion(**settings: Any) -> AdaptiveSmoothing:
     return AdaptiveSmoothing(NUM_CLASSES, 2, rule=UpdateRule(0.01, averaging=0.3), **settings)
+
+
+def update(made: AdaptiveSmoothing, logits: Tensor, labels: Tensor, subsets: Tensor) -> Tensor:
+    return made.update(labels, logits, subsets)
 
 
 def to_half_and_back(made: AdaptiveSmoothing) -> AdaptiveSmoothing:
@@ -90,8 +97,8 @@ class TestPrecision:
         exact, converted = criterion(), convert(criterion())
         for seed in range(3):
             logits, labels, subsets = validation(seed)
-            expected = exact.update(logits, labels, subsets)
-            assert converted.update(logits.bfloat16(), labels, subsets).equal(expected)
+            expected = exact.update(labels, logits, subsets)
+            assert converted.update(labels, logits.bfloat16(), subsets).equal(expected)
         assert all(buffer.dtype == torch.float64 for buffer in converted.buffers())
         assert expected.max() < 1
         assert converted.history == exact.history
@@ -169,7 +176,7 @@ class TestChecks:
     @pytest.mark.parametrize(("arguments", "message"), BAD)
     def test_a_refused_update_changes_nothing(self, arguments: dict[str, Tensor], message: str) -> None:
         made = criterion()
-        made.update(*validation())
+        update(made, *validation())
         before = copy.deepcopy(made.state_dict())
         with pytest.raises(InputError, match=message):
             made.update(**arguments)
@@ -209,10 +216,10 @@ class TestChecks:
         given = (logits, labels.where(keep, -100), subsets.where(keep, -1))
         kept = (logits[keep], labels[keep], subsets[keep])
         for _ in range(2):
-            assert ignoring.update(*given).equal(plain.update(*kept))
+            assert update(ignoring, *given).equal(update(plain, *kept))
             torch.testing.assert_close(ignoring(*given), plain(*kept))
         with pytest.raises(InputError, match="at least one validation example"):
-            ignoring.update(logits, torch.full_like(labels, -100), subsets)
+            ignoring.update(torch.full_like(labels, -100), logits, subsets)
 
     def test_weights_and_reduction_are_those_of_torch(self) -> None:
         logits, labels, subsets = validation()
@@ -229,6 +236,53 @@ class TestChecks:
             torch.testing.assert_close(made(logits, labels, subsets), theirs(logits, labels), rtol=1e-5, atol=1e-5)
 
 
+class TestBatches:
+    def test_batches_give_the_update_of_all_examples(self) -> None:
+        logits, labels, subsets = validation()
+        whole, batched = criterion(), criterion()
+        for _ in range(2):
+            expected = whole.update(labels, logits, subsets)
+            for rows in torch.arange(NUM_EXAMPLES).split(700):
+                batched.observe(labels[rows], logits[rows], subsets[rows])
+            assert batched.update().tolist() == pytest.approx(expected.tolist(), rel=1e-12)
+        for name in ("confidence", "accuracy", "standard_error", "n"):
+            assert batched.history[1][name] == pytest.approx(whole.history[1][name], rel=1e-12)
+
+    def test_the_last_batch_may_come_with_the_update(self) -> None:
+        logits, labels, subsets = validation()
+        batched = criterion()
+        batched.observe(labels[:1000], logits[:1000], subsets[:1000])
+        found = batched.update(labels[1000:], logits[1000:], subsets[1000:])
+        assert found.tolist() == pytest.approx(update(criterion(), logits, labels, subsets).tolist(), rel=1e-12)
+
+    def test_batches_without_subsets(self) -> None:
+        logits, labels, subsets = validation()
+        made = criterion()
+        made.observe(labels[:1000], logits[:1000])
+        with pytest.raises(InputError, match="subsets for some"):
+            made.observe(labels[1000:], logits[1000:], subsets[1000:])
+        made.observe(labels[1000:], logits[1000:])
+        with pytest.raises(InputError, match="calling update_as_one"):
+            made.update()
+        assert made.update_as_one().tolist() == pytest.approx(criterion().update_as_one(labels, logits).tolist())
+        with pytest.raises(InputError, match="at least one validation example"):
+            made.update()
+
+    def test_a_refused_batch_is_not_counted(self) -> None:
+        logits, labels, subsets = validation()
+        made = criterion()
+        made.observe(labels, logits, subsets)
+        with pytest.raises(InputError, match="labels from 0 to"):
+            made.observe(labels + 1, logits, subsets)
+        assert made.update().equal(update(criterion(), logits, labels, subsets))
+
+    def test_arrays_and_unsigned_labels(self) -> None:
+        logits, labels, subsets = validation()
+        expected = update(criterion(), logits, labels, subsets)
+        found = criterion().update(labels.numpy().astype(np.uint8), logits.numpy(), subsets.numpy().astype(np.uint16))
+        assert found.equal(expected)
+
+
 class TestLoading:
     @pytest.mark.parametrize(
         "other",
@@ -242,7 +296,7 @@ class TestLoading:
     )
     def test_refuses_the_state_of_other_settings(self, other: AdaptiveSmoothing) -> None:
         made = criterion()
-        made.update(*validation())
+        update(made, *validation())
         before = other.target_prob.clone()
         with pytest.raises(InputError, match=r"the state of AdaptiveSmoothing\(num_classes="):
             other.load_state_dict(made.state_dict())
@@ -250,6 +304,20 @@ class TestLoading:
             nn.Sequential(other).load_state_dict(nn.Sequential(made).state_dict())
         assert other.target_prob.equal(before)
         assert other.history == []
+
+    def test_the_state_contains_only_tensors(self, tmp_path: Path) -> None:
+        """So safetensors can write a model that has the loss as a part."""
+        made = criterion()
+        for seed in range(2):
+            update(made, *validation(seed))
+        whole = nn.Sequential(nn.Linear(3, 4), made)
+        assert all(isinstance(value, Tensor) for value in whole.state_dict().values())
+        save_file(whole.state_dict(), tmp_path / "model.safetensors")
+        other = nn.Sequential(nn.Linear(3, 4), resumed := criterion())
+        other.load_state_dict(load_file(tmp_path / "model.safetensors"))
+        assert resumed.history == made.history
+        assert len(resumed.history) == 2
+        assert update(resumed, *validation(3)).equal(update(made, *validation(3)))
 
     @pytest.mark.parametrize("value", [math.nan, 0.1, 1.5])
     def test_refuses_targets_that_cannot_be(self, value: float) -> None:

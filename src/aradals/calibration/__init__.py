@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from aradals._internal.hashes import decode_hashes
+from aradals._internal.json_files import load_sealed
 from aradals._internal.registry import Registry
 from aradals.calibration.base import Calibrator, Origin, bad_state
 from aradals.calibration.calibrated_model import CalibratedModel, scores_for
@@ -13,6 +16,7 @@ from aradals.calibration.conditional import ConditionalTemperature
 from aradals.calibration.one_versus_rest import HistogramBinning, IsotonicCalibration
 from aradals.calibration.temperature import TemperatureScaling
 from aradals.calibration.vector import VectorScaling
+from aradals.errors import InputError
 
 CALIBRATORS: Registry[Callable[..., Calibrator]] = Registry(
     "a calibrator",
@@ -49,6 +53,36 @@ def calibrator_from_dict(fields: Mapping[str, Any]) -> Calibrator:
     return type(get_calibrator(method)).from_dict(fields)
 
 
+def load_calibrator(path: str | Path) -> Calibrator:
+    """Read a fitted calibrator that `Calibrator.save` or `aradals calibrate` has written, with its origin.
+
+    Raises:
+        InputError: the file is missing, changed, or not that of a calibrator.
+    """
+    path = Path(path)
+    content = load_sealed(path, required=False)
+    method, fitted_on = content.get("method"), content.get("fitted_on")
+    if not isinstance(method, str) or method not in CALIBRATORS or not isinstance(fitted_on, dict):
+        raise InputError(
+            expected=f"a calibrator in {path} ({', '.join(CALIBRATORS)}), and the hashes of its examples",
+            got=f"method {method!r:.80}",
+            hint="a file written by `aradals calibrate`",
+        )
+    calibrator = calibrator_from_dict(content)
+    counts = {name: n if isinstance(n := fitted_on.get(name), int) else 0 for name in ("num_classes", "n")}
+    calibrator.origin = Origin(
+        weights=str(fitted_on.get("weights") or ""),
+        num_classes=counts["num_classes"],
+        example_hashes=decode_hashes(fitted_on.get("example_hashes"), path),
+        row_hashes=decode_hashes(fitted_on.get("row_hashes", ""), path),
+        num_examples=counts["n"],
+        data=str(fitted_on.get("data") or ""),
+        fingerprint=str(fitted_on.get("fingerprint") or ""),
+        request=fitted_on.get("request"),
+    )
+    return calibrator
+
+
 __all__ = [
     "CALIBRATORS",
     "CalibratedModel",
@@ -61,5 +95,6 @@ __all__ = [
     "VectorScaling",
     "calibrator_from_dict",
     "get_calibrator",
+    "load_calibrator",
     "scores_for",
 ]

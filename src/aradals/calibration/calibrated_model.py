@@ -14,7 +14,11 @@ from aradals.robustness.scores import InputBatches, score
 
 
 class CalibratedModel(nn.Module):
-    """Module from inputs in [0, 1] to calibrated probabilities, shape (N, K), in the precision of the model's logits.
+    """Module from inputs in [0, 1] to calibrated log-probabilities, shape (N, K).
+
+    The result has the precision of the model's logits. Log-probabilities are logits, whose softmax is calibrated. So
+    the module works wherever a model does, as in `aradals.evaluate`, `aradals.diagnose` and `aradals.score`, in losses
+    and in serving code. Their exponentials are the probabilities.
 
     The calibrator's numbers are buffers: they move between devices with the model and are part of ``state_dict``. The
     calibrator computes in their precision, which is float64 also in a model that is cast to half precision, and float32
@@ -35,7 +39,7 @@ class CalibratedModel(nn.Module):
         >>> import torch
         >>> from aradals.calibration import TemperatureScaling
         >>> scaling = TemperatureScaling.from_dict({"method": "temperature", "temperature": 2.0})
-        >>> CalibratedModel(torch.nn.Identity(), scaling)(torch.tensor([[0.0, 1.0]]))
+        >>> CalibratedModel(torch.nn.Identity(), scaling)(torch.tensor([[0.0, 1.0]])).exp()
         tensor([[0.3775, 0.6225]])
     """
 
@@ -45,14 +49,14 @@ class CalibratedModel(nn.Module):
             raise InputError(
                 expected="a calibrator of aradals.calibration.CALIBRATORS",
                 got=type(calibrator).__name__,
-                hint="get_calibrator(name).fit(logits, labels)",
+                hint="get_calibrator(name).fit(labels, logits=logits)",
             )
         calibrator.check_fitted()
         self.model = model
         self.calibrator = copy.deepcopy(calibrator)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Compute calibrated probabilities, shape (N, K).
+        """Compute calibrated log-probabilities, shape (N, K).
 
         Raises:
             InputError: inputs are outside [0, 1], and the calibrator needs the first-order margin.
@@ -62,7 +66,7 @@ class CalibratedModel(nn.Module):
         if self.calibrator.score == "first_order_margin":
             scores = first_order_margin(self.model, inputs).score
         calibrated: Tensor = self.calibrator(logits, scores)
-        return calibrated.softmax(1).to(logits.dtype)
+        return calibrated.log_softmax(1).to(logits.dtype)
 
 
 def scores_for(calibrator: Calibrator, model: nn.Module, batches: InputBatches, ids: Tensor) -> Tensor | None:

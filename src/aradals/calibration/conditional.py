@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from aradals.calibration.base import Calibrator, bad_state, check_examples, read_state
+from aradals.calibration.base import Calibrator, bad_state, quantiles, read_state, zero_masked
 from aradals.calibration.newton import minimize_convex
 from aradals.calibration.temperature import best_temperature, find_problem, relative_logits
 from aradals.errors import InputError
@@ -25,6 +25,7 @@ _EXAMPLES_PER_KNOT = 25
 _METHODS = {"logit_margin": "margin_temperature", "first_order_margin": "robustness_temperature"}
 """The names in `CALIBRATORS`, by score."""
 _TABLE_SIZE = 101
+_LARGEST_MARGIN = 1e30
 
 
 class ConditionalTemperature(Calibrator):
@@ -82,22 +83,13 @@ class ConditionalTemperature(Calibrator):
         """d, the number of degrees of freedom beyond one temperature."""
         return len(self.temperatures) - 1
 
-    def fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:
+    def _fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None) -> None:
         """Choose d by cross-validation, unless the caller has set it, and fit the temperatures.
 
         A warning says that the examples are too few (25 for each knot) or their scores too similar for a choice among
         all d, or that only the pull keeps the temperatures.
-
-        Args:
-            logits: finite floats, shape (N, K).
-            labels: integer, shape (N,), in [0, K).
-            scores: robustness of each example, shape (N,); ignored if `score` is ``logit_margin``.
-
-        Raises:
-            InputError: there are no examples; logits are NaN, infinite or probabilities; labels or scores are wrong.
         """
-        logits, labels = check_examples(logits, labels)
-        scores = self._scores_of(logits, self.check_scores(logits, scores))
+        scores = self._scores_of(logits, scores)
         table = quantile_table(scores)
         levels = piecewise_linear(scores, *table)
         num_degrees, single = self._wanted_degrees, best_temperature(logits, labels)
@@ -107,13 +99,12 @@ class ConditionalTemperature(Calibrator):
                 warnings.warn(
                     f"{len(logits)} calibration examples, with {len(table[0])} distinct quantiles of their scores, are "
                     f"too few for a temperature of 3 degrees of freedom: choosing among 0 to {limit}",
-                    stacklevel=2,
+                    stacklevel=4,
                 )
             num_degrees = choose_num_degrees(logits, labels, levels, range(limit + 1))
         self._keep(fit_temperatures(logits, labels, levels, single, num_degrees), *table)
         if problem := find_problem(logits, labels):
-            warnings.warn(f"the temperatures rest on the pull to 1: {problem}", stacklevel=2)
-        return self
+            warnings.warn(f"the temperatures rest on the pull to 1: {problem}", stacklevel=4)
 
     def temperature_for(self, scores: Tensor) -> Tensor:
         """Compute the temperature at each score, float64, shape (N,)."""
@@ -161,7 +152,12 @@ class ConditionalTemperature(Calibrator):
         return piecewise_linear(levels, _knots(len(betas) - 1).to(betas), betas)
 
     def _scores_of(self, logits: Tensor, scores: Tensor | None) -> Tensor:
-        return class_margin(logits)[0] if scores is None else scores
+        if self.score != "logit_margin":
+            scores = self.check_scores(logits, None) if scores is None else scores
+            assert scores is not None
+            return scores
+        # The margin is infinite if all classes but one are masked.
+        return class_margin(logits)[0].nan_to_num(posinf=_LARGEST_MARGIN)
 
     def _keep(self, temperatures: Tensor, scores: Tensor, levels: Tensor) -> None:
         self.register_buffer("_temperatures", temperatures)
@@ -172,7 +168,7 @@ class ConditionalTemperature(Calibrator):
 def quantile_table(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Compute up to 101 distinct quantiles of ``scores``, and their levels in [0, 1]; ties get their mean level."""
     levels = torch.linspace(0, 1, _TABLE_SIZE).to(scores)
-    distinct, index, count = torch.quantile(scores, levels).unique(return_inverse=True, return_counts=True)
+    distinct, index, count = quantiles(scores, levels).unique(return_inverse=True, return_counts=True)
     return distinct, torch.zeros_like(distinct).index_add(0, index, levels) / count
 
 
@@ -223,6 +219,7 @@ def fit_temperatures(logits: Tensor, labels: Tensor, levels: Tensor, single: flo
     if num_degrees == 0:
         return logits.new_tensor([single])
     relative = relative_logits(logits, labels) / single
+    finite = zero_masked(relative)
     knots = _knots(num_degrees).to(levels)
     hats = torch.stack([piecewise_linear(levels, knots, unit) for unit in torch.eye(len(knots)).to(levels)], 1)
 
@@ -230,8 +227,8 @@ def fit_temperatures(logits: Tensor, labels: Tensor, levels: Tensor, single: flo
         """Return NLL plus pull, gradient and Hessian; each example adds E_p[z] - z_label and Var_p[z] to these."""
         scaled = (hats @ factors)[:, None] * relative
         probs = scaled.softmax(1)
-        mean = (probs * relative).sum(1)
-        variance = (probs * (relative - mean[:, None]).square()).sum(1)
+        mean = (probs * finite).sum(1)
+        variance = (probs * (finite - mean[:, None]).square()).sum(1)
         value = scaled.logsumexp(1).sum() + (factors - 1).square().sum() / 2
         gradient = mean @ hats + factors - 1
         hessian = (hats * variance[:, None]).T @ hats + torch.eye(len(knots)).to(hats)

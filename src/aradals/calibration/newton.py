@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from torch import Tensor
 
-Loss = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
-"""point (D,) -> (value, gradient (D,), Hessian (D, D))."""
+Hessian = TypeVar("Hessian")
+"""A matrix of shape (D, D), or what a step needs instead of it."""
 
-Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor], tuple[Tensor, Tensor, Hessian]]
+"""point (D,) -> (value, gradient (D,), Hessian)."""
+
+Step = Callable[[Tensor, Tensor, Hessian], Tensor]
 """(point, gradient, Hessian) -> the step to the minimum of the quadratic model, over the allowed points."""
 
 
-def minimize_convex(loss: Loss, start: Tensor, step: Step) -> Tensor:
+def minimize_convex(loss: Loss[Hessian], start: Tensor, step: Step[Hessian]) -> Tensor:
     """Find the minimum of a smooth convex function by Newton's method with backtracking.
 
     The method is deterministic and has no learning rate. It stops when the quadratic model predicts a gain below 1e-12,

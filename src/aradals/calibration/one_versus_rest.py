@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aradals._internal.optional import load_extra
-from aradals.calibration.base import Calibrator, bad_state, check_examples, check_num_classes, read_state
+from aradals.calibration.base import Calibrator, bad_state, check_num_classes, quantiles, read_state
 from aradals.errors import InputError
 
 MAX_PADDED = 50_000_000
@@ -35,23 +35,12 @@ class OneVersusRest(Calibrator):
     _values: Tensor
     _num_examples: Tensor
 
-    def fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:
-        """Fit a function for every class on the softmax probabilities.
-
-        Args:
-            logits: finite floats, shape (N, K).
-            labels: integer, shape (N,), in [0, K).
-            scores: ignored.
-
-        Raises:
-            InputError: there are no examples; logits are NaN, infinite or probabilities; labels are wrong.
-            MissingExtraError: isotonic regression needs scikit-learn, which is not installed.
-        """
-        logits, labels = (tensor.cpu() for tensor in check_examples(logits, labels))
-        by_class = enumerate(logits.softmax(1).T.contiguous())
+    def _fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None) -> None:
+        """Fit a function for every class on the softmax probabilities."""
+        labels = labels.cpu()
+        by_class = enumerate(logits.cpu().softmax(1).T.contiguous())
         functions = [self._fit_class(probs, (labels == k).double()) for k, probs in by_class]
         self._keep([knots for knots, _ in functions], [values for _, values in functions], len(labels))
-        return self
 
     @abstractmethod
     def _fit_class(self, probs: Tensor, hits: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,7 +140,7 @@ class HistogramBinning(OneVersusRest):
     def _fit_class(self, probs: Tensor, hits: Tensor) -> tuple[Tensor, Tensor]:
         inner = torch.linspace(0, 1, self.num_bins + 1, dtype=torch.float64)[1:-1]
         if self.equal_mass and len(inner):
-            inner = torch.quantile(probs, inner).unique()
+            inner = quantiles(probs, inner).unique()
         bins = torch.bucketize(probs, inner)
         count, total = (torch.bincount(bins, weights, minlength=len(inner) + 1) for weights in (None, hits))
         edges = torch.cat([torch.zeros(1), inner, torch.ones(1)])
@@ -172,10 +161,20 @@ def interpolate(points: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     Returns:
         The values at the points, shape (K, N).
     """
-    right = torch.searchsorted(knots, points).clamp(1, knots.shape[1] - 1)
+    right = _count_below(points, knots).clamp(1, knots.shape[1] - 1)
     start, end = knots.gather(1, right - 1), knots.gather(1, right)
     share = ((points - start) / (end - start).clamp(min=torch.finfo(points.dtype).tiny)).clamp(0, 1)
     return torch.lerp(values.gather(1, right - 1), values.gather(1, right), share)
+
+
+def _count_below(points: Tensor, knots: Tensor) -> Tensor:
+    """Count the knots below each point, by a binary search of plain steps, because ONNX has no ``searchsorted``."""
+    count, last = torch.zeros_like(points, dtype=torch.long), knots.shape[1] - 1
+    for bit in reversed(range(knots.shape[1].bit_length())):
+        further = count + 2**bit
+        is_below = (further <= last + 1) & (knots.gather(1, (further - 1).clamp(max=last)) < points)
+        count = torch.where(is_below, further, count)
+    return count
 
 
 def _stack(rows: list[Tensor]) -> Tensor:

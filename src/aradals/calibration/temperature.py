@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from aradals.calibration.base import Calibrator, bad_state, check_examples, read_state
+from aradals.calibration.base import Calibrator, bad_state, read_state, zero_masked
 
 
 class TemperatureScaling(Calibrator):
@@ -25,8 +25,7 @@ class TemperatureScaling(Calibrator):
         problem: reason why only the pull has decided the temperature; empty if the examples have decided it.
 
     Example:
-        >>> import torch
-        >>> scaling = TemperatureScaling().fit(torch.tensor([[4.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1]))
+        >>> scaling = TemperatureScaling().fit([0, 0, 0, 1], logits=[[4.0, 0.0]] * 4)
         >>> round(scaling.temperature, 2)  # the NLL alone has T = 4 / log(3) = 3.64, where 3 of 4 are right
         2.21
     """
@@ -45,26 +44,16 @@ class TemperatureScaling(Calibrator):
         self.check_fitted()
         return float(self._temperature)
 
-    def fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:
+    def _fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None) -> None:
         """Find the temperature with the least sum of NLL and pull.
 
         The NLL alone has no minimum if every label is predicted right (a lower temperature is always better), or if the
         logits have no information about the labels (a higher temperature is always better). The fit then warns that
         only the pull keeps the temperature.
-
-        Args:
-            logits: finite floats, shape (N, K).
-            labels: integer, shape (N,), in [0, K).
-            scores: ignored.
-
-        Raises:
-            InputError: there are no examples; logits are NaN, infinite or probabilities; labels are wrong.
         """
-        logits, labels = check_examples(logits, labels)
         self._keep(best_temperature(logits, labels), find_problem(logits, labels))
         if self.problem:
-            warnings.warn(f"the temperature rests on the pull to 1: {self.problem}", stacklevel=2)
-        return self
+            warnings.warn(f"the temperature rests on the pull to 1: {self.problem}", stacklevel=4)
 
     def forward(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
         """``logits / temperature``; ``scores`` are ignored."""
@@ -101,10 +90,11 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
     practically one-hot or uniform.
 
     Args:
-        logits: float64, shape (N, K).
+        logits: float64, shape (N, K); those of the labels are finite.
         labels: int64, shape (N,).
     """
     relative, num_examples = relative_logits(logits, labels), len(labels)
+    finite = zero_masked(relative)
 
     def loss(log_beta: float) -> float:
         """Return the sum of NLL and pull at beta = 1 / T."""
@@ -113,12 +103,12 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
     def falls(log_beta: float) -> bool:
         """Return True if the loss falls with beta; the derivative of the NLL is the mean of E_p[z] - z_label."""
         beta = math.exp(log_beta)
-        slope = ((beta * relative).softmax(1) * relative).sum(1).mean()
+        slope = ((beta * relative).softmax(1) * finite).sum(1).mean()
         return float(beta * slope) + log_beta / num_examples < 0
 
     # The NLL is convex in beta, but the sum can have two valleys if the logits are tiny. Steps of 1 find the lower
     # valley, and 41 bisections its bottom, with an error of 1e-12.
-    spread = float((logits.amax(1) - logits.amin(1)).mean())
+    spread = float((finite.amax(1) - finite.amin(1)).mean())
     center = -math.log(spread) if spread else 0.0
     start = min(range(math.floor(min(0, center - 8)), math.ceil(max(0, center + 8)) + 1), key=loss)
     low, high = start - 1.0, start + 1.0
@@ -136,7 +126,7 @@ def relative_logits(logits: Tensor, labels: Tensor) -> Tensor:
 def find_problem(logits: Tensor, labels: Tensor) -> str:
     """Say why the NLL alone has no minimum over the temperatures; empty if the NLL has a minimum."""
     relative = relative_logits(logits, labels)
-    if relative.mean() >= 0:
+    if (zero_masked(relative).sum(1) / (relative > -math.inf).sum(1)).mean() >= 0:
         return f"on these {len(labels)} examples, the logits are no better than chance"
     if (relative <= 0).all():
         return f"every label of these {len(labels)} examples is predicted right"

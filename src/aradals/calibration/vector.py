@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from aradals.calibration.base import Calibrator, bad_state, check_examples, check_num_classes, read_state
+from aradals.calibration.base import Calibrator, bad_state, check_num_classes, read_state, zero_masked
 from aradals.calibration.newton import minimize_convex
 from aradals.calibration.temperature import best_temperature
 from aradals.errors import InputError
+
+MAX_SOLVED = 300
+"""With more classes, Newton's system of 2K equations is solved by conjugate gradients, which need no matrix."""
 
 
 class VectorScaling(Calibrator):
@@ -57,49 +63,20 @@ class VectorScaling(Calibrator):
         self.check_fitted()
         return self._bias
 
-    def fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:
-        """Minimize the sum of NLL and pull, which is convex, by Newton's method.
-
-        Args:
-            logits: finite floats, shape (N, K).
-            labels: integer, shape (N,), in [0, K).
-            scores: ignored.
-
-        Raises:
-            InputError: there are no examples; logits are NaN, infinite or probabilities; labels are wrong.
-        """
-        logits, labels = check_examples(logits, labels)
-        num_examples, num_classes = logits.shape
+    def _fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None) -> None:
+        """Minimize the sum of NLL and pull, which is convex, by Newton's method."""
+        num_classes = logits.shape[1]
         beta = 1 / best_temperature(logits, labels)
-        scaled = beta * logits
-        one_hot = torch.nn.functional.one_hot(labels, num_classes).to(scaled)
-        strength = self.pull / num_examples
-
-        def loss(point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            weight, bias = 1 + point[:num_classes], point[num_classes:]
-            log_probs = (weight * scaled + bias).log_softmax(1)
-            probs = log_probs.exp()
-            weighted = probs * scaled
-            value = -log_probs.gather(1, labels[:, None]).mean() + strength / 2 * point.square().sum()
-            error = probs - one_hot
-            gradient = torch.cat([(error * scaled).mean(0), error.mean(0)]) + strength * point
-            # This is the mean of diag(p) - p p^T in blocks; each index of a weight multiplies p by z.
-            both = torch.cat([weighted, probs], 1)
-            hessian = -both.T @ both / num_examples
-            hessian.diagonal().add_(torch.cat([(weighted * scaled).mean(0), probs.mean(0)]) + strength)
-            hessian.diagonal(num_classes).add_(weighted.mean(0))
-            hessian.diagonal(-num_classes).add_(weighted.mean(0))
-            return value, gradient, hessian
-
-        start = torch.zeros(2 * num_classes).to(scaled)
-        best = minimize_convex(loss, start, lambda _, gradient, hessian: -torch.linalg.solve(hessian, gradient))
+        loss = partial(_loss, beta * logits, labels, self.pull / len(labels))
+        start = logits.new_zeros(2 * num_classes)
+        best = minimize_convex(loss, start, solve if num_classes <= MAX_SOLVED else conjugate_gradients)
         self._keep(beta * (1 + best[:num_classes]), best[num_classes:])
-        return self
 
     def forward(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
         """``weight * logits + bias``; ``scores`` are ignored."""
         check_num_classes(logits, len(self._weight))
-        return self._weight * logits.to(self._weight.dtype) + self._bias
+        masked = logits == -math.inf
+        return (self._weight * logits.to(self._weight.dtype) + self._bias).masked_fill(masked, -math.inf)
 
     def to_dict(self) -> dict[str, Any]:
         """Return ``{"method": "vector", "weight": [...], "bias": [...]}``, ready for JSON."""
@@ -123,3 +100,93 @@ class VectorScaling(Calibrator):
     def _keep(self, weight: Tensor, bias: Tensor) -> None:
         self.register_buffer("_weight", weight)
         self.register_buffer("_bias", bias)
+
+
+@dataclass(frozen=True)
+class _Hessian:
+    """Hessian of `_loss`: the mean of diag(p) - p p^T in blocks, where each index of a weight multiplies p by z.
+
+    Attributes:
+        probs: p, shape (N, K).
+        logits: z, 0 for masked classes, shape (N, K).
+        strength: weight of the pull.
+    """
+
+    probs: Tensor
+    logits: Tensor
+    strength: float
+
+    def matrix(self) -> Tensor:
+        """Make the matrix, shape (2K, 2K)."""
+        num_examples, num_classes = self.probs.shape
+        weighted = self.probs * self.logits
+        both = torch.cat([weighted, self.probs], 1)
+        matrix = -both.T @ both / num_examples
+        squares = (weighted * self.logits).mean(0)
+        matrix.diagonal().add_(torch.cat([squares, self.probs.mean(0)]) + self.strength)
+        matrix.diagonal(num_classes).add_(weighted.mean(0))
+        matrix.diagonal(-num_classes).add_(weighted.mean(0))
+        return matrix
+
+    def times(self, direction: Tensor) -> Tensor:
+        """Multiply with a vector of shape (2K,)."""
+        weight, bias = direction.chunk(2)
+        change = self.logits * weight + bias
+        change = self.probs * (change - torch.linalg.vecdot(self.probs, change)[:, None])
+        products = torch.cat([(change * self.logits).mean(0), change.mean(0)])
+        return products + self.strength * direction
+
+    def blocks(self) -> Tensor:
+        """Make the block of weight and bias of each class, shape (K, 2, 2)."""
+        variance = self.probs * (1 - self.probs)
+        moments = [(variance * self.logits**power).mean(0) for power in (2, 1, 1, 0)]
+        return torch.stack(moments, 1).view(-1, 2, 2) + self.strength * torch.eye(2).to(variance)
+
+
+def _loss(logits: Tensor, labels: Tensor, strength: float, point: Tensor) -> tuple[Tensor, Tensor, _Hessian]:
+    """Compute NLL plus pull at ``point`` = (u, b), its gradient and its Hessian."""
+    num_classes = logits.shape[1]
+    finite = zero_masked(logits)
+    scaled = ((1 + point[:num_classes]) * finite + point[num_classes:]).masked_fill(logits == -math.inf, -math.inf)
+    log_probs = scaled.log_softmax(1)
+    value = -log_probs.gather(1, labels[:, None]).mean() + strength / 2 * point.square().sum()
+    probs = log_probs.exp()
+    error = probs.scatter_add(1, labels[:, None], -torch.ones_like(probs[:, :1]))
+    gradient = torch.cat([(error * finite).mean(0), error.mean(0)]) + strength * point
+    return value, gradient, _Hessian(probs, finite, strength)
+
+
+def solve(_: Tensor, gradient: Tensor, hessian: _Hessian) -> Tensor:
+    """Compute Newton's step exactly."""
+    step: Tensor = -torch.linalg.solve(hessian.matrix(), gradient)
+    return step
+
+
+def conjugate_gradients(_: Tensor, gradient: Tensor, hessian: _Hessian, num_steps: int = 200) -> Tensor:
+    """Compute Newton's step by conjugate gradients, more exactly as the gradient vanishes.
+
+    The blocks of the classes are the preconditioner, because a class's weight and bias have similar effects.
+
+    References:
+        Nocedal and Wright, Numerical Optimization, 2006, algorithms 5.3 and 7.1.
+    """
+    inverse = torch.linalg.inv(hessian.blocks())
+
+    def precondition(residual: Tensor) -> Tensor:
+        changed: Tensor = (inverse @ residual.view(2, -1).T[:, :, None])[:, :, 0].T.flatten()
+        return changed
+
+    step, residual = torch.zeros_like(gradient), -gradient
+    direction = preconditioned = precondition(residual)
+    product = residual @ preconditioned
+    enough = product * min(0.01, float(product))
+    for _step in range(num_steps):
+        curved = hessian.times(direction)
+        size = product / (direction @ curved)
+        step, residual = step + size * direction, residual - size * curved
+        preconditioned = precondition(residual)
+        product, previous = residual @ preconditioned, product
+        if product <= enough:
+            break
+        direction = preconditioned + product / previous * direction
+    return step

@@ -15,8 +15,9 @@ from aradals.errors import InputError
 
 if TYPE_CHECKING:
     from aradals.data import Examples
-    from aradals.pipeline.artifacts import StoredPredictions
+    from aradals.inference.predictions import Predictions
     from aradals.pipeline.classifier import Classifier
+    from aradals.pipeline.prediction_files import StoredPredictions
     from aradals.pipeline.workers import Workers
     from aradals.robustness.scores import ScoreTable
 
@@ -166,25 +167,67 @@ class StoredArguments:
     """Files that replace a model.
 
     Attributes:
-        predictions: parquet or .npz file to use instead of a model; its columns are logits, label and, if rows were
-            left out, id
-        scores: file of aradals score with the robustness of the same examples
+        predictions: file of predictions to use instead of a model (.parquet, .csv, .tsv, .jsonl, .npz, .npy, .pt):
+            labels and, for each class, a logit or a probability; docs/predictions.md has the names of the columns
+        labels: file of the labels in the same order, if the file of predictions has none
     """
 
     predictions: Path | None = None
-    scores: Path | None = None
+    labels: Path | None = None
 
     def load(self) -> StoredPredictions:
-        """Load the predictions, with the description in their file.
+        """Load the predictions, with the description in their file, and say what was taken.
 
         Raises:
             InputError: ``--predictions`` is missing, or the file cannot be read.
         """
-        from aradals.pipeline.artifacts import read_predictions
-
         if self.predictions is None:
             raise InputError(expected="--predictions", got="none", hint="--predictions logits.npz")
-        return read_predictions(self.predictions)
+        return _stored(self.predictions, self.labels)
+
+    def refuse_beside(self, **given: object) -> None:
+        """Refuse options that have no effect beside the predictions, because the user expects an effect.
+
+        Raises:
+            InputError: predictions are given, and a value in ``given`` (option -> value) is set, too.
+        """
+        unused = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+        if self.predictions is None and self.labels is not None:
+            raise InputError(expected="--labels beside --predictions", got="only --labels", hint="--label-column")
+        if self.predictions is not None and unused:
+            raise InputError(
+                expected="--predictions, or a model and data",
+                got=f"both (also {', '.join(unused)})",
+                hint="one of them",
+            )
+
+
+def _stored(path: Path, labels: Path | None = None) -> StoredPredictions:
+    from aradals.pipeline.prediction_files import read_predictions
+
+    given = read_predictions(path, labels)
+    print_log(given.taken)
+    return given
+
+
+@dataclass(frozen=True)
+class ScoredArguments(StoredArguments):
+    """Files that replace a model, and the robustness of its examples.
+
+    Attributes:
+        scores: file of aradals score with the robustness of the same examples
+    """
+
+    scores: Path | None = None
+
+    def load(self) -> StoredPredictions:
+        """Load the predictions; their ids must be numbers if there are scores, which are found by id."""
+        given = super().load()
+        if self.scores is not None and given.keys is not None and given.keys.dtype.kind not in "iu":
+            raise InputError(
+                expected="ids that are numbers beside --scores", got="ids that are text", hint="row numbers"
+            )
+        return given
 
     def load_scores(self) -> ScoreTable | None:
         """Load the score table; None if there is none.
@@ -196,19 +239,40 @@ class StoredArguments:
 
         return None if self.scores is None else load_scores(self.scores)[0]
 
-    def refuse_beside(self, **given: object) -> None:
-        """Refuse options that have no effect beside the predictions, because the user expects an effect.
 
-        Raises:
-            InputError: predictions are given, and a value in ``given`` (option -> value) is set, too.
-        """
-        unused = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
-        if self.predictions is not None and unused:
-            raise InputError(
-                expected="--predictions, or a model and data",
-                got=f"both (also {', '.join(unused)})",
-                hint="one of them",
-            )
+@dataclass(frozen=True)
+class ComparedArguments(ScoredArguments):
+    """Files that replace a model, and those of another model.
+
+    Attributes:
+        compare: predictions of another model for the same examples; the differences to --predictions are paired
+    """
+
+    compare: Path | None = None
+
+    def load_other(self, given: StoredPredictions) -> dict[str, Predictions]:
+        """Load the predictions of the other model in the order of ``given``, by the name of the model."""
+        if self.compare is None:
+            return {}
+        other = given.aligned(_stored(self.compare))
+        return {str(self.compare) if other.name == given.name else other.name: other.predictions}
+
+
+@dataclass(frozen=True)
+class HeldOutArguments(StoredArguments):
+    """Files that replace a model, and those that judge the calibrator.
+
+    Attributes:
+        evaluate_on: predictions of other examples, to report accuracy and calibration before and after
+        held_out: part of the examples that are held out of the fit for this report, if there is no --evaluate-on
+    """
+
+    evaluate_on: Path | None = None
+    held_out: float = 0.2
+
+    def load_judged(self) -> StoredPredictions | None:
+        """Load the predictions that judge the calibrator."""
+        return None if self.evaluate_on is None else _stored(self.evaluate_on)
 
 
 @dataclass(frozen=True)

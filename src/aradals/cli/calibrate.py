@@ -2,40 +2,57 @@
 
 The JSON file contains the fitted numbers, a digest of the model and the content hashes of the examples. aradals
 evaluate refuses the calibrator for other models and on the same examples.
+With --predictions, no model is needed. The command then also reports accuracy and calibration before and after, with
+intervals and noise floors, on examples that were held out of the fit.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from aradals.cli.arguments import CalibratorArguments, DataArguments, ModelArguments, OutputArguments
+from aradals.cli.arguments import CalibratorArguments, DataArguments, HeldOutArguments, ModelArguments, OutputArguments
 from aradals.cli.terminal import print_log, print_result
 
 EXAMPLE = "aradals calibrate --checkpoint model.safetensors --data held-out.parquet --output temperature.json"
 RESUMES = False
 
 
-def run(model: ModelArguments, data: DataArguments, calibrator: CalibratorArguments, output: OutputArguments) -> Path:
+def run(
+    model: ModelArguments,
+    data: DataArguments,
+    calibrator: CalibratorArguments,
+    stored: HeldOutArguments,
+    output: OutputArguments,
+) -> Path:
     """Fit the calibrator, and save it."""
     from aradals.calibration import get_calibrator
-    from aradals.pipeline.calibrate import calibrate
+    from aradals.pipeline.calibrate import calibrate, calibrate_predictions
     from aradals.pipeline.outputs import input_paths, output_file
+    from aradals.report.terminal import results_findings
 
     get_calibrator(calibrator.method)
-    read = input_paths(data.data, model.checkpoint, model.model)
+    stored.refuse_beside(**{**asdict(model), "device": None}, **data.given)
+    read = input_paths(data.data, model.checkpoint, model.model, stored.predictions, stored.labels, stored.evaluate_on)
+    target: dict[str, Any] = {
+        "method": calibrator.method,
+        "output": output.output,
+        "overwrite": output.overwrite,
+        "log": print_log,
+    }
     with output_file(output.output, ".json", "calibrator", inputs=read, overwrite=output.overwrite):
-        examples = data.load(model.checkpoint)
-        classifier = model.load(examples)
-        fitted = calibrate(
-            classifier,
-            examples,
-            method=calibrator.method,
-            output=output.output,
-            overwrite=output.overwrite,
-            log=print_log,
-        )
+        if stored.predictions is not None:
+            given = stored.load()
+            fitted, results = calibrate_predictions(
+                given, judged=stored.load_judged(), held_out=stored.held_out, **target
+            )
+            print_result(results.table(), results_findings(results))
+        else:
+            examples = data.load(model.checkpoint)
+            fitted = calibrate(model.load(examples), examples, **target)
     numbers = [f"{name} {_in_short(value)}" for name, value in fitted.to_dict().items() if name != "method"]
-    print_result(f"{calibrator.method}: {', '.join(numbers)}, fitted on {len(examples)} examples")
+    print_result(f"{calibrator.method}: {', '.join(numbers)}, fitted on {fitted.origin.num_examples} examples")
     print_result(f"calibrator: {output.output}")
     return output.output
 

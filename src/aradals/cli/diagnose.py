@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from aradals.cli.arguments import DataArguments, ModelArguments, RankingArguments, ResultsArguments, StoredArguments
+from aradals.cli.arguments import DataArguments, ModelArguments, RankingArguments, ResultsArguments, ScoredArguments
 from aradals.cli.terminal import print_log
 
 EXAMPLE = "aradals diagnose --model my_model.py:build --checkpoint weights.pt --data photos/ --output runs/diagnosis"
@@ -25,7 +25,7 @@ def run(
     model: ModelArguments,
     data: DataArguments,
     ranking: RankingArguments,
-    stored: StoredArguments,
+    stored: ScoredArguments,
     output: ResultsArguments,
 ) -> Path:
     """Diagnose the model, and report the results."""
@@ -35,16 +35,17 @@ def run(
     from aradals.pipeline.outputs import input_paths, output_folder
 
     stored.refuse_beside(**{**asdict(model), "device": None}, **data.given)
-    read = input_paths(data.data, model.model, model.checkpoint, stored.predictions, stored.scores)
+    read = input_paths(data.data, model.model, model.checkpoint, stored.predictions, stored.labels, stored.scores)
     names, kinds, folder = ["diagnosis.json", "report.html"], ["diagnosis"], output.output
     settings: dict[str, Any] = {"scores": stored.scores, "num_subsets": ranking.num_subsets, "seed": ranking.seed}
     with output_folder(folder, names, kinds=kinds, inputs=read, overwrite=output.overwrite, log=print_log):
-        given_files = [stored.predictions, stored.scores]
+        given_files = [stored.predictions, stored.labels, stored.scores]
         if stored.predictions is not None:
             given = stored.load()
             request = claim(output, names[0], asdict(ranking), files=given_files)
             checks = check_stored(given, {})
-            settings |= {"name": given.name, "data": given.data, "checks": checks, "scores": stored.load_scores()}
+            settings |= {"name": given.name, "data": given.data, "class_names": given.class_names, "checks": checks}
+            settings["scores"] = stored.load_scores()
             results = diagnose_predictions(given.predictions, **settings)
             tell_unchecked(checks, print_log)
         else:

@@ -1,6 +1,7 @@
 """Measure accuracy, confidence, NLL, Brier score and calibration errors, clean and under shift.
 
-With --calibrator, the calibrated model is evaluated, too.
+With --calibrator, the calibrated model is evaluated, too. With --predictions, files replace the model; with --compare,
+two models are compared on the same examples.
 The command writes OUTPUT/results.json, report.html and the predictions under every condition. It refuses calibrators of
 other models, examples that a calibrator was fitted on, and examples that the model was trained on. It says what it
 could not check, because a file does not record it.
@@ -12,8 +13,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from aradals.cli.arguments import DataArguments, ModelArguments, ResultsArguments, ShiftArguments, StoredArguments
-from aradals.cli.terminal import print_log
+from aradals.cli.arguments import ComparedArguments, DataArguments, ModelArguments, ResultsArguments, ShiftArguments
+from aradals.cli.terminal import print_log, print_result
+from aradals.errors import InputError
 
 EXAMPLE = (
     "aradals evaluate --checkpoint model.safetensors --calibrator temperature.json --data cifar10 --split test "
@@ -23,7 +25,11 @@ RESUMES = True
 
 
 def run(
-    model: ModelArguments, data: DataArguments, stored: StoredArguments, shift: ShiftArguments, output: ResultsArguments
+    model: ModelArguments,
+    data: DataArguments,
+    stored: ComparedArguments,
+    shift: ShiftArguments,
+    output: ResultsArguments,
 ) -> Path:
     """Evaluate the model, and report the results."""
     from aradals.cli.finish import claim, finish
@@ -31,24 +37,28 @@ def run(
     from aradals.pipeline.evaluate import evaluate, evaluate_predictions
     from aradals.pipeline.leakage import check_stored, tell_unchecked
     from aradals.pipeline.outputs import input_paths, output_folder
+    from aradals.report.terminal import paired_differences
     from aradals.results import CLEAN
 
     changes: dict[str, Any] = {name: getattr(shift, name) for name in ("corruptions", "preset", "corrupted", "ood")}
     stored.refuse_beside(**{**asdict(model), "device": None}, **changes, **data.given)
-    sources = (data.data, model.model, model.checkpoint, stored.predictions, stored.scores, shift.corrupted, shift.ood)
+    if stored.compare is not None and stored.predictions is None:
+        raise InputError(expected="--compare beside --predictions", got="only --compare", hint="--predictions FILE")
+    sources = (data.data, model.model, model.checkpoint, shift.corrupted, shift.ood)
+    files = [stored.predictions, stored.labels, stored.scores, stored.compare, *shift.calibrator]
     names, kinds, folder = ["results.json", "report.html"], ["evaluation"], output.output
-    read = input_paths(*sources, *shift.calibrator)
+    read = input_paths(*sources, *files)
     settings: dict[str, Any] = {"num_subsets": shift.num_subsets}
     with output_folder(folder, names, kinds=kinds, inputs=read, overwrite=output.overwrite, log=print_log):
         settings["calibrators"] = fitted = load_calibrators(shift.calibrator)
         settings["scores"] = stored.load_scores()
         chosen = {**changes, "severities": shift.severities, "num_subsets": shift.num_subsets, "names": list(fitted)}
-        files = [*shift.calibrator, stored.predictions, stored.scores]
         if stored.predictions is not None:
             given = stored.load()
             request = claim(output, names[0], chosen, files=files)
             checks = check_stored(given, fitted)
-            settings |= {"name": given.name, "data": given.data, "checks": checks}
+            settings |= {"name": given.name, "data": given.data, "class_names": given.class_names, "checks": checks}
+            settings["compared"] = stored.load_other(given)
             results = evaluate_predictions([(CLEAN, given.predictions)], **settings)
             tell_unchecked(checks, print_log)
         else:
@@ -58,4 +68,6 @@ def run(
             settings |= {"severities": shift.severities, "output": folder, "log": print_log}
             results = evaluate(classifier, examples, **changes, **settings)
         finish({folder: replace(results, request=request)}, folder, "results.json", json=output.json)
+        if stored.compare is not None and not output.json:
+            print_result(paired_differences(results))
     return folder

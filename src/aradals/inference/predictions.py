@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -46,6 +48,31 @@ class Predictions:
         """Select examples by ``mask``, a bool or index tensor."""
         scores = None if self.scores is None else self.scores[mask]
         return Predictions(self.ids[mask], self.logits[mask], self.labels[mask], scores)
+
+
+MAX_ROW_HASHES = 4096
+
+
+def row_hashes(logits: Tensor, labels: Tensor) -> npt.NDArray[np.uint64]:
+    """Hash the predictions of labeled examples, so that the same examples are recognized when they come again.
+
+    Args:
+        logits: shape (N, K).
+        labels: shape (N,).
+
+    Returns:
+        The smallest hashes, uint64, at most 4,096; none if predictions repeat, such as those of a decision tree. Equal
+        predictions are then no sign of equal examples.
+    """
+    factors = np.random.default_rng(0).integers(2**62, size=logits.shape[1] + 1, dtype=np.uint64) * 2 + 1
+    hashes = []
+    for chunk, own in zip(logits.split(2**16), labels.split(2**16), strict=True):
+        # Adding 0 gives -0 the bits of 0.
+        words = (chunk.float() + 0).cpu().numpy().view(np.uint32).astype(np.uint64)
+        mixed = (words * factors[1:]).sum(1, dtype=np.uint64) + own.cpu().numpy().astype(np.uint64) * factors[0]
+        hashes.append((mixed ^ (mixed >> np.uint64(32))) * factors[0])
+    distinct = np.unique(np.concatenate(hashes)) if hashes else np.empty(0, np.uint64)
+    return distinct[:MAX_ROW_HASHES] if len(distinct) >= 0.99 * len(labels) else distinct[:0]
 
 
 def logit_size(logits: Tensor) -> Tensor:

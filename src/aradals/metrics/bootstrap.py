@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from aradals.checks import check_subsets
+from aradals.checks import Values, check_subsets
 from aradals.errors import InputError
 from aradals.metrics.noise_floor import chunk_sizes
 from aradals.metrics.outcomes import Outcomes, assign_bins, membership, outcomes, subset_membership
@@ -29,10 +29,10 @@ KEPT_COUNTS = 2**24
 
 
 def resampled_metrics(
-    labels: Tensor,
+    labels: Values,
     *,
-    logits: Tensor,
-    subsets: Tensor | None = None,
+    logits: Values,
+    subsets: Values | None = None,
     num_bins: int = 15,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -61,6 +61,7 @@ def resampled_metrics(
         InputError: see `outcomes`; wrong ``subsets``; a metric that is unknown, or that needs subsets.
     """
     examples = outcomes(labels, logits=logits)
+    subsets = None if subsets is None else check_subsets(subsets, len(labels))
     columns = metric_columns(examples, subsets, num_bins)
     values = replicates(Bootstrap(num_resamples, seed=seed).resample(columns))
     if metrics is None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aradals.checks import check_subsets
+from aradals.checks import Values, check_subsets
+from aradals.errors import InputError
 from aradals.metrics.outcomes import (
     ClassGaps,
     Ranking,
@@ -17,6 +18,7 @@ from aradals.metrics.outcomes import (
     outcomes,
     outcomes_and_class_gaps,
     subset_membership,
+    weighted_outcomes,
 )
 from aradals.metrics.proper import wilson_interval
 
@@ -66,15 +68,18 @@ class ReliabilityDiagram:
     accuracy_high: Tensor
 
 
-def bin_sums(bins: Tensor, confidence: Tensor, correct: Tensor, num_bins: int) -> BinSums:
+def bin_sums(
+    bins: Tensor, confidence: Tensor, correct: Tensor, num_bins: int, weights: Tensor | None = None
+) -> BinSums:
     """Sum over the examples in each bin; all arguments of shape (N,)."""
     columns = torch.stack([torch.ones_like(confidence), confidence, correct], 1)
+    columns = columns if weights is None else weights[:, None] * columns
     return BinSums(*columns.new_zeros(num_bins, 3).index_add_(0, bins, columns).T)
 
 
-def equal_width_sums(confidence: Tensor, correct: Tensor, num_bins: int) -> BinSums:
+def equal_width_sums(confidence: Tensor, correct: Tensor, num_bins: int, weights: Tensor | None = None) -> BinSums:
     """Sum in bins (low, high] of equal width."""
-    return bin_sums(assign_bins(confidence, num_bins), confidence, correct, num_bins)
+    return bin_sums(assign_bins(confidence, num_bins), confidence, correct, num_bins, weights)
 
 
 def equal_mass_sums(ranking: Ranking, num_bins: int) -> BinSums:
@@ -106,26 +111,42 @@ def largest_cumulative_gap(ranking: Ranking) -> float:
     return float(ranking.gap.cumsum(0).abs().max() / len(ranking.gap))
 
 
+def binary_gap(gaps: ClassGaps, num_examples: int) -> float:
+    """Compute `binary_calibration_error` from sums of two classes."""
+    return float(gaps.gap[1].abs().sum() / num_examples)
+
+
 def mean_class_gap(gaps: ClassGaps, num_examples: int) -> float:
     """Compute `classwise_calibration_error` from sums."""
     return float(gaps.gap.abs().sum() / num_examples / len(gaps.gap))
 
 
 def expected_calibration_error(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+    labels: Values,
+    *,
+    logits: Values | None = None,
+    probs: Values | None = None,
+    num_bins: int = 15,
+    sample_weight: Values | None = None,
+    ignore_index: int | None = None,
 ) -> float:
     """ECE, the expected calibration error Σ_b (n_b / N) |confidence_b - accuracy_b| (Guo et al. 2017, eq. 3).
 
     Bins are equally wide, (low, high]; the first bin also contains 0. A confidence of exactly 1 is in the last bin.
     Finite samples inflate the ECE: the ECE of a perfectly calibrated model is `ece_noise_floor`, not 0.
 
+    The confidence is that of the predicted class, for two classes as well, where it is at least 0.5. The error of the
+    probability of class 1 is `binary_calibration_error`.
+
     Example: confidences 0.9 and 0.9, one right and one wrong, share a bin: |0.9 - 0.5| = 0.4.
 
     Args:
         labels: integer, shape (N,), in [0, K).
-        logits: finite floats, shape (N, K); or
+        logits: floats, shape (N, K), -inf for masked classes; or
         probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
         num_bins: number of bins; errors for different numbers of bins cannot be compared.
+        sample_weight: weight of each example, at least 0, shape (N,); 2 counts like two examples.
+        ignore_index: label of the examples to leave out, for example -100.
 
     Returns:
         A fraction in [0, 1].
@@ -133,12 +154,32 @@ def expected_calibration_error(
     Raises:
         InputError: see `outcomes`.
     """
-    examples = outcomes(labels, logits=logits, probs=probs)
-    return mean_abs_gap(equal_width_sums(examples.confidence, examples.correct, num_bins))
+    examples, weights = weighted_outcomes(
+        labels, logits=logits, probs=probs, sample_weight=sample_weight, ignore_index=ignore_index
+    )
+    return mean_abs_gap(equal_width_sums(examples.confidence, examples.correct, num_bins, weights))
+
+
+def binary_calibration_error(
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, num_bins: int = 15
+) -> float:
+    """Binary ECE of two classes: Σ_b (n_b / N) |mean p_1 - share of class 1|, in [0, 1].
+
+    The bins of `expected_calibration_error` are those of the probability of class 1, from 0 to 1. This is the error of
+    ``sklearn.calibration.calibration_curve``, of ``BinaryCalibrationError`` of torchmetrics, and of netcal for two
+    classes. It shows gaps that cancel in the ECE: predictions of class 1 that are too sure, and of class 0 that are not
+    sure enough.
+
+    Arguments and errors are those of `expected_calibration_error`; and there must be two classes.
+    """
+    _, gaps = outcomes_and_class_gaps(labels, logits=logits, probs=probs, num_bins=num_bins)
+    if len(gaps.gap) != 2:
+        raise InputError(expected="two classes", got=str(len(gaps.gap)), hint="classwise_calibration_error")
+    return binary_gap(gaps, len(labels))
 
 
 def max_calibration_error(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, num_bins: int = 15
 ) -> float:
     """Maximum calibration error, max_b |confidence_b - accuracy_b| (Guo et al. 2017, eq. 4), in [0, 1].
 
@@ -152,7 +193,7 @@ def max_calibration_error(
 
 
 def adaptive_calibration_error(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, num_bins: int = 15
 ) -> float:
     """Adaptive ECE: the ECE with bins of equally many examples (AdaECE of Mukhoti et al. 2020), in [0, 1].
 
@@ -165,7 +206,7 @@ def adaptive_calibration_error(
 
 
 def debiased_l2_calibration_error(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, num_bins: int = 15
 ) -> float:
     """Debiased L2 calibration error of the predicted class (Kumar et al. 2019, definition 5.1), in [0, 1].
 
@@ -179,7 +220,7 @@ def debiased_l2_calibration_error(
     return debiased_l2_gap(equal_mass_sums(outcomes(labels, logits=logits, probs=probs).ranking, num_bins))
 
 
-def ks_calibration_error(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
+def ks_calibration_error(labels: Values, *, logits: Values | None = None, probs: Values | None = None) -> float:
     """Kolmogorov-Smirnov calibration error of the predicted class (Gupta et al. 2021), in [0, 1].
 
     The error needs no bins. It is the largest |Σ confidence - Σ correctness| / N, where the sums run over all examples
@@ -191,7 +232,7 @@ def ks_calibration_error(labels: Tensor, *, logits: Tensor | None = None, probs:
 
 
 def classwise_calibration_error(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, num_bins: int = 15
 ) -> float:
     """Class-wise ECE: the mean over classes of the one-versus-rest ECE (Kull et al. 2019), in [0, 1].
 
@@ -206,7 +247,7 @@ def classwise_calibration_error(
 
 
 def subset_calibration_error(
-    labels: Tensor, subsets: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None
+    labels: Values, subsets: Values, *, logits: Values | None = None, probs: Values | None = None
 ) -> SubsetCalibrationError:
     """Mean and largest |confidence - accuracy| over the robustness subsets that contain examples.
 
@@ -222,14 +263,13 @@ def subset_calibration_error(
         InputError: see `outcomes`; subsets of another shape, or negative.
     """
     examples = outcomes(labels, logits=logits, probs=probs)
-    check_subsets(subsets, len(labels))
-    members = subset_membership(subsets.to(examples.gap.device))
+    members = subset_membership(check_subsets(subsets, len(labels)).to(examples.gap.device))
     errors = (examples.gap @ members / members.sum(0)).abs()
     return SubsetCalibrationError(mean=float(errors.mean()), largest=float(errors.max()))
 
 
 def reliability_diagram(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, num_bins: int = 15
 ) -> ReliabilityDiagram:
     """Confidence, accuracy and the 95 % interval of the accuracy in the bins of `expected_calibration_error`.
 

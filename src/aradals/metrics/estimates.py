@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aradals.checks import Values, check_subsets
 from aradals.metrics.bootstrap import MIN_EXAMPLES, Bootstrap, Resampled, metric_columns
 from aradals.metrics.family import coverage_key, family
 from aradals.metrics.intervals import (
@@ -96,11 +97,11 @@ MIN_IN_SUBSET, MIN_EVENTS_IN_SUBSET = 20, 2
 
 
 def estimate_metrics(
-    labels: Tensor,
+    labels: Values,
     *,
-    logits: Tensor | None = None,
-    probs: Tensor | None = None,
-    subsets: Tensor | None = None,
+    logits: Values | None = None,
+    probs: Values | None = None,
+    subsets: Values | None = None,
     num_bins: int = 15,
     coverage: float = 0.9,
     smooth: bool = True,
@@ -139,6 +140,7 @@ def estimate_metrics(
     bootstrap = Bootstrap(num_resamples, level, seed)
     examples, class_gaps = outcomes_and_class_gaps(labels, logits=logits, probs=probs, num_bins=num_bins)
     values = family(examples, class_gaps, coverage=coverage)
+    subsets = None if subsets is None else check_subsets(subsets, len(labels))
     return estimate_outcomes(examples, values, subsets, num_bins, bootstrap, coverage=coverage, smooth=smooth)[0]
 
 

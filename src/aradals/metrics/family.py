@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
+from aradals.checks import Values
 from aradals.metrics.calibration import (
+    binary_gap,
     debiased_l2_gap,
     equal_mass_sums,
     equal_width_sums,
@@ -20,10 +20,10 @@ from aradals.metrics.smooth import grid_gaps, smooth_error
 
 
 def all_metrics(
-    labels: Tensor,
+    labels: Values,
     *,
-    logits: Tensor | None = None,
-    probs: Tensor | None = None,
+    logits: Values | None = None,
+    probs: Values | None = None,
     num_bins: int = 15,
     coverage: float = 0.9,
 ) -> dict[str, float]:
@@ -37,8 +37,8 @@ def all_metrics(
         coverage: the coverage of ``accuracy_at_coverage_<percent>``.
 
     Returns:
-        The metric of each key of `family`. ``nll`` is inf if a label has probability 0; ``error_auroc`` is NaN if all
-        predictions are right or all are wrong.
+        The metric of each key of `family`, ``binary_ece`` only for two classes. ``nll`` is inf if a label has
+        probability 0; ``error_auroc`` is NaN if all predictions are right or all are wrong.
 
     Raises:
         InputError: see `outcomes`; a wrong ``num_bins`` or ``coverage``.
@@ -60,6 +60,7 @@ def family(examples: Outcomes, gaps: ClassGaps, *, coverage: float = 0.9) -> dic
         "brier_calibration": brier_calibration_part(gaps, num_examples),
         "brier_refinement": brier_refinement_part(examples, gaps),
         "ece": mean_abs_gap(width_bins),
+        **({"binary_ece": binary_gap(gaps, num_examples)} if len(gaps.gap) == 2 else {}),
         "adaptive_ece": mean_abs_gap(mass_bins),
         "classwise_ece": mean_class_gap(gaps, num_examples),
         "mce": largest_abs_gap(width_bins),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aradals.checks import check_subsets
+from aradals.checks import Values, check_subsets
 from aradals.metrics.outcomes import assign_bins, confidences, membership, subset_membership
 
 CHUNK_ELEMENTS = 2**22
@@ -40,8 +40,8 @@ def chunk_sizes(num_draws: int, num_examples: int) -> Iterator[int]:
 
 def ece_noise_floor(
     *,
-    logits: Tensor | None = None,
-    probs: Tensor | None = None,
+    logits: Values | None = None,
+    probs: Values | None = None,
     num_bins: int = 15,
     num_draws: int = 200,
     seed: int = 0,
@@ -66,10 +66,10 @@ def ece_noise_floor(
 
 
 def subset_noise_floor(
-    subsets: Tensor,
+    subsets: Values,
     *,
-    logits: Tensor | None = None,
-    probs: Tensor | None = None,
+    logits: Values | None = None,
+    probs: Values | None = None,
     num_draws: int = 200,
     seed: int = 0,
 ) -> SubsetNoiseFloor:
@@ -86,8 +86,7 @@ def subset_noise_floor(
         InputError: see `outcomes`; subsets of another shape, or negative.
     """
     confidence = confidences(logits=logits, probs=probs).cpu()
-    check_subsets(subsets, len(confidence))
-    floor = noise_floors(confidence, subsets, num_draws=num_draws, seed=seed)[1]
+    floor = noise_floors(confidence, check_subsets(subsets, len(confidence)), num_draws=num_draws, seed=seed)[1]
     assert floor is not None
     return floor
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from aradals.checks import check_examples, check_predictions
+from aradals.checks import Values, check_examples, check_predictions, check_weights, counted, to_tensor
 from aradals.errors import InputError
 
 CHUNK_ELEMENTS = 2**17
@@ -101,23 +101,26 @@ def rank(confidence: Tensor, correct: Tensor) -> Ranking:
     return Ranking(order, confidence, correct, mean_correct[tie], (count.cumsum(0) - count)[tie])
 
 
-def outcomes(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> Outcomes:
+def outcomes(
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, ignore_index: int | None = None
+) -> Outcomes:
     """Confidence, correctness, NLL and Brier score of every example.
 
     Args:
         labels: integer, shape (N,), in [0, K).
         logits: finite floats, shape (N, K); or
         probs: rows in [0, 1] that sum to 1, as `aradals.checks.check_probs` has it, shape (N, K).
+        ignore_index: label of the examples to leave out, for example -100.
 
     Raises:
         InputError: not exactly one of ``logits`` and ``probs``; values out of range; NaN; no examples.
     """
-    labels, scores = check_examples(labels, logits=logits, probs=probs)
+    labels, scores = check_examples(labels, logits=logits, probs=probs, ignore_index=ignore_index)
     return _join([_normalize(chunk, target, probs is None)[0] for chunk, target in _chunks(scores, labels)])
 
 
 def outcomes_and_class_gaps(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, num_bins: int = 15
 ) -> tuple[Outcomes, ClassGaps]:
     """Compute `outcomes` and the gaps of every class in equal-width bins of its probability, from one softmax."""
     labels, scores = check_examples(labels, logits=logits, probs=probs)
@@ -149,7 +152,31 @@ def outcomes_and_class_gaps(
     return _join(parts), ClassGaps(count, total - label_count)
 
 
-def confidences(*, logits: Tensor | None = None, probs: Tensor | None = None) -> Tensor:
+def weighted_outcomes(
+    labels: Values,
+    *,
+    logits: Values | None,
+    probs: Values | None,
+    sample_weight: Values | None,
+    ignore_index: int | None,
+) -> tuple[Outcomes, Tensor]:
+    """Compute the outcomes of the examples that count, and their weights, float64, which are 1 by default."""
+    labels = to_tensor(labels)
+    found = outcomes(labels, logits=logits, probs=probs, ignore_index=ignore_index)
+    if sample_weight is None:
+        return found, torch.ones_like(found.correct)
+    weights = to_tensor(sample_weight)
+    if ignore_index is not None:
+        weights = counted(weights, labels != ignore_index)
+    return found, check_weights(weights, len(found.correct)).to(found.correct.device)
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> float:
+    """Average values, both of shape (N,); a weight of 0 leaves a value out, even if it is infinite."""
+    return float((values * weights).where(weights > 0, 0).sum() / weights.sum())
+
+
+def confidences(*, logits: Values | None = None, probs: Values | None = None) -> Tensor:
     """Compute the largest predicted probability of each example, without labels; float64, shape (N,)."""
     scores = check_predictions(logits=logits, probs=probs)
     return outcomes(scores.new_zeros(len(scores), dtype=torch.long), logits=logits, probs=probs).confidence

@@ -7,36 +7,85 @@ import math
 import torch
 from torch import Tensor
 
-from aradals.checks import check_examples
-from aradals.metrics.outcomes import ClassGaps, Outcomes, outcomes, outcomes_and_class_gaps
+from aradals.checks import Values
+from aradals.metrics.outcomes import ClassGaps, Outcomes, outcomes_and_class_gaps, weighted_mean, weighted_outcomes
 
 
-def accuracy(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
-    """Share of examples whose most probable class (the first of several) is the label. See `outcomes`."""
-    labels, scores = check_examples(labels, logits=logits, probs=probs)
-    return float((scores.argmax(1) == labels).double().mean())
+def accuracy(
+    labels: Values,
+    *,
+    logits: Values | None = None,
+    probs: Values | None = None,
+    sample_weight: Values | None = None,
+    ignore_index: int | None = None,
+) -> float:
+    """Share of examples whose most probable class (the first of several) is the label. Arguments: `brier_score`."""
+    examples, weights = weighted_outcomes(
+        labels, logits=logits, probs=probs, sample_weight=sample_weight, ignore_index=ignore_index
+    )
+    return weighted_mean(examples.correct, weights)
 
 
-def mean_confidence(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
-    """Mean of the largest predicted probability. See `outcomes`."""
-    return float(outcomes(labels, logits=logits, probs=probs).confidence.mean())
+def mean_confidence(
+    labels: Values,
+    *,
+    logits: Values | None = None,
+    probs: Values | None = None,
+    sample_weight: Values | None = None,
+    ignore_index: int | None = None,
+) -> float:
+    """Mean of the largest predicted probability. Arguments: `brier_score`."""
+    examples, weights = weighted_outcomes(
+        labels, logits=logits, probs=probs, sample_weight=sample_weight, ignore_index=ignore_index
+    )
+    return weighted_mean(examples.confidence, weights)
 
 
-def nll(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
-    """Mean negative log-likelihood in nats; inf if a label has probability 0. See `outcomes`."""
-    return float(outcomes(labels, logits=logits, probs=probs).nll.mean())
+def nll(
+    labels: Values,
+    *,
+    logits: Values | None = None,
+    probs: Values | None = None,
+    sample_weight: Values | None = None,
+    ignore_index: int | None = None,
+) -> float:
+    """Mean negative log-likelihood in nats; inf if a label has probability 0. Arguments: `brier_score`."""
+    examples, weights = weighted_outcomes(
+        labels, logits=logits, probs=probs, sample_weight=sample_weight, ignore_index=ignore_index
+    )
+    return weighted_mean(examples.nll, weights)
 
 
-def brier_score(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
+def brier_score(
+    labels: Values,
+    *,
+    logits: Values | None = None,
+    probs: Values | None = None,
+    sample_weight: Values | None = None,
+    ignore_index: int | None = None,
+) -> float:
     """Mean squared distance between probabilities and one-hot labels, summed over classes, in [0, 2].
 
-    Example: probabilities (0.7, 0.3) and label 0 give 0.3² + 0.3² = 0.18. See `outcomes` for the arguments.
+    Example: probabilities (0.7, 0.3) and label 0 give 0.3² + 0.3² = 0.18.
+
+    Args:
+        labels: integer, shape (N,), in [0, K).
+        logits: floats, shape (N, K), -inf for masked classes; or
+        probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
+        sample_weight: weight of each example in the mean, at least 0, shape (N,).
+        ignore_index: label of the examples to leave out, for example -100.
+
+    Raises:
+        InputError: see `outcomes`; wrong weights.
     """
-    return float(outcomes(labels, logits=logits, probs=probs).brier.mean())
+    examples, weights = weighted_outcomes(
+        labels, logits=logits, probs=probs, sample_weight=sample_weight, ignore_index=ignore_index
+    )
+    return weighted_mean(examples.brier, weights)
 
 
 def brier_calibration(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, num_bins: int = 15
 ) -> float:
     """Calibration part of the Brier score, Σ_k Σ_b (n_kb / N) (mean p_k - share of class k)², in [0, 2].
 
@@ -56,7 +105,7 @@ def brier_calibration(
 
 
 def brier_refinement(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, num_bins: int = 15
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, num_bins: int = 15
 ) -> float:
     """Brier score minus `brier_calibration`, in [0, 2]; lower = the predictions separate the classes better.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aradals.checks import check_predictions
+from aradals.checks import Values, check_predictions
 from aradals.errors import InputError
 from aradals.metrics.outcomes import Ranking, outcomes, rank
 from aradals.metrics.proper import binomial_bound
@@ -129,7 +129,7 @@ def effective_sample(ranking: Ranking, coverage: float) -> tuple[Tensor, Tensor]
     return accuracy * count, count
 
 
-def aurc(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
+def aurc(labels: Values, *, logits: Values | None = None, probs: Values | None = None) -> float:
     """Area under the risk-coverage curve (Geifman et al. 2019), in [0, 1]; lower = better.
 
     The AURC is the mean over n = 1 .. N of the error among the n most confident predictions. If confidences are equal,
@@ -143,7 +143,7 @@ def aurc(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None =
 
 
 def accuracy_at_coverage(
-    labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None, coverage: float = 0.9
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, coverage: float = 0.9
 ) -> float:
     """Accuracy of the ceil(coverage · N) most confident predictions, in [0, 1].
 
@@ -161,7 +161,7 @@ def accuracy_at_coverage(
     return float(most_confident(outcomes(labels, logits=logits, probs=probs).ranking, coverage).mean())
 
 
-def error_auroc(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
+def error_auroc(labels: Values, *, logits: Values | None = None, probs: Values | None = None) -> float:
     """AUROC of the confidence for error detection, in [0, 1]; 1/2 = chance (Hendrycks and Gimpel 2017).
 
     This is the probability that a right prediction is more confident than a wrong one; equal confidences count half.
@@ -227,8 +227,8 @@ def confidence_threshold(
     labels: Tensor,
     max_error: float,
     *,
-    logits: Tensor | None = None,
-    probs: Tensor | None = None,
+    logits: Values | None = None,
+    probs: Values | None = None,
     level: float = 0.95,
 ) -> ConfidenceThreshold | None:
     """Find the smallest confidence from which on at most ``max_error`` of new predictions are wrong, with a guarantee.

@@ -8,13 +8,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from aradals.checks import Values
 from aradals.metrics.outcomes import outcomes
 
 GRID_CELLS = 2048
 """Number of cells of the grid on [0, 1]. The grid widens a kernel of width 0.01 by a factor of 1.0002."""
 
 
-def smooth_calibration_error(labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> float:
+def smooth_calibration_error(labels: Values, *, logits: Values | None = None, probs: Values | None = None) -> float:
     """Smooth ECE (Błasiok and Nakkiran 2023) of the confidence of the predicted class, in [0, 1].
 
     smECE_σ = ∫ |(1 / N) Σ_i (confidence_i - correct_i) k_σ(t, confidence_i)| dt over [0, 1], where k_σ is the Gaussian

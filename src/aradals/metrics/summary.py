@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from aradals.checks import check_subsets
+from aradals.checks import Values, check_subsets, to_tensor
 from aradals.metrics.bootstrap import LINEARIZED, Bootstrap, replicates
 from aradals.metrics.estimates import estimate_outcomes
 from aradals.metrics.family import family
@@ -18,11 +18,11 @@ MetricRow = dict[str, float | None]
 
 
 def summarize(
-    labels: Tensor,
+    labels: Values,
     *,
-    logits: Tensor | None = None,
-    probs: Tensor | None = None,
-    subsets: Tensor | None = None,
+    logits: Values | None = None,
+    probs: Values | None = None,
+    subsets: Values | None = None,
     num_bins: int = 15,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -68,11 +68,11 @@ def summarize(
 
 
 def summarize_and_resample(
-    labels: Tensor,
+    labels: Values,
     *,
-    logits: Tensor | None = None,
-    probs: Tensor | None = None,
-    subsets: Tensor | None = None,
+    logits: Values | None = None,
+    probs: Values | None = None,
+    subsets: Values | None = None,
     num_bins: int = 15,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -81,9 +81,10 @@ def summarize_and_resample(
     """Run `summarize` and `resampled_metrics` on the same outcomes and resamples, with the arguments of `summarize`."""
     examples, class_gaps = outcomes_and_class_gaps(labels, logits=logits, probs=probs, num_bins=num_bins)
     metrics = family(examples, class_gaps)
+    subsets = None if subsets is None else check_subsets(subsets, len(labels))
     bootstrap = Bootstrap(num_resamples, seed=seed)
     estimates, sample = estimate_outcomes(examples, metrics, subsets, num_bins, bootstrap, smooth=smooth)
-    row: MetricRow = {"n": len(labels)}
+    row: MetricRow = {"n": len(examples.correct)}
     for name, value in (metrics | {name: estimate.value for name, estimate in estimates.items()}).items():
         row[name] = value
         if name in estimates:
@@ -102,11 +103,11 @@ def summarize_and_resample(
 
 
 def summarize_by_subset(
-    labels: Tensor,
-    subsets: Tensor,
+    labels: Values,
+    subsets: Values,
     *,
-    logits: Tensor | None = None,
-    probs: Tensor | None = None,
+    logits: Values | None = None,
+    probs: Values | None = None,
     num_bins: int = 15,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -115,13 +116,15 @@ def summarize_by_subset(
 
     The rows are in the order of the subsets; the key ``subset`` names the subset.
     """
-    check_subsets(subsets, len(labels))
+    subsets = check_subsets(subsets, len(labels))
+    given = {"logits": logits, "probs": probs}
+    parts = {name: None if each is None else to_tensor(each) for name, each in given.items()}
+    labels = to_tensor(labels)
     return [
         {"subset": int(subset)}
         | summarize(
             labels[subsets == subset],
-            logits=None if logits is None else logits[subsets == subset],
-            probs=None if probs is None else probs[subsets == subset],
+            **{name: None if each is None else each[subsets == subset] for name, each in parts.items()},
             num_bins=num_bins,
             num_resamples=num_resamples,
             seed=seed,

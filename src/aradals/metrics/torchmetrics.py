@@ -24,11 +24,12 @@ from torch import Tensor
 
 from aradals._internal.optional import optional_imports
 from aradals._internal.precision import only_moving
-from aradals.checks import check_subsets
+from aradals.checks import Values, check_subsets
 from aradals.errors import InputError
 from aradals.metrics.calibration import (
     BinSums,
     bin_sums,
+    binary_gap,
     debiased_l2_gap,
     equal_mass_sums,
     equal_width_sums,
@@ -81,7 +82,7 @@ class PredictionMetric(Metric):
         state = getattr(self, name)
         return dim_zero_cat(state) if len(state) else torch.zeros(0, dtype=torch.float64)
 
-    def update(self, labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> None:
+    def update(self, labels: Values, *, logits: Values | None = None, probs: Values | None = None) -> None:
         """Add a batch.
 
         Args:
@@ -204,19 +205,18 @@ class _Subsets(PredictionMetric):
         self.add_sums(subsets=(3, num_subsets))
 
     def update(  # type: ignore[override]
-        self, labels: Tensor, subsets: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None
+        self, labels: Values, subsets: Values, *, logits: Values | None = None, probs: Values | None = None
     ) -> None:
         """Add a batch; ``subsets`` are integers in [0, num_subsets), shape (N,)."""
         examples = outcomes(labels, logits=logits, probs=probs)
-        check_subsets(subsets, len(labels))
+        subsets = check_subsets(subsets, len(labels))
         if int(subsets.max()) >= self.num_subsets:
             raise InputError(
                 expected=f"subsets below {self.num_subsets}",
                 got=str(int(subsets.max())),
                 hint=f"num_subsets={int(subsets.max()) + 1}",
             )
-        subsets = subsets.long().to(examples.gap.device)
-        sums = bin_sums(subsets, examples.confidence, examples.correct, self.num_subsets)
+        sums = bin_sums(subsets.to(examples.gap.device), examples.confidence, examples.correct, self.num_subsets)
         self.subsets = self.sums("subsets") + torch.stack([sums.count, sums.confidence, sums.correct])
 
     def _num_examples(self) -> int:
@@ -251,7 +251,7 @@ class _ClassBinned(PredictionMetric):
         self.num_bins = num_bins
         self.add_sums(class_count=(num_classes, num_bins), class_gap=(num_classes, num_bins), brier=(), count=())
 
-    def update(self, labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> None:
+    def update(self, labels: Values, *, logits: Values | None = None, probs: Values | None = None) -> None:
         examples, gaps = outcomes_and_class_gaps(labels, logits=logits, probs=probs, num_bins=self.num_bins)
         self.class_count = self.sums("class_count") + gaps.count
         self.class_gap = self.sums("class_gap") + gaps.gap
@@ -270,6 +270,16 @@ class ClasswiseCalibrationError(_ClassBinned):
 
     def _value(self) -> float:
         return mean_class_gap(self.gaps(), self._num_examples())
+
+
+class BinaryCalibrationError(_ClassBinned):
+    """Metric class of `binary_calibration_error`. States: sums over 2 times ``num_bins`` bins."""
+
+    def __init__(self, num_bins: int = 15, **options: Any) -> None:
+        super().__init__(2, num_bins, **options)
+
+    def _value(self) -> float:
+        return binary_gap(self.gaps(), self._num_examples())
 
 
 class BrierCalibration(_ClassBinned):
@@ -392,7 +402,7 @@ class AllMetrics(PredictionMetric):
         self.add_columns("confidence", "correct", "nll", "brier")
         self.add_sums(class_count=(num_classes, num_bins), class_gap=(num_classes, num_bins))
 
-    def update(self, labels: Tensor, *, logits: Tensor | None = None, probs: Tensor | None = None) -> None:
+    def update(self, labels: Values, *, logits: Values | None = None, probs: Values | None = None) -> None:
         """Add a batch, like `PredictionMetric.update`."""
         examples, gaps = outcomes_and_class_gaps(labels, logits=logits, probs=probs, num_bins=self.num_bins)
         for name in ("confidence", "correct", "nll", "brier"):

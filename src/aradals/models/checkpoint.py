@@ -38,7 +38,7 @@ class CheckpointDescription:
         model_args: arguments of the builder as the file has them; `arguments` checks those that are used.
         num_classes: K, at most the size of the file in bytes; None if the file does not have it.
         class_names: one name for each class, or empty.
-        fitted_examples: content hashes in base64, see `aradals.pipeline.artifacts.decode_hashes`.
+        fitted_examples: content hashes in base64, see `aradals._internal.hashes.decode_hashes`.
         hyper_parameters: arguments of a LightningModule, as a checkpoint of Lightning has them.
         preparation: preparation of the training data, see `aradals.data.Examples`.
     """

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from aradals._internal.files import atomic_path, csv_text
-from aradals._internal.json_files import SEAL, changed, json_text, load_sealed, save_sealed
+from aradals._internal.json_files import SEAL, changed, json_text
 from aradals._internal.optional import load_extra
-from aradals.calibration import CALIBRATORS, Calibrator, Origin, calibrator_from_dict
+from aradals.calibration import Calibrator
 from aradals.checks import check_labels, check_logits
 from aradals.data import Examples
-from aradals.data.arrays import NPZ_ERRORS, check_npz
 from aradals.data.table_files import check_names, read_columns
 from aradals.errors import InputError
 from aradals.inference.predictions import Predictions
@@ -78,7 +75,7 @@ def load_scores(path: Path) -> tuple[ScoreTable, dict[str, str]]:
     """
     kinds = {"id": "iu", "predicted": "iu", "score": "f", "margin": "f", "norm": "f", "success": "b"}
     kinds |= {"num_forward": "iu", "num_backward": "iu"}
-    columns, metadata = _read_parquet(path, list(kinds))
+    columns, metadata = read_parquet(path, list(kinds))
     if "aradals" not in metadata:
         raise InputError(
             expected=f"a score table in {path}",
@@ -151,113 +148,30 @@ def save_predictions(path: Path, predictions: Predictions, provenance: Mapping[s
     _write_parquet(path, "predictions", columns, provenance)
 
 
-@dataclass(frozen=True)
-class StoredPredictions:
-    """Predictions with the description in their file.
-
-    Attributes:
-        predictions: predictions of N examples.
-        name: name of the file.
-        data: name of the data; the name of the file if the file has no name of the data.
-        hashes: content hashes of the examples, uint64; empty if the file has none.
-        weights: digest of the weights of the model; empty if the file has none.
-    """
-
-    predictions: Predictions
-    name: str
-    data: str
-    hashes: npt.NDArray[np.uint64]
-    weights: str
-
-
-def read_predictions(path: Path) -> StoredPredictions:
-    """Read predictions that replace a model, see `load_predictions`."""
-    predictions, metadata = load_predictions(path)
-    hashes = decode_hashes(metadata.get("example_hashes", ""), path)
-    name, weights = metadata.get("data", path.stem), metadata.get("weights", "")
-    return StoredPredictions(predictions, path.stem, name, hashes, weights)
-
-
 def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
-    """Read predictions: parquet or ``.npz`` with ``label``, ``logits`` (N x K) and, if rows were left out, ``id``.
+    """Read predictions that `save_predictions` has written, and their metadata.
 
     Raises:
-        InputError: the file is missing or lacks a column; or logits are NaN, probabilities, or of a wrong shape.
+        InputError: the file is missing, was changed, or has other columns.
     """
-    columns, metadata = _read_npz(path) if path.suffix == ".npz" else _read_parquet(path, None)
-    columns = {{"labels": "label", "ids": "id"}.get(name, name): values for name, values in columns.items()}
-    for name in ("label", "logits"):
-        if name not in columns or not columns[name].ndim:
+    columns, metadata = read_parquet(path, ["id", "label", "logits"])
+    kinds, num_rows = {"id": "iu", "label": "iu", "logits": "f"}, len(columns["id"])
+    for name, kind in kinds.items():
+        if columns[name].dtype.kind not in kind or columns[name].shape[:1] != (num_rows,):
             raise InputError(
-                expected=f"a column {name!r} in {path}",
-                got=f"columns {', '.join(map(repr, columns))}" if name not in columns else "a single value",
-                hint="columns label, logits and, if rows were left out, id",
+                expected=f"numbers in the column {name!r} of {path}",
+                got=f"{columns[name].dtype} of shape {columns[name].shape}",
+                hint="the file as `aradals` has written it",
             )
-    stacked = _stack_logits(columns["logits"], path)
-    columns.setdefault("id", np.arange(len(columns["label"])))
-    hints = {"label": "class indices from 0", "id": "row numbers"}
-    labels, ids = (
-        torch.from_numpy(_one_for_each_row(columns, name, len(stacked), "iu", path, hint).astype(np.int64))
-        for name, hint in hints.items()
-    )
-    if len(ids.unique()) < len(ids):
-        raise InputError(expected=f"every id once in {path}", got="some of them again", hint="one row for each example")
-    logits = check_logits(torch.from_numpy(stacked), len(labels))
+    logits = check_logits(torch.from_numpy(columns["logits"]), num_rows)
+    ids, labels = (torch.from_numpy(columns[name].astype(np.int64)) for name in ("id", "label"))
     check_labels(labels, logits.shape[1])
-    scores = None
-    if "score" in columns:
-        values = _one_for_each_row(columns, "score", len(stacked), "fiu", path, "a file without this column")
-        scores = torch.from_numpy(values.astype(np.float64))
+    scores = torch.from_numpy(columns["score"].astype(np.float64)) if "score" in columns else None
     return Predictions(ids, logits, labels, scores), metadata
 
 
-def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read the arrays of an ``.npz`` file by name; it has no metadata."""
-    try:
-        check_npz(path)
-        with np.load(path, allow_pickle=False) as arrays:
-            # Torch takes no arrays of the byte order of other processors.
-            return {name: arrays[name].astype(arrays[name].dtype.newbyteorder("=")) for name in arrays.files}, {}
-    except InputError:
-        raise
-    except NPZ_ERRORS as error:
-        got = "another kind of file, or pickled objects" if path.exists() else "no such file"
-        raise InputError(expected=f"a readable .npz file of arrays {path}", got=got, hint="numpy.savez") from error
-
-
-def _stack_logits(rows: np.ndarray, path: Path) -> np.ndarray:
-    """Make one array of numbers from rows of logits, shape (N, K)."""
-    if rows.dtype == object:
-        lengths = {len(row) if isinstance(row, np.ndarray) else 0 for row in rows}
-        if len(lengths) != 1 or 0 in lengths:
-            raise InputError(
-                expected="logits of one length",
-                got=f"lengths {sorted(lengths)}",
-                hint="rows of K logits each",
-            )
-        rows = np.stack(list(rows))
-    if rows.dtype.kind not in "fiu" or rows.dtype.itemsize > 8:
-        raise InputError(expected=f"logits in {path} as numbers", got=str(rows.dtype), hint="float32")
-    return np.array(rows)
-
-
-def _one_for_each_row(
-    columns: Mapping[str, np.ndarray], name: str, num_rows: int, kinds: str, path: Path, hint: str
-) -> np.ndarray:
-    """Read a column of numbers, one for each row of logits; ``kinds`` are kinds of numpy dtypes."""
-    column = columns[name]
-    if column.dtype.kind not in kinds or column.shape != (num_rows,):
-        what = "integer" if kinds == "iu" else "number"
-        raise InputError(
-            expected=f"one {what} {name} for each of {num_rows} rows of logits in {path}",
-            got=f"{column.dtype} of shape {column.shape}",
-            hint=hint,
-        )
-    return column
-
-
 def save_calibrator(path: Path, calibrator: Calibrator, examples: Examples, *, request: str | None = None) -> None:
-    """Write a fitted calibrator as JSON, with its origin: the model, and the content hashes of the examples.
+    """Write a fitted calibrator with the examples that it was fitted on.
 
     Args:
         path: path of the file.
@@ -265,39 +179,14 @@ def save_calibrator(path: Path, calibrator: Calibrator, examples: Examples, *, r
         examples: the examples that the calibrator was fitted on.
         request: digest of everything that decides the fit.
     """
-    fitted_on = {
-        "data": examples.name,
-        "n": len(examples),
-        "fingerprint": examples.fingerprint,
-        "example_hashes": encode_hashes(examples.hashes),
-        "weights": calibrator.origin.weights,
-        "num_classes": calibrator.origin.num_classes,
-        "request": request,
-    }
-    save_sealed(path, {**calibrator.to_dict(), "fitted_on": fitted_on})
-
-
-def load_calibrator(path: Path) -> Calibrator:
-    """Read a calibrator with its origin; a file of an earlier version does not name the model.
-
-    Raises:
-        InputError: the file is missing, or `save_calibrator` has not written it.
-    """
-    content = load_sealed(path, required=False)
-    method, fitted_on = content.get("method"), content.get("fitted_on")
-    if not isinstance(method, str) or method not in CALIBRATORS or not isinstance(fitted_on, dict):
-        raise InputError(
-            expected=f"a calibrator in {path} ({', '.join(CALIBRATORS)}), and the hashes of its examples",
-            got=f"method {method!r:.80}",
-            hint="a file written by `aradals calibrate`",
-        )
-    calibrator, num_classes = calibrator_from_dict(content), fitted_on.get("num_classes")
-    calibrator.origin = Origin(
-        weights=str(fitted_on.get("weights") or ""),
-        num_classes=num_classes if isinstance(num_classes, int) else 0,
-        example_hashes=decode_hashes(fitted_on.get("example_hashes"), path),
+    calibrator.origin = replace(
+        calibrator.origin,
+        data=examples.name,
+        fingerprint=examples.fingerprint,
+        example_hashes=examples.hashes,
+        request=request,
     )
-    return calibrator
+    calibrator.save(path)
 
 
 def _write_parquet(path: Path, kind: str, columns: Mapping[str, object], metadata: Mapping[str, str]) -> None:
@@ -313,12 +202,12 @@ def _write_parquet(path: Path, kind: str, columns: Mapping[str, object], metadat
     description = {"kind": kind, **({"request": metadata["request"]} if "request" in metadata else {})}
     metadata = {**metadata, "schema": SCHEMA_VERSION, "aradals": json.dumps(description)}
     table = pa.table(dict(columns))
-    table = table.replace_schema_metadata({**metadata, SEAL: _table_digest(_as_arrays(table), metadata)})
+    table = table.replace_schema_metadata({**metadata, SEAL: _table_digest(as_arrays(table), metadata)})
     with atomic_path(path) as temporary:
         parquet.write_table(table, temporary, write_page_checksum=True)
 
 
-def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read the columns and the metadata of a table; the digest of this package is left out.
 
     Raises:
@@ -342,7 +231,7 @@ def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.
                 got=f"columns {', '.join(map(repr, table.column_names))}",
                 hint="a file written by `aradals score`",
             )
-    columns = _as_arrays(table)
+    columns = as_arrays(table)
     metadata = {
         key.decode(errors="replace"): value.decode(errors="replace")
         for key, value in (table.schema.metadata or {}).items()
@@ -353,7 +242,7 @@ def _read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.
     return columns, metadata
 
 
-def _as_arrays(table: Any) -> dict[str, np.ndarray]:
+def as_arrays(table: Any) -> dict[str, np.ndarray]:
     """Copy the columns of an Arrow table to arrays; lists of one length get the shape (N, length)."""
     pa = load_extra("pyarrow")
     columns: dict[str, np.ndarray] = {}
@@ -374,24 +263,3 @@ def _table_digest(columns: Mapping[str, np.ndarray], metadata: Mapping[str, str]
         content = values.tobytes() if is_plain else json.dumps(values.tolist(), default=str).encode()
         digest.update(f"{name} {values.dtype} {values.shape} ".encode() + content)
     return digest.hexdigest()
-
-
-def encode_hashes(hashes: np.ndarray) -> str:
-    """Encode example hashes (uint64) as text, for the metadata of an object that was fitted on the examples."""
-    return base64.b64encode(np.sort(hashes.astype("<u8")).tobytes()).decode()
-
-
-def decode_hashes(text: object, path: Path | None = None) -> np.ndarray:
-    """Invert `encode_hashes`; ``path`` is the file that contains the text.
-
-    Raises:
-        InputError: `encode_hashes` has not written the text.
-    """
-    try:
-        return np.frombuffer(base64.b64decode(text, validate=True), dtype="<u8")  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            expected=f"content hashes of examples, in base64{f', in {path}' if path else ''}",
-            got=f"{text!r:.80}" if isinstance(text, str) else type(text).__name__,
-            hint="the file as `aradals` has written it",
-        ) from error

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from aradals._internal.json_files import settings_digest
-from aradals.calibration import CALIBRATORS, Calibrator, Origin, get_calibrator, scores_for
+from aradals.calibration import CALIBRATORS, Calibrator, get_calibrator, load_calibrator, scores_for
 from aradals.data import Data, Examples, as_examples
+from aradals.errors import InputError
 from aradals.inference.predictions import predict
-from aradals.pipeline.artifacts import load_calibrator, save_calibrator
+from aradals.pipeline.artifacts import save_calibrator
 from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples
-from aradals.pipeline.leakage import tell_unchecked
+from aradals.pipeline.evaluate import evaluate_predictions
+from aradals.pipeline.leakage import check_stored, tell_unchecked
 from aradals.pipeline.numbering import check_numbering, number_as_model
 from aradals.pipeline.outputs import output_file, refuse_other_request
+from aradals.pipeline.prediction_files import StoredPredictions
+from aradals.results.records import CLEAN, Results
 
 
 def calibrate(
@@ -68,6 +75,86 @@ def calibrate(
     return calibrator
 
 
+def calibrate_predictions(
+    given: StoredPredictions,
+    *,
+    method: str = "temperature",
+    judged: StoredPredictions | None = None,
+    held_out: float = 0.2,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    log: Callable[[str], None] = print,
+) -> tuple[Calibrator, Results]:
+    """Fit a calibrator on predictions, and evaluate it on others, with intervals and noise floors.
+
+    Args:
+        given: predictions of examples that are used neither to train nor to judge the model.
+        method: a name in ``aradals.calibration.CALIBRATORS``.
+        judged: predictions to evaluate without and with the calibrator. By default, a random part of ``given`` is held
+            out of the fit for this.
+        held_out: the part that is held out, in (0, 1).
+        output: JSON file for the calibrator.
+        overwrite: replace an output that another program has made, or that was made from other inputs.
+        log: called with a line about what could not be checked.
+
+    Returns:
+        The fitted calibrator, and its evaluation.
+
+    Raises:
+        InputError: the method is unknown; there are too few examples; the calibrator was fitted on ``judged``; or
+            another program has made the output.
+    """
+    calibrator, data = get_calibrator(method), given.data
+    request = settings_digest([method, given.fingerprint, None if judged is not None else held_out])
+    fitted_on = given
+    if judged is None:
+        fitted_on, judged = _split(given, held_out)
+        data = f"{data} ({len(judged.predictions)} examples that were held out of the fit)"
+        checks = check_stored(judged, {})
+    calibrator.fit(
+        fitted_on.predictions.labels, logits=fitted_on.predictions.logits, scores=fitted_on.predictions.scores
+    )
+    calibrator.origin = replace(
+        calibrator.origin,
+        weights=given.weights,
+        example_hashes=given.hashes,
+        data=given.data,
+        fingerprint=fitted_on.fingerprint,
+        request=request,
+    )
+    if fitted_on is given:
+        checks, data = check_stored(judged, {method: calibrator}), judged.data
+    if output is not None:
+        path = Path(output)
+        with output_file(path, ".json", "calibrator", overwrite=overwrite):
+            refuse_other_request(path, request, overwrite=overwrite)
+            calibrator.save(path)
+    tell_unchecked(checks, log)
+    results = evaluate_predictions(
+        [(CLEAN, judged.predictions)],
+        name=judged.name,
+        data=data,
+        calibrators={method: calibrator},
+        class_names=judged.class_names,
+        checks=checks,
+    )
+    return calibrator, results
+
+
+def _split(given: StoredPredictions, held_out: float) -> tuple[StoredPredictions, StoredPredictions]:
+    """Split predictions at random, the same at every call, into those of the fit and those that are held out."""
+    num_examples = len(given.predictions)
+    size = round(held_out * num_examples)
+    if not 0 < held_out < 1 or not 0 < size < num_examples:
+        raise InputError(
+            expected="a part of the examples between 0 and 1 that leaves some to fit and some to judge",
+            got=f"{held_out} of {num_examples} examples",
+            hint="--held-out 0.2, or other predictions to --evaluate-on",
+        )
+    order = torch.randperm(num_examples, generator=torch.Generator().manual_seed(0))
+    return given.select(order[size:].sort().values), given.select(order[:size].sort().values)
+
+
 def load_calibrators(paths: Sequence[Path]) -> dict[str, Calibrator]:
     """Read fitted calibrators, by the stems of their files.
 
@@ -88,6 +175,6 @@ def load_calibrators(paths: Sequence[Path]) -> dict[str, Calibrator]:
 def _fit(calibrator: Calibrator, classifier: Classifier, examples: Examples) -> None:
     predictions = predict(classifier.model, examples.batches())
     check_numbering(predictions, examples.name)
-    calibrator.origin = Origin(classifier.weights, predictions.logits.shape[1], examples.hashes)
     scores = scores_for(calibrator, classifier.model, examples.batches(), predictions.ids)
-    calibrator.fit(predictions.logits, predictions.labels, scores)
+    calibrator.fit(predictions.labels, logits=predictions.logits, scores=scores)
+    calibrator.origin = replace(calibrator.origin, weights=classifier.weights, example_hashes=examples.hashes)

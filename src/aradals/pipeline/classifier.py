@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from aradals._internal.files import file_digest
+from aradals._internal.hashes import decode_hashes
 from aradals._internal.json_files import settings_digest
 from aradals._internal.specs import code_digest
 from aradals.data import Examples
@@ -34,7 +35,6 @@ from aradals.models import (
 from aradals.models.builder import namesake
 from aradals.models.preprocessing import Preprocessed, Preprocessing
 from aradals.models.sources import find_source, source_digest, without_weights
-from aradals.pipeline.artifacts import decode_hashes
 from aradals.pipeline.input_scale import warn_of_scale
 from aradals.pipeline.leakage import check_unseen
 from aradals.pipeline.numbering import names_of

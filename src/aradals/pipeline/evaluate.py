@@ -182,6 +182,7 @@ def evaluate_predictions(
     num_subsets: int = 10,
     class_names: Sequence[str] = (),
     checks: Sequence[Check] = (),
+    compared: Mapping[str, Predictions] | None = None,
 ) -> Results:
     """Evaluate predictions that exist already, without and with each calibrator.
 
@@ -194,6 +195,8 @@ def evaluate_predictions(
         num_subsets: number R of subsets.
         class_names: name of each class; a class without a name has its number.
         checks: answers of `aradals.pipeline.leakage`, for the results.
+        compared: clean predictions of other models by name, of the same examples in the same order. The results compare
+            them with this model, paired by example.
     """
     given = iter(predictions)
     condition, clean = next(given)
@@ -204,22 +207,28 @@ def evaluate_predictions(
         yield condition, clean
         yield from given
 
-    found = evaluate_conditions(everything(), subsets, calibrators or {}, method=name, seed=0)
+    found = {name: evaluate_conditions(everything(), subsets, calibrators or {}, method=name, seed=0)}
+    for other, clean_of_other in (compared or {}).items():
+        found[other] = evaluate_conditions([(CLEAN, clean_of_other)], subsets, {}, method=other, seed=0)
     results = Results(
         kind="evaluation",
         name=name,
         data=DataSummary(data, clean.logits.shape[1], tuple(class_names), {"evaluated": len(clean)}),
-        methods=(Method(name, name),),
+        methods=tuple(Method(each, each) for each in found),
         reference=name,
-        rows=tuple(found.rows),
-        reliability=tuple(found.reliability),
+        rows=tuple(row for each in found.values() for row in each.rows),
+        reliability=tuple(diagram for each in found.values() for diagram in each.reliability),
         config={"model": name, "calibrators": list(calibrators or {})},
         versions=versions(),
         scoring=() if scores is None else (scoring_record(scores, split="evaluated"),),
         classes=class_rows(clean, class_names, name),
         checks=tuple(checks),
     )
-    replicates = {(Variant(name, each), 0, place): sample for (each, place), sample in found.by_place.items()}
+    replicates = {
+        (Variant(method, each), 0, place): sample
+        for method, evaluated in found.items()
+        for (each, place), sample in evaluated.by_place.items()
+    }
     return replace(results, comparisons=compare_methods(results, replicates))
 
 

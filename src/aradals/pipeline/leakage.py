@@ -10,7 +10,7 @@ import numpy.typing as npt
 from aradals.calibration import Calibrator
 from aradals.data import overlap
 from aradals.errors import InputError
-from aradals.pipeline.artifacts import StoredPredictions
+from aradals.pipeline.prediction_files import StoredPredictions
 from aradals.results.records import Check, Variant
 
 MAX_SHARED = 0.01
@@ -77,8 +77,10 @@ def check_stored(given: StoredPredictions, calibrators: Mapping[str, Calibrator]
     """Ask the same of predictions from a file, which does not record the examples that the model was trained on.
 
     Raises:
-        InputError: see `check_calibrators`.
+        InputError: see `check_calibrators`; or a calibrator was fitted on the same predictions.
     """
+    for name, calibrator in calibrators.items():
+        _refuse_same_rows(calibrator.origin.row_hashes, given, f"the calibrator {name}")
     return (
         check_unseen(np.empty(0, np.uint64), given.hashes, what="the model", where=given.data),
         *check_calibrators(
@@ -89,6 +91,22 @@ def check_stored(given: StoredPredictions, calibrators: Mapping[str, Calibrator]
             where=given.data,
         ),
     )
+
+
+def _refuse_same_rows(fitted: Hashes, given: StoredPredictions, what: str) -> None:
+    """Refuse predictions that come again; other predictions prove nothing, because rounding changes them."""
+    evaluated = given.row_hashes
+    if not len(fitted) or not len(evaluated):
+        return
+    # Both are the smallest hashes of all rows, so that they are comparable up to the smaller of their largest.
+    last = min(fitted.max(), evaluated.max())
+    shared, compared = overlap(fitted, evaluated[evaluated <= last]), int((evaluated <= last).sum())
+    if shared > MAX_SHARED * compared:
+        raise InputError(
+            expected=f"predictions that {what} was not fitted on",
+            got=f"{given.name}, of which about {100 * shared / compared:.0f} % of the rows are from its fit",
+            hint="predictions of other examples",
+        )
 
 
 def tell_unchecked(checks: Iterable[Check], log: Callable[[str], None]) -> None:

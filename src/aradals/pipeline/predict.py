@@ -11,12 +11,13 @@ import torch
 from tqdm import tqdm
 
 from aradals._internal.files import file_name, set_aside
+from aradals._internal.hashes import encode_hashes
 from aradals.data import Examples, load_data
 from aradals.errors import InputError
 from aradals.inference.accelerate import accelerated
 from aradals.inference.ensemble import pool_predictions
 from aradals.inference.predictions import Predictions, predict
-from aradals.pipeline.artifacts import encode_hashes, load_predictions, save_predictions
+from aradals.pipeline.artifacts import load_predictions, save_predictions
 from aradals.pipeline.classifier import Classifier, check_training_examples
 from aradals.pipeline.shifts import Shift, corrupted_batches
 from aradals.pipeline.stage import run_stage

@@ -99,6 +99,7 @@ def main_table_note(results: Results) -> str:
         words.append("No interval: too few examples, or too few right or wrong ones.")
     if len(results.variants) == 1:
         words.append("The gap is confidence minus accuracy: + is overconfident.")
+        words += _binary_error(results)
         words += ["Subset 0 is the least robust."] if results.num_subsets else []
         return " ".join(words)
     name = label(results, reference(results))
@@ -118,11 +119,18 @@ def main_table_note(results: Results) -> str:
     return " ".join(words)
 
 
+def _binary_error(results: Results) -> list[str]:
+    """Name the error of the probability of class 1, which the ECE of the predicted class does not show."""
+    error = measure(results, results.variants[0], "binary_ece")
+    return [f"The binary ECE, of the probability of class 1, is {error.value:.3f}."] if error.known else []
+
+
 def methods_table(results: Results, shown: Sequence[Variant] | None = None) -> TableBlock:
     """Compare variants, clean and under shift, with marks at values that differ significantly from the reference."""
     first = reference(results)
     columns: list[tuple[str, Metric, Place]] = [("accuracy %", "accuracy", "clean"), ("ECE", "ece", "clean")]
     columns += [("noise floor", "ece_noise_floor", "clean")]
+    columns += [("binary ECE", "binary_ece", "clean")] if results.data.num_classes == 2 else []
     columns += [("subset cal. error", "subset_calibration_error", "clean")] if results.num_subsets else []
     columns += [("NLL", "nll", "clean")]
     columns += [("ECE under shift", "ece", "all_shifts")] if results.shifts else []

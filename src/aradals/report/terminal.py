@@ -10,6 +10,7 @@ from aradals._internal.optional import optional_imports
 from aradals.errors import printable
 from aradals.report.findings import Verdict, verdict
 from aradals.report.tables import TableBlock, main_table, main_table_note
+from aradals.report.view import metric_name
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -91,6 +92,18 @@ def results_table(results: Results) -> TerminalTable:
 def results_findings(results: Results) -> Findings:
     """Make the verdict on results."""
     return Findings(verdict(results))
+
+
+def paired_differences(results: Results) -> str:
+    """Make one line for each metric: another model minus the first one on the same examples, with the interval."""
+    others = [each for each in results.comparisons if each.method != each.reference_method]
+    lines = [
+        f"{each.method} minus {each.reference_method}, paired by example: "
+        f"{metric_name(each.metric)} {each.difference:+.4f} (95 % interval {each.low:+.4f} to {each.high:+.4f})"
+        for each in others
+        if not each.reference.is_calibrated and not each.variant.is_calibrated
+    ]
+    return "\n".join(map(printable, lines))
 
 
 def _printable_block(block: TableBlock) -> TableBlock:

@@ -34,6 +34,7 @@ METRIC_NAMES: dict[Metric, str] = {
     "ece": "ECE",
     "ece_noise_floor": "ECE: noise floor",
     "ece_noise_floor_p95": "ECE: 95 % of noise",
+    "binary_ece": "binary ECE",
     "adaptive_ece": "adaptive ECE",
     "classwise_ece": "classwise ECE",
     "mce": "largest bin error",

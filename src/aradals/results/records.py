@@ -30,6 +30,7 @@ Metric = Literal[
     "brier_calibration",
     "brier_refinement",
     "ece",
+    "binary_ece",
     "adaptive_ece",
     "classwise_ece",
     "mce",

@@ -13,21 +13,26 @@ Robustness", NeurIPS 2021 (arXiv 2006.16375). With K classes and R robustness su
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from aradals.checks import (
+    Values,
     check_between,
     check_finite_logits,
     check_form,
     check_indices,
     check_labels,
     check_subsets,
-    refuse_probabilities,
+    refuse_other_outputs,
+    to_tensor,
 )
 from aradals.errors import InputError
 from aradals.geometry import exact_dtype, working_dtype
@@ -36,9 +41,13 @@ from aradals.losses import Reduction, soft_cross_entropy, unlabeled
 from aradals.smoothing.update_rules import (
     TargetState,
     UpdateRule,
-    measure,
+    measurement,
+    sums_by_subset,
     update_target_prob,
 )
+
+_MEASURED = ("target_prob", "confidence", "accuracy", "standard_error", "n")
+"""The rows of a step of the history."""
 
 
 def smoothing_to_target_prob(smoothing: float, num_classes: int) -> float:
@@ -92,7 +101,8 @@ def soft_targets(labels: Tensor, target_prob: Tensor, num_classes: int) -> Tenso
 class AdaptiveSmoothing(nn.Module):
     """Cross-entropy with label smoothing that adapts, in each subset, to the calibration gap on validation data.
 
-    Call this loss in the training loop, and update it after each epoch. Some settings give other methods:
+    Call this loss in the training loop, and update it after each epoch: with all validation examples in one call of
+    `update`, or with `observe` for each batch and then `update`. Some settings give other methods:
     ``rule=None`` is label smoothing with ``initial_target_prob``, or plain cross-entropy if that is 1;
     ``num_subsets=1`` is adaptive label smoothing without robustness (AdaLS); ``rule=UpdateRule(leak=0)`` is the
     rule of the paper.
@@ -116,9 +126,9 @@ class AdaptiveSmoothing(nn.Module):
 
     Attributes:
         target_prob: p of each subset, float64, shape (R,). It is a buffer like ``level`` and ``average_gap``, see
-            `TargetState`, so that training resumes exactly from ``state_dict``. These buffers stay float64 (on MPS:
-            float32) if the module is converted, for example by ``.to(torch.bfloat16)``: in half precision the small
-            steps of the update would be lost.
+            `TargetState`, so that training resumes exactly from ``state_dict``, which contains only tensors. These
+            buffers stay float64 (on MPS: float32) if the module is converted, for example by ``.to(torch.bfloat16)``:
+            in half precision the small steps of the update would be lost.
         history: one dict for each update, with lists over subsets: ``target_prob`` (before the update),
             ``confidence``, ``accuracy``, ``standard_error`` (of their difference) and ``n``, as measured on validation
             data. After `update_as_one`, every subset has the values of the whole validation split.
@@ -129,13 +139,15 @@ class AdaptiveSmoothing(nn.Module):
     Example:
         >>> criterion = AdaptiveSmoothing(num_classes=2, num_subsets=2, rule=UpdateRule(rate=0.5, leak=0))
         >>> logits, labels = torch.tensor([[2.2, 0.0], [0.0, 2.2]]), torch.tensor([1, 1])
-        >>> criterion.update(logits, labels, subsets=torch.tensor([0, 1]))
+        >>> criterion.update(labels, logits, subsets=torch.tensor([0, 1]))
         tensor([0.5499, 1.0000], dtype=torch.float64)
     """
 
     target_prob: Tensor
     level: Tensor
     average_gap: Tensor
+    steps: Tensor
+    settings: Tensor
     weight: Tensor | None
 
     def __init__(
@@ -166,9 +178,11 @@ class AdaptiveSmoothing(nn.Module):
         self.rule = rule
         self.ignore_index, self.reduction = ignore_index, reduction
         self._is_tried = False
-        self.history: list[dict[str, list[float]]] = []
+        self._observed: Tensor | None = None
         for name, values in vars(TargetState.initial(num_subsets, initial_target_prob)).items():
             self.register_buffer(name, values)
+        self.register_buffer("steps", self.target_prob.new_empty(0, len(_MEASURED), num_subsets))
+        self.register_buffer("settings", self.target_prob.new_tensor(list(self._settings.values())))
         self.register_buffer("weight", weight, persistent=False)  # a setting
 
     def forward(self, logits: Tensor, labels: Tensor, subsets: Tensor | None = None) -> Tensor:
@@ -189,7 +203,7 @@ class AdaptiveSmoothing(nn.Module):
             InputError: the targets differ, but ``subsets`` is omitted; shapes do not fit; a label or a subset is out of
                 range; logits of the first batch are not finite or are probabilities.
         """
-        logits = logits if isinstance(logits, Tensor) else find_logits(logits, len(labels))
+        logits = _logits_of(logits, len(labels))
         self._check_form(logits, labels)
         if not self._is_tried and not torch.compiler.is_compiling():
             counted, _, _ = self._counted(logits.detach(), labels, subsets)
@@ -233,38 +247,80 @@ class AdaptiveSmoothing(nn.Module):
             check_subsets(subsets, len(labels), self.num_subsets)
             raise
 
-    def update(self, logits: Tensor, labels: Tensor, subsets: Tensor | None = None) -> Tensor:
-        """Measure confidence and accuracy of each subset on validation data, and update the targets (step 4).
+    @property
+    def history(self) -> list[dict[str, list[float]]]:
+        """The measurements of all updates, with lists over subsets."""
+        return [dict(zip(_MEASURED, step, strict=True)) for step in self.steps.tolist()]
+
+    @torch.no_grad()
+    def observe(self, labels: Values, logits: Values, subsets: Values | None = None) -> None:
+        """Measure confidence and accuracy on a batch of validation examples, for the next update.
 
         Args:
-            logits: logits of all validation examples, shape (N, K); for an ensemble, log mean probabilities.
             labels: int64, shape (N,).
-            subsets: robustness subset within the validation split, int64, shape (N,); may be omitted if R = 1.
+            logits: shape (N, K); for an ensemble, log mean probabilities.
+            subsets: robustness subset within the validation split, int64, shape (N,); may be omitted if R = 1, or
+                before `update_as_one`.
+
+        Raises:
+            InputError: shapes do not fit; a label or a subset is out of range; logits are NaN or probabilities; or only
+                some batches have subsets. The batch is then not counted.
+        """
+        labels, logits = to_tensor(labels), _logits_of(logits, len(labels))
+        num_subsets = 1 if subsets is None else self.num_subsets
+        logits, labels, groups = self._counted(logits, labels, subsets, num_subsets)
+        if not len(labels):
+            return
+        confidence, predicted = logits.to(self.target_prob).softmax(1).max(1)
+        if not confidence.isfinite().all():  # a class may have -inf: the logarithm of a mean probability of 0
+            check_finite_logits(logits)
+        correct = (predicted.to(labels.device) == labels).to(self.target_prob)
+        sums = sums_by_subset(confidence, correct, groups.to(self.target_prob.device), num_subsets)
+        if self._observed is not None and self._observed.shape != sums.shape:
+            raise InputError(
+                expected="subsets for all batches or for none",
+                got="subsets for some",
+                hint="the same call for each batch",
+            )
+        self._observed = sums if self._observed is None else self._observed + sums
+
+    def update(
+        self, labels: Values | None = None, logits: Values | None = None, subsets: Values | None = None
+    ) -> Tensor:
+        """Update the targets by confidence and accuracy of each subset on validation data (step 4).
+
+        Args:
+            labels: labels of all validation examples, or of those that `observe` has not seen yet; omitted with
+                ``logits`` and ``subsets`` if `observe` has seen all.
+            logits: see `observe`.
+            subsets: see `observe`.
 
         Returns:
             The new `target_prob`, shape (R,).
 
         Raises:
-            InputError: ``subsets`` is omitted although R > 1; there are no examples; shapes do not fit; a label or a
-                subset is out of range; logits are NaN or probabilities. The targets are then as before.
+            InputError: ``subsets`` are omitted although R > 1; there are no examples; or see `observe`. The targets are
+                then as before.
         """
-        if subsets is None and self.num_subsets > 1:
+        given = labels is not None and logits is not None
+        seen = self._observed
+        if self.num_subsets > 1 and (subsets is None if given else seen is not None and seen.shape[1] == 1):
             # A caller who forgets the subsets would run AdaLS without notice. So this needs a separate method.
             raise InputError(
                 expected=f"the subset of each example (num_subsets={self.num_subsets})",
                 got="no subsets",
                 hint="passing subsets from assign_subsets, or calling update_as_one until the subsets are known",
             )
-        if subsets is None:
-            return self.update_as_one(logits, labels)
-        return self._update(logits, labels, subsets, self.num_subsets)
+        if labels is not None and logits is not None:
+            self.observe(labels, logits, subsets)
+        return self._update()
 
-    def update_as_one(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def update_as_one(self, labels: Values | None = None, logits: Values | None = None) -> Tensor:
         """Update all targets by the gap of the whole validation split, as with R = 1, while no subsets are known.
 
         Args:
-            logits: logits of all validation examples, shape (N, K).
-            labels: int64, shape (N,).
+            labels: see `update`.
+            logits: see `observe`.
 
         Returns:
             The new `target_prob`: R equal values, bit for bit the same as with ``num_subsets=1``.
@@ -274,30 +330,22 @@ class AdaptiveSmoothing(nn.Module):
         """
         self._check_as_one(self.target_prob)
         self._check_as_one(self.average_gap.nan_to_num(0.0))
-        return self._update(logits, labels, torch.zeros_like(labels), 1)
+        if labels is not None and logits is not None:
+            self.observe(labels, logits)
+        return self._update()
 
     @torch.no_grad()
-    def _update(self, logits: Tensor, labels: Tensor, subsets: Tensor, num_subsets: int) -> Tensor:
-        """Run step 4 on the first ``num_subsets`` targets: on all targets, or on one that the others follow."""
-        logits = logits if isinstance(logits, Tensor) else find_logits(logits, len(labels))
-        logits, labels, subsets = self._counted(logits, labels, subsets, num_subsets)
-        if not len(logits):
+    def _update(self) -> Tensor:
+        """Run step 4 on the observed subsets: on all targets, or on one that the others follow."""
+        sums, self._observed = self._observed, None
+        if sums is None or not sums[0].sum():
             raise InputError(expected="at least one validation example", got="no example", hint="a validation split")
-        confidence, predicted = logits.to(self.target_prob).softmax(1).max(1)
-        if not confidence.isfinite().all():  # a class may have -inf: the logarithm of a mean probability of 0
-            check_finite_logits(logits)
-        correct = (predicted.to(labels.device) == labels).to(self.target_prob)
-        measurement = measure(confidence, correct, subsets.to(self.target_prob.device), num_subsets)
-        measured = {"n" if name == "count" else name: values for name, values in vars(measurement).items()}
-        self.history.append(
-            {
-                name: values.expand_as(self.target_prob).tolist()
-                for name, values in ({"target_prob": self.target_prob} | measured).items()
-            }
-        )
+        measured, num_subsets = measurement(sums), sums.shape[1]
+        columns = [self.target_prob, *(each.expand_as(self.target_prob) for each in vars(measured).values())]
+        self.steps = torch.cat([self.steps, torch.stack(columns)[None]])
         if self.rule is not None:
             state = TargetState(self.target_prob[:num_subsets], self.level, self.average_gap[:num_subsets])
-            for name, values in vars(update_target_prob(state, measurement, self.rule, self.num_classes)).items():
+            for name, values in vars(update_target_prob(state, measured, self.rule, self.num_classes)).items():
                 self.get_buffer(name).copy_(values)
         return self.target_prob.clone()
 
@@ -306,11 +354,11 @@ class AdaptiveSmoothing(nn.Module):
         check_indices(labels, len(logits), "labels", "class indices, such as labels.long()")
 
     def _counted(
-        self, logits: Tensor, labels: Tensor, subsets: Tensor | None, num_subsets: int | None = None
+        self, logits: Tensor, labels: Tensor, subsets: Values | None, num_subsets: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Check a batch, and return the examples that count: those whose label is not ``ignore_index``."""
         self._check_form(logits, labels)
-        subsets = torch.zeros_like(labels) if subsets is None else subsets
+        subsets = torch.zeros_like(labels) if subsets is None else to_tensor(subsets)
         check_indices(subsets, len(labels), "subsets", "the robustness subset of each example")
         if self.ignore_index is not None:
             keep = labels != self.ignore_index
@@ -318,7 +366,7 @@ class AdaptiveSmoothing(nn.Module):
         if len(labels):
             check_labels(labels, self.num_classes, hint=unlabeled(labels))
             check_subsets(subsets, len(labels), num_subsets or self.num_subsets)
-            refuse_probabilities(logits)
+            refuse_other_outputs(logits)
         return logits, labels, subsets
 
     def at_lower_bound(self) -> list[int]:
@@ -326,29 +374,29 @@ class AdaptiveSmoothing(nn.Module):
         courses = [*(step["target_prob"] for step in self.history), self.target_prob.tolist()]
         return [r for r in range(self.num_subsets) if min(p[r] for p in courses) <= 1 / self.num_classes]
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """Return the settings and the history of updates, for ``state_dict``."""
-        return {"settings": self._settings, "history": self.history}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the history from a ``state_dict``."""
-        self.history = list(state["history"])
-
     @property
-    def _settings(self) -> dict[str, Any]:
-        """The settings on which the meaning of the state depends, as plain values."""
-        rule = None if self.rule is None else asdict(self.rule)
-        return {"num_classes": self.num_classes, "num_subsets": self.num_subsets, "rule": rule}
+    def _settings(self) -> dict[str, float]:
+        """The settings on which the meaning of the state depends; NaN for None."""
+        rule = dict.fromkeys(map(attrgetter("name"), fields(UpdateRule))) if self.rule is None else asdict(self.rule)
+        numbers = {name: math.nan if value is None else float(value) for name, value in rule.items()}
+        return {"num_classes": float(self.num_classes), "num_subsets": float(self.num_subsets), **numbers}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Refuse the state of other settings before anything is loaded, and keep the precision of the state."""
-        saved = state_dict.get(f"{prefix}_extra_state", {}).get("settings", self._settings)
-        if different := [name for name, value in self._settings.items() if saved.get(name) != value]:
+        saved = state_dict.get(f"{prefix}settings", self.settings)
+        state_dict[f"{prefix}settings"] = self.settings.clone()
+        pairs = zip(self._settings, self.settings.to(saved.dtype).tolist(), saved.tolist(), strict=True)
+        if different := {name: theirs for name, ours, theirs in pairs if str(ours) != str(theirs)}:
             raise InputError(
                 expected=f"the state of AdaptiveSmoothing({self.extra_repr()})",
-                got=", ".join(f"{name}={saved.get(name)}" for name in different),
+                got=", ".join(
+                    f"{name}={'none' if math.isnan(value) else f'{value:g}'}" for name, value in different.items()
+                ),
                 hint="AdaptiveSmoothing with the settings that it had when the state was saved",
             )
+        if (steps := state_dict.get(f"{prefix}steps")) is not None:
+            self.steps = self.steps.new_empty(steps.shape)
+            state_dict[f"{prefix}steps"] = steps.to(self.steps.dtype)
         for name, values in vars(TargetState.initial(self.num_subsets)).items():
             if (loaded := state_dict.get(prefix + name)) is not None:
                 state_dict[prefix + name] = loaded.to(values.dtype)
@@ -381,6 +429,12 @@ class AdaptiveSmoothing(nn.Module):
                 got="no subsets",
                 hint="passing subsets from assign_subsets, or num_subsets=1",
             )
+
+
+def _logits_of(output: Any, num_examples: int) -> Tensor:
+    """Return logits from a tensor, an array, a list, or the output of a model."""
+    given = isinstance(output, Tensor | np.ndarray | list)
+    return to_tensor(output) if given else find_logits(output, num_examples)
 
 
 def _check_num_classes(num_classes: int) -> None:

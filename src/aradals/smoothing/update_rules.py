@@ -175,17 +175,27 @@ def measure(confidence: Tensor, correct: Tensor, subsets: Tensor, num_subsets: i
             got=f"shapes {tuple(confidence.shape)} and {tuple(correct.shape)}",
             hint="one value of each for every validation example",
         )
+    return measurement(sums_by_subset(confidence, correct, subsets, num_subsets))
+
+
+def sums_by_subset(confidence: Tensor, correct: Tensor, subsets: Tensor, num_subsets: int) -> Tensor:
+    """Sum what `measurement` needs over the examples of each subset; the sums of batches add up.
+
+    Returns:
+        Number of examples, confidence, correctness and variance of correctness; float64, shape (4, R).
+    """
     exact = exact_dtype(confidence.device)
     confidence, correct = confidence.to(exact), correct.to(exact)
     check_between(0, 1, confidence=confidence, correct=correct)
     check_subsets(subsets, len(confidence), num_subsets)
+    columns = (torch.ones_like(confidence), confidence, correct, confidence * (1 - confidence))
+    return torch.stack([each.new_zeros(num_subsets).index_add_(0, subsets.long(), each) for each in columns])
 
-    def sum_by_subset(values: Tensor) -> Tensor:
-        return values.new_zeros(num_subsets).index_add_(0, subsets.long(), values)
 
-    count = sum_by_subset(torch.ones_like(confidence))
-    variance = sum_by_subset(confidence * (1 - confidence)) / count**2
-    return Measurement(sum_by_subset(confidence) / count, sum_by_subset(correct) / count, variance.sqrt(), count)
+def measurement(sums: Tensor) -> Measurement:
+    """Compute the measurement from `sums_by_subset` of all examples."""
+    count, confidence, correct, variance = sums
+    return Measurement(confidence / count, correct / count, (variance / count**2).sqrt(), count)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ from scipy.optimize import minimize_scalar
 from small_study import ADAPTIVE, VANILLA, save_digits, seed_run, small_config, trainings, weights
 from torch import Tensor
 
+from aradals import load_calibrator
 from aradals._internal.json_files import load_json
 from aradals.calibration import ConditionalTemperature, TemperatureScaling
 from aradals.inference.ensemble import Ensemble
 from aradals.inference.predictions import Predictions
 from aradals.models import build_model, load_checkpoint
-from aradals.pipeline.artifacts import load_calibrator, load_predictions
+from aradals.pipeline.artifacts import load_predictions
 from aradals.pipeline.config import (
     AdaptiveTargets,
     EnsembleConfig,
@@ -177,7 +178,7 @@ def test_robustness_temperature_is_fitted_and_used_with_the_models_own_margins(f
         ("robustness_temperature", ConditionalTemperature("first_order_margin")),
         ("margin_temperature", ConditionalTemperature("logit_margin")),
     ):
-        fitted = calibrator.fit(calibration.logits, calibration.labels, calibration.scores)
+        fitted = calibrator.fit(calibration.labels, logits=calibration.logits, scores=calibration.scores)
         confidence = fitted.predict_proba(test.logits, test.scores).amax(1).mean().item()
         row = finished.row(method="adaptive", calibrator=name, corruption="none", subset=None)
         assert row["confidence"].value == pytest.approx(confidence)
@@ -189,7 +190,7 @@ def test_robustness_temperature_is_fitted_and_used_with_the_models_own_margins(f
 
 def test_margin_temperature_of_an_ensemble_has_the_pooled_margins(finished: Finished) -> None:
     probs, labels = finished.pooled("calibration", TRIO)
-    fitted = ConditionalTemperature("logit_margin").fit(probs.log(), labels)
+    fitted = ConditionalTemperature("logit_margin").fit(labels, logits=probs.log())
     probs, _ = finished.pooled("predictions-none-0", TRIO)
     row = finished.row(method="trio", calibrator="margin_temperature", corruption="none", subset=None)
     assert row["confidence"].value == pytest.approx(fitted.predict_proba(probs.log()).amax(1).mean().item(), rel=1e-4)

@@ -16,11 +16,12 @@ from small_study import ADAPTIVE, VANILLA, SeedRun, save_digits, seed_run, small
 from torch import Tensor
 
 from aradals import InputError
+from aradals._internal.hashes import decode_hashes
 from aradals._internal.json_files import load_json
 from aradals.data import Examples, load_data, overlap
 from aradals.inference.predictions import predict
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
-from aradals.pipeline.artifacts import decode_hashes, load_scores
+from aradals.pipeline.artifacts import load_scores
 from aradals.pipeline.config import AdaptiveTargets, ColumnSubsets, MethodConfig, RandomSubsets, RankedSubsets, Subsets
 from aradals.pipeline.study.finished import read_file
 from aradals.pipeline.study.groups import TrainingSubsets

@@ -18,13 +18,14 @@ from safetensors.torch import load_file
 from scipy import stats
 from small_study import ADAPTIVE, VANILLA, save_digits, seed_run, small_config, trainings
 
-from aradals import InputError, run_study
+from aradals import InputError, load_calibrator, run_study
 from aradals._internal.files import file_name
+from aradals._internal.hashes import decode_hashes
 from aradals._internal.json_files import load_sealed
 from aradals.data import Examples, overlap
 from aradals.metrics import stability
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
-from aradals.pipeline.artifacts import decode_hashes, load_calibrator, load_predictions, load_scores
+from aradals.pipeline.artifacts import load_predictions, load_scores
 from aradals.pipeline.config import (
     AdaptiveTargets,
     ColumnSubsets,

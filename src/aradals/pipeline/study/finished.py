@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from aradals._internal.json_files import load_json
 from aradals._internal.typed import first_problem, read_typed
+from aradals.calibration import load_calibrator
 from aradals.errors import InputError
-from aradals.pipeline.artifacts import load_calibrator
 from aradals.pipeline.score import read_scores, scoring_record
 from aradals.pipeline.study.arrays import RunArrays
 from aradals.pipeline.study.tasks import ARRAYS_FILE, HISTORY_FILE, ROWS_FILE, Evaluate, Score, Train, distinct

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aradals._internal.hashes import encode_hashes
 from aradals._internal.json_files import save_json, settings_digest
 from aradals._internal.specs import code_digest
-from aradals.calibration import Origin, get_calibrator
+from aradals.calibration import get_calibrator, load_calibrator
 from aradals.data import Examples, files_digest, load_column
 from aradals.errors import InputError, OutputError, TrainingFailed
 from aradals.inference.ensemble import Ensemble
 from aradals.inference.predictions import Predictions, resolve_device
 from aradals.models import save_checkpoint, seal_description
-from aradals.pipeline.artifacts import encode_hashes, load_calibrator, load_predictions, save_calibrator, versions
+from aradals.pipeline.artifacts import load_predictions, save_calibrator, versions
 from aradals.pipeline.config import ColumnSubsets, RandomSubsets, RankedSubsets
 from aradals.pipeline.evaluate import evaluate_conditions
 from aradals.pipeline.predict import pool_members, predict_conditions, prediction_paths
@@ -271,12 +272,10 @@ def calibrate(task: Calibrate, space: Workspace) -> None:
         members = [load_predictions(path) for path in paths]
         fitted_on = pool_members([predictions for predictions, _ in members])
         weights = [metadata.get("weights", "") for _, metadata in members]
-        origin = Origin(
-            weights[0] if len(weights) == 1 else settings_digest(weights), fitted_on.logits.shape[1], examples.hashes
-        )
+        origin_weights = weights[0] if len(weights) == 1 else settings_digest(weights)
         for calibrator in task.calibrators:
-            fitted = get_calibrator(calibrator).fit(fitted_on.logits, fitted_on.labels, fitted_on.scores)
-            fitted.origin = origin
+            fitted = get_calibrator(calibrator).fit(fitted_on.labels, logits=fitted_on.logits, scores=fitted_on.scores)
+            fitted.origin = replace(fitted.origin, weights=origin_weights)
             save_calibrator(folder / f"{calibrator}.json", fitted, examples)
 
     space.fill(task, inputs, make)

@@ -184,9 +184,9 @@ class AdaptiveClassifier(LightningModule):
         self._validation.clear()
         self._check_finite(logits)
         if self.scores_itself and not self.scorings:
-            self.criterion.update_as_one(logits, labels)
+            self.criterion.update_as_one(labels, logits)
         else:
-            self.criterion.update(logits, labels, self.validation_subsets[ids])
+            self.criterion.update(labels, logits, self.validation_subsets[ids])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer and the schedule that the recipe names."""

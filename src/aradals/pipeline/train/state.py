@@ -159,4 +159,5 @@ class Restoration(Callback):
 
 def _shapes(tensors: object) -> dict[str, object]:
     found = tensors if isinstance(tensors, dict) else {}
-    return {name: getattr(tensor, "shape", None) for name, tensor in found.items()}
+    # The history of the targets grows with each update.
+    return {name: getattr(tensor, "shape", None) for name, tensor in found.items() if name != "criterion.steps"}
