@@ -121,7 +121,7 @@ def _read(opened: OpenArrays, where: str, split: str, columns: Columns) -> Rows:
         label = _choose("label", split, roles, columns.label, where) if has_labels else "labels"
         labels = arrays[label] if has_labels else None
         names = tuple(map(str, arrays["class_names"])) if "class_names" in arrays else None
-    if labels is not None and (labels.ndim == 0 or len(labels) != len(values)):
+    if labels is not None and labels.shape[:1] != values.shape[:1]:
         raise InputError(
             expected=f"one label for each input in {where}",
             got=f"inputs of shape {values.shape}, labels of shape {labels.shape}",

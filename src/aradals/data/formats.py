@@ -218,14 +218,15 @@ def contiguous_images(inputs: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
         InputError: inputs are neither.
     """
     is_image = inputs.ndim in (3, 4) and inputs.dtype == np.uint8
-    if inputs.dtype.kind == "f" and inputs.ndim > 1:
+    is_float = inputs.ndim > 1 and inputs.dtype.kind == "f"
+    if is_float:
         inputs = inputs.astype(np.float32)
         is_image = inputs.ndim == 4
     elif inputs.dtype == np.uint8 and inputs.ndim == 3:
         inputs = inputs[:, None]
     if is_image and inputs.shape[1] not in (1, 3) and inputs.shape[3] in (1, 3):
         return np.ascontiguousarray(inputs.transpose(0, 3, 1, 2))
-    if inputs.dtype == np.float32 or (is_image and inputs.shape[1] in (1, 3)):
+    if is_float or (is_image and inputs.shape[1] in (1, 3)):
         return inputs
     raise InputError(
         expected=f"inputs in {where} as uint8 images with 1 or 3 channels, or as floats in [0, 1]",

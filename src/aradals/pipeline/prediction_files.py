@@ -415,7 +415,7 @@ def _indices(
             labels = labels[:, 0]
         elif kind_of_outputs(torch.from_numpy(labels.astype(np.float64))) == "one-hot":
             labels = labels.argmax(1)
-    if labels.ndim == 1 and labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all()):
+    if labels.ndim == 1 and labels.dtype.kind == "f" and bool((labels == labels.round().clip(-1e9, 1e9)).all()):
         labels = labels.astype(np.int64)
     if labels.ndim == 1 and (labels.dtype.kind in "OU" or class_names):
         texts = [str(label) for label in labels.tolist()]
