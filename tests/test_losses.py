@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -296,3 +297,30 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
 def test_views_of_different_examples() -> None:
     with pytest.raises(InputError, match=r"logits of shape \(2, K\)"):
         jensen_shannon([torch.zeros(2, 3), torch.zeros(3, 3)])
+
+
+@pytest.mark.parametrize("loss", [focal_loss, margin_smoothing_loss, soft_cross_entropy])
+class TestBorders:
+    """Every loss takes arrays, unsigned labels, ``ignore_index`` and ``reduction``."""
+
+    logits = 3 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(20) % 4
+
+    def test_labels_of_every_kind(self, loss: Callable[..., Tensor]) -> None:
+        expected = loss(self.logits, self.labels)
+        for kind in (np.uint8, np.uint16, np.int32, np.uint64):
+            assert loss(self.logits, self.labels.numpy().astype(kind)).equal(expected)
+        assert loss(self.logits, self.labels.tolist()).equal(expected)
+        assert loss(self.logits, self.labels.to(torch.uint16)).equal(expected)
+
+    def test_ignored_examples_count_nowhere(self, loss: Callable[..., Tensor]) -> None:
+        keep = torch.arange(20) % 3 != 0
+        padded = self.labels.where(keep, -100)
+        each = loss(self.logits, padded, ignore_index=-100, reduction="none")
+        expected = loss(self.logits[keep], self.labels[keep], reduction="none")
+        torch.testing.assert_close(each[keep], expected)
+        assert (each[~keep] == 0).all()
+        for reduction, total in (("mean", expected.mean()), ("sum", expected.sum())):
+            torch.testing.assert_close(loss(self.logits, padded, ignore_index=-100, reduction=reduction), total)
+        with pytest.raises(InputError, match="labels from 0 to 3"):
+            loss(self.logits, padded)

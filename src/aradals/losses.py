@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aradals.checks import can_read, check_between, check_form, check_indices, check_labels
+from aradals.checks import Values, can_read, check_between, check_form, check_indices, check_labels, to_tensor
 from aradals.errors import InputError
 from aradals.geometry import working_dtype
 
@@ -25,7 +25,7 @@ Reduction = Literal["mean", "sum", "none"]
 
 def soft_cross_entropy(
     logits: Tensor,
-    targets: Tensor,
+    targets: Values,
     target_prob: Tensor | None = None,
     *,
     other_labels: Tensor | None = None,
@@ -73,6 +73,7 @@ def soft_cross_entropy(
         >>> soft_cross_entropy(logits, torch.tensor([[0.8, 0.1, 0.1]]))
         tensor(0.6395)
     """
+    targets = to_tensor(targets)
     if (other_labels is None) != (mix_weight is None):
         raise InputError(
             expected="other_labels and mix_weight together",
@@ -96,16 +97,25 @@ def soft_cross_entropy(
     return _reduced(loss, targets, weight, ignore_index, reduction)
 
 
-def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 3.0) -> Tensor:
+def focal_loss(
+    logits: Tensor,
+    labels: Values,
+    gamma: float = 3.0,
+    *,
+    ignore_index: int | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
     r"""Mean focal loss :math:`-(1 - p_y)^\gamma \log p_y`, which gives less weight to confidently right examples.
 
     Args:
         logits: shape (N, K), K >= 2.
         labels: int64, shape (N,).
         gamma: γ >= 0; 0 gives the cross-entropy, 3 is the fixed value of Mukhoti et al.
+        ignore_index: see `soft_cross_entropy`.
+        reduction: see `soft_cross_entropy`.
 
     Returns:
-        Scalar, in nats.
+        Scalar, in nats; for the reduction "none" shape (N,).
 
     Raises:
         InputError: γ is negative, or logits and labels do not fit.
@@ -116,18 +126,28 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 3.0) -> Tensor:
         networks using focal loss, NeurIPS 2020, arXiv:2002.09437.
     """
     _check_at_least_zero(gamma=gamma)
+    labels = to_tensor(labels)
     _check_batch(logits, labels)
     # The log-odds m of the label give log p = log σ(m) and log (1 - p) = log σ(-m). The code takes no power of 1 - p,
     # because its gradient is NaN where 1 - p rounds to 0 and γ < 1.
     logits = logits.to(working_dtype(logits))
-    column = _indexable(labels).unsqueeze(1)
-    with _labels_in_range(logits, (labels,)):
+    column = _indexable(labels, ignore_index).unsqueeze(1)
+    with _labels_in_range(logits, (labels,), ignore_index):
         others = logits.scatter(1, column, -math.inf).logsumexp(1)
         log_odds = logits.gather(1, column).squeeze(1) - others
-    return -((gamma * F.logsigmoid(-log_odds)).exp() * F.logsigmoid(log_odds)).mean()
+    loss = -(gamma * F.logsigmoid(-log_odds)).exp() * F.logsigmoid(log_odds)
+    return _reduced(loss, labels, None, ignore_index, reduction)
 
 
-def margin_smoothing_loss(logits: Tensor, labels: Tensor, margin: float = 10.0, weight: float = 0.1) -> Tensor:
+def margin_smoothing_loss(
+    logits: Tensor,
+    labels: Values,
+    margin: float = 10.0,
+    weight: float = 0.1,
+    *,
+    ignore_index: int | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
     r"""Cross-entropy plus a linear penalty on each logit that is more than a margin below the largest logit.
 
     .. math:: CE(l, y) + \lambda \frac{1}{K} \sum_j \max(0, \max_k l_k - l_j - m)
@@ -140,9 +160,11 @@ def margin_smoothing_loss(logits: Tensor, labels: Tensor, margin: float = 10.0, 
         labels: int64, shape (N,).
         margin: m >= 0, in logits.
         weight: λ >= 0.
+        ignore_index: see `soft_cross_entropy`.
+        reduction: see `soft_cross_entropy`.
 
     Returns:
-        Scalar, mean over the batch.
+        Scalar, in nats; for the reduction "none" shape (N,).
 
     Raises:
         InputError: the margin or the weight is negative, or logits and labels do not fit.
@@ -152,10 +174,12 @@ def margin_smoothing_loss(logits: Tensor, labels: Tensor, margin: float = 10.0, 
         calibration, CVPR 2022, arXiv:2111.15430, section 3.
     """
     _check_at_least_zero(margin=margin, weight=weight)
-    cross_entropy = soft_cross_entropy(logits, labels)
+    labels = to_tensor(labels)
+    cross_entropy = soft_cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
     logits = logits.to(working_dtype(logits))
     below_largest = logits.amax(1, keepdim=True) - logits
-    return cross_entropy + weight * (below_largest - margin).relu().mean()
+    loss = cross_entropy + weight * (below_largest - margin).relu().mean(1)
+    return _reduced(loss, labels, None, ignore_index, reduction)
 
 
 def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from aradals.calibration import HistogramBinning, IsotonicCalibration
-from aradals.calibration.one_versus_rest import OneVersusRest, interpolate
+from aradals.calibration.interpolation import interpolate
+from aradals.calibration.one_versus_rest import OneVersusRest
 from aradals.errors import InputError, MissingExtraError
 from aradals.metrics import expected_calibration_error, nll
 

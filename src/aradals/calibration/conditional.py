@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from aradals.calibration.base import Calibrator, bad_state, quantiles, read_state, zero_masked
+from aradals.calibration.interpolation import interpolate
 from aradals.calibration.newton import minimize_convex
 from aradals.calibration.temperature import best_temperature, find_problem, relative_logits
 from aradals.errors import InputError
@@ -173,12 +174,10 @@ def quantile_table(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def piecewise_linear(points: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    """Interpolate (knots, values), both of shape (M,), at points of shape (N,); constant outside the knots.
-
-    The function is a sum of ramps and not a search, so that every exporter can represent it.
-    """
-    ramps = ((points[:, None] - knots[:-1]) / knots.diff()).clamp(0, 1)
-    return values[0] + ramps @ values.diff()
+    """Interpolate (knots, values), both of shape (M,), at points of shape (N,); constant outside the knots."""
+    if len(knots) == 1:
+        return values.expand_as(points)
+    return interpolate(points[None], knots[None], values[None])[0]
 
 
 def choose_num_degrees(logits: Tensor, labels: Tensor, levels: Tensor, candidates: Sequence[int]) -> int:

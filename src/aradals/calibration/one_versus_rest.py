@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aradals._internal.optional import load_extra
 from aradals.calibration.base import Calibrator, bad_state, check_num_classes, quantiles, read_state
+from aradals.calibration.interpolation import interpolate
 from aradals.errors import InputError
 
 MAX_PADDED = 50_000_000
@@ -148,33 +149,6 @@ class HistogramBinning(OneVersusRest):
         share = torch.where(count > 0, total / count, centers)
         # A step is two points at one knot: (0, v_0), (e_1, v_0), (e_1, v_1), ..., (1, v_last).
         return torch.stack([edges[:-1], edges[1:]], 1).flatten(), share.repeat_interleave(2)
-
-
-def interpolate(points: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    """Evaluate piecewise linear functions, one for each row: constant outside their knots; at a step, the left value.
-
-    Args:
-        points: shape (K, N).
-        knots: non-decreasing in each row, shape (K, M), M >= 2.
-        values: values at the knots, shape (K, M).
-
-    Returns:
-        The values at the points, shape (K, N).
-    """
-    right = _count_below(points, knots).clamp(1, knots.shape[1] - 1)
-    start, end = knots.gather(1, right - 1), knots.gather(1, right)
-    share = ((points - start) / (end - start).clamp(min=torch.finfo(points.dtype).tiny)).clamp(0, 1)
-    return torch.lerp(values.gather(1, right - 1), values.gather(1, right), share)
-
-
-def _count_below(points: Tensor, knots: Tensor) -> Tensor:
-    """Count the knots below each point, by a binary search of plain steps, because ONNX has no ``searchsorted``."""
-    count, last = torch.zeros_like(points, dtype=torch.long), knots.shape[1] - 1
-    for bit in reversed(range(knots.shape[1].bit_length())):
-        further = count + 2**bit
-        is_below = (further <= last + 1) & (knots.gather(1, (further - 1).clamp(max=last)) < points)
-        count = torch.where(is_below, further, count)
-    return count
 
 
 def _stack(rows: list[Tensor]) -> Tensor:

@@ -185,7 +185,7 @@ class AdaptiveSmoothing(nn.Module):
         self.register_buffer("settings", self.target_prob.new_tensor(list(self._settings.values())))
         self.register_buffer("weight", weight, persistent=False)  # a setting
 
-    def forward(self, logits: Tensor, labels: Tensor, subsets: Tensor | None = None) -> Tensor:
+    def forward(self, logits: Tensor, labels: Values, subsets: Values | None = None) -> Tensor:
         """Compute the loss of a training batch.
 
         The first call checks all values. Later calls check shapes and dtypes, and read no value from the device,
@@ -203,7 +203,8 @@ class AdaptiveSmoothing(nn.Module):
             InputError: the targets differ, but ``subsets`` is omitted; shapes do not fit; a label or a subset is out of
                 range; logits of the first batch are not finite or are probabilities.
         """
-        logits = _logits_of(logits, len(labels))
+        logits, labels = _logits_of(logits, len(labels)), to_tensor(labels)
+        subsets = None if subsets is None else to_tensor(subsets)
         self._check_form(logits, labels)
         if not self._is_tried and not torch.compiler.is_compiling():
             counted, _, _ = self._counted(logits.detach(), labels, subsets)
