@@ -202,9 +202,8 @@ def _read(path: Path) -> tuple[Columns, dict[str, str]]:
         )
     try:
         # Torch takes no arrays of the byte order of other processors.
-        return {
-            name: column.astype(column.dtype.newbyteorder("=")) for name, column in readers[suffix](path).items()
-        }, {}
+        columns = readers[suffix](path).items()
+        return {name: np.atleast_1d(values.astype(values.dtype.newbyteorder("="))) for name, values in columns}, {}
     except InputError:
         raise
     except Exception as error:  # each reader has errors of its own for damaged files
