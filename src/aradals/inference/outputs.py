@@ -56,6 +56,15 @@ class LogitModel(nn.Module):
         self.model = model if isinstance(model, nn.Module) else FunctionModel(model)
         self.kind, self.entry = kind, entry
 
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the model, as a user's objective may need it."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "model":
+                raise
+            return getattr(self.model, name)
+
     def forward(self, inputs: Tensor) -> Any:
         """Compute logits, shape (N, K).
 

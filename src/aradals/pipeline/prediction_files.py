@@ -203,6 +203,10 @@ def _read(path: Path) -> tuple[Columns, dict[str, str]]:
     try:
         # Torch takes no arrays of the byte order of other processors.
         columns = readers[suffix](path).items()
+        if records := [name for name, values in columns if values.dtype.kind == "V"]:
+            raise InputError(
+                expected=f"numbers or text in {path}", got=f"records in {records[0]!r}", hint="an array for each field"
+            )
         return {name: np.atleast_1d(values.astype(values.dtype.newbyteorder("="))) for name, values in columns}, {}
     except InputError:
         raise
