@@ -57,7 +57,7 @@ _OF_A_MODEL = _Hints(
     dtype="a model that returns logits, not classes",
     finite="a checkpoint of a training that did not diverge, and inputs in [0, 1] with normalization inside the model",
     masked="a model that masks with a large negative number such as -1e4",
-    scale="removing the softmax at the end of the model, or log_softmax in its place; or --outputs probs, "
+    scale="removing the softmax at the end of the model, or log_softmax in its place; or --output-kind probs, "
     "LogitModel(model, kind='probs') in Python, for the logarithm, which loses digits and gradients",
 )
 
@@ -153,14 +153,14 @@ def refuse_other_scales(outputs: Tensor, num_classes: int) -> None:
         num_classes: number of classes of the data.
     """
     values = outputs.detach().double()
-    sums, says = values.sum(1), "--outputs logits if they are logits (in Python, LogitModel(model, kind='logits'))"
+    sums, says = values.sum(1), "--output-kind logits if they are logits (in Python, LogitModel(model, kind='logits'))"
     got = ""
     if (values >= 0).all() and (sums / 100 - 1).abs().max() < 5e-3:
         got = "percentages (all rows are non-negative and sum to 100)"
     elif len(values) >= _ENOUGH and (values >= 0).all() and (values <= 1).all() and (values > 0.5).any():
         got = f"sigmoids (all values are in [0, 1], rows sum to {float(sums.min()):.3g} to {float(sums.max()):.3g})"
     if got:
-        raise InputError(expected="logits", got=got, hint=f"--outputs probs for their logarithm, or {says}")
+        raise InputError(expected="logits", got=got, hint=f"--output-kind probs for their logarithm, or {says}")
     foreign = (values.argmax(1) >= num_classes).double().mean()
     if foreign > 0.5 and values.shape[1] >= 2 * num_classes:
         raise InputError(
