@@ -141,7 +141,7 @@ _OF_A_MODEL = _Hints(
     masked="a model that masks with a large negative number such as -1e4",
     # Values of another scale are refused once, by `refuse_other_scales`, because a few logits can look like them.
     kinds={
-        "probabilities": "removing the softmax at the end of the model, or log_softmax in its place; or --outputs "
+        "probabilities": "removing the softmax at the end of the model, or log_softmax in its place; or --output-kind "
         "probs, LogitModel(model, kind='probs') in Python, for the logarithm, which loses digits and gradients",
         "one-hot": "a model that returns the numbers before argmax, because a predicted class has no confidence",
     },
@@ -258,10 +258,10 @@ def refuse_other_scales(outputs: Tensor, num_classes: int | None) -> None:
         num_classes: number of classes of the data, whose labels are the numbers of the model; None for other labels.
     """
     values = outputs.detach().double()
-    says = "--outputs logits if they are logits (in Python, LogitModel(model, kind='logits'))"
+    says = "--output-kind logits if they are logits (in Python, LogitModel(model, kind='logits'))"
     if (kind := kind_of_outputs(values)) in ("percentages", "sigmoids"):
         raise InputError(
-            expected="logits", got=_DESCRIPTIONS[kind], hint=f"--outputs probs for their logarithm, or {says}"
+            expected="logits", got=_DESCRIPTIONS[kind], hint=f"--output-kind probs for their logarithm, or {says}"
         )
     if num_classes is None:
         return

@@ -85,7 +85,7 @@ def test_a_single_output_becomes_two_classes(shape: tuple[int, ...], kind: str) 
 
 def test_the_kind_of_few_single_outputs_is_asked_for() -> None:
     weak = LogitModel(lambda inputs: inputs[:, :1])
-    with pytest.raises(InputError, match=r"the kind of the single output.*4 values.*--outputs logits or"):
+    with pytest.raises(InputError, match=r"the kind of the single output.*4 values.*--output-kind logits or"):
         weak(INPUTS[:4])
     assert LogitModel(weak.model, kind="logits")(INPUTS[:4])[:, 1].equal(INPUTS[:4, 0])
     weak.train()
@@ -102,7 +102,7 @@ def test_probabilities_on_any_scale_are_divided_by_their_sum(scale: float | str)
 @pytest.mark.parametrize(
     ("outputs", "says"),
     [
-        (LOGITS.softmax(1), "probabilities.*--outputs probs"),
+        (LOGITS.softmax(1), "probabilities.*--output-kind probs"),
         (100 * LOGITS.softmax(1), "percentages"),
         (LOGITS.sigmoid(), "sigmoids"),
         (torch.cat([LOGITS, 50 + LOGITS.repeat(1, 4)], 1), "features, or classes with other numbers"),
@@ -134,7 +134,7 @@ def test_a_plain_function_is_a_model() -> None:
 
 def test_several_entries_are_asked_for() -> None:
     output = {"main": LOGITS, "aux": LOGITS / 2, "loss": LOGITS.sum()}
-    with pytest.raises(InputError, match=r"dict with main of shape \(64, 3\), aux .*--entry main"):
+    with pytest.raises(InputError, match=r"dict with main of shape \(64, 3\), aux .*--output-entry main"):
         find_logits(output, 64)
     assert find_logits(output, 64, "aux").equal(LOGITS / 2)
     assert find_logits((LOGITS, LOGITS / 2), 64, 1).equal(LOGITS / 2)

@@ -47,9 +47,10 @@ class ModelArguments:
             of timm, torchvision or transformers, otherwise none, because normalization is part of the model
         std: standard deviation by which each channel is divided, see mean
         bounds: values that 0 and 1 stand for in the model, as in --bounds=-1,1 or --bounds 0,255
-        outputs: what the model returns: logits, or probs (softmax, sigmoids or percentages, whose logarithm is taken);
-            default: logits, and for a single output per image what its values show
-        entry: name or position of the logits, if the model returns a dict or a tuple; default: the only possible one
+        output_kind: what the model returns: logits, or probs (softmax, sigmoids or percentages, whose logarithm is
+            taken); default: logits, and for a single output per image what its values show
+        output_entry: name or position of the logits, if the model returns a dict or a tuple; default: the only
+            possible one
         device: auto, cpu, cuda or mps, or one of several by its index, such as cuda:1
     """
 
@@ -61,8 +62,8 @@ class ModelArguments:
     mean: str | None = None
     std: str | None = None
     bounds: str | None = None
-    outputs: Literal["logits", "probs"] | None = None
-    entry: str | None = None
+    output_kind: Literal["logits", "probs"] | None = None
+    output_entry: str | None = None
     device: str = "auto"
 
     def load(self, examples: Examples) -> Classifier:
@@ -79,8 +80,8 @@ class ModelArguments:
             checkpoint_key=self.checkpoint_key,
             class_names=read_names(self.class_names),
             preprocessing=named_constants(self.mean, self.std, self.bounds),
-            outputs=self.outputs,
-            entry=self.entry,
+            output_kind=self.output_kind,
+            output_entry=self.output_entry,
             device=self.device,
             log=print_log,
         )

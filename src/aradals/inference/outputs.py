@@ -133,8 +133,7 @@ def _no_entry(expected: str, output: object, entries: Mapping[str, Tensor]) -> I
     return InputError(
         expected=expected,
         got=f"{type(output).__name__} with {listed}",
-        hint=f"--entry with the name or position of the logits, such as --entry {next(iter(entries))}, or "
-        "LogitModel(model, entry=...) in Python",
+        hint=f"--output-entry {next(iter(entries))}, or another name (in Python, LogitModel(model, entry=...))",
     )
 
 
@@ -154,7 +153,7 @@ def _kind_of_single(values: Tensor, *, certain: bool) -> OutputKind:
     raise InputError(
         expected="the kind of the single output, which logits and probabilities can both have",
         got=f"{len(values)} values, all of them in [0, 1]",
-        hint="--outputs logits or --outputs probs, LogitModel(model, kind=...) in Python",
+        hint="--output-kind logits or --output-kind probs, LogitModel(model, kind=...) in Python",
     )
 
 
@@ -164,7 +163,7 @@ def _as_logits(values: Tensor, kind: OutputKind | None) -> Tensor:
         raise InputError(
             expected="probabilities, sigmoids or percentages, because the model is said to return them",
             got=f"values down to {float(values.detach().min()):.3g}",
-            hint="--outputs logits (in Python, kind='logits')",
+            hint="--output-kind logits (in Python, kind='logits')",
         )
     if values.shape[1] == 1:
         values = torch.cat([1 - values if kind == "probs" else torch.zeros_like(values), values], 1)

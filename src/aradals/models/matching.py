@@ -59,12 +59,11 @@ class Match:
     def problems(self) -> str:
         """Reasons why the file does not fit."""
         found = [f"without {first_names(self.missing)}"] if self.missing else []
-        found += [f"with unknown {first_names(self.unknown)}"] if self.unknown else []
+        foreign = self.unknown or ([] if self.weights else self.left)
+        found += [f"with unknown {first_names(foreign)}"] if foreign else []
         for name in self.reshaped[:1]:
             shapes = [tuple(each.shape) for each in (self._tensors[self._names[name]], self._expected[name])]
             found.append(f"with {name} of shape {shapes[0]} instead of {shapes[1]}")
-        if not self._expected:
-            found.append(f"with {first_names(self.left)}, of which the model has no weight")
         return ", ".join(found)
 
     def same_weights(self, other: Match) -> bool:

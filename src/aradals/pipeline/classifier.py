@@ -138,8 +138,8 @@ def load_classifier(
     checkpoint_key: str | None = None,
     class_names: Sequence[str] = (),
     preprocessing: Preprocessing | None = None,
-    outputs: OutputKind | None = None,
-    entry: str | None = None,
+    output_kind: OutputKind | None = None,
+    output_entry: str | None = None,
     device: str = "auto",
     log: Callable[[str], None] = print,
 ) -> Classifier:
@@ -153,8 +153,8 @@ def load_classifier(
         checkpoint_key: key of the weights, if the checkpoint has several that fit.
         class_names: names of the model's classes; default: those in the checkpoint, or those that the model carries.
         preprocessing: normalization that the model expects; None for that of its source, if it has one.
-        outputs: kind of the model's outputs, see `LogitModel`; None finds it.
-        entry: name or position of the logits among several outputs; None finds it.
+        output_kind: kind of the model's outputs, see `LogitModel`; None finds it.
+        output_entry: name or position of the logits among several outputs; None finds it.
         device: auto, cpu, cuda or mps, or one of several by its index, such as cuda:1.
         log: called with a line about how the model is read, and with a warning if it is untrained.
 
@@ -177,8 +177,8 @@ def load_classifier(
     weights = weights_digest(network.state_dict())
     network = _preprocessed(network, spec, preprocessing, shape).to(target).eval()
     told = str(getattr(network, "preprocessing", ""))
+    tried, reading = _tried(_read_as(network, output_kind, output_entry), batch[1], examples, log)
     _tell_of_name(spec, told, checkpoint, log)
-    tried, reading = _tried(_read_as(network, outputs, entry), batch[1], examples, log)
     if preprocessing is None and not (told or is_built_in(spec)):
         warn_of_scale(tried, examples, log)
     code = source_digest(spec) if find_source(spec) else code_digest(spec)

@@ -184,7 +184,7 @@ class Exploding(nn.Module):
 class TestGoneWrong:
     """A training that has gone wrong says so, and the state of the last epoch that went well stays."""
 
-    @pytest.mark.parametrize("rate", [1e30, 1e3])
+    @pytest.mark.parametrize("rate", [1e2, 1e3])
     def test_a_learning_rate_that_is_too_high(self, rate: float, tmp_path: Path) -> None:
         training = replace(SETTINGS, optimizer="sgd", learning_rate=rate)
         with pytest.raises(
