@@ -130,6 +130,11 @@ class StoredArguments:
             raise InputError(expected="--predictions", got="none", hint="--predictions logits.npz")
         return read_predictions(self.predictions)
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that are given."""
+        return [path for path in (self.predictions, self.scores) if path]
+
     def load_scores(self) -> ScoreTable | None:
         """Load the score table; None if there is none.
 

@@ -15,9 +15,9 @@ from aradals.data import Data, as_examples, files_digest
 from aradals.inference.predictions import Predictions
 from aradals.metrics import ood_auroc, reliability_diagram, summarize_by_subset
 from aradals.metrics.summary import summarize_and_resample
-from aradals.pipeline.artifacts import load_predictions, load_scores, versions
+from aradals.pipeline.artifacts import StoredPredictions, load_predictions, load_scores, versions
 from aradals.pipeline.classifier import Classifier, as_classifier, check_training_examples
-from aradals.pipeline.leakage import check_calibrators, tell_unchecked
+from aradals.pipeline.leakage import check_calibrators, check_stored, tell_unchecked
 from aradals.pipeline.outputs import work_folder
 from aradals.pipeline.predict import load_other_data, prediction_stage, stored_predictions
 from aradals.pipeline.score import scores_of, scoring_record, subsets_of
@@ -163,6 +163,33 @@ def evaluate(
         out_of_distribution=told,
         config={**results.config, "checkpoint": classifier.checkpoint, "corrupted": corrupted, "preset": preset},
     )
+
+
+def evaluate_stored(
+    given: StoredPredictions,
+    *,
+    calibrators: Mapping[str, Calibrator],
+    scores: ScoreTable | None = None,
+    num_subsets: int = 10,
+    log: Callable[[str], None] = print,
+) -> Results:
+    """Evaluate predictions from a file, see `evaluate`.
+
+    Raises:
+        InputError: a calibrator is that of another model, or was fitted on the examples.
+    """
+    checks = check_stored(given, calibrators)
+    results = evaluate_predictions(
+        [(CLEAN, given.predictions)],
+        name=given.name,
+        data=given.data,
+        calibrators=calibrators,
+        scores=scores,
+        num_subsets=num_subsets,
+        checks=checks,
+    )
+    tell_unchecked(checks, log)
+    return results
 
 
 def evaluate_predictions(
