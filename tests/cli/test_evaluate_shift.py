@@ -67,8 +67,9 @@ def test_a_corrupted_copy_gives_what_corrupting_on_the_fly_gives(
 def test_groups_and_presets(study: Study, tmp_path: Path) -> None:
     cifar = metrics(evaluate(study, tmp_path / "cifar", "--corruptions", "noise", "--severities", "3"))
     assert list(cifar) == [("none", 0), *((name, 3) for name in ("gaussian_noise", "shot_noise", "impulse_noise"))]
-    harder = ("--corruptions", "gaussian_noise", "--severities", "3", "--preset", "imagenet")
-    imagenet = metrics(evaluate(study, tmp_path / "cifar", *harder))  # in the same folder: nothing stale is taken
+    # In the same folder: nothing stale is taken.
+    harder = ("--corruptions", "gaussian_noise", "--severities", "3", "--preset", "imagenet", "--overwrite")
+    imagenet = metrics(evaluate(study, tmp_path / "cifar", *harder))
     assert imagenet["gaussian_noise", 3][0] < cifar["gaussian_noise", 3][0]
     assert imagenet["none", 0] == cifar["none", 0]
 

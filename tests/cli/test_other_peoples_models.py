@@ -451,7 +451,7 @@ def test_changed_code_is_noticed_though_the_weights_are_the_same(
 ) -> None:
     style = STYLES["log-softmax at the end"]
     before = diagnose(style)
-    softened = diagnose(style.replace("super().forward(x)", "super().forward(x) / 2"))
+    softened = diagnose(style.replace("super().forward(x)", "super().forward(x) / 2"), "--overwrite")
     assert softened.rows[0]["accuracy"] == before.rows[0]["accuracy"]
     assert softened.rows[0]["confidence"].value < before.rows[0]["confidence"].value - 0.05
     _expect(before, truth.probs, truth.labels)
@@ -524,7 +524,17 @@ def test_a_model_that_writes_into_its_input_does_not_change_the_data(diagnose: D
 
 def test_a_network_without_weights_is_called_untrained(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "model.py").write_text("from aradals.models import SmallCNN as build")
-    arguments = ["--data", "digits", "--limit", "20", "--num-subsets", "2", "--output", str(folder / "out")]
+    arguments = [
+        "--data",
+        "digits",
+        "--limit",
+        "20",
+        "--num-subsets",
+        "2",
+        "--overwrite",
+        "--output",
+        str(folder / "out"),
+    ]
     for model, is_built_in in (("small_cnn", True), (f"{folder / 'model.py'}:build", False)):
         torch.manual_seed(0)  # there are random weights so poor that nothing depends on the input, which is refused
         assert main(["diagnose", "--model", model, "--model-args", "{width: 4, num_classes: 10}", *arguments]) == 0

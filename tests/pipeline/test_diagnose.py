@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -172,3 +174,16 @@ def test_what_cannot_be_diagnosed() -> None:
         diagnose(make_model(), DATA, num_subsets=91, log=quiet)
     with pytest.raises(InputError, match="'deepfol'"):
         diagnose(make_model(), DATA, attack="deepfol", log=quiet)
+
+
+def test_a_folder_in_which_another_call_is_at_work(tmp_path: Path) -> None:
+    hold = "import sys, filelock\nwith filelock.FileLock(sys.argv[1]):\n    print(flush=True)\n    sys.stdin.read()"
+    arguments = [sys.executable, "-c", hold, str(tmp_path / ".aradals-lock")]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(InputError, match="no other run that writes to"):
+            diagnose(make_model(), DATA, num_subsets=3, audit=0, output=tmp_path, log=quiet)
+        other.kill()
+    assert [path.name for path in tmp_path.iterdir()] == [".aradals-lock"]
+    assert diagnose(make_model(), DATA, num_subsets=3, audit=0, output=tmp_path, log=quiet).rows

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from aradals import InputError
-from aradals.pipeline.stage import locked, remove_stages, run_stage, same_outputs
+from aradals._internal.json_files import load_sealed, save_sealed
+from aradals.pipeline.stage import check_versions, locked, remove_stages, run_stage, same_outputs
 
 OUT = ["out.txt"]
 
@@ -316,3 +317,33 @@ def test_only_stages_are_removed(tmp_path: Path) -> None:
     (work / "thesis.txt").unlink()
     remove_stages(work, ["other"])
     assert not work.exists()
+
+
+def test_work_that_another_version_has_begun_is_told(tmp_path: Path) -> None:
+    """It goes on, because it may have cost a week, and its record names both versions."""
+
+    def interrupted(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    stage, log = tmp_path / "stage", list[str]()
+    with suppress(KeyboardInterrupt):
+        run_stage(stage, {"a": 1}, OUT, interrupted)
+    record = load_sealed(stage / "stage.json")
+    now = record["versions"]["torch"]
+    save_sealed(stage / "stage.json", {**record, "versions": {**record["versions"], "torch": "2.1.0"}})
+    run_stage(stage, {"a": 1}, OUT, write("x"), log.append)
+    assert log == [f"started before, goes on; made with torch 2.1.0 instead of {now}"]
+    assert load_sealed(stage / "stage.json")["versions"]["torch"] == f"2.1.0 and {now}"
+    check = check_versions([stage])
+    assert check.reason == f"stage: torch 2.1.0 and {now} instead of {now}"
+
+
+def test_other_inputs_are_refused_where_nothing_may_be_replaced(tmp_path: Path) -> None:
+    changes: list[str] = []
+    run_stage(tmp_path / "stage", {"a": 1}, OUT, write("one"))
+    with pytest.raises(InputError, match="--overwrite, which keeps them under another name"):
+        run_stage(tmp_path / "stage", {"a": 2}, OUT, write("two"), replace=False)
+    assert not run_stage(tmp_path / "stage", {"a": 1}, OUT, write("two"), before_change=lambda: changes.append("no"))
+    assert changes == []
+    assert run_stage(tmp_path / "stage", {"a": 2}, OUT, write("two"), before_change=lambda: changes.append("yes"))
+    assert changes

@@ -176,6 +176,12 @@ class StoredArguments:
     predictions: Path | None = None
     labels: Path | None = None
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that are given."""
+        given = [getattr(self, each.name) for each in fields(self)]
+        return [path for path in given if isinstance(path, Path)]
+
     def load(self) -> StoredPredictions:
         """Load the predictions, with the description in their file, and say what was taken.
 

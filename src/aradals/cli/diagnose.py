@@ -35,14 +35,13 @@ def run(
     from aradals.pipeline.outputs import input_paths, output_folder
 
     stored.refuse_beside(**{**asdict(model), "device": None}, **data.given)
-    read = input_paths(data.data, model.model, model.checkpoint, stored.predictions, stored.labels, stored.scores)
+    read = input_paths(data.data, model.model, model.checkpoint, *stored.files)
     names, kinds, folder = ["diagnosis.json", "report.html"], ["diagnosis"], output.output
     settings: dict[str, Any] = {"scores": stored.scores, "num_subsets": ranking.num_subsets, "seed": ranking.seed}
     with output_folder(folder, names, kinds=kinds, inputs=read, overwrite=output.overwrite, log=print_log):
-        given_files = [stored.predictions, stored.labels, stored.scores]
         if stored.predictions is not None:
             given = stored.load()
-            request = claim(output, names[0], asdict(ranking), files=given_files)
+            request = claim(output, names[0], asdict(ranking), files=stored.files)
             checks = check_stored(given, {})
             settings |= {"name": given.name, "data": given.data, "class_names": given.class_names, "checks": checks}
             settings["scores"] = stored.load_scores()
@@ -51,9 +50,8 @@ def run(
         else:
             examples = data.load(model.checkpoint)
             classifier = model.load(examples)
-            request = claim(
-                output, names[0], classifier.digest, examples.fingerprint, asdict(ranking), files=given_files
-            )
+            of = (classifier.digest, examples.fingerprint, asdict(ranking))
+            request = claim(output, names[0], *of, files=stored.files)
             settings |= {**asdict(ranking), "output": folder, "log": print_log}
             results = diagnose(classifier, examples, **settings)
         finish({folder: replace(results, request=request)}, folder, "diagnosis.json", json=output.json)

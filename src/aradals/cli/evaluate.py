@@ -15,7 +15,6 @@ from typing import Any
 
 from aradals.cli.arguments import ComparedArguments, DataArguments, ModelArguments, ResultsArguments, ShiftArguments
 from aradals.cli.terminal import print_log, print_result
-from aradals.errors import InputError
 
 EXAMPLE = (
     "aradals evaluate --checkpoint model.safetensors --calibrator temperature.json --data cifar10 --split test "
@@ -34,37 +33,28 @@ def run(
     """Evaluate the model, and report the results."""
     from aradals.cli.finish import claim, finish
     from aradals.pipeline.calibrate import load_calibrators
-    from aradals.pipeline.evaluate import evaluate, evaluate_predictions
-    from aradals.pipeline.leakage import check_stored, tell_unchecked
+    from aradals.pipeline.evaluate import evaluate, evaluate_stored
     from aradals.pipeline.outputs import input_paths, output_folder
     from aradals.report.terminal import paired_differences
-    from aradals.results import CLEAN
 
     changes: dict[str, Any] = {name: getattr(shift, name) for name in ("corruptions", "preset", "corrupted", "ood")}
     stored.refuse_beside(**{**asdict(model), "device": None}, **changes, **data.given)
-    if stored.compare is not None and stored.predictions is None:
-        raise InputError(expected="--compare beside --predictions", got="only --compare", hint="--predictions FILE")
-    sources = (data.data, model.model, model.checkpoint, shift.corrupted, shift.ood)
-    files = [stored.predictions, stored.labels, stored.scores, stored.compare, *shift.calibrator]
-    names, kinds, folder = ["results.json", "report.html"], ["evaluation"], output.output
-    read = input_paths(*sources, *files)
-    settings: dict[str, Any] = {"num_subsets": shift.num_subsets}
+    files, names, kinds = [*stored.files, *shift.calibrator], ["results.json", "report.html"], ["evaluation"]
+    read = input_paths(data.data, model.model, model.checkpoint, *files, shift.corrupted, shift.ood)
+    folder = output.output
     with output_folder(folder, names, kinds=kinds, inputs=read, overwrite=output.overwrite, log=print_log):
-        settings["calibrators"] = fitted = load_calibrators(shift.calibrator)
-        settings["scores"] = stored.load_scores()
-        chosen = {**changes, "severities": shift.severities, "num_subsets": shift.num_subsets, "names": list(fitted)}
+        fitted, of = load_calibrators(shift.calibrator), {**asdict(shift), "calibrator": None}
+        scores, num_subsets = stored.load_scores(), shift.num_subsets
+        settings: dict[str, Any] = {"calibrators": fitted, "scores": scores, "num_subsets": num_subsets}
         if stored.predictions is not None:
+            request = claim(output, names[0], list(fitted), of, files=files)
             given = stored.load()
-            request = claim(output, names[0], chosen, files=files)
-            checks = check_stored(given, fitted)
-            settings |= {"name": given.name, "data": given.data, "class_names": given.class_names, "checks": checks}
-            settings["compared"] = stored.load_other(given)
-            results = evaluate_predictions([(CLEAN, given.predictions)], **settings)
-            tell_unchecked(checks, print_log)
+            results = evaluate_stored(given, compared=stored.load_other(given), log=print_log, **settings)
         else:
             examples = data.load(model.checkpoint)
             classifier = model.load(examples)
-            request = claim(output, names[0], classifier.digest, examples.fingerprint, chosen, files=files)
+            content = (classifier.digest, examples.fingerprint)
+            request = claim(output, names[0], *content, list(fitted), of, files=files)
             settings |= {"severities": shift.severities, "output": folder, "log": print_log}
             results = evaluate(classifier, examples, **changes, **settings)
         finish({folder: replace(results, request=request)}, folder, "results.json", json=output.json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aradals._internal.files import file_digest
@@ -15,7 +15,7 @@ from aradals.report.terminal import results_findings
 from aradals.results.records import Results
 
 
-def claim(output: ResultsArguments, file: str, *settings: object, files: Iterable[Path | None]) -> str:
+def claim(output: ResultsArguments, file: str, *settings: object, files: Sequence[Path]) -> str:
     """Refuse a folder with results of another request; return the digest of this request.
 
     Args:
@@ -27,11 +27,10 @@ def claim(output: ResultsArguments, file: str, *settings: object, files: Iterabl
     Raises:
         InputError: a file is missing, or the folder has results of another request.
     """
-    read = [path for path in files if path]
-    for path in read:
+    for path in files:
         if not path.is_file():
             raise InputError(expected=f"a readable file {path}", got="no such file", hint="another path")
-    request = settings_digest([settings, list(map(file_digest, read))])
+    request = settings_digest([settings, list(map(file_digest, files))])
     refuse_other_request(output.output / file, request, overwrite=output.overwrite)
     return request
 

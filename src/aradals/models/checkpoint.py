@@ -287,7 +287,7 @@ def _check_seal(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: 
 
 def _is_seal(value: object) -> bool:
     """Return True for the digest of a file; under another name, it shows that the name was damaged."""
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+    return isinstance(value, str) and re.fullmatch(r"\S{64}", value) is not None
 
 
 def _read(path: str | os.PathLike[str], *, shapes_alone: bool = False) -> tuple[Any, dict[str, str]]:

@@ -17,10 +17,11 @@ from aradals.metrics import ood_auroc, reliability_diagram, summarize_by_subset
 from aradals.metrics.summary import summarize_and_resample
 from aradals.pipeline.artifacts import load_predictions, load_scores, versions
 from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples
-from aradals.pipeline.leakage import check_calibrators, tell_unchecked
+from aradals.pipeline.leakage import check_calibrators, check_stored, tell_unchecked
 from aradals.pipeline.numbering import check_numbering, number_as_model
 from aradals.pipeline.outputs import work_folder
 from aradals.pipeline.predict import load_other_data, prediction_stage, stored_predictions
+from aradals.pipeline.prediction_files import StoredPredictions
 from aradals.pipeline.score import scores_of, scoring_record, subsets_of
 from aradals.pipeline.shifts import choose_shift
 from aradals.pipeline.shown import class_rows, example_pictures
@@ -170,6 +171,36 @@ def evaluate(
         out_of_distribution=told,
         config={**results.config, **classifier.origin, "corrupted": corrupted, "preset": preset},
     )
+
+
+def evaluate_stored(
+    given: StoredPredictions,
+    *,
+    calibrators: Mapping[str, Calibrator],
+    scores: ScoreTable | None = None,
+    num_subsets: int = 10,
+    compared: Mapping[str, Predictions] | None = None,
+    log: Callable[[str], None] = print,
+) -> Results:
+    """Evaluate predictions from a file, see `evaluate`.
+
+    Raises:
+        InputError: a calibrator is that of another model, or was fitted on the examples.
+    """
+    checks = check_stored(given, calibrators)
+    results = evaluate_predictions(
+        [(CLEAN, given.predictions)],
+        name=given.name,
+        data=given.data,
+        calibrators=calibrators,
+        scores=scores,
+        num_subsets=num_subsets,
+        class_names=given.class_names,
+        checks=checks,
+        compared=compared,
+    )
+    tell_unchecked(checks, log)
+    return results
 
 
 def evaluate_predictions(

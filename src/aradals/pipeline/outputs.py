@@ -34,9 +34,14 @@ def input_paths(*sources: Path | str | None) -> list[Path]:
 
 @contextmanager
 def work_folder(folder: str | Path | None) -> Iterator[Path]:
-    """Yield a folder for unfinished work: the given one, or a temporary one that is removed after the block."""
+    """Yield a folder for unfinished work: the given one, or a temporary one that is removed after the block.
+
+    Raises:
+        OutputError: another run is at work in the folder.
+    """
     if folder is not None:
-        yield Path(folder)
+        with locked(Path(folder)):
+            yield Path(folder)
         return
     with TemporaryDirectory() as temporary:
         yield Path(temporary)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from aradals.errors import InputError
 from aradals.metrics import wilson_interval
 from aradals.results.aggregate import places
 from aradals.results.failed import join
@@ -76,6 +77,8 @@ def metric_name(metric: Metric) -> str:
 def reference(results: Results) -> Variant:
     """Choose the variant to compare with: the reference as trained, or the first variant with rows."""
     wanted = Variant(results.reference)
+    if not results.variants:
+        raise InputError(expected="results with rows", got="none", hint="results of a run that has not failed")
     return wanted if wanted in results.variants else results.variants[0]
 
 
