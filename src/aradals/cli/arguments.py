@@ -119,7 +119,7 @@ class StoredArguments:
     labels: Path | None = None
 
     def load(self) -> StoredPredictions:
-        """Load the predictions, with the description in their file, and say what was taken.
+        """Load the predictions, with the description in their file.
 
         Raises:
             InputError: ``--predictions`` is missing, or the file cannot be read.
@@ -148,9 +148,7 @@ class StoredArguments:
 def _stored(path: Path, labels: Path | None = None) -> StoredPredictions:
     from aradals.pipeline.prediction_files import read_predictions
 
-    given = read_predictions(path, labels)
-    print_log(given.taken)
-    return given
+    return read_predictions(path, labels)
 
 
 @dataclass(frozen=True)
@@ -188,6 +186,7 @@ class ComparedArguments(ScoredArguments):
         if self.compare is None:
             return {}
         other = given.aligned(_stored(self.compare))
+        print_log(other.taken)
         return {str(self.compare) if other.name == given.name else other.name: other.predictions}
 
 
@@ -205,7 +204,11 @@ class HeldOutArguments(StoredArguments):
 
     def load_judged(self) -> StoredPredictions | None:
         """Load the predictions that judge the calibrator."""
-        return None if self.evaluate_on is None else _stored(self.evaluate_on)
+        if self.evaluate_on is None:
+            return None
+        judged = _stored(self.evaluate_on)
+        print_log(judged.taken)
+        return judged
 
 
 @dataclass(frozen=True)

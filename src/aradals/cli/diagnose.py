@@ -44,6 +44,7 @@ def run(
             checks = check_stored(given, {})
             settings |= {"name": given.name, "data": given.data, "class_names": given.class_names, "checks": checks}
             results = diagnose_predictions(given.predictions, **settings)
+            print_log(given.taken)
             tell_unchecked(checks, print_log)
         else:
             examples = data.load()

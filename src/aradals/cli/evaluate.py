@@ -57,6 +57,7 @@ def run(
             settings |= {"name": given.name, "data": given.data, "class_names": given.class_names, "checks": checks}
             settings["compared"] = stored.load_other(given)
             results = evaluate_predictions([(CLEAN, given.predictions)], **settings)
+            print_log(given.taken)
             tell_unchecked(checks, print_log)
         else:
             examples = data.load()
