@@ -335,15 +335,15 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
         "another kind of file",
     ),
     "garbage as parquet": (lambda w: w.diagnose("--predictions", w.file("p.parquet", "garbage")), "try"),
-    "predictions without logits": (lambda w: w.predicted(label=LABELS, probs=NORMAL), "'probs'"),
+    "predictions without logits": (lambda w: w.predicted(label=LABELS, probs=NORMAL), "the name logits"),
     "NaN in predictions": (lambda w: w.predicted(label=LABELS, logits=NORMAL * np.nan), "NaN"),
     "probabilities in predictions": (
         lambda w: w.predicted(label=LABELS, logits=np.full((20, 4), 0.25)),
         "probabilities",
     ),
-    "labels in words": (lambda w: w.predicted(label=np.array(["cat"] * 20), logits=NORMAL), "<U3"),
+    "labels in words": (lambda w: w.predicted(label=np.array(["cat"] * 20), logits=NORMAL), "such as 'cat'"),
     "labels beyond the logits": (lambda w: w.predicted(label=LABELS + 3, logits=NORMAL), "3"),
-    "fewer labels than logits": (lambda w: w.predicted(label=LABELS[1:], logits=NORMAL), "(19,)"),
+    "fewer labels than logits": (lambda w: w.predicted(label=LABELS[1:], logits=NORMAL), "19 labels"),
     "an id twice": (lambda w: w.predicted(label=LABELS, logits=NORMAL, id=LABELS), "again"),
     "missing scores": (
         lambda w: [*w.predicted(label=LABELS, logits=NORMAL), "--scores", "nosuch.parquet"],

@@ -183,7 +183,7 @@ class StoredArguments:
         return [path for path in given if isinstance(path, Path)]
 
     def load(self) -> StoredPredictions:
-        """Load the predictions, with the description in their file, and say what was taken.
+        """Load the predictions, with the description in their file.
 
         Raises:
             InputError: ``--predictions`` is missing, or the file cannot be read.
@@ -212,9 +212,7 @@ class StoredArguments:
 def _stored(path: Path, labels: Path | None = None) -> StoredPredictions:
     from aradals.pipeline.prediction_files import read_predictions
 
-    given = read_predictions(path, labels)
-    print_log(given.taken)
-    return given
+    return read_predictions(path, labels)
 
 
 @dataclass(frozen=True)
@@ -262,6 +260,7 @@ class ComparedArguments(ScoredArguments):
         if self.compare is None:
             return {}
         other = given.aligned(_stored(self.compare))
+        print_log(other.taken)
         return {str(self.compare) if other.name == given.name else other.name: other.predictions}
 
 
@@ -279,7 +278,11 @@ class HeldOutArguments(StoredArguments):
 
     def load_judged(self) -> StoredPredictions | None:
         """Load the predictions that judge the calibrator."""
-        return None if self.evaluate_on is None else _stored(self.evaluate_on)
+        if self.evaluate_on is None:
+            return None
+        judged = _stored(self.evaluate_on)
+        print_log(judged.taken)
+        return judged
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ def run(
             fitted, results = calibrate_predictions(
                 given, judged=stored.load_judged(), held_out=stored.held_out, **target
             )
+            print_log(given.taken)
             print_result(results.table(), results_findings(results))
         else:
             examples = data.load(model.checkpoint)

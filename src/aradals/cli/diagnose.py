@@ -46,6 +46,7 @@ def run(
             settings |= {"name": given.name, "data": given.data, "class_names": given.class_names, "checks": checks}
             settings["scores"] = stored.load_scores()
             results = diagnose_predictions(given.predictions, **settings)
+            print_log(given.taken)
             tell_unchecked(checks, print_log)
         else:
             examples = data.load(model.checkpoint)

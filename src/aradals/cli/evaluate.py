@@ -49,6 +49,7 @@ def run(
         if stored.predictions is not None:
             request = claim(output, names[0], list(fitted), of, files=files)
             given = stored.load()
+            print_log(given.taken)
             results = evaluate_stored(given, compared=stored.load_other(given), log=print_log, **settings)
         else:
             examples = data.load(model.checkpoint)
