@@ -141,6 +141,14 @@ def test_a_csv_file_beside_images(tmp_path: Path, place: str, cell: str, columns
     same_rows(tmp_path / "labels.csv")
 
 
+def test_metadata_of_an_image_folder_of_hugging_face(tmp_path: Path) -> None:
+    rows = [{"file_name": f"{row}.png", "label": NAMES[LABELS[row]], "caption": "a b"} for row in range(N)]
+    for row in range(N):
+        write(tmp_path / f"{row}.png", png(PIXELS[row]))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    same_rows(tmp_path)
+
+
 def test_a_csv_file_with_splits(tmp_path: Path) -> None:
     for row in range(N):
         write(tmp_path / "images" / f"p{row}.png", png(PIXELS[row]))

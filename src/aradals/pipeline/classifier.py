@@ -128,9 +128,9 @@ def load_classifier(
         raise InputError(
             expected="--model (the checkpoint does not say how to build the model)", got="none", hint="--model resnet20"
         )
-    shape, given = examples.input_shape, model_args or {}
+    shape, given, known = examples.input_shape, model_args or {}, examples.num_classes > 1
     arguments = {
-        "num_classes": description.num_classes or (examples.num_classes if examples.num_classes > 1 else None),
+        "num_classes": description.num_classes or len(class_names) or (examples.num_classes if known else None),
         "in_channels": shape[0] if len(shape) == 3 else None,
         **(description.arguments(given) if spec == description.model else given),
     }

@@ -19,8 +19,10 @@ MIN_PER_CLASS = 20
 
 
 def names_of(model: nn.Module) -> tuple[str, ...]:
-    """Read the names of a model's classes from ``config.id2label``, as models of Transformers have it; may be empty."""
+    """Read the names of a model's classes, from ``class_names`` or Transformers' ``config.id2label``; may be empty."""
     for module in model.modules():
+        if isinstance(given := getattr(module, "class_names", None), list | tuple) and given:
+            return real_names(list(map(str, given)))
         names = getattr(getattr(module, "config", None), "id2label", None)
         if isinstance(names, dict) and sorted(names) == list(range(len(names))):
             return real_names([str(names[number]) for number in range(len(names))])
