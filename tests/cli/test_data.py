@@ -9,14 +9,23 @@ import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 import pyarrow.parquet as pq
 import pytest
+import torch
 from command_line import RECIPE, Outcome, aradals
 from PIL import Image
 from sklearn.datasets import load_digits
+
+from aradals.models import load_model
 
 DIGITS = load_digits()
 IMAGES = (DIGITS.images * 15.9).astype(np.uint8)
 NAMES = [f"digit {number}" for number in range(10)]
 FAST = ("--attack", "logit_margin", "--audit", 0, "--json")
+
+BUILDER = """
+from aradals.models import SmallCNN
+def build(num_classes):
+    return SmallCNN(num_classes=num_classes, in_channels=1, width=8)
+"""
 
 MODEL = """
 from aradals.models import load_model
@@ -29,14 +38,6 @@ from torch import nn
 def build(num_classes):
     return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, num_classes))
 """
-
-
-def write(folder: Path, rows: range, name: str = "{label}") -> Path:
-    for row in rows:
-        path = folder / name.format(label=NAMES[DIGITS.target[row]], row=row)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(IMAGES[row]).save(path if path.suffix else path / f"{row}.png")
-    return folder
 
 
 def classes(folder: Path, rows: range, numbers: dict[int, str]) -> Path:
@@ -95,6 +96,19 @@ def test_three_of_ten_classes(trained: Path, tmp_path: Path) -> None:
         named = diagnose(trained, three, tmp_path / "c", "--class-names", names, model=True)
         assert accuracy(named) > 0.7
         assert {each.name for each in named.results.classes} == {"digit 3", "digit 5", "digit 7"}
+
+
+def test_three_of_ten_classes_for_a_model_that_is_built_for_the_data(trained: Path, tmp_path: Path) -> None:
+    three = classes(tmp_path / "three", range(900, 1300), {3: NAMES[3], 5: NAMES[5], 7: NAMES[7]})
+    (tmp_path / "builder.py").write_text(BUILDER)
+    weights = load_model(trained / "out" / "vanilla" / "train" / "model.safetensors", in_channels=1).state_dict()
+    torch.save(weights, tmp_path / "weights.pt")
+    command = ("diagnose", "--model", f"{tmp_path / 'builder.py'}:build", "--checkpoint", tmp_path / "weights.pt")
+    refused = aradals(*command, "--data", three, *FAST, "--output", tmp_path / "a")
+    assert refused.code == 2
+    assert "number of classes" in refused.err
+    named = aradals(*command, "--data", three, *FAST, "--output", tmp_path / "b", "--class-names", ",".join(NAMES))
+    assert accuracy(named) > 0.7
 
 
 def test_three_of_ten_classes_as_numbers(trained: Path, tmp_path: Path) -> None:

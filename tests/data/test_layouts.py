@@ -92,7 +92,7 @@ def test_numbers_as_names_are_in_their_order(tmp_path: Path) -> None:
     [
         (["cat/1.png", "cat/2.png"], "one folder with images, 'cat'", "class/image.png"),
         (["images/1.png", "images/2.png"], "one folder with images, 'images'", "class/image.png"),
-        (["train/1.png", "val/2.png"], "train/1.png, which is in no such folder", "split/class/image.png"),
+        (["train/1.png", "val/2.png"], "val/2.png, which is in no such folder", "split/class/image.png"),
         (["a/cat/1.png", "a/dog/2.png", "b/cat/3.png"], "a/cat/1.png, where 'a' or 'cat' could be the class", "{}/a"),
         (
             ["cat/1.png", "cat/more/2.png", "dog/3.png"],
@@ -139,6 +139,14 @@ def test_a_csv_file_beside_images(tmp_path: Path, place: str, cell: str, columns
         return  # a path that does not exist is found by its end, so that this is the same as the first case
     same_rows(tmp_path)
     same_rows(tmp_path / "labels.csv")
+
+
+def test_metadata_of_an_image_folder_of_hugging_face(tmp_path: Path) -> None:
+    rows = [{"file_name": f"{row}.png", "label": NAMES[LABELS[row]], "caption": "a b"} for row in range(N)]
+    for row in range(N):
+        write(tmp_path / f"{row}.png", png(PIXELS[row]))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    same_rows(tmp_path)
 
 
 def test_a_csv_file_with_splits(tmp_path: Path) -> None:
@@ -567,6 +575,21 @@ def test_the_validation_split_is_the_test_split_if_there_is_no_other(tmp_path: P
     assert (test.name, len(test)) == ("toy-validation", 3)
     assert said == ["toy has no test split: its validation split is the test split"]
     assert load_data(str(tmp_path / "toy.npz")).name == load_data(str(tmp_path / "toy.npz"), "test").name == test.name
+
+
+def test_a_test_split_without_labels_is_not_used(tmp_path: Path) -> None:
+    for row in range(N):
+        write(tmp_path / "train" / NAMES[LABELS[row]] / "images" / f"{row}.png", png(PIXELS[row]))
+    write(tmp_path / "test" / "images" / "1.png", png(PIXELS[0]))
+    said: list[str] = []
+    train, test = load_splits(str(tmp_path), test_size=3, log=said.append)
+    assert (len(train), len(test), train.class_names) == (9, 3, tuple(NAMES))
+    assert any("not used: the split test, which has no labels" in line for line in said)
+    assert torch.equal(load_data(str(tmp_path), "train").batch([0])[1], INPUTS[:1])
+    assert len(load_data(str(tmp_path), "test")) == 2  # the fifth that is cut off train
+    assert len(load_data(str(tmp_path), "test", labeled=False)) == 1
+    write(tmp_path / "val" / "bee" / "images" / "1.png", png(PIXELS[1]))
+    assert load_data(str(tmp_path), "val").labels.tolist() == [1]
 
 
 def test_rare_classes_may_be_missing(tmp_path: Path) -> None:

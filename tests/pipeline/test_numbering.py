@@ -94,3 +94,5 @@ def test_names_of_a_model() -> None:
     for names, expected in (({0: "a", 1: "b"}, ("a", "b")), ({0: "LABEL_0", 1: "LABEL_1"}, ()), ({1: "a"}, ())):
         inner.config = SimpleNamespace(id2label=names)  # type: ignore[assignment]
         assert names_of(model) == expected
+    inner.class_names = ["x", "y"]  # type: ignore[assignment]
+    assert names_of(model) == ("x", "y")

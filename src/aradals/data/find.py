@@ -25,6 +25,7 @@ FILE_READERS: dict[str, Callable[[Sequence[Path], str], OpenSplits]] = {
     ".tar": open_tar,
     ".csv": open_csv,
     ".tsv": open_csv,
+    ".jsonl": open_csv,
     ".npy": open_npy,
     ".pt": open_torch,
     ".pth": open_torch,

@@ -14,7 +14,8 @@ from aradals.data.formats import Columns, OpenSplits, Rows, Split, is_split, no_
 from aradals.data.images import IMAGE_SUFFIXES
 from aradals.errors import InputError
 
-Parts = tuple[str, ...]
+Folders = dict[PurePath, tuple[str, ...]]
+"""Path of each image -> the folders around it that may be classes."""
 
 
 def open_image_folder(folder: Path) -> OpenSplits | None:
@@ -27,32 +28,20 @@ def open_image_folder(folder: Path) -> OpenSplits | None:
     Returns:
         The splits; None if there are no images.
     """
-    paths = list_images(folder)
-    if not paths:
-        return None
-    layout, problem = _layout(folder, [path.parts for path in paths])
-    names = [layout[path.parts] for path in paths]
-    classes = in_order({name for _, name in names})
-    splits = {split: [path for path, (own, _) in zip(paths, names, strict=True) if own == split] for split, _ in names}
-    number = {name: position for position, name in enumerate(classes)}
-
-    def place(path: PurePath) -> tuple[int, PurePath]:
-        return number[layout[path.parts][1]], path
-
+    splits = {split: _without_constants(paths) for split, paths in _by_split(list_images(folder)).items()}
+    named = {split: {inner[0] for inner in paths.values() if inner} for split, paths in splits.items()}
+    problems = {
+        split: _problem(folder, paths, set().union(*(named[each] for each in named if each != split)))
+        for split, paths in splits.items()
+    }
+    classes = in_order(set().union(*(named[split] for split in splits if problems[split] is None)))
     return {
         split: Split(
-            partial(
-                _read_image_folder,
-                folder,
-                members := sorted(splits[split], key=place),
-                [place(path)[0] for path in members],
-                tuple(classes),
-                problem,
-            ),
+            partial(_read_image_folder, folder, splits[split], tuple(classes), problems[split]),
             partial(no_columns, str(folder)),
         )
         for split in sorted(splits)
-    }
+    } or None
 
 
 def list_images(folder: Path, *, links: bool = True) -> list[PurePath]:
@@ -74,68 +63,70 @@ def list_images(folder: Path, *, links: bool = True) -> list[PurePath]:
     return sorted(path for path in found if not any(part.startswith(".") for part in path.parts))
 
 
-def _layout(folder: Path, paths: Sequence[Parts]) -> tuple[dict[Parts, tuple[str, str]], InputError | None]:
-    """Find the split and the class of each path.
-
-    Returns:
-        (split, class) of each path, and the reason why the classes cannot be labels.
-    """
-    folders = {path: path[:-1] for path in paths}
-    home = folder
-    while _is_wrapped(list(folders.values())):
-        home = home / next(iter(folders.values()))[0]
+def _by_split(paths: Sequence[PurePath]) -> dict[str, Folders]:
+    """Divide the paths of images by split, and find the folders of each that are not a split and do not wrap all."""
+    folders = {path: path.parts[:-1] for path in paths}
+    while folders and _is_wrapped(folders):
         folders = {path: inner[1:] for path, inner in folders.items()}
-    split = dict.fromkeys(paths, "all")
-    if all(inner and is_split(inner[0]) for inner in folders.values()):
-        split = {path: split_name(inner[0]) for path, inner in folders.items()}
-        folders = {path: inner[1:] for path, inner in folders.items()}
-    shallow = {path: _without_constants(inner, list(folders.values())) for path, inner in folders.items()}
-    problem = _problem(home, shallow)
-    return {path: (split[path], inner[0] if inner else "") for path, inner in shallow.items()}, problem
+    if not all(inner and is_split(inner[0]) for inner in folders.values()):
+        return {"all": folders}
+    splits: dict[str, Folders] = {}
+    for path, inner in folders.items():
+        splits.setdefault(split_name(inner[0]), {})[path] = inner[1:]
+    return splits
 
 
-def _is_wrapped(folders: Sequence[Parts]) -> bool:
+def _is_wrapped(folders: Folders) -> bool:
     """Return True if all images are in one folder, which is not a split, and have folders of classes below it."""
-    outer = {inner[0] for inner in folders if inner}
-    return len(outer) == 1 and not is_split(*outer) and all(len(inner) > 1 for inner in folders)
+    outer = {inner[:1] for inner in folders.values()}
+    return len(outer) == 1 and all(len(inner) > 1 for inner in folders.values()) and not is_split(*outer.pop())
 
 
-def _without_constants(inner: Parts, all_folders: Sequence[Parts]) -> Parts:
+def _without_constants(folders: Folders) -> Folders:
     """Leave out levels that have one name everywhere, such as ``images`` in ``class/images/1.png``."""
-    if len({len(each) for each in all_folders}) != 1:
-        return inner
-    varies = [len(set(level)) > 1 for level in zip(*all_folders, strict=True)]
-    return tuple(part for part, changes in zip(inner, varies, strict=True) if changes) or inner[:1]
+    if len(set(map(len, folders.values()))) != 1:
+        return folders
+    varies = [len(set(level)) > 1 for level in zip(*folders.values(), strict=True)]
+    return {
+        path: tuple(part for part, changes in zip(inner, varies, strict=True) if changes) or inner[:1]
+        for path, inner in folders.items()
+    }
 
 
-def _problem(home: Path, folders: dict[Parts, Parts]) -> InputError | None:
-    """Make the error for folders that are not classes, or are so in an unclear way."""
+def _problem(folder: Path, folders: Folders, other_classes: set[str]) -> InputError | None:
+    """Make the error for folders of a split that are not classes, or are so in an unclear way; None for classes.
+
+    Args:
+        folder: the folder of the data.
+        folders: the folders around each image.
+        other_classes: names of folders in other splits.
+    """
     table = "a CSV file of file names and labels in the folder"
+    layout = f"a layout such as class/image.png or split/class/image.png, or {table}"
     loose = next((path for path, inner in folders.items() if not inner), None)
     if loose is not None:
         return InputError(
-            expected=f"the images of {home} in one folder for each class",
-            got=f"{PurePath(*loose)}, which is in no such folder",
-            hint=f"a layout such as class/image.png or split/class/image.png, or {table}",
+            expected=f"the images of {folder} in one folder for each class",
+            got=f"{loose}, which is in no such folder",
+            hint=layout,
         )
     deep = next((path for path, inner in folders.items() if len(inner) > 1), None)
     if deep is not None:
-        above = folders[deep][0]
-        below = {inner[1] for inner in folders.values() if inner[0] == above and len(inner) > 1}
-        moved = f"moving the images below {home / above} into it, or "
+        above, inside, *_ = folders[deep]
+        below = sorted({inner[1] for inner in folders.values() if inner[0] == above and len(inner) > 1})
+        place = folder.joinpath(*deep.parts[: deep.parts.index(above) + 1])
+        step = f"--data {place} if these are classes: {', '.join(below)}"
         return InputError(
-            expected=f"the images of {home} in one folder for each class",
-            got=f"{PurePath(*deep)}, where {above!r} or {folders[deep][1]!r} could be the class",
-            hint=f"--data {home / above} if these are classes: {', '.join(sorted(below))}; or {table}"
-            if len(below) > 1
-            else moved + table,
+            expected=f"the images of {folder} in one folder for each class",
+            got=f"{deep}, where {above!r} or {inside!r} could be the class",
+            hint=f"{step if len(below) > 1 else f'moving the images below {place} into it'}; or {table}",
         )
     classes = {inner[0] for inner in folders.values()}
-    if len(classes) < 2:
+    if len(classes) == 1 and not classes < other_classes:
         return InputError(
-            expected=f"folders of two or more classes in {home}",
+            expected=f"folders of two or more classes in {folder}",
             got=f"one folder with images, {classes.pop()!r}",
-            hint=f"a layout such as class/image.png or split/class/image.png, or {table}",
+            hint=layout,
         )
     return None
 
@@ -156,15 +147,12 @@ def _walk(folder: Path, links: bool) -> Iterator[tuple[str, list[str]]]:
 
 
 def _read_image_folder(
-    folder: Path,
-    paths: Sequence[PurePath],
-    labels: Sequence[int],
-    classes: tuple[str, ...],
-    problem: InputError | None,
-    columns: Columns,
+    folder: Path, folders: Folders, classes: tuple[str, ...], problem: InputError | None, columns: Columns
 ) -> Rows:
     refuse_columns(columns, str(folder))
-    images = [str(folder / path) for path in paths]
     if problem is not None:
-        return Rows(images, None, unlabeled=problem)
-    return Rows(images, np.array(labels, dtype=np.int64), classes)
+        return Rows([str(folder / path) for path in sorted(folders)], None, unlabeled=problem)
+    number = {name: position for position, name in enumerate(classes)}
+    labels = {path: number[inner[0]] for path, inner in folders.items()}
+    paths = sorted(labels, key=lambda path: (labels[path], path))
+    return Rows([str(folder / path) for path in paths], np.array([labels[path] for path in paths]), classes)

@@ -18,6 +18,7 @@ from aradals.data.find import ALL, FILE_READERS, DataSet, choose_split, find_dat
 from aradals.data.formats import (
     Columns,
     Companions,
+    split_name,
 )
 from aradals.data.prepare import Log, Reading, check_labeled, choose_scaling, make_examples, ranges_of, sample
 from aradals.data.splits import cut_test
@@ -71,6 +72,8 @@ def load_data(
         MissingExtraError: a package of the extra ``data`` is missing.
     """
     data_set, settings = find_data(spec), Reading(**reading)
+    if labeled and split_name(split or "test") == "test":
+        data_set = _without_unlabeled_test(data_set, settings, log)
     source, part = choose_split(data_set, split)
     if part is not None:
         pair = _cut(data_set, source, settings, None, log, labeled=labeled)
@@ -104,7 +107,8 @@ def load_splits(
     Raises:
         InputError: see `load_data`.
     """
-    data_set, settings = find_data(spec), Reading(**reading)
+    settings = Reading(**reading)
+    data_set = _without_unlabeled_test(find_data(spec), settings, log)
     known = list(data_set.splits)
     test = "test" if "test" in known else "validation"
     if "train" in known and test in known:
@@ -128,19 +132,32 @@ def load_splits(
     return pair["train"], pair["test"]
 
 
+def _without_unlabeled_test(data_set: DataSet, settings: Reading, log: Log) -> DataSet:
+    """Leave out a test split without labels, which those of competitions have, if there is a training split."""
+    splits = data_set.splits
+    if not {"train", "test"} <= splits.keys() or splits["test"].rows(settings.columns).labels is not None:
+        return data_set
+    log(f"{data_set.name}: not used: the split test, which has no labels")
+    return replace(data_set, splits={name: split for name, split in splits.items() if name != "test"})
+
+
 def _cut(
     data_set: DataSet, source: str, settings: Reading, test_size: int | None, log: Log, *, labeled: bool = True
 ) -> dict[str, Examples]:
     """Cut a single split into training and test examples by content."""
     rows, name = data_set.splits[source].rows(settings.columns), _name(data_set, source)
     _check_size(len(rows.inputs), None, name)
-    unscaled = replace(settings, preparation=None)
-    whole = make_examples(data_set, rows, unscaled, ranges_of(rows), name, lambda line: None, labeled=False)
+    # The cut must not depend on a recorded scaling, because the training data, which it comes from, is cut first.
+    every, quiet = replace(settings, preparation=None, resize=settings.decoding_size), lambda line: None
+    whole = make_examples(
+        data_set, rows, every, ranges_of(rows), name, quiet if rows.features else log, labeled=labeled
+    )
     train, test = cut_test(whole, test_size)
-    scaling = settings.scaling or ranges_of(rows, train)
-    final = make_examples(data_set, rows, settings, scaling, data_set.name, log, labeled=labeled)
+    if rows.features:
+        scaling = settings.scaling or ranges_of(rows, train)
+        whole = make_examples(data_set, rows, settings, scaling, name, log, labeled=labeled)
     log(f"{data_set.name} has no test split: {len(test)} of {len(whole)} examples are cut off, by their content")
-    parts = {"train": final.select(train), "test": final.select(test)}
+    parts = {"train": whole.select(train), "test": whole.select(test)}
     for split, part in parts.items():
         part.name = f"{data_set.name}-{split}"
     return parts

@@ -50,7 +50,10 @@ def open_parquet(files: Sequence[Path], split: str) -> OpenSplits:
 
 
 def open_csv(files: Sequence[Path], split: str) -> OpenSplits:
-    """Open one split of a CSV file, whose first line names the columns; commas, semicolons or tabs separate them."""
+    """Open one split of a CSV file, whose first line names the columns, or of a file with a JSON object in each line.
+
+    Commas, semicolons or tabs separate the columns of a CSV file.
+    """
     return _by_column(_csv_table(files), split)
 
 
@@ -78,7 +81,7 @@ def open_labeled_images(folder: Path) -> OpenSplits | None:
     Raises:
         InputError: several CSV files of one split name images.
     """
-    files = [*sorted(folder.glob("*.csv")), *sorted(folder.glob("*.tsv"))]
+    files = [file for suffix in ("csv", "tsv", "jsonl") for file in sorted(folder.glob(f"*.{suffix}"))]
     found: dict[str, list[Path]] = {}
     for file in files if list_images(folder) else []:
         with suppress(InputError):  # a file that is not about the images may be of any kind
@@ -161,13 +164,15 @@ def _csv_table(files: Sequence[Path]) -> Table:
 def _read_csv(file: Path) -> Any:
     csv, arrow = load_extra("pyarrow.csv"), load_extra("pyarrow")
     try:
+        if file.suffix == ".jsonl":
+            return load_extra("pyarrow.json").read_json(file)
         with file.open(encoding="utf-8-sig") as stream:
             header = stream.readline()
         delimiter = max(",;\t", key=header.count)
         table = csv.read_csv(file, parse_options=csv.ParseOptions(delimiter=delimiter))
     except (arrow.ArrowException, OSError, ValueError) as error:
         raise InputError(
-            expected=f"a CSV file with names of columns in its first line in {file}",
+            expected=f"a CSV file with names of columns in its first line, or JSON in each line, in {file}",
             got=str(error),
             hint="writing the file again, in UTF-8",
         ) from error

@@ -165,9 +165,9 @@ def load_classifier(
     target = resolve_device(device)
     description = CheckpointDescription() if checkpoint is None else read_description(checkpoint)
     fitted_examples = decode_hashes(description.fitted_examples, checkpoint)
-    spec, shape = _named(model, description), examples.input_shape
+    spec, shape, is_known = _named(model, description), examples.input_shape, examples.num_classes > 1
     arguments = {
-        "num_classes": description.num_classes or (examples.num_classes if examples.num_classes > 1 else None),
+        "num_classes": description.num_classes or len(class_names) or (examples.num_classes if is_known else None),
         "in_channels": shape[0] if len(shape) == 3 else None,
         **({} if checkpoint is None else without_weights(spec)),
         **description.arguments_for(spec, model_args or {}),

@@ -19,13 +19,10 @@ MIN_PER_CLASS = 20
 
 
 def names_of(model: object) -> tuple[str, ...]:
-    """Read the names of a model's classes that it carries: ``class_names``, or the ``config.id2label`` of Transformers.
-
-    The names are empty if the model carries none.
-    """
+    """Read the names of a model's classes, from ``class_names`` or Transformers' ``config.id2label``; may be empty."""
     for module in model.modules() if isinstance(model, nn.Module) else ():
-        if isinstance(own := getattr(module, "class_names", None), list | tuple) and own:
-            return real_names([str(name) for name in own])
+        if isinstance(given := getattr(module, "class_names", None), list | tuple) and given:
+            return real_names(list(map(str, given)))
         names = getattr(getattr(module, "config", None), "id2label", None)
         if isinstance(names, dict) and sorted(names) == list(range(len(names))):
             return real_names([str(names[number]) for number in range(len(names))])
