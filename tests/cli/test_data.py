@@ -177,15 +177,15 @@ def test_a_table_of_numbers_from_training_to_diagnosis(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(recipe)
     model = ("--model", f"{tmp_path / 'mlp.py'}:build", "--data", tmp_path / "flowers.csv")
     train = ("train", tmp_path / "tiny.yaml", *model, "--method", "vanilla", "--output", tmp_path / "out")
-    refused = aradals(*train)
+    refused = aradals(*train, "--out-of-range", "refuse")
     assert refused.code == 2
     assert "after the scaling by the training data" in refused.err
     assert refused.err.rstrip().endswith("try --out-of-range clip")
-    ran = aradals(*train, "--out-of-range", "clip")
+    ran = aradals(*train)
     assert ran.code == 0, ran.err
     assert "columns are scaled to [0, 1] by their ranges in the training data" in ran.err
     checkpoint = tmp_path / "out" / "vanilla" / "train" / "model.safetensors"
-    judge = ("diagnose", *model, "--checkpoint", checkpoint, "--out-of-range", "clip", *FAST)
+    judge = ("diagnose", *model, "--checkpoint", checkpoint, *FAST)
     judged = aradals(*judge, "--split", "test", "--output", tmp_path / "d")
     assert accuracy(judged) > 0.8
     assert judged.results.data.class_names == ("x", "y", "z")

@@ -387,9 +387,9 @@ def test_numbers_beyond_the_training_data(tmp_path: Path) -> None:
     content[:30].to_csv(tmp_path / "train.csv", index=False)
     content[30:].to_csv(tmp_path / "test.csv", index=False)
     with pytest.raises(InputError, match=r"values from .* to 1\.3.*--out-of-range clip"):
-        load_splits(str(tmp_path))
+        load_splits(str(tmp_path), out_of_range="refuse")
     said: list[str] = []
-    _, test = load_splits(str(tmp_path), out_of_range="clip", log=said.append)
+    _, test = load_splits(str(tmp_path), log=said.append)
     assert test.batch(range(10))[1][:, 1].tolist() == [1.0] * 10
     assert any("10 of 10 examples are clipped" in line for line in said)
 

@@ -100,7 +100,8 @@ class DataArguments:
         label_column: column of the labels; needed if several columns could hold them
         num_classes: number of classes, if the labels are numbers and the largest class may be missing
         resize: height and width in pixels to which every image is resized; default: as for the checkpoint's training
-        out_of_range: refuse inputs outside [0, 1], or clip them
+        out_of_range: refuse inputs outside [0, 1], or clip them; by default they are refused, but clipped where the
+            training data has scaled the columns of a table
     """
 
     data: str | None = None
@@ -110,7 +111,7 @@ class DataArguments:
     label_column: str | None = None
     num_classes: int | None = None
     resize: int | None = None
-    out_of_range: Literal["refuse", "clip"] = "refuse"
+    out_of_range: Literal["refuse", "clip"] | None = None
 
     @property
     def given(self) -> dict[str, object]:

@@ -40,7 +40,8 @@ class Reading:
         label_column: column of labels, if types and usual names do not identify it.
         num_classes: number of classes, if the labels are numbers and the largest class may be missing.
         resize: height and width to which every image is resized.
-        out_of_range: refuse inputs outside [0, 1], or clip them.
+        out_of_range: refuse inputs outside [0, 1], or clip them; by default they are refused, but clipped where the
+            training data has scaled the columns of a table.
         preparation: what a checkpoint records of the preparation of its training data, see `Examples`; it decides the
             scaling of numeric columns, and the size of images if ``resize`` is None.
     """
@@ -49,11 +50,11 @@ class Reading:
     label_column: str | None = None
     num_classes: int | None = None
     resize: int | None = None
-    out_of_range: OutOfRange = "refuse"
+    out_of_range: OutOfRange | None = None
     preparation: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.out_of_range not in get_args(OutOfRange):
+        if self.out_of_range not in (None, *get_args(OutOfRange)):
             raise InputError(expected="out_of_range refuse or clip", got=repr(self.out_of_range), hint="clip")
         if self.num_classes is not None and self.num_classes < 2:
             raise InputError(expected="num_classes of at least 2", got=str(self.num_classes), hint="--num-classes 10")
@@ -172,7 +173,10 @@ def _resized(images: torch.Tensor, size: int, name: str) -> torch.Tensor:
 
 
 def _in_range(inputs: torch.Tensor, settings: Reading, name: str, log: Log, *, is_scaled: bool) -> torch.Tensor:
-    """Clip inputs to [0, 1] if this is asked; others are left to `Examples`, which refuses them."""
+    """Clip inputs to [0, 1], or refuse those outside.
+
+    By default, values of scaled columns are clipped, because only those of the training data are sure to be in range.
+    """
     outside = ~((inputs >= 0) & (inputs <= 1))  # NaN, too
     if not outside.any():
         return inputs
@@ -180,7 +184,7 @@ def _in_range(inputs: torch.Tensor, settings: Reading, name: str, log: Log, *, i
     if low >= -ROUNDING and high <= 1 + ROUNDING:
         return inputs
     affected = f"{int(outside.flatten(1).any(1).sum())} of {len(inputs)} examples"
-    if settings.out_of_range == "clip" and not inputs.isnan().any():
+    if (settings.out_of_range or ("clip" if is_scaled else "refuse")) == "clip" and not inputs.isnan().any():
         log(f"{name}: {affected} are clipped to [0, 1]")
         return inputs.clamp(0, 1)
     scale = "" if is_scaled else "scaling the inputs to [0, 1], and putting the normalization inside the model; or "

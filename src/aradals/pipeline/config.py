@@ -413,7 +413,8 @@ class StudyConfig:
         label_column: column of the labels; needed if several columns could hold them.
         num_classes: number of classes, if the labels are numbers and the largest class may be missing.
         resize: height and width in pixels to which every image is resized.
-        out_of_range: refuse inputs outside [0, 1], or clip them.
+        out_of_range: refuse inputs outside [0, 1], or clip them; by default they are refused, but clipped where the
+            training data has scaled the columns of a table.
         model_args: further arguments of the model's builder.
         scoring: measurement of robustness.
         calibrators: calibrators to fit after training; every method is reported without and with each of them.
@@ -433,7 +434,7 @@ class StudyConfig:
     label_column: str | None = None
     num_classes: int | None = None
     resize: int | None = None
-    out_of_range: Literal["refuse", "clip"] = "refuse"
+    out_of_range: Literal["refuse", "clip"] | None = None
     model_args: dict[str, Any] = field(default_factory=dict)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     calibrators: list[str] = field(default_factory=lambda: ["temperature"])
