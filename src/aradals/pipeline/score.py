@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from aradals._internal.files import set_aside
 from aradals._internal.json_files import json_text, load_json, save_json, settings_digest
 from aradals._internal.specs import code_digest
-from aradals.attacks import describe_attack
+from aradals.attacks import Attack, describe_attack
 from aradals.data import Data, Examples, as_examples
 from aradals.errors import InputError
 from aradals.inference.gradients import model_inputs
@@ -40,6 +40,7 @@ from aradals.robustness.scores import (
     score_batches,
     with_progress,
 )
+from aradals.robustness.starts import spread_rows, uses_starts
 from aradals.smoothing.subsets import assign_subsets
 
 __all__ = [
@@ -119,7 +120,8 @@ def score_dataset(
     if output is None:
         run_attack = choose_attack(attack, settings, verified=verified)
         batches = _batches(examples, choose_batch_size(classifier.model, examples))
-        return score(classifier.model, batches, run_attack, verified=verified, bf16=bf16)
+        starts = _starts(examples, run_attack)
+        return score(classifier.model, batches, run_attack, verified=verified, bf16=bf16, starts=starts)
     options: dict[str, Any] = {"attack": attack, "attack_args": settings, "verified": verified, "bf16": bf16}
     return score_file(classifier, examples, Path(output), **options, overwrite=overwrite, log=log)[0]
 
@@ -251,7 +253,7 @@ def score_examples(
     """
     run_attack = choose_attack(attack, attack_args, verified=verified)
     provenance = {
-        "attack": describe_attack(run_attack),
+        "attack_settings": describe_attack(run_attack),
         "attack_code": str(code_digest(attack)),
         "bf16": str(bf16).lower(),
         "model_digest": model_digest,
@@ -267,7 +269,9 @@ def score_examples(
     new: list[ScoreTable] = []
     batches = _batches(rest, choose_batch_size(model, examples)) if num_left else iter(())
     started = time.perf_counter()
-    scored = score_batches(model, batches, run_attack, verified=verified, bf16=bf16) if num_left else iter(())
+    starts = _starts(examples, run_attack)
+    options: dict[str, Any] = {"verified": verified, "bf16": bf16, "starts": starts}
+    scored = score_batches(model, batches, run_attack, **options) if num_left else iter(())
     for table in with_progress(scored, len(examples), len(examples) - num_left):
         new.append(table)
         num_left -= len(table)
@@ -282,6 +286,11 @@ def score_examples(
     save_scores(path, merge_tables([*tables, *new]), {**provenance, "versions": json.dumps(versions())})
     shutil.rmtree(shards, ignore_errors=True)
     return seconds
+
+
+def _starts(examples: Examples, run_attack: Attack) -> Tensor | None:
+    """Draw the examples that the attack starts from: of all examples, so that a continued scoring has the same ones."""
+    return examples.batch(spread_rows(len(examples)))[1] if uses_starts(run_attack) else None
 
 
 def choose_batch_size(model: nn.Module, examples: Examples) -> int:
