@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from aradals.attacks import first_order_margin, pgd
 from aradals.errors import InputError
-from aradals.geometry import project_to_ball
+from aradals.geometry import perturbation_norm, project_to_ball
 
 
 @settings(max_examples=100, deadline=None)
@@ -29,7 +29,7 @@ def test_projection(values: np.ndarray, radius: float, norm_order: float) -> Non
     delta = torch.from_numpy(values)
     radii = torch.full((len(delta),), radius, dtype=torch.float64)
     projected = project_to_ball(delta, radii, norm_order)
-    before, after = (point.flatten(1).norm(p=norm_order, dim=1) for point in (delta, projected))
+    before, after = (perturbation_norm(point, norm_order) for point in (delta, projected))
     inside = before <= radius
     assert torch.equal(projected[inside], delta[inside])
     torch.testing.assert_close(after[~inside], radii[~inside])
