@@ -69,7 +69,7 @@ def secant(
         inputs: shape (N, ...), values in [0, 1].
         num_candidates: number of other classes, largest logits first, that are linearized at the input. The number
             rises to up to 10 if the logits of further classes are close, and always with ``verified``.
-        accurate: search farther, longer and to a smaller tolerance, in 9 to 20 passes instead of 7.
+        accurate: search farther, longer and to a smaller tolerance, in 9 to 20 passes instead of 7, each without ``starts``.
         reach: a further candidate is followed if its plane is nearer than this multiple of the score so far; 1.1 by
             default, 1.5 if ``accurate``.
         steps: largest number of linearizations for each class that is followed, including the one at the input; 6 by
@@ -334,6 +334,7 @@ def restart(
     nearest.verify(everyone, distance, direction)
     for rows, ends in starts.nearest(inputs, planes.predicted, num_starts):
         delta = step_across(model.at(rows), inputs[rows], ends, planes.predicted[rows])
+        nearest.verify(rows, perturbation_norm(delta), delta)
         follow_from(rows, delta, search.reach * nearest.norm[rows])
     rows = nearest.norm.isfinite().nonzero()[:, 0]
     follow_from(rows, (nearest.points - inputs)[rows].to(direction.dtype), search.reach * nearest.norm[rows])
