@@ -20,6 +20,7 @@ test: lint
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest --hypothesis-profile=new
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -45,7 +45,7 @@ def assert_same(loss: Callable[[Tensor], Tensor], expected: Callable[[Tensor], T
     torch.testing.assert_close(results[0], results[1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 6), st.integers(2, 7), st.integers(0, 1000))
 def test_target_probabilities(num: int, num_classes: int, seed: int) -> None:
     logits, labels, target_prob = batch(num, num_classes, seed)
@@ -54,7 +54,7 @@ def test_target_probabilities(num: int, num_classes: int, seed: int) -> None:
     assert_same(lambda z: soft_cross_entropy(z, labels), lambda z: F.cross_entropy(z, labels), logits)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 6), st.integers(2, 7), st.integers(0, 1000))
 def test_mixup_pairs(num: int, num_classes: int, seed: int) -> None:
     logits, labels, target_prob = batch(num, num_classes, seed)

@@ -21,7 +21,10 @@ def _scaled(rows: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         ``(scaled, exponent)``: ``rows`` is ``scaled`` times 2 to the power of ``exponent``, exactly.
     """
-    exponent = rows.detach().abs().amax(1).frexp().exponent.clamp(-_MAX_EXPONENT, _MAX_EXPONENT)
+    # The exponent gets the dtype of the rows, because `ldexp` computes 2 to the power of an integer in float32.
+    exponent = rows.detach().abs().amax(1).frexp().exponent.to(rows.dtype)
+    limit = -math.log2(torch.finfo(rows.dtype).tiny)
+    exponent = exponent.clamp(-limit, limit)
     return rows.ldexp(-exponent[:, None]), exponent
 
 
@@ -38,7 +41,6 @@ def per_example(values: Tensor, like: Tensor) -> Tensor:
 
 
 _NEWTON_STEPS = 20
-_MAX_EXPONENT = 126
 
 
 def linear_distance(margin: Tensor, gradient: Tensor, norm_order: float = 2) -> Tensor:

@@ -116,7 +116,7 @@ def test_no_optimizer_finds_a_lower_objective(truth: Map, num_degrees: int) -> N
 
 
 @given(st.integers(0, 10**6), st.integers(1, 3), st.sampled_from([1e-3, 1.0, 1e3]), st.integers(2, 6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_always_monotone_and_bounded(seed: int, num_degrees: int, scale: float, num_classes: int) -> None:
     """Also where scores are tied, labels are all right at some scores, or logits tiny or huge."""
     generator = torch.Generator().manual_seed(seed)

@@ -55,7 +55,7 @@ def test_closed_form() -> None:
 
 
 @given(st.integers(0, 10**6), st.floats(0.2, 8.0), st.integers(2, 8))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_no_optimizer_finds_a_lower_objective(seed: int, temperature: float, num_classes: int) -> None:
     logits, labels = problem(temperature, n=200, num_classes=num_classes, seed=seed)
     scaling = TemperatureScaling().fit(logits, labels)

@@ -20,7 +20,7 @@ IMAGES = torch.rand(12, 3, 13, 11, generator=torch.Generator().manual_seed(0)).m
 IDS = torch.arange(12) * 1000
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.permutations(range(12)),
     st.integers(1, 12),

@@ -20,7 +20,7 @@ def random_logits(num_members: int, scale: float = 3.0, seed: int = 0) -> Tensor
     return scale * torch.randn(num_members, 40, 5, generator=generator, dtype=torch.float64)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(num_members=st.integers(1, 6), scale=st.sampled_from([0.01, 1.0, 30.0, 1e4]), seed=st.integers(0, 100))
 def test_softmax_is_the_mean_probability(num_members: int, scale: float, seed: int) -> None:
     logits = random_logits(num_members, scale, seed)

@@ -14,7 +14,7 @@ from aradals.geometry import linear_distance, project_to_plane
 from aradals.inference.gradients import class_margin
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(2, 7)), elements=st.floats(-50, 50)))
 def test_class_margin_is_the_gap_between_the_two_largest(values: np.ndarray) -> None:
     logits = torch.from_numpy(values)
@@ -61,7 +61,7 @@ def test_linear_distance_is_finite() -> None:
     torch.testing.assert_close(linear_distance(margin, gradient), expected)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 10_000), st.integers(1, 12), st.floats(0.01, 0.99))
 def test_projection_is_the_shortest_step_in_the_box(seed: int, num_features: int, share: float) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -283,7 +283,7 @@ def test_equal_confidences_count_as_the_mean_over_their_orders() -> None:
     st.randoms(use_true_random=False),
     st.integers(1, 20),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_order_of_the_examples_does_not_matter(rows: list[tuple[int, bool]], random: object, num_bins: int) -> None:
     shuffled = sorted(rows, key=lambda _: random.random())  # type: ignore[attr-defined]
     found = [

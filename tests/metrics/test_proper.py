@@ -145,7 +145,7 @@ def test_binomial_bound_is_that_of_scipy(k: int, n: int, level: float) -> None:
 
 
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 50), st.sampled_from([0.3, 3.0, 100.0]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_ece_properties(seed: int, num_bins: int, n: int, scale: float) -> None:
     logits, labels = random_problem(n=n, num_classes=4, scale=scale, seed=seed)
     ece = expected_calibration_error(labels, logits=logits, num_bins=num_bins)

@@ -150,7 +150,7 @@ def test_every_record_is_drawn() -> None:
     assert {field.name for field in dataclasses.fields(Results)} == set(RESULTS.wrapped_strategy.kwargs)  # type: ignore[attr-defined]
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(RESULTS)
 def test_what_is_read_is_what_was_written(results: Results) -> None:
     content = {"schema": SCHEMA, **plain(results)}

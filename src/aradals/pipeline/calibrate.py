@@ -43,7 +43,9 @@ def calibrate(
     Example:
         >>> import torch
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-        >>> calibrator = calibrate(model, (torch.rand(30, 1, 2, 2), torch.arange(30) % 3), log=lambda line: None)
+        >>> inputs = torch.rand(300, 1, 2, 2)
+        >>> labels = model(inputs).mul(9).softmax(1).multinomial(1).flatten()
+        >>> calibrator = calibrate(model, (inputs, labels), log=lambda line: None)
         >>> calibrator.predict_logits(torch.zeros(1, 3)).shape
         torch.Size([1, 3])
     """
