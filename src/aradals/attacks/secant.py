@@ -69,7 +69,7 @@ def secant(
         inputs: shape (N, ...), values in [0, 1].
         num_candidates: number of other classes, largest logits first, that are linearized at the input. The number
             rises to up to 10 if the logits of further classes are close, and always with ``verified``.
-        accurate: search farther, longer and to a smaller tolerance, in 9 to 20 passes instead of 7 (without ``starts``).
+        accurate: search farther, longer and to a smaller tolerance, in 9 to 20 passes instead of 7.
         reach: a further candidate is followed if its plane is nearer than this multiple of the score so far; 1.1 by
             default, 1.5 if ``accurate``.
         steps: largest number of linearizations for each class that is followed, including the one at the input; 6 by
