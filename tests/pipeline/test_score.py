@@ -30,6 +30,7 @@ from aradals.pipeline.score import (
     subsets_of,
 )
 from aradals.pipeline.workers import ThisProcess, Workers, open_workers, torch_threads
+from aradals.robustness import starts
 from aradals.robustness.scores import ScoreTable, merge_tables, score, score_batches
 
 COLUMNS = ("ids", "predicted", "score", "norm", "success", "num_forward", "num_backward")
@@ -93,7 +94,8 @@ def assert_equal(table: ScoreTable, expected: ScoreTable) -> None:
 
 @pytest.fixture
 def every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards as often as there are batches, of 8 examples each."""
+    """Shards as often as there are batches, of 8 examples each; the searches start from 24 of the others."""
+    monkeypatch.setattr(starts, "_NUM_EXAMPLES", 24)
     monkeypatch.setattr(scoring, "_SHARD_SECONDS", 0.0)
     monkeypatch.setattr(scoring, "choose_batch_size", lambda model, examples: 8)
 
@@ -124,7 +126,7 @@ def test_table_is_that_of_score(model: nn.Module, examples: Examples, tmp_path: 
 
 def test_norms_are_null_where_none_was_verified(model: nn.Module, examples: Examples, tmp_path: Path) -> None:
     for verified in (False, True):
-        table = run(model, examples, tmp_path / "scores.parquet", verified=verified)
+        table = run(model, examples, tmp_path / "scores.parquet", verified=verified, attack_args={"num_starts": 0})
         stored = parquet.read_table(tmp_path / "scores.parquet").column("norm")
         assert stored.null_count == (0 if verified else 100)
         assert str(stored.type) == "double"

@@ -99,9 +99,12 @@ class TestFailures:
     ) -> None:
         model, inputs, _ = digits
         truth = score(model, inputs, "ddn").score
-        saturated = score(LogOfSoftmax(model, factor), inputs)
+        saturated = score(LogOfSoftmax(model, factor), inputs, num_starts=0)
         assert saturated.num_failed > 20
         assert rank_agreement(saturated.ranking, truth).spearman.value > 0.55
+        started = score(LogOfSoftmax(model, factor), inputs)
+        assert "num_starts=6" in started.attack
+        assert started.num_failed < saturated.num_failed
         safe = score(LogSoftmax(model, factor), inputs)
         assert safe.num_failed == 0
         assert rank_agreement(safe.ranking, truth).spearman.value > 0.98

@@ -20,7 +20,10 @@ from aradals.robustness.scores import ScoreTable, score, score_batches
 from aradals.smoothing.subsets import assign_subsets
 
 COLUMNS = ("ids", "predicted", "score", "margin", "norm", "success", "num_forward", "num_backward")
-SECANT = "secant(num_candidates=3, accurate=False, reach=None, steps=None, tolerance=None, verified={})"
+SECANT = (
+    "secant(num_candidates=3, accurate=False, reach=None, steps=None, tolerance=None, verified={}, "
+    "num_starts=0, starts=None)"
+)
 
 
 @pytest.fixture
@@ -117,7 +120,7 @@ def test_a_table_does_not_wait_for_the_next_batch(model: nn.Module, inputs: Tens
             asked_for.append(number)
             yield batch
 
-    tables = score_batches(model, batches())
+    tables = score_batches(model, batches(), num_starts=0)
     assert asked_for == []
     next(tables)
     assert asked_for == [0]
@@ -128,9 +131,9 @@ def subsets_moved(table: ScoreTable, other: ScoreTable) -> int:
 
 
 def assert_batches_do_not_matter(model: nn.Module, inputs: Tensor, max_moved: int) -> None:
-    whole = score(model, inputs, batch_size=len(inputs))
+    whole = score(model, inputs, batch_size=len(inputs), starts=inputs[:128])
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(3))
-    other = score(model, [(ids, inputs[ids], ids) for ids in torch.split(order, 17)])
+    other = score(model, [(ids, inputs[ids], ids) for ids in torch.split(order, 17)], starts=inputs[:128])
     assert subsets_moved(whole, other) <= max_moved
     torch.testing.assert_close(other.score, whole.score, rtol=0.02, atol=0)
 

@@ -8,27 +8,36 @@ import torch
 from torch import Tensor, nn
 
 from aradals.attacks.base import AttackResult, CountedModel, attacked, closest_crossing, verified_result
+from aradals.attacks.starts import Starts, as_starts
 from aradals.checks import check_logits, check_positive
 from aradals.geometry import linear_distance, per_example, perturbation_norm, project_to_plane, unit, working_dtype
 from aradals.inference.gradients import class_margin, forward_with_graph, input_gradient, margin_and_gradient
 
 
-def neighbors(model: nn.Module, inputs: Tensor, *, num_starts: int = 3, steps: int = 6) -> AttackResult:
+def neighbors(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    num_starts: int = 3,
+    steps: int = 6,
+    starts: Starts | Tensor | None = None,
+) -> AttackResult:
     """Distance to the boundary that is found on the way to the nearest examples of other classes, L2.
 
-    1. Find the nearest examples of the batch that the model predicts to be of other classes. On the straight line to
-       each of them, bisect for a point where the prediction changes. This needs no gradient, and the norm is a bound
+    1. Find the nearest examples that the model predicts to be of other classes. On the straight line to each of them,
+       bisect for a point where the prediction changes. This needs no gradient, and the norm is a bound
        that no gradient can falsify.
     2. Linearize the margin at this point, where its gradient is large even if the network is flat around the input.
        Turn the direction towards the plane, and bisect along the new direction.
-
-    The result depends on the other examples of the batch.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
         inputs: shape (N, ...), values in [0, 1].
         num_starts: number of examples of other classes that the search starts from.
         steps: largest number of turns for each start.
+        starts: the examples to start from, shape (M, ...), or these with their predicted classes; by default
+            ``inputs``, so that the result depends on the other examples of the batch. `aradals.score` draws them from
+            the data by default.
 
     Raises:
         InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities.
@@ -40,17 +49,11 @@ def neighbors(model: nn.Module, inputs: Tensor, *, num_starts: int = 3, steps: i
         fallback = linear_distance(margin.detach(), input_gradient(margin, points))
         best_norm, adv_inputs = torch.full_like(fallback, math.inf), inputs.clone()
 
-        rows = inputs.flatten(1).to(working_dtype(inputs))
-        distances = torch.cdist(rows, rows).masked_fill(predicted == predicted[:, None], math.inf)
-        nearest = distances.topk(min(num_starts, len(inputs)), largest=False)
-        for distance, start in zip(nearest.values.T, nearest.indices.T, strict=True):
-            found = distance.isfinite().nonzero()[:, 0]
-            if len(found) == 0:
-                break
-            origin, away = inputs[found], inputs[start[found]]
-            adv, norm = walk(model.at(found), origin, away - origin, predicted[found], steps)
-            nearer = norm < best_norm[found]
-            best_norm[found[nearer]], adv_inputs[found[nearer]] = norm[nearer], adv[nearer]
+        around = Starts(inputs, predicted) if starts is None else as_starts(model, starts)
+        for rows, ends in around.nearest(inputs, predicted, num_starts):
+            adv, norm = walk(model.at(rows), inputs[rows], ends - inputs[rows], predicted[rows], steps)
+            nearer = norm < best_norm[rows]
+            best_norm[rows[nearer]], adv_inputs[rows[nearer]] = norm[nearer], adv[nearer]
     return verified_result(
         model,
         inputs,

@@ -17,6 +17,7 @@ from aradals.attacks.base import (
     estimate_result,
     verified_result,
 )
+from aradals.attacks.starts import NUM_STARTS, Starts, as_starts, step_across
 from aradals.checks import check_output, check_positive
 from aradals.errors import InputError
 from aradals.geometry import (
@@ -44,6 +45,8 @@ def secant(
     steps: int | None = None,
     tolerance: float | None = None,
     verified: bool = False,
+    num_starts: int | None = None,
+    starts: Starts | Tensor | None = None,
 ) -> AttackResult:
     r"""Distance to the nearest decision boundary, L2, within the box [0, 1], by a few damped linearizations.
 
@@ -56,6 +59,10 @@ def secant(
        direction has the weight 2 / (t + 1). This damping prevents oscillations, which occur if the radius of curvature
        of the boundary is smaller than the distance.
     3. An example is done when the two estimates agree.
+    4. With ``starts``, because in flat regions no gradient at the input points to the nearest boundary: find a point
+       just across the boundary on the straight line to each of a few examples of other classes. Follow the boundary
+       from there, as long as it stays within reach, and then from the nearest point of all. Forward passes verify
+       every boundary, and the score is the smallest verified norm.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
@@ -70,7 +77,11 @@ def secant(
         tolerance: the two estimates agree if the logarithm of their ratio is smaller than this; 0.05 by default, 0.02
             if ``accurate``.
         verified: search along the final direction, by a few forward passes, for a point where the prediction changes;
-            its norm is ``norm``. The score remains an estimate.
+            its norm is ``norm``. The score remains an estimate, except with ``starts``.
+        num_starts: number of examples of other classes that the search starts from, for each input; 0 for none, 6 by
+            default. `aradals.score` decides by default, see there.
+        starts: the examples to start from, shape (M, ...), or these with their predicted classes; none by default.
+            `aradals.score` draws them from the data by default.
 
     Raises:
         InputError: inputs outside [0, 1]; logits that are NaN, of a wrong shape, or probabilities.
@@ -84,9 +95,15 @@ def secant(
     given: dict[str, Any] = {"reach": reach, "steps": steps, "tolerance": tolerance}
     given = {name: value for name, value in given.items() if value is not None}
     search = replace(_ACCURATE if accurate else _FAST, **given)
+    num_starts = NUM_STARTS if num_starts is None else num_starts
+    if not isinstance(num_starts, int) or num_starts < 0:
+        hint = "num_starts=0 for none"
+        raise InputError(expected="num_starts, a number from 0", got=f"num_starts={num_starts!r}", hint=hint)
     with attacked(model, inputs) as (model, inputs):
         planes = candidate_planes(model, inputs, max(num_candidates, _MAX_CANDIDATES if verified else 1))
         distance, direction = follow(model, inputs, planes, search)
+        if starts is not None and num_starts > 0:
+            return restart(model, inputs, planes, distance, direction, as_starts(model, starts), num_starts)
         if verified:
             return verify(model, inputs, planes, distance, direction)
     found = distance.isfinite()
@@ -110,6 +127,7 @@ class Search:
 
 
 _FAST, _ACCURATE = Search(reach=1.1, steps=6, tolerance=0.05), Search(reach=1.5, steps=10, tolerance=0.02)
+_FROM_STARTS = Search(reach=1.5, steps=7, tolerance=0.05)
 
 
 @dataclass(frozen=True)
@@ -209,8 +227,9 @@ def follow_plane(
     rival: Tensor | None,
     margins_at_input: Tensor,
     search: Search,
+    farthest: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Follow one boundary from the plane at ``inputs + delta``.
+    """Follow one boundary from the plane at ``inputs + delta``, as long as it is nearer than ``farthest``, shape (N,).
 
     Returns:
         ``(distance, delta)``: the estimate, shape (N,), which is inf if the last linearization gave no distance; its
@@ -246,7 +265,10 @@ def follow_plane(
         direction = torch.lerp(unit(step), unit(plane_step), per_example(weight, step))
         delta[active[pointed]] = (per_example(estimate, step) * unit(direction))[pointed]
         agreed = (plane / secant).log().abs() < search.tolerance
-        active = active[pointed & ~agreed]
+        going_on = pointed & ~agreed
+        if farthest is not None:
+            going_on &= torch.fmin(plane, secant) < farthest[active]
+        active = active[going_on]
     return distance, delta
 
 
@@ -259,3 +281,69 @@ def verify(model: CountedModel, inputs: Tensor, planes: Planes, distance: Tensor
         model, inputs, adv_inputs, crossed, predicted=planes.predicted, margin=margin, fallback=fallback
     )
     return replace(result, score=torch.where(crossed & distance.isfinite(), distance, result.score))
+
+
+@dataclass
+class Nearest:
+    """The nearest points so far where the prediction was seen to change.
+
+    Attributes:
+        model: the attacked model.
+        inputs: shape (N, ...).
+        predicted: int64, shape (N,).
+        points: shape (N, ...); the inputs where no point was found.
+        norm: shape (N,); inf where no point was found.
+    """
+
+    model: CountedModel
+    inputs: Tensor
+    predicted: Tensor
+    points: Tensor
+    norm: Tensor
+
+    def verify(self, rows: Tensor, distance: Tensor, delta: Tensor) -> None:
+        """Search for a crossing along ``delta`` where an estimate ``distance`` promises a nearer one."""
+        nearer = distance < self.norm[rows]
+        rows, distance, delta = rows[nearer], distance[nearer], delta[nearer]
+        if len(rows) == 0:
+            return
+        origin = self.inputs[rows]
+        points, crossed = closest_crossing(self.model.at(rows), origin, unit(delta), self.predicted[rows], distance)
+        norm = perturbation_norm(points.to(delta.dtype) - origin.to(delta.dtype))
+        better = crossed & (norm < self.norm[rows])
+        self.points[rows[better]], self.norm[rows[better]] = points[better], norm[better]
+
+
+def restart(
+    model: CountedModel,
+    inputs: Tensor,
+    planes: Planes,
+    distance: Tensor,
+    direction: Tensor,
+    starts: Starts,
+    num_starts: int,
+) -> AttackResult:
+    """Run step 4 after a search that has ended at ``distance`` in ``direction``."""
+    search, everyone = _FROM_STARTS, torch.arange(len(inputs), device=inputs.device)
+    nearest = Nearest(model, inputs, planes.predicted, inputs.clone(), torch.full_like(distance, math.inf))
+
+    def follow_from(rows: Tensor, delta: Tensor, farthest: Tensor) -> None:
+        at, predicted, margins = model.at(rows), planes.predicted[rows], planes.margins[rows]
+        nearest.verify(rows, *follow_plane(at, inputs[rows], delta, predicted, None, margins, search, farthest))
+
+    nearest.verify(everyone, distance, direction)
+    for rows, ends in starts.nearest(inputs, planes.predicted, num_starts):
+        delta = step_across(model.at(rows), inputs[rows], ends, planes.predicted[rows])
+        nearest.verify(rows, perturbation_norm(delta), delta)
+        follow_from(rows, delta, search.reach * nearest.norm[rows])
+    rows = nearest.norm.isfinite().nonzero()[:, 0]
+    follow_from(rows, (nearest.points - inputs)[rows].to(direction.dtype), search.reach * nearest.norm[rows])
+    return verified_result(
+        model,
+        inputs,
+        nearest.points,
+        nearest.norm.isfinite(),
+        predicted=planes.predicted,
+        margin=planes.margins.amin(1),
+        fallback=planes.fallback,
+    )

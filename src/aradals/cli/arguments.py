@@ -150,9 +150,9 @@ class AttackArguments:
 
     Attributes:
         attack: attack whose perturbations are measured. Estimates are good for ranking: logit_margin and log_odds
-            (1 forward pass per image), first_order_margin (1 pass forward and backward), secant (7), secant_accurate
-            (9 to 20). Searches verify norms: secant --verified (11), deepfool (13), ddn and fmn (110), carlini_wagner
-            (thousands)
+            (1 forward pass per image), first_order_margin (1 pass forward and backward), secant (7; 40 on
+            networks with flat regions), secant_accurate (9 to 20). Searches verify norms: secant --verified (11),
+            deepfool (13), ddn and fmn (110), carlini_wagner (thousands)
         attack_args: settings of the attack, as JSON or YAML
         verified: also find a perturbation that changes the prediction, for the column norm
         bf16: attack a copy of the model in bfloat16, which is faster on some hardware, but less exact

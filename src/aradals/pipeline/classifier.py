@@ -269,7 +269,8 @@ def _build(
 
 def _tried(model: LogitModel, inputs: Tensor, examples: Examples, log: Callable[[str], None]) -> tuple[nn.Module, str]:
     """Test the model with a batch and with a single input; wrap it if it needs this to return logits for any input."""
-    tried, reading = understood(model, inputs, None if examples.has_names else examples.num_classes)
+    is_numbered = examples.num_classes > 1 and not examples.has_names
+    tried, reading = understood(model, inputs, examples.num_classes if is_numbered else None)
     if reading:
         log(f"outputs of the model: {reading}")
     try_model(tried, inputs)

@@ -43,6 +43,7 @@ from aradals.robustness.scores import (
     score_batches,
     with_progress,
 )
+from aradals.robustness.starts import spread_rows, uses_starts
 from aradals.smoothing.subsets import assign_subsets
 
 __all__ = [
@@ -130,7 +131,7 @@ class AttackSettings:
     def record(self) -> dict[str, str]:
         """Everything that decides the scores of a model, including the code of an attack from a file."""
         code = code_digest(self.attack)
-        return {"attack": describe_attack(self.run), "attack_code": str(code), "bf16": str(self.bf16).lower()}
+        return {"attack_settings": describe_attack(self.run), "attack_code": str(code), "bf16": str(self.bf16).lower()}
 
     def check(self) -> None:
         """Test the attack on a single input of a hundred classes, before the long work.
@@ -190,7 +191,8 @@ def score_dataset(
     classifier = as_classifier(model, examples, log=log)
     if output is None:
         batches = _batches(examples, choose_batch_size(classifier.model, examples))
-        return score(classifier.model, batches, settings.run, verified=verified, bf16=bf16)
+        starts = _starts(examples, settings)
+        return score(classifier.model, batches, settings.run, verified=verified, bf16=bf16, starts=starts)
     return score_file(classifier, examples, Path(output), settings, overwrite=overwrite, log=log)
 
 
@@ -319,7 +321,7 @@ def score_stage(
     inputs = _provenance(classifier, examples, settings)
 
     def make(folder: Path) -> None:
-        log(f"{len(examples)} examples by {inputs['attack']}{' in bfloat16' if settings.bf16 else ''}")
+        log(f"{len(examples)} examples by {inputs['attack_settings']}{' in bfloat16' if settings.bf16 else ''}")
         seconds = score_examples(classifier, examples, folder / SCORES, settings, sharing)
         save_json(folder / _COST, {"seconds": seconds})
 
@@ -427,7 +429,14 @@ def _score_part(
 
     with torch_threads(threads):
         loaded = (examples.batch(positions.tolist()) for positions in batches)
-        tables = score_batches(classifier.model, loaded, settings.run, verified=settings.verified, bf16=settings.bf16)
+        tables = score_batches(
+            classifier.model,
+            loaded,
+            settings.run,
+            verified=settings.verified,
+            bf16=settings.bf16,
+            starts=_starts(examples, settings),
+        )
         for table in with_progress(tables, num_examples, position=part):
             new.append(table)
             num_done += len(table)
@@ -441,6 +450,11 @@ def most_workers(classifier: Classifier, examples: Examples) -> int:
     """Return the largest number of workers that can be of use; to start a worker takes as long as a few batches."""
     num_batches = math.ceil(len(examples) / choose_batch_size(classifier.model, examples))
     return max(1, num_batches // _BATCHES_PER_WORKER)
+
+
+def _starts(examples: Examples, settings: AttackSettings) -> Tensor | None:
+    """Draw the examples that the attack starts from: of all examples, so that every part has the same ones."""
+    return examples.batch(spread_rows(len(examples)))[1] if uses_starts(settings.run) else None
 
 
 def choose_batch_size(model: nn.Module, examples: Examples) -> int:

@@ -260,11 +260,13 @@ def describe_audit(audit: Audit) -> str:
     if agreement.same_subset.value < MIN_SAME_SUBSET:
         carried = f"{audit.num_carried} subsets" if audit.num_carried > 1 else "no subsets at all"
         sentences.append(f"This ranking carries {carried}.")
+        if "num_starts=0" in audit.scores_by:
+            sentences.append("A search from examples of other classes may rank better (--attack_args.num_starts 6).")
     if audit.first_alone.n and audit.first_alone.same_subset.value < MIN_SAME_SUBSET:
         first = attack.partition(" ")[0]
         sentences.append(
             f"The reference is uncertain itself: {first} alone puts only {_percent(audit.first_alone.same_subset)} "
-            "into the same subset as all attacks together (rank by --attack aradals.attacks:neighbors)."
+            "into the same subset as all attacks together."
         )
     if audit.num_norms_reduced:
         sentences.append(
