@@ -56,12 +56,11 @@ def run(
     settings.check()
     read = input_paths(data.data, model.checkpoint, model.model)
     with output_file(output.output, ".parquet", "scores", inputs=read, overwrite=output.overwrite):
-        examples = data.load(model.checkpoint, labeled=False)
+        classifier, examples = _load(model, data)
         if audit.audit:
             check_num_subsets(audit.num_subsets, min(audit.audit, len(examples)), "--num-subsets", "the audit")
-        classifier = model.load(examples)
         with workers.open(most_workers(classifier, examples), model.device) as opened:
-            sharing = Sharing(opened, partial(_load, model, data))
+            sharing = Sharing(opened, partial(_load, model, data)) if opened.number > 1 else None
             table = score_file(
                 classifier,
                 examples,
@@ -80,6 +79,6 @@ def run(
 
 
 def _load(model: ModelArguments, data: DataArguments) -> tuple[Classifier, Examples]:
-    """Load the model and the examples in a worker."""
-    examples = data.load()
+    """Load the model and the examples, in this process or in a worker."""
+    examples = data.load(model.checkpoint, labeled=False)
     return model.load(examples), examples

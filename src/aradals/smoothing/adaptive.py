@@ -434,8 +434,8 @@ class AdaptiveSmoothing(nn.Module):
 
 def _logits_of(output: Any, num_examples: int) -> Tensor:
     """Return logits from a tensor, an array, a list, or the output of a model."""
-    given = isinstance(output, Tensor | np.ndarray | list)
-    return to_tensor(output) if given else find_logits(output, num_examples)
+    numbers = isinstance(output, np.ndarray) or (isinstance(output, list) and not isinstance(output[0], Tensor))
+    return to_tensor(output) if numbers else find_logits(output, num_examples)
 
 
 def _check_num_classes(num_classes: int) -> None:
