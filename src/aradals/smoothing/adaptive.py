@@ -434,7 +434,9 @@ class AdaptiveSmoothing(nn.Module):
 
 def _logits_of(output: Any, num_examples: int) -> Tensor:
     """Return logits from a tensor, an array, a list, or the output of a model."""
-    numbers = isinstance(output, np.ndarray) or (isinstance(output, list) and not isinstance(output[0], Tensor))
+    numbers = isinstance(output, Tensor | np.ndarray) or (
+        isinstance(output, list) and not isinstance(output[0], Tensor)
+    )
     return to_tensor(output) if numbers else find_logits(output, num_examples)
 
 
