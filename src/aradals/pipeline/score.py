@@ -111,12 +111,15 @@ class AttackSettings:
         attack_args: settings of the attack.
         verified: also find a perturbation that changes the prediction.
         bf16: attack a copy of the model in bfloat16.
+        starts_from: examples to draw from if the attack starts from other examples; default: the scored ones. Tables
+            that are compared with each other need the same ones.
     """
 
     attack: str = "secant"
     attack_args: Mapping[str, Any] = field(default_factory=dict)
     verified: bool = False
     bf16: bool = False
+    starts_from: Examples | None = None
 
     @cached_property
     def run(self) -> Attack:
@@ -131,7 +134,10 @@ class AttackSettings:
     def record(self) -> dict[str, str]:
         """Everything that decides the scores of a model, including the code of an attack from a file."""
         code = code_digest(self.attack)
-        return {"attack_settings": describe_attack(self.run), "attack_code": str(code), "bf16": str(self.bf16).lower()}
+        found = {"attack_settings": describe_attack(self.run), "attack_code": str(code), "bf16": str(self.bf16).lower()}
+        if self.starts_from is not None and uses_starts(self.run):
+            found["starts_from"] = self.starts_from.fingerprint
+        return found
 
     def check(self) -> None:
         """Test the attack on a single input of a hundred classes, before the long work.
@@ -454,7 +460,8 @@ def most_workers(classifier: Classifier, examples: Examples) -> int:
 
 def _starts(examples: Examples, settings: AttackSettings) -> Tensor | None:
     """Draw the examples that the attack starts from: of all examples, so that every part has the same ones."""
-    return examples.batch(spread_rows(len(examples)))[1] if uses_starts(settings.run) else None
+    source = examples if settings.starts_from is None else settings.starts_from
+    return source.batch(spread_rows(len(source)))[1] if uses_starts(settings.run) else None
 
 
 def choose_batch_size(model: nn.Module, examples: Examples) -> int:
