@@ -127,9 +127,9 @@ class AdaptiveSmoothing(nn.Module):
 
     Attributes:
         target_prob: p of each subset, float64, shape (R,). It is a buffer like ``level`` and ``average_gap``, see
-            `TargetState`, and like the sums of `observe`, so that training resumes exactly from ``state_dict``, which contains only tensors. These
-            buffers stay float64 (on MPS: float32) if the module is converted, for example by ``.to(torch.bfloat16)``:
-            in half precision the small steps of the update would be lost.
+            `TargetState`, and like the sums of `observe`. So training resumes exactly from ``state_dict``, which
+            contains only tensors. These buffers stay float64 (on MPS: float32) if the module is converted, for example
+            by ``.to(torch.bfloat16)``: in half precision the small steps of the update would be lost.
         history: one dict for each update, with lists over subsets: ``target_prob`` (before the update),
             ``confidence``, ``accuracy``, ``standard_error`` (of their difference) and ``n``, as measured on validation
             data. After `update_as_one`, every subset has the values of the whole validation split.
