@@ -205,7 +205,7 @@ class TestRun:
 
     def test_killed_in_training_and_started_again_it_ends_the_same(self, study: Study, tmp_path: Path) -> None:
         folder = tmp_path / "out"
-        arguments = ["run", str(study.recipe), "--output", str(folder)]
+        arguments = ["run", str(study.recipe), "--output", str(folder), "--workers=1"]
         run_and_kill("ar_adals: train: epoch 4/6", arguments)
         unfinished = {path.name for path in (folder / "seed-0" / "ar_adals" / "train").iterdir()}
         assert "resume.ckpt" in unfinished

@@ -38,7 +38,7 @@ def run(
     from aradals.report.terminal import paired_differences
 
     changes: dict[str, Any] = {name: getattr(shift, name) for name in ("corruptions", "preset", "corrupted", "ood")}
-    stored.refuse_beside(**{**asdict(model), "device": None}, **changes, **data.given)
+    stored.refuse_beside(model, data, **changes)
     files, names, kinds = [*stored.files, *shift.calibrator], ["results.json", "report.html"], ["evaluation"]
     read = input_paths(data.data, model.model, model.checkpoint, *files, shift.corrupted, shift.ood)
     folder = output.output
@@ -49,11 +49,9 @@ def run(
         if stored.predictions is not None:
             request = claim(output, names[0], list(fitted), of, files=files)
             given = stored.load()
-            print_log(given.taken)
             results = evaluate_stored(given, compared=stored.load_other(given), log=print_log, **settings)
         else:
-            examples = data.load(model.checkpoint)
-            classifier = model.load(examples)
+            classifier, examples = model.load(data)
             content = (classifier.digest, examples.fingerprint)
             request = claim(output, names[0], *content, list(fitted), of, files=files)
             settings |= {"severities": shift.severities, "output": folder, "log": print_log}
