@@ -254,7 +254,7 @@ class ScoredArguments(StoredArguments):
 
 
 @dataclass(frozen=True)
-class ComparedArguments(ScoredArguments):
+class PairedArguments(ScoredArguments):
     """Files that replace a model, and those of another model.
 
     Attributes:
@@ -324,7 +324,12 @@ class AuditArguments(SubsetArguments):
 
 
 @dataclass(frozen=True)
-class RankingArguments(AttackArguments, AuditArguments):
+class SearchArguments(AttackArguments, AuditArguments):
+    """How robustness is measured, and how the ranking is audited."""
+
+
+@dataclass(frozen=True)
+class RankingArguments(SearchArguments):
     """How robustness is measured, and how the ranking is audited."""
 
     audit: int = 128

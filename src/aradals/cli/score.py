@@ -8,18 +8,10 @@ nothing.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from aradals.cli.arguments import (
-    AttackArguments,
-    AuditArguments,
-    DataArguments,
-    ModelArguments,
-    OutputArguments,
-    WorkerArguments,
-)
+from aradals.cli.arguments import DataArguments, ModelArguments, OutputArguments, SearchArguments, WorkerArguments
 from aradals.cli.terminal import print_log, print_result
 
 EXAMPLE = "aradals score --model resnet20 --checkpoint weights.pt --data cifar10 --split test --output scores.parquet"
@@ -29,8 +21,7 @@ RESUMES = True
 def run(
     model: ModelArguments,
     data: DataArguments,
-    attack: AttackArguments,
-    audit: AuditArguments,
+    search: SearchArguments,
     workers: WorkerArguments,
     output: OutputArguments,
 ) -> Path:
@@ -39,20 +30,20 @@ def run(
     from aradals.pipeline.outputs import input_paths, output_file
     from aradals.robustness.audit import describe_audit
 
-    settings = score.AttackSettings(**asdict(attack))
+    settings = score.AttackSettings(search.attack, search.attack_args, search.verified, search.bf16)
     settings.check()
     path, read = output.output, input_paths(data.data, model.checkpoint, model.model)
     with output_file(path, ".parquet", "scores", inputs=read, overwrite=output.overwrite):
         load = partial(model.load, data, labeled=False)
         classifier, examples = load()
-        if audit.audit:
-            score.check_num_subsets(audit.num_subsets, min(audit.audit, len(examples)), "--num-subsets", "the audit")
+        if search.audit:
+            score.check_num_subsets(search.num_subsets, min(search.audit, len(examples)), "--num-subsets", "the audit")
         sharing = score.Sharing(load, workers.workers, workers.threads, model.device, print_log)
         table = score.score_file(
             classifier, examples, path, settings, sharing=sharing, overwrite=output.overwrite, log=print_log
         )
-        if audit.audit:
-            sample = {"num_examples": audit.audit, "num_subsets": audit.num_subsets, "seed": audit.seed}
+        if search.audit:
+            sample = {"num_examples": search.audit, "num_subsets": search.num_subsets, "seed": search.seed}
             print_result(describe_audit(score.audit_file(classifier, examples, path, **sample, log=print_log)))
     print_result(f"{score.describe_scores(table)}\nscores: {path}")
     return path

@@ -159,7 +159,6 @@ def diagnose_stored(
 ) -> Results:
     """Diagnose predictions from a file, see `diagnose_predictions`."""
     checks = check_stored(given, {})
-    log(given.taken)
     results = diagnose_predictions(
         given.predictions,
         name=given.name,
@@ -170,6 +169,7 @@ def diagnose_stored(
         seed=seed,
         checks=checks,
     )
+    log(given.taken)
     tell_unchecked(checks, log)
     return results
 

@@ -189,7 +189,6 @@ def evaluate_stored(
         InputError: a calibrator is that of another model, or was fitted on the examples.
     """
     checks = check_stored(given, calibrators)
-    log(given.taken)
     results = evaluate_predictions(
         [(CLEAN, given.predictions)],
         name=given.name,
@@ -201,6 +200,7 @@ def evaluate_stored(
         checks=checks,
         compared=compared,
     )
+    log(given.taken)
     tell_unchecked(checks, log)
     return results
 
