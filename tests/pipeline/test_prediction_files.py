@@ -177,7 +177,7 @@ def test_other_numbers_are_refused(name: str, tmp_path: Path) -> None:
     [
         ("p.csv", "", "a readable .csv file"),
         ("p.jsonl", "{", "a readable .jsonl file"),
-        ("p.csv", "prob,prob,label\n0.1,0.2,1\n", "columns of different names"),
+        ("p.csv", "prob,prob,label\n0.1,0.2,1\n", "every column once"),
         ("p.txt", "1", "in a .parquet, .csv"),
         ("p.pt", "no", "a readable .pt file"),
         ("p.npy", "no", "a readable .npy file"),
