@@ -87,7 +87,7 @@ def kind_of_outputs(values: Tensor) -> OutputKind:
     values = values.detach()
     if values.ndim == 1 or values.shape[1] == 1:
         return "labels" if bool((values == values.floor()).all()) else "binary"
-    if not len(values):
+    if not values.numel():
         return "logits"
     low, high = (float(bound) for bound in values.aminmax())
     if low >= 0:

@@ -113,3 +113,14 @@ def test_data_without_columns(tmp_path: Path) -> None:
     for spec in ("digits", str(tmp_path)):
         with pytest.raises(InputError, match="'hardness'; try a parquet file"):
             load_column(spec, None, "hardness")
+
+
+def test_a_csv_in_another_encoding(tmp_path: Path) -> None:
+    """The first kilobytes are in ASCII."""
+    rows = [f"{index % 5},{'gato' if index % 2 else 'perro'}" for index in range(5000)]
+    for last, encoding in (("niña", "latin-1"), ("niña", "utf-8")):
+        path = tmp_path / f"{encoding}.csv"
+        path.write_bytes("\n".join(["value,label", *rows, f"1,{last}"]).encode(encoding))
+    assert load_data(str(tmp_path / "utf-8.csv"), "train").class_names == ("gato", "niña", "perro")
+    with pytest.raises(InputError, match=r"text in UTF-8 in .*latin-1\.csv, got bytes .* in the column 'label'"):
+        load_data(str(tmp_path / "latin-1.csv"), "train")

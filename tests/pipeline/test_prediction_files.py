@@ -208,3 +208,32 @@ def test_two_files_are_aligned_by_their_ids(tmp_path: Path) -> None:
     shuffled.iloc[:50].to_csv(tmp_path / "d.csv", index=False)
     with pytest.raises(InputError, match="50 of 60 ids in both"):
         first.aligned(read_predictions(tmp_path / "d.csv"))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz"])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_names_in_an_encoding(encoding: str, suffix: str, tmp_path: Path) -> None:
+    """Names of classes as text or as bytes."""
+    path, names = tmp_path / f"predictions{suffix}", np.array(["gato", "niña", "pez"])[LABELS]
+    columns = wide(PROBS, "prob_", ["gato", "niña", "pez"]) | {"label": np.char.encode(names, encoding)}
+    match suffix:
+        case ".csv":
+            text = pd.DataFrame(columns | {"label": names}).to_csv(index=False)
+            header, rows = text.split("\n", 1)
+            path.write_bytes(header.encode() + b"\n" + rows.encode(encoding))
+        case ".parquet":
+            pd.DataFrame(columns).to_parquet(path)
+        case _:
+            np.savez(path, **columns)  # type: ignore[arg-type]
+    if encoding == "utf-8":
+        assert read_predictions(path).predictions.labels.tolist() == LABELS.tolist()
+    else:
+        with pytest.raises(InputError, match=r"(utf|UTF)-8"):
+            read_predictions(path)
+
+
+def test_logits_of_no_class(tmp_path: Path) -> None:
+    for shape in ((5, 0), (0, 3), (0, 0)):
+        torch.save({"logits": torch.zeros(shape), "labels": torch.zeros(shape[0]).long()}, tmp_path / "predictions.pt")
+        with pytest.raises(InputError):
+            read_predictions(tmp_path / "predictions.pt")

@@ -162,14 +162,16 @@ def _csv_table(files: Sequence[Path]) -> Table:
 
 
 def _read_csv(file: Path) -> Any:
-    csv, arrow = load_extra("pyarrow.csv"), load_extra("pyarrow")
+    arrow = load_extra("pyarrow")
     try:
         if file.suffix == ".jsonl":
             return load_extra("pyarrow.json").read_json(file)
         with file.open(encoding="utf-8-sig") as stream:
             header = stream.readline()
         delimiter = max(",;\t", key=header.count)
-        table = csv.read_csv(file, parse_options=csv.ParseOptions(delimiter=delimiter))
+        table = read_csv(file, delimiter)
+    except InputError:
+        raise
     except (arrow.ArrowException, OSError, ValueError) as error:
         raise InputError(
             expected=f"a CSV file with names of columns in its first line, or JSON in each line, in {file}",
@@ -234,6 +236,23 @@ def _opened_parquet(files: Sequence[Path], where: str) -> Iterator[list[Any]]:
             got=str(error),
             hint="writing the files again",
         ) from error
+
+
+def read_csv(path: Path, delimiter: str) -> Any:
+    """Read a CSV file as an Arrow table.
+
+    Raises:
+        InputError: text is not in UTF-8; Arrow would return it as bytes.
+    """
+    csv, arrow = load_extra("pyarrow.csv"), load_extra("pyarrow")
+    table = csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=delimiter))
+    if columns := [field.name for field in table.schema if arrow.types.is_binary(field.type)]:
+        raise InputError(
+            expected=f"text in UTF-8 in {path}",
+            got=f"bytes of another encoding in the column {columns[0]!r}",
+            hint="saving the file in UTF-8",
+        )
+    return table
 
 
 def check_names(names: Sequence[str], where: str) -> None:

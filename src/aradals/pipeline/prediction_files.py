@@ -23,7 +23,7 @@ from aradals._internal.hashes import decode_hashes
 from aradals._internal.optional import load_extra
 from aradals.checks import OutputKind, check_labels, check_logits, check_probs, kind_of_outputs
 from aradals.data.arrays import NPZ_ERRORS, check_npz
-from aradals.data.table_files import check_names
+from aradals.data.table_files import check_names, read_csv
 from aradals.errors import InputError
 from aradals.inference.predictions import Predictions, row_hashes
 from aradals.pipeline.artifacts import as_arrays, read_parquet
@@ -192,22 +192,19 @@ def _read(path: Path) -> tuple[Columns, dict[str, str]]:
         ".pth": _read_torch,
     }
     suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return read_parquet(path, None)
-    if suffix not in readers:
+    if suffix not in (".parquet", *readers):
         raise InputError(
             expected="predictions in a .parquet, .csv, .tsv, .jsonl, .npz, .npy or .pt file",
             got=str(path),
             hint="numpy.savez('predictions.npz', logits=logits, labels=labels)",
         )
     try:
-        # Torch takes no arrays of the byte order of other processors.
-        columns = readers[suffix](path).items()
-        if records := [name for name, values in columns if values.dtype.kind == "V"]:
+        columns, metadata = read_parquet(path, None) if suffix == ".parquet" else (readers[suffix](path), {})
+        if records := [name for name, values in columns.items() if values.dtype.kind == "V"]:
             raise InputError(
                 expected=f"numbers or text in {path}", got=f"records in {records[0]!r}", hint="an array for each field"
             )
-        return {name: np.atleast_1d(values.astype(values.dtype.newbyteorder("="))) for name, values in columns}, {}
+        return {name: np.atleast_1d(_readable(values)) for name, values in columns.items()}, metadata
     except InputError:
         raise
     except Exception as error:  # each reader has errors of its own for damaged files
@@ -217,13 +214,19 @@ def _read(path: Path) -> tuple[Columns, dict[str, str]]:
         ) from error
 
 
+def _readable(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return numbers in the byte order of this machine, because torch takes no other, and bytes as text."""
+    if values.dtype.kind == "S" or (values.dtype == object and any(isinstance(each, bytes) for each in values.flat)):
+        texts = [each.decode() if isinstance(each, bytes) else each for each in values.flat]
+        return np.array(texts, dtype=object if values.dtype == object else None).reshape(values.shape)
+    return values.astype(values.dtype.newbyteorder("="))
+
+
 def _read_text(path: Path) -> Columns:
     if path.suffix.lower() == ".jsonl":
         table = load_extra("pyarrow.json").read_json(path)
     else:
-        csv = load_extra("pyarrow.csv")
-        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-        table = csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=delimiter))
+        table = read_csv(path, "\t" if path.suffix.lower() == ".tsv" else ",")
     check_names(table.column_names, str(path))
     return as_arrays(table)
 
