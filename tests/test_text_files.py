@@ -1,15 +1,20 @@
-"""No file depends on the locale: the source names an encoding wherever it opens a file as text."""
+"""Texts: no file depends on the locale, and the options that hints and documentation name exist."""
 
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import aradals
+from aradals.cli.main import COMMANDS
+from aradals.cli.parser import CommandParser
 
+ROOT = Path(__file__).parents[1]
 SOURCES = sorted(Path(aradals.__file__).parent.rglob("*.py"))
 
 
@@ -55,3 +60,19 @@ def test_every_text_file_names_its_encoding(path: Path) -> None:
 )
 def test_what_the_search_finds(line: str, is_found: bool) -> None:
     assert list(text_without_encoding(line)) == ([1] if is_found else [])
+
+
+def test_options_that_texts_name_exist() -> None:
+    """Hints and documentation are typed as they stand."""
+    words = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*(?:\.\w+)*")
+    parsers = [CommandParser(name, importlib.import_module(f"aradals.cli.{name}")) for name in COMMANDS]
+    known = {word for parser in parsers for word in words.findall(parser.format_help())} | {"--version", "--a.b"}
+    named = [
+        (str(path), word)
+        for path in (*ROOT.glob("src/**/*.py"), *ROOT.glob("docs/*.md"), ROOT / "README.md")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "dask " not in line  # a program with other options
+        for word in words.findall(line)
+    ]
+    assert len(named) > 100
+    assert [each for each in named if each[1] not in known] == []

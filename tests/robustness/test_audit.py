@@ -374,7 +374,7 @@ def test_an_audit_sees_what_gradients_hide() -> None:
     found = audit_scores(model, examples, score(model, inputs, num_starts=0))
     assert found.attack_names == "ddn and neighbors"
     assert describe_audit(found).startswith("Warning: the ranking by robustness is too coarse for 10 subsets")
-    assert "may rank better (--attack_args.num_starts 6)" in describe_audit(found)
+    assert "may rank better (--attack-args '{num_starts: 6}')" in describe_audit(found)
     assert "ddn alone puts only" in describe_audit(found)
     better = score(model, inputs)
     assert "num_starts=6, starts=Starts(128 examples" in better.attack

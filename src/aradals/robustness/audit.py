@@ -261,7 +261,9 @@ def describe_audit(audit: Audit) -> str:
         carried = f"{audit.num_carried} subsets" if audit.num_carried > 1 else "no subsets at all"
         sentences.append(f"This ranking carries {carried}.")
         if "num_starts=0" in audit.scores_by:
-            sentences.append("A search from examples of other classes may rank better (--attack_args.num_starts 6).")
+            sentences.append(
+                "A search from examples of other classes may rank better (--attack-args '{num_starts: 6}')."
+            )
     if audit.first_alone.n and audit.first_alone.same_subset.value < MIN_SAME_SUBSET:
         first = attack.partition(" ")[0]
         sentences.append(
