@@ -2,9 +2,9 @@
 
     python tests/golden/record.py --scores F --diagnosis F --demo F     writes them from files that commands have made
 
-- ``aradals score --model resnet20 --checkpoint RESNET20 --data CIFAR10-TEST --limit 512 --output F``
+- ``aradals score --model resnet20 --checkpoint RESNET20 --data CIFAR10-TEST --limit 512 --workers 1 --output F``
 - ``aradals diagnose --model resnet20 --checkpoint RESNET20 --data CIFAR10-TEST --output F`` (its diagnosis.json)
-- ``aradals run demo --output F`` (its table.parquet)
+- ``aradals run demo --workers 1 --output F`` (its table.parquet)
 
 each with one torch thread, and the course of every update rule on made-up predictions.
 """
