@@ -33,8 +33,8 @@ def run(
     from aradals.report.terminal import results_findings
 
     get_calibrator(calibrator.method)
-    stored.refuse_beside(**{**asdict(model), "device": None}, **data.given)
-    read = input_paths(data.data, model.checkpoint, model.model, stored.predictions, stored.labels, stored.evaluate_on)
+    stored.refuse_beside(**asdict(model), **data.given)
+    read = input_paths(data.data, model.checkpoint, model.model, *stored.files)
     target: dict[str, Any] = {
         "method": calibrator.method,
         "output": output.output,
@@ -43,9 +43,9 @@ def run(
     }
     with output_file(output.output, ".json", "calibrator", inputs=read, overwrite=output.overwrite):
         if stored.predictions is not None:
-            given = stored.load()
+            given = stored.load(model.output_kind)
             fitted, results = calibrate_predictions(
-                given, judged=stored.load_judged(), held_out=stored.held_out, **target
+                given, judged=stored.load_judged(model.output_kind), held_out=stored.held_out, **target
             )
             print_log(given.taken)
             print_result(results.table(), results_findings(results))

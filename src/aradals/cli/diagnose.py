@@ -34,14 +34,14 @@ def run(
     from aradals.pipeline.leakage import check_stored, tell_unchecked
     from aradals.pipeline.outputs import input_paths, output_folder
 
-    stored.refuse_beside(**{**asdict(model), "device": None}, **data.given)
+    stored.refuse_beside(**asdict(model), **data.given)
     read = input_paths(data.data, model.model, model.checkpoint, *stored.files)
     names, kinds, folder = ["diagnosis.json", "report.html"], ["diagnosis"], output.output
     settings: dict[str, Any] = {"scores": stored.scores, "num_subsets": ranking.num_subsets, "seed": ranking.seed}
     with output_folder(folder, names, kinds=kinds, inputs=read, overwrite=output.overwrite, log=print_log):
         if stored.predictions is not None:
-            given = stored.load()
-            request = claim(output, names[0], asdict(ranking), files=stored.files)
+            given = stored.load(model.output_kind)
+            request = claim(output, names[0], asdict(ranking), model.output_kind, files=stored.files)
             checks = check_stored(given, {})
             settings |= {"name": given.name, "data": given.data, "class_names": given.class_names, "checks": checks}
             settings["scores"] = stored.load_scores()

@@ -38,7 +38,7 @@ def run(
     from aradals.report.terminal import paired_differences
 
     changes: dict[str, Any] = {name: getattr(shift, name) for name in ("corruptions", "preset", "corrupted", "ood")}
-    stored.refuse_beside(**{**asdict(model), "device": None}, **changes, **data.given)
+    stored.refuse_beside(**asdict(model), **changes, **data.given)
     files, names, kinds = [*stored.files, *shift.calibrator], ["results.json", "report.html"], ["evaluation"]
     read = input_paths(data.data, model.model, model.checkpoint, *files, shift.corrupted, shift.ood)
     folder = output.output
@@ -47,10 +47,12 @@ def run(
         scores, num_subsets = stored.load_scores(), shift.num_subsets
         settings: dict[str, Any] = {"calibrators": fitted, "scores": scores, "num_subsets": num_subsets}
         if stored.predictions is not None:
-            request = claim(output, names[0], list(fitted), of, files=files)
-            given = stored.load()
+            request = claim(output, names[0], list(fitted), of, model.output_kind, files=files)
+            given = stored.load(model.output_kind)
             print_log(given.taken)
-            results = evaluate_stored(given, compared=stored.load_other(given), log=print_log, **settings)
+            results = evaluate_stored(
+                given, compared=stored.load_other(given, model.output_kind), log=print_log, **settings
+            )
         else:
             examples = data.load(model.checkpoint)
             classifier = model.load(examples)
