@@ -316,7 +316,8 @@ class AuditArguments(SubsetArguments):
     """The audit of the ranking.
 
     Attributes:
-        audit: number of random examples for two strong attacks, to report how often both rankings agree; 0 for no audit
+        audit: number of random examples for two strong attacks, at least one for each subset, to report how often both
+            rankings agree; 0 for no audit
         seed: seed of the random sample and of the bootstrap
     """
 

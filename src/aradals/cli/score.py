@@ -58,7 +58,7 @@ def run(
     with output_file(output.output, ".parquet", "scores", inputs=read, overwrite=output.overwrite):
         classifier, examples = _load(model, data)
         if audit.audit:
-            check_num_subsets(audit.num_subsets, min(audit.audit, len(examples)), "--num-subsets", "the audit")
+            check_num_subsets(audit.num_subsets, len(examples), "--num-subsets", examples.name)
         with workers.open(most_workers(classifier, examples), model.device) as opened:
             sharing = Sharing(opened, partial(_load, model, data)) if opened.number > 1 else None
             table = score_file(
