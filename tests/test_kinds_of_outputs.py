@@ -57,7 +57,7 @@ def test_other_outputs_are_no_logits(kind: str) -> None:
     with pytest.raises(InputError, match=f"expected logits, got {kind}"):
         check_logits(KINDS[kind], 40)
     with pytest.raises(InputError, match=f"expected logits, got {kind}"):
-        refuse_other_scales(check_output(KINDS[kind], 40), None)
+        refuse_other_scales(check_output(KINDS[kind], 40), 3)
 
 
 def test_the_hints_work() -> None:

@@ -64,7 +64,7 @@ def check_inputs(inputs: Tensor) -> None:
 OutputKind = Literal[
     "logits", "log-probabilities", "probabilities", "percentages", "sigmoids", "one-hot", "labels", "binary"
 ]
-"""What the outputs of a classifier can be, see `kind_of_outputs`."""
+"""Kinds of outputs of a classifier, see `kind_of_outputs`."""
 
 
 def kind_of_outputs(values: Tensor) -> OutputKind:

@@ -205,7 +205,7 @@ class TestRun:
 
     def test_killed_in_training_and_started_again_it_ends_the_same(self, study: Study, tmp_path: Path) -> None:
         folder = tmp_path / "out"
-        arguments = ["run", str(study.recipe), "--output", str(folder)]
+        arguments = ["run", str(study.recipe), "--output", str(folder), "--workers=1"]
         run_and_kill("ar_adals: train: epoch 4/6", arguments)
         unfinished = {path.name for path in (folder / "seed-0" / "ar_adals" / "train").iterdir()}
         assert "resume.ckpt" in unfinished
@@ -264,7 +264,7 @@ def test_score_table_has_its_columns_and_says_where_it_comes_from(
     assert torch.equal(table.norm.isfinite(), table.success)
     assert metadata["data_fingerprint"] == digits_test.fingerprint
     assert metadata["attack"].startswith("secant(")
-    assert metadata["attack"].endswith("verified=True)")
+    assert "verified=True" in metadata["attack"]
     assert {"model_digest", "request", "versions"} <= metadata.keys()
 
 
@@ -275,8 +275,9 @@ def test_score_says_what_it_cost_and_is_audited(study: Study, tmp_path: Path) ->
     table, metadata = load_scores(path)
     assert f"60 examples scored by {table.attack} in " in out
     assert "images per second; on average" in out
-    assert f"{table.num_backward.double().mean():.1f} backward passes); 0 with a verified norm" in out
-    assert parquet.read_table(path).column("norm").null_count == 60
+    verified = int(table.norm.isfinite().sum())
+    assert f"{table.num_backward.double().mean():.1f} backward passes); {verified} with a verified norm" in out
+    assert parquet.read_table(path).column("norm").null_count == 60 - verified
     assert metadata["bf16"] == "true"
     audit = read_typed(Audit, json.loads(metadata["audit"]))
     assert (audit.num_examples, audit.num_subsets) == (40, 4)

@@ -550,8 +550,8 @@ def test_a_folder_that_lacks_a_class_has_the_models_numbers(folder: Path, capsys
     for name, code in (("c", 2), ("b", 0), ("a", 0)):  # one class alone may be a folder of any images
         (folder / "photos" / name).mkdir(parents=True)
         Image.new("L", (8, 8)).save(folder / "photos" / name / "1.png")
-        assert main([*command, "--num-subsets", "1", "--output", str(folder / "out"), "--overwrite"]) == code
+        assert main([*command, "--num-subsets", "1", "--output", str(folder / f"out-{name}")]) == code
         said = capsys.readouterr()
         assert ("folders of two or more classes" in said.err) == (code == 2)
-    shown = json.loads((folder / "out" / "diagnosis.json").read_text())["classes"]
+    shown = json.loads((folder / "out-a" / "diagnosis.json").read_text())["classes"]
     assert [(each["label"], each["name"]) for each in shown] == [(0, "a"), (1, "b"), (2, "c")]

@@ -6,6 +6,7 @@ import json
 import resource
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -122,10 +123,26 @@ def test_streams_that_fail(case: str, evaluation: tuple[str, ...]) -> None:
     assert (output / "results.json").exists()
     assert (output / "report.html").exists()
     words = f"error: the results could not be printed ({reason}); they are in {output}"
-    lines = [line for line in ran.stderr.splitlines() if not line.startswith("warning: could not be checked: ")]
+    said = ("warning: could not be checked: ", Path(evaluation[2]).name)
+    lines = [line for line in ran.stderr.splitlines() if not line.startswith(said)]
     assert lines == ([words] if reason else [])
     if expected == 0:
         assert f"results: {output / 'results.json'}" in ran.stdout
+
+
+@pytest.mark.parametrize("descriptor", [0, 1, 2])
+def test_a_closed_stream_is_open_in_workers(descriptor: int) -> None:
+    """A worker would not start, or would write its messages into the first file that it opens."""
+    child = f"['python', '-c', 'import os; os.fstat({descriptor})']"
+    program = f"""
+import os, sys
+from aradals.cli.terminal import StandardStreams
+StandardStreams().__enter__()
+os._exit(os.spawnv(os.P_WAIT, sys.executable, {child}))
+"""
+    line = f'"$@" {descriptor}>&-'
+    ran = subprocess.run(["bash", "-c", line, "bash", sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])

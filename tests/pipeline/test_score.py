@@ -29,7 +29,7 @@ from aradals.pipeline.score import (
     score_stage,
     subsets_of,
 )
-from aradals.pipeline.workers import ThisProcess, Workers, open_workers, torch_threads
+from aradals.pipeline.workers import torch_threads
 from aradals.robustness import starts
 from aradals.robustness.scores import ScoreTable, merge_tables, score, score_batches
 
@@ -316,7 +316,9 @@ def load_or_die(folder: Path) -> tuple[Classifier, Examples]:
     return classify(model), examples
 
 
-def test_several_workers_write_the_same_table(model: nn.Module, tmp_path: Path) -> None:
+def test_several_workers_write_the_same_table(
+    model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One of them dies, and its part is scored again."""
     generator = torch.Generator().manual_seed(1)
     inputs, labels = torch.rand(1500, 3, 2, 2, generator=generator), torch.arange(1500) % 3
@@ -326,16 +328,18 @@ def test_several_workers_write_the_same_table(model: nn.Module, tmp_path: Path) 
     assert choose_batch_size(model, examples) < 750
     with torch_threads(1):
         score_examples(classify(model), examples, paths[0], AttackSettings("deepfool"))
-    with open_workers(2, most=2, device="cpu", threads=1) as workers:
-        sharing = Sharing(workers, partial(load_or_die, tmp_path))
-        score_examples(classify(model), examples, paths[1], AttackSettings("deepfool"), sharing)
+    monkeypatch.setattr(scoring, "_BATCHES_PER_WORKER", 1)
+    sharing = Sharing(partial(load_or_die, tmp_path), workers=2, device="cpu")
+    score_examples(classify(model), examples, paths[1], AttackSettings("deepfool"), sharing)
     assert (tmp_path / "mark").exists()
     assert paths[1].read_bytes() == paths[0].read_bytes()
     assert sorted(path.name for path in tmp_path.glob(".*")) == []
 
 
-def test_a_worker_with_other_data_is_refused(model: nn.Module, examples: Examples, tmp_path: Path) -> None:
-    other = classify(model), examples.select(torch.arange(50))
-    sharing = Sharing(Workers(ThisProcess()), lambda: other)
+def test_a_worker_with_other_data_is_refused(model: nn.Module, examples: Examples) -> None:
+    settings = AttackSettings("logit_margin")
+    other = scoring._provenance(classify(model), examples.select(torch.arange(50)), settings)
     with pytest.raises(InputError, match="another data_fingerprint"):
-        score_examples(classify(model), examples, tmp_path / "scores.parquet", AttackSettings(), sharing)
+        scoring._score_part(
+            lambda: (classify(model), examples), settings, {**other, "data": examples.name}, Path(), None, [], 0
+        )

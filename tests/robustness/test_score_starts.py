@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from aradals.errors import InputError
 from aradals.robustness import rank_agreement, score
+from aradals.robustness.scores import merge_tables
 from aradals.robustness.starts import first_examples, spread_rows
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks" / "attacks"))
@@ -36,6 +38,14 @@ def test_scores_do_not_depend_on_batches_or_shards() -> None:
     shards = [score(model, part, starts=starts) for part in inputs.split(75)]
     assert {shard.attack for shard in shards} == {whole.attack}
     torch.testing.assert_close(torch.cat([shard.score for shard in shards]), whole.score)
+
+
+def test_parts_by_several_searches_are_no_table() -> None:
+    model, inputs = flat()
+    parts = [score(model, inputs, num_starts=count) for count in (0, 1)]
+    with pytest.raises(InputError, match="one attack for all parts"):
+        merge_tables(parts)
+    assert len(merge_tables([parts[0], score(model, inputs[:2], num_starts=0)])) == 150
 
 
 def test_other_batches_give_their_first_examples() -> None:

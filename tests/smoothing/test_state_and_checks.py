@@ -319,6 +319,20 @@ class TestLoading:
         assert len(resumed.history) == 2
         assert update(resumed, *validation(3)).equal(update(made, *validation(3)))
 
+    @pytest.mark.parametrize("num_seen", [0, 300, NUM_EXAMPLES])
+    def test_the_state_contains_what_was_observed(self, num_seen: int, tmp_path: Path) -> None:
+        made, (logits, labels, subsets) = criterion(), validation()
+        made.observe(labels[:num_seen], logits[:num_seen], subsets[:num_seen])
+        save_file(made.state_dict(), tmp_path / "loss.safetensors")
+        resumed = criterion().half()
+        resumed.observe(labels, -logits, subsets)  # belongs to the state that is replaced
+        resumed.load_state_dict(load_file(tmp_path / "loss.safetensors"))
+        for each in (made, resumed):
+            each.observe(labels[num_seen:], logits[num_seen:], subsets[num_seen:])
+        assert resumed.update().equal(made.update())
+        assert resumed.history == made.history
+        assert resumed.target_prob.allclose(update(criterion(), logits, labels, subsets), atol=1e-12)
+
     @pytest.mark.parametrize("value", [math.nan, 0.1, 1.5])
     def test_refuses_targets_that_cannot_be(self, value: float) -> None:
         state = criterion().state_dict()

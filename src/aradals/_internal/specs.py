@@ -209,19 +209,31 @@ def _find_attribute(module: ModuleType, attribute: str) -> object:
 def _importable_from(folder: Path, *, forget: bool) -> Iterator[None]:
     """Let imports find the modules in ``folder``.
 
-    With ``forget``, modules from this folder are removed from ``sys.modules`` afterwards, because the files of two
-    models may import different modules with the same name, such as ``layers``.
+    With ``forget``, the files of two models may import different modules with the same name, such as ``layers``.
+    Modules of this name that were imported from elsewhere are put aside for the block, except installed ones. Modules
+    from this folder are removed from ``sys.modules`` afterwards.
     """
-    known = set(sys.modules)
     importlib.invalidate_caches()  # the files may be newer than the import system's cache of the folder
+    names = {entry.stem for entry in folder.iterdir()} if forget else set()
+    aside = {name: module for name, module in sys.modules.items() if _is_shadowed(name, module, names)}
+    for name in aside:
+        del sys.modules[name]
+    known = set(sys.modules)
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
         with suppress(ValueError):
             sys.path.remove(str(folder))
-        if forget:
-            siblings = {entry.stem for entry in folder.iterdir()} - known
-            for name in sys.modules.keys() - known:
-                if name.partition(".")[0] in siblings:
-                    del sys.modules[name]
+        for name in [each for each in sys.modules.keys() - known if each.partition(".")[0] in names - known]:
+            del sys.modules[name]
+        sys.modules.update(aside)
+
+
+def _is_shadowed(name: str, module: ModuleType, names: set[str]) -> bool:
+    """Return True for a module of users whose name is among those of a folder."""
+    top = name.partition(".")[0]
+    if top not in names or top in sys.stdlib_module_names or top == __name__.partition(".")[0]:
+        return False
+    file = getattr(module, "__file__", None)
+    return file is not None and not {"site-packages", "dist-packages"} & set(Path(file).parts)

@@ -5,8 +5,7 @@ A field ``num_subsets`` is the option ``--num-subsets``. The parameters of a com
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from aradals.inference.predictions import Predictions
     from aradals.pipeline.classifier import Classifier
     from aradals.pipeline.prediction_files import StoredPredictions
-    from aradals.pipeline.workers import Workers
     from aradals.robustness.scores import ScoreTable
 
 _POSITIONAL = {"positional": True}
@@ -67,13 +65,14 @@ class ModelArguments:
     output_entry: str | None = None
     device: str = "auto"
 
-    def load(self, examples: Examples) -> Classifier:
-        """Load the model with its weights, and test it on the examples."""
+    def load(self, data: DataArguments, *, labeled: bool = True) -> tuple[Classifier, Examples]:
+        """Load the examples as the checkpoint records it, and the model with its weights, and test it on them."""
         from aradals.data.classes import read_names
         from aradals.models.preprocessing import named_constants
         from aradals.pipeline.classifier import load_classifier
 
-        return load_classifier(
+        examples = data.load(self.checkpoint, labeled=labeled)
+        classifier = load_classifier(
             self.model,
             self.checkpoint,
             examples,
@@ -86,6 +85,7 @@ class ModelArguments:
             device=self.device,
             log=print_log,
         )
+        return classifier, examples
 
 
 @dataclass(frozen=True)
@@ -200,19 +200,22 @@ class StoredArguments:
             raise InputError(expected="--predictions", got="none", hint="--predictions logits.npz")
         return read_predictions(self.predictions, self.labels, output_kind=output_kind)
 
-    def refuse_beside(self, **given: object) -> None:
+    def refuse_beside(self, model: ModelArguments, data: DataArguments, **more: object) -> None:
         """Refuse options that have no effect beside the predictions, because the user expects an effect.
 
         Raises:
-            InputError: predictions are given, and a value in ``given`` (option -> value) is set, too; or a file is
-                given that only counts beside predictions.
+            InputError: predictions are given, and an option of the model, of the data, or of ``more`` is set, too.
         """
-        both = ("device", "output_kind")
-        unused = [f"--{name.replace('_', '-')}" for name, value in given.items() if value and name not in both]
-        lonely = next((name for name in _BESIDE_PREDICTIONS if getattr(self, name, None) is not None), None)
-        if self.predictions is None and lonely is not None:
-            option, hint = f"--{lonely.replace('_', '-')}", "--predictions FILE, or the command without this option"
-            raise InputError(expected=f"{option} beside --predictions", got=f"only {option}", hint=hint)
+        given = {**asdict(model), "device": None, "output_kind": None, **data.given, **more}
+        unused = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+        needing = [name for name in _BESIDE_PREDICTIONS if getattr(self, name, None) is not None]
+        if self.predictions is None and needing:
+            option = f"--{needing[0].replace('_', '-')}"
+            raise InputError(
+                expected=f"{option} beside --predictions",
+                got=f"only {option}",
+                hint=f"--predictions FILE {option} FILE",
+            )
         if self.predictions is not None and unused:
             raise InputError(
                 expected="--predictions, or a model and data",
@@ -252,7 +255,7 @@ class ScoredArguments(StoredArguments):
 
 
 @dataclass(frozen=True)
-class ComparedArguments(ScoredArguments):
+class PairedArguments(ScoredArguments):
     """Files that replace a model, and those of another model.
 
     Attributes:
@@ -332,7 +335,12 @@ class AuditArguments(SubsetArguments):
 
 
 @dataclass(frozen=True)
-class RankingArguments(AttackArguments, AuditArguments):
+class SearchArguments(AttackArguments, AuditArguments):
+    """How robustness is measured, and how the ranking is audited."""
+
+
+@dataclass(frozen=True)
+class RankingArguments(SearchArguments):
     """How robustness is measured, and how the ranking is audited."""
 
     audit: int = 128
@@ -422,12 +430,6 @@ class WorkerArguments:
 
     workers: str | None = None
     threads: int = 1
-
-    def open(self, most: int, device: str) -> AbstractContextManager[Workers]:
-        """Start at most this number of workers."""
-        from aradals.pipeline.workers import open_workers
-
-        return open_workers(self.workers, most=most, device=device, threads=self.threads, log=print_log)
 
 
 @dataclass(frozen=True)

@@ -33,25 +33,16 @@ def run(
     from aradals.report.terminal import results_findings
 
     get_calibrator(calibrator.method)
-    stored.refuse_beside(**asdict(model), **data.given)
+    stored.refuse_beside(model, data)
     read = input_paths(data.data, model.checkpoint, model.model, *stored.files)
-    target: dict[str, Any] = {
-        "method": calibrator.method,
-        "output": output.output,
-        "overwrite": output.overwrite,
-        "log": print_log,
-    }
+    target: dict[str, Any] = {"method": calibrator.method, **asdict(output), "log": print_log}
     with output_file(output.output, ".json", "calibrator", inputs=read, overwrite=output.overwrite):
         if stored.predictions is not None:
-            given = stored.load(model.output_kind)
-            fitted, results = calibrate_predictions(
-                given, judged=stored.load_judged(model.output_kind), held_out=stored.held_out, **target
-            )
-            print_log(given.taken)
+            judges: dict[str, Any] = {"judged": stored.load_judged(model.output_kind), "held_out": stored.held_out}
+            fitted, results = calibrate_predictions(stored.load(model.output_kind), **judges, **target)
             print_result(results.table(), results_findings(results))
         else:
-            examples = data.load(model.checkpoint)
-            fitted = calibrate(model.load(examples), examples, **target)
+            fitted = calibrate(*model.load(data), **target)
     numbers = [f"{name} {_in_short(value)}" for name, value in fitted.to_dict().items() if name != "method"]
     print_result(f"{calibrator.method}: {', '.join(numbers)}, fitted on {fitted.origin.num_examples} examples")
     print_result(f"calibrator: {output.output}")

@@ -30,27 +30,20 @@ def run(
 ) -> Path:
     """Diagnose the model, and report the results."""
     from aradals.cli.finish import claim, finish
-    from aradals.pipeline.diagnose import diagnose, diagnose_predictions
-    from aradals.pipeline.leakage import check_stored, tell_unchecked
+    from aradals.pipeline.diagnose import diagnose, diagnose_stored
     from aradals.pipeline.outputs import input_paths, output_folder
 
-    stored.refuse_beside(**asdict(model), **data.given)
+    stored.refuse_beside(model, data)
     read = input_paths(data.data, model.model, model.checkpoint, *stored.files)
     names, kinds, folder = ["diagnosis.json", "report.html"], ["diagnosis"], output.output
     settings: dict[str, Any] = {"scores": stored.scores, "num_subsets": ranking.num_subsets, "seed": ranking.seed}
     with output_folder(folder, names, kinds=kinds, inputs=read, overwrite=output.overwrite, log=print_log):
         if stored.predictions is not None:
-            given = stored.load(model.output_kind)
             request = claim(output, names[0], asdict(ranking), model.output_kind, files=stored.files)
-            checks = check_stored(given, {})
-            settings |= {"name": given.name, "data": given.data, "class_names": given.class_names, "checks": checks}
             settings["scores"] = stored.load_scores()
-            results = diagnose_predictions(given.predictions, **settings)
-            print_log(given.taken)
-            tell_unchecked(checks, print_log)
+            results = diagnose_stored(stored.load(model.output_kind), log=print_log, **settings)
         else:
-            examples = data.load(model.checkpoint)
-            classifier = model.load(examples)
+            classifier, examples = model.load(data)
             of = (classifier.digest, examples.fingerprint, asdict(ranking))
             request = claim(output, names[0], *of, files=stored.files)
             settings |= {**asdict(ranking), "output": folder, "log": print_log}

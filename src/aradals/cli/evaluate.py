@@ -13,8 +13,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from aradals.cli.arguments import ComparedArguments, DataArguments, ModelArguments, ResultsArguments, ShiftArguments
-from aradals.cli.terminal import print_log, print_result
+from aradals.cli.arguments import DataArguments, ModelArguments, PairedArguments, ResultsArguments, ShiftArguments
+from aradals.cli.terminal import print_log
 
 EXAMPLE = (
     "aradals evaluate --checkpoint model.safetensors --calibrator temperature.json --data cifar10 --split test "
@@ -24,21 +24,16 @@ RESUMES = True
 
 
 def run(
-    model: ModelArguments,
-    data: DataArguments,
-    stored: ComparedArguments,
-    shift: ShiftArguments,
-    output: ResultsArguments,
+    model: ModelArguments, data: DataArguments, stored: PairedArguments, shift: ShiftArguments, output: ResultsArguments
 ) -> Path:
     """Evaluate the model, and report the results."""
     from aradals.cli.finish import claim, finish
     from aradals.pipeline.calibrate import load_calibrators
     from aradals.pipeline.evaluate import evaluate, evaluate_stored
     from aradals.pipeline.outputs import input_paths, output_folder
-    from aradals.report.terminal import paired_differences
 
     changes: dict[str, Any] = {name: getattr(shift, name) for name in ("corruptions", "preset", "corrupted", "ood")}
-    stored.refuse_beside(**asdict(model), **changes, **data.given)
+    stored.refuse_beside(model, data, **changes)
     files, names, kinds = [*stored.files, *shift.calibrator], ["results.json", "report.html"], ["evaluation"]
     read = input_paths(data.data, model.model, model.checkpoint, *files, shift.corrupted, shift.ood)
     folder = output.output
@@ -49,18 +44,12 @@ def run(
         if stored.predictions is not None:
             request = claim(output, names[0], list(fitted), of, model.output_kind, files=files)
             given = stored.load(model.output_kind)
-            print_log(given.taken)
-            results = evaluate_stored(
-                given, compared=stored.load_other(given, model.output_kind), log=print_log, **settings
-            )
+            compared = stored.load_other(given, model.output_kind)
+            results = evaluate_stored(given, compared=compared, log=print_log, **settings)
         else:
-            examples = data.load(model.checkpoint)
-            classifier = model.load(examples)
-            content = (classifier.digest, examples.fingerprint)
-            request = claim(output, names[0], *content, list(fitted), of, files=files)
+            classifier, examples = model.load(data)
+            request = claim(output, names[0], classifier.digest, examples.fingerprint, list(fitted), of, files=files)
             settings |= {"severities": shift.severities, "output": folder, "log": print_log}
             results = evaluate(classifier, examples, **changes, **settings)
         finish({folder: replace(results, request=request)}, folder, "results.json", json=output.json)
-        if stored.compare is not None and not output.json:
-            print_result(paired_differences(results))
     return folder

@@ -11,7 +11,7 @@ from aradals.cli.arguments import ResultsArguments
 from aradals.cli.terminal import print_result
 from aradals.errors import InputError
 from aradals.pipeline.outputs import refuse_other_request
-from aradals.report.terminal import results_findings
+from aradals.report.terminal import paired_differences, results_findings
 from aradals.results.records import Results
 
 
@@ -43,6 +43,8 @@ def finish(studies: Mapping[Path, Results], folder: Path, file: str, *, json: bo
             results.report(each / "report.html")
             if not json:
                 print_result(results.table(), results_findings(results))
+                if results.kind == "evaluation" and (differences := paired_differences(results)):
+                    print_result(differences)
                 print_result(f"report: {each / 'report.html'}\nresults: {each / file}")
     if json:
         print_result((folder / file).read_text(encoding="utf-8").removesuffix("\n"))

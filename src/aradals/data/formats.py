@@ -1,4 +1,4 @@
-"""What every format of data gives: splits, each with its inputs, its labels, and further columns."""
+"""Splits, as every format of data gives them: each has inputs, labels, and further columns."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from aradals.data.scaling import Scaling
 from aradals.errors import InputError
 
 OutOfRange = Literal["refuse", "clip"]
-"""What to do with inputs outside [0, 1]."""
+"""The two ways to treat inputs outside [0, 1]."""
 
 MAX_UNNAMED = 1000
 """Number of classes up to which names are not needed, even if there are few rows."""

@@ -1,4 +1,4 @@
-"""What a network expects of its images, as layers in front of it, so that attacks stay in the [0, 1] of the data."""
+"""Preparation of images for a network, as layers in front of it, so that attacks stay in the [0, 1] of the data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONSTANTS = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network expects of its images.
+    """Preparation that a network expects of its images.
 
     Attributes:
         mean: mean of each channel, or one number for all, in the units of ``bounds``; None for 0.

@@ -14,10 +14,10 @@ from aradals.data import Data, Examples, as_examples
 from aradals.errors import InputError
 from aradals.inference.predictions import predict
 from aradals.pipeline.artifacts import save_calibrator
-from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples
+from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples, match_labels
 from aradals.pipeline.evaluate import evaluate_predictions
 from aradals.pipeline.leakage import check_stored, tell_unchecked
-from aradals.pipeline.numbering import check_numbering, number_as_model
+from aradals.pipeline.numbering import check_numbering
 from aradals.pipeline.outputs import output_file, refuse_other_request
 from aradals.pipeline.prediction_files import StoredPredictions
 from aradals.results.records import CLEAN, Results
@@ -51,6 +51,7 @@ def calibrate(
 
     Example:
         >>> import torch
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         >>> inputs = torch.rand(300, 1, 2, 2)
         >>> labels = model(inputs).mul(9).softmax(1).multinomial(1).flatten()
@@ -61,7 +62,7 @@ def calibrate(
     calibrator = get_calibrator(method)
     examples = as_examples(data)
     classifier = as_classifier(model, examples, class_names=class_names, log=log)
-    examples, numbered = number_as_model(examples, classifier.class_names, classifier.num_classes)
+    examples, numbered = match_labels(classifier, examples, log)
     checks = [numbered, check_training_examples(classifier, examples)]
     if output is None:
         _fit(calibrator, classifier, examples)
@@ -129,6 +130,7 @@ def calibrate_predictions(
         with output_file(path, ".json", "calibrator", overwrite=overwrite):
             refuse_other_request(path, request, overwrite=overwrite)
             calibrator.save(path)
+    log(given.taken)
     tell_unchecked(checks, log)
     results = evaluate_predictions(
         [(CLEAN, judged.predictions)],

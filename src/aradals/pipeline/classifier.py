@@ -37,7 +37,7 @@ from aradals.models.preprocessing import Preprocessed, Preprocessing
 from aradals.models.sources import find_source, source_digest, without_weights
 from aradals.pipeline.input_scale import warn_of_scale
 from aradals.pipeline.leakage import check_unseen
-from aradals.pipeline.numbering import names_of
+from aradals.pipeline.numbering import names_of, number_as_model
 from aradals.results.records import Check
 
 _NUM_PROBED = 8
@@ -63,6 +63,7 @@ class Classifier:
         class_names: names of the classes in the order of the logits; empty if the model has none.
         reading: how the outputs are read as logits; empty if they are logits.
         preprocessing: layers in front of the network, which prepare its inputs; empty if there are none.
+        is_scale_known: False if the network may expect its inputs on another scale than [0, 1].
     """
 
     model: nn.Module
@@ -76,6 +77,7 @@ class Classifier:
     class_names: tuple[str, ...] = ()
     reading: str = ""
     preprocessing: str = ""
+    is_scale_known: bool = False
 
     @property
     def origin(self) -> dict[str, str]:
@@ -114,7 +116,6 @@ def as_classifier(
     bare = model.model if isinstance(model, LogitModel) else model
     name = getattr(bare, "__name__", type(bare).__name__)
     tried, reading = _tried(logit_model(model), batch[1], examples, log)
-    warn_of_scale(tried, examples, log)
     weights = weights_digest(bare.state_dict()) if isinstance(bare, nn.Module) else ""
     logits = _logits(tried, batch)
     return Classifier(
@@ -127,6 +128,20 @@ def as_classifier(
         class_names=names_of(bare) if class_names is None else tuple(class_names),
         reading=reading,
     )
+
+
+def match_labels(
+    classifier: Classifier, examples: Examples, log: Callable[[str], None] = print
+) -> tuple[Examples, Check]:
+    """Give the labels the numbers of the model, and warn if the model seems to expect inputs on another scale.
+
+    Raises:
+        InputError: the classes of the data cannot be found in the model.
+    """
+    examples, numbered = number_as_model(examples, classifier.class_names, classifier.num_classes)
+    if not classifier.is_scale_known:
+        warn_of_scale(classifier.model, examples, log)
+    return examples, numbered
 
 
 def load_classifier(
@@ -179,8 +194,6 @@ def load_classifier(
     told = str(getattr(network, "preprocessing", ""))
     tried, reading = _tried(_read_as(network, output_kind, output_entry), batch[1], examples, log)
     _tell_of_name(spec, told, checkpoint, log)
-    if preprocessing is None and not (told or is_built_in(spec)):
-        warn_of_scale(tried, examples, log)
     code = source_digest(spec) if find_source(spec) else code_digest(spec)
     settings = {"model": spec, "arguments": arguments, "code": code, "outputs": reading, "preprocessing": told}
     logits = _logits(tried, batch)
@@ -196,6 +209,7 @@ def load_classifier(
         class_names=tuple(class_names) or description.class_names or names_of(network),
         reading=reading,
         preprocessing=told,
+        is_scale_known=bool(preprocessing or told or is_built_in(spec)),
     )
 
 

@@ -14,12 +14,13 @@ from aradals.data import Data, as_examples
 from aradals.inference.predictions import Predictions
 from aradals.metrics import confidence_threshold
 from aradals.pipeline.artifacts import load_predictions, load_scores, versions
-from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples
+from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples, match_labels
 from aradals.pipeline.evaluate import measure_predictions, reliability_bins
-from aradals.pipeline.leakage import tell_unchecked
-from aradals.pipeline.numbering import check_numbering, number_as_model
+from aradals.pipeline.leakage import check_stored, tell_unchecked
+from aradals.pipeline.numbering import check_numbering
 from aradals.pipeline.outputs import work_folder
 from aradals.pipeline.predict import prediction_stage
+from aradals.pipeline.prediction_files import StoredPredictions
 from aradals.pipeline.score import (
     AUDIT_FOLDERS,
     AttackSettings,
@@ -90,6 +91,7 @@ def diagnose(
 
     Example:
         >>> import torch
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         >>> data = (torch.rand(60, 1, 2, 2), torch.arange(60) % 3)
         >>> diagnose(model, data, num_subsets=2, audit=0, log=lambda line: None).num_subsets
@@ -100,7 +102,7 @@ def diagnose(
     examples = as_examples(data)
     check_num_subsets(num_subsets, len(examples), "num_subsets", examples.name)
     classifier = as_classifier(model, examples, class_names=class_names, log=log)
-    examples, numbered = number_as_model(examples, classifier.class_names, classifier.num_classes)
+    examples, numbered = match_labels(classifier, examples, log)
     checks = [numbered, check_training_examples(classifier, examples)]
     table, is_ours = _given_scores(scores, classifier)
     if table is None:
@@ -145,6 +147,31 @@ def _given_scores(scores: ScoreTable | Path | None, classifier: Classifier) -> t
         return scores, True
     table, metadata = load_scores(scores)
     return table, metadata.get("model_digest", classifier.digest) == classifier.digest
+
+
+def diagnose_stored(
+    given: StoredPredictions,
+    *,
+    scores: ScoreTable | None = None,
+    num_subsets: int = 10,
+    seed: int = 0,
+    log: Callable[[str], None] = print,
+) -> Results:
+    """Diagnose predictions from a file, see `diagnose_predictions`."""
+    checks = check_stored(given, {})
+    results = diagnose_predictions(
+        given.predictions,
+        name=given.name,
+        data=given.data,
+        scores=scores,
+        num_subsets=num_subsets,
+        class_names=given.class_names,
+        seed=seed,
+        checks=checks,
+    )
+    log(given.taken)
+    tell_unchecked(checks, log)
+    return results
 
 
 def diagnose_predictions(

@@ -16,9 +16,9 @@ from aradals.inference.predictions import Predictions
 from aradals.metrics import ood_auroc, reliability_diagram, summarize_by_subset
 from aradals.metrics.summary import summarize_and_resample
 from aradals.pipeline.artifacts import load_predictions, load_scores, versions
-from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples
+from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples, match_labels
 from aradals.pipeline.leakage import check_calibrators, check_stored, tell_unchecked
-from aradals.pipeline.numbering import check_numbering, number_as_model
+from aradals.pipeline.numbering import check_numbering
 from aradals.pipeline.outputs import work_folder
 from aradals.pipeline.predict import load_other_data, prediction_stage, stored_predictions
 from aradals.pipeline.prediction_files import StoredPredictions
@@ -115,6 +115,7 @@ def evaluate(
 
     Example:
         >>> import torch
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         >>> data = (torch.rand(30, 1, 2, 2), torch.arange(30) % 3)
         >>> results = evaluate(model, data, log=lambda line: None)
@@ -123,7 +124,7 @@ def evaluate(
     """
     examples = as_examples(data)
     classifier = as_classifier(model, examples, class_names=class_names, log=log)
-    examples, numbered = number_as_model(examples, classifier.class_names, classifier.num_classes)
+    examples, numbered = match_labels(classifier, examples, log)
     fitted = dict(calibrators or {})
     checks = [
         numbered,
@@ -199,6 +200,7 @@ def evaluate_stored(
         checks=checks,
         compared=compared,
     )
+    log(given.taken)
     tell_unchecked(checks, log)
     return results
 

@@ -1,7 +1,7 @@
 """Files of predictions of any program: which column holds what, and what its numbers are.
 
 A file has labels and, for each example, one number for each class (or one for the positive class). Names that other
-tools use are known, see `docs/predictions.md`. Where a name leaves open if numbers are logits or probabilities, the
+tools use are known, see `docs/predictions.md`. If a name leaves open whether numbers are logits or probabilities, the
 numbers decide, see `aradals.checks.kind_of_outputs`; the reader says what was taken.
 """
 

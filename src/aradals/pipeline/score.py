@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from aradals.pipeline.artifacts import SCHEMA_VERSION, load_scores, save_scores,
 from aradals.pipeline.classifier import Classifier, Model, as_classifier
 from aradals.pipeline.outputs import output_file, refuse_other_request
 from aradals.pipeline.stage import describe_other_versions, remove_stages, run_stage, same_outputs
-from aradals.pipeline.workers import MAX_DEATHS, ThisProcess, Workers, died_too_often, torch_threads
+from aradals.pipeline.workers import MAX_DEATHS, Workers, died_too_often, open_workers, torch_threads
 from aradals.results.failed import describe_lost_searches
 from aradals.results.files import plain
 from aradals.results.records import Scoring
@@ -57,7 +58,6 @@ __all__ = [
     "check_differentiable",
     "check_num_subsets",
     "describe_scores",
-    "most_workers",
     "rankings_of",
     "read_scores",
     "score_dataset",
@@ -94,12 +94,22 @@ class Sharing:
     """Workers that share a scoring.
 
     Attributes:
-        workers: the workers.
         load: function that loads the model and the examples in a worker.
+        workers: see `aradals.pipeline.workers.open_workers`.
+        threads: number of torch's threads in each worker; None leaves the number as it is.
+        device: device of the model.
+        log: called in the workers with each warning.
     """
 
-    workers: Workers
     load: Callable[[], tuple[Classifier, Examples]]
+    workers: int | str | None = None
+    threads: int | None = 1
+    device: str = "auto"
+    log: Log = print
+
+    def open(self, most: int) -> AbstractContextManager[Workers]:
+        """Start the workers; more than ``most`` would be of no use, because to start a worker takes seconds."""
+        return open_workers(self.workers, most=most, device=self.device, threads=self.threads, log=self.log)
 
 
 @dataclass(frozen=True)
@@ -111,12 +121,15 @@ class AttackSettings:
         attack_args: settings of the attack.
         verified: also find a perturbation that changes the prediction.
         bf16: attack a copy of the model in bfloat16.
+        starts_from: examples to draw from if the attack starts from other examples; default: the scored ones. Tables
+            that are compared with each other need the same ones.
     """
 
     attack: str = "secant"
     attack_args: Mapping[str, Any] = field(default_factory=dict)
     verified: bool = False
     bf16: bool = False
+    starts_from: Examples | None = None
 
     @cached_property
     def run(self) -> Attack:
@@ -131,7 +144,10 @@ class AttackSettings:
     def record(self) -> dict[str, str]:
         """Everything that decides the scores of a model, including the code of an attack from a file."""
         code = code_digest(self.attack)
-        return {"attack_settings": describe_attack(self.run), "attack_code": str(code), "bf16": str(self.bf16).lower()}
+        found = {"attack_settings": describe_attack(self.run), "attack_code": str(code), "bf16": str(self.bf16).lower()}
+        if self.starts_from is not None and uses_starts(self.run):
+            found["starts_from"] = self.starts_from.fingerprint
+        return found
 
     def check(self) -> None:
         """Test the attack on a single input of a hundred classes, before the long work.
@@ -357,26 +373,28 @@ def score_examples(
         InputError: see `aradals.robustness.scores.score`.
         OutputError: the table cannot be written.
     """
-    sharing = sharing or Sharing(Workers(ThisProcess()), partial(_both, classifier, examples))
+    both = partial(_both, classifier, examples)
+    sharing = sharing or Sharing(both, workers=1, threads=None)
+    batch_size = choose_batch_size(classifier.model, examples)
+    most = max(1, math.ceil(len(examples) / batch_size) // _BATCHES_PER_WORKER)
     provenance = {**_provenance(classifier, examples, settings), "data": examples.name}
     shards = path.with_name(f".{path.name}.shards").resolve()
-    work = partial(_score_part, sharing.load, settings, provenance, shards, sharing.workers.threads)
-    batch_size = choose_batch_size(classifier.model, examples)
     (tables, seconds), num_deaths = _load_shards(shards, provenance), 0
-    while len(rest := _not_in(tables, examples)):
-        futures = [
-            sharing.workers.executor.submit(work, part, number)
-            for number, part in enumerate(_parts(rest.split(batch_size), sharing.workers.number))
-        ]
-        wait(futures)
-        try:
-            for future in futures:
-                future.result()
-        except sharing.workers.lost as error:
-            num_deaths += 1
-            if num_deaths == MAX_DEATHS:
-                raise died_too_often(error) from error
-        tables, seconds = _load_shards(shards, provenance)
+    with sharing.open(most) as workers:
+        load = sharing.load if workers.number > 1 else both
+        work = partial(_score_part, load, settings, provenance, shards, workers.threads)
+        while len(rest := _not_in(tables, examples)):
+            parts = _parts(rest.split(batch_size), workers.number)
+            futures = [workers.executor.submit(work, part, number) for number, part in enumerate(parts)]
+            wait(futures)
+            try:
+                for future in futures:
+                    future.result()
+            except workers.lost as error:
+                num_deaths += 1
+                if num_deaths == MAX_DEATHS:
+                    raise died_too_often(error) from error
+            tables, seconds = _load_shards(shards, provenance)
     save_scores(path, merge_tables(tables), {**provenance, "versions": json.dumps(versions())})
     shutil.rmtree(shards, ignore_errors=True)
     return seconds
@@ -446,15 +464,10 @@ def _score_part(
         save()
 
 
-def most_workers(classifier: Classifier, examples: Examples) -> int:
-    """Return the largest number of workers that can be of use; to start a worker takes as long as a few batches."""
-    num_batches = math.ceil(len(examples) / choose_batch_size(classifier.model, examples))
-    return max(1, num_batches // _BATCHES_PER_WORKER)
-
-
 def _starts(examples: Examples, settings: AttackSettings) -> Tensor | None:
     """Draw the examples that the attack starts from: of all examples, so that every part has the same ones."""
-    return examples.batch(spread_rows(len(examples)))[1] if uses_starts(settings.run) else None
+    source = examples if settings.starts_from is None else settings.starts_from
+    return source.batch(spread_rows(len(source)))[1] if uses_starts(settings.run) else None
 
 
 def choose_batch_size(model: nn.Module, examples: Examples) -> int:

@@ -14,6 +14,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecu
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ MAX_DEATHS = 3
 """Number of workers that may die of the same task."""
 
 _PARENT_SECONDS = 0.2
+_QUIET = "ignore:resource_tracker"
 
 
 @dataclass(frozen=True)
@@ -150,10 +152,13 @@ class _Processes(Executor):
 
     def __init__(self, number: int, gpus: Sequence[str], log: Log) -> None:
         self._gpus, self._log = gpus, log
-        self._threads = ThreadPoolExecutor(number)
+        self._threads = ThreadPoolExecutor(number, initializer=_block_signals)
         self._places = itertools.count()
         self._own = threading.local()
         self._started = ExitStack()
+        # The processes that remove the semaphores of a killed study inherit this, and then do not report it.
+        sys.warnoptions.append(_QUIET)
+        self._started.callback(sys.warnoptions.remove, _QUIET)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
         return self._threads.submit(self._in_process, function, *args, **options)
@@ -182,6 +187,14 @@ class _Processes(Executor):
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._started.close()
         self._threads.shutdown()
+
+
+def _block_signals() -> None:
+    """Leave Ctrl-C and a closing terminal to the main thread: processes of this thread inherit the block at once."""
+    if hasattr(signal, "pthread_sigmask"):  # Windows has none
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        resource_tracker.ensure_running()  # because its start ends a block of Ctrl-C
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def _begin_worker(parent: int, log: Log) -> None:

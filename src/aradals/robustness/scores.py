@@ -162,7 +162,7 @@ def score(
             such a search. By default, 128 random examples of a tensor or of the data set of a ``DataLoader``, or the
             first 128 of other batches. The default attack uses them only if they find clearly nearer boundaries for
             more than 5 % of 32 of them, as on networks with flat regions; the description of the attack says so. Give
-            the same examples to calls that score parts of one data set.
+            the same examples to calls that score splits to be compared, or parts of one data set.
         progress: show a bar on stderr, with the rate and the remaining time (needs tqdm).
         **attack_args: arguments of the attack.
 
@@ -292,7 +292,17 @@ def choose_attack(attack: str | Attack, attack_args: dict[str, Any], *, verified
 
 
 def merge_tables(tables: Sequence[ScoreTable]) -> ScoreTable:
-    """Merge tables by the same attack into one, sorted by id; if rows have the same id, the first one counts."""
+    """Merge tables by the same attack into one, sorted by id; if rows have the same id, the first one counts.
+
+    Raises:
+        InputError: the tables are by several attacks, so that their scores are not comparable.
+    """
+    if len(attacks := sorted({table.attack for table in tables})) > 1:
+        raise InputError(
+            expected="one attack for all parts of a table",
+            got="; ".join(attacks),
+            hint="--attack_args.num_starts 6, which decides for all parts",
+        )
     columns: dict[str, Any] = {name: torch.cat([getattr(table, name) for table in tables]) for name in _COLUMNS}
     ids, order = columns["ids"].sort(stable=True)
     first = torch.ones_like(ids, dtype=torch.bool)

@@ -46,6 +46,7 @@ from aradals.smoothing.update_rules import (
     update_target_prob,
 )
 
+_NUM_SUMS = 4
 _MEASURED = ("target_prob", "confidence", "accuracy", "standard_error", "n")
 """The rows of a step of the history."""
 
@@ -126,9 +127,9 @@ class AdaptiveSmoothing(nn.Module):
 
     Attributes:
         target_prob: p of each subset, float64, shape (R,). It is a buffer like ``level`` and ``average_gap``, see
-            `TargetState`, so that training resumes exactly from ``state_dict``, which contains only tensors. These
-            buffers stay float64 (on MPS: float32) if the module is converted, for example by ``.to(torch.bfloat16)``:
-            in half precision the small steps of the update would be lost.
+            `TargetState`, and like the sums of `observe`. So training resumes exactly from ``state_dict``, which
+            contains only tensors. These buffers stay float64 (on MPS: float32) if the module is converted, for example
+            by ``.to(torch.bfloat16)``: in half precision the small steps of the update would be lost.
         history: one dict for each update, with lists over subsets: ``target_prob`` (before the update),
             ``confidence``, ``accuracy``, ``standard_error`` (of their difference) and ``n``, as measured on validation
             data. After `update_as_one`, every subset has the values of the whole validation split.
@@ -147,6 +148,7 @@ class AdaptiveSmoothing(nn.Module):
     level: Tensor
     average_gap: Tensor
     steps: Tensor
+    observed: Tensor
     settings: Tensor
     weight: Tensor | None
 
@@ -178,10 +180,10 @@ class AdaptiveSmoothing(nn.Module):
         self.rule = rule
         self.ignore_index, self.reduction = ignore_index, reduction
         self._is_tried = False
-        self._observed: Tensor | None = None
         for name, values in vars(TargetState.initial(num_subsets, initial_target_prob)).items():
             self.register_buffer(name, values)
         self.register_buffer("steps", self.target_prob.new_empty(0, len(_MEASURED), num_subsets))
+        self.register_buffer("observed", self.target_prob.new_empty(_NUM_SUMS, 0))
         self.register_buffer("settings", self.target_prob.new_tensor(list(self._settings.values())))
         self.register_buffer("weight", weight, persistent=False)  # a setting
 
@@ -277,13 +279,13 @@ class AdaptiveSmoothing(nn.Module):
             check_finite_logits(logits)
         correct = (predicted.to(labels.device) == labels).to(self.target_prob)
         sums = sums_by_subset(confidence, correct, groups.to(self.target_prob.device), num_subsets)
-        if self._observed is not None and self._observed.shape != sums.shape:
+        if self.observed.numel() and self.observed.shape != sums.shape:
             raise InputError(
                 expected="subsets for all batches or for none",
                 got="subsets for some",
                 hint="the same call for each batch",
             )
-        self._observed = sums if self._observed is None else self._observed + sums
+        self.observed = self.observed + sums if self.observed.numel() else sums
 
     def update(
         self, labels: Values | None = None, logits: Values | None = None, subsets: Values | None = None
@@ -304,8 +306,7 @@ class AdaptiveSmoothing(nn.Module):
                 then as before.
         """
         given = labels is not None and logits is not None
-        seen = self._observed
-        if self.num_subsets > 1 and (subsets is None if given else seen is not None and seen.shape[1] == 1):
+        if self.num_subsets > 1 and (subsets is None if given else self.observed.shape[1] == 1):
             # A caller who forgets the subsets would run AdaLS without notice. So this needs a separate method.
             raise InputError(
                 expected=f"the subset of each example (num_subsets={self.num_subsets})",
@@ -338,8 +339,8 @@ class AdaptiveSmoothing(nn.Module):
     @torch.no_grad()
     def _update(self) -> Tensor:
         """Run step 4 on the observed subsets: on all targets, or on one that the others follow."""
-        sums, self._observed = self._observed, None
-        if sums is None or not sums[0].sum():
+        sums, self.observed = self.observed, self.observed.new_empty(_NUM_SUMS, 0)
+        if not sums[0].sum():
             raise InputError(expected="at least one validation example", got="no example", hint="a validation split")
         measured, num_subsets = measurement(sums), sums.shape[1]
         columns = [self.target_prob, *(each.expand_as(self.target_prob) for each in vars(measured).values())]
@@ -395,9 +396,10 @@ class AdaptiveSmoothing(nn.Module):
                 ),
                 hint="AdaptiveSmoothing with the settings that it had when the state was saved",
             )
-        if (steps := state_dict.get(f"{prefix}steps")) is not None:
-            self.steps = self.steps.new_empty(steps.shape)
-            state_dict[f"{prefix}steps"] = steps.to(self.steps.dtype)
+        for name in ("steps", "observed"):  # their sizes are part of the state
+            if (loaded := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, self.get_buffer(name).new_empty(loaded.shape))
+                state_dict[prefix + name] = loaded.to(self.get_buffer(name).dtype)
         for name, values in vars(TargetState.initial(self.num_subsets)).items():
             if (loaded := state_dict.get(prefix + name)) is not None:
                 state_dict[prefix + name] = loaded.to(values.dtype)

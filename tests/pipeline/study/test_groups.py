@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,15 @@ from aradals.data import Examples, load_data, overlap
 from aradals.inference.predictions import predict
 from aradals.models import build_model, load_checkpoint, read_checkpoint_metadata
 from aradals.pipeline.artifacts import load_scores
-from aradals.pipeline.config import AdaptiveTargets, ColumnSubsets, MethodConfig, RandomSubsets, RankedSubsets, Subsets
+from aradals.pipeline.config import (
+    AdaptiveTargets,
+    ColumnSubsets,
+    MethodConfig,
+    RandomSubsets,
+    RankedSubsets,
+    ScoringConfig,
+    Subsets,
+)
 from aradals.pipeline.study.finished import read_file
 from aradals.pipeline.study.groups import TrainingSubsets
 from aradals.pipeline.study.tasks import Train
@@ -256,3 +265,18 @@ def test_scores_made_again_do_not_train_anything_again(data: str, tmp_path: Path
     run.train("ranked")
     assert sum("examples by first_order_margin" in line for line in log) == 2
     assert "[seed 0] ranked: train: done before, inputs unchanged" in log
+
+
+@pytest.mark.parametrize("folds", [1, 2])
+def test_one_search_ranks_all_splits_of_a_scorer(folds: Literal[1, 2], data: str, tmp_path: Path) -> None:
+    """Its examples to start from, which also decide about the search, are those of the training split."""
+    method = grouped(RankedSubsets(2, matching="thresholds", folds=folds))
+    scoring = ScoringConfig(attack="secant", attack_args={"num_starts": 1})
+    run, _ = seed_run(small_config(data, {"vanilla": VANILLA, "ar_adals": method}, scoring=scoring), tmp_path)
+    run.subsets("ar_adals")
+    run.scores("test")
+    tables = [load_scores(path) for path in (tmp_path / "scores").rglob("scores.parquet")]
+    assert len(tables) == 2 * folds + 1
+    assert len({table.attack for table, _ in tables}) == 1
+    assert "starts=Starts(100 examples" in tables[0][0].attack
+    assert {metadata["starts_from"] for _, metadata in tables} == {run.splits.train.fingerprint}

@@ -158,6 +158,15 @@ def test_number_of_workers(spec: int | str | None, most: int, number: int) -> No
         assert (type(workers.executor) is ThisProcess) == (number == 1)
 
 
+def test_signals_of_a_terminal_are_for_the_main_thread_alone() -> None:
+    """A worker that is just starting has no handler yet, and would print a traceback."""
+    with open_workers(2, most=2, device="cpu", threads=1, log=ignore) as workers:
+        blocked = workers.executor.submit(signal.pthread_sigmask, signal.SIG_BLOCK, []).result()
+    assert blocked == {signal.SIGINT, signal.SIGHUP}
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+    assert "ignore:resource_tracker" not in sys.warnoptions
+
+
 @pytest.mark.parametrize("spec", ["0", "-1", "many", "1.5", "dask"])
 def test_other_numbers_are_refused(spec: str) -> None:
     with pytest.raises(InputError, match="a number of workers"), open_workers(spec, most=3, device="cpu"):
@@ -183,14 +192,27 @@ def test_remaining_time(tmp_path: Path) -> None:
     assert str(remaining) == f"; about {left / 2 / 60:.0f} min left"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGKILL, signal.SIGINT, signal.SIGHUP)),
+    ],
+)
 def test_no_worker_outlives_its_study(number: signal.Signals, tmp_path: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parents[2] / "cli"))
     from command_process import start, write_recipe
 
     recipe = write_recipe(tmp_path)
     process = start(
-        "run", recipe, "--seeds=[0, 1]", "--training.epochs=3000", "--workers=2", "--output", tmp_path / "out"
+        "run",
+        recipe,
+        "--seeds=[0, 1]",
+        "--training.epochs=3000",
+        "--workers=2",
+        "--output",
+        tmp_path / "out",
+        start_new_session=True,
     )
     assert process.stderr is not None
     seen = set()
@@ -200,12 +222,16 @@ def test_no_worker_outlives_its_study(number: signal.Signals, tmp_path: Path) ->
             break
     workers = psutil.Process(process.pid).children(recursive=True)
     assert len(workers) >= 2
-    os.kill(process.pid, number)
+    if number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all of its processes
+        os.killpg(process.pid, number)
+    else:
+        os.kill(process.pid, number)
     err = process.stderr.read()
-    assert process.wait() == (128 + number if number == signal.SIGTERM else -number)
+    assert process.wait() == (128 + number if number != signal.SIGKILL else -number)
     deadline = time.monotonic() + 60
     while alive := [each for each in workers if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]:
         assert time.monotonic() < deadline, alive
         time.sleep(0.1)
-    if number == signal.SIGTERM:
+    assert all(line.startswith(("[seed ", "interrupted; ")) for line in err.splitlines()), err
+    if number != signal.SIGKILL:
         assert err.splitlines()[-1] == "interrupted; the same command goes on from here", err

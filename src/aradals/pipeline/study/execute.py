@@ -45,22 +45,20 @@ def do_tasks(goals: Sequence[Task], space: Workspace, workers: Workers) -> Itera
         workers: workers that can read and write this folder.
 
     Yields:
-        Each task when it is done or has failed. A task that needs a failed task has the same failure.
+        Each task when it is done or has failed. If a task fails, all tasks that only goals with this task need have the
+        same failure.
 
     Raises:
         OutputError: a file cannot be written, which affects all tasks.
     """
     waiting = {task.digest: task for task in in_order(goals)}
+    needed_for = {goal.digest: {task.digest for task in in_order([goal])} for goal in goals}
     running: dict[Future[Outcome], Task] = {}
-    outcomes: dict[str, Outcome] = {}
+    done: set[str] = set()
     deaths: Counter[str] = Counter()
     while waiting or running:
         for digest, task in list(waiting.items()):
-            needed = [outcomes.get(each.digest) for each in task.needs]
-            if failed := [each for each in needed if each and each.failure]:
-                outcomes[digest] = Outcome(failed[0].failure)
-                yield waiting.pop(digest), outcomes[digest]
-            elif None not in needed and len(running) < workers.number:
+            if len(running) < workers.number and all(each.digest in done for each in task.needs):
                 running[workers.executor.submit(_do, task.record, space, workers.threads)] = waiting.pop(digest)
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             task = running.pop(future)
@@ -70,10 +68,16 @@ def do_tasks(goals: Sequence[Task], space: Workspace, workers: Workers) -> Itera
                 if deaths[task.digest] < MAX_DEATHS:
                     waiting = {task.digest: task, **waiting}
                     continue
-                outcomes[task.digest] = Outcome(died_too_often(error))
+                outcome = Outcome(died_too_often(error))
             else:
-                outcomes[task.digest] = future.result()
-            yield task, outcomes[task.digest]
+                outcome = future.result()
+            yield task, outcome
+            done.add(task.digest)
+            if outcome.failure:
+                needed_for = {goal: tasks for goal, tasks in needed_for.items() if task.digest not in tasks}
+                needed = set().union(*needed_for.values())
+                for digest in [each for each in waiting if each not in needed]:
+                    yield waiting.pop(digest), Outcome(outcome.failure)
 
 
 class RemainingTime:

@@ -214,10 +214,11 @@ def score(task: Score, space: Workspace) -> None:
     examples: Examples = getattr(materials.splits, task.split)
     if task.fold is not None:
         examples = examples.select(materials.fold(task.fold))
+    # All tables of a scorer start from the same examples, so that it ranks all splits by the same search.
     checkpoint, digest = space.checkpoint(task.scorer)
     try:
         classifier = materials.load(checkpoint, digest, space.device)
-        settings = AttackSettings(task.attack, task.attack_args)
+        settings = AttackSettings(task.attack, task.attack_args, starts_from=materials.splits.train)
         folder, log = space.folder / task.folder, space.log_of(task)
         score_stage(classifier, examples, folder, settings, log=log, **space.options)
     except OutputError:
