@@ -284,6 +284,15 @@ def test_score_says_what_it_cost_and_is_audited(study: Study, tmp_path: Path) ->
     assert describe_audit(audit) in out
 
 
+def test_an_audit_has_an_example_for_each_subset(study: Study, tmp_path: Path) -> None:
+    arguments = ("--checkpoint", study.checkpoint, "--data", "digits", "--limit", 12, "--audit", 2)
+    ok("score", *arguments, "--num-subsets", 4, "--output", tmp_path / "scores.parquet")
+    assert read_typed(Audit, json.loads(load_scores(tmp_path / "scores.parquet")[1]["audit"])).num_examples == 4
+    ran = aradals("score", *arguments, "--num-subsets", 13, "--output", tmp_path / "more.parquet")
+    assert ran.code == 2
+    assert "--num-subsets from 1 to 12" in ran.err
+
+
 def test_score_killed_and_started_again_it_ends_the_same(study: Study, tmp_path: Path) -> None:
     """By a signal from outside, as soon as some of the work is on disk."""
     program = """

@@ -194,3 +194,54 @@ def test_labels_of_another_file(tmp_path: Path) -> None:
     ran = aradals("diagnose", "--labels", tmp_path / "labels.npy", "--data", "digits", "--output", tmp_path / "out")
     assert ran.code == 2
     assert "--labels beside --predictions" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("evaluate", "--compare"),
+        ("evaluate", "--labels"),
+        ("calibrate", "--evaluate-on"),
+        ("calibrate", "--evaluate-on-labels"),
+        ("diagnose", "--labels"),
+    ],
+)
+def test_files_beside_predictions_are_refused_beside_a_model(command: str, option: str, tmp_path: Path) -> None:
+    model = ("--model", "small_cnn", "--data", "digits")
+    ran = aradals(command, *model, option, tmp_path / "p.npz", "--output", tmp_path / "out.json")
+    assert ran.code == 2
+    assert f"{option} beside --predictions" in ran.err
+
+
+def test_both_files_of_a_calibration_may_have_their_labels_apart(tmp_path: Path) -> None:
+    for seed, name in enumerate(("fit", "test")):
+        labels, logits = problem(500, seed)
+        np.save(tmp_path / f"{name}.npy", logits)
+        np.savetxt(tmp_path / f"{name}.txt", labels, fmt="%d")
+    files = ["--predictions", tmp_path / "fit.npy", "--labels", tmp_path / "fit.txt", "--evaluate-on"]
+    ran = aradals("calibrate", *files, tmp_path / "test.npy", "--output", tmp_path / "t.json")
+    assert ran.code == 2
+    assert "--evaluate-on-labels FILE" in ran.err
+    more = ["--evaluate-on-labels", tmp_path / "test.txt"]
+    ran = aradals("calibrate", *files, tmp_path / "test.npy", *more, "--output", tmp_path / "t.json")
+    assert ran.code == 0, ran.err
+    labels, logits = problem(500, 1)
+    assert f"{expected_calibration_error(labels, logits=logits):.3f}" in ran.out
+
+
+def test_cosines_are_logits_in_every_command_if_the_user_says_so(tmp_path: Path) -> None:
+    labels, logits = problem(500, 0)
+    cosines = 0.5 + logits / 50
+    np.savez(tmp_path / "clip.npz", logits=cosines, labels=labels)
+    declared = ("--predictions", tmp_path / "clip.npz", "--output-kind", "logits", "--output")
+    ran = aradals("calibrate", *declared, tmp_path / "t.json")
+    assert ran.code == 0, ran.err
+    other = tmp_path / "other.npz"
+    new_labels, new_logits = problem(500, 1)
+    np.savez(other, logits=0.5 + new_logits / 50, labels=new_labels)
+    said = ("--predictions", other, "--output-kind", "logits", "--output")
+    for command in (("evaluate", "--calibrator", tmp_path / "t.json"), ("diagnose",)):
+        ran = aradals(*command, *said, tmp_path / command[0])
+        assert ran.code == 0, ran.err
+    found = read_results(tmp_path / "evaluate").rows[0].metrics["nll"].value
+    assert found == pytest.approx(nll(new_labels, logits=new_logits / 50), rel=1e-6)

@@ -54,6 +54,11 @@ def test_examples_stay_as_they_are() -> None:
     assert as_examples(examples.batches()) is examples
 
 
+def test_the_names_of_a_mapping_are_listed() -> None:
+    with pytest.raises(InputError, match=r"inputs, images, .*pixel_values.*labels, label.*got a mapping with picture"):
+        as_examples([{"picture": INPUTS, "label": LABELS}])
+
+
 @pytest.mark.parametrize(
     ("data", "got"),
     [

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import pickle
+import struct
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -505,8 +506,8 @@ def test_rounding_below_0_is_accepted_everywhere(tmp_path: Path, low: float) -> 
 
 
 def test_values_outside_are_refused_or_clipped(tmp_path: Path) -> None:
-    np.savez(tmp_path / "toy.npz", x=np.array([[-0.5, 1.0], [0.5, 1.5]]), y=[0, 1])
-    with pytest.raises(InputError, match=r"values from -0\.5 to 1\.5 in 2 of 2 examples; try .*--out-of-range clip"):
+    np.savez(tmp_path / "toy.npz", x=np.array([[-0.1, 1.0], [0.5, 1.1]]), y=[0, 1])
+    with pytest.raises(InputError, match=r"values from -0\.1 to 1\.1 in 2 of 2 examples; try .*--out-of-range clip"):
         load_data(str(tmp_path / "toy.npz"))
     assert load_data(str(tmp_path / "toy.npz"), out_of_range="clip").batch([0, 1])[1].tolist() == [[0, 1], [0.5, 1]]
 
@@ -619,3 +620,49 @@ def test_a_corrupted_copy_has_the_numbers_of_its_clean_data(tmp_path: Path) -> N
     clean, _ = match_classes(load_data(str(tmp_path / "clean")), ("cat", "x", "bee", "ant"), 4)
     found = load_condition(str(tmp_path / "copy"), "fog", 3, clean)
     assert found.labels.tolist() == clean.labels.tolist() == [3, 3, 2, 2, 0, 0]
+
+
+@pytest.mark.parametrize("scale", ["0 to 255", "standardized"])
+def test_inputs_on_another_scale_are_not_clipped(scale: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((4, 3, 2, 2)).astype(np.float32)
+    other = 255 * values if scale == "0 to 255" else (values - 0.45) / 0.22
+    np.savez(tmp_path / "toy.npz", x=other, y=[0, 1, 0, 1])
+    with pytest.raises(InputError, match=r"scaling the inputs to \[0, 1\], and putting.*") as error:
+        load_data(str(tmp_path / "toy.npz"), out_of_range="clip")
+    assert "--out-of-range" not in str(error.value)
+    np.savez(tmp_path / "toy.npz", x=values + 0.1, y=[0, 1, 0, 1])  # outliers alone
+    assert load_data(str(tmp_path / "toy.npz"), out_of_range="clip").batch([0])[1].max() <= 1
+
+
+def test_pickles_of_python_2_are_read(tmp_path: Path) -> None:
+    """The published files of CIFAR-10 come from Python 2, whose text is bytes, also as keys."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    pixels = np.arange(2 * 3072, dtype=np.int64).reshape(2, 3072).astype(np.uint8)
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        batch = {b"labels": [3, 8], b"data": pixels, b"filenames": [b"a.png", b"b.png"]}
+        (folder / name).write_bytes(b"\x80\x02" + as_python_2(batch) + b".")
+    names = [name.encode() for name in ("a", "b", "c", "cat", "d", "e", "f", "g", "ship", "h")]
+    (folder / "batches.meta").write_bytes(b"\x80\x02" + as_python_2({b"label_names": names}) + b".")
+    examples = load_data(str(folder))
+    assert [examples.class_names[label] for label in examples.labels.tolist()] == ["cat", "ship"]
+    assert examples.batch([1])[1].mul(255).round().flatten().tolist() == pixels[1].tolist()
+
+
+def as_python_2(value: object) -> bytes:
+    """Pickle as Python 2 does with protocol 2, for which every text is a string of bytes (BINSTRING)."""
+    match value:
+        case bytes():
+            return b"T" + struct.pack("<i", len(value)) + value
+        case int():
+            return b"J" + struct.pack("<i", value)
+        case list():
+            return b"](" + b"".join(map(as_python_2, value)) + b"e"
+        case dict():
+            return b"}(" + b"".join(as_python_2(key) + as_python_2(each) for key, each in value.items()) + b"u"
+        case np.ndarray():
+            start = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
+            shape = b"".join(map(as_python_2, value.shape)) + b"\x86"
+            dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+            return start + shape + dtype + as_python_2(value.tobytes()) + b"tb"
+    raise TypeError(type(value))

@@ -18,6 +18,7 @@ from aradals import (
     InputError,
     TemperatureScaling,
     diagnose,
+    evaluate,
     predict,
     score,
 )
@@ -87,7 +88,8 @@ def test_the_kind_of_few_single_outputs_is_asked_for() -> None:
     weak = LogitModel(lambda inputs: inputs[:, :1])
     with pytest.raises(InputError, match=r"the kind of the single output.*4 values.*--output-kind logits or"):
         weak(INPUTS[:4])
-    assert LogitModel(weak.model, kind="logits")(INPUTS[:4])[:, 1].equal(INPUTS[:4, 0])
+    logits = LogitModel(weak.model, kind="logits")(INPUTS[:4])
+    assert (logits[:, 1] - logits[:, 0]).allclose(INPUTS[:4, 0])
     weak.train()
     assert weak(torch.tensor([[-1.0]])).equal(torch.tensor([[0.0, -1.0]]))
 
@@ -134,7 +136,7 @@ def test_a_plain_function_is_a_model() -> None:
 
 def test_several_entries_are_asked_for() -> None:
     output = {"main": LOGITS, "aux": LOGITS / 2, "loss": LOGITS.sum()}
-    with pytest.raises(InputError, match=r"dict with main of shape \(64, 3\), aux .*--output-entry main"):
+    with pytest.raises(InputError, match=r"dict with main of shape \(64, 3\), aux .*--output-entry NAME .*main or aux"):
         find_logits(output, 64)
     assert find_logits(output, 64, "aux").equal(LOGITS / 2)
     assert find_logits((LOGITS, LOGITS / 2), 64, 1).equal(LOGITS / 2)
@@ -152,3 +154,16 @@ def test_the_weights_are_those_of_the_model_itself() -> None:
     found = [as_classifier(each, examples) for each in (model, LogitModel(model, kind="logits"))]
     assert found[0].weights == found[1].weights
     assert found[0].name == found[1].name == "Returns"
+
+
+@pytest.mark.parametrize("outputs", ["cosines", "one logit in [0, 1]"])
+def test_declared_logits_are_logits_for_every_later_check(outputs: str) -> None:
+    columns = 3 if outputs == "cosines" else 1
+    values = 0.5 + torch.randn(64, columns, generator=torch.Generator().manual_seed(0)).clamp(-4, 4) / 10
+    model = LogitModel(lambda inputs: values[: len(inputs)], kind="logits")
+    logits = values if columns == 3 else torch.cat([torch.zeros_like(values), values], 1)
+    labels = logits.argmax(1)
+    results = evaluate(model, (INPUTS[:64], labels), log=lambda line: None)
+    assert results.rows[0].metrics["nll"].value == pytest.approx(
+        float(torch.nn.functional.cross_entropy(logits, labels)), rel=1e-4
+    )

@@ -367,6 +367,16 @@ def test_images_of_the_right_size_stay_as_they_are() -> None:
     assert resized(INPUTS, Preprocessing(crop=(6, 4))).equal(INPUTS[:, :, 1:7, 2:6])
 
 
+def test_a_text_classifier_of_transformers_is_sent_to_its_own_function(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.BertConfig(**sizes, vocab_size=10)
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "bert")
+    for pretrained in (True, False):
+        with pytest.raises(InputError, match=r"another kind.*integrations\.transformers\.embedded"):
+            build_model(f"transformers:{tmp_path / 'bert'}", num_classes=2, pretrained=pretrained)
+
+
 def test_an_image_classifier_of_transformers(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)

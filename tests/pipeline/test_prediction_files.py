@@ -6,8 +6,10 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd  # type: ignore[import-untyped]
 import pytest
 import torch
@@ -148,9 +150,9 @@ def test_masked_classes_and_saturated_probabilities(tmp_path: Path) -> None:
 BAD: dict[str, tuple[dict[str, object], str]] = {
     "probabilities as logits": ({"logits": PROBS}, "expected logits in 'logits'.*got probabilities.*the name probs"),
     "logits as probabilities": ({"probs": LOGITS}, "expected probabilities.*got logits.*the name logits"),
-    "percentages": ({"outputs": 100 * PROBS}, "got percentages.*dividing them by 100"),
-    "percentages as probabilities": ({"probs": 100 * PROBS}, "got percentages.*dividing them by 100"),
-    "sigmoids": ({"scores": 1 / (1 + np.exp(-LOGITS))}, "got sigmoids.*dividing each row by its sum"),
+    "percentages": ({"outputs": 100 * PROBS}, "got percentages.*--output-kind probs"),
+    "percentages as probabilities": ({"probs": 100 * PROBS}, "got percentages.*--output-kind probs"),
+    "sigmoids": ({"scores": 1 / (1 + np.exp(-LOGITS))}, "got sigmoids.*--output-kind probs.*--output-kind logits"),
     "one-hot": ({"predictions": np.eye(3)[LOGITS.argmax(1)]}, "got one-hot.*before argmax"),
     "hard labels": ({"y_pred": LOGITS.argmax(1)}, "got predicted classes in 'y_pred'.*before argmax"),
     "hard labels as outputs": ({"logits": LOGITS.argmax(1).astype(float)}, "'logits' or 'probs'"),
@@ -237,3 +239,72 @@ def test_logits_of_no_class(tmp_path: Path) -> None:
         torch.save({"logits": torch.zeros(shape), "labels": torch.zeros(shape[0]).long()}, tmp_path / "predictions.pt")
         with pytest.raises(InputError):
             read_predictions(tmp_path / "predictions.pt")
+
+
+def _reference() -> npt.NDArray[np.float64]:
+    """Logits of 40 examples and 3 classes."""
+    return np.random.default_rng(1).standard_normal((40, 3))
+
+
+@pytest.mark.parametrize("ids", [np.arange(40), np.array([f"img-{row}.png" for row in range(40)])])
+def test_labels_of_another_file_are_found_by_id(ids: npt.NDArray[Any], tmp_path: Path) -> None:
+    labels, order = np.arange(40) % 3, np.random.default_rng(0).permutation(40)
+    np.savez(tmp_path / "p.npz", logits=_reference(), id=ids)
+    np.savez(tmp_path / "y.npz", label=labels[order], id=ids[order])
+    found = read_predictions(tmp_path / "p.npz", tmp_path / "y.npz")
+    assert found.predictions.labels.tolist() == labels.tolist()
+    assert "y.npz, by id" in found.taken
+    np.savez(tmp_path / "y.npz", label=labels[1:], id=ids[1:])
+    with pytest.raises(InputError, match=r"a label in y\.npz for every id"):
+        read_predictions(tmp_path / "p.npz", tmp_path / "y.npz")
+
+
+def test_labels_in_a_text_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "p.npy", _reference())
+    for words in (["0", "1", "2", "0"], ["cat", "dog", "owl", "cat"]):
+        (tmp_path / "y.txt").write_text("\n".join(words * 10) + "\n")
+        assert read_predictions(tmp_path / "p.npy", tmp_path / "y.txt").predictions.labels[:4].tolist() == [0, 1, 2, 0]
+    with pytest.raises(InputError, match="a text file"):
+        read_predictions(tmp_path / "p.npy", tmp_path / "none.txt")
+
+
+def test_compared_predictions_need_no_labels(tmp_path: Path) -> None:
+    logits, order = _reference(), np.random.default_rng(0).permutation(40)
+    np.savez(tmp_path / "a.npz", logits=logits, label=np.array(["x", "y", "z", "x"] * 10), id=np.arange(40))
+    np.savez(tmp_path / "b.npz", logits=2 * logits[order], id=order)
+    ours = read_predictions(tmp_path / "a.npz")
+    theirs = ours.aligned(read_predictions(tmp_path / "b.npz", ours))
+    assert theirs.predictions.labels.equal(ours.predictions.labels)
+    assert theirs.predictions.logits.equal(2 * ours.predictions.logits)
+
+
+def test_declared_numbers_are_taken_as_they_are_called(tmp_path: Path) -> None:
+    logits = torch.from_numpy(_reference())
+    probs = logits.softmax(1)
+    cases = {
+        "percentages": (100 * probs, "probs", probs),
+        "rounded": (probs.mul(100).round() / 100, "probs", None),
+        "sigmoids": (logits.sigmoid(), "probs", logits.sigmoid() / logits.sigmoid().sum(1, keepdim=True)),
+        "cosines": (0.5 + logits / 10, "logits", (logits / 10).softmax(1)),
+    }
+    for name, (values, kind, expected) in cases.items():
+        np.savez(tmp_path / "p.npz", scores=values.numpy(), label=np.arange(40) % 3)
+        with pytest.raises(InputError, match=f"--output-kind {kind}"):
+            read_predictions(tmp_path / "p.npz")
+        found = read_predictions(tmp_path / "p.npz", output_kind=kind).predictions  # type: ignore[arg-type]
+        assert name == "rounded" or torch.allclose(found.probs, expected)  # type: ignore[arg-type]
+        assert nll(found.labels, logits=found.logits) > 0  # later checks take the logits as logits
+    np.savez(tmp_path / "p.npz", scores=logits.numpy(), label=np.arange(40) % 3)
+    with pytest.raises(InputError, match=r"negative values.*--output-kind logits"):
+        read_predictions(tmp_path / "p.npz", output_kind="probs")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_batches_in_a_torch_file_are_joined(whole: bool, tmp_path: Path) -> None:
+    logits, labels = torch.from_numpy(_reference()), torch.arange(40) % 3
+    parts = [{"preds": logits[:25], "target": labels[:25]}, {"preds": logits[25:], "target": labels[25:]}]
+    joined = {name: [part[name] for part in parts] for name in ("preds", "target")}
+    torch.save(joined if whole else parts, tmp_path / "p.pt")
+    found = read_predictions(tmp_path / "p.pt").predictions
+    assert found.logits.equal(logits)
+    assert found.labels.equal(labels)

@@ -14,6 +14,7 @@ from aradals.errors import InputError
 
 if TYPE_CHECKING:
     from aradals.data import Examples
+    from aradals.inference.outputs import OutputKind
     from aradals.inference.predictions import Predictions
     from aradals.pipeline.classifier import Classifier
     from aradals.pipeline.prediction_files import StoredPredictions
@@ -45,8 +46,8 @@ class ModelArguments:
             of timm, torchvision or transformers, otherwise none, because normalization is part of the model
         std: standard deviation by which each channel is divided, see mean
         bounds: values that 0 and 1 stand for in the model, as in --bounds=-1,1 or --bounds 0,255
-        output_kind: what the model returns: logits, or probs (softmax, sigmoids or percentages, whose logarithm is
-            taken); default: logits, and for a single output per image what its values show
+        output_kind: what the model returns, or the file of predictions holds: logits, or probs (softmax, sigmoids or
+            percentages, of which each row is divided by its sum); default: what the values show
         output_entry: name or position of the logits, if the model returns a dict or a tuple; default: the only
             possible one
         device: auto, cpu, cuda or mps, or one of several by its index, such as cuda:1
@@ -164,6 +165,9 @@ class AttackArguments:
     bf16: bool = False
 
 
+_BESIDE_PREDICTIONS = ("labels", "compare", "evaluate_on", "evaluate_on_labels")
+
+
 @dataclass(frozen=True)
 class StoredArguments:
     """Files that replace a model.
@@ -171,7 +175,8 @@ class StoredArguments:
     Attributes:
         predictions: file of predictions to use instead of a model (.parquet, .csv, .tsv, .jsonl, .npz, .npy, .pt):
             labels and, for each class, a logit or a probability; docs/predictions.md has the names of the columns
-        labels: file of the labels in the same order, if the file of predictions has none
+        labels: file of the labels, if the file of predictions has none; they are found by id if both files have ids,
+            otherwise they are in the same order
     """
 
     predictions: Path | None = None
@@ -183,15 +188,17 @@ class StoredArguments:
         given = [getattr(self, each.name) for each in fields(self)]
         return [path for path in given if isinstance(path, Path)]
 
-    def load(self) -> StoredPredictions:
+    def load(self, output_kind: OutputKind | None) -> StoredPredictions:
         """Load the predictions, with the description in their file.
 
         Raises:
             InputError: ``--predictions`` is missing, or the file cannot be read.
         """
+        from aradals.pipeline.prediction_files import read_predictions
+
         if self.predictions is None:
             raise InputError(expected="--predictions", got="none", hint="--predictions logits.npz")
-        return _stored(self.predictions, self.labels)
+        return read_predictions(self.predictions, self.labels, output_kind=output_kind)
 
     def refuse_beside(self, model: ModelArguments, data: DataArguments, **more: object) -> None:
         """Refuse options that have no effect beside the predictions, because the user expects an effect.
@@ -199,9 +206,9 @@ class StoredArguments:
         Raises:
             InputError: predictions are given, and an option of the model, of the data, or of ``more`` is set, too.
         """
-        given = {**asdict(model), "device": None, **data.given, **more}
+        given = {**asdict(model), "device": None, "output_kind": None, **data.given, **more}
         unused = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
-        needing = [name for name in ("labels", "compare", "evaluate_on") if getattr(self, name, None) is not None]
+        needing = [name for name in _BESIDE_PREDICTIONS if getattr(self, name, None) is not None]
         if self.predictions is None and needing:
             option = f"--{needing[0].replace('_', '-')}"
             raise InputError(
@@ -217,12 +224,6 @@ class StoredArguments:
             )
 
 
-def _stored(path: Path, labels: Path | None = None) -> StoredPredictions:
-    from aradals.pipeline.prediction_files import read_predictions
-
-    return read_predictions(path, labels)
-
-
 @dataclass(frozen=True)
 class ScoredArguments(StoredArguments):
     """Files that replace a model, and the robustness of its examples.
@@ -233,9 +234,9 @@ class ScoredArguments(StoredArguments):
 
     scores: Path | None = None
 
-    def load(self) -> StoredPredictions:
+    def load(self, output_kind: OutputKind | None) -> StoredPredictions:
         """Load the predictions; their ids must be numbers if there are scores, which are found by id."""
-        given = super().load()
+        given = super().load(output_kind)
         if self.scores is not None and given.keys is not None and given.keys.dtype.kind not in "iu":
             raise InputError(
                 expected="ids that are numbers beside --scores", got="ids that are text", hint="row numbers"
@@ -263,11 +264,13 @@ class PairedArguments(ScoredArguments):
 
     compare: Path | None = None
 
-    def load_other(self, given: StoredPredictions) -> dict[str, Predictions]:
+    def load_other(self, given: StoredPredictions, output_kind: OutputKind | None) -> dict[str, Predictions]:
         """Load the predictions of the other model in the order of ``given``, by the name of the model."""
+        from aradals.pipeline.prediction_files import read_predictions
+
         if self.compare is None:
             return {}
-        other = given.aligned(_stored(self.compare))
+        other = given.aligned(read_predictions(self.compare, given, output_kind=output_kind))
         print_log(other.taken)
         return {str(self.compare) if other.name == given.name else other.name: other.predictions}
 
@@ -278,17 +281,24 @@ class HeldOutArguments(StoredArguments):
 
     Attributes:
         evaluate_on: predictions of other examples, to report accuracy and calibration before and after
+        evaluate_on_labels: file of the labels of these examples, see labels
         held_out: part of the examples that are held out of the fit for this report, if there is no --evaluate-on
     """
 
     evaluate_on: Path | None = None
+    evaluate_on_labels: Path | None = None
     held_out: float = 0.2
 
-    def load_judged(self) -> StoredPredictions | None:
+    def load_judged(self, output_kind: OutputKind | None) -> StoredPredictions | None:
         """Load the predictions that judge the calibrator."""
+        from aradals.pipeline.prediction_files import read_predictions
+
         if self.evaluate_on is None:
+            if self.evaluate_on_labels is not None:
+                raise InputError(expected="--evaluate-on", got="only its labels", hint="--evaluate-on test.npy")
             return None
-        judged = _stored(self.evaluate_on)
+        labels, option = self.evaluate_on_labels, "--evaluate-on-labels"
+        judged = read_predictions(self.evaluate_on, labels, output_kind=output_kind, labels_option=option)
         print_log(judged.taken)
         return judged
 
@@ -309,7 +319,8 @@ class AuditArguments(SubsetArguments):
     """The audit of the ranking.
 
     Attributes:
-        audit: number of random examples for two strong attacks, to report how often both rankings agree; 0 for no audit
+        audit: number of random examples for two strong attacks, at least one for each subset, to report how often both
+            rankings agree; 0 for no audit
         seed: seed of the random sample and of the bootstrap
     """
 

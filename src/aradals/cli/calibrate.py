@@ -38,8 +38,8 @@ def run(
     target: dict[str, Any] = {"method": calibrator.method, **asdict(output), "log": print_log}
     with output_file(output.output, ".json", "calibrator", inputs=read, overwrite=output.overwrite):
         if stored.predictions is not None:
-            judges: dict[str, Any] = {"judged": stored.load_judged(), "held_out": stored.held_out}
-            fitted, results = calibrate_predictions(stored.load(), **judges, **target)
+            judges: dict[str, Any] = {"judged": stored.load_judged(model.output_kind), "held_out": stored.held_out}
+            fitted, results = calibrate_predictions(stored.load(model.output_kind), **judges, **target)
             print_result(results.table(), results_findings(results))
         else:
             fitted = calibrate(*model.load(data), **target)

@@ -39,9 +39,9 @@ def run(
     settings: dict[str, Any] = {"scores": stored.scores, "num_subsets": ranking.num_subsets, "seed": ranking.seed}
     with output_folder(folder, names, kinds=kinds, inputs=read, overwrite=output.overwrite, log=print_log):
         if stored.predictions is not None:
-            request = claim(output, names[0], asdict(ranking), files=stored.files)
+            request = claim(output, names[0], asdict(ranking), model.output_kind, files=stored.files)
             settings["scores"] = stored.load_scores()
-            results = diagnose_stored(stored.load(), log=print_log, **settings)
+            results = diagnose_stored(stored.load(model.output_kind), log=print_log, **settings)
         else:
             classifier, examples = model.load(data)
             of = (classifier.digest, examples.fingerprint, asdict(ranking))

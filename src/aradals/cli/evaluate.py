@@ -42,9 +42,10 @@ def run(
         scores, num_subsets = stored.load_scores(), shift.num_subsets
         settings: dict[str, Any] = {"calibrators": fitted, "scores": scores, "num_subsets": num_subsets}
         if stored.predictions is not None:
-            request = claim(output, names[0], list(fitted), of, files=files)
-            given = stored.load()
-            results = evaluate_stored(given, compared=stored.load_other(given), log=print_log, **settings)
+            request = claim(output, names[0], list(fitted), of, model.output_kind, files=files)
+            given = stored.load(model.output_kind)
+            compared = stored.load_other(given, model.output_kind)
+            results = evaluate_stored(given, compared=compared, log=print_log, **settings)
         else:
             classifier, examples = model.load(data)
             request = claim(output, names[0], classifier.digest, examples.fingerprint, list(fitted), of, files=files)

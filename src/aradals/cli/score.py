@@ -37,7 +37,7 @@ def run(
         load = partial(model.load, data, labeled=False)
         classifier, examples = load()
         if search.audit:
-            score.check_num_subsets(search.num_subsets, min(search.audit, len(examples)), "--num-subsets", "the audit")
+            score.check_num_subsets(search.num_subsets, len(examples), "--num-subsets", examples.name)
         sharing = score.Sharing(load, workers.workers, workers.threads, model.device, print_log)
         table = score.score_file(
             classifier, examples, path, settings, sharing=sharing, overwrite=output.overwrite, log=print_log

@@ -197,7 +197,12 @@ def _as_pair(batch: Any) -> tuple[Any, npt.NDArray[Any] | None]:
             next((by_name[name] for name in usual if name in by_name), None) for usual in (USUAL_INPUTS, USUAL_LABELS)
         )
         if inputs is None:
-            raise _unlabeled(f"a mapping with {', '.join(map(str, batch))}")
+            usual = f"{', '.join(USUAL_INPUTS)}, and for labels {', '.join(USUAL_LABELS)}"
+            raise InputError(
+                expected=f"labeled data: a mapping with inputs under one of the names {usual}",
+                got=f"a mapping with {', '.join(map(str, batch))}",
+                hint="these names in the mapping, or pairs (inputs, labels)",
+            )
     elif isinstance(batch, tuple | list):
         if not 1 <= len(batch) <= 2:
             raise _unlabeled(f"a {type(batch).__name__} of {len(batch)}")

@@ -160,6 +160,10 @@ def _inputs(
     return inputs, resize if scaling is None else {"scaling": scaling.record}
 
 
+_MAX_LOST = 0.1
+"""Mean change of the values beyond which clipping does not cut outliers off, but destroys inputs on another scale."""
+
+
 def _resized(images: torch.Tensor, size: int, name: str) -> torch.Tensor:
     """Resize images, shape (N, C, H, W), by bilinear interpolation with antialiasing."""
     if images.ndim != 4:
@@ -176,6 +180,8 @@ def _in_range(inputs: torch.Tensor, settings: Reading, name: str, log: Log, *, i
     """Clip inputs to [0, 1], or refuse those outside.
 
     By default, values of scaled columns are clipped, because only those of the training data are sure to be in range.
+    Other inputs are refused if clipping would change them by more than `_MAX_LOST` on average, as with values from 0 to
+    255.
     """
     outside = ~((inputs >= 0) & (inputs <= 1))  # NaN, too
     if not outside.any():
@@ -184,14 +190,18 @@ def _in_range(inputs: torch.Tensor, settings: Reading, name: str, log: Log, *, i
     if low >= -ROUNDING and high <= 1 + ROUNDING:
         return inputs
     affected = f"{int(outside.flatten(1).any(1).sum())} of {len(inputs)} examples"
-    if (settings.out_of_range or ("clip" if is_scaled else "refuse")) == "clip" and not inputs.isnan().any():
+    lost = float((inputs - inputs.clamp(0, 1)).abs().mean())
+    on_other_scale = not is_scaled and lost > _MAX_LOST
+    clips = (settings.out_of_range or ("clip" if is_scaled else "refuse")) == "clip"
+    if clips and not (on_other_scale or inputs.isnan().any()):
         log(f"{name}: {affected} are clipped to [0, 1]")
         return inputs.clamp(0, 1)
-    scale = "" if is_scaled else "scaling the inputs to [0, 1], and putting the normalization inside the model; or "
+    scale = "" if is_scaled else "scaling the inputs to [0, 1], and putting the normalization inside the model"
+    clip = "" if on_other_scale else "--out-of-range clip"
     raise InputError(
         expected=f"inputs of {name} in [0, 1]" + (" after the scaling by the training data" if is_scaled else ""),
         got=f"values from {low:.4g} to {high:.4g} in {affected}",
-        hint=f"{scale}--out-of-range clip",
+        hint="; or ".join(filter(None, (scale, clip))),
     )
 
 

@@ -27,7 +27,8 @@ from aradals.data.images import MEMORY_LIMIT, EncodedImage, NamedImage, Selected
 from aradals.errors import InputError
 
 _NEEDED = {
-    "image": "data with a column of images, of names of image files beside the table, or with columns of numbers",
+    "image": "data with a column of images, of names of image files in the folder of the table or below, or with "
+    "columns of numbers",
     "label": "data that has a column of class indices or of class names",
 }
 _LABEL_KINDS = ("ClassLabel", "integer", "text")

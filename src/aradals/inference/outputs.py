@@ -39,9 +39,9 @@ class LogitModel(nn.Module):
 
     Args:
         model: the model, or a plain function.
-        kind: "logits"; or "probs" for probabilities, sigmoids of each class and percentages, whose logarithm is taken,
-            so that each row is divided by its sum. None means logits, except for a single output: its values decide in
-            the first call.
+        kind: "logits", which become log-probabilities, so that every later check accepts them, too; or "probs" for
+            probabilities, sigmoids of each class and percentages, whose logarithm is taken, so that each row is divided
+            by its sum. None means logits, except for a single output: its values decide in the first call.
         entry: name or position of the logits in a mapping or a tuple; None finds them, see `find_logits`.
 
     Example:
@@ -55,6 +55,7 @@ class LogitModel(nn.Module):
         super().__init__()
         self.model = model if isinstance(model, nn.Module) else FunctionModel(model)
         self.kind, self.entry = kind, entry
+        self.found: OutputKind | None = None  # kind of a single output, if ``kind`` is None
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the model, as a user's objective may need it."""
@@ -79,9 +80,10 @@ class LogitModel(nn.Module):
         values = find_logits(output, num_inputs, self.entry)
         if not isinstance(values, Tensor) or values.ndim != 2 or not values.is_floating_point():
             return values  # `check_output` says what is wrong
-        if values.shape[1] == 1 and self.kind is None:
-            self.kind = _kind_of_single(values.detach(), certain=not getattr(self.model, "training", False))
-        return _as_logits(values, self.kind)
+        if values.shape[1] == 1 and (self.kind or self.found) is None:
+            self.found = _kind_of_single(values.detach(), certain=not getattr(self.model, "training", False))
+        logits = _as_logits(values, self.kind or self.found)
+        return logits.log_softmax(1) if self.kind == "logits" else logits
 
 
 def logit_model(model: Callable[[Tensor], Any]) -> LogitModel:
@@ -133,7 +135,7 @@ def _no_entry(expected: str, output: object, entries: Mapping[str, Tensor]) -> I
     return InputError(
         expected=expected,
         got=f"{type(output).__name__} with {listed}",
-        hint=f"--output-entry {next(iter(entries))}, or another name (in Python, LogitModel(model, entry=...))",
+        hint=f"--output-entry NAME (in Python, LogitModel(model, entry=...)) with the logits: {' or '.join(entries)}",
     )
 
 
@@ -183,7 +185,10 @@ def _readings(reading: LogitModel, output: Any, num_inputs: int) -> Iterator[str
     elif values.shape != output.shape:
         yield f"shape {tuple(output.shape[1:])} of each output without dimensions of size 1"
     if values.shape[1] == 1:
-        single = "(log(1 - p), log p) of the probability p" if reading.kind == "probs" else "(0, z) of the logit z"
+        is_prob = (reading.kind or reading.found) == "probs"
+        single = "(log(1 - p), log p) of the probability p" if is_prob else "(0, z) of the logit z"
         yield f"two classes with the logits {single}"
     elif reading.kind == "probs":
         yield "the logarithm of probabilities"
+    if reading.kind == "logits":
+        yield "logits, whatever they look like"

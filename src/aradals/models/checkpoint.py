@@ -37,6 +37,7 @@ class CheckpointDescription:
         model: spec of the model (see `aradals.models.build_model`) as the file has it; None if the file has none.
         model_args: arguments of the builder as the file has them; `arguments` checks those that are used.
         num_classes: K, at most the size of the file in bytes; None if the file does not have it.
+        in_channels: C of the images; None if the file does not have it, or the inputs are no images.
         class_names: one name for each class, or empty.
         fitted_examples: content hashes in base64, see `aradals._internal.hashes.decode_hashes`.
         hyper_parameters: arguments of a LightningModule, as a checkpoint of Lightning has them.
@@ -47,6 +48,7 @@ class CheckpointDescription:
     model: str | None = None
     model_args: Mapping[str, Any] = field(default_factory=dict)
     num_classes: int | None = None
+    in_channels: int | None = None
     class_names: tuple[str, ...] = ()
     fitted_examples: str = ""
     hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -108,31 +110,39 @@ def read_description(path: str | os.PathLike[str]) -> CheckpointDescription:
     text = read_checkpoint_metadata(path).get("aradals")
     if text is None:
         return CheckpointDescription(path)
+    content = _settings(text, path)
+    model, model_args = content.get("model"), content.get("model_args", {})
+    num_classes, class_names = content.get("num_classes"), content.get("class_names", [])
+    in_channels = content.get("in_channels")
+    fitted_examples, preparation = content.get("fitted_examples", ""), content.get("preparation", {})
+    for name, text in (("model", "" if model is None else model), ("fitted_examples", fitted_examples)):
+        if not isinstance(text, str):
+            raise _bad_description(path, f"{name}: text", text)
+    for name, settings in (("model_args", model_args), ("preparation", preparation)):
+        if not isinstance(settings, dict):
+            raise _bad_description(path, f"{name}: keys and values", settings)
+    size = path.stat().st_size
+    for name, number in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if number is not None and not (type(number) is int and 1 <= number <= size):
+            raise _bad_description(path, f"{name}: a number from 1 to {size}, the bytes of the file", number)
+    if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
+        raise _bad_description(path, "class_names: a list of text", class_names)
+    if class_names and num_classes is not None and len(class_names) != num_classes:
+        raise _bad_description(path, f"as many class_names as num_classes, {num_classes}", len(class_names))
+    return CheckpointDescription(
+        path, model, model_args, num_classes, in_channels, tuple(class_names), fitted_examples, preparation
+    )
+
+
+def _settings(text: str, path: Path) -> dict[str, Any]:
+    """Read the keys and values of a description."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _bad_description(path, "keys and values in JSON", text) from error
     if not isinstance(content, dict):
         raise _bad_description(path, "keys and values", content)
-    model, model_args = content.get("model"), content.get("model_args", {})
-    num_classes, class_names = content.get("num_classes"), content.get("class_names", [])
-    fitted_examples, preparation = content.get("fitted_examples", ""), content.get("preparation", {})
-    if not isinstance(model, str | None):
-        raise _bad_description(path, "model: text", model)
-    if not isinstance(model_args, dict):
-        raise _bad_description(path, "model_args: keys and values", model_args)
-    size = path.stat().st_size
-    if num_classes is not None and not (type(num_classes) is int and 1 <= num_classes <= size):
-        raise _bad_description(path, f"num_classes: a number from 1 to {size}, the bytes of the file", num_classes)
-    if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
-        raise _bad_description(path, "class_names: a list of text", class_names)
-    if class_names and num_classes is not None and len(class_names) != num_classes:
-        raise _bad_description(path, f"as many class_names as num_classes, {num_classes}", len(class_names))
-    if not isinstance(fitted_examples, str):
-        raise _bad_description(path, "fitted_examples: text", fitted_examples)
-    if not isinstance(preparation, dict):
-        raise _bad_description(path, "preparation: keys and values", preparation)
-    return CheckpointDescription(path, model, model_args, num_classes, tuple(class_names), fitted_examples, preparation)
+    return content
 
 
 def _is_plain(value: object) -> bool:
@@ -318,7 +328,8 @@ def _fitting(model: nn.Module, path: str | os.PathLike[str], content: object, ke
         raise InputError(
             expected=f"a checkpoint that fits the model ({type(model).__name__})",
             got=f"{path}, {best.problems}",
-            hint="the model, number of classes and width of the saved model",
+            hint="the model of the file, with its width and its number of classes (--class-names, or "
+            "--model-args '{num_classes: 10}')",
         )
     if not all(best.same_weights(other) for other in others):
         raise InputError(

@@ -69,7 +69,7 @@ class Normalize(nn.Module):
             raise InputError(
                 expected=f"inputs of shape (N, {len(self.mean)}, H, W)",
                 got=f"shape {tuple(inputs.shape)}",
-                hint="in_channels equal to the number of channels of the images",
+                hint=f"images with {len(self.mean)} channels, or a model whose in_channels is that of the images",
             )
         return ((inputs - self.mean) / self.std).to(inputs.dtype)
 

@@ -44,7 +44,8 @@ def load_model(
         raise InputError(
             expected=f"a model for {path}, which does not say how to build it", got="none", hint="model='resnet20'"
         )
-    arguments = {"num_classes": description.num_classes, **without_weights(spec)}
+    sizes = {"num_classes": description.num_classes, "in_channels": description.in_channels}
+    arguments = {**sizes, **without_weights(spec)}
     network = build_model(spec, **{**arguments, **description.arguments_for(spec, model_args)})
     load_checkpoint(network, path, key=key, log=log)
     return network.eval()

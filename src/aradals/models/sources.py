@@ -120,10 +120,19 @@ def from_transformers(name: str, *, pretrained: bool = True, num_classes: int | 
             expected="transformers:FOLDER_OR_ID", got=f"the class {name}", hint="the folder of save_pretrained()"
         )
     auto = transformers.AutoModelForImageClassification
-    if pretrained:
-        model: nn.Module = auto.from_pretrained(name)
-    else:
-        model = auto.from_config(transformers.AutoConfig.from_pretrained(name, num_labels=num_classes))
+    try:
+        if pretrained:
+            model: nn.Module = auto.from_pretrained(name)
+        else:
+            model = auto.from_config(transformers.AutoConfig.from_pretrained(name, num_labels=num_classes))
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        raise InputError(
+            expected="an image classifier of transformers",
+            got=f"{name}, a network of another kind",
+            hint="in Python, aradals.integrations.transformers.embedded, if it is a text classifier",
+        ) from error
     config: Any = model.config
     names = [str(config.id2label[number]) for number in sorted(config.id2label)] if pretrained else []
     if names[:1] == ["LABEL_0"]:  # transformers has made these names up

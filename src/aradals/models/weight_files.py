@@ -71,7 +71,7 @@ def find_files(path: str | os.PathLike[str]) -> list[Path]:
             raise InputError(
                 expected=f"a checkpoint file, or a folder with one file of weights, not {path}",
                 got=names,
-                hint="the path of the file itself",
+                hint="the path of the file itself, or the index of its shards (model.safetensors.index.json)",
             )
         path = found[0]
     if not path.is_file():

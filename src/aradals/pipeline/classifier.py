@@ -183,7 +183,7 @@ def load_classifier(
     spec, shape, is_known = _named(model, description), examples.input_shape, examples.num_classes > 1
     arguments = {
         "num_classes": description.num_classes or len(class_names) or (examples.num_classes if is_known else None),
-        "in_channels": shape[0] if len(shape) == 3 else None,
+        "in_channels": description.in_channels or (shape[0] if len(shape) == 3 else None),
         **({} if checkpoint is None else without_weights(spec)),
         **description.arguments_for(spec, model_args or {}),
     }

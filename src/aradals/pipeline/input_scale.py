@@ -31,7 +31,7 @@ def warn_of_scale(model: nn.Module, examples: Examples, log: Callable[[str], Non
         examples: data with labels, of which as many as a batch has are tried, spread over all.
         log: called with the warning.
     """
-    if len(examples.input_shape) != 3:
+    if len(examples.input_shape) != 3 or not examples.is_labeled:
         return
     size = min(len(examples), examples.batches().batch_size or 1)
     batch = examples.batch(torch.linspace(0, len(examples) - 1, size).long())

@@ -72,5 +72,6 @@ def check_numbering(predictions: Predictions, where: str) -> None:
         raise InputError(
             expected=f"labels of {where} that number the classes as the model does",
             got=f"an accuracy of {accuracy:.1%}, which would be {best:.1%} with other numbers",
-            hint=f"these numbers for the classes, or data with the names of its classes: {changed:.300}",
+            hint="--class-names with the model's classes in the order of its logits, if the data has names; or these "
+            f"numbers for the classes of the data: {changed:.300}",
         )

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from aradals._internal.hashes import decode_hashes
 from aradals._internal.optional import load_extra
-from aradals.checks import OutputKind, check_labels, check_logits, check_probs, kind_of_outputs
+from aradals.checks import OutputKind, check_labels, check_logits, kind_of_outputs
 from aradals.data.arrays import NPZ_ERRORS, check_npz
 from aradals.data.table_files import check_names, read_csv
 from aradals.errors import InputError
+from aradals.inference.outputs import OutputKind as Declared
 from aradals.inference.predictions import Predictions, row_hashes
 from aradals.pipeline.artifacts import as_arrays, read_parquet
 
@@ -57,9 +58,9 @@ _KINDS: Mapping[Meaning, tuple[OutputKind, ...]] = {
 """The kinds of numbers that a name allows."""
 
 _HINTS: Mapping[OutputKind, str] = {
-    "percentages": "dividing them by 100, in a column probs",
-    "sigmoids": "dividing each row by its sum, in a column probs, if every example has exactly one class; or the "
-    "logits before the sigmoid, in a column logits",
+    "percentages": "--output-kind probs, which divides each row by its sum",
+    "sigmoids": "--output-kind probs, which divides each row by its sum, if every example has exactly one class; "
+    "--output-kind logits if they are logits; or the logits before the sigmoid, in a column logits",
     "one-hot": "the probabilities or logits before argmax, because a predicted class has no confidence",
     "labels": "the probabilities or logits before argmax, because a predicted class has no confidence",
     "probabilities": "the name probs for this column",
@@ -137,34 +138,45 @@ def _other_examples(ours: StoredPredictions, theirs: StoredPredictions, got: str
     )
 
 
-def read_predictions(path: Path, labels: Path | None = None) -> StoredPredictions:
+def read_predictions(
+    path: Path,
+    labels: Path | StoredPredictions | None = None,
+    *,
+    output_kind: Declared | None = None,
+    labels_option: str = "--labels",
+) -> StoredPredictions:
     """Read predictions that replace a model.
 
     Args:
         path: .parquet, .csv, .tsv, .jsonl, .npz, .npy or .pt file.
-        labels: file of the labels, in the same order, if ``path`` has none.
+        labels: file of the labels, or other predictions of the same examples, if ``path`` has none. The labels are
+            found by id if both have ids, otherwise they are in the same order.
+        output_kind: "probs" for numbers of which each row is to be divided by its sum; "logits" for numbers that are
+            logits, whatever they look like; None for the check of `aradals.checks.kind_of_outputs`.
+        labels_option: option that names ``labels``, for errors.
 
     Raises:
         InputError: a file is missing, lacks a column, or its numbers are neither logits nor probabilities.
     """
     columns, metadata = _read(path)
     own = _pick(columns, LABELS, _is_column)
-    given = _only_column(labels) if labels is not None else None if own is None else columns[own]
-    if given is None:
+    apart = None if labels is None or (isinstance(labels, StoredPredictions) and own is not None) else labels
+    if own is None and apart is None:
         raise InputError(
             expected=f"a column of labels in {path} ({', '.join(LABELS)})",
             got=_names(columns),
-            hint="--labels FILE, a file with the labels in the same order",
+            hint=f"{labels_option} FILE, a file with the labels of the same examples",
         )
+    given, origin = (columns[str(own)], own) if apart is None else _labels_apart(apart, columns, path)
     used, values, class_names, meaning = _outputs(columns, given, own, path)
-    logits, what = _as_logits(values, meaning, used, path)
+    logits, what = _as_logits(values, meaning, used, path, output_kind)
     if len(given) != len(logits):
         raise InputError(
-            expected=f"a label for each of {len(logits)} rows in {labels or path}",
+            expected=f"a label for each of {len(logits)} rows in {path}",
             got=f"{len(given)} labels",
             hint="files of the same examples in the same order",
         )
-    indices, class_names, note = _indices(given, class_names, logits.shape[1], labels or path)
+    indices, class_names, note = _indices(given, class_names, logits.shape[1], path)
     _check_predicted(columns, used, logits, class_names, path)
     keys, ids = _identifiers(columns, len(logits), path)
     scores = _robustness(columns, used, len(logits))
@@ -176,7 +188,7 @@ def read_predictions(path: Path, labels: Path | None = None) -> StoredPrediction
         metadata.get("weights", ""),
         class_names,
         keys,
-        f"{path.name}: {what}; labels from {labels.name if labels else own}{note}",
+        f"{path.name}: {what}; labels from {origin}{note}",
     )
 
 
@@ -209,9 +221,15 @@ def _read(path: Path) -> tuple[Columns, dict[str, str]]:
         raise
     except Exception as error:  # each reader has errors of its own for damaged files
         got = f"{type(error).__name__} ({str(error).partition(chr(10))[0]})" if path.exists() else "no such file"
-        raise InputError(
-            expected=f"a readable {suffix} file {path}", got=got, hint="a file of numbers alone"
-        ) from error
+        hint = _LAYOUTS.get(suffix, "a file of numbers alone")
+        raise InputError(expected=f"a readable {suffix} file {path}", got=got, hint=hint) from error
+
+
+_LAYOUTS = {
+    ".csv": "commas between the columns, and points in the numbers",
+    ".tsv": "tabs between the columns, and points in the numbers",
+    ".jsonl": "one JSON object on each line",
+}
 
 
 def _readable(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -240,7 +258,8 @@ def _read_npz(path: Path) -> Columns:
         raise
     except NPZ_ERRORS as error:
         got = "another kind of file, or pickled objects" if path.exists() else "no such file"
-        raise InputError(expected=f"a readable .npz file of arrays {path}", got=got, hint="numpy.savez") from error
+        hint = "numpy.savez with arrays of numbers, or of text by labels.astype(str)"
+        raise InputError(expected=f"a readable .npz file of arrays {path}", got=got, hint=hint) from error
 
 
 def _read_npy(path: Path) -> Columns:
@@ -251,27 +270,66 @@ def _read_torch(path: Path) -> Columns:
     content = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(content, Tensor):
         content = {"outputs": content}
-    elif isinstance(content, list | tuple) and len(content) == 2:
+    elif isinstance(content, list | tuple) and len(content) == 2 and not isinstance(content[0], dict):
         content = {"outputs": content[0], "labels": content[1]}
+    if isinstance(content, list) and content and all(isinstance(each, dict) for each in content):  # of batches
+        content = {name: [batch.get(name) for batch in content] for name in content[0]}
     if not isinstance(content, dict) or not all(isinstance(each, Tensor | list) for each in content.values()):
         raise InputError(
             expected=f"a tensor, or tensors by name, in {path}",
             got=type(content).__name__,
             hint="torch.save({'logits': logits, 'labels': labels}, path)",
         )
-    tensors = {str(name): torch.as_tensor(each).detach() for name, each in content.items()}
+    tensors = {str(name): _joined(each).detach() for name, each in content.items()}
     return {name: (each.float() if each.dtype == torch.bfloat16 else each).numpy() for name, each in tensors.items()}
 
 
-def _only_column(path: Path) -> npt.NDArray[Any]:
-    """Read the labels from a file of labels."""
-    columns, _ = _read(path)
+def _labels_apart(labels: Path | StoredPredictions, columns: Columns, path: Path) -> tuple[npt.NDArray[Any], str]:
+    """Find the labels of the rows of ``path``, and the name of their file: by id if both files have ids."""
+    if isinstance(labels, StoredPredictions):
+        numbers, names, keys, name = labels.predictions.labels.numpy(), labels.class_names, labels.keys, labels.name
+        values = np.array(names)[numbers] if names else numbers
+    else:
+        others, _ = ({"label": _lines(labels)}, {}) if labels.suffix.lower() == ".txt" else _read(labels)
+        values, name = _only_column(others, labels), labels.name
+        keys = _identifiers(others, len(values), labels)[0]
+    own = _identifiers(columns, len(next(iter(columns.values()))), path)[0]
+    if own is None or keys is None:
+        return values, name
+    rows = {key: row for row, key in enumerate(keys.tolist())}
+    if missing := [key for key in own.tolist() if key not in rows]:
+        raise InputError(
+            expected=f"a label in {name} for every id of {path}",
+            got=f"none for {missing[0]!r}, and for {len(missing) - 1} more",
+            hint="a file with the labels of these ids, or both files without ids, in the same order",
+        )
+    return values[[rows[key] for key in own.tolist()]], f"{name}, by id"
+
+
+def _joined(values: Tensor | list[Any]) -> Tensor:
+    """Join the tensors of several batches; numbers become a tensor."""
+    if isinstance(values, list) and values and all(isinstance(each, Tensor) and each.ndim for each in values):
+        return torch.cat(values)
+    return torch.as_tensor(values)
+
+
+def _only_column(columns: Columns, path: Path) -> npt.NDArray[Any]:
+    """Choose the column of the labels in a file of labels."""
     name = next(iter(columns)) if len(columns) == 1 else _pick(columns, LABELS, _is_column)
     if name is None:
         raise InputError(
             expected=f"one column, or a column of labels, in {path}", got=_names(columns), hint="the name label"
         )
     return columns[name]
+
+
+def _lines(path: Path) -> npt.NDArray[Any]:
+    """Read a text file with one label on each line."""
+    try:
+        lines = path.read_text(encoding="utf-8").split()
+    except (OSError, ValueError) as error:
+        raise InputError(expected=f"a text file {path}", got=str(error), hint="one label on each line") from error
+    return np.array([int(line) for line in lines] if all(map(str.isdigit, lines)) else lines)
 
 
 def _key(name: str) -> str:
@@ -367,25 +425,42 @@ def _stack(rows: npt.NDArray[Any], name: str, path: Path) -> Tensor:
     return tensor if tensor.is_floating_point() else tensor.double()
 
 
-def _as_logits(values: Tensor, meaning: Meaning, used: Sequence[str], path: Path) -> tuple[Tensor, str]:
+def _as_logits(
+    values: Tensor, meaning: Meaning, used: Sequence[str], path: Path, declared: Declared | None
+) -> tuple[Tensor, str]:
     """Make logits of logits or probabilities, and say what was taken.
 
     Raises:
         InputError: the numbers are neither, or not what the name of the column says.
     """
     where = repr(used[0]) if len(used) == 1 else f"{used[0]!r} to {used[-1]!r}"
+    if declared is not None:
+        meaning = "probabilities" if declared == "probs" else "logits"
     if values.ndim == 1 or values.shape[1] == 1:
         values, meaning, where = _two_classes(values.flatten(), meaning, where, path)
     if not len(values) or bool(values.isnan().any()):
         got = f"NaN in {int(values.isnan().any(1).sum())} of {len(values)} rows" if len(values) else "no rows"
         raise InputError(expected=f"numbers in {where} of {path}", got=got, hint="a file without these rows")
     kind = kind_of_outputs(values)
-    if kind not in _KINDS[meaning]:
+    if kind in ("one-hot", "labels") or (declared is None and kind not in _KINDS[meaning]):
         raise _other_kind(kind, meaning, where, path)
-    if kind != "probabilities":
-        return check_logits(values, len(values)), f"logits from {where}"
-    probs = check_probs(values if values.dtype == torch.float64 else values.float())
-    probs = probs.double() / probs.sum(1, keepdim=True, dtype=torch.float64)
+    if meaning != "probabilities" and kind != "probabilities":
+        # As log-probabilities, logits are logits for every later check, too.
+        return check_logits(values.log_softmax(1) if declared else values, len(values)), f"logits from {where}"
+    sums = values.sum(1, keepdim=True, dtype=torch.float64)
+    if declared is None and not bool((sums - 1).abs().max() <= max(1e-3, torch.finfo(values.dtype).eps)):
+        raise InputError(
+            expected=f"probabilities in {where} of {path} that sum to 1 in every row",
+            got=f"sums from {float(sums.min()):.4g} to {float(sums.max()):.4g}",
+            hint="--output-kind probs, which divides each row by its sum",
+        )
+    if bool((values < 0).any()) or not bool((sums > 0).all()):
+        raise InputError(
+            expected=f"probabilities, sigmoids or percentages in {where} of {path}",
+            got="negative values" if bool((values < 0).any()) else "rows of zeros",
+            hint="--output-kind logits, or a file without these rows",
+        )
+    probs = values.double() / sums
     return check_logits(probs.log(), len(probs)), f"probabilities from {where}"
 
 
