@@ -189,6 +189,10 @@ def test_a_table_of_numbers_from_training_to_diagnosis(tmp_path: Path) -> None:
     judged = aradals(*judge, "--split", "test", "--output", tmp_path / "d")
     assert accuracy(judged) > 0.8
     assert judged.results.data.class_names == ("x", "y", "z")
+    frame[["a", "b", "c", "d"]] += 0.001  # other examples, scaled as the checkpoint records it
+    frame[:90].to_csv(tmp_path / "more.csv", index=False)
+    more = ("--model", f"{tmp_path / 'mlp.py'}:build", "--data", tmp_path / "more.csv", "--split", "all")
+    assert accuracy(aradals("diagnose", *more, "--checkpoint", checkpoint, *FAST, "--output", tmp_path / "more")) > 0.8
     unscaled = aradals("diagnose", *model, *FAST, "--output", tmp_path / "e")
     assert unscaled.code == 2
     assert "the ranges of the training data to scale them by" in unscaled.err

@@ -130,7 +130,14 @@ def read_description(path: str | os.PathLike[str]) -> CheckpointDescription:
     if class_names and num_classes is not None and len(class_names) != num_classes:
         raise _bad_description(path, f"as many class_names as num_classes, {num_classes}", len(class_names))
     return CheckpointDescription(
-        path, model, model_args, num_classes, in_channels, tuple(class_names), fitted_examples, preparation
+        path,
+        model,
+        model_args,
+        num_classes,
+        in_channels,
+        tuple(class_names),
+        fitted_examples,
+        preparation=preparation,
     )
 
 

@@ -326,7 +326,7 @@ def _only_column(columns: Columns, path: Path) -> npt.NDArray[Any]:
 def _lines(path: Path) -> npt.NDArray[Any]:
     """Read a text file with one label on each line."""
     try:
-        lines = path.read_text(encoding="utf-8").split()
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise InputError(expected=f"a text file {path}", got=str(error), hint="one label on each line") from error
     return np.array([int(line) for line in lines] if all(map(str.isdigit, lines)) else lines)
