@@ -21,7 +21,7 @@ from aradals.pipeline.config import (
     TrainingConfig,
 )
 from aradals.pipeline.train import TrainedModel, fit_classifier, member_seed
-from aradals.pipeline.train.fit import member_batches
+from aradals.pipeline.train.batches import member_batches
 from aradals.smoothing.update_rules import UpdateRule
 
 SEED = 3

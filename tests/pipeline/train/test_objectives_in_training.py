@@ -16,7 +16,7 @@ from aradals.data import augmix
 from aradals.objectives import OBJECTIVES
 from aradals.pipeline.config import AdaptiveTargets, FixedTargets, MethodConfig, RankedSubsets, TrainingConfig
 from aradals.pipeline.train import TrainedModel, fit_classifier
-from aradals.pipeline.train.fit import member_batches
+from aradals.pipeline.train.batches import member_batches
 from aradals.pipeline.train.module import epoch_seed
 from aradals.smoothing.update_rules import UpdateRule
 

@@ -11,23 +11,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils.data import DataLoader
 
-from aradals.data import AUGMENTATIONS, Examples, as_batch
+from aradals.data import AUGMENTATIONS, Examples
 from aradals.errors import InputError
 from aradals.inference.predictions import try_model
 from aradals.objectives import get_objective
 from aradals.pipeline.config import MethodConfig, SelfScoredSubsets, TrainingConfig
 from aradals.pipeline.health import check_output_varies, check_trainable
+from aradals.pipeline.train.batches import Batches
 from aradals.pipeline.train.environment import settings_from_arguments_alone
-from aradals.pipeline.train.module import AdaptiveClassifier, by_id, epoch_seed, member_seed
+from aradals.pipeline.train.module import AdaptiveClassifier, by_id
 from aradals.pipeline.train.self_scoring import SelfScoring
 from aradals.pipeline.train.state import Restoration, SaveState, StateIO, has_state
 from aradals.smoothing.adaptive import AdaptiveSmoothing
@@ -167,7 +166,7 @@ def fit_classifier(
         with restoration.guarded():
             trainer.fit(
                 module,
-                datamodule=_Batches(train, validation, training.batch_size, seed, len(module.members)),
+                datamodule=Batches(train, validation, training.batch_size, seed, len(module.members)),
                 ckpt_path=restoration.path,
                 weights_only=True,
             )
@@ -184,45 +183,6 @@ def fit_classifier(
         update_rate=float(rule.rate) if rule else 0.0,
         at_lower_bound=criterion.at_lower_bound() if rule else [],
     )
-
-
-def member_batches(
-    num_examples: int, batch_size: int, seed: int, epoch: int, num_members: int = 1
-) -> tuple[list[list[int]], torch.Generator]:
-    """Iterate over the batches of one epoch: positions of the examples, one part for each member of an ensemble.
-
-    The order of a member depends only on its seed and the epoch. So a resumed run sees the same batches as an
-    uninterrupted one, and a member of an ensemble in step sees the same batches as if it were trained alone.
-
-    Returns:
-        The batches, and the generator of the first member's order.
-    """
-    generators = [torch.Generator().manual_seed(epoch_seed(member_seed(seed, m), epoch)) for m in range(num_members)]
-    orders = [torch.randperm(num_examples, generator=generator) for generator in generators]
-    parts = zip(*(order.split(batch_size) for order in orders), strict=True)
-    batches = [torch.cat(part).tolist() for part in parts]
-    # A last batch of one example would break batch norm.
-    return batches[: max(1, num_examples // batch_size)], generators[0]
-
-
-class _Batches(LightningDataModule):
-    """Data module with a new loader of fixed order for each epoch, because Lightning may iterate more than once."""
-
-    def __init__(self, train: Examples, validation: Examples, batch_size: int, seed: int, num_members: int) -> None:
-        super().__init__()
-        self.train, self.validation, self.batch_size = train, validation, batch_size
-        self.seed, self.num_members = seed, num_members
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        assert self.trainer is not None
-        batches, generator = member_batches(
-            len(self.train), self.batch_size, self.seed, self.trainer.current_epoch, self.num_members
-        )
-        # The loader gets the generator, too, because it would draw from the global one, which dropout uses.
-        return DataLoader(self.train, batch_sampler=batches, generator=generator, collate_fn=as_batch)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self.validation.batches(max(self.batch_size, 256))
 
 
 class _EpochLog(Callback):
