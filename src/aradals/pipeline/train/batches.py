@@ -40,6 +40,7 @@ class Batches(LightningDataModule):
         self.seed, self.num_members = seed, num_members
 
     def train_dataloader(self) -> DataLoader[Any]:
+        """Make the loader of the current epoch."""
         assert self.trainer is not None
         batches, generator = member_batches(
             len(self.train), self.batch_size, self.seed, self.trainer.current_epoch, self.num_members
@@ -48,4 +49,5 @@ class Batches(LightningDataModule):
         return DataLoader(self.train, batch_sampler=batches, generator=generator, collate_fn=as_batch)
 
     def val_dataloader(self) -> DataLoader[Any]:
+        """Make the loader of the validation split."""
         return self.validation.batches(max(self.batch_size, 256))
