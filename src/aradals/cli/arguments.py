@@ -375,11 +375,31 @@ class CalibratorArguments:
 
     Attributes:
         method: temperature (one number), vector (a factor and an offset per class), isotonic (a curve per class),
-            histogram (bins per class), margin_temperature (a temperature that depends on the logit margin) or
-            robustness_temperature (a temperature that depends on the first-order margin, a gradient of the model)
+            histogram (bins per class), margin_temperature (a temperature that depends on the logit margin),
+            robustness_temperature (a temperature that depends on the first-order margin, a gradient of the model) or
+            batch_temperature (a temperature that rises if a batch of unlabeled inputs has drifted, see docs/shift.md)
+        method_args: settings of the method, as JSON or YAML, such as '{statistic: mutual_information}'
     """
 
     method: str = "temperature"
+    method_args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MonitorArguments:
+    """The batches.
+
+    Attributes:
+        calibrator: file of aradals calibrate --method batch_temperature
+        batch_size: number of predictions of each batch, in their order; default: all predictions are one batch
+        level: probability of a false alarm in a batch that has not drifted
+        json: print the results as JSON, not as text
+    """
+
+    calibrator: Path
+    batch_size: int | None = None
+    level: float = 0.01
+    json: bool = False
 
 
 @dataclass(frozen=True)
