@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -139,8 +140,9 @@ def test_any_batch_has_a_positive_temperature(n: int, sharpness: float, seed: in
     assert calibrator.predict_logits(logits).argmax(1).equal(logits.argmax(1))
 
 
-def _for_properties(cache: list[BatchTemperature] = []) -> BatchTemperature:  # noqa: B006
-    return cache[0] if cache else cache.append(fitted(n=200)) or cache[0]
+@cache
+def _for_properties() -> BatchTemperature:
+    return fitted(n=200)
 
 
 def test_a_small_batch_is_nearer_to_no_shift(guarded: BatchTemperature) -> None:

@@ -138,6 +138,7 @@ class BatchTemperature(Calibrator):
     _batch_prior: Tensor
     _clean_temperature: Tensor
     _inflation: Tensor
+    _domain_error: Tensor
     _class_count: Tensor
     _class_entropy: Tensor
     _class_variance: Tensor
@@ -205,7 +206,9 @@ class BatchTemperature(Calibrator):
         shifts = torch.stack([self.shift(logits[rows == row]) for row in range(len(numbers))])
         self._keep(scale=shifts.square().mean().sqrt().clamp(min=_LEAST_SHIFT if len(numbers) > 1 else 1))
         self._keep(batch_prior=self._noise(logits[clean]) / self._scale.square())
-        self._keep(coefficients=fit_log_linear(logits, labels, (shifts / self._scale)[rows], self._clean_temperature))
+        scaled, start = (shifts / self._scale)[rows], self._clean_temperature
+        self._keep(coefficients=fit_log_linear(logits, labels, scaled, start))
+        self._keep(domain_error=error_of_domains(logits, labels, scaled, rows, self._coefficients))
         self._keep(inflation=self._measure_inflation(logits[clean], labels[clean]))
         if len(numbers) == 1:
             warnings.warn(
@@ -266,6 +269,7 @@ class BatchTemperature(Calibrator):
 
     def estimate_mix(self, logits: Tensor) -> Tensor:
         """Estimate the shares of the classes in a batch, see `estimate_class_mix`, shape (K,)."""
+        check_num_classes(logits, len(self._class_entropy))
         logits = logits.to(self._class_entropy.dtype)
         return estimate_class_mix((logits / self._clean_temperature).softmax(1), self.class_mix)
 
@@ -277,13 +281,28 @@ class BatchTemperature(Calibrator):
         """
         return self._raw_surprise(self._classes, logits) / self._inflation
 
-    def temperature_for(self, logits: Tensor) -> Tensor:
-        """Compute the temperature of a batch, a scalar."""
-        return self._temperature(self.shift(logits), logits.shape[0])
+    def temperature_for(self, logits: Tensor, statistic: Statistic | None = None) -> Tensor:
+        """Compute the temperature of a batch, a scalar.
 
-    def temperature_without_guard(self, logits: Tensor) -> Tensor:
-        """Compute the temperature of a batch if all of a fall of its dispersion were a shift, a scalar."""
-        return self._temperature(mutual_information(self.summarize(logits), self.calibration), logits.shape[0])
+        Args:
+            logits: the batch, shape (N, K).
+            statistic: another statistic of entropies to put in the place of f; default: f itself.
+        """
+        shift = (statistic or STATISTICS[self.statistic])(self.summarize(logits), self.calibration)
+        a, b = self._coefficients.unbind()
+        num = logits.shape[0]
+        return (a + b * num / (num + self._batch_prior) * shift / self._scale).exp()
+
+    def estimate_accuracy(self, logits: Tensor, temperature: Tensor) -> tuple[float, float]:
+        """Estimate the accuracy of a batch by its mean confidence at a temperature.
+
+        Returns:
+            The estimate and its standard error: from the chance in the labels, and from the error that the domains of
+            the fit show when each is left out in turn.
+        """
+        confidence = (logits.to(self._scale.dtype) / temperature).softmax(1).amax(1)
+        variance = (confidence * (1 - confidence)).mean() / len(confidence) + self._domain_error.square()
+        return float(confidence.mean()), float(variance.sqrt())
 
     def forward(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
         """``logits / T(batch)``; ``scores`` are ignored."""
@@ -311,7 +330,7 @@ class BatchTemperature(Calibrator):
             fields.get("statistic") in STATISTICS
             and len({len(vector) for vector in vectors}) == 1
             and len(tensors["means"]) == len(BatchSummary._fields)
-            and all(bool((vector >= 0).all()) for vector in (*vectors, tensors["batch_prior"]))
+            and all(bool((vector >= 0).all()) for vector in (*vectors, tensors["batch_prior"], tensors["domain_error"]))
             and all(bool(tensors[name] > 0) for name in positive)
         )
         if not is_possible:
@@ -326,14 +345,9 @@ class BatchTemperature(Calibrator):
         return ClassEntropies(self._class_count, self._class_entropy, self._class_variance)
 
     def _summary(self, logits: Tensor) -> BatchSummary:
-        check_num_classes(logits, len(self._class_entropy))
         probs = logits.softmax(1)
         explained = self._classes.explained_by(self.estimate_mix(logits))
         return BatchSummary(probs.amax(1).mean(), entropy(probs).mean(), dispersion(probs), explained)
-
-    def _temperature(self, shift: Tensor, num: int) -> Tensor:
-        a, b = self._coefficients.unbind()
-        return (a + b * num / (num + self._batch_prior) * shift / self._scale).exp()
 
     def _noise(self, logits: Tensor) -> Tensor:
         """Estimate the variance of the statistic in batches of calibration examples, times their size."""
@@ -370,7 +384,8 @@ class BatchTemperature(Calibrator):
 
 
 _VECTORS = {"class_count": 1, "class_entropy": 1, "class_variance": 1, "predicted_count": 1}
-_STATE = {"scale": 0, "batch_prior": 0, "clean_temperature": 0, "inflation": 0, **_VECTORS, "means": 1}
+_NUMBERS = ("scale", "batch_prior", "clean_temperature", "inflation", "domain_error")
+_STATE = {**dict.fromkeys(_NUMBERS, 0), **_VECTORS, "means": 1}
 """The numbers of a fitted calibrator beside a and b, and their dimensions."""
 
 
@@ -452,6 +467,29 @@ def fit_log_linear(logits: Tensor, labels: Tensor, shifts: Tensor, start: Tensor
 
     fitted: Tensor = minimize_convex(loss, torch.stack([start.log(), torch.zeros_like(start)]), step)
     return fitted
+
+
+def error_of_domains(logits: Tensor, labels: Tensor, shifts: Tensor, domains: Tensor, fitted: Tensor) -> Tensor:
+    """Measure the root mean square of confidence minus accuracy, over the domains, each left out of the fit in turn.
+
+    The part that the chance in the labels explains is subtracted.
+
+    Args:
+        logits: float64, shape (N, K).
+        labels: int64, shape (N,).
+        shifts: f of the domain of each example, shape (N,).
+        domains: number of the domain of each example, from 0, shape (N,).
+        fitted: a and b of the fit to all domains.
+    """
+    squares = []
+    for domain in range(int(domains.max()) + 1):
+        out = domains == domain
+        a, b = fitted if out.all() else fit_log_linear(logits[~out], labels[~out], shifts[~out], fitted[0].exp())
+        confidence, predicted = (logits[out] / (a + b * shifts[out]).exp()[:, None]).softmax(1).max(1)
+        gap = (confidence - (predicted == labels[out]).double()).mean()
+        squares.append((gap.square() - (confidence * (1 - confidence)).mean() / len(confidence)).clamp(min=0))
+    mean_square: Tensor = torch.stack(squares).mean()
+    return mean_square.sqrt()
 
 
 def _shuffled(num: int, seed: int) -> Tensor:

@@ -81,8 +81,9 @@ def calibrate(
     if output is None:
         _fit(calibrator, classifier, examples)
     else:
-        path, request = Path(output), settings_digest(
-            [method, *filter(None, [method_args]), classifier.digest, examples.fingerprint]
+        path, request = (
+            Path(output),
+            settings_digest([method, *filter(None, [method_args]), classifier.digest, examples.fingerprint]),
         )
         with output_file(path, ".json", "calibrator", overwrite=overwrite):
             refuse_other_request(path, request, overwrite=overwrite)

@@ -28,7 +28,7 @@ def image_drifts() -> list[Drift]:
 
 
 def table_drifts(inputs: Tensor) -> list[Drift]:
-    """Noise in every column, in parts of its standard deviation; and values lost, which the mean of the column replaces.
+    """Noise in every column, in parts of its standard deviation; and lost values, replaced by the mean of the column.
 
     Args:
         inputs: the rows of a table, which give the means and standard deviations, shape (N, D).
@@ -56,10 +56,10 @@ def predict_domains(model: nn.Module, examples: Examples) -> tuple[Predictions, 
     """
     is_table = len(examples.input_shape) == 1
     drifts = table_drifts(examples.batch(range(len(examples)))[1]) if is_table else image_drifts()
-    parts = [predict(model, examples.batches())]
-    check_numbering(parts[0], examples.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        parts = [predict(model, examples.batches())]
+        check_numbering(parts[0], examples.name)
         parts += [predict(model, _drifted(examples, drift)) for drift in drifts]
     domains = torch.arange(len(parts)).repeat_interleave(len(examples))
     ids, logits, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "logits", "labels"))
