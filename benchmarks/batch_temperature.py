@@ -129,7 +129,8 @@ def adaptive_ensemble(clean: Tensor, hard: Tensor, labels: Tensor) -> Method:
     def predict(batch: Tensor) -> Tensor:
         weight = min(2.0, max(0.0, (high - float(batch.softmax(1).amax(1).mean())) / (high - low)))
         temperature = easy.temperature ** (1 - weight) * difficult.temperature**weight
-        return (batch / temperature).softmax(1)
+        probs: Tensor = (batch / temperature).softmax(1)
+        return probs
 
     return predict
 

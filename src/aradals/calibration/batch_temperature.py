@@ -28,6 +28,9 @@ _SMALL_BATCH = 32
 _NUM_RESAMPLES = 200
 _LIMIT = 1.96
 _LEAST_SHIFT = 1e-6
+_LARGEST = 1e12
+_LARGEST_LOG = 30.0
+_POSITIVE = ("scale", "clean_temperature", "inflation")
 
 
 class BatchSummary(NamedTuple):
@@ -291,7 +294,8 @@ class BatchTemperature(Calibrator):
         shift = (statistic or STATISTICS[self.statistic])(self.summarize(logits), self.calibration)
         a, b = self._coefficients.unbind()
         num = logits.shape[0]
-        return (a + b * num / (num + self._batch_prior) * shift / self._scale).exp()
+        log_temperature = a + b * num / (num + self._batch_prior) * shift / self._scale
+        return log_temperature.clamp(-_LARGEST_LOG, _LARGEST_LOG).exp()
 
     def estimate_accuracy(self, logits: Tensor, temperature: Tensor) -> tuple[float, float]:
         """Estimate the accuracy of a batch by its mean confidence at a temperature.
@@ -324,17 +328,18 @@ class BatchTemperature(Calibrator):
         """
         a, b, *state = read_state(fields, cls.method, a=0, b=0, **_STATE)
         tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in zip(_STATE, state, strict=True)}
-        vectors = [tensors[name] for name in _VECTORS]
-        positive = ("scale", "clean_temperature", "inflation")
+        numbers = torch.cat([tensors[name].flatten() for name in _STATE if name != "means"])
         is_possible = (
             fields.get("statistic") in STATISTICS
-            and len({len(vector) for vector in vectors}) == 1
+            and len({len(tensors[name]) for name in _VECTORS}) == 1
             and len(tensors["means"]) == len(BatchSummary._fields)
-            and all(bool((vector >= 0).all()) for vector in (*vectors, tensors["batch_prior"], tensors["domain_error"]))
-            and all(bool(tensors[name] > 0) for name in positive)
+            and bool(
+                (numbers >= 0).all() and (numbers <= _LARGEST).all() and (tensors["means"].abs() <= _LARGEST).all()
+            )
+            and all(bool(tensors[name] >= 1 / _LARGEST) for name in _POSITIVE)
         )
         if not is_possible:
-            expected = f"a known statistic, vectors of one length without negative numbers, positive {positive}"
+            expected = f"a known statistic, vectors of one length, numbers from 0 to {_LARGEST:g}, positive {_POSITIVE}"
             raise bad_state(fields, cls.method, expected)
         calibrator = cls(str(fields["statistic"]))
         calibrator._keep(coefficients=torch.tensor([a, b], dtype=torch.float64), **tensors)
@@ -463,7 +468,8 @@ def fit_log_linear(logits: Tensor, labels: Tensor, shifts: Tensor, start: Tensor
         return value / len(shifts), gradient / len(shifts), hessian / len(shifts)
 
     def step(point: Tensor, gradient: Tensor, hessian: Tensor) -> Tensor:
-        return -torch.linalg.solve(hessian, gradient)
+        solved: Tensor = torch.linalg.solve(hessian, gradient)
+        return -solved
 
     fitted: Tensor = minimize_convex(loss, torch.stack([start.log(), torch.zeros_like(start)]), step)
     return fitted
