@@ -168,7 +168,13 @@ def test_saved_and_loaded(tmp_path: Path, guarded: BatchTemperature) -> None:
     assert loaded.predict_proba(logits).equal(guarded.predict_proba(logits))
     assert loaded.to_dict() == guarded.to_dict()
     assert loaded.origin.num_examples == 1500
-    for name, value in [("scale", 0.0), ("statistic", "no"), ("class_count", [1.0]), ("means", [1.0]), ("b", "x")]:
+    for name, value in [
+        ("scale", 0.0),
+        ("statistic", "no"),
+        ("class_count", [1.0]),
+        ("means", [1.0]),
+        ("coefficients", [0.0]),
+    ]:
         with pytest.raises(InputError, match="the state of a batch_temperature"):
             BatchTemperature.from_dict({**guarded.to_dict(), name: value})
 

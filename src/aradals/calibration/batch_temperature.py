@@ -314,10 +314,10 @@ class BatchTemperature(Calibrator):
         return logits / self.temperature_for(logits)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return ``method``, ``statistic``, ``a``, ``b`` and what batches are compared with, ready for JSON."""
-        a, b = self.coefficients
+        """Return ``method``, ``statistic``, the coefficients a and b, and what batches are compared with."""
+        self.check_fitted()
         state = {name: getattr(self, f"_{name}").tolist() for name in _STATE}
-        return {"method": self.method, "statistic": self.statistic, "a": a, "b": b, **state}
+        return {"method": self.method, "statistic": self.statistic, **state}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
@@ -326,23 +326,23 @@ class BatchTemperature(Calibrator):
         Raises:
             InputError: the state is that of another method, or no fit makes such a state.
         """
-        a, b, *state = read_state(fields, cls.method, a=0, b=0, **_STATE)
+        state = read_state(fields, cls.method, **_STATE)
         tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in zip(_STATE, state, strict=True)}
-        numbers = torch.cat([tensors[name].flatten() for name in _STATE if name != "means"])
+        numbers = torch.cat([tensors[name].flatten() for name in _STATE if name not in _SIGNED])
+        signed = torch.cat([tensors[name] for name in _SIGNED])
         is_possible = (
-            fields.get("statistic") in STATISTICS
+            str(fields.get("statistic")) in STATISTICS
             and len({len(tensors[name]) for name in _VECTORS}) == 1
             and len(tensors["means"]) == len(BatchSummary._fields)
-            and bool(
-                (numbers >= 0).all() and (numbers <= _LARGEST).all() and (tensors["means"].abs() <= _LARGEST).all()
-            )
+            and len(tensors["coefficients"]) == 2
+            and bool((numbers >= 0).all() and (torch.cat([numbers, signed]).abs() <= _LARGEST).all())
             and all(bool(tensors[name] >= 1 / _LARGEST) for name in _POSITIVE)
         )
         if not is_possible:
             expected = f"a known statistic, vectors of one length, numbers from 0 to {_LARGEST:g}, positive {_POSITIVE}"
             raise bad_state(fields, cls.method, expected)
         calibrator = cls(str(fields["statistic"]))
-        calibrator._keep(coefficients=torch.tensor([a, b], dtype=torch.float64), **tensors)
+        calibrator._keep(**tensors)
         return calibrator
 
     @property
@@ -388,10 +388,17 @@ class BatchTemperature(Calibrator):
             self.register_buffer(f"_{name}", tensor.double())
 
 
-_VECTORS = {"class_count": 1, "class_entropy": 1, "class_variance": 1, "predicted_count": 1}
-_NUMBERS = ("scale", "batch_prior", "clean_temperature", "inflation", "domain_error")
-_STATE = {**dict.fromkeys(_NUMBERS, 0), **_VECTORS, "means": 1}
-"""The numbers of a fitted calibrator beside a and b, and their dimensions."""
+_VECTORS = ("class_count", "class_entropy", "class_variance", "predicted_count")
+_SIGNED = ("means", "coefficients")
+_STATE = {
+    "clean_temperature": 0,
+    **dict.fromkeys(_VECTORS, 1),
+    "means": 1,
+    **dict.fromkeys(("scale", "batch_prior"), 0),
+    "coefficients": 1,
+    **dict.fromkeys(("domain_error", "inflation"), 0),
+}
+"""The numbers of a fitted calibrator and their dimensions, in the order of the fit."""
 
 
 class RunningBatch:
