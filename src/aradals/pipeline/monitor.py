@@ -35,7 +35,8 @@ class BatchReport:
         verdict: what has changed since the calibration data.
         reason: the evidence, as a sentence.
         accuracy: estimated accuracy, which is the mean calibrated confidence.
-        accuracy_low: lower end of the 95 % interval of the accuracy.
+        accuracy_low: lower end of the interval of the accuracy. It covers 95 % for inputs like those of the fit, and
+            less for other kinds of drift, see ``docs/shift.md``.
         accuracy_high: upper end of this interval.
         is_trusted: whether the estimate can be trusted, see ``docs/shift.md``.
         confidence: mean confidence as the model states it.
@@ -187,11 +188,13 @@ def judge(num: int, has_drifted: bool, has_other_classes: bool, surprise: float,
             f"the mix of classes has changed by {change:.0%}, or the model predicts few classes for everything and "
             "stays sure: look at some inputs"
         )
-    return "class mix changed", f"a change of the mix of classes by {change:.0%} explains the predictions"
+    return "class mix changed", (
+        f"a change of the mix of classes by {change:.0%} explains the predictions, if the inputs are of the same kind"
+    )
 
 
 def estimate_accuracy(calibrator: BatchTemperature, logits: Tensor, has_drifted: bool) -> tuple[float, float, float]:
-    """Estimate the accuracy of a batch with a 95 % interval, which covers the chance in the labels and in the fit.
+    """Estimate the accuracy of a batch with an interval, which allows for the chance in the labels and in the fit.
 
     If the inputs have drifted, predictions of fewer classes have two readings: all of it is the drift, or all of it is
     another mix of classes. The interval then covers both readings.
