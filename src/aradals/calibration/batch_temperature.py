@@ -130,7 +130,7 @@ class BatchTemperature(Calibrator):
         InputError: there is no such statistic.
 
     References:
-        Deng, Suh, Gould and Zheng, *Confidence and Dispersity Speak*, ICML 2023, arXiv:2302.01094, show that confidence
+        Deng et al., *Confidence and Dispersity Speak*, ICML 2023, arXiv:2302.01094, show that confidence
         and dispersion of unlabeled predictions together follow the accuracy. Zou, Deng and Zheng, *Adaptive Calibrator
         Ensemble*, ICCV 2023, arXiv:2303.12534, interpolate between two calibrators by the mean confidence.
     """
