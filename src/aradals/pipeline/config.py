@@ -6,6 +6,7 @@ rule and may have subsets; fixed smoothing has neither; each way to cut subsets 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,8 @@ MAX_SEED = 2**32 - 1
 """Largest seed that every generator takes."""
 
 _MAX_COUNT = 10**9
+
+_WHERE_TO_TRAIN = ("devices", "num_nodes", "strategy", "sync_batchnorm")
 
 
 def _at_least(minimum: float, values: Mapping[str, float], *, at_most: float = _MAX_COUNT) -> None:
@@ -88,6 +91,11 @@ class TrainingConfig:
         gamma: factor at the milestones.
         augment: none, flip_crop or augmix (which flips and crops first).
         precision: 32-true, or bf16-mixed or 16-mixed, which use half precision for the operations that allow this.
+        devices: number of devices that train each model together; each has an equal part of every batch.
+        num_nodes: number of machines with so many devices each; srun or torchrun starts the command on all of them.
+        strategy: Lightning's strategy for several devices: auto (ddp), ddp, or ddp_find_unused_parameters_true for
+            models some of whose parameters have no gradient.
+        sync_batchnorm: batch norm by the statistics of the whole batch, not of a device's part (several GPUs only).
     """
 
     epochs: int
@@ -100,9 +108,15 @@ class TrainingConfig:
     gamma: float = 0.1
     augment: Augment = "none"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
+    sync_batchnorm: bool = False
 
     def __post_init__(self) -> None:
         _at_least(1, {"training.epochs": self.epochs})
+        _at_least(1, {"training.devices": self.devices, "training.num_nodes": self.num_nodes}, at_most=100_000)
+        self._check_ranks()
         _at_least(2, {"training.batch_size": self.batch_size})
         _at_least(0, {"training.weight_decay": self.weight_decay}, at_most=1000)
         for name, rate in {"learning_rate": self.learning_rate, "gamma": self.gamma}.items():
@@ -121,6 +135,34 @@ class TrainingConfig:
             raise InputError(
                 expected="training.gamma with schedule=steps only", got=f"schedule={self.schedule}", hint="no gamma"
             )
+
+    def _check_ranks(self) -> None:
+        if self.num_ranks == 1 and (self.strategy != "auto" or self.sync_batchnorm):
+            raise InputError(
+                expected="training.strategy and training.sync_batchnorm with several devices only",
+                got="one device",
+                hint="training.devices=2",
+            )
+        if self.num_ranks > 1 and (self.batch_size % self.num_ranks or self.batch_size < 2 * self.num_ranks):
+            raise InputError(
+                expected=f"a training.batch_size that {self.num_ranks} devices divide into equal parts of at least 2",
+                got=str(self.batch_size),
+                hint=f"{max(2, math.ceil(self.batch_size / self.num_ranks)) * self.num_ranks}",
+            )
+
+    @property
+    def num_ranks(self) -> int:
+        """The number of processes that train a model together, one on each device."""
+        return self.devices * self.num_nodes
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """All settings that change the trained model, as plain values.
+
+        The number of devices does, because each of them draws its own augmentations and has its own batch statistics.
+        """
+        several = {"num_ranks": self.num_ranks, "sync_batchnorm": self.sync_batchnorm} if self.num_ranks > 1 else {}
+        return {name: value for name, value in asdict(self).items() if name not in _WHERE_TO_TRAIN} | several
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from aradals._internal.processes import num_processes, of_all_processes
 from aradals.checks import (
     Values,
     check_between,
@@ -46,8 +46,6 @@ from aradals.smoothing.update_rules import (
     sums_by_subset,
     update_target_prob,
 )
-
-T = TypeVar("T")
 
 _Observed = tuple[Tensor, Tensor, Tensor, Tensor]
 """Id, subset, confidence and correctness of the examples of a batch."""
@@ -382,7 +380,7 @@ class AdaptiveSmoothing(nn.Module):
         if not examples and sums.numel():
             _refuse_several_processes()  # the sums are those of a loaded state
             return sums
-        found = _of_all_processes((sums.shape[1], [torch.cat(column) for column in zip(*examples, strict=True)]))
+        found = of_all_processes((sums.shape[1], [torch.cat(column) for column in zip(*examples, strict=True)]))
         num_subsets = max(number for number, _ in found)
         _refuse_some("subsets", all(number in (0, num_subsets) for number, _ in found))
         columns = [torch.cat(parts) for parts in zip(*(each for _, each in found if each), strict=True)]
@@ -485,20 +483,8 @@ class AdaptiveSmoothing(nn.Module):
             )
 
 
-def _num_processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _of_all_processes(part: T) -> list[T]:
-    """Gather the parts of all processes that train together, in the order of their ranks."""
-    parts = [part] * _num_processes()
-    if len(parts) > 1:
-        dist.all_gather_object(parts, part)
-    return parts
-
-
 def _refuse_several_processes() -> None:
-    if _num_processes() > 1:
+    if num_processes() > 1:
         raise InputError(
             expected="the ids of the examples, because several processes train together",
             got="no ids",

@@ -143,7 +143,9 @@ def run_studies(
     inputs = files_of(config)
     with output_folder(output, OUTPUTS, kinds=KINDS, inputs=inputs, overwrite=overwrite, log=log), ALONE:
         most = len(config.runs) * len(config.seeds)
-        with open_workers(workers, most=most, device=device, threads=threads, log=log) as opened:
+        with open_workers(
+            workers, most=most, device=device, devices=config.training.devices, threads=threads, log=log
+        ) as opened:
             return _run_all(config, _workspace(output, device, log), name or output.name, opened)
 
 

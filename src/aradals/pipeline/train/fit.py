@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from aradals.inference.predictions import try_model
 from aradals.objectives import get_objective
 from aradals.pipeline.config import MethodConfig, SelfScoredSubsets, TrainingConfig
 from aradals.pipeline.health import check_output_varies, check_trainable
+from aradals.pipeline.ranks import rank_of
 from aradals.pipeline.train.batches import Batches
 from aradals.pipeline.train.environment import settings_from_arguments_alone
 from aradals.pipeline.train.module import AdaptiveClassifier, by_id
@@ -98,8 +100,12 @@ def fit_classifier(
     Returns:
         The trained model with its history.
 
+    If several processes train together, each calls this function with the same arguments, see
+    `aradals.pipeline.ranks.on_ranks`. All get the same history. Rank 0 writes the state and the log, and its model
+    counts.
+
     Raises:
-        InputError: subsets are needed, but missing.
+        InputError: subsets are needed, but missing; or the training split is too small for the number of devices.
         TrainingFailed: the model has no trainable parameters; the training split has one class; the loss, the weights
             or the validation logits are not finite any more; no parameter has changed in the first epoch; or the
             trained model predicts the same for every example. The state in ``resume`` is then that of the last good
@@ -107,6 +113,15 @@ def fit_classifier(
         OutputError: the state cannot be written; the earlier state stays.
     """
     check_trainable(model, train.labels)
+    rank = rank_of(training)
+    if min(training.batch_size, len(train)) % training.num_ranks:
+        raise InputError(
+            expected=f"training.batch_size of at most {len(train)}, the number of examples, with several devices",
+            got=str(training.batch_size),
+            hint=f"training.batch_size={max(2, len(train) // training.num_ranks) * training.num_ranks}",
+        )
+    if rank:
+        log = _ignore
     if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
         try_model(model, train.batch([0, 1])[1])  # lazy layers take their shapes from the first input
     targets = method.targets
@@ -138,25 +153,30 @@ def fit_classifier(
     callbacks: list[Callback] = [_EpochLog(training.epochs, log)]
     if isinstance(targets.subsets, SelfScoredSubsets):
         callbacks.append(SelfScoring(train, validation, targets.subsets.every, log))
-    state_io, goes_on = StateIO(f"{inputs_digest} {method.training} {training} seed {seed}"), False
+    state_io, goes_on = StateIO(f"{inputs_digest} {method.training} {training.model_settings} seed {seed}"), False
     if resume is not None:
         callbacks.append(SaveState(resume))
-        goes_on = has_state(resume, state_io, module, log)
-    restoration = Restoration(resume if goes_on else None)
+        goes_on = has_state(resume, state_io, module, log, rank)
+    restoration = Restoration(resume if goes_on else None, rank)
     callbacks.append(restoration)
     if sys.stderr.isatty():
         callbacks.append(TQDMProgressBar(leave=False))
     kind, _, index = device.partition(":")
-    with settings_from_arguments_alone(), _quiet_lightning(), _interruptible():
+    several = training.num_ranks > 1
+    with settings_from_arguments_alone(rank if several else None), _quiet_lightning(), _interruptible():
         trainer = Trainer(
             accelerator="gpu" if kind == "cuda" else kind,
-            devices=[int(index)] if index else 1,
+            devices=[int(index)] if index else training.devices,
+            num_nodes=training.num_nodes,
+            strategy=training.strategy,
+            sync_batchnorm=training.sync_batchnorm,
+            use_distributed_sampler=False,
             max_epochs=training.epochs,
             precision=training.precision,
             check_val_every_n_epoch=targets.update_every,
             num_sanity_val_steps=0,
             callbacks=callbacks,
-            plugins=[state_io],
+            plugins=[state_io, TorchElasticEnvironment()] if several else [state_io],
             enable_checkpointing=resume is not None,
             enable_progress_bar=sys.stderr.isatty(),
             enable_model_summary=False,
@@ -183,6 +203,10 @@ def fit_classifier(
         update_rate=float(rule.rate) if rule else 0.0,
         at_lower_bound=criterion.at_lower_bound() if rule else [],
     )
+
+
+def _ignore(line: str) -> None:
+    """Write no line."""
 
 
 class _EpochLog(Callback):
