@@ -32,9 +32,9 @@ def _pool() -> ProcessPoolExecutor:
 def _as_rank(rank: int, port: int, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}.items():
+        numbers = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "MASTER_PORT": port}
+        for name, value in {**numbers, "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "test"}.items():
             patch.setenv(name, str(value))
-        patch.setenv("MASTER_ADDR", "127.0.0.1")
         try:
             return function(*args)
         finally:

@@ -14,18 +14,22 @@ import pickle
 import socket
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, BrokenExecutor, wait
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from aradals._internal.processes import num_processes
 from aradals.errors import InputError, TrainingFailed
 from aradals.inference.predictions import resolve_device
 from aradals.pipeline.config import TrainingConfig
 from aradals.pipeline.workers import Log, open_processes, torch_threads
 
-_LAUNCHER = ("TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_VARIABLES = ("TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""The variables of torchrun by which a rank finds the others."""
+
 _SECONDS_TO_FAIL = 10.0
 """Time in which all ranks of a failing training fail for the same reason."""
 
@@ -70,13 +74,41 @@ def check_devices(training: TrainingConfig, device: str) -> None:
 
 
 def rank_of(training: TrainingConfig) -> int:
-    """Return the rank of this process in a training; rank 0 writes the files and the log."""
+    """Return the rank of this process in a training; rank 0 writes the files and the log.
+
+    Raises:
+        InputError: the number of processes that train together is another one.
+    """
+    found = int(os.environ.get("WORLD_SIZE", 1)) if training.num_ranks > 1 else num_processes()
+    if found != training.num_ranks:
+        raise InputError(
+            expected=f"{training.num_ranks} processes that train together (training.devices x training.num_nodes)",
+            got=str(found),
+            hint="aradals train or aradals run, which start the processes",
+        )
     return int(os.environ["RANK"]) if training.num_ranks > 1 else 0
 
 
 def is_joined() -> bool:
     """Return True if this process is one of the ranks that torchrun or srun has started."""
     return _Group.orders is not None
+
+
+def workers_beside_ranks(workers: int | str | None) -> int | str | None:
+    """Return the number of workers of a study, which is 1 if torchrun or srun has started the ranks.
+
+    Raises:
+        InputError: another number is asked for.
+    """
+    if not is_joined():
+        return workers
+    if workers not in (None, 1, "1"):
+        raise InputError(
+            expected="one worker, because torchrun or srun has started the processes of one training",
+            got=f"--workers {workers}",
+            hint="--workers 1, or the command without torchrun and srun",
+        )
+    return 1
 
 
 def on_ranks(function: Callable[..., None], *args: Any, training: TrainingConfig, log: Log) -> None:
@@ -130,29 +162,46 @@ def join_ranks(training: TrainingConfig) -> bool:
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     _Group.orders = dist.new_group(backend="gloo", timeout=timedelta(days=1000))
     if dist.get_rank() == 0:
-        atexit.register(_dismiss)
+        atexit.register(leave_ranks)
         return False
     while order := _next_order():
         function, args = order
-        try:
+        with suppress(TrainingFailed):  # rank 0 reports it
             function(*args)
-        except TrainingFailed:  # rank 0 reports it
-            continue
+    _leave()
     return True
+
+
+def leave_ranks() -> None:
+    """Let the other ranks end with the command, unless they are still in a training that has failed in rank 0 alone."""
+    if is_joined() and _Group.in_step:
+        _hand_out(None)
+        _leave()
+
+
+def _leave() -> None:
+    dist.destroy_process_group()
+    _Group.orders = None
 
 
 def _launched() -> dict[str, str]:
     """Return the variables by which a rank of torchrun or of srun finds the others; empty if there are no others."""
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
-        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment  # takes seconds
+    given = os.environ
+    if "TORCHELASTIC_RUN_ID" in given:
+        return {name: given[name] for name in _VARIABLES} if int(given["WORLD_SIZE"]) > 1 else {}
+    # The script of sbatch has SLURM_NTASKS, too, but is one process; only srun starts several.
+    if int(given.get("SLURM_STEP_NUM_TASKS", 1)) == 1:
+        return {}
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment  # takes seconds
 
-        slurm = SLURMEnvironment(auto_requeue=False)
-        numbers = (slurm.global_rank(), slurm.local_rank(), os.environ["SLURM_STEP_NUM_TASKS"])
-        values = ("srun", *map(str, numbers), slurm.main_address, str(slurm.main_port))
-        return {**dict(zip(_LAUNCHER, values, strict=True)), "GROUP_RANK": str(slurm.node_rank())}
-    if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        return {name: os.environ[name] for name in _LAUNCHER}
-    return {}
+    step = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS")
+    address = given.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(given["SLURM_STEP_NODELIST"])
+    port = given.get("MASTER_PORT") or 15000 + (int(given["SLURM_JOB_ID"]) + int(given["SLURM_STEP_ID"])) % 10000
+    return _variables("srun", *(given[name] for name in step), address, port)
+
+
+def _variables(*values: object) -> dict[str, str]:
+    return {name: str(value) for name, value in zip(_VARIABLES, values, strict=True)}
 
 
 def _hand_out(order: tuple[Callable[..., None], tuple[Any, ...]] | None) -> None:
@@ -166,17 +215,11 @@ def _next_order() -> tuple[Callable[..., None], tuple[Any, ...]] | None:
     return order
 
 
-def _dismiss() -> None:
-    """Let the other ranks end with the command, unless they are still in a training that has failed in rank 0 alone."""
-    if _Group.in_step:
-        _hand_out(None)
-
-
 def _in_new_processes(function: Callable[..., None], args: tuple[Any, ...], number: int, log: Log) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ranks = [dict(zip(_LAUNCHER, ("aradals", r, r, number, "127.0.0.1", port), strict=True)) for r in range(number)]
+    ranks = [_variables("aradals", rank, rank, 0, number, "127.0.0.1", port) for rank in range(number)]
     with open_processes(number, log) as executor:
         futures = [executor.submit(_as_rank, rank, torch.get_num_threads(), function, args) for rank in ranks]
         if wait(futures, return_when=FIRST_EXCEPTION).not_done:
@@ -192,7 +235,7 @@ def _in_new_processes(function: Callable[..., None], args: tuple[Any, ...], numb
         raise error
 
 
-def _as_rank(variables: dict[str, Any], threads: int, function: Callable[..., None], args: tuple[Any, ...]) -> None:
-    os.environ.update({name: str(value) for name, value in variables.items()} | {"GROUP_RANK": "0"})
+def _as_rank(variables: dict[str, str], threads: int, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+    os.environ.update(variables)
     with torch_threads(threads):
         function(*args)

@@ -22,6 +22,7 @@ from aradals.metrics import stability
 from aradals.pipeline.artifacts import save_table, versions
 from aradals.pipeline.config import EvaluationConfig, StudyConfig, is_plain
 from aradals.pipeline.outputs import input_paths, output_folder
+from aradals.pipeline.ranks import workers_beside_ranks
 from aradals.pipeline.recipes import load_recipe
 from aradals.pipeline.shown import class_rows, example_pictures
 from aradals.pipeline.stage import check_versions
@@ -141,6 +142,7 @@ def run_studies(
     output = Path(output)
     _refuse_own_scorer(config, output)
     inputs = files_of(config)
+    workers = workers_beside_ranks(workers)
     with output_folder(output, OUTPUTS, kinds=KINDS, inputs=inputs, overwrite=overwrite, log=log), ALONE:
         most = len(config.runs) * len(config.seeds)
         with open_workers(

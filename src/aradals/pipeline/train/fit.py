@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from aradals.data import AUGMENTATIONS, Examples
-from aradals.errors import InputError
+from aradals.errors import InputError, TrainingFailed
 from aradals.inference.predictions import try_model
 from aradals.objectives import get_objective
 from aradals.pipeline.config import MethodConfig, SelfScoredSubsets, TrainingConfig
@@ -112,8 +112,8 @@ def fit_classifier(
             epoch.
         OutputError: the state cannot be written; the earlier state stays.
     """
-    check_trainable(model, train.labels)
     rank = rank_of(training)
+    check_trainable(model, train.labels)
     if min(training.batch_size, len(train)) % training.num_ranks:
         raise InputError(
             expected=f"training.batch_size of at most {len(train)}, the number of examples, with several devices",
@@ -183,7 +183,7 @@ def fit_classifier(
             logger=False,
             reload_dataloaders_every_n_epochs=1,
         )
-        with restoration.guarded():
+        with restoration.guarded(), _unused_parameters_explained():
             trainer.fit(
                 module,
                 datamodule=Batches(train, validation, training.batch_size, seed, len(module.members)),
@@ -247,6 +247,19 @@ def _course(criterion: AdaptiveSmoothing) -> str:
     if ran_down := criterion.at_lower_bound():
         course += f"  WARNING: targets of subsets {ran_down} ran down to 1/K"
     return course
+
+
+@contextmanager
+def _unused_parameters_explained() -> Iterator[None]:
+    """Raise TrainingFailed if DDP waits for gradients that never come."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "find_unused_parameters" not in str(error):
+            raise
+        raise TrainingFailed(
+            "some parameters of the model have no gradient; try --training.strategy ddp_find_unused_parameters_true"
+        ) from error
 
 
 @contextmanager
