@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from aradals._internal.processes import num_processes
-from aradals.errors import InputError, TrainingFailed
+from aradals.errors import InputError, OutputError, TrainingFailed
 from aradals.inference.predictions import resolve_device
 from aradals.pipeline.config import TrainingConfig
 from aradals.pipeline.workers import Log, open_processes, torch_threads
@@ -121,7 +121,8 @@ def on_ranks(function: Callable[..., None], *args: Any, training: TrainingConfig
         log: called with warnings of new processes.
 
     Raises:
-        TrainingFailed: the function has raised it; or a process has died.
+        InputError: the function has raised it in all ranks.
+        TrainingFailed: a process has died.
     """
     if training.num_ranks == 1:
         function(*args)
@@ -130,8 +131,8 @@ def on_ranks(function: Callable[..., None], *args: Any, training: TrainingConfig
         _hand_out((function, args))
         try:
             function(*args)
-        except TrainingFailed:  # in all ranks, because they check the same numbers
-            _Group.in_step = True
+        except InputError as error:  # in all ranks, because they check the same; but only rank 0 writes
+            _Group.in_step = not isinstance(error, OutputError)
             raise
         _Group.in_step = True
     else:
@@ -166,7 +167,7 @@ def join_ranks(training: TrainingConfig) -> bool:
         return False
     while order := _next_order():
         function, args = order
-        with suppress(TrainingFailed):  # rank 0 reports it
+        with suppress(InputError):  # rank 0 reports it
             function(*args)
     _leave()
     return True
@@ -210,7 +211,12 @@ def _hand_out(order: tuple[Callable[..., None], tuple[Any, ...]] | None) -> None
 
 def _next_order() -> tuple[Callable[..., None], tuple[Any, ...]] | None:
     received: list[bytes] = [b""]
-    dist.broadcast_object_list(received, group=_Group.orders)
+    try:
+        dist.broadcast_object_list(received, group=_Group.orders)
+    except RuntimeError as error:
+        raise InputError(
+            expected="rank 0 to go on, or to end in order", got="no connection to it", hint="reading the log of rank 0"
+        ) from error
     order: tuple[Callable[..., None], tuple[Any, ...]] | None = pickle.loads(received[0])
     return order
 
