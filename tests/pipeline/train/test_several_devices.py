@@ -197,12 +197,12 @@ class TestBatches:
 class TestSettings:
     def test_one_device_leaves_digests_as_they_were(self) -> None:
         added = {"devices", "num_nodes", "strategy", "sync_batchnorm"}
-        assert ONE.model_settings == {name: value for name, value in asdict(ONE).items() if name not in added}
+        assert ONE.course == {name: value for name, value in asdict(ONE).items() if name not in added}
 
     def test_only_the_number_of_processes_changes_the_model(self) -> None:
-        assert TWO.model_settings != ONE.model_settings
-        assert replace(ONE, num_nodes=2).model_settings == replace(TWO, strategy="ddp").model_settings
-        assert replace(TWO, sync_batchnorm=True).model_settings != TWO.model_settings
+        assert TWO.course != ONE.course
+        assert replace(ONE, num_nodes=2).course == replace(TWO, strategy="ddp").course
+        assert replace(TWO, sync_batchnorm=True).course != TWO.course
 
     @pytest.mark.parametrize(
         ("settings", "expected"),
