@@ -88,16 +88,18 @@ def fit(kind: str, training: TrainingConfig, folder: Path, **options: Any) -> tu
     return trained, log, subsets
 
 
-def fit_all(training: TrainingConfig, folder: Path) -> dict[str, tuple[TrainedModel, list[str], Tensor]]:
-    return {kind: fit(kind, training, folder) for kind in METHODS}
+def fit_all(training: TrainingConfig, folder: Path) -> tuple[dict[str, tuple[TrainedModel, list[str], Tensor]], int]:
+    """The trainings of all methods, and the seed of the last epoch."""
+    return {kind: fit(kind, training, folder) for kind in METHODS}, torch.initial_seed()
 
 
 def test_two_devices_give_the_result_of_one(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
-    expected = fit_all(ONE, tmp_path / "one")
-    ranks = in_two_processes(fit_all, TWO, tmp_path)
+    expected, seed = fit_all(ONE, tmp_path / "one")
+    (first_rank, first_seed), (second_rank, second_seed) = in_two_processes(fit_all, TWO, tmp_path)
+    assert first_seed == seed != second_seed  # each draws its own augmentations
     for kind in METHODS:
-        (first, log, subsets), (second, silent, other_subsets) = (found[kind] for found in ranks)
+        (first, log, subsets), (second, silent, other_subsets) = (found[kind] for found in (first_rank, second_rank))
         whole, _, whole_subsets = expected[kind]
         assert weights(first.model).equal(weights(second.model))
         assert first.target_prob == second.target_prob
