@@ -39,6 +39,8 @@ def ignore(line: str) -> None:
 
 
 def write_rank(folder: Path) -> None:
+    torch.distributed.init_process_group("gloo")
+    torch.distributed.barrier()
     (folder / str(rank_of(TWO))).write_text(f"{torch.get_num_threads()} threads")
 
 
@@ -53,7 +55,8 @@ def fail_in(rank: int, kind: str) -> None:
 
 
 class TestNewProcesses:
-    def test_each_rank_is_one(self, tmp_path: Path) -> None:
+    def test_each_rank_is_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")  # as in a torchrun with one process
         on_ranks(write_rank, tmp_path, training=TWO, log=ignore)
         assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
             str(rank): f"{torch.get_num_threads()} threads" for rank in range(2)

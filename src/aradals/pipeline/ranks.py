@@ -160,7 +160,9 @@ def join_ranks(training: TrainingConfig) -> bool:
             hint="one process for each device",
         )
     os.environ.update(launched)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    # The first training waits until all ranks have read the data; between trainings, rank 0 may score for days.
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(hours=2))
     _Group.orders = dist.new_group(backend="gloo", timeout=timedelta(days=1000))
     if dist.get_rank() == 0:
         atexit.register(leave_ranks)
@@ -242,6 +244,7 @@ def _in_new_processes(function: Callable[..., None], args: tuple[Any, ...], numb
 
 
 def _as_rank(variables: dict[str, str], threads: int, function: Callable[..., None], args: tuple[Any, ...]) -> None:
-    os.environ.update(variables)
+    # A torchrun around the command has a store of its own, which knows nothing of these ranks.
+    os.environ.update({**variables, "TORCHELASTIC_USE_AGENT_STORE": "False"})
     with torch_threads(threads):
         function(*args)
