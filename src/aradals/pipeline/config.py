@@ -16,6 +16,8 @@ from aradals.smoothing.update_rules import UpdateRule
 
 Augment = Literal["none", "flip_crop", "augmix"]
 
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
 OTHER_FOLDERS = ("scores", "scorer", "runs")
 """Folders of a study beside those of its methods."""
 
@@ -87,7 +89,11 @@ class TrainingConfig:
         milestones: epochs at which `steps` multiplies the learning rate.
         gamma: factor at the milestones.
         augment: none, flip_crop or augmix (which flips and crops first).
-        precision: 32-true, or bf16-mixed or 16-mixed, which use half precision for the operations that allow this.
+        precision: 32-true, or bf16-mixed or 16-mixed, which use half precision for the operations that allow this. auto
+            is bf16-mixed on GPUs with bfloat16 units, and 32-true elsewhere, so on every CPU.
+        compile: translate the model by torch.compile, which takes time before the first step and needs a C++ compiler.
+        loader_workers: processes that read and decode data that does not fit in memory; default: one for each core that
+            no other worker uses, at most 8. They change no result.
     """
 
     epochs: int
@@ -99,12 +105,15 @@ class TrainingConfig:
     milestones: list[int] = field(default_factory=list)
     gamma: float = 0.1
     augment: Augment = "none"
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["auto"] | Precision = "auto"
+    compile: bool = False
+    loader_workers: int | None = None
 
     def __post_init__(self) -> None:
         _at_least(1, {"training.epochs": self.epochs})
         _at_least(2, {"training.batch_size": self.batch_size})
         _at_least(0, {"training.weight_decay": self.weight_decay}, at_most=1000)
+        _at_least(0, {"training.loader_workers": self.loader_workers or 0}, at_most=1000)
         for name, rate in {"learning_rate": self.learning_rate, "gamma": self.gamma}.items():
             if not 0 < rate <= 1000:
                 raise InputError(expected=f"training.{name} above 0 and up to 1000", got=str(rate), hint="0.001")
@@ -121,6 +130,11 @@ class TrainingConfig:
             raise InputError(
                 expected="training.gamma with schedule=steps only", got=f"schedule={self.schedule}", hint="no gamma"
             )
+
+    @property
+    def course(self) -> dict[str, Any]:
+        """All settings that change the trained model, as plain values."""
+        return {name: value for name, value in asdict(self).items() if name != "loader_workers"}
 
 
 @dataclass(frozen=True)

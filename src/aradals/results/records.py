@@ -418,6 +418,7 @@ class Training:
         updates: updates of the targets, in order; their ``target_prob`` is that before the update.
         target_prob: target of each subset at the end.
         at_lower_bound: subsets whose target fell to its lower bound 1/K.
+        precision: precision of the training, 32-true, bf16-mixed or 16-mixed; empty if it is unknown.
     """
 
     method: str
@@ -431,6 +432,7 @@ class Training:
     updates: tuple[Update, ...] = ()
     target_prob: tuple[float, ...] = ()
     at_lower_bound: tuple[int, ...] = ()
+    precision: str = ""
 
     def __post_init__(self) -> None:
         sizes = {len(course) for each in self.updates for course in (each.target_prob, each.confidence, each.accuracy)}

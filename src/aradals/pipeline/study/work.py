@@ -91,7 +91,7 @@ def train(task: Train, space: Workspace) -> None:
         "model": task.source.model,
         "code": materials.code,
         "model_args": task.source.model_args,
-        "training": asdict(task.training),
+        "training": task.training.course,
         "method": {**settings.training, "code": code_digest(settings.objective)},
         "train": examples.fingerprint,
         "validation": splits.validation.fingerprint,
@@ -163,6 +163,7 @@ def _history(task: Train, trained: TrainedModel) -> Training:
         ),
         target_prob=tuple(trained.target_prob),
         at_lower_bound=tuple(trained.at_lower_bound),
+        precision=trained.precision,
     )
 
 

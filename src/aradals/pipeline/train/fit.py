@@ -18,12 +18,14 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from aradals._internal.memory import keep_memory
 from aradals.data import AUGMENTATIONS, Examples
 from aradals.errors import InputError
 from aradals.inference.predictions import try_model
 from aradals.objectives import get_objective
 from aradals.pipeline.config import MethodConfig, SelfScoredSubsets, TrainingConfig
 from aradals.pipeline.health import check_output_varies, check_trainable
+from aradals.pipeline.train.accelerate import choose_precision, compiled
 from aradals.pipeline.train.batches import Batches
 from aradals.pipeline.train.environment import settings_from_arguments_alone
 from aradals.pipeline.train.module import AdaptiveClassifier, by_id
@@ -45,6 +47,7 @@ class TrainedModel:
         target_prob: the targets after the last update, by subset.
         update_rate: the rate alpha of the updates; 0 if the targets stay.
         at_lower_bound: subsets whose target has fallen to 1/K.
+        precision: precision of the training, such as 32-true.
     """
 
     model: nn.Module
@@ -54,6 +57,7 @@ class TrainedModel:
     target_prob: list[float]
     update_rate: float
     at_lower_bound: list[int]
+    precision: str
 
     @property
     def seconds(self) -> float:
@@ -138,21 +142,28 @@ def fit_classifier(
     callbacks: list[Callback] = [_EpochLog(training.epochs, log)]
     if isinstance(targets.subsets, SelfScoredSubsets):
         callbacks.append(SelfScoring(train, validation, targets.subsets.every, log))
-    state_io, goes_on = StateIO(f"{inputs_digest} {method.training} {training} seed {seed}"), False
+    members = module.members
+    if training.compile:
+        module.members = compiled(members, device)
+    precision = choose_precision(training.precision, device)
+    state_io, goes_on = StateIO(f"{inputs_digest} {method.training} {training.course} seed {seed}", precision), False
     if resume is not None:
         callbacks.append(SaveState(resume))
         goes_on = has_state(resume, state_io, module, log)
+    if state_io.precision != "32-true":
+        log(f"precision {state_io.precision}")
     restoration = Restoration(resume if goes_on else None)
     callbacks.append(restoration)
     if sys.stderr.isatty():
         callbacks.append(TQDMProgressBar(leave=False))
     kind, _, index = device.partition(":")
+    keep_memory()
     with settings_from_arguments_alone(), _quiet_lightning(), _interruptible():
         trainer = Trainer(
             accelerator="gpu" if kind == "cuda" else kind,
             devices=[int(index)] if index else 1,
             max_epochs=training.epochs,
-            precision=training.precision,
+            precision=state_io.precision,
             check_val_every_n_epoch=targets.update_every,
             num_sanity_val_steps=0,
             callbacks=callbacks,
@@ -166,12 +177,12 @@ def fit_classifier(
         with restoration.guarded():
             trainer.fit(
                 module,
-                datamodule=Batches(train, validation, training.batch_size, seed, len(module.members)),
+                datamodule=Batches(train, validation, training.batch_size, seed, len(members), training.loader_workers),
                 ckpt_path=restoration.path,
                 weights_only=True,
             )
     model.cpu().eval()
-    for member in module.members:
+    for member in members:
         # This check needs only one small batch, except for a collapsed model.
         check_output_varies(member, chain(validation.batches(32), train.batches(32)))
     return TrainedModel(
@@ -182,6 +193,7 @@ def fit_classifier(
         target_prob=criterion.target_prob.tolist(),
         update_rate=float(rule.rate) if rule else 0.0,
         at_lower_bound=criterion.at_lower_bound() if rule else [],
+        precision=state_io.precision,
     )
 
 
