@@ -113,7 +113,12 @@ def _num_cores() -> int:
 
 def num_own_cores() -> int:
     """Count the cores that this process may use, divided by the number of workers that share them."""
-    return max(1, _num_cores() // int(os.environ.get(_NUM_SHARING, "1")))
+    return max(1, _num_cores() // _num_sharing())
+
+
+def _num_sharing() -> int:
+    """Count the workers of this machine that this process is one of; 1 for a process that is no worker."""
+    return int(os.environ.get(_NUM_SHARING, "1"))
 
 
 def _gpus(device: str) -> list[str]:
@@ -181,7 +186,7 @@ class _Processes(Executor):
             raise
 
     def _start(self, place: int) -> Any:
-        settings = {_NUM_SHARING: str(self._number)}
+        settings = {_NUM_SHARING: str(self._number * _num_sharing())}
         if self._gpus:
             settings["CUDA_VISIBLE_DEVICES"] = self._gpus[place % len(self._gpus)]
         process = load_extra("loky").ProcessPoolExecutor(
