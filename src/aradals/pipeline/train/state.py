@@ -79,7 +79,8 @@ class StateIO(TorchCheckpointIO):
             raise UnusableState(f"torch cannot read it: {type(error).__name__}") from error
         if not isinstance(state, dict) or state.get(_INPUTS) != self.inputs:
             raise UnusableState("it belongs to a training with other inputs")
-        if (precision := state.get(_PRECISION)) not in get_args(Precision):
+        precision: Any = state.get(_PRECISION)
+        if precision not in get_args(Precision):
             raise UnusableState("it does not name its precision")
         # A training goes on as it began, also on a machine where another precision would have been chosen.
         self.precision = precision
