@@ -23,6 +23,8 @@ from aradals.smoothing.update_rules import UpdateRule
 
 Augment = Literal["none", "flip_crop", "augmix"]
 
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
 OTHER_FOLDERS = ("scores", "scorer", "runs")
 """Folders of a study beside those of its methods."""
 
@@ -32,7 +34,7 @@ MAX_SEED = 2**32 - 1
 
 _MAX_COUNT = 10**9
 
-_WHERE_TO_TRAIN = ("devices", "num_nodes", "strategy", "sync_batchnorm")
+_WHERE_TO_TRAIN = ("devices", "num_nodes", "strategy", "sync_batchnorm", "loader_workers")
 
 
 def _at_least(minimum: float, values: Mapping[str, float], *, at_most: float = _MAX_COUNT) -> None:
@@ -96,7 +98,11 @@ class TrainingConfig:
         milestones: epochs at which `steps` multiplies the learning rate.
         gamma: factor at the milestones.
         augment: none, flip_crop or augmix (which flips and crops first).
-        precision: 32-true, or bf16-mixed or 16-mixed, which use half precision for the operations that allow this.
+        precision: 32-true, or bf16-mixed or 16-mixed, which use half precision for the operations that allow this. auto
+            is bf16-mixed on GPUs with bfloat16 units, and 32-true elsewhere, so on every CPU.
+        compile: translate the model by torch.compile, which takes time before the first step and needs a C++ compiler.
+        loader_workers: processes that read and decode data that does not fit in memory; default: one for each core that
+            no other worker uses, at most 8. They change no result.
         devices: number of devices that train each model together; each has an equal part of every batch.
         num_nodes: number of machines with so many devices each; srun or torchrun starts the command on all of them.
         strategy: Lightning's strategy for several devices: auto (ddp), ddp, or ddp_find_unused_parameters_true for
@@ -113,7 +119,9 @@ class TrainingConfig:
     milestones: list[int] = field(default_factory=list)
     gamma: float = 0.1
     augment: Augment = "none"
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["auto"] | Precision = "auto"
+    compile: bool = False
+    loader_workers: int | None = None
     devices: int = 1
     num_nodes: int = 1
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
@@ -125,6 +133,7 @@ class TrainingConfig:
         self._check_ranks()
         _at_least(2, {"training.batch_size": self.batch_size})
         _at_least(0, {"training.weight_decay": self.weight_decay}, at_most=1000)
+        _at_least(0, {"training.loader_workers": self.loader_workers or 0}, at_most=1000)
         for name, rate in {"learning_rate": self.learning_rate, "gamma": self.gamma}.items():
             if not 0 < rate <= 1000:
                 raise InputError(expected=f"training.{name} above 0 and up to 1000", got=str(rate), hint="0.001")

@@ -30,6 +30,7 @@ MAX_DEATHS = 3
 
 _PARENT_SECONDS = 0.2
 _QUIET = "ignore:resource_tracker"
+_NUM_SHARING = "ARADALS_NUM_WORKERS"  # tells a worker how many there are on this machine
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,16 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def num_own_cores() -> int:
+    """Count the cores that this process may use, divided by the number of workers that share them."""
+    return max(1, _num_cores() // _num_sharing())
+
+
+def _num_sharing() -> int:
+    """Count the workers of this machine that this process is one of; 1 for a process that is no worker."""
+    return int(os.environ.get(_NUM_SHARING, "1"))
+
+
 def _gpus(device: str) -> list[str]:
     """List the GPUs for CUDA_VISIBLE_DEVICES; empty if the device is no GPU, or a certain one."""
     if resolve_device(device) != torch.device("cuda"):
@@ -169,7 +180,7 @@ class _Processes(Executor):
     """
 
     def __init__(self, number: int, gpus: Sequence[str], log: Log) -> None:
-        self._gpus, self._log = gpus, log
+        self._number, self._gpus, self._log = number, gpus, log
         self._threads = ThreadPoolExecutor(number, initializer=_block_signals)
         self._places = itertools.count()
         self._own = threading.local()
@@ -193,9 +204,14 @@ class _Processes(Executor):
             raise
 
     def _start(self, place: int) -> Any:
-        gpu = {"CUDA_VISIBLE_DEVICES": self._gpus[place % len(self._gpus)]} if self._gpus else {}
+        settings = {_NUM_SHARING: str(self._number * _num_sharing())}
+        if self._gpus:
+            settings["CUDA_VISIBLE_DEVICES"] = self._gpus[place % len(self._gpus)]
         process = load_extra("loky").ProcessPoolExecutor(
-            1, env=gpu, initializer=_begin_worker, initargs=(os.getpid(), self._log)
+            1,
+            env=settings,
+            initializer=_begin_worker,
+            initargs=(os.getpid(), self._log),
         )
         self._started.callback(partial(process.shutdown, kill_workers=True))
         return process

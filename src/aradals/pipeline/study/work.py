@@ -182,6 +182,7 @@ def _history(task: Train, trained: TrainedModel) -> Training:
         ),
         target_prob=tuple(trained.target_prob),
         at_lower_bound=tuple(trained.at_lower_bound),
+        precision=trained.precision,
     )
 
 

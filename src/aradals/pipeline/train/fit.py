@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from aradals._internal.memory import keep_memory
 from aradals.data import AUGMENTATIONS, Examples
 from aradals.errors import InputError, TrainingFailed
 from aradals.inference.predictions import try_model
@@ -26,6 +27,7 @@ from aradals.objectives import get_objective
 from aradals.pipeline.config import MethodConfig, SelfScoredSubsets, ShapedTargets, TrainingConfig
 from aradals.pipeline.health import check_output_varies, check_trainable
 from aradals.pipeline.ranks import rank_of
+from aradals.pipeline.train.accelerate import choose_precision, compiled
 from aradals.pipeline.train.batches import Batches
 from aradals.pipeline.train.environment import settings_from_arguments_alone
 from aradals.pipeline.train.module import AdaptiveClassifier, by_id
@@ -47,6 +49,7 @@ class TrainedModel:
         target_prob: the targets after the last update, by subset.
         update_rate: the rate alpha of the updates; 0 if the targets stay.
         at_lower_bound: subsets whose target has fallen to 1/K.
+        precision: precision of the training, such as 32-true.
     """
 
     model: nn.Module
@@ -56,6 +59,7 @@ class TrainedModel:
     target_prob: list[float]
     update_rate: float
     at_lower_bound: list[int]
+    precision: str
 
     @property
     def seconds(self) -> float:
@@ -155,16 +159,23 @@ def fit_classifier(
     if isinstance(targets.subsets, SelfScoredSubsets):
         shape = targets.shape(train.num_classes) if isinstance(targets, ShapedTargets) else None
         callbacks.append(SelfScoring(train, validation, targets.subsets.every, log, shape))
-    state_io, goes_on = StateIO(f"{inputs_digest} {method.training} {training.course} seed {seed}"), False
+    members = module.members
+    if training.compile:
+        module.members = compiled(members, device)
+    precision = choose_precision(training.precision, device)
+    state_io, goes_on = StateIO(f"{inputs_digest} {method.training} {training.course} seed {seed}", precision), False
     if resume is not None:
         callbacks.append(SaveState(resume))
         goes_on = has_state(resume, state_io, module, log, rank)
+    if state_io.precision != "32-true":
+        log(f"precision {state_io.precision}")
     restoration = Restoration(resume if goes_on else None, rank)
     callbacks.append(restoration)
     if sys.stderr.isatty():
         callbacks.append(TQDMProgressBar(leave=False))
     kind, _, index = device.partition(":")
     several = training.num_ranks > 1
+    keep_memory()
     with settings_from_arguments_alone(rank if several else None), _quiet_lightning(), _interruptible():
         trainer = Trainer(
             accelerator="gpu" if kind == "cuda" else kind,
@@ -174,7 +185,7 @@ def fit_classifier(
             sync_batchnorm=training.sync_batchnorm,
             use_distributed_sampler=False,
             max_epochs=training.epochs,
-            precision=training.precision,
+            precision=state_io.precision,
             check_val_every_n_epoch=targets.update_every,
             num_sanity_val_steps=0,
             callbacks=callbacks,
@@ -188,12 +199,12 @@ def fit_classifier(
         with restoration.guarded(), _unused_parameters_explained():
             trainer.fit(
                 module,
-                datamodule=Batches(train, validation, training.batch_size, seed, len(module.members)),
+                datamodule=Batches(train, validation, training.batch_size, seed, len(members), training.loader_workers),
                 ckpt_path=restoration.path,
                 weights_only=True,
             )
     model.cpu().eval()
-    for member in module.members:
+    for member in members:
         # This check needs only one small batch, except for a collapsed model.
         check_output_varies(member, chain(validation.batches(32), train.batches(32)))
     return TrainedModel(
@@ -204,6 +215,7 @@ def fit_classifier(
         target_prob=criterion.target_prob.tolist(),
         update_rate=float(rule.rate) if rule else 0.0,
         at_lower_bound=criterion.at_lower_bound() if rule else [],
+        precision=state_io.precision,
     )
 
 

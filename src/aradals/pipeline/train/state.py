@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -16,9 +16,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from aradals._internal.files import atomic_path, set_aside, unwritable
 from aradals.errors import InputError, TrainingFailed
+from aradals.pipeline.config import Precision
 
 _MARK = b"ar-adals training state, sha256 "
-_INPUTS = "inputs"
+_INPUTS, _PRECISION = "inputs", "precision"
 
 
 class UnusableState(Exception):
@@ -37,10 +38,11 @@ class StateIO(TorchCheckpointIO):
 
     Args:
         inputs: digest of everything that decides the course of the training, which is part of the state.
+        precision: precision of the training, which is part of the state, too.
     """
 
-    def __init__(self, inputs: str) -> None:
-        self.inputs = inputs
+    def __init__(self, inputs: str, precision: Precision = "32-true") -> None:
+        self.inputs, self.precision = inputs, precision
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         """Write a state.
@@ -49,7 +51,7 @@ class StateIO(TorchCheckpointIO):
             OutputError: the state cannot be written; the earlier state stays.
         """
         buffer = io.BytesIO()
-        torch.save({**checkpoint, _INPUTS: self.inputs}, buffer)
+        torch.save({**checkpoint, _INPUTS: self.inputs, _PRECISION: self.precision}, buffer)
         content = buffer.getbuffer()
         with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
             file.write(_MARK + hashlib.sha256(content).hexdigest().encode() + b"\n")
@@ -77,6 +79,11 @@ class StateIO(TorchCheckpointIO):
             raise UnusableState(f"torch cannot read it: {type(error).__name__}") from error
         if not isinstance(state, dict) or state.get(_INPUTS) != self.inputs:
             raise UnusableState("it belongs to a training with other inputs")
+        precision: Any = state.get(_PRECISION)
+        if precision not in get_args(Precision):
+            raise UnusableState("it does not name its precision")
+        # A training goes on as it began, also on a machine where another precision would have been chosen.
+        self.precision = precision
         return state
 
 
