@@ -22,7 +22,7 @@ def run(recipe: RecipeArguments) -> Path | None:
 
     if recipe.action == "list":
         for name, summary in list_recipes().items():
-            print_result(f"{name:<18} {summary}")
+            print_result(f"{name:<20} {summary}")
         return None
     if recipe.name is None:
         known = ", ".join(list_recipes())
