@@ -411,14 +411,14 @@ class StudyArguments:
     Attributes:
         recipe: a recipe by name (see aradals recipes), or a YAML file
         overrides: any key of the recipe
-        smoke: use the recipe's smoke setting, with which every stage runs in minutes; the results are no evidence
         device: auto, cpu, cuda or mps, or one of several by its index, such as cuda:1
+        smoke: use the recipe's smoke setting, with which every stage runs in minutes; the results are no evidence
     """
 
     recipe: str = field(metadata=_POSITIONAL)
     overrides: dict[str, str] = field(default_factory=dict, metadata={"keys_of": _study})
-    smoke: bool = False
     device: str = "auto"
+    smoke: bool = False
 
     def load(self) -> StudyConfig:
         """Read the recipe.

@@ -68,11 +68,10 @@ def _smoke_setting(setting: object, recipe: str) -> Mapping[str, Any]:
     """
     if isinstance(setting, Mapping):
         return setting
-    having = [each for each in list_recipes() if f"\n{_SMOKE}:" in find_recipe(each).read_text(encoding="utf-8")]
     raise InputError(
         expected="a recipe with the key smoke: other values of some of its keys",
         got=f"{recipe} with {'no such key' if setting is None else f'smoke: {setting!r}'}",
-        hint=f"no --smoke, or one of {', '.join(having)}",
+        hint=f"no --smoke, or one of {', '.join(recipes_with_smoke())}",
     )
 
 
@@ -91,6 +90,11 @@ def list_recipes() -> dict[str, str]:
         path.stem: path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
         for path in sorted(_FOLDER.glob("*.yaml"))
     }
+
+
+def recipes_with_smoke() -> list[str]:
+    """List the packaged recipes that have a smoke setting."""
+    return [name for name in list_recipes() if _SMOKE in _read_mapping(find_recipe(name))]
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
