@@ -25,11 +25,10 @@ def run(study: StudyArguments, workers: WorkerArguments, output: ResultsArgument
     from aradals.errors import RunsFailed
     from aradals.pipeline.outputs import output_folder
     from aradals.pipeline.ranks import join_ranks
-    from aradals.pipeline.recipes import load_recipe
     from aradals.pipeline.study import KINDS, OUTPUTS, files_of, run_studies
     from aradals.results.failed import describe_failed
 
-    config, folder, overwrite = load_recipe(study.recipe, study.overrides), output.output, output.overwrite
+    config, folder, overwrite = study.load(), output.output, output.overwrite
     if join_ranks(config.training):
         return folder
     names = [*OUTPUTS, "report.html"]

@@ -21,7 +21,7 @@ from aradals.pipeline.settings import read
 from aradals.smoothing.shapes import shaped_target_prob
 from aradals.smoothing.update_rules import UpdateRule
 
-Augment = Literal["none", "flip_crop", "augmix"]
+Augment = Literal["none", "flip_crop", "resized_crop", "augmix"]
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -60,14 +60,15 @@ def check_seeds(*seeds: int) -> None:
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """The division of the training data; a test split of the data is never divided.
+    """The division of the training data, and the number of test examples.
 
     Args:
         validation: number of examples that drive the adaptive update.
         calibration: number of examples that calibrators are fitted on.
         train: number of examples to train on; default: all other examples.
-        test: number of test examples to cut off first, if the data has a single split; default: a fifth, at most
-            10,000. Their content decides which ones, so that duplicates are not divided.
+        test: number of test examples: a fixed random sample of the test split; default: all of them. If the data has
+            a single split, the number to cut off first; default: a fifth, at most 10,000. Their content decides which
+            ones, so that duplicates are not divided.
     """
 
     validation: int
@@ -97,7 +98,7 @@ class TrainingConfig:
         schedule: constant, one_cycle, cosine, or steps.
         milestones: epochs at which `steps` multiplies the learning rate.
         gamma: factor at the milestones.
-        augment: none, flip_crop or augmix (which flips and crops first).
+        augment: none, flip_crop (for CIFAR), resized_crop (for ImageNet), or augmix (which flips and crops first).
         precision: 32-true, or bf16-mixed or 16-mixed, which use half precision for the operations that allow this. auto
             is bf16-mixed on GPUs with bfloat16 units, and 32-true elsewhere, so on every CPU.
         compile: translate the model by torch.compile, which takes time before the first step and needs a C++ compiler.
@@ -354,7 +355,7 @@ class MethodConfig:
     Args:
         objective: loss of a batch: cross_entropy, mixup, ccat, focal, margin_smoothing, or file.py:function.
         objective_args: settings of the objective.
-        augment: another augmentation than the recipe's: none, flip_crop or augmix.
+        augment: another augmentation than the recipe's.
         consistency: weight of AugMix's Jensen-Shannon term between an image and two AugMix views of it (12 in AugMix).
         targets: {} = one-hot; {smoothing: 0.05} = label smoothing; {rule: {rate: auto}} = AdaLS; with subsets AR-AdaLS;
             {smoothing: 0.2, slope: 0.4, subsets: {count: 10}} = a fixed shape around a level.
@@ -525,6 +526,7 @@ class StudyConfig:
         splits: division of the training data.
         training: training of every model.
         description: description of the study, for the report.
+        purpose: evidence, or smoke: the results show only that every stage works, and are marked so.
         image_column: column of the images or of their file names; needed if several columns could hold them.
         label_column: column of the labels; needed if several columns could hold them.
         num_classes: number of classes, if the labels are numbers and the largest class may be missing.
@@ -546,6 +548,7 @@ class StudyConfig:
     ensembles: dict[str, EnsembleConfig] = field(default_factory=dict)
     reference: str | None = None
     description: str = ""
+    purpose: Literal["evidence", "smoke"] = "evidence"
     image_column: str | None = None
     label_column: str | None = None
     num_classes: int | None = None
@@ -596,6 +599,10 @@ class StudyConfig:
         """The first method with subsets that is no variant; a report shows this method beside the reference."""
         names = (name for name, method in self.methods.items() if method.targets.subsets and not method.variant_of)
         return next(names, None)
+
+    def titled(self, name: str) -> str:
+        """Return the name of the study in reports, which says if the results are no evidence."""
+        return f"SMOKE RUN, no evidence: {name}" if self.purpose == "smoke" else name
 
     def label_of(self, name: str) -> str:
         """Return the name of a method or an ensemble in reports."""

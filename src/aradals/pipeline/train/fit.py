@@ -27,7 +27,7 @@ from aradals.objectives import get_objective
 from aradals.pipeline.config import MethodConfig, SelfScoredSubsets, ShapedTargets, TrainingConfig
 from aradals.pipeline.health import check_output_varies, check_trainable
 from aradals.pipeline.ranks import rank_of
-from aradals.pipeline.train.accelerate import choose_precision, compiled
+from aradals.pipeline.train.acceleration import choose_precision, compiled
 from aradals.pipeline.train.batches import Batches
 from aradals.pipeline.train.environment import settings_from_arguments_alone
 from aradals.pipeline.train.module import AdaptiveClassifier, by_id
