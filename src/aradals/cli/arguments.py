@@ -93,7 +93,8 @@ class DataArguments:
     """The data.
 
     Attributes:
-        data: folder, file (parquet, CSV, .npz, .npy, .pt, .tar), Hugging Face id, built-in name, or file.py:callable
+        data: folder, file (parquet, CSV, .npz, .npy, .pt, .tar), Hugging Face id, built-in name (digits, letter), or
+            file.py:callable
         split: split to read; default: the only one, else test; if the data has no test split, test is its validation
             split, or else the fifth of the examples that a study cuts off
         limit: number of examples in a fixed random sample; default: all examples

@@ -20,7 +20,7 @@ from aradals.data.formats import (
     Companions,
     split_name,
 )
-from aradals.data.prepare import Log, Reading, check_labeled, choose_scaling, make_examples, ranges_of, sample
+from aradals.data.prepare import Log, Reading, check_labeled, choose_scaling, fit_scaling, make_examples, sample
 from aradals.data.splits import cut_test
 from aradals.errors import InputError
 
@@ -45,6 +45,7 @@ def load_data(
     - a folder that ``save_to_disk`` of Hugging Face datasets has written, or the published files of CIFAR;
     - the id of a Hugging Face data set, e.g. ``uoft-cs/cifar10``; ``cifar10`` is a short name for it;
     - ``digits``: scikit-learn's digits, with a fixed division into "train" (997) and "test" (800);
+    - ``letter``: Letter Recognition (Slate 1991), a table of 20,000 rows in a single split;
     - ``file.py:callable``, which returns data as for `aradals.data.as_examples`, or a mapping of splits to such data;
     - a folder of CIFAR-10-C, CIFAR-100-C (checksums of the published files are verified) or ImageNet-C, whose splits
       have names such as ``fog-3``. Tables with the columns ``corruption`` and ``severity`` have such splits, too.
@@ -118,7 +119,7 @@ def load_splits(
         elif unused:
             log(f"{data_set.name}: not used: the split {', '.join(unused)}; validation examples are cut from train")
         rows = data_set.splits["train"].rows(settings.columns)
-        scaling = settings.scaling or ranges_of(rows)
+        scaling = settings.scaling or fit_scaling(rows, data_set.name)
         train = make_examples(data_set, rows, settings, scaling, _name(data_set, "train"), log)
         rows = data_set.splits[test].rows(settings.columns)
         return _same_classes(train, make_examples(data_set, rows, settings, scaling, _name(data_set, test), log))
@@ -150,11 +151,11 @@ def _cut(
     # The cut must not depend on a recorded scaling, because the training data, which it comes from, is cut first.
     every, quiet = replace(settings, preparation=None, resize=settings.decoding_size), lambda line: None
     whole = make_examples(
-        data_set, rows, every, ranges_of(rows), name, quiet if rows.features else log, labeled=labeled
+        data_set, rows, every, fit_scaling(rows, name), name, quiet if rows.features else log, labeled=labeled
     )
     train, test = cut_test(whole, test_size)
     if rows.features:
-        scaling = settings.scaling or ranges_of(rows, train)
+        scaling = settings.scaling or fit_scaling(rows, name, train)
         whole = make_examples(data_set, rows, settings, scaling, name, log, labeled=labeled)
     log(f"{data_set.name} has no test split: {len(test)} of {len(whole)} examples are cut off, by their content")
     parts = {"train": whole.select(train), "test": whole.select(test)}

@@ -400,7 +400,7 @@ class StudyConfig:
     """A study: methods x seeds x data sets.
 
     Args:
-        data: folder, file, Hugging Face id, built-in name, or file.py:callable; or a list of these.
+        data: folder, file, Hugging Face id, built-in name (digits, letter), or file.py:callable; or a list of these.
         model: built-in name, file.py:callable or package.module:callable.
         methods: settings of each method, by name.
         ensembles: method and number of members of each ensemble, by name.
