@@ -15,6 +15,7 @@ from aradals.models.checkpoint import (
 )
 from aradals.models.layers import Normalize
 from aradals.models.load import load_model
+from aradals.models.mlp import MLP
 from aradals.models.preact_resnet import PreActResNet
 from aradals.models.preprocessing import Preprocessed, Preprocessing
 from aradals.models.resnet import ResNet
@@ -22,6 +23,7 @@ from aradals.models.small_cnn import SmallCNN
 from aradals.models.wide_resnet import WideResNet
 
 __all__ = [
+    "MLP",
     "CheckpointDescription",
     "Normalize",
     "PreActResNet",

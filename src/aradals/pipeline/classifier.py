@@ -182,13 +182,15 @@ def load_classifier(
     fitted_examples = decode_hashes(description.fitted_examples, checkpoint)
     spec, shape, is_known = _named(model, description), examples.input_shape, examples.num_classes > 1
     arguments = {
-        "num_classes": description.num_classes or len(class_names) or (examples.num_classes if is_known else None),
-        "in_channels": description.in_channels or (shape[0] if len(shape) == 3 else None),
         **({} if checkpoint is None else without_weights(spec)),
         **description.arguments_for(spec, model_args or {}),
     }
+    sizes = {
+        "num_classes": description.num_classes or len(class_names) or (examples.num_classes if is_known else None),
+        "input_shape": description.input_shape or shape,
+    }
     batch = next(iter(examples.batches()))
-    network = _build(spec, arguments, checkpoint, checkpoint_key, batch[1], log)
+    network = _build(spec, {**sizes, **arguments}, checkpoint, checkpoint_key, batch[1], log)
     weights = weights_digest(network.state_dict())
     network = _preprocessed(network, spec, preprocessing, shape).to(target).eval()
     told = str(getattr(network, "preprocessing", ""))

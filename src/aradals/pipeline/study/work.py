@@ -197,7 +197,7 @@ def _describe(task: Train, materials: Materials, train: Examples, inputs: str) -
         "model": task.source.model,
         "model_args": task.source.model_args,
         "num_classes": train.num_classes,
-        "in_channels": train.input_shape[0] if len(train.input_shape) == 3 else None,
+        "input_shape": list(train.input_shape),
         "class_names": list(train.class_names) if train.has_names else [],
         "method": task.name,
         "seed": task.source.seed,
