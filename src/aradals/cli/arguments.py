@@ -353,8 +353,8 @@ class ShiftArguments(SubsetArguments):
 
     Attributes:
         calibrator: files of aradals calibrate, separated by commas; results with each are reported beside those without
-        corruptions: corruptions or groups of them (noise, blur, weather, digital, standard, extra, all),
-            separated by commas; clean data are always evaluated
+        corruptions: corruptions or groups of them (noise, blur, weather, digital, standard, extra; table for rows of
+            numbers; all for all that fit the data), separated by commas; clean data are always evaluated
         severities: severities of the corruptions, from 1 (mild) to 5 (strong)
         preset: constants of the corruptions: cifar, tiny or imagenet; default: those for the size of the images
         corrupted: corrupted copy of the same examples: a folder with the layout of CIFAR-10-C, CIFAR-100-C or

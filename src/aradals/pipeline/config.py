@@ -369,8 +369,8 @@ class EvaluationConfig:
 
     Args:
         num_subsets: robustness subsets of the report, the same for all methods.
-        corruptions: names or groups (noise, blur, weather, digital, standard, extra, all); clean data are always
-            evaluated.
+        corruptions: names or groups (noise, blur, weather, digital, standard, extra; table for rows of numbers; all for
+            all that fit the data); clean data are always evaluated.
         severities: severities from 1 to 5.
         preset: constants of the corruptions: cifar, tiny or imagenet; default: those for the size of the images.
         corrupted: a corrupted copy of the test split to use instead, such as a CIFAR-10-C folder.
