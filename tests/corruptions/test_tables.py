@@ -71,7 +71,12 @@ def test_all_means_all_that_fit() -> None:
         ("column_noise", torch.rand(2, 3, 8, 8), {}, r"rows of numbers for column_noise.*\(2, 3, 8, 8\)"),
         ("missing_columns", torch.rand(2, 0), {"means": MEANS}, r"rows of numbers for missing_columns"),
         ("column_noise", ROWS, {"preset": "cifar"}, r"no preset for column_noise.*got cifar"),
-        ("fog", ROWS, {}, r"images of shape \(N, C, H, W\) for fog.*try images, or corruptions of rows .* table"),
+        (
+            "fog",
+            ROWS,
+            {},
+            r"images of shape \(N, C, H, W\) for fog.*try for rows of numbers column_noise or missing_columns; in a study",
+        ),
         ("colum_noise", ROWS, {}, r"'colum_noise'; try one of: .*column_noise, missing_columns"),
     ],
 )

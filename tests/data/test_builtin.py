@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from aradals.data import list_splits, load_data, load_splits
+from aradals.data import data_paths, list_splits, load_data, load_splits
 from aradals.data.builtin import BUILTIN
 from aradals.data.formats import Columns
 from aradals.errors import InputError
@@ -45,3 +45,13 @@ def test_built_in_names_are_told_and_local_files_have_paths(tmp_path: Path, monk
     assert len(load_data("./letter")) == 2
     with pytest.raises(InputError, match=rf"a built-in name \({', '.join(BUILTIN)}\)"):
         load_data("leter")
+
+
+def test_a_folder_of_results_can_have_a_built_in_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in BUILTIN:
+        (tmp_path / name).mkdir()
+        assert data_paths(name) == []
+    assert data_paths("./digits") == [Path("digits")]
+    monkeypatch.setenv("ARADALS_DATA", str(tmp_path))
+    assert data_paths("digits") == [tmp_path / "digits"]

@@ -390,14 +390,17 @@ class CorruptionArguments:
     Attributes:
         corruption: gaussian_noise, shot_noise, impulse_noise, defocus_blur, glass_blur, motion_blur, zoom_blur, snow,
             frost, fog, brightness, contrast, elastic_transform, pixelate, jpeg_compression, speckle_noise,
-            gaussian_blur, spatter or saturate
+            gaussian_blur, spatter or saturate; for rows of numbers column_noise or missing_columns
         severity: severity, from 1 (mild) to 5 (strong)
         preset: constants: cifar, tiny or imagenet, made for 32, 64 and 224 pixels; default: that of the nearest size
+        checkpoint: checkpoint of aradals train, whose record of its training data decides the size of images, and the
+            ranges and means of the columns of a table
     """
 
     corruption: str
     severity: int
     preset: str | None = None
+    checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
         if self.severity not in range(1, 6):

@@ -226,7 +226,7 @@ def _check_images(inputs: Tensor, corruption: str) -> None:
         raise InputError(
             expected=f"float images of shape (N, C, H, W) for {corruption}, sides of at least 4 pixels",
             got=f"{inputs.dtype} of shape {tuple(inputs.shape)}",
-            hint="images, or corruptions of rows of numbers: table (--evaluation.corruptions in a study)",
+            hint=f"for rows of numbers {' or '.join(TABLE_CORRUPTIONS)}; in a study --evaluation.corruptions table",
         )
     allowed = _COLORS.get(corruption)
     if allowed and inputs.shape[1] not in allowed:

@@ -99,7 +99,7 @@ class Scaling:
         chosen = values[:, [list(features).index(name) for name in self.features]]
         return self._scale(np.where(np.isnan(chosen), self.mean, chosen))
 
-    def invert(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    def invert(self, inputs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Compute the values that `apply` scales to these inputs, shape (N, columns)."""
         values: npt.NDArray[np.float64] = inputs * self._widths + np.array(self.low)
         return values

@@ -11,6 +11,7 @@ from typing import Any
 import numpy.typing as npt
 import torch
 
+from aradals.data.builtin import BUILTIN
 from aradals.data.classes import match_classes
 from aradals.data.corrupted_sets import parse_condition, split_conditions
 from aradals.data.examples import Examples
@@ -183,15 +184,17 @@ def _name(data_set: DataSet, split: str) -> str:
     return data_set.name if split == ALL else f"{data_set.name}-{split}"
 
 
-def load_companions(spec: str, split: str | None, *, image_column: str | None = None) -> Companions | None:
-    """Load all columns of a parquet file or Hugging Face data set except the images; None for other formats.
+def load_companions(
+    spec: str, split: str | None, *, image_column: str | None = None, label_column: str | None = None
+) -> Companions | None:
+    """Load the columns beside the inputs of a table or a Hugging Face data set; None for other formats.
 
     Raises:
         InputError: see `load_data`.
     """
     data_set = find_data(spec)
     companions = data_set.splits[choose_split(data_set, split)[0]].companions
-    return companions(Columns(image_column)) if companions else None
+    return companions(Columns(image_column, label_column)) if companions else None
 
 
 def load_column(spec: str, split: str | None, column: str) -> npt.NDArray[Any]:
@@ -220,7 +223,10 @@ def data_paths(spec: str) -> list[Path]:
     """List the file, the folder, or the group of files that ``spec`` names on this machine; empty for other data."""
     folder = os.environ.get("ARADALS_DATA")
     found: list[Path] = []
-    for path in (Path(folder).expanduser() / spec, Path(spec).expanduser()) if folder else (Path(spec).expanduser(),):
+    candidates = [Path(folder).expanduser() / spec] if folder else []
+    if spec not in BUILTIN:  # a built-in name means no file of the present folder
+        candidates.append(Path(spec).expanduser())
+    for path in candidates:
         if path.exists():
             found.append(path)
         elif path.parent.is_dir():

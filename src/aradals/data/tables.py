@@ -263,13 +263,14 @@ def _class_names(table: Table, label: str | None, kinds: dict[str, str]) -> tupl
 
 
 def _companions(table: Table, columns: Columns) -> Companions | None:
-    """Read all columns of a table except the images; None if the table has no images."""
+    """Read the columns beside the inputs of a table; None if the table has names of image files."""
     kinds = _kinds(table)
-    images = _of_kinds(kinds, "Image")
-    if not images:
+    image = _choose_image(table, kinds, columns)
+    if image is None:
+        return Companions(table.schema, read_rows(table, columns).features, table.read(list(kinds)))
+    if kinds[image] == "text":
         return None
-    image = choose_column("image", images, images, columns.image, table.where, list(kinds), needed=_NEEDED["image"])
-    return Companions(table.schema, image, table.read([name for name in kinds if name != image]))
+    return Companions(table.schema, (image,), table.read([name for name in kinds if name != image]))
 
 
 def _features(schema: Any, where: str) -> dict[str, Any]:
