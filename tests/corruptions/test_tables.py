@@ -75,7 +75,7 @@ def test_all_means_all_that_fit() -> None:
             "fog",
             ROWS,
             {},
-            r"images of shape \(N, C, H, W\) for fog.*try for rows of numbers column_noise or missing_columns; in a study",
+            r"images of shape \(N, C, H, W\) for fog.*try for rows of numbers column_noise or missing_columns",
         ),
         ("colum_noise", ROWS, {}, r"'colum_noise'; try one of: .*column_noise, missing_columns"),
     ],
