@@ -77,7 +77,7 @@ def test_all_means_all_that_fit() -> None:
             {},
             r"images of shape \(N, C, H, W\) for fog.*try for rows of numbers column_noise or missing_columns",
         ),
-        ("colum_noise", ROWS, {}, r"'colum_noise'; try one of: .*column_noise, missing_columns"),
+        ("column-noise", ROWS, {}, r"'column-noise'; try one of: .*column_noise, missing_columns"),
     ],
 )
 def test_what_does_not_fit_is_refused(
