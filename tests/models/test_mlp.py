@@ -22,18 +22,33 @@ def test_any_shape_is_flattened(shape: tuple[int, ...]) -> None:
     assert model(torch.rand(2, *shape)).shape == (2, 7)
 
 
-def test_without_hidden_layers_it_is_a_linear_classifier_of_centered_inputs() -> None:
+def test_without_hidden_layers_it_is_a_linear_classifier_of_standardized_inputs() -> None:
     model = MLP(input_shape=(3,), hidden=[], num_classes=2)
-    inputs = torch.rand(4, 3)
-    torch.testing.assert_close(model(inputs), model.linear(2 * inputs - 1))
+    inputs = torch.rand(40, 3) * torch.tensor([1.0, 0.3, 0.01])
+    deviation = (inputs.var(0, correction=0) + 0.01).sqrt()
+    torch.testing.assert_close(model(inputs), model.linear((inputs - inputs.mean(0)) / deviation))
 
 
 def test_hidden_layers_have_relu() -> None:
-    model = MLP(input_shape=(2,), hidden=[3, 4], num_classes=2)
+    model = MLP(input_shape=(2,), hidden=[3, 4], num_classes=2).eval()
     first, _, second, _ = model.hidden
     inputs = torch.rand(5, 2)
-    expected = model.linear(second(first(2 * inputs - 1).clamp(min=0)).clamp(min=0))
+    expected = model.linear(second(first(inputs / 1.01**0.5).clamp(min=0)).clamp(min=0))
     torch.testing.assert_close(model(inputs), expected)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.4, 1.0])
+def test_inputs_that_are_constant_in_training_stay_moderate(constant: float) -> None:
+    model = MLP(input_shape=(1, 2, 2), hidden=[8], num_classes=3)
+    inputs = torch.rand(64, 1, 2, 2)
+    inputs[:, :, 0, 0] = constant
+    for _ in range(300):
+        assert model(inputs).isfinite().all()
+    model.eval()
+    later = inputs[:1].repeat(2, 1, 1, 1)
+    later[:, 0, 0, 0] = torch.tensor([0.0, 1.0])
+    standardized = model.standardize(later.flatten(1))[:, 0]
+    torch.testing.assert_close(standardized, (torch.tensor([0.0, 1.0]) - constant) * 10, atol=1e-3, rtol=1e-3)
 
 
 def test_it_refuses_what_it_was_not_built_for() -> None:

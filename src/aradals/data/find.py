@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from aradals.data.arrays import open_array_folder, open_cifar, open_npy, open_npz, open_torch
+from aradals.data.builtin import BUILTIN
 from aradals.data.corrupted_sets import open_corrupted_set, parse_condition, split_conditions
-from aradals.data.digits import open_digits
 from aradals.data.folders import open_image_folder
 from aradals.data.formats import OpenSplits, find_split, split_name
 from aradals.data.shards import open_tar
@@ -88,8 +88,8 @@ def find_data(spec: str) -> DataSet:
     folder, path = os.environ.get("ARADALS_DATA"), Path(spec).expanduser()
     if spec and folder and not spec.startswith(".") and (found := _find_local(Path(folder).expanduser() / spec)):
         return found
-    if spec == "digits":
-        return DataSet("digits", open_digits())
+    if spec in BUILTIN:
+        return DataSet(spec, BUILTIN[spec]())
     if spec and (found := _find_local(path)):
         return found
     if ":" in spec and "/" not in spec.rpartition(":")[2]:
@@ -102,7 +102,7 @@ def find_data(spec: str) -> DataSet:
         return DataSet(spec.rpartition("/")[2], open_hub(spec))
     raise InputError(
         expected="a data set",
-        got=f"{spec!r}, which is not a file, a folder or a built-in name",
+        got=f"{spec!r}, which is not a file, a folder or a built-in name ({', '.join(BUILTIN)})",
         hint="--data PATH, a Hugging Face id such as uoft-cs/cifar10, or setting the environment variable ARADALS_DATA "
         "to the folder that contains the data",
     )

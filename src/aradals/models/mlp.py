@@ -10,11 +10,16 @@ from torch import Tensor, nn
 
 from aradals.errors import InputError
 
+_EPSILON = 0.01
+"""Added to the variance of each input, which is in [0, 1]."""
+
 
 class MLP(nn.Module):
     """Linear layers with ReLU between them, on inputs of any shape, which are flattened.
 
-    The first layer gets ``2 * inputs - 1``, so that inputs in [0, 1] are centered.
+    The first layer standardizes each input by its mean and variance in training: columns of a table that a few large
+    values squeeze into a small part of [0, 1] would hardly train otherwise. The variance counts as `_EPSILON` larger,
+    so that an input that is constant in training is at most 10 from its mean, whatever value it has later.
 
     Args:
         input_shape: shape of an input, such as (16,) for a row of a table, or (3, 32, 32).
@@ -38,6 +43,7 @@ class MLP(nn.Module):
                 hint="hidden: [256, 256]",
             )
         layers = [layer for ins, outs in pairwise(sizes) for layer in (nn.Linear(ins, outs), nn.ReLU())]
+        self.standardize = nn.BatchNorm1d(self.num_features, eps=_EPSILON, affine=False)
         self.hidden = nn.Sequential(*layers)
         self.linear = nn.Linear(sizes[-1], num_classes)
 
@@ -50,5 +56,5 @@ class MLP(nn.Module):
                 got=f"shape {tuple(inputs.shape)}",
                 hint="data of the shape that the network was trained on",
             )
-        logits: Tensor = self.linear(self.hidden(2 * features - 1))
+        logits: Tensor = self.linear(self.hidden(self.standardize(features)))
         return logits

@@ -486,8 +486,8 @@ class EvaluationConfig:
 
     Args:
         num_subsets: robustness subsets of the report, the same for all methods.
-        corruptions: names or groups (noise, blur, weather, digital, standard, extra, all); clean data are always
-            evaluated.
+        corruptions: names or groups (noise, blur, weather, digital, standard, extra; table for rows of numbers; all for
+            all that fit the data); clean data are always evaluated.
         severities: severities from 1 to 5.
         preset: constants of the corruptions: cifar, tiny or imagenet; default: those for the size of the images.
         corrupted: a corrupted copy of the test split to use instead, such as a CIFAR-10-C folder.
@@ -517,7 +517,7 @@ class StudyConfig:
     """A study: methods x seeds x data sets.
 
     Args:
-        data: folder, file, Hugging Face id, built-in name, or file.py:callable; or a list of these.
+        data: folder, file, Hugging Face id, built-in name (digits, letter), or file.py:callable; or a list of these.
         model: built-in name, file.py:callable or package.module:callable.
         methods: settings of each method, by name.
         ensembles: method and number of members of each ensemble, by name.

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from aradals._internal.files import file_name
-from aradals.data import Examples, splits_hash
+from aradals.data import Examples, corruption_names, splits_hash
 from aradals.errors import InputError, TrainingFailed
 from aradals.inference.ensemble import pool_logits
 from aradals.inference.predictions import Predictions, resolve_device
@@ -288,6 +288,7 @@ def _retire_results(*folders: Path) -> None:
 def _run_one(config: StudyConfig, space: Workspace, name: str, workers: Workers) -> Results:
     """Run a study of one data set; if all its runs fail, nothing is written."""
     try_study(config, space)
+    config = _with_named_corruptions(config, space)
     runs = goals(config)
     finished: dict[str, FinishedRun] = {}
     failed: dict[str, FailedRun] = {}
@@ -311,6 +312,13 @@ def _run_one(config: StudyConfig, space: Workspace, name: str, workers: Workers)
         results.save(space.folder / "results.json")
         save_tables([results], space.folder)
     return results
+
+
+def _with_named_corruptions(config: StudyConfig, space: Workspace) -> StudyConfig:
+    """Replace groups of corruptions by their names, because the data decides what the group ``all`` means."""
+    shape = space.materials(SeedPlan(config, config.seeds[0]).source).splits.test.input_shape
+    named = corruption_names(config.evaluation.corruptions, input_shape=shape)
+    return replace(config, evaluation=replace(config.evaluation, corruptions=named))
 
 
 def in_order_of(runs: Sequence[Task], found: Mapping[str, T]) -> list[T]:

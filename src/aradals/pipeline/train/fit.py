@@ -117,44 +117,15 @@ def fit_classifier(
         OutputError: the state cannot be written; the earlier state stays.
     """
     rank = rank_of(training)
-    check_trainable(model, train.labels)
-    if min(training.batch_size, len(train)) % training.num_ranks:
-        raise InputError(
-            expected=f"training.batch_size of at most {len(train)}, the number of examples, with several devices",
-            got=str(training.batch_size),
-            hint=f"training.batch_size={max(2, len(train) // training.num_ranks) * training.num_ranks}",
-        )
     if rank:
         log = _ignore
+    check_trainable(model, train.labels)
+    _check_batches(training, len(train))
     if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
         try_model(model, train.batch([0, 1])[1])  # lazy layers take their shapes from the first input
     targets = method.targets
-    scores_itself = isinstance(targets.subsets, SelfScoredSubsets)
-    if targets.subsets and not scores_itself and (train_subsets is None or validation_subsets is None):
-        raise InputError(
-            expected=f"the subset of each training and validation example (num_subsets={method.num_subsets})",
-            got="none",
-            hint="subsets from assign_subsets, or SelfScoredSubsets",
-        )
-    rule = targets.rule and targets.rule.for_updates(max(1, training.epochs // targets.update_every))
-    initial: float | Tensor = method.initial_target_prob
-    if isinstance(targets, ShapedTargets) and not scores_itself:  # a model that scores itself takes the shape later
-        initial = targets.shape(train.num_classes)
-    criterion = AdaptiveSmoothing(train.num_classes, method.num_subsets, rule=rule, initial_target_prob=initial)
-    module = AdaptiveClassifier(
-        model,
-        get_objective(method.objective, **method.objective_args),
-        criterion,
-        by_id(train.ids, train_subsets),
-        by_id(validation.ids, validation_subsets),
-        training,
-        seed,
-        augment=AUGMENTATIONS[method.augment or training.augment],
-        consistency=method.consistency,
-        scores_itself=scores_itself,
-    )
-    if len(train.input_shape) == 3:
-        module.to(memory_format=torch.channels_last)
+    module = _make_module(model, train, validation, method, training, seed, train_subsets, validation_subsets)
+    criterion = module.criterion
     callbacks: list[Callback] = [_EpochLog(training.epochs, log)]
     if isinstance(targets.subsets, SelfScoredSubsets):
         shape = targets.shape(train.num_classes) if isinstance(targets, ShapedTargets) else None
@@ -213,10 +184,60 @@ def fit_classifier(
         scorings=module.scorings,
         updates=criterion.history,
         target_prob=criterion.target_prob.tolist(),
-        update_rate=float(rule.rate) if rule else 0.0,
-        at_lower_bound=criterion.at_lower_bound() if rule else [],
+        update_rate=criterion.rule.update_rate if criterion.rule else 0.0,
+        at_lower_bound=criterion.at_lower_bound() if criterion.rule else [],
         precision=state_io.precision,
     )
+
+
+def _check_batches(training: TrainingConfig, num_examples: int) -> None:
+    """Raise InputError if the devices cannot have equal parts of every batch."""
+    if min(training.batch_size, num_examples) % training.num_ranks:
+        raise InputError(
+            expected=f"training.batch_size of at most {num_examples}, the number of examples, with several devices",
+            got=str(training.batch_size),
+            hint=f"training.batch_size={max(2, num_examples // training.num_ranks) * training.num_ranks}",
+        )
+
+
+def _make_module(
+    model: nn.Module,
+    train: Examples,
+    validation: Examples,
+    method: MethodConfig,
+    training: TrainingConfig,
+    seed: int,
+    train_subsets: Tensor | None,
+    validation_subsets: Tensor | None,
+) -> AdaptiveClassifier:
+    """Put the model, its targets and its subsets together; the arguments are those of `fit_classifier`."""
+    targets = method.targets
+    scores_itself = isinstance(targets.subsets, SelfScoredSubsets)
+    if targets.subsets and not scores_itself and (train_subsets is None or validation_subsets is None):
+        raise InputError(
+            expected=f"the subset of each training and validation example (num_subsets={method.num_subsets})",
+            got="none",
+            hint="subsets from assign_subsets, or SelfScoredSubsets",
+        )
+    rule = targets.rule and targets.rule.for_updates(max(1, training.epochs // targets.update_every))
+    initial: float | Tensor = method.initial_target_prob
+    if isinstance(targets, ShapedTargets) and not scores_itself:  # a model that scores itself takes the shape later
+        initial = targets.shape(train.num_classes)
+    module = AdaptiveClassifier(
+        model,
+        get_objective(method.objective, **method.objective_args),
+        AdaptiveSmoothing(train.num_classes, method.num_subsets, rule=rule, initial_target_prob=initial),
+        by_id(train.ids, train_subsets),
+        by_id(validation.ids, validation_subsets),
+        training,
+        seed,
+        augment=AUGMENTATIONS[method.augment or training.augment],
+        consistency=method.consistency,
+        scores_itself=scores_itself,
+    )
+    if len(train.input_shape) == 3:
+        module.to(memory_format=torch.channels_last)
+    return module
 
 
 def _ignore(line: str) -> None:
