@@ -55,11 +55,11 @@ class _Published:
     otherwise: str
 
 
-_BY_HAND = "unpacking {} of https://www.cs.toronto.edu/~kriz/cifar.html, and --data FOLDER"
+_CIFAR = "https://www.cs.toronto.edu/~kriz/cifar.html, and --data FOLDER"
 
 _PUBLISHED = {
-    "cifar10": _Published("uoft-cs/cifar10", _BY_HAND.format("cifar-10-python.tar.gz")),
-    "cifar100": _Published("uoft-cs/cifar100", _BY_HAND.format("cifar-100-python.tar.gz")),
+    "cifar10": _Published("uoft-cs/cifar10", f"unpacking cifar-10-python.tar.gz of {_CIFAR}"),
+    "cifar100": _Published("uoft-cs/cifar100", f"unpacking cifar-100-python.tar.gz of {_CIFAR}"),
     "imagenet": _Published(
         "ILSVRC/imagenet-1k",
         "accepting the terms on https://huggingface.co/datasets/ILSVRC/imagenet-1k and `hf auth login`; "
