@@ -47,7 +47,8 @@ def test_copies_of_an_example_are_in_one_split(values: list[int], seed: int) -> 
     splits = make_splits(source, make_source(5, offset=500), validation=20, calibration=20, train_size=50, seed=seed)
     parts = [set(part.hashes.tolist()) for part in (splits.train, splits.validation, splits.calibration)]
     assert len(set.union(*parts)) == sum(map(len, parts))
-    assert [len(splits.train), len(splits.validation), len(splits.calibration)] == [50, 20, 20]
+    assert [len(splits.validation), len(splits.calibration)] == [20, 20]  # there are enough single examples
+    assert 45 <= len(splits.train) <= 50
 
 
 def test_splits_of_copies_alone_are_refused() -> None:

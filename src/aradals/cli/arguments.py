@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aradals.inference.outputs import OutputKind
     from aradals.inference.predictions import Predictions
     from aradals.pipeline.classifier import Classifier
+    from aradals.pipeline.config import StudyConfig
     from aradals.pipeline.prediction_files import StoredPredictions
     from aradals.robustness.scores import ScoreTable
 
@@ -415,11 +416,23 @@ class StudyArguments:
         recipe: a recipe by name (see aradals recipes), or a YAML file
         overrides: any key of the recipe
         device: auto, cpu, cuda or mps, or one of several by its index, such as cuda:1
+        smoke: use the recipe's smoke setting, with which every stage runs in minutes; the results are no evidence
     """
 
     recipe: str = field(metadata=_POSITIONAL)
     overrides: dict[str, str] = field(default_factory=dict, metadata={"keys_of": _study})
     device: str = "auto"
+    smoke: bool = False
+
+    def load(self) -> StudyConfig:
+        """Read the recipe.
+
+        Raises:
+            InputError: see `load_recipe`.
+        """
+        from aradals.pipeline.recipes import load_recipe
+
+        return load_recipe(self.recipe, self.overrides, smoke=self.smoke)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ RESUMES = True
 
 def run(study: StudyArguments, training: TrainingArguments) -> Path:
     """Train the model."""
-    from aradals.pipeline.recipes import load_recipe
     from aradals.pipeline.study import train_one
 
-    config = load_recipe(study.recipe, study.overrides)
+    config = study.load()
     for checkpoint in train_one(
         config,
         training.method,

@@ -19,6 +19,7 @@ from aradals.data.find import ALL, FILE_READERS, DataSet, choose_split, find_dat
 from aradals.data.formats import (
     Columns,
     Companions,
+    Rows,
     split_name,
 )
 from aradals.data.prepare import Log, Reading, check_labeled, choose_scaling, fit_scaling, make_examples, sample
@@ -44,7 +45,8 @@ def load_data(
       train, validation and test in file names name the splits;
     - the beginning of such names: ``dir/cifar10`` for ``dir/cifar10-train.parquet``, ``dir/cifar10-test.parquet``;
     - a folder that ``save_to_disk`` of Hugging Face datasets has written, or the published files of CIFAR;
-    - the id of a Hugging Face data set, e.g. ``uoft-cs/cifar10``; ``cifar10`` is a short name for it;
+    - the id of a Hugging Face data set, e.g. ``uoft-cs/cifar10``; the short names are
+      ``cifar10``, ``cifar100`` and ``imagenet``;
     - ``digits``: scikit-learn's digits, with a fixed division into "train" (997) and "test" (800);
     - ``letter``: Letter Recognition (Slate 1991), a table of 20,000 rows in a single split;
     - ``file.py:callable``, which returns data as for `aradals.data.as_examples`, or a mapping of splits to such data;
@@ -102,7 +104,8 @@ def load_splits(
 
     Args:
         spec: see `load_data`.
-        test_size: number of test examples to cut off; default: a fifth, at most 10,000.
+        test_size: number of examples of the test split, a fixed random sample; default: all of them. If the data has
+            a single split, the number to cut off; default: a fifth, at most 10,000.
         log: called with each choice that was made in reading.
         **reading: the settings of `Reading`.
 
@@ -123,7 +126,8 @@ def load_splits(
         scaling = settings.scaling or fit_scaling(rows, data_set.name)
         train = make_examples(data_set, rows, settings, scaling, _name(data_set, "train"), log)
         rows = data_set.splits[test].rows(settings.columns)
-        return _same_classes(train, make_examples(data_set, rows, settings, scaling, _name(data_set, test), log))
+        name = _name(data_set, test)
+        return _same_classes(train, make_examples(data_set, rows, settings, scaling, name, log, limit=test_size))
     if len(known) > 1:
         raise InputError(
             expected=f"a training split of {data_set.name}",
@@ -137,10 +141,16 @@ def load_splits(
 def _without_unlabeled_test(data_set: DataSet, settings: Reading, log: Log) -> DataSet:
     """Leave out a test split without labels, which those of competitions have, if there is a training split."""
     splits = data_set.splits
-    if not {"train", "test"} <= splits.keys() or splits["test"].rows(settings.columns).labels is not None:
+    if not {"train", "test"} <= splits.keys() or _has_labels(splits["test"].rows(settings.columns)):
         return data_set
     log(f"{data_set.name}: not used: the split test, which has no labels")
     return replace(data_set, splits={name: split for name, split in splits.items() if name != "test"})
+
+
+def _has_labels(rows: Rows) -> bool:
+    """Return False if there are no labels, or if -1 stands for all of them, as on the Hugging Face Hub."""
+    labels = rows.labels
+    return labels is not None and not (labels.dtype.kind == "i" and labels.size > 0 and bool((labels == -1).all()))
 
 
 def _cut(

@@ -81,28 +81,28 @@ def make_splits(
                 got=f"{ours} and {theirs}",
                 hint="two splits of one data set",
             )
-    sizes = (validation, calibration, size)
-    parts = _fill(sizes, train.hashes, seed)
+    order = np.random.default_rng(seed).permutation(len(train))[: held_out + size]
+    chosen, sizes = train.select(np.sort(order)), (validation, calibration, size)
+    parts = _fill(sizes, chosen.hashes, np.argsort(np.argsort(order)))
     in_validation, in_calibration, in_train = found = [np.flatnonzero(parts == part) for part in range(3)]
     if any(len(rows) < 0.9 * wanted for rows, wanted in zip(found, sizes, strict=True)):
         raise InputError(
             expected=f"different examples in {train.name}, because copies of one example stay in one split",
-            got=f"{len(np.unique(train.hashes))} different ones of {len(train)}, too few for these splits",
+            got=f"{len(np.unique(chosen.hashes))} different ones of {len(chosen)}, too few for these splits",
             hint="smaller sizes, or data without copies",
         )
-    return Splits(train.select(in_train), train.select(in_validation), train.select(in_calibration), test)
+    return Splits(chosen.select(in_train), chosen.select(in_validation), chosen.select(in_calibration), test)
 
 
-def _fill(sizes: Sequence[int], hashes: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.int64]:
-    """Put contents in random order, each into the first part that has room for all its examples.
+def _fill(sizes: Sequence[int], hashes: npt.NDArray[np.uint64], order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Put contents, in the order of their first examples, each into the first part with room for all its examples.
 
     Returns:
         The part of each example; -1 for those in none.
     """
     _, content, counts = np.unique(hashes, return_inverse=True, return_counts=True)
-    order = content[np.random.default_rng(seed).permutation(len(hashes))]
     part_of, room = np.full(len(counts), -1), list(sizes)
-    for each in dict.fromkeys(order.tolist()):
+    for each in dict.fromkeys(content[order].tolist()):
         part = next((part for part, left in enumerate(room) if left >= counts[each]), None)
         if part is not None:
             part_of[each] = part

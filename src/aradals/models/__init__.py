@@ -13,6 +13,7 @@ from aradals.models.checkpoint import (
     seal_description,
     weights_digest,
 )
+from aradals.models.imagenet_resnet import ImageNetResNet
 from aradals.models.layers import Normalize
 from aradals.models.load import load_model
 from aradals.models.mlp import MLP
@@ -25,6 +26,7 @@ from aradals.models.wide_resnet import WideResNet
 __all__ = [
     "MLP",
     "CheckpointDescription",
+    "ImageNetResNet",
     "Normalize",
     "PreActResNet",
     "Preprocessed",

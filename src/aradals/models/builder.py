@@ -18,6 +18,7 @@ from aradals._internal.registry import Registry, check_settings
 from aradals._internal.specs import user_code
 from aradals.errors import InputError
 from aradals.inference.outputs import FunctionModel
+from aradals.models.imagenet_resnet import ImageNetResNet
 from aradals.models.mlp import MLP
 from aradals.models.preact_resnet import PreActResNet
 from aradals.models.resnet import ResNet
@@ -36,6 +37,14 @@ class _BuiltIn:
 
 
 _BUILT_INS = (
+    _BuiltIn(
+        "resnet{depth}",
+        r"resnet_?(18|34|50|101|152)",
+        ImageNetResNet,
+        "ResNet v1 of He et al. 2015 for ImageNet, as torchvision has it: resnet18, 34, 50, 101, 152; it has the "
+        "argument width",
+        ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    ),
     _BuiltIn(
         "resnet{6n+2}",
         r"resnet_?([0-9]{1,9})",
@@ -92,14 +101,6 @@ def list_models() -> dict[str, str]:
     return {built_in.name: built_in.description for built_in in _BUILT_INS}
 
 
-_FOR_IMAGENET = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-
-
-def namesake(spec: str) -> str:
-    """Name the network of another package with the name of a built-in model; empty if there is none."""
-    return f"torchvision:{spec}" if spec in _FOR_IMAGENET else ""
-
-
 def is_built_in(spec: str) -> bool:
     """Return True if ``spec`` names a built-in model (see `list_models`), which runs only code of this package."""
     return spec in _MODELS
@@ -149,12 +150,6 @@ def argument_names(spec: str) -> frozenset[str] | None:
 @contextmanager
 def _found(spec: str) -> Iterator[Callable[..., Any]]:
     """Find what builds a model, and run the block in a context where its imports work."""
-    if namesake(spec) and (int(spec.removeprefix("resnet")) - 2) % 6:
-        raise InputError(
-            expected=f"a model: {', '.join(_MODELS)}",
-            got=f"{spec!r}, whose built-in namesake has a depth of 6n+2",
-            hint=f"torchvision:{spec} for the network for ImageNet, or resnet20",
-        )
     if source := find_source(spec):
         yield source
     else:

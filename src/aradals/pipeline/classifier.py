@@ -32,7 +32,6 @@ from aradals.models import (
     read_description,
     weights_digest,
 )
-from aradals.models.builder import namesake
 from aradals.models.preprocessing import Preprocessed, Preprocessing
 from aradals.models.sources import find_source, source_digest, without_weights
 from aradals.pipeline.input_scale import warn_of_scale
@@ -228,8 +227,6 @@ def _tell_of_name(spec: str, preprocessing: str, checkpoint: Path | None, log: C
     """Log what a name stands for, if another reading is possible."""
     if preprocessing:
         log(f"{spec}: {preprocessing}")
-    if namesake(spec):
-        log(f"{spec} is the built-in network for small images; the network for ImageNet is {namesake(spec)}")
     if checkpoint is None and is_built_in(spec):
         log(f"warning: {spec} without --checkpoint is untrained, because its weights are random")
 

@@ -64,6 +64,7 @@ def run_study(
     recipe: StudyConfig | str,
     output: str | Path,
     *,
+    smoke: bool = False,
     name: str | None = None,
     workers: int | str | None = 1,
     threads: int = 1,
@@ -76,6 +77,7 @@ def run_study(
     Args:
         recipe: settings, the name of a packaged recipe, or the path of a YAML file.
         output: folder of the study.
+        smoke: use the recipe's smoke setting, see `aradals.pipeline.recipes.load_recipe`; only for a name or a path.
         name: name of the study, for the report; default: the name of the folder.
         workers: see `run_studies`.
         threads: see `run_studies`.
@@ -86,7 +88,13 @@ def run_study(
     Raises:
         InputError: there are several data sets; or see `run_studies`.
     """
-    config = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    if smoke and not isinstance(recipe, str):
+        raise InputError(
+            expected="the name or the path of a recipe, because of smoke",
+            got="settings",
+            hint="load_recipe(name, smoke=True)",
+        )
+    config = load_recipe(recipe, smoke=smoke) if isinstance(recipe, str) else recipe
     if len(config.data_sets) > 1:
         raise InputError(
             expected="one data set", got=", ".join(config.data_sets), hint="run_studies, which takes several"
@@ -144,7 +152,7 @@ def run_studies(
     with output_folder(output, OUTPUTS, kinds=KINDS, inputs=inputs, overwrite=overwrite, log=log), ALONE:
         most = len(config.runs) * len(config.seeds)
         with open_workers(workers, most=most, device=device, threads=threads, log=log) as opened:
-            return _run_all(config, _workspace(output, device, log), name or output.name, opened)
+            return _run_all(config, _workspace(output, device, log), config.titled(name or output.name), opened)
 
 
 def _run_all(config: StudyConfig, space: Workspace, name: str, workers: Workers) -> dict[Path, Results]:
