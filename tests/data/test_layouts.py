@@ -419,8 +419,8 @@ def test_missing_values_become_the_mean_of_the_training_data(tmp_path: Path) -> 
     (tmp_path / "test.csv").write_text("a,b,label\n,5,0\n2,,1\n")
     said: list[str] = []
     train, test = load_splits(str(tmp_path), log=said.append)
-    np.testing.assert_allclose(train.batch(range(4))[1], [[0, 0], [0.8, 0.5], [0.6, 1], [1, 0.5]], rtol=1e-6)
-    np.testing.assert_allclose(test.batch(range(2))[1], [[0.6, 1], [0.4, 0.5]], rtol=1e-6)
+    np.testing.assert_allclose(train.batch(range(4))[1], [[0.0, 0.0], [0.8, 0.5], [0.6, 1.0], [1.0, 0.5]], rtol=1e-6)
+    np.testing.assert_allclose(test.batch(range(2))[1], [[0.6, 1.0], [0.4, 0.5]], rtol=1e-6)
     assert train.preparation["scaling"] == {"features": ["a", "b"], "low": [0, 1], "high": [5, 3], "mean": [3, 2]}
     assert sum("2 missing values become the mean of their column" in line for line in said) == 2
     again = load_data(str(tmp_path / "test.csv"), preparation=train.preparation)
