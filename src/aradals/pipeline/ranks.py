@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import pickle
 import socket
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, BrokenExecutor, wait
@@ -29,6 +28,9 @@ from aradals.pipeline.workers import Log, open_processes, torch_threads
 
 _VARIABLES = ("TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """The variables of torchrun by which a rank finds the others."""
+
+_Order = tuple[Callable[..., None], tuple[Any, ...]]
+"""A function, and its arguments."""
 
 _SECONDS_TO_FAIL = 10.0
 """Time in which all ranks of a failing training fail for the same reason."""
@@ -207,20 +209,19 @@ def _variables(*values: object) -> dict[str, str]:
     return {name: str(value) for name, value in zip(_VARIABLES, values, strict=True)}
 
 
-def _hand_out(order: tuple[Callable[..., None], tuple[Any, ...]] | None) -> None:
-    dist.broadcast_object_list([pickle.dumps(order)], group=_Group.orders)
+def _hand_out(order: _Order | None) -> None:
+    dist.broadcast_object_list([order], group=_Group.orders)
 
 
-def _next_order() -> tuple[Callable[..., None], tuple[Any, ...]] | None:
-    received: list[bytes] = [b""]
+def _next_order() -> _Order | None:
+    received: list[_Order | None] = [None]
     try:
         dist.broadcast_object_list(received, group=_Group.orders)
     except RuntimeError as error:
         raise InputError(
             expected="rank 0 to go on, or to end in order", got="no connection to it", hint="reading the log of rank 0"
         ) from error
-    order: tuple[Callable[..., None], tuple[Any, ...]] | None = pickle.loads(received[0])
-    return order
+    return received[0]
 
 
 def _in_new_processes(function: Callable[..., None], args: tuple[Any, ...], number: int, log: Log) -> None:
