@@ -26,7 +26,7 @@ def data(n: int = 70_000) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def fitted() -> dict[str, Calibrator]:
-    found = {}
+    found: dict[str, Calibrator] = {}
     for name in CALIBRATORS:
         logits, labels = data(2000 if "temperature" in name else 70_000)
         scores = logits.topk(2).values.diff()[:, 0].abs()
