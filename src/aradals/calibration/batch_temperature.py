@@ -66,7 +66,7 @@ def mean_entropy(batch: BatchSummary, calibration: BatchSummary) -> Tensor:
 def mutual_information(batch: BatchSummary, calibration: BatchSummary) -> Tensor:
     """Fall of the mutual information of input and class: a rise of the entropy, or predictions of fewer classes.
 
-    It takes a batch that *has* fewer classes for a shift, and makes the model far too unsure there.
+    This statistic takes a batch that *has* fewer classes for a shift, and makes the model far too unsure there.
     """
     return (calibration.dispersion - calibration.entropy) - (batch.dispersion - batch.entropy)
 
@@ -279,8 +279,8 @@ class BatchTemperature(Calibrator):
     def surprise(self, logits: Tensor) -> Tensor:
         """Compute how many standard errors the mean entropy is above that which the mix of classes explains, a scalar.
 
-        It is about standard normal if the batch differs from the calibration data by its mix of classes alone. The
-        standard errors are enlarged to what resampled calibration data show, see `_measure_inflation`.
+        The number is about standard normal if the batch differs from the calibration data by its mix of classes alone.
+        The standard errors are enlarged to what resampled calibration data show.
         """
         return self._raw_surprise(self._classes, logits) / self._inflation
 
