@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from aradals.checks import ROUNDING
+from aradals.data.scaling import Scaling
 from aradals.errors import InputError
 from aradals.inference.predictions import Batch
 
@@ -178,6 +179,12 @@ class Examples(Dataset[Example]):
         """Shape of one input, e.g. (3, 32, 32)."""
         inputs = self._inputs if isinstance(self._inputs, Tensor) else self._inputs([0])
         return tuple(inputs.shape[1:])
+
+    @property
+    def column_means(self) -> Tensor | None:
+        """Mean of each scaled column in the training data, shape (C,); None if the inputs are no scaled columns."""
+        recorded = self.preparation.get("scaling")
+        return None if recorded is None else torch.from_numpy(Scaling.read(recorded).scaled_mean)
 
     @property
     def hashes(self) -> npt.NDArray[np.uint64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from typing import Any
 
@@ -20,12 +21,20 @@ _MAX_LOADER_WORKERS = 8
 
 
 def member_batches(
-    num_examples: int, batch_size: int, seed: int, epoch: int, num_members: int = 1
+    num_examples: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    num_members: int = 1,
+    *,
+    rank: int = 0,
+    num_ranks: int = 1,
 ) -> tuple[list[list[int]], torch.Generator]:
     """Iterate over the batches of one epoch: positions of the examples, one part for each member of an ensemble.
 
     The order of a member depends only on its seed and the epoch. So a resumed run sees the same batches as an
-    uninterrupted one, and a member of an ensemble in step sees the same batches as if it were trained alone.
+    uninterrupted one, and a member of an ensemble in step sees the same batches as if it were trained alone. If several
+    processes train together, each has an equal part of every batch, so that the batches are those of one process.
 
     Returns:
         The batches, and the generator of the first member's order.
@@ -33,9 +42,15 @@ def member_batches(
     generators = [torch.Generator().manual_seed(epoch_seed(member_seed(seed, m), epoch)) for m in range(num_members)]
     orders = [torch.randperm(num_examples, generator=generator) for generator in generators]
     parts = zip(*(order.split(batch_size) for order in orders), strict=True)
-    batches = [torch.cat(part).tolist() for part in parts]
+    batches = [torch.cat([member[rank::num_ranks] for member in part]).tolist() for part in parts]
     # A last batch of one example would break batch norm.
     return batches[: max(1, num_examples // batch_size)], generators[0]
+
+
+def part_of(examples: Examples, rank: int, num_ranks: int) -> Examples:
+    """Select the part of one of several processes; some examples are repeated, so that all parts are equally large."""
+    rows = torch.arange(math.ceil(len(examples) / num_ranks) * num_ranks) % len(examples)
+    return examples.select(rows[rank::num_ranks])
 
 
 class StoredExamples(Dataset[Any]):
@@ -87,14 +102,22 @@ class Batches(LightningDataModule):
         """Make the loader of the current epoch."""
         assert self.trainer is not None
         batches, generator = member_batches(
-            len(self.train), self.batch_size, self.seed, self.trainer.current_epoch, self.num_members
+            len(self.train),
+            self.batch_size,
+            self.seed,
+            self.trainer.current_epoch,
+            self.num_members,
+            rank=self.trainer.global_rank,
+            num_ranks=self.trainer.world_size,
         )
         # The loader gets the generator, too, because it would draw from the global one, which dropout uses.
         return self._loader(self.train, batch_sampler=batches, generator=generator)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Make the loader of the validation split."""
-        return self._loader(self.validation, batch_size=max(self.batch_size, 256))
+        """Make the loader of this process's part of the validation split."""
+        assert self.trainer is not None
+        part = part_of(self.validation, self.trainer.global_rank, self.trainer.world_size)
+        return self._loader(part, batch_size=max(self.batch_size, 256))
 
     def _loader(self, examples: Examples, **order: Any) -> DataLoader[Any]:
         assert self.trainer is not None

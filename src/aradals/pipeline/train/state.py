@@ -102,10 +102,10 @@ class SaveState(Checkpoint):
         trainer.save_checkpoint(self.path)
 
 
-def has_state(path: Path, state_io: StateIO, module: LightningModule, log: Callable[[str], None]) -> bool:
+def has_state(path: Path, state_io: StateIO, module: LightningModule, log: Callable[[str], None], rank: int) -> bool:
     """Return True if ``module`` can continue from the state in ``path``.
 
-    An unusable file is renamed to ``<name>.unreadable-1``, and the log says so.
+    An unusable file is renamed to ``<name>.unreadable-1`` by rank 0, and the log says so.
 
     Raises:
         OutputError: the file cannot be renamed.
@@ -117,6 +117,8 @@ def has_state(path: Path, state_io: StateIO, module: LightningModule, log: Calla
         if _shapes(state_io.load_checkpoint(path).get("state_dict")) != _shapes(module.state_dict()):
             raise UnusableState("it belongs to a model of another form")
     except UnusableState as error:
+        if rank:
+            return False
         try:
             aside = set_aside(path, "unreadable")
         except OSError as failure:
@@ -137,10 +139,11 @@ class Restoration(Callback):
 
     Args:
         path: path of the state that the training continues from; None if there is none.
+        rank: rank of this process; rank 0 renames the file.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self.path, self.is_done = path, path is None
+    def __init__(self, path: Path | None, rank: int) -> None:
+        self.path, self.rank, self.is_done = path, rank, path is None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the end of the restoration; Lightning calls this hook after it has restored everything."""
@@ -156,7 +159,7 @@ class Restoration(Callback):
         try:
             yield
         except (LookupError, TypeError, AttributeError, ValueError) as error:
-            if self.path is None or self.is_done or isinstance(error, InputError):
+            if self.path is None or self.is_done or self.rank or isinstance(error, InputError):
                 raise
             raise TrainingFailed(
                 f"the state of an earlier call in {self.path} cannot be restored ({type(error).__name__}): it is kept "

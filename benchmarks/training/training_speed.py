@@ -1,9 +1,9 @@
 """Images per second of a training: our trainer, a plain loop and the bare steps, in turns.
 
-    python benchmarks/training/run.py --data DIR                          # trainer, plain loop, bare steps
-    python benchmarks/training/run.py --data DIR --contest settings       # what each setting buys
-    python benchmarks/training/run.py --data DIR --contest adaptive       # AR-AdaLS that scores itself, beside vanilla
-    python benchmarks/training/run.py --data DIR --contest scoring        # scoring beside training
+    python benchmarks/training/training_speed.py --data DIR                          # trainer, plain loop, bare steps
+    python benchmarks/training/training_speed.py --data DIR --contest settings       # what each setting buys
+    python benchmarks/training/training_speed.py --data DIR --contest adaptive       # AR-AdaLS beside vanilla
+    python benchmarks/training/training_speed.py --data DIR --contest scoring        # scoring beside training
 
 DIR has ``cifar10-train.parquet``. Each contender runs in a process of its own, with one thread, and does one turn in
 every round. So a change in the load of the machine meets all contenders, and no contender inherits the memory of

@@ -12,7 +12,7 @@ from training_tools import assert_same, digits, dying, small_cnn, weights
 from aradals import InputError
 from aradals.pipeline.config import MethodConfig, TrainingConfig
 from aradals.pipeline.train import TrainedModel, fit, fit_classifier
-from aradals.pipeline.train.accelerate import choose_precision
+from aradals.pipeline.train.acceleration import choose_precision
 
 TRAINING = TrainingConfig(epochs=3, batch_size=32)
 TRAIN, VALIDATION = digits(0, 100), digits(100, 40)
