@@ -39,11 +39,11 @@ def run(
         if search.audit:
             score.check_num_subsets(search.num_subsets, len(examples), "--num-subsets", examples.name)
         sharing = score.Sharing(load, workers.workers, workers.threads, model.device, print_log)
-        table = score.score_file(
+        seconds = score.score_file(
             classifier, examples, path, settings, sharing=sharing, overwrite=output.overwrite, log=print_log
         )
         if search.audit:
             sample = {"num_examples": search.audit, "num_subsets": search.num_subsets, "seed": search.seed}
             print_result(describe_audit(score.audit_file(classifier, examples, path, **sample, log=print_log)))
-    print_result(f"{score.describe_scores(table)}\nscores: {path}")
+    print_result(f"{score.describe_score_file(path, seconds)}\nscores: {path}")
     return path

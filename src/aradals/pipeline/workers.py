@@ -39,12 +39,14 @@ class Workers:
     Attributes:
         executor: executor of `concurrent.futures`.
         number: largest number of tasks that are handed out at once.
+        cores: number of tasks that are done at the same time.
         threads: number of torch's threads in each worker; None leaves the number as it is.
         lost: errors of a future whose worker has died.
     """
 
     executor: Executor
     number: int = 1
+    cores: int = 1
     threads: int | None = None
     lost: tuple[type[BaseException], ...] = (BrokenExecutor,)
 
@@ -86,15 +88,17 @@ def open_workers(
         MissingExtraError: the extra ``distributed`` is missing.
     """
     if isinstance(spec, str) and spec.startswith("dask:"):
-        with _dask_client(spec.removeprefix("dask:")) as (executor, lost):
-            yield Workers(executor, sys.maxsize, threads, lost)
+        with _dask_client(spec.removeprefix("dask:")) as (client, lost):
+            cores = max(1, sum(client.nthreads().values()))
+            # Dask itself tries a task again if its worker dies.
+            yield Workers(client.get_executor(pure=False), sys.maxsize, cores, threads, lost)
         return
     number = min(_number_of(spec, device), most)
     if number == 1:
         yield Workers(ThisProcess(), threads=threads)
         return
     with _Processes(number, _gpus(device), log) as executor:
-        yield Workers(executor, number, threads)
+        yield Workers(executor, number, number, threads)
 
 
 def _number_of(spec: int | str | None, device: str) -> int:
@@ -119,7 +123,7 @@ def _gpus(device: str) -> list[str]:
 
 
 @contextmanager
-def _dask_client(address: str) -> Iterator[tuple[Executor, tuple[type[BaseException], ...]]]:
+def _dask_client(address: str) -> Iterator[tuple[Any, tuple[type[BaseException], ...]]]:
     distributed = load_extra("distributed")
     try:
         client = distributed.Client(address)
@@ -130,8 +134,7 @@ def _dask_client(address: str) -> Iterator[tuple[Executor, tuple[type[BaseExcept
             hint="dask:tcp://HOST:8786, the address that the scheduler prints at its start",
         ) from error
     with client:
-        # Dask itself tries a task again if its worker dies.
-        yield client.get_executor(pure=False), (distributed.scheduler.KilledWorker,)
+        yield client, (distributed.scheduler.KilledWorker,)
 
 
 class ThisProcess(Executor):
