@@ -71,7 +71,13 @@ def torch_threads(number: int | None) -> Iterator[None]:
 
 @contextmanager
 def open_workers(
-    spec: int | str | None, *, most: int, device: str = "auto", threads: int | None = None, log: Log = print
+    spec: int | str | None,
+    *,
+    most: int,
+    device: str = "auto",
+    threads: int | None = None,
+    log: Log = print,
+    prepare: Callable[[], None] | None = None,
 ) -> Iterator[Workers]:
     """Start workers, and stop them after the block.
 
@@ -82,6 +88,7 @@ def open_workers(
         device: see `resolve_device`. If the machine has several GPUs, each process uses one of them.
         threads: number of torch's threads in each worker.
         log: called in the workers with each warning. Another process needs a function that can be pickled.
+        prepare: function that a process calls as soon as it has started, such as one that imports what its tasks need.
 
     Raises:
         InputError: the number is not positive, or no scheduler answers.
@@ -98,6 +105,8 @@ def open_workers(
         yield Workers(ThisProcess(), threads=threads)
         return
     with _Processes(number, _gpus(device), log) as executor:
+        if prepare is not None:
+            executor.start(prepare)
         yield Workers(executor, number, number, threads)
 
 
@@ -154,14 +163,20 @@ class _Processes(Executor):
     """
 
     def __init__(self, number: int, gpus: Sequence[str], log: Log) -> None:
-        self._gpus, self._log = gpus, log
+        self._number, self._gpus, self._log = number, gpus, log
         self._threads = ThreadPoolExecutor(number, initializer=_block_signals)
         self._places = itertools.count()
         self._own = threading.local()
-        self._started = ExitStack()
+        self._started: ExitStack | None = ExitStack()
+        self._starting = threading.Lock()
         # The processes that remove the semaphores of a killed study inherit this, and then do not report it.
         sys.warnoptions.append(_QUIET)
         self._started.callback(sys.warnoptions.remove, _QUIET)
+
+    def start(self, prepare: Callable[[], None]) -> None:
+        """Start all processes now, while this process prepares their tasks."""
+        for _ in range(self._number):
+            self._threads.submit(self._in_process, prepare)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
         return self._threads.submit(self._in_process, function, *args, **options)
@@ -179,16 +194,22 @@ class _Processes(Executor):
 
     def _start(self, place: int) -> Any:
         gpu = {"CUDA_VISIBLE_DEVICES": self._gpus[place % len(self._gpus)]} if self._gpus else {}
-        process = load_extra("loky").ProcessPoolExecutor(
-            1, env=gpu, initializer=_begin_worker, initargs=(os.getpid(), self._log)
-        )
-        self._started.callback(partial(process.shutdown, kill_workers=True))
+        with self._starting:
+            if self._started is None:
+                raise BrokenExecutor("all work has ended")
+            process = load_extra("loky").ProcessPoolExecutor(
+                1, env=gpu, initializer=_begin_worker, initargs=(os.getpid(), self._log)
+            )
+            self._started.callback(partial(process.shutdown, kill_workers=True))
         return process
 
     def __exit__(self, *error: object) -> None:
         """End the processes at once, because every task can be continued."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._started.close()
+        with self._starting:
+            started, self._started = self._started, None
+        if started is not None:
+            started.close()
         self._threads.shutdown()
 
 

@@ -31,6 +31,7 @@ from aradals.pipeline.study.execute import ALONE, RemainingTime, do_tasks
 from aradals.pipeline.study.finished import FinishedRun, read_run
 from aradals.pipeline.study.tasks import Evaluate, SeedPlan, Task, goals, in_order
 from aradals.pipeline.study.trial import try_seed, try_study
+from aradals.pipeline.study.work import prepare
 from aradals.pipeline.study.workspace import Log, Workspace
 from aradals.pipeline.workers import ThisProcess, Workers, open_workers
 from aradals.results.aggregate import means
@@ -143,7 +144,7 @@ def run_studies(
     inputs = files_of(config)
     with output_folder(output, OUTPUTS, kinds=KINDS, inputs=inputs, overwrite=overwrite, log=log), ALONE:
         most = len(config.runs) * len(config.seeds)
-        with open_workers(workers, most=most, device=device, threads=threads, log=log) as opened:
+        with open_workers(workers, most=most, device=device, threads=threads, log=log, prepare=prepare) as opened:
             return _run_all(config, _workspace(output, device, log), name or output.name, opened)
 
 
@@ -279,7 +280,7 @@ def _run_one(config: StudyConfig, space: Workspace, name: str, workers: Workers)
     runs = goals(config)
     finished: dict[str, FinishedRun] = {}
     failed: dict[str, FailedRun] = {}
-    remaining = RemainingTime(runs, workers.number)
+    remaining = RemainingTime(runs, workers.cores)
     for task, outcome in do_tasks(runs, space, workers):
         remaining.count(task, outcome)
         if not isinstance(task, Evaluate):
