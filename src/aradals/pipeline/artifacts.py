@@ -31,7 +31,7 @@ SCHEMA_VERSION = "4"
 """Changes when the meaning of a file changes; part of every stage's inputs, so that old outputs are made again."""
 
 
-_ROWS_PER_GROUP = 2**16
+_ROWS_PER_GROUP = 2**14
 
 
 def versions() -> dict[str, str]:
