@@ -26,7 +26,7 @@ from unittest import mock
 from aradals.pipeline.recipes import load_recipe
 from aradals.pipeline.study import execute, run_studies
 from aradals.pipeline.study.tasks import Task, read_task
-from aradals.pipeline.study.work import prepare
+from aradals.pipeline.study.work import prepare, run_task
 from aradals.pipeline.study.workspace import Workspace
 
 STUDIES = {
@@ -48,11 +48,10 @@ def processor_seconds(arguments: list[str], output: Path) -> tuple[list[Task], d
     """Run a study in this process; return its tasks, the processor seconds of each by digest, and those of all else."""
     shutil.rmtree(output, ignore_errors=True)
     tasks, seconds = list[Task](), dict[str, float]()
-    do = execute.run_task
 
     def timed(record: Mapping[str, Any], space: Workspace) -> None:
         start, task = time.process_time(), read_task(record)
-        do(record, space)
+        run_task(record, space)
         tasks.append(task)
         seconds[task.digest] = time.process_time() - start
 
