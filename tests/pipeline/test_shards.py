@@ -123,6 +123,9 @@ def test_a_worker_with_other_data_is_refused(workers: int, tmp_path: Path) -> No
         do_shards(squares(), list(range(23)), tmp_path, "r", Sharing(lambda: list(range(1, 24))))
 
 
+CONDITIONS: dict[str, Any] = {"corruptions": ["contrast", "gaussian_noise"], "severities": [2]}
+
+
 def load(folder: Path | None = None, mark: str = "mark") -> tuple[Classifier, Examples]:
     """Load a model and its examples; the first worker that does so dies, if there is a folder."""
     if folder is not None and not (folder / mark).exists():
@@ -162,8 +165,7 @@ def write_all(folder: Path, sharing: Sharing[Any] | None, images: Sharing[Exampl
     """Evaluate, score and corrupt the same examples into a folder."""
     with torch.random.fork_rng():
         classifier, examples = load()
-    options: dict[str, Any] = {"corruptions": ["contrast", "gaussian_noise"], "severities": [2]}
-    results = evaluate(classifier, examples, **options, output=folder, sharing=sharing, log=ignore)
+    results = evaluate(classifier, examples, **CONDITIONS, output=folder, sharing=sharing, log=ignore)
     score.score_examples(classifier, examples, folder / "scores.parquet", AttackSettings("deepfool"), sharing)
     corrupt_file(examples, folder / "fog.parquet", "fog", 3, preset="cifar", request="r", sharing=images)
     return {**contents(folder), "rows": repr(plain(results.rows)).encode()}
@@ -185,13 +187,24 @@ def test_equal_files_for_any_number_of_shards(workers: int, alone: dict[str, byt
 
 
 @pytest.mark.usefixtures("small_batches")
-@pytest.mark.parametrize("number", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_a_killed_worker_costs_nothing_but_time(number: int, alone: dict[str, bytes], tmp_path: Path) -> None:
-    """One of the workers dies in each of the three commands."""
+def test_a_killed_worker_of_an_evaluation_costs_nothing_but_time(alone: dict[str, bytes], tmp_path: Path) -> None:
+    classifier, examples = load()
+    sharing = Sharing(partial(load, tmp_path), 2, None, "cpu", ignore)
+    evaluate(classifier, examples, **CONDITIONS, output=tmp_path / "out", sharing=sharing, log=ignore)
+    assert (tmp_path / "mark").exists()
+    found = contents(tmp_path / "out")
+    assert len(found) == 3
+    assert found == {name: alone[name] for name in found}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_batches")
+def test_a_killed_worker_of_three_costs_nothing_but_time(alone: dict[str, bytes], tmp_path: Path) -> None:
+    """One of the workers dies in each kind of work."""
     marks = tmp_path / "marks"
     marks.mkdir()
-    both = Sharing(partial(load, marks), number, None, "cpu", ignore)
-    assert write_all(tmp_path / "out", both, Sharing(partial(load_images, marks), number, None, "cpu", ignore)) == alone
+    both = Sharing(partial(load, marks), 3, None, "cpu", ignore)
+    assert write_all(tmp_path / "out", both, Sharing(partial(load_images, marks), 3, None, "cpu", ignore)) == alone
     assert {path.name for path in marks.iterdir()} == {"mark", "mark-images"}
 
 

@@ -234,6 +234,7 @@ def _begin_worker(parent: int, log: Log) -> None:
         os._exit(1)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["TQDM_DISABLE"] = "1"  # the parent shows one bar for all workers
     # The lock that tqdm makes by default belongs to several processes, and would outlive a killed one.
     load_extra("tqdm").tqdm.set_lock(threading.RLock())
     warnings.showwarning = show

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, fields, replace
@@ -336,7 +337,7 @@ def with_progress(tables: Iterable[ScoreTable], total: int | None) -> Iterator[S
 
 
 def progress_bar(total: int | None, *, unit: str = "img") -> Any:
-    """Make a bar on stderr: live on a terminal, one line every half minute in a log file.
+    """Make a bar on stderr: live on a terminal, one line every half minute in a log file; none if TQDM_DISABLE is set.
 
     Args:
         total: number of units, if known.
@@ -351,6 +352,7 @@ def progress_bar(total: int | None, *, unit: str = "img") -> Any:
     pause = 0.1 if on_terminal else _LOG_SECONDS
     return tqdm(
         total=total,
+        disable="TQDM_DISABLE" in os.environ,
         unit=unit,
         leave=False,
         file=sys.stderr,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -39,6 +40,7 @@ from aradals.results.compare import compare_methods
 from aradals.results.failed import describe_failed
 from aradals.results.files import save_studies, table_rows
 from aradals.results.records import Cost, DataSummary, FailedRun, Method, Results, Stability, Variant, measure_of
+from aradals.robustness.scores import progress_bar
 
 OUTPUTS = ("results.json", "table.parquet", "table.csv", "means.parquet", "means.csv")
 """Files that a study writes into its folder, beside the folders of its stages."""
@@ -281,7 +283,7 @@ def _run_one(config: StudyConfig, space: Workspace, name: str, workers: Workers)
     finished: dict[str, FinishedRun] = {}
     failed: dict[str, FailedRun] = {}
     remaining = RemainingTime(runs, workers.cores)
-    for task, outcome in do_tasks(runs, space, workers):
+    for task, outcome in shown(do_tasks(runs, space, workers), len(in_order(runs))):
         remaining.count(task, outcome)
         if not isinstance(task, Evaluate):
             continue
@@ -300,6 +302,17 @@ def _run_one(config: StudyConfig, space: Workspace, name: str, workers: Workers)
         results.save(space.folder / "results.json")
         save_tables([results], space.folder)
     return results
+
+
+def shown(done: Iterable[T], total: int) -> Iterator[T]:
+    """Show a bar of all tasks on a terminal; in a log file, the line of each finished run has the time left."""
+    if not sys.stderr.isatty():
+        yield from done
+        return
+    with progress_bar(total, unit="task") as bar:
+        for each in done:
+            bar.update()
+            yield each
 
 
 def in_order_of(runs: Sequence[Task], found: Mapping[str, T]) -> list[T]:
