@@ -9,9 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import product
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from aradals.errors import InputError
+from aradals.pipeline.settings import read
+from aradals.smoothing.shapes import shaped_target_prob
 from aradals.smoothing.update_rules import UpdateRule
 
 Augment = Literal["none", "flip_crop", "augmix"]
@@ -253,7 +259,35 @@ class AdaptiveTargets:
             )
 
 
-Targets = FixedTargets | AdaptiveTargets
+@dataclass(frozen=True)
+class ShapedTargets:
+    """Targets that stay, and that change evenly from the least robust subset to the most robust one.
+
+    Args:
+        smoothing: level: mean probability of all other classes together.
+        slope: shape: share of the level that the least robust subset has more than the mean, and the most robust one
+            less; negative values soften the most robust subset.
+        subsets: R groups with separate targets.
+    """
+
+    smoothing: float
+    slope: float
+    subsets: Subsets
+
+    rule: ClassVar[None] = None
+    update_every: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        _check_smoothing(self.smoothing)
+        if not -1 <= self.slope <= 1:
+            raise InputError(expected="a slope from -1 to 1", got=str(self.slope), hint="0.4")
+
+    def shape(self, num_classes: int) -> Tensor:
+        """Compute the target of each subset, see `shaped_target_prob`."""
+        return shaped_target_prob(self.smoothing, self.slope, self.subsets.count, num_classes)
+
+
+Targets = FixedTargets | AdaptiveTargets | ShapedTargets
 """The probability of the true class that the model learns."""
 
 
@@ -271,7 +305,10 @@ class MethodConfig:
         objective_args: settings of the objective.
         augment: another augmentation than the recipe's: none, flip_crop or augmix.
         consistency: weight of AugMix's Jensen-Shannon term between an image and two AugMix views of it (12 in AugMix).
-        targets: {} = one-hot; {smoothing: 0.05} = label smoothing; {rule: {rate: auto}} = AdaLS; with subsets AR-AdaLS.
+        targets: {} = one-hot; {smoothing: 0.05} = label smoothing; {rule: {rate: auto}} = AdaLS; with subsets AR-AdaLS;
+            {smoothing: 0.2, slope: 0.4, subsets: {count: 10}} = a fixed shape around a level.
+        choose: settings with several values, such as {targets.smoothing: [0.05, 0.1, 0.2]}. One model is trained with
+            each combination. The model with the lowest NLL on the calibration split, after a temperature, is kept.
         label: name in reports; default: the name with spaces.
         variant_of: the method that this one varies; large reports fold variants.
     """
@@ -281,10 +318,13 @@ class MethodConfig:
     augment: Augment | None = None
     consistency: float = 0.0
     targets: Targets = field(default_factory=FixedTargets)
+    choose: dict[str, list[Any]] = field(default_factory=dict)
     label: str | None = field(default=None, compare=False)
     variant_of: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        for key, values in self.choose.items():
+            _at_least(2, {f"the number of values of choose.{key}": len(values)})
         _at_least(0, {"consistency": self.consistency}, at_most=1_000_000)
         if self.consistency and self.objective in ("mixup", "ccat"):
             raise InputError(
@@ -306,7 +346,22 @@ class MethodConfig:
     @property
     def training(self) -> dict[str, Any]:
         """All settings that change the trained model, as plain values."""
-        return {name: value for name, value in asdict(self).items() if name not in ("label", "variant_of")}
+        return {name: value for name, value in asdict(self).items() if name not in ("label", "variant_of", "choose")}
+
+    @cached_property
+    def candidates(self) -> list[MethodConfig]:
+        """The methods among which ``choose`` chooses; the method itself if it has no choice.
+
+        Raises:
+            InputError: a key is not a setting of a method, or a value cannot be meant.
+        """
+        found = []
+        for values in product(*self.choose.values()):
+            settings = self.training
+            for key, value in zip(self.choose, values, strict=True):
+                settings = _with_setting(settings, key.split("."), value)
+            found.append(read(MethodConfig, settings, "choose"))
+        return found
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -318,6 +373,16 @@ class MethodConfig:
             "rule": asdict(self.targets.rule) if self.targets.rule else None,
             "update_every": self.targets.update_every,
         }
+
+
+def _with_setting(settings: Mapping[str, Any], path: Sequence[str], value: object) -> dict[str, Any]:
+    """Copy settings with another value at a path of keys."""
+    first, *below = path
+    inner = settings.get(first)
+    return {
+        **settings,
+        first: _with_setting(inner if isinstance(inner, dict) else {}, below, value) if below else value,
+    }
 
 
 def is_plain(method: MethodConfig) -> bool:
@@ -452,7 +517,10 @@ class StudyConfig:
             _at_least(1, {"splits.calibration": self.splits.calibration})
         self._check_names()
         for name, method in self.methods.items():
-            _check_in_time(name, method, self.training)
+            for candidate in method.candidates:
+                _check_in_time(name, candidate, self.training)
+            if method.choose:
+                _at_least(1, {"splits.calibration": self.splits.calibration})
         for name, ensemble in self.ensembles.items():
             self._check_ensemble(name, ensemble)
 
@@ -514,6 +582,12 @@ class StudyConfig:
                 got=repr(ensemble.method),
                 hint="one of these",
             )
+        if ensemble.in_step and self.methods[ensemble.method].choose:
+            raise InputError(
+                expected=f"ensembles.{name} in step of a method with nothing to choose",
+                got=f"{ensemble.method}, which chooses {', '.join(self.methods[ensemble.method].choose)}",
+                hint="in_step=false",
+            )
         if ensemble.in_step and self.methods[ensemble.method].targets.rule is None:
             raise InputError(
                 expected=f"ensembles.{name} in step of a method with a rule, because it shares targets that adapt",
@@ -538,6 +612,8 @@ def _check_in_time(name: str, method: MethodConfig, training: TrainingConfig) ->
             hint="update_every: 1",
         )
     last_update = (epochs - 1) // targets.update_every * targets.update_every  # the last scoring that an epoch follows
+    if isinstance(targets, ShapedTargets):
+        last_update = epochs  # no update has to follow
     if isinstance(targets.subsets, SelfScoredSubsets) and targets.subsets.every >= last_update:
         raise InputError(
             expected=f"methods.{name} scored early enough for an update by subsets, and for an epoch after that",

@@ -119,7 +119,8 @@ class AdaptiveSmoothing(nn.Module):
         num_classes: K.
         num_subsets: R.
         rule: the rule that changes the targets; None = the targets stay.
-        initial_target_prob: p at the start, in [1/K, 1].
+        initial_target_prob: p at the start, in [1/K, 1]: one for all subsets, or one for each, shape (R,), see
+            `shaped_target_prob`.
         weight: a factor for each class in the loss, shape (K,), as in ``nn.CrossEntropyLoss``; the update ignores it.
         ignore_index: label of the examples that count neither in the loss nor in the update, for example -100. By
             default such a label is an error.
@@ -158,7 +159,7 @@ class AdaptiveSmoothing(nn.Module):
         num_subsets: int = 10,
         *,
         rule: UpdateRule | None = UpdateRule(),  # noqa: B008 (frozen)
-        initial_target_prob: float = 1.0,
+        initial_target_prob: float | Tensor = 1.0,
         weight: Tensor | None = None,
         ignore_index: int | None = None,
         reduction: Reduction = "mean",
@@ -167,7 +168,9 @@ class AdaptiveSmoothing(nn.Module):
         _check_num_classes(num_classes)
         if num_subsets < 1:
             raise InputError(expected="at least one subset", got=f"num_subsets={num_subsets}", hint="num_subsets=10")
-        if not 1 / num_classes - 1e-9 <= initial_target_prob <= 1:  # the bound may have been rounded
+        initial = TargetState.initial(num_subsets, initial_target_prob)
+        if not ((1 / num_classes - 1e-9 <= initial.target_prob) & (initial.target_prob <= 1)).all():
+            # The lower bound may have been rounded.
             raise InputError(
                 expected=f"an initial target probability from 1/{num_classes} to 1",
                 got=str(initial_target_prob),
@@ -180,7 +183,7 @@ class AdaptiveSmoothing(nn.Module):
         self.rule = rule
         self.ignore_index, self.reduction = ignore_index, reduction
         self._is_tried = False
-        for name, values in vars(TargetState.initial(num_subsets, initial_target_prob)).items():
+        for name, values in vars(initial).items():
             self.register_buffer(name, values)
         self.register_buffer("steps", self.target_prob.new_empty(0, len(_MEASURED), num_subsets))
         self.register_buffer("observed", self.target_prob.new_empty(_NUM_SUMS, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from aradals._internal.hashes import encode_hashes
 from aradals._internal.json_files import save_json, settings_digest
 from aradals._internal.specs import code_digest
-from aradals.calibration import get_calibrator, load_calibrator
+from aradals.calibration import TemperatureScaling, get_calibrator, load_calibrator
 from aradals.data import Examples, files_digest, load_column
 from aradals.errors import InputError, OutputError, TrainingFailed
 from aradals.inference.ensemble import Ensemble
@@ -28,6 +30,7 @@ from aradals.pipeline.predict import pool_members, predict_conditions, predictio
 from aradals.pipeline.score import SCORES, AttackSettings, rankings_of, read_scores, score_stage, scores_of, subsets_of
 from aradals.pipeline.shifts import shift_of
 from aradals.pipeline.study.arrays import RunArrays
+from aradals.pipeline.study.finished import read_file
 from aradals.pipeline.study.groups import (
     TrainingSubsets,
     chance_subsets,
@@ -41,6 +44,7 @@ from aradals.pipeline.study.tasks import (
     HISTORY_FILE,
     ROWS_FILE,
     Calibrate,
+    Choose,
     Evaluate,
     Predict,
     Score,
@@ -49,7 +53,7 @@ from aradals.pipeline.study.tasks import (
 )
 from aradals.pipeline.study.workspace import Materials, Workspace
 from aradals.results.files import plain
-from aradals.results.records import CLEAN, Condition, Epoch, Training, Update
+from aradals.results.records import CLEAN, Candidate, Condition, Epoch, Training, Update
 from aradals.robustness.scores import ScoreTable
 
 if TYPE_CHECKING:
@@ -71,6 +75,8 @@ def run_task(record: Mapping[str, Any], space: Workspace) -> None:
     match read_task(record):
         case Train() as task:
             train(task, space)
+        case Choose() as task:
+            choose(task, space)
         case Score() as task:
             score(task, space)
         case Predict() as task:
@@ -211,6 +217,38 @@ def _describe(task: Train, materials: Materials, train: Examples, inputs: str) -
         "fitted_examples": encode_hashes(fitted),
         "preparation": train.preparation,
     }
+
+
+def choose(task: Choose, space: Workspace) -> None:
+    """Keep the model with the lowest NLL on the calibration split after a temperature; the first one of equal ones."""
+    paths = [space.paths(each)[CALIBRATION_FILE] for each in task.predictions]
+    inputs = {
+        "predictions": [space.digests(each)[CALIBRATION_FILE] for each in task.predictions],
+        "models": [space.digests(each) for each in task.candidates],
+    }
+
+    def make(folder: Path) -> None:
+        losses = [nll_after_temperature(load_predictions(path)[0]) for path in paths]
+        chosen = losses.index(min(losses))
+        trainings = [read_file(space.paths(each)[HISTORY_FILE], Training) for each in task.candidates]
+        history = replace(
+            trainings[chosen],
+            seconds=sum(each.seconds for each in trainings),
+            candidates=tuple(Candidate(each.settings, loss) for each, loss in zip(trainings, losses, strict=True)),
+        )
+        save_json(folder / HISTORY_FILE, plain(history))
+        for name in task.checkpoints:
+            shutil.copyfile(space.paths(task.candidates[chosen])[name], folder / name)
+        listed = ", ".join(f"{loss:.4f}" for loss in losses)
+        space.log_of(task)(f"candidate {chosen + 1} of {len(losses)}, by the NLL of each after a temperature: {listed}")
+
+    space.fill(task, inputs, make)
+
+
+def nll_after_temperature(predictions: Predictions) -> float:
+    """Compute the mean NLL in nats after a temperature that is fitted on the same examples."""
+    fitted = TemperatureScaling().fit(predictions.labels, logits=predictions.logits)
+    return functional.cross_entropy(fitted(predictions.logits), predictions.labels).item()
 
 
 def score(task: Score, space: Workspace) -> None:

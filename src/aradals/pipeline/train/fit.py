@@ -22,7 +22,7 @@ from aradals.data import AUGMENTATIONS, Examples
 from aradals.errors import InputError
 from aradals.inference.predictions import try_model
 from aradals.objectives import get_objective
-from aradals.pipeline.config import MethodConfig, SelfScoredSubsets, TrainingConfig
+from aradals.pipeline.config import MethodConfig, SelfScoredSubsets, ShapedTargets, TrainingConfig
 from aradals.pipeline.health import check_output_varies, check_trainable
 from aradals.pipeline.train.batches import Batches
 from aradals.pipeline.train.environment import settings_from_arguments_alone
@@ -118,9 +118,10 @@ def fit_classifier(
             hint="subsets from assign_subsets, or SelfScoredSubsets",
         )
     rule = targets.rule and targets.rule.for_updates(max(1, training.epochs // targets.update_every))
-    criterion = AdaptiveSmoothing(
-        train.num_classes, method.num_subsets, rule=rule, initial_target_prob=method.initial_target_prob
-    )
+    initial: float | Tensor = method.initial_target_prob
+    if isinstance(targets, ShapedTargets) and not scores_itself:  # a model that scores itself takes the shape later
+        initial = targets.shape(train.num_classes)
+    criterion = AdaptiveSmoothing(train.num_classes, method.num_subsets, rule=rule, initial_target_prob=initial)
     module = AdaptiveClassifier(
         model,
         get_objective(method.objective, **method.objective_args),
@@ -137,7 +138,8 @@ def fit_classifier(
         module.to(memory_format=torch.channels_last)
     callbacks: list[Callback] = [_EpochLog(training.epochs, log)]
     if isinstance(targets.subsets, SelfScoredSubsets):
-        callbacks.append(SelfScoring(train, validation, targets.subsets.every, log))
+        shape = targets.shape(train.num_classes) if isinstance(targets, ShapedTargets) else None
+        callbacks.append(SelfScoring(train, validation, targets.subsets.every, log, shape))
     state_io, goes_on = StateIO(f"{inputs_digest} {method.training} {training} seed {seed}"), False
     if resume is not None:
         callbacks.append(SaveState(resume))

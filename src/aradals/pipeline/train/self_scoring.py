@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from aradals.data import Examples
 from aradals.errors import InputError, TrainingFailed
@@ -29,11 +30,19 @@ class SelfScoring(Callback):
         validation: the validation split.
         every: epochs between two scorings.
         log: called with a line for each scoring.
+        shape: targets of the subsets from the first scoring on, shape (R,); None if a rule changes the targets.
     """
 
-    def __init__(self, train: Examples, validation: Examples, every: int, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        train: Examples,
+        validation: Examples,
+        every: int,
+        log: Callable[[str], None],
+        shape: Tensor | None = None,
+    ) -> None:
         self.train, self.validation, self.every = train, validation, every
-        self.log_line = log
+        self.log_line, self.shape = log, shape
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score if a scoring is due, and record its cost.
@@ -54,6 +63,8 @@ class SelfScoring(Callback):
             raise TrainingFailed(f"the model cannot score itself after epoch {epoch}: {error}") from error
         for subsets, table in zip((pl_module.train_subsets, pl_module.validation_subsets), tables, strict=True):
             subsets.copy_(by_id(table.ids, assign_subsets(table.ranking, num_subsets, table.ids)))
+        if self.shape is not None:
+            pl_module.criterion.target_prob.copy_(self.shape)
         scoring = {
             "epoch": epoch,
             "seconds": time.perf_counter() - started,
