@@ -11,18 +11,10 @@ audit-neighbors/. It refuses examples that the model was trained on, and says so
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aradals.cli.arguments import (
-    DataArguments,
-    ModelArguments,
-    RankingArguments,
-    ResultsArguments,
-    ScoredArguments,
-    WorkerArguments,
-)
+from aradals.cli.arguments import DataArguments, RankingArguments, ResultsArguments, ScoredArguments, SharedModel
 from aradals.cli.terminal import print_log
 
 EXAMPLE = "aradals diagnose --model my_model.py:build --checkpoint weights.pt --data photos/ --output runs/diagnosis"
@@ -30,18 +22,16 @@ RESUMES = True
 
 
 def run(
-    model: ModelArguments,
+    model: SharedModel,
     data: DataArguments,
     ranking: RankingArguments,
     stored: ScoredArguments,
-    workers: WorkerArguments,
     output: ResultsArguments,
 ) -> Path:
     """Diagnose the model, and report the results."""
     from aradals.cli.finish import claim, finish
     from aradals.pipeline.diagnose import diagnose, diagnose_stored
     from aradals.pipeline.outputs import input_paths, output_folder
-    from aradals.pipeline.shards import Sharing
 
     stored.refuse_beside(model, data)
     read = input_paths(data.data, model.model, model.checkpoint, *stored.files)
@@ -56,10 +46,7 @@ def run(
             classifier, examples = model.load(data)
             of = (classifier.digest, examples.fingerprint, asdict(ranking))
             request = claim(output, names[0], *of, files=stored.files)
-            settings |= {**asdict(ranking), "output": folder, "log": print_log}
-            settings["sharing"] = Sharing(
-                partial(model.load, data), workers.workers, workers.threads, model.device, print_log
-            )
+            settings |= {**asdict(ranking), "output": folder, "sharing": model.sharing(data), "log": print_log}
             results = diagnose(classifier, examples, **settings)
         finish({folder: replace(results, request=request)}, folder, "diagnosis.json", json=output.json)
     return folder

@@ -10,18 +10,10 @@ could not check, because a file does not record it.
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aradals.cli.arguments import (
-    DataArguments,
-    ModelArguments,
-    PairedArguments,
-    ResultsArguments,
-    ShiftArguments,
-    WorkerArguments,
-)
+from aradals.cli.arguments import DataArguments, PairedArguments, ResultsArguments, SharedModel, ShiftArguments
 from aradals.cli.terminal import print_log
 
 EXAMPLE = (
@@ -32,19 +24,13 @@ RESUMES = True
 
 
 def run(
-    model: ModelArguments,
-    data: DataArguments,
-    stored: PairedArguments,
-    shift: ShiftArguments,
-    workers: WorkerArguments,
-    output: ResultsArguments,
+    model: SharedModel, data: DataArguments, stored: PairedArguments, shift: ShiftArguments, output: ResultsArguments
 ) -> Path:
     """Evaluate the model, and report the results."""
     from aradals.cli.finish import claim, finish
     from aradals.pipeline.calibrate import load_calibrators
     from aradals.pipeline.evaluate import evaluate, evaluate_stored
     from aradals.pipeline.outputs import input_paths, output_folder
-    from aradals.pipeline.shards import Sharing
 
     changes: dict[str, Any] = {name: getattr(shift, name) for name in ("corruptions", "preset", "corrupted", "ood")}
     stored.refuse_beside(model, data, **changes)
@@ -63,10 +49,12 @@ def run(
         else:
             classifier, examples = model.load(data)
             request = claim(output, names[0], classifier.digest, examples.fingerprint, list(fitted), of, files=files)
-            settings |= {"severities": shift.severities, "output": folder, "log": print_log}
-            settings["sharing"] = Sharing(
-                partial(model.load, data), workers.workers, workers.threads, model.device, print_log
-            )
-            results = evaluate(classifier, examples, **changes, **settings)
+            settings |= {
+                "severities": shift.severities,
+                "output": folder,
+                "sharing": model.sharing(data),
+                "log": print_log,
+            }
+            results = evaluate(classifier, examples, log=print_log, **changes, **settings)
         finish({folder: replace(results, request=request)}, folder, "results.json", json=output.json)
     return folder
