@@ -49,12 +49,7 @@ def run(
         else:
             classifier, examples = model.load(data)
             request = claim(output, names[0], classifier.digest, examples.fingerprint, list(fitted), of, files=files)
-            settings |= {
-                "severities": shift.severities,
-                "output": folder,
-                "sharing": model.sharing(data),
-                "log": print_log,
-            }
+            settings |= {"severities": shift.severities, "output": folder, "sharing": model.sharing(data)}
             results = evaluate(classifier, examples, log=print_log, **changes, **settings)
         finish({folder: replace(results, request=request)}, folder, "results.json", json=output.json)
     return folder
