@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from aradals.data import Examples
-from aradals.data.corrupted_parquet import corrupted_images, labels_alone, write_corrupted
+from aradals.data.corrupted_parquet import corrupted_columns, labels_alone, write_corrupted
 from aradals.data.formats import Companions
 from aradals.pipeline.artifacts import as_arrow, merged_rows
 from aradals.pipeline.shards import Sharing, Work, do_shards
@@ -22,24 +22,24 @@ def corrupt_file(
     corruption: str,
     severity: int,
     *,
-    preset: str,
+    preset: str | None,
     request: str,
     companions: Companions | None = None,
     sharing: Sharing[Examples] | None = None,
 ) -> None:
-    """Corrupt examples, and write them in order as lossless PNG in a parquet file.
+    """Corrupt examples, and write them in order: images as lossless PNG, and numbers on the scale of the table.
 
     Finished batches are written to a hidden folder beside the file, see `do_shards`, so that an interrupted call
     continues.
 
     Args:
-        examples: images; the random numbers depend on their ids, as in an evaluation.
+        examples: images or rows of numbers; the random numbers depend on their ids, as in an evaluation.
         path: the parquet file.
         corruption: see `aradals.data.corrupt`.
         severity: see `aradals.data.corrupt`.
         preset: see `aradals.data.corrupt`.
         request: digest of everything that determines the content.
-        companions: the table of the examples, whose columns the file gets; default: ``image`` and ``label``.
+        companions: the table of the examples, whose columns the file gets; default: the inputs and ``label``.
         sharing: workers that corrupt a part each; default: this process.
 
     Raises:
@@ -49,29 +49,29 @@ def corrupt_file(
     table = companions or labels_alone(examples)
     work = Corrupting(
         (corruption, severity, preset),
-        table.schema.field(table.image).type,
+        replace(table, others=None),
         num_examples=len(examples),
         batch_size=examples.batches().batch_size or 1,
         batches_per_worker=_BATCHES_PER_WORKER,
     )
     done = do_shards(work, examples, path.with_name(f".{path.name}.shards"), request, sharing)
-    images = merged_rows(list(done.shards.values()), work.batch_size)
-    batches = (rows.column("image").combine_chunks() for rows in images)
-    write_corrupted(path, batches, examples.ids, table, request=request)
+    rows = merged_rows(list(done.shards.values()), work.batch_size)
+    made = ({name: batch.column(name).combine_chunks() for name in batch.column_names} for batch in rows)
+    write_corrupted(path, made, examples, table, request=request)
     done.remove()
 
 
 @dataclass(frozen=True)
 class Corrupting(Work[Examples]):
-    """Corrupted images as PNG.
+    """Corrupted inputs.
 
     Attributes:
         settings: corruption, severity and preset.
-        kind: Arrow type of the column of images.
+        companions: the table of the examples, without its rows.
     """
 
-    settings: tuple[str, int, str]
-    kind: Any
+    settings: tuple[str, int, str | None]
+    companions: Companions
 
     def identity(self, loaded: Examples, rows: range) -> dict[str, str]:
         """Describe these examples."""
@@ -80,5 +80,6 @@ class Corrupting(Work[Examples]):
     def tables(self, loaded: Examples, file: int, rows: range) -> Iterator[Any]:
         """Corrupt batch by batch."""
         corruption, severity, preset = self.settings
-        for images in corrupted_images(loaded.select(rows), corruption, severity, preset=preset, kind=self.kind):
-            yield as_arrow({"image": images})
+        own = loaded.select(rows)
+        for columns in corrupted_columns(own, corruption, severity, preset=preset, companions=self.companions):
+            yield as_arrow(columns)
