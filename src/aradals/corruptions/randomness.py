@@ -28,7 +28,7 @@ class Randomness:
         digest = hashlib.blake2b(f"{corruption}/{severity}".encode(), digest_size=8).digest()
         seed, mask = int.from_bytes(digest, "little"), 2**64 - 1
         self._bits = np.random.Philox(key=0)
-        start = self._bits.state
+        start: Any = self._bits.state
         keys = (np.array([seed, example & mask], dtype=np.uint64) for example in ids.tolist())
         self._states: list[Any] = [{**start, "state": {**start["state"], "key": key}} for key in keys]
 

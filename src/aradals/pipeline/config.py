@@ -6,6 +6,7 @@ rule and may have subsets; fixed smoothing has neither; each way to cut subsets 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,8 @@ from aradals.smoothing.update_rules import UpdateRule
 
 Augment = Literal["none", "flip_crop", "resized_crop", "augmix"]
 
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
 OTHER_FOLDERS = ("scores", "scorer", "runs")
 """Folders of a study beside those of its methods."""
 
@@ -30,6 +33,8 @@ MAX_SEED = 2**32 - 1
 """Largest seed that every generator takes."""
 
 _MAX_COUNT = 10**9
+
+_WHERE_TO_TRAIN = ("devices", "num_nodes", "strategy", "sync_batchnorm", "loader_workers")
 
 
 def _at_least(minimum: float, values: Mapping[str, float], *, at_most: float = _MAX_COUNT) -> None:
@@ -94,7 +99,16 @@ class TrainingConfig:
         milestones: epochs at which `steps` multiplies the learning rate.
         gamma: factor at the milestones.
         augment: none, flip_crop (for CIFAR), resized_crop (for ImageNet), or augmix (which flips and crops first).
-        precision: 32-true, or bf16-mixed or 16-mixed, which use half precision for the operations that allow this.
+        precision: 32-true, or bf16-mixed or 16-mixed, which use half precision for the operations that allow this. auto
+            is bf16-mixed on GPUs with bfloat16 units, and 32-true elsewhere, so on every CPU.
+        compile: translate the model by torch.compile, which takes time before the first step and needs a C++ compiler.
+        loader_workers: processes that read and decode data that does not fit in memory; default: one for each core that
+            no other worker uses, at most 8. They change no result.
+        devices: number of devices that train each model together; each has an equal part of every batch.
+        num_nodes: number of machines with so many devices each; srun or torchrun starts the command on all of them.
+        strategy: Lightning's strategy for several devices: auto (ddp), ddp, or ddp_find_unused_parameters_true for
+            models some of whose parameters have no gradient.
+        sync_batchnorm: batch norm by the statistics of the whole batch, not of a device's part (several GPUs only).
     """
 
     epochs: int
@@ -106,12 +120,21 @@ class TrainingConfig:
     milestones: list[int] = field(default_factory=list)
     gamma: float = 0.1
     augment: Augment = "none"
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["auto"] | Precision = "auto"
+    compile: bool = False
+    loader_workers: int | None = None
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
+    sync_batchnorm: bool = False
 
     def __post_init__(self) -> None:
         _at_least(1, {"training.epochs": self.epochs})
+        _at_least(1, {"training.devices": self.devices, "training.num_nodes": self.num_nodes}, at_most=100_000)
+        self._check_ranks()
         _at_least(2, {"training.batch_size": self.batch_size})
         _at_least(0, {"training.weight_decay": self.weight_decay}, at_most=1000)
+        _at_least(0, {"training.loader_workers": self.loader_workers or 0}, at_most=1000)
         for name, rate in {"learning_rate": self.learning_rate, "gamma": self.gamma}.items():
             if not 0 < rate <= 1000:
                 raise InputError(expected=f"training.{name} above 0 and up to 1000", got=str(rate), hint="0.001")
@@ -128,6 +151,34 @@ class TrainingConfig:
             raise InputError(
                 expected="training.gamma with schedule=steps only", got=f"schedule={self.schedule}", hint="no gamma"
             )
+
+    def _check_ranks(self) -> None:
+        if self.num_ranks == 1 and (self.strategy != "auto" or self.sync_batchnorm):
+            raise InputError(
+                expected="training.strategy and training.sync_batchnorm with several devices only",
+                got="one device",
+                hint="training.devices=2",
+            )
+        if self.num_ranks > 1 and (self.batch_size % self.num_ranks or self.batch_size < 2 * self.num_ranks):
+            raise InputError(
+                expected=f"a training.batch_size that {self.num_ranks} devices divide into equal parts of at least 2",
+                got=str(self.batch_size),
+                hint=f"{max(2, math.ceil(self.batch_size / self.num_ranks)) * self.num_ranks}",
+            )
+
+    @property
+    def num_ranks(self) -> int:
+        """The number of processes that train a model together, one on each device."""
+        return self.devices * self.num_nodes
+
+    @property
+    def course(self) -> dict[str, Any]:
+        """All settings that change the trained model, as plain values.
+
+        The number of devices does, because each of them draws its own augmentations and has its own batch statistics.
+        """
+        several = {"num_ranks": self.num_ranks, "sync_batchnorm": self.sync_batchnorm} if self.num_ranks > 1 else {}
+        return {name: value for name, value in asdict(self).items() if name not in _WHERE_TO_TRAIN} | several
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import resource_tracker
@@ -30,6 +30,7 @@ MAX_DEATHS = 3
 
 _PARENT_SECONDS = 0.2
 _QUIET = "ignore:resource_tracker"
+_NUM_SHARING = "ARADALS_NUM_WORKERS"  # tells a worker how many there are on this machine
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,14 @@ class Workers:
     Attributes:
         executor: executor of `concurrent.futures`.
         number: largest number of tasks that are handed out at once.
+        cores: number of tasks that are done at the same time.
         threads: number of torch's threads in each worker; None leaves the number as it is.
         lost: errors of a future whose worker has died.
     """
 
     executor: Executor
     number: int = 1
+    cores: int = 1
     threads: int | None = None
     lost: tuple[type[BaseException], ...] = (BrokenExecutor,)
 
@@ -69,7 +72,14 @@ def torch_threads(number: int | None) -> Iterator[None]:
 
 @contextmanager
 def open_workers(
-    spec: int | str | None, *, most: int, device: str = "auto", threads: int | None = None, log: Log = print
+    spec: int | str | None,
+    *,
+    most: int,
+    device: str = "auto",
+    devices: int = 1,
+    threads: int | None = None,
+    log: Log = print,
+    prepare: Callable[[], None] | None = None,
 ) -> Iterator[Workers]:
     """Start workers, and stop them after the block.
 
@@ -78,28 +88,45 @@ def open_workers(
             ``dask:ADDRESS``, the scheduler of a Dask cluster whose workers share the output folder.
         most: largest number of processes that can be of use.
         device: see `resolve_device`. If the machine has several GPUs, each process uses one of them.
+        devices: number of GPUs or cores that each process uses instead of one.
         threads: number of torch's threads in each worker.
         log: called in the workers with each warning. Another process needs a function that can be pickled.
+        prepare: function that a process calls as soon as it has started, such as one that imports what its tasks need.
 
     Raises:
         InputError: the number is not positive, or no scheduler answers.
         MissingExtraError: the extra ``distributed`` is missing.
     """
     if isinstance(spec, str) and spec.startswith("dask:"):
-        with _dask_client(spec.removeprefix("dask:")) as (executor, lost):
-            yield Workers(executor, sys.maxsize, threads, lost)
+        with _dask_client(spec.removeprefix("dask:")) as (client, lost):
+            cores = max(1, sum(client.nthreads().values()))
+            # Dask itself tries a task again if its worker dies.
+            yield Workers(client.get_executor(pure=False), sys.maxsize, cores, threads, lost)
         return
-    number = min(_number_of(spec, device), most)
+    gpus = _grouped(_gpus(device), devices)
+    number = min(_number_of(spec) or len(gpus) or max(1, _num_cores() // devices), most)
     if number == 1:
         yield Workers(ThisProcess(), threads=threads)
         return
-    with _Processes(number, _gpus(device), log) as executor:
-        yield Workers(executor, number, threads)
+    with _Processes(number, gpus, log) as executor:
+        if prepare is not None:
+            executor.start(prepare)
+        yield Workers(executor, number, number, threads)
 
 
-def _number_of(spec: int | str | None, device: str) -> int:
+def open_processes(number: int, log: Log) -> AbstractContextManager[Executor]:
+    """Start processes of this machine, all of which see the same devices, and end them after the block."""
+    return _Processes(number, [], log)
+
+
+def _grouped(gpus: list[str], size: int) -> list[str]:
+    """Join GPUs to groups; GPUs that fill no group are left out."""
+    return [",".join(gpus[start : start + size]) for start in range(0, len(gpus) - size + 1, size)]
+
+
+def _number_of(spec: int | str | None) -> int | None:
     if spec is None:
-        return len(_gpus(device)) or _num_cores()
+        return None
     if not str(spec).isdigit() or int(spec) < 1:
         raise InputError(expected="a number of workers, or dask:ADDRESS", got=str(spec), hint="--workers 2")
     return int(spec)
@@ -108,6 +135,16 @@ def _number_of(spec: int | str | None, device: str) -> int:
 def _num_cores() -> int:
     """Count the cores that this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def num_own_cores() -> int:
+    """Count the cores that this process may use, divided by the number of workers that share them."""
+    return max(1, _num_cores() // _num_sharing())
+
+
+def _num_sharing() -> int:
+    """Count the workers of this machine that this process is one of; 1 for a process that is no worker."""
+    return int(os.environ.get(_NUM_SHARING, "1"))
 
 
 def _gpus(device: str) -> list[str]:
@@ -119,7 +156,7 @@ def _gpus(device: str) -> list[str]:
 
 
 @contextmanager
-def _dask_client(address: str) -> Iterator[tuple[Executor, tuple[type[BaseException], ...]]]:
+def _dask_client(address: str) -> Iterator[tuple[Any, tuple[type[BaseException], ...]]]:
     distributed = load_extra("distributed")
     try:
         client = distributed.Client(address)
@@ -130,8 +167,7 @@ def _dask_client(address: str) -> Iterator[tuple[Executor, tuple[type[BaseExcept
             hint="dask:tcp://HOST:8786, the address that the scheduler prints at its start",
         ) from error
     with client:
-        # Dask itself tries a task again if its worker dies.
-        yield client.get_executor(pure=False), (distributed.scheduler.KilledWorker,)
+        yield client, (distributed.scheduler.KilledWorker,)
 
 
 class ThisProcess(Executor):
@@ -151,14 +187,20 @@ class _Processes(Executor):
     """
 
     def __init__(self, number: int, gpus: Sequence[str], log: Log) -> None:
-        self._gpus, self._log = gpus, log
+        self._number, self._gpus, self._log = number, gpus, log
         self._threads = ThreadPoolExecutor(number, initializer=_block_signals)
         self._places = itertools.count()
         self._own = threading.local()
-        self._started = ExitStack()
+        self._started: ExitStack | None = ExitStack()
+        self._starting = threading.Lock()
         # The processes that remove the semaphores of a killed study inherit this, and then do not report it.
         sys.warnoptions.append(_QUIET)
         self._started.callback(sys.warnoptions.remove, _QUIET)
+
+    def start(self, prepare: Callable[[], None]) -> None:
+        """Start all processes now, while this process prepares their tasks."""
+        for _ in range(self._number):
+            self._threads.submit(self._in_process, prepare)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
         return self._threads.submit(self._in_process, function, *args, **options)
@@ -175,17 +217,25 @@ class _Processes(Executor):
             raise
 
     def _start(self, place: int) -> Any:
-        gpu = {"CUDA_VISIBLE_DEVICES": self._gpus[place % len(self._gpus)]} if self._gpus else {}
-        process = load_extra("loky").ProcessPoolExecutor(
-            1, env=gpu, initializer=_begin_worker, initargs=(os.getpid(), self._log)
-        )
-        self._started.callback(partial(process.shutdown, kill_workers=True))
+        settings = {_NUM_SHARING: str(self._number * _num_sharing())}
+        if self._gpus:
+            settings["CUDA_VISIBLE_DEVICES"] = self._gpus[place % len(self._gpus)]
+        with self._starting:
+            if self._started is None:
+                raise BrokenExecutor("all work has ended")
+            process = load_extra("loky").ProcessPoolExecutor(
+                1, env=settings, initializer=_begin_worker, initargs=(os.getpid(), self._log)
+            )
+            self._started.callback(partial(process.shutdown, kill_workers=True))
         return process
 
     def __exit__(self, *error: object) -> None:
         """End the processes at once, because every task can be continued."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._started.close()
+        with self._starting:
+            started, self._started = self._started, None
+        if started is not None:
+            started.close()
         self._threads.shutdown()
 
 
@@ -210,6 +260,7 @@ def _begin_worker(parent: int, log: Log) -> None:
         os._exit(1)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["TQDM_DISABLE"] = "1"  # the parent shows one bar for all workers
     # The lock that tqdm makes by default belongs to several processes, and would outlive a killed one.
     load_extra("tqdm").tqdm.set_lock(threading.RLock())
     warnings.showwarning = show

@@ -427,6 +427,7 @@ class Training:
         target_prob: target of each subset at the end.
         at_lower_bound: subsets whose target fell to its lower bound 1/K.
         candidates: the trainings among which this one was chosen; empty if there was no choice.
+        precision: precision of the training, 32-true, bf16-mixed or 16-mixed; empty if it is unknown.
     """
 
     method: str
@@ -441,6 +442,7 @@ class Training:
     target_prob: tuple[float, ...] = ()
     at_lower_bound: tuple[int, ...] = ()
     candidates: tuple[Candidate, ...] = ()
+    precision: str = ""
 
     def __post_init__(self) -> None:
         sizes = {len(course) for each in self.updates for course in (each.target_prob, each.confidence, each.accuracy)}

@@ -124,7 +124,7 @@ def test_candidates_are_all_combinations() -> None:
     [
         (MethodConfig(choose={"targets.smothing": [0.1, 0.2]}), "choose.targets.smoothing"),
         (MethodConfig(choose={"targets.smoothing": [0.1, 2]}), "smoothing of at least 0 and below 1"),
-        (MethodConfig(choose={"colour": ["red", "blue"]}), "a setting of choose"),
+        (MethodConfig(choose={"flavor": ["sweet", "sour"]}), "a setting of choose"),
     ],
 )
 def test_choices_that_cannot_be_meant_are_refused(method: MethodConfig, message: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -22,6 +23,7 @@ from aradals.metrics import stability
 from aradals.pipeline.artifacts import save_table, versions
 from aradals.pipeline.config import EvaluationConfig, StudyConfig, is_plain
 from aradals.pipeline.outputs import input_paths, output_folder
+from aradals.pipeline.ranks import workers_beside_ranks
 from aradals.pipeline.recipes import load_recipe
 from aradals.pipeline.shown import class_rows, example_pictures
 from aradals.pipeline.stage import check_versions
@@ -31,6 +33,7 @@ from aradals.pipeline.study.execute import ALONE, RemainingTime, do_tasks
 from aradals.pipeline.study.finished import FinishedRun, read_run
 from aradals.pipeline.study.tasks import Evaluate, SeedPlan, Task, goals, in_order
 from aradals.pipeline.study.trial import try_seed, try_study
+from aradals.pipeline.study.work import prepare
 from aradals.pipeline.study.workspace import Log, Workspace
 from aradals.pipeline.workers import ThisProcess, Workers, open_workers
 from aradals.results.aggregate import means
@@ -38,6 +41,7 @@ from aradals.results.compare import compare_methods
 from aradals.results.failed import describe_failed
 from aradals.results.files import save_studies, table_rows
 from aradals.results.records import Cost, DataSummary, FailedRun, Method, Results, Stability, Variant, measure_of
+from aradals.robustness.scores import progress_bar
 
 OUTPUTS = ("results.json", "table.parquet", "table.csv", "means.parquet", "means.csv")
 """Files that a study writes into its folder, beside the folders of its stages."""
@@ -149,9 +153,18 @@ def run_studies(
     output = Path(output)
     _refuse_own_scorer(config, output)
     inputs = files_of(config)
+    workers = workers_beside_ranks(workers)
     with output_folder(output, OUTPUTS, kinds=KINDS, inputs=inputs, overwrite=overwrite, log=log), ALONE:
         most = len(config.runs) * len(config.seeds)
-        with open_workers(workers, most=most, device=device, threads=threads, log=log) as opened:
+        with open_workers(
+            workers,
+            most=most,
+            device=device,
+            devices=config.training.devices,
+            threads=threads,
+            log=log,
+            prepare=prepare,
+        ) as opened:
             return _run_all(config, _workspace(output, device, log), config.titled(name or output.name), opened)
 
 
@@ -288,8 +301,8 @@ def _run_one(config: StudyConfig, space: Workspace, name: str, workers: Workers)
     runs = goals(config)
     finished: dict[str, FinishedRun] = {}
     failed: dict[str, FailedRun] = {}
-    remaining = RemainingTime(runs, workers.number)
-    for task, outcome in do_tasks(runs, space, workers):
+    remaining = RemainingTime(runs, workers.cores)
+    for task, outcome in shown(do_tasks(runs, space, workers), len(in_order(runs))):
         remaining.count(task, outcome)
         if not isinstance(task, Evaluate):
             continue
@@ -308,6 +321,17 @@ def _run_one(config: StudyConfig, space: Workspace, name: str, workers: Workers)
         results.save(space.folder / "results.json")
         save_tables([results], space.folder)
     return results
+
+
+def shown(done: Iterable[T], total: int) -> Iterator[T]:
+    """Show a bar of all tasks on a terminal; in a log file, the line of each finished run has the time left."""
+    if not sys.stderr.isatty():
+        yield from done
+        return
+    with progress_bar(total, unit="task") as bar:
+        for each in done:
+            bar.update()
+            yield each
 
 
 def _with_named_corruptions(config: StudyConfig, space: Workspace) -> StudyConfig:

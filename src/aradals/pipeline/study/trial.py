@@ -15,6 +15,7 @@ from aradals.inference.predictions import evaluation_mode, resolve_device, try_m
 from aradals.pipeline.config import StudyConfig
 from aradals.pipeline.health import check_trainable
 from aradals.pipeline.leakage import check_unseen
+from aradals.pipeline.ranks import check_devices
 from aradals.pipeline.score import AttackSettings, check_differentiable, check_num_subsets
 from aradals.pipeline.shifts import choose_shift
 from aradals.pipeline.study.checks import try_method
@@ -42,6 +43,7 @@ def try_seed(seed: SeedPlan, space: Workspace) -> None:
     Raises:
         InputError: a part of the study cannot work.
     """
+    check_devices(seed.config.training, space.device)
     config, materials, given = seed.config, space.materials(seed.source), seed.config.evaluation
     splits, checkpoint = materials.splits, config.scoring.checkpoint
     check_unseen(

@@ -27,6 +27,7 @@ from aradals.pipeline.artifacts import load_predictions, save_calibrator, versio
 from aradals.pipeline.config import ColumnSubsets, RandomSubsets, RankedSubsets
 from aradals.pipeline.evaluate import evaluate_conditions
 from aradals.pipeline.predict import pool_members, predict_conditions, prediction_paths
+from aradals.pipeline.ranks import on_ranks, rank_of
 from aradals.pipeline.score import SCORES, AttackSettings, rankings_of, read_scores, score_stage, scores_of, subsets_of
 from aradals.pipeline.shifts import shift_of
 from aradals.pipeline.study.arrays import RunArrays
@@ -87,17 +88,21 @@ def run_task(record: Mapping[str, Any], space: Workspace) -> None:
             evaluate(task, space)
 
 
+def prepare() -> None:
+    """Import what a training needs, which takes seconds."""
+    import aradals.pipeline.train  # noqa: F401
+
+
 def train(task: Train, space: Workspace) -> None:
     """Train one model, or several in step."""
     materials = space.materials(task.source)
     splits, settings, seed = materials.splits, task.method, task.source.seed
-    examples = splits.train if task.without_fold is None else splits.train.select(~materials.fold(task.without_fold))
-    subsets = training_subsets(task, space)
+    examples, subsets = _examples(task, space), training_subsets(task, space)
     inputs = {
         "model": task.source.model,
         "code": materials.code,
         "model_args": task.source.model_args,
-        "training": asdict(task.training),
+        "training": task.training.course,
         "method": {**settings.training, "code": code_digest(settings.objective)},
         "train": examples.fingerprint,
         "validation": splits.validation.fingerprint,
@@ -107,7 +112,7 @@ def train(task: Train, space: Workspace) -> None:
     }
 
     def make(folder: Path) -> None:
-        _fit(task, space, examples, subsets, settings_digest(inputs), folder)
+        on_ranks(_fit, task.record, space, settings_digest(inputs), folder, training=task.training, log=space.log)
 
     try:
         space.fill(task, inputs, make, materials.probe)
@@ -115,12 +120,23 @@ def train(task: Train, space: Workspace) -> None:
         raise TrainingFailed(error.reason, task.model_name) from error
 
 
-def _fit(
-    task: Train, space: Workspace, examples: Examples, subsets: TrainingSubsets | None, inputs: str, folder: Path
-) -> None:
-    """Train from fresh models, or from the state of an interrupted training, and write the models and the history."""
+def _examples(task: Train, space: Workspace) -> Examples:
+    """Select the examples of a training."""
+    materials = space.materials(task.source)
+    train = materials.splits.train
+    return train if task.without_fold is None else train.select(~materials.fold(task.without_fold))
+
+
+def _fit(record: Mapping[str, Any], space: Workspace, inputs: str, folder: Path) -> None:
+    """Train from fresh models, or from the state of an interrupted training, and write the models and the history.
+
+    If several processes train together, rank 0 writes the files.
+    """
     from aradals.pipeline.train import fit_classifier, member_seed  # takes seconds
 
+    task = read_task(record)
+    assert isinstance(task, Train)
+    examples, subsets = _examples(task, space), training_subsets(task, space)
     materials, resume = space.materials(task.source), folder / "resume.ckpt"
     seeds = [member_seed(task.source.seed, member) for member in task.members]
     models = []
@@ -141,6 +157,8 @@ def _fit(
         inputs_digest=inputs,
         log=space.log_of(task),
     )
+    if rank_of(task.training):
+        return
     save_json(folder / HISTORY_FILE, plain(_history(task, trained)))
     description = _describe(task, materials, examples, inputs)
     for model, name in zip(models, task.checkpoints, strict=True):
@@ -169,6 +187,7 @@ def _history(task: Train, trained: TrainedModel) -> Training:
         ),
         target_prob=tuple(trained.target_prob),
         at_lower_bound=tuple(trained.at_lower_bound),
+        precision=trained.precision,
     )
 
 
