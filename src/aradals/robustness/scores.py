@@ -301,7 +301,7 @@ def merge_tables(tables: Sequence[ScoreTable]) -> ScoreTable:
         raise InputError(
             expected="one attack for all parts of a table",
             got="; ".join(attacks),
-            hint="--attack-args '{num_starts: 6}', which decides for all parts",
+            hint="--attack-args '{num_starts: 3}', which decides for all parts",
         )
     columns: dict[str, Any] = {name: torch.cat([getattr(table, name) for table in tables]) for name in _COLUMNS}
     ids, order = columns["ids"].sort(stable=True)
