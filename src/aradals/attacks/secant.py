@@ -63,8 +63,8 @@ def secant(
     4. With ``starts``, because in flat regions no gradient at the input points to the nearest boundary: find the
        boundary nearest to each of these examples once, by steps 1 to 3 and on the straight lines to two examples of
        other classes. Linearized there, these boundaries give planes that need no gradient at the input. Follow the
-       boundary from the nearest of these planes, too, as long as it stays within reach. Forward passes verify every
-       boundary, and the score is the smallest verified norm.
+       boundary from the nearest of these planes, too, as long as it stays within reach. If no boundary was found so
+       far, take the straight ways. Forward passes verify every boundary, and the score is the smallest verified norm.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
@@ -112,6 +112,9 @@ def secant(
             nearest = Nearest.along(model, inputs, planes, distance, direction)
             for rows, delta in starts.boundaries.steps(inputs, planes.predicted, num_starts):
                 nearest.follow(rows, delta)
+            nowhere = nearest.norm.isinf().nonzero()[:, 0]
+            if len(nowhere) > 0:
+                nearest.cross(nowhere, starts)
             return nearest.result()
         if verified:
             return verify(model, inputs, planes, distance, direction)
@@ -348,6 +351,15 @@ class Nearest:
         direction = torch.where(per_example(lost, delta), delta, direction)
         self.verify(rows, torch.where(lost, length, distance), direction)
 
+    def cross(self, rows: Tensor, starts: Starts) -> None:
+        """Find boundaries on the straight ways to two examples of other classes, and follow them."""
+        predicted = self.planes.predicted
+        for further, ends in starts.nearest(self.inputs[rows], predicted[rows], _NUM_WAYS):
+            crossing = rows[further]
+            delta = step_across(self.model.at(crossing), self.inputs[crossing], ends, predicted[crossing])
+            self.verify(crossing, perturbation_norm(delta), delta)
+            self.follow(crossing, delta)
+
     def result(self) -> AttackResult:
         """Make the record, with the norms as scores."""
         return verified_result(
@@ -372,10 +384,7 @@ def _nearest_boundaries(model: nn.Module, starts: Starts, rows: Tensor) -> tuple
         planes = candidate_planes(counted, inputs, 3)
         nearest = Nearest.along(counted, inputs, planes, *follow(counted, inputs, planes, _FAST))
         alone = nearest.norm.clone()
-        for further, ends in starts.nearest(inputs, planes.predicted, _NUM_WAYS):
-            delta = step_across(counted.at(further), inputs[further], ends, planes.predicted[further])
-            nearest.verify(further, perturbation_norm(delta), delta)
-            nearest.follow(further, delta)
+        nearest.cross(torch.arange(len(inputs), device=inputs.device), starts)
         _, gradient, outside = margin_and_gradient(model, nearest.points, planes.predicted)
         # The input lies on the side of its own class, also where the logits jump and their gradient is misleading.
         side = (gradient * (inputs - nearest.points)).flatten(1).sum(1).sign()
