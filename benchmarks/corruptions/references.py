@@ -37,7 +37,7 @@ def shared_random(corruption: str, severity: int, example: int) -> Iterator[None
 
     Impulse noise and glass blur of the others draw from elsewhere, or in another way.
     """
-    (generator,) = Randomness(corruption, severity, torch.tensor([example]))._generators
+    (generator,) = Randomness(corruption, severity, torch.tensor([example]))._generators()
 
     def normal(loc: float = 0, scale: float = 1, size: tuple[int, ...] = ()) -> Any:
         shape = (size[2], *size[:2]) if len(size) == 3 else size  # here channels come first

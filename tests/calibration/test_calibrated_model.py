@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from pathlib import Path
 
+import onnxruntime  # type: ignore[import-untyped]
 import pytest
 import torch
 from torch import Tensor, nn
@@ -99,13 +99,11 @@ def test_export(name: str, model: nn.Module) -> None:
     assert exported.module()(inputs).detach().numpy() == pytest.approx(combined(inputs).detach().numpy(), abs=1e-6)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("onnxscript") is None, reason="needs onnx, onnxscript and onnxruntime")
 @pytest.mark.parametrize("name", EXPORTABLE)
 def test_onnx(name: str, model: nn.Module, tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
     calibrator, (_, inputs, _) = fitted(name, model), examples(model, seed=1)
     logits = model(inputs).detach()
-    for module, given in ((calibrator, logits), (CalibratedModel(model, calibrator).eval(), inputs)):
+    for module, given in ((calibrator.eval(), logits), (CalibratedModel(model, calibrator).eval(), inputs)):
         shapes = ({0: torch.export.Dim("batch", min=2, max=4096)},)
         torch.onnx.export(
             module, (given[:5],), tmp_path / "model.onnx", dynamo=True, verbose=False, dynamic_shapes=shapes

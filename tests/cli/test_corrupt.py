@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import datasets
@@ -12,6 +13,7 @@ from PIL import Image
 
 from aradals import InputError
 from aradals.data import corrupt, load_data
+from aradals.models import MLP, save_checkpoint
 
 
 @pytest.fixture
@@ -107,14 +109,14 @@ def test_gray_images_have_no_saturation(tmp_path: Path) -> None:
     assert not (tmp_path / "x.parquet").exists()
 
 
-def test_tables_of_numbers_cannot_be_corrupted(tmp_path: Path) -> None:
+def test_rows_of_numbers_have_corruptions_of_their_own(tmp_path: Path) -> None:
     np.savez(tmp_path / "numbers.npz", inputs=np.zeros((20, 7), np.float32), labels=np.zeros(20, int))
     ran = aradals(
         *("corrupt", "--data", tmp_path / "numbers.npz", "--corruption", "fog", "--severity", 1),
         *("--output", tmp_path / "x.parquet"),
     )
     assert ran.code == 2
-    assert "corruptions are defined for images only" in ran.err
+    assert "try for rows of numbers column_noise or missing_columns" in ran.err
 
 
 def test_every_flipped_bit_of_an_image_is_noticed(source: Path, tmp_path: Path) -> None:
@@ -136,3 +138,69 @@ def test_every_flipped_bit_of_an_image_is_noticed(source: Path, tmp_path: Path) 
         except InputError:
             num_noticed += 1
     assert num_noticed > 40
+
+
+@pytest.mark.parametrize("corruption", ["column_noise", "missing_columns"])
+def test_rows_of_a_table_keep_their_scale_and_their_other_columns(corruption: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    features = datasets.Features(
+        {
+            "height": datasets.Value("uint8"),
+            "note": datasets.Value("string"),
+            "weight": datasets.Value("float32"),
+            "label": datasets.ClassLabel(names=["cat", "dog"]),
+        }
+    )
+    for split, size in (("train", 40), ("test", 12)):
+        rows = {
+            "height": random.integers(20, 90, size),
+            "note": [f"row {row}" for row in range(size)],
+            "weight": random.uniform(2, 40, size).astype(np.float32),
+            "label": [row % 2 for row in range(size)],
+        }
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "pets" / f"{split}.parquet")
+    out = write(tmp_path / "pets", tmp_path / "out.parquet", corruption=corruption)
+    assert f"12 rows of pets-test: {corruption}, severity 3\n" in out
+    clean = load_data(str(tmp_path / "pets"), "test")
+    ids, inputs, _ = clean.batch(range(12))
+    expected = corrupt(inputs, ids, corruption, 3, means=clean.column_means)
+    written = load_data(str(tmp_path / "out.parquet"), preparation=clean.preparation)
+    torch.testing.assert_close(written.batch(range(12))[1], expected, rtol=0, atol=1e-6)
+    assert torch.equal(written.labels, clean.labels)
+    before, after = (
+        parquet.read_table(each) for each in (tmp_path / "pets" / "test.parquet", tmp_path / "out.parquet")
+    )
+    assert after.drop(["height", "weight"]).equals(before.drop(["height", "weight"]))
+    again = datasets.Dataset.from_parquet(str(tmp_path / "out.parquet"))
+    assert again.features["height"].dtype == again.features["weight"].dtype == "float64"
+    assert again.features["label"].names == ["cat", "dog"]
+    assert again["height"][0] == after["height"][0].as_py()
+
+
+def test_rows_without_a_table_get_a_column_for_each_number(tmp_path: Path) -> None:
+    inputs = np.random.default_rng(0).random((9, 3), dtype=np.float32)
+    np.savez(tmp_path / "rows.npz", x=inputs, y=np.arange(9) % 3)
+    write(tmp_path / "rows.npz", tmp_path / "out.parquet", corruption="column_noise")
+    written = parquet.read_table(tmp_path / "out.parquet")
+    assert written.column_names == ["x0", "x1", "x2", "label"]
+    expected = corrupt(torch.from_numpy(inputs), torch.arange(9), "column_noise", 3)
+    np.testing.assert_array_equal(np.stack([written[f"x{column}"] for column in range(3)], 1), expected)
+    refused = aradals(
+        *("corrupt", "--data", tmp_path / "rows.npz", "--corruption", "missing_columns", "--severity", 3),
+        *("--output", tmp_path / "no.parquet"),
+    )
+    assert (refused.code, "the means of the columns in the training data" in refused.err) == (2, True)
+
+
+def test_a_checkpoint_says_how_the_columns_are_scaled(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b,label\n1,10,0\n3,40,1\n,20,0\n")
+    scaling = {"features": ["b", "a"], "low": [0, 0], "high": [50, 4], "mean": [25, 1]}
+    description = {"model": "mlp", "num_classes": 2, "input_shape": [2], "preparation": {"scaling": scaling}}
+    checkpoint = tmp_path / "model.safetensors"
+    save_checkpoint(MLP(input_shape=(2,), num_classes=2), checkpoint, {"aradals": json.dumps(description)})
+    write(*(tmp_path / "rows.csv", tmp_path / "out.parquet", "--checkpoint", checkpoint), corruption="missing_columns")
+    rows = parquet.read_table(tmp_path / "out.parquet").select(["a", "b"]).to_pylist()
+    before = [(1, 10), (3, 40), (1, 20)]
+    for row, (a, b) in zip(rows, before, strict=True):
+        found = (row["a"], row["b"])
+        assert found == pytest.approx((1, b)) or found == pytest.approx((a, 25))

@@ -399,7 +399,8 @@ def test_numbers_beyond_the_training_data(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("5.1,3.5,0\n4.9,3.0,1\n", r"names of columns in the first line.*x1,x2,label"),
-        ("a,b,label\n1,,0\n2,3,1\n", "no value in row 0"),
+        ("a,b,label\n1,,0\n2,3,1\n", "the ranges of the training data .* values from 1 to 3, and 1 missing values"),
+        ("a,b,label\n1,inf,0\n2,3,1\n", "finite numbers .* an infinite value in row 0"),
         ("a,b,label\n1,2,\n2,3,1\n", "no value in row 0"),
         ("a,b,c\n1,2,x\n2,3,y\n", "values from 1 to 3"),
         ("a,b,c,d\n1,2,x,u\n2,3,y,v\n", "--label-column NAME"),
@@ -411,6 +412,42 @@ def test_tables_that_are_not_clear(tmp_path: Path, text: str, message: str) -> N
     (tmp_path / "toy.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         load_data(str(tmp_path / "toy.csv"))
+
+
+def test_missing_values_become_the_mean_of_the_training_data(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("a,b,label\n0,1,0\n4,,1\n,3,1\n5,2,0\n")
+    (tmp_path / "test.csv").write_text("a,b,label\n,5,0\n2,,1\n")
+    said: list[str] = []
+    train, test = load_splits(str(tmp_path), log=said.append)
+    np.testing.assert_allclose(train.batch(range(4))[1], [[0.0, 0.0], [0.8, 0.5], [0.6, 1.0], [1.0, 0.5]], rtol=1e-6)
+    np.testing.assert_allclose(test.batch(range(2))[1], [[0.6, 1.0], [0.4, 0.5]], rtol=1e-6)
+    assert train.preparation["scaling"] == {"features": ["a", "b"], "low": [0, 1], "high": [5, 3], "mean": [3, 2]}
+    assert sum("2 missing values become the mean of their column" in line for line in said) == 2
+    again = load_data(str(tmp_path / "test.csv"), preparation=train.preparation)
+    assert again.fingerprint == test.fingerprint
+
+
+def test_missing_values_do_not_move_examples_between_the_splits_of_one_table(tmp_path: Path) -> None:
+    content = frame()
+    content.loc[[3, 5], "a"] = np.nan
+    content.to_csv(tmp_path / "toy.csv", index=False)
+    train, test = load_splits(str(tmp_path / "toy.csv"))
+    assert sorted([*train.ids.tolist(), *test.ids.tolist()]) == list(range(40))
+    seen = content["a"].to_numpy()[train.ids]
+    assert train.preparation["scaling"]["mean"][0] == pytest.approx(np.nanmean(seen))
+    column = train.batch(range(len(train)))[1][np.isnan(seen), 0]
+    expected = (np.nanmean(seen) - np.nanmin(seen)) / (np.nanmax(seen) - np.nanmin(seen))
+    np.testing.assert_allclose(column, np.full(len(column), expected), rtol=1e-6)
+    again = load_data(str(tmp_path / "toy.csv"), "test", preparation=train.preparation)
+    assert again.fingerprint == test.fingerprint
+
+
+def test_a_column_without_any_value_is_refused(tmp_path: Path) -> None:
+    content = frame().assign(c=[np.nan] * 39 + [1.0])
+    content[:30].to_parquet(tmp_path / "train.parquet")
+    content[30:].to_parquet(tmp_path / "test.parquet")
+    with pytest.raises(InputError, match=r"at least one value in each column .* no value in c; try"):
+        load_splits(str(tmp_path))
 
 
 def test_columns_within_range_stay(tmp_path: Path) -> None:

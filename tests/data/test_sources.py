@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from aradals.data import list_conditions, list_splits, load_column, load_data, overlap
+from aradals.data import list_conditions, list_splits, load_column, load_data, load_splits, overlap
 from aradals.data.formats import Columns
 from aradals.data.table_files import parquet_table
 from aradals.data.tables import read_rows
@@ -325,15 +325,24 @@ def test_a_missing_file_is_not_sought_on_the_hub(spec: str, monkeypatch: pytest.
         load_data(spec)
 
 
-def test_the_hub_without_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("spec", "way"),
+    [
+        ("cifar10", r"unpacking cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html, and --data FOL"),
+        ("cifar100", "unpacking cifar-100-python.tar.gz"),
+        ("imagenet", r"accepting the terms on https://huggingface.co/datasets/ILSVRC/imagenet-1k .* train/CLASS/IMAGE"),
+        ("someone/pets", "--data PATH; or setting"),
+    ],
+)
+def test_the_hub_without_a_connection(spec: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", fail)
     with pytest.raises(
-        InputError, match=r"'uoft-cs/cifar10', got ConnectionError: no route; try --data PATH.*ARADALS_DATA"
+        InputError, match=rf"Face data set '.*', got ConnectionError: no route; try {way}.*ARADALS_DATA"
     ):
-        load_data("cifar10")
+        load_data(spec)
 
 
 def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,6 +361,33 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (examples.name, examples.class_names) == ("pets-validation", ("cat", "dog", "owl"))
     assert torch.equal(examples.batch([0, 1, 2])[1], INPUTS[[2, 4, 3]])
     assert examples.labels.tolist() == [2, 1, 0]
+
+
+def test_a_test_split_of_the_hub_whose_labels_are_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {
+        split: datasets.Dataset(pq.read_table(write_parquet(tmp_path / f"{split}.parquet", rows)))
+        for split, rows in (("train", [0, 1, 2]), ("validation", [3, 4, 5]))
+    }
+    hidden = parts["validation"].remove_columns("label").add_column("label", [-1, -1, -1])
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog", "owl"])})
+    splits = datasets.DatasetDict({**parts, "test": hidden}).cast(features)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: None)
+    monkeypatch.setattr(datasets, "load_dataset", lambda repository: splits)
+    said: list[str] = []
+    train, test = load_splits("imagenet", log=said.append)
+    assert (train.name, test.name) == ("imagenet-1k-train", "imagenet-1k-validation")
+    assert test.labels.tolist() == LABELS[3:]
+    assert "imagenet-1k: not used: the split test, which has no labels" in said
+
+
+def test_a_sample_of_the_test_split(tmp_path: Path) -> None:
+    for split, rows in (("train", [0, 1, 2]), ("test", [3, 4, 5])):
+        write_parquet(tmp_path / f"{split}.parquet", rows)
+    _, every = load_splits(str(tmp_path))
+    train, some = load_splits(str(tmp_path), test_size=2)
+    assert (len(train), len(every), len(some)) == (3, 3, 2)
+    assert torch.equal(some.labels, every.labels[some.ids])
+    assert torch.equal(some.ids, load_splits(str(tmp_path), test_size=2)[1].ids)
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

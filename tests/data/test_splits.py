@@ -40,6 +40,23 @@ def test_seed_decides_and_train_size_limits() -> None:
     assert torch.equal(small.validation.ids, first.validation.ids)
 
 
+@given(st.lists(st.integers(0, 30), min_size=40, max_size=60), st.integers(0, 100))
+def test_copies_of_an_example_are_in_one_split(values: list[int], seed: int) -> None:
+    inputs = torch.tensor([*values, *range(100, 160)])[:, None] / 1000
+    source = Examples(inputs, torch.zeros(len(inputs)), num_classes=2)
+    splits = make_splits(source, make_source(5, offset=500), validation=20, calibration=20, train_size=50, seed=seed)
+    parts = [set(part.hashes.tolist()) for part in (splits.train, splits.validation, splits.calibration)]
+    assert len(set.union(*parts)) == sum(map(len, parts))
+    assert [len(splits.validation), len(splits.calibration)] == [20, 20]  # there are enough single examples
+    assert 45 <= len(splits.train) <= 50
+
+
+def test_splits_of_copies_alone_are_refused() -> None:
+    source = Examples(torch.zeros(30, 1), torch.zeros(30), num_classes=2, name="same")
+    with pytest.raises(InputError, match=r"different examples in same.* got 1 different ones of 30"):
+        make_splits(source, make_source(5, offset=500), validation=5, calibration=5, seed=0)
+
+
 def test_hash_ignores_order_but_not_the_split() -> None:
     source, test = make_source(30), make_source(5, offset=500)
     splits = make_splits(source, test, validation=5, calibration=5, seed=0)

@@ -55,11 +55,11 @@ def test_built_in_arguments() -> None:
 def test_every_listed_pattern_builds_its_examples() -> None:
     for pattern, description in list_models().items():
         assert "\n" not in description
-        assert "{" in pattern or isinstance(build_model(pattern), nn.Module)
+        assert "{" in pattern or isinstance(build_model(pattern, input_shape=(3, 8, 8)), nn.Module)
 
 
 def test_unknown_name_lists_the_known_and_suggests_the_nearest() -> None:
-    with pytest.raises(InputError, match=r"small_cnn, path.*got 'resnet_v2_29'; try resnet29_v2$"):
+    with pytest.raises(InputError, match=r"small_cnn, mlp, path.*got 'resnet_v2_29'; try resnet29_v2$"):
         build_model("resnet_v2_29")
     with pytest.raises(InputError, match="try small_cnn"):
         build_model("smallcn")
@@ -82,7 +82,7 @@ def test_class_function_nested_attribute_and_instance_in_a_file(model_file: Path
     model_file.write_text(
         NET + "def build(num_classes): return Net(num_classes)\nclass nets: small = Net\nnet = Net(7)\n"
     )
-    model = build_model(f"{model_file}:{attribute}", num_classes=7, in_channels=3)
+    model = build_model(f"{model_file}:{attribute}", num_classes=7, input_shape=(3, 8, 8))
     assert model.get_parameter("linear.bias").shape == (7,)
     assert type(model).__module__ in sys.modules
 
@@ -168,16 +168,16 @@ def test_arguments_that_the_callable_does_not_take(model_file: Path) -> None:
 def test_keyword_catch_all_gets_what_it_can_take(model_file: Path) -> None:
     # As torchvision's and timm's models do: everything is accepted, then refused further down.
     model_file.write_text(NET + "def build(*, width=4, **kwargs): return Net(width=width, **kwargs)\n")
-    model = build_model(f"{model_file}:build", num_classes=5, in_channels=3, width=2)
+    model = build_model(f"{model_file}:build", num_classes=5, input_shape=(3, 8, 8), width=2)
     assert model.get_parameter("linear.weight").shape == (5, 2)
     with pytest.raises(InputError, match="unexpected keyword argument 'depth'"):
-        build_model(f"{model_file}:build", in_channels=3, depth=2)
+        build_model(f"{model_file}:build", input_shape=(3, 8, 8), depth=2)
 
 
 def test_named_argument_that_is_refused_further_down_is_an_error(model_file: Path) -> None:
     model_file.write_text(NET + "def build(in_channels): return Net(in_channels=in_channels)\n")
     with pytest.raises(InputError, match="unexpected keyword argument 'in_channels'"):
-        build_model(f"{model_file}:build", in_channels=3)
+        build_model(f"{model_file}:build", input_shape=(3, 8, 8))
 
 
 def test_files_import_the_modules_beside_them(tmp_path: Path) -> None:

@@ -217,9 +217,9 @@ def test_description(tmp_path: Path) -> None:
     assert (description.model, description.built_in_model, description.num_classes) == ("small_cnn", "small_cnn", 10)
     assert description.arguments_for("small_cnn", {}) == {"width": 4}
     assert description.arguments_for("small_cnn", {"width": 8, "mean": [0.5]}) == {"width": 8, "mean": [0.5]}
-    fields = {"num_classes": 2, "in_channels": 3, "class_names": ["a", "b"], "preparation": {"resize": 8}}
+    fields = {"num_classes": 2, "input_shape": [3, 8, 8], "class_names": ["a", "b"], "preparation": {"resize": 8}}
     every = read_description(described(tmp_path / "every.safetensors", fitted_examples="x", **fields))
-    assert (every.num_classes, every.in_channels, every.class_names) == (2, 3, ("a", "b"))
+    assert (every.num_classes, every.input_shape, every.class_names) == (2, (3, 8, 8), ("a", "b"))
     assert (every.preparation, every.hyper_parameters, every.fitted_examples) == ({"resize": 8}, {}, "x")
     save_checkpoint(small_cnn(), tmp_path / "b.safetensors", {})
     assert read_description(tmp_path / "b.safetensors") == CheckpointDescription(tmp_path / "b.safetensors")

@@ -156,17 +156,6 @@ def test_without_the_package(name: str, monkeypatch: pytest.MonkeyPatch) -> None
         build_model(f"{name}:resnet18")
 
 
-def test_names_that_other_packages_have_too(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"try torchvision:resnet18"):
-        build_model("resnet18")
-    examples = Examples(INPUTS[:8], torch.arange(8) % 4, num_classes=4)
-    log: list[str] = []
-    load_classifier("resnet50", None, examples, device="cpu", log=log.append)
-    assert (
-        log[0] == "resnet50 is the built-in network for small images; the network for ImageNet is torchvision:resnet50"
-    )
-
-
 SOURCE = """
 import torch
 from torch import nn

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aradals.inference.outputs import OutputKind
     from aradals.inference.predictions import Predictions
     from aradals.pipeline.classifier import Classifier
+    from aradals.pipeline.config import StudyConfig
     from aradals.pipeline.prediction_files import StoredPredictions
     from aradals.robustness.scores import ScoreTable
 
@@ -93,7 +94,8 @@ class DataArguments:
     """The data.
 
     Attributes:
-        data: folder, file (parquet, CSV, .npz, .npy, .pt, .tar), Hugging Face id, built-in name, or file.py:callable
+        data: folder, file (parquet, CSV, .npz, .npy, .pt, .tar), Hugging Face id, built-in name (digits, letter), or
+            file.py:callable
         split: split to read; default: the only one, else test; if the data has no test split, test is its validation
             split, or else the fifth of the examples that a study cuts off
         limit: number of examples in a fixed random sample; default: all examples
@@ -352,8 +354,8 @@ class ShiftArguments(SubsetArguments):
 
     Attributes:
         calibrator: files of aradals calibrate, separated by commas; results with each are reported beside those without
-        corruptions: corruptions or groups of them (noise, blur, weather, digital, standard, extra, all),
-            separated by commas; clean data are always evaluated
+        corruptions: corruptions or groups of them (noise, blur, weather, digital, standard, extra; table for rows of
+            numbers; all for all that fit the data), separated by commas; clean data are always evaluated
         severities: severities of the corruptions, from 1 (mild) to 5 (strong)
         preset: constants of the corruptions: cifar, tiny or imagenet; default: those for the size of the images
         corrupted: corrupted copy of the same examples: a folder with the layout of CIFAR-10-C, CIFAR-100-C or
@@ -389,14 +391,17 @@ class CorruptionArguments:
     Attributes:
         corruption: gaussian_noise, shot_noise, impulse_noise, defocus_blur, glass_blur, motion_blur, zoom_blur, snow,
             frost, fog, brightness, contrast, elastic_transform, pixelate, jpeg_compression, speckle_noise,
-            gaussian_blur, spatter or saturate
+            gaussian_blur, spatter or saturate; for rows of numbers column_noise or missing_columns
         severity: severity, from 1 (mild) to 5 (strong)
         preset: constants: cifar, tiny or imagenet, made for 32, 64 and 224 pixels; default: that of the nearest size
+        checkpoint: checkpoint of aradals train, whose record of its training data decides the size of images, and the
+            ranges and means of the columns of a table
     """
 
     corruption: str
     severity: int
     preset: str | None = None
+    checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
         if self.severity not in range(1, 6):
@@ -411,11 +416,23 @@ class StudyArguments:
         recipe: a recipe by name (see aradals recipes), or a YAML file
         overrides: any key of the recipe
         device: auto, cpu, cuda or mps, or one of several by its index, such as cuda:1
+        smoke: use the recipe's smoke setting, with which every stage runs in minutes; the results are no evidence
     """
 
     recipe: str = field(metadata=_POSITIONAL)
     overrides: dict[str, str] = field(default_factory=dict, metadata={"keys_of": _study})
     device: str = "auto"
+    smoke: bool = False
+
+    def load(self) -> StudyConfig:
+        """Read the recipe.
+
+        Raises:
+            InputError: see `load_recipe`.
+        """
+        from aradals.pipeline.recipes import load_recipe
+
+        return load_recipe(self.recipe, self.overrides, smoke=self.smoke)
 
 
 @dataclass(frozen=True)

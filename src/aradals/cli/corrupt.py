@@ -1,7 +1,8 @@
-"""Write corrupted images as a parquet file of lossless PNG, with the same columns and the same order of rows.
+"""Write corrupted images or rows of a table as a parquet file, with the same columns and the same order of rows.
 
-The corruptions are those of CIFAR-10-C, Tiny-ImageNet-C and ImageNet-C. `aradals evaluate --corruptions` makes the
-same images in memory, so that only other programs need this file.
+Images become lossless PNG; their corruptions are those of CIFAR-10-C, Tiny-ImageNet-C and ImageNet-C. The numbers of a
+table stay on their scale; --checkpoint takes ranges and means of the columns from the training of a model.
+`aradals evaluate --corruptions` makes the same inputs in memory, so that only other programs need this file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ RESUMES = False
 
 
 def run(data: DataArguments, corruption: CorruptionArguments, output: OutputArguments) -> Path:
-    """Corrupt the images, and write them."""
+    """Corrupt the examples, and write them."""
     from aradals._internal.json_files import settings_digest
     from aradals.corruptions import choose_preset, corrupt
     from aradals.data.corrupted_parquet import write_corrupted
@@ -25,13 +26,16 @@ def run(data: DataArguments, corruption: CorruptionArguments, output: OutputArgu
 
     name, severity, path = corruption.corruption, corruption.severity, output.output
     with output_file(path, ".parquet", "corrupted", inputs=input_paths(data.data), overwrite=output.overwrite):
-        examples = data.load()
-        corrupt(examples.batch([0])[1], examples.ids[:1], name, severity, preset=corruption.preset)
-        preset = corruption.preset or choose_preset(*examples.input_shape[1:])
-        request = settings_digest([name, severity, preset, examples.fingerprint])
+        examples = data.load(corruption.checkpoint)
+        first, is_image = examples.batch([0]), len(examples.input_shape) > 1
+        corrupt(first[1], first[0], name, severity, preset=corruption.preset, means=examples.column_means)
+        preset = corruption.preset or (choose_preset(*examples.input_shape[1:]) if is_image else None)
+        request = settings_digest([name, severity, preset, examples.fingerprint, examples.preparation])
         refuse_other_request(path, request, overwrite=output.overwrite)
-        companions = load_companions(str(data.data), data.split, image_column=data.image_column)
+        columns = {"image_column": data.image_column, "label_column": data.label_column}
+        companions = load_companions(str(data.data), data.split, **columns)
         write_corrupted(path, examples, name, severity, preset=preset, companions=companions, request=request)
-    print_result(f"{len(examples)} images of {examples.name}: {name}, severity {severity}, preset {preset}")
-    print_result(f"images: {path}")
+    kind, constants = ("images", f", preset {preset}") if is_image else ("rows", "")
+    print_result(f"{len(examples)} {kind} of {examples.name}: {name}, severity {severity}{constants}")
+    print_result(f"{kind}: {path}")
     return path

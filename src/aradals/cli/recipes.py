@@ -18,11 +18,12 @@ def run(recipe: RecipeArguments) -> Path | None:
     """List recipes, or show or copy one."""
     from aradals._internal.files import atomic_path
     from aradals.errors import InputError
-    from aradals.pipeline.recipes import find_recipe, list_recipes
+    from aradals.pipeline.recipes import find_recipe, list_recipes, recipes_with_smoke
 
     if recipe.action == "list":
         for name, summary in list_recipes().items():
-            print_result(f"{name:<18} {summary}")
+            print_result(f"{name:<20} {summary}")
+        print_result(f"With --smoke, every stage runs in minutes: {', '.join(recipes_with_smoke())}.")
         return None
     if recipe.name is None:
         known = ", ".join(list_recipes())

@@ -24,11 +24,13 @@ def run(study: StudyArguments, workers: WorkerArguments, output: ResultsArgument
     from aradals.cli.finish import finish
     from aradals.errors import RunsFailed
     from aradals.pipeline.outputs import output_folder
-    from aradals.pipeline.recipes import load_recipe
+    from aradals.pipeline.ranks import join_ranks
     from aradals.pipeline.study import KINDS, OUTPUTS, files_of, run_studies
     from aradals.results.failed import describe_failed
 
-    config, folder, overwrite = load_recipe(study.recipe, study.overrides), output.output, output.overwrite
+    config, folder, overwrite = study.load(), output.output, output.overwrite
+    if join_ranks(config.training):
+        return folder
     names = [*OUTPUTS, "report.html"]
     with output_folder(folder, names, kinds=KINDS, inputs=files_of(config), overwrite=overwrite, log=print_log):
         studies = run_studies(

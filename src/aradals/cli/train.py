@@ -17,10 +17,12 @@ RESUMES = True
 
 def run(study: StudyArguments, training: TrainingArguments) -> Path:
     """Train the model."""
-    from aradals.pipeline.recipes import load_recipe
+    from aradals.pipeline.ranks import join_ranks
     from aradals.pipeline.study import train_one
 
-    config = load_recipe(study.recipe, study.overrides)
+    config = study.load()
+    if join_ranks(config.training):
+        return training.output
     for checkpoint in train_one(
         config,
         training.method,

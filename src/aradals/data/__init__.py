@@ -1,7 +1,7 @@
 """Data: labeled examples with ids, their sources, and changes to them."""
 
 from aradals.corruptions import CORRUPTIONS, GROUPS, PRESETS, choose_preset, corrupt, corruption_names
-from aradals.data.augment import AUGMENTATIONS, Augmentation, random_flip_crop
+from aradals.data.augment import AUGMENTATIONS, Augmentation, random_flip_crop, random_resized_crop
 from aradals.data.augmix import augmix
 from aradals.data.classes import match_classes
 from aradals.data.convert import Data, as_examples
@@ -45,5 +45,6 @@ __all__ = [
     "match_classes",
     "overlap",
     "random_flip_crop",
+    "random_resized_crop",
     "splits_hash",
 ]

@@ -1,19 +1,22 @@
-"""Corrupted images as parquet files."""
+"""Corrupted images and rows of numbers as parquet files."""
 
 from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+from torch import Tensor
 
 from aradals._internal.files import atomic_path
 from aradals._internal.optional import load_extra
 from aradals.corruptions import corrupt
 from aradals.data.examples import Examples
 from aradals.data.formats import Companions
+from aradals.data.scaling import Scaling
 
 
 def write_corrupted(
@@ -26,16 +29,16 @@ def write_corrupted(
     companions: Companions | None = None,
     request: str | None = None,
 ) -> None:
-    """Corrupt examples, and write them in order as lossless PNG.
+    """Corrupt examples, and write them in order: images as lossless PNG, and numbers on the scale of the table.
 
     Args:
         path: the parquet file.
-        examples: images; the random numbers depend on their ids, as in an evaluation.
+        examples: images or rows of numbers; the random numbers depend on their ids, as in an evaluation.
         corruption: see :func:`corrupt`.
         severity: see :func:`corrupt`.
         preset: see :func:`corrupt`.
         companions: the table of the examples, where row i is the example with the id i. The file gets the columns of
-            this table; by default its columns are ``image`` and ``label``.
+            this table; by default its columns are ``image``, or ``x0`` to ``xC``, and ``label``.
         request: digest of everything that determines the content, for the metadata of the file.
 
     Raises:
@@ -43,20 +46,52 @@ def write_corrupted(
     """
     arrow, parquet = load_extra("pyarrow"), load_extra("pyarrow.parquet")
     companions = companions or _labels_alone(examples)
-    field = companions.schema.field(companions.image)
     description = json.dumps({"kind": "corrupted", "request": request})
-    schema = companions.schema.with_metadata({**(companions.schema.metadata or {}), b"aradals": description.encode()})
+    make_columns = _image_column if len(examples.input_shape) > 1 else _number_columns
+    schema = companions.schema if len(examples.input_shape) > 1 else _with_floats(companions.schema, companions.inputs)
+    schema = schema.with_metadata({**(schema.metadata or {}), b"aradals": description.encode()})
+    arrow, parquet = load_extra("pyarrow"), load_extra("pyarrow.parquet")
     with (
         atomic_path(path) as temporary,
         parquet.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
     ):
         for ids, inputs, _ in examples.batches():
-            corrupted = corrupt(inputs, ids, corruption, severity, preset=preset)
-            levels = (corrupted * 255).round().byte().movedim(1, 3).contiguous().numpy()
-            images = arrow.array([_cell(pixels, field.type) for pixels in levels], field.type)
-            others = companions.others.take(ids.numpy())
-            columns = [images if name == companions.image else others[name] for name in companions.schema.names]
+            corrupted = corrupt(inputs, ids, corruption, severity, preset=preset, means=examples.column_means)
+            made, others = make_columns(corrupted, examples, companions), companions.others.take(ids.numpy())
+            columns = [
+                made[name] if name in made else others[name].cast(schema.field(name).type) for name in schema.names
+            ]
             writer.write_table(arrow.table(columns, schema=schema))
+
+
+def _image_column(images: Tensor, examples: Examples, companions: Companions) -> dict[str, Any]:
+    """Make the column of encoded images."""
+    levels = (images * 255).round().byte().movedim(1, 3).contiguous().numpy()
+    [name] = companions.inputs
+    kind = companions.schema.field(name).type
+    return {name: load_extra("pyarrow").array([_cell(pixels, kind) for pixels in levels], kind)}
+
+
+def _number_columns(rows: Tensor, examples: Examples, companions: Companions) -> dict[str, Any]:
+    """Make the columns of numbers, on the scale that they had before they were scaled to [0, 1]."""
+    recorded = examples.preparation.get("scaling")
+    names, values = companions.inputs, rows.double().numpy()
+    if recorded is not None:
+        scaling = Scaling.read(recorded)
+        names, values = scaling.features, scaling.invert(values)
+    return {name: load_extra("pyarrow").array(column) for name, column in zip(names, values.T, strict=True)}
+
+
+def _with_floats(schema: Any, names: Sequence[str]) -> Any:
+    """Change the type of these columns to float64, in the description by Hugging Face ``datasets``, too."""
+    for name in names:
+        place = schema.get_field_index(name)
+        schema = schema.set(place, schema.field(place).with_type(load_extra("pyarrow").float64()))
+    if b"huggingface" not in (schema.metadata or {}):
+        return schema
+    content = json.loads(schema.metadata[b"huggingface"])
+    content["info"]["features"] |= {name: {"dtype": "float64", "_type": "Value"} for name in names}
+    return schema.with_metadata({**schema.metadata, b"huggingface": json.dumps(content).encode()})
 
 
 def _cell(pixels: npt.NDArray[Any], kind: Any) -> Any:
@@ -74,11 +109,12 @@ def encode_png(pixels: npt.NDArray[Any]) -> bytes:
 
 
 def _labels_alone(examples: Examples) -> Companions:
-    """Make the columns ``image`` and ``label``, with the names of the classes, for rows 0 to the largest id."""
+    """Make the columns of the inputs and ``label``, with the names of the classes, for rows 0 to the largest id."""
     arrow, datasets = load_extra("pyarrow"), load_extra("datasets")
-    features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(examples.class_names))}
-    )
+    is_image = len(examples.input_shape) > 1
+    names = ("image",) if is_image else tuple(f"x{number}" for number in range(examples.input_shape[0]))
+    kinds = dict.fromkeys(names, datasets.Image() if is_image else datasets.Value("float64"))
+    features = datasets.Features({**kinds, "label": datasets.ClassLabel(names=list(examples.class_names))})
     labels = examples.labels.new_zeros(int(examples.ids.max()) + 1)
     labels[examples.ids] = examples.labels
-    return Companions(features.arrow_schema, "image", arrow.table({"label": labels.numpy()}))
+    return Companions(features.arrow_schema, names, arrow.table({"label": labels.numpy()}))

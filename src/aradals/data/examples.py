@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from aradals.checks import ROUNDING
+from aradals.data.scaling import Scaling
 from aradals.errors import InputError
 from aradals.inference.predictions import Batch
 
@@ -126,8 +127,13 @@ class Examples(Dataset[Example]):
 
     def batch(self, rows: Tensor | Sequence[int]) -> Batch:
         """Return ids, inputs (float32 in [0, 1]) and labels of the examples at these positions."""
+        ids, inputs, labels = self.stored_batch(rows)
+        return ids, as_float(inputs), labels
+
+    def stored_batch(self, rows: Tensor | Sequence[int]) -> Batch:
+        """Return `batch` with the inputs as they are stored, uint8 or float, so that `as_float` can run elsewhere."""
         index = torch.as_tensor(rows, dtype=torch.int64)
-        return self.ids[index], _as_float(self._read(index), self.name), self.labels[index]
+        return self.ids[index], self._read(index), self.labels[index]
 
     def select(self, positions: Tensor | npt.NDArray[np.integer | np.bool_] | Sequence[int]) -> Examples:
         """Select the examples at ``positions``, or by a boolean mask; they keep their ids."""
@@ -164,10 +170,21 @@ class Examples(Dataset[Example]):
         return DataLoader(self, batch_size=batch_size, num_workers=num_workers, collate_fn=as_batch)
 
     @property
+    def in_memory(self) -> bool:
+        """True if the inputs are a tensor; false if a reader reads them on demand."""
+        return isinstance(self._inputs, Tensor)
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input, e.g. (3, 32, 32)."""
         inputs = self._inputs if isinstance(self._inputs, Tensor) else self._inputs([0])
         return tuple(inputs.shape[1:])
+
+    @property
+    def column_means(self) -> Tensor | None:
+        """Mean of each scaled column in the training data, shape (C,); None if the inputs are no scaled columns."""
+        recorded = self.preparation.get("scaling")
+        return None if recorded is None else torch.from_numpy(Scaling.read(recorded).scaled_mean)
 
     @property
     def hashes(self) -> npt.NDArray[np.uint64]:
@@ -196,7 +213,9 @@ class Examples(Dataset[Example]):
     def _read(self, index: Tensor) -> Tensor:
         """Read the inputs at ``index`` as they are stored: uint8 or float."""
         rows = self._rows[index]
-        return self._inputs[rows] if isinstance(self._inputs, Tensor) else self._inputs(rows.tolist())
+        if isinstance(self._inputs, Tensor):
+            return self._inputs[rows]
+        return _within_range(self._inputs(rows.tolist()), self.name)
 
 
 def overlap(a_hashes: npt.NDArray[np.uint64], b_hashes: npt.NDArray[np.uint64]) -> int:
@@ -204,8 +223,10 @@ def overlap(a_hashes: npt.NDArray[np.uint64], b_hashes: npt.NDArray[np.uint64]) 
     return int(np.isin(b_hashes, a_hashes).sum())
 
 
-def _as_float(inputs: Tensor, name: str) -> Tensor:
-    return inputs.float() / 255 if inputs.dtype == torch.uint8 else _within_range(inputs.float(), name)
+def as_float(inputs: Tensor) -> Tensor:
+    """Convert stored inputs to float32 in [0, 1]."""
+    # The division is in place, because a second tensor of this size costs more than the division.
+    return inputs.float().div_(255) if inputs.dtype == torch.uint8 else inputs.float()
 
 
 def _as_uint16(inputs: Tensor) -> npt.NDArray[np.uint16]:

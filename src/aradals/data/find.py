@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from aradals.data.arrays import open_array_folder, open_cifar, open_npy, open_npz, open_torch
+from aradals.data.builtin import BUILTIN
 from aradals.data.corrupted_sets import open_corrupted_set, parse_condition, split_conditions
-from aradals.data.digits import open_digits
 from aradals.data.folders import open_image_folder
 from aradals.data.formats import OpenSplits, find_split, split_name
 from aradals.data.shards import open_tar
@@ -46,7 +46,28 @@ IMAGE_READERS: tuple[Callable[[Path], OpenSplits | None], ...] = (open_labeled_i
 _BESIDE_IMAGES = (".parquet", ".npz", ".tar")
 """Formats that are read although there are images in the same folder."""
 
-_HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+
+@dataclass(frozen=True)
+class _Published:
+    """A data set of the Hugging Face Hub with a short name, and another way to get it."""
+
+    repository: str
+    otherwise: str
+
+
+_CIFAR = "https://www.cs.toronto.edu/~kriz/cifar.html, and --data FOLDER"
+
+_PUBLISHED = {
+    "cifar10": _Published("uoft-cs/cifar10", f"unpacking cifar-10-python.tar.gz of {_CIFAR}"),
+    "cifar100": _Published("uoft-cs/cifar100", f"unpacking cifar-100-python.tar.gz of {_CIFAR}"),
+    "imagenet": _Published(
+        "ILSVRC/imagenet-1k",
+        "accepting the terms on https://huggingface.co/datasets/ILSVRC/imagenet-1k and `hf auth login`; "
+        "or --data FOLDER with the images as train/CLASS/IMAGE.JPEG and val/CLASS/IMAGE.JPEG",
+    ),
+}
+"""Short name -> data set."""
+
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _SHARD = re.compile(r"(^|[-_])\d{4,}(-of-\d+)?$")
 
@@ -67,20 +88,21 @@ def find_data(spec: str) -> DataSet:
     folder, path = os.environ.get("ARADALS_DATA"), Path(spec).expanduser()
     if spec and folder and not spec.startswith(".") and (found := _find_local(Path(folder).expanduser() / spec)):
         return found
-    if spec == "digits":
-        return DataSet("digits", open_digits())
+    if spec in BUILTIN:
+        return DataSet(spec, BUILTIN[spec]())
     if spec and (found := _find_local(path)):
         return found
     if ":" in spec and "/" not in spec.rpartition(":")[2]:
         return DataSet(spec.rpartition(":")[2], open_user_data(spec))
     # If the first part of a name is a local folder, the name is a mistyped path, and the Hub is not asked.
     is_hub_id = _HUB_ID.fullmatch(spec) and path.suffix not in FILE_READERS and not path.parent.is_dir()
-    if spec in _HUB_NAMES or is_hub_id:
-        repository = _HUB_NAMES.get(spec, spec)
-        return DataSet(repository.rpartition("/")[2], open_hub(repository))
+    if known := _PUBLISHED.get(spec):
+        return DataSet(known.repository.rpartition("/")[2], open_hub(known.repository, otherwise=known.otherwise))
+    if is_hub_id:
+        return DataSet(spec.rpartition("/")[2], open_hub(spec))
     raise InputError(
         expected="a data set",
-        got=f"{spec!r}, which is not a file, a folder or a built-in name",
+        got=f"{spec!r}, which is not a file, a folder or a built-in name ({', '.join(BUILTIN)})",
         hint="--data PATH, a Hugging Face id such as uoft-cs/cifar10, or setting the environment variable ARADALS_DATA "
         "to the folder that contains the data",
     )

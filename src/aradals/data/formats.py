@@ -62,16 +62,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class Companions:
-    """Table without its images.
+    """The columns beside the inputs of a table.
 
     Attributes:
         schema: Arrow schema of all columns, with metadata.
-        image: name of the column of images.
-        others: Arrow table of the other columns.
+        inputs: name of the column of images, or names of the columns of numbers.
+        others: Arrow table of all columns except images.
     """
 
     schema: Any
-    image: str
+    inputs: tuple[str, ...]
     others: Any
 
 
@@ -82,7 +82,7 @@ class Split:
     Attributes:
         rows: reads inputs and labels.
         column: reads the values of a column by its name, one for each row.
-        companions: reads all columns except the images, if the split is a table.
+        companions: reads all columns beside the inputs, if the split is a table.
     """
 
     rows: Callable[[Columns], Rows]

@@ -108,9 +108,9 @@ def make_examples(
     )
 
 
-def ranges_of(rows: Rows, chosen: npt.NDArray[np.int64] | slice = slice(None)) -> Scaling | None:
-    """Measure the ranges of columns of numbers, in the chosen rows; None for other inputs."""
-    return Scaling.fit(np.asarray(rows.inputs)[chosen], rows.features) if rows.features else None
+def fit_scaling(rows: Rows, where: str, chosen: npt.NDArray[np.int64] | slice = slice(None)) -> Scaling | None:
+    """Measure the ranges and means of columns of numbers, in the chosen rows; None for other inputs."""
+    return Scaling.fit(np.asarray(rows.inputs)[chosen], rows.features, where) if rows.features else None
 
 
 def choose_scaling(data_set: DataSet, source: str, rows: Rows, settings: Reading, name: str) -> Scaling | None:
@@ -118,13 +118,14 @@ def choose_scaling(data_set: DataSet, source: str, rows: Rows, settings: Reading
     if not rows.features or settings.scaling is not None:
         return settings.scaling if rows.features else None
     if "train" in data_set.splits:
-        return ranges_of(rows if source == "train" else data_set.splits["train"].rows(settings.columns))
+        return fit_scaling(rows if source == "train" else data_set.splits["train"].rows(settings.columns), name)
     values = np.asarray(rows.inputs)
-    if values.min() >= 0 and values.max() <= 1:
+    if values.min() >= 0 and values.max() <= 1:  # not if there is a NaN
         return None
+    gaps = f", and {int(np.isnan(values).sum())} missing values" if np.isnan(values).any() else ""
     raise InputError(
-        expected=f"columns of {name} in [0, 1], or the ranges of the training data to scale them by",
-        got=f"values from {values.min():.4g} to {values.max():.4g}",
+        expected=f"columns of {name} in [0, 1] and no missing values, or the ranges of the training data to scale by",
+        got=f"values from {np.nanmin(values):.4g} to {np.nanmax(values):.4g}{gaps}",
         hint="--checkpoint of a model of `aradals train`, which records the ranges; a folder with train.csv and "
         "test.csv; or --split test, which is scaled by the other rows",
     )
@@ -148,6 +149,8 @@ def _inputs(
     if scaling is not None:
         values = scaling.apply(rows.inputs, rows.features, name)
         log(f"{name}: columns are scaled to [0, 1] by their ranges in the training data")
+        if gaps := int(np.isnan(rows.inputs).sum()):
+            log(f"{name}: {gaps} missing values become the mean of their column in the training data")
     else:
         values = rows.inputs if rows.features else contiguous_images(rows.inputs, name)
     inputs, size = torch.from_numpy(values[chosen]), settings.decoding_size

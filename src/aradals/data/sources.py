@@ -11,6 +11,7 @@ from typing import Any
 import numpy.typing as npt
 import torch
 
+from aradals.data.builtin import BUILTIN
 from aradals.data.classes import match_classes
 from aradals.data.corrupted_sets import parse_condition, split_conditions
 from aradals.data.examples import Examples
@@ -18,9 +19,10 @@ from aradals.data.find import ALL, FILE_READERS, DataSet, choose_split, find_dat
 from aradals.data.formats import (
     Columns,
     Companions,
+    Rows,
     split_name,
 )
-from aradals.data.prepare import Log, Reading, check_labeled, choose_scaling, make_examples, ranges_of, sample
+from aradals.data.prepare import Log, Reading, check_labeled, choose_scaling, fit_scaling, make_examples, sample
 from aradals.data.splits import cut_test
 from aradals.errors import InputError
 
@@ -43,8 +45,10 @@ def load_data(
       train, validation and test in file names name the splits;
     - the beginning of such names: ``dir/cifar10`` for ``dir/cifar10-train.parquet``, ``dir/cifar10-test.parquet``;
     - a folder that ``save_to_disk`` of Hugging Face datasets has written, or the published files of CIFAR;
-    - the id of a Hugging Face data set, e.g. ``uoft-cs/cifar10``; ``cifar10`` is a short name for it;
+    - the id of a Hugging Face data set, e.g. ``uoft-cs/cifar10``; the short names are
+      ``cifar10``, ``cifar100`` and ``imagenet``;
     - ``digits``: scikit-learn's digits, with a fixed division into "train" (997) and "test" (800);
+    - ``letter``: Letter Recognition (Slate 1991), a table of 20,000 rows in a single split;
     - ``file.py:callable``, which returns data as for `aradals.data.as_examples`, or a mapping of splits to such data;
     - a folder of CIFAR-10-C, CIFAR-100-C (checksums of the published files are verified) or ImageNet-C, whose splits
       have names such as ``fog-3``. Tables with the columns ``corruption`` and ``severity`` have such splits, too.
@@ -100,7 +104,8 @@ def load_splits(
 
     Args:
         spec: see `load_data`.
-        test_size: number of test examples to cut off; default: a fifth, at most 10,000.
+        test_size: number of examples of the test split, a fixed random sample; default: all of them. If the data has
+            a single split, the number to cut off; default: a fifth, at most 10,000.
         log: called with each choice that was made in reading.
         **reading: the settings of `Reading`.
 
@@ -118,10 +123,11 @@ def load_splits(
         elif unused:
             log(f"{data_set.name}: not used: the split {', '.join(unused)}; validation examples are cut from train")
         rows = data_set.splits["train"].rows(settings.columns)
-        scaling = settings.scaling or ranges_of(rows)
+        scaling = settings.scaling or fit_scaling(rows, data_set.name)
         train = make_examples(data_set, rows, settings, scaling, _name(data_set, "train"), log)
         rows = data_set.splits[test].rows(settings.columns)
-        return _same_classes(train, make_examples(data_set, rows, settings, scaling, _name(data_set, test), log))
+        name = _name(data_set, test)
+        return _same_classes(train, make_examples(data_set, rows, settings, scaling, name, log, limit=test_size))
     if len(known) > 1:
         raise InputError(
             expected=f"a training split of {data_set.name}",
@@ -135,10 +141,16 @@ def load_splits(
 def _without_unlabeled_test(data_set: DataSet, settings: Reading, log: Log) -> DataSet:
     """Leave out a test split without labels, which those of competitions have, if there is a training split."""
     splits = data_set.splits
-    if not {"train", "test"} <= splits.keys() or splits["test"].rows(settings.columns).labels is not None:
+    if not {"train", "test"} <= splits.keys() or _has_labels(splits["test"].rows(settings.columns)):
         return data_set
     log(f"{data_set.name}: not used: the split test, which has no labels")
     return replace(data_set, splits={name: split for name, split in splits.items() if name != "test"})
+
+
+def _has_labels(rows: Rows) -> bool:
+    """Return False if there are no labels, or if -1 stands for all of them, as on the Hugging Face Hub."""
+    labels = rows.labels
+    return labels is not None and not (labels.dtype.kind == "i" and labels.size > 0 and bool((labels == -1).all()))
 
 
 def _cut(
@@ -150,11 +162,11 @@ def _cut(
     # The cut must not depend on a recorded scaling, because the training data, which it comes from, is cut first.
     every, quiet = replace(settings, preparation=None, resize=settings.decoding_size), lambda line: None
     whole = make_examples(
-        data_set, rows, every, ranges_of(rows), name, quiet if rows.features else log, labeled=labeled
+        data_set, rows, every, fit_scaling(rows, name), name, quiet if rows.features else log, labeled=labeled
     )
     train, test = cut_test(whole, test_size)
     if rows.features:
-        scaling = settings.scaling or ranges_of(rows, train)
+        scaling = settings.scaling or fit_scaling(rows, name, train)
         whole = make_examples(data_set, rows, settings, scaling, name, log, labeled=labeled)
     log(f"{data_set.name} has no test split: {len(test)} of {len(whole)} examples are cut off, by their content")
     parts = {"train": whole.select(train), "test": whole.select(test)}
@@ -182,15 +194,17 @@ def _name(data_set: DataSet, split: str) -> str:
     return data_set.name if split == ALL else f"{data_set.name}-{split}"
 
 
-def load_companions(spec: str, split: str | None, *, image_column: str | None = None) -> Companions | None:
-    """Load all columns of a parquet file or Hugging Face data set except the images; None for other formats.
+def load_companions(
+    spec: str, split: str | None, *, image_column: str | None = None, label_column: str | None = None
+) -> Companions | None:
+    """Load the columns beside the inputs of a table or a Hugging Face data set; None for other formats.
 
     Raises:
         InputError: see `load_data`.
     """
     data_set = find_data(spec)
     companions = data_set.splits[choose_split(data_set, split)[0]].companions
-    return companions(Columns(image_column)) if companions else None
+    return companions(Columns(image_column, label_column)) if companions else None
 
 
 def load_column(spec: str, split: str | None, column: str) -> npt.NDArray[Any]:
@@ -219,7 +233,10 @@ def data_paths(spec: str) -> list[Path]:
     """List the file, the folder, or the group of files that ``spec`` names on this machine; empty for other data."""
     folder = os.environ.get("ARADALS_DATA")
     found: list[Path] = []
-    for path in (Path(folder).expanduser() / spec, Path(spec).expanduser()) if folder else (Path(spec).expanduser(),):
+    candidates = [Path(folder).expanduser() / spec] if folder else []
+    if spec not in BUILTIN:  # a built-in name means no file of the present folder
+        candidates.append(Path(spec).expanduser())
+    for path in candidates:
         if path.exists():
             found.append(path)
         elif path.parent.is_dir():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -48,7 +48,9 @@ def make_splits(
 ) -> Splits:
     """Cut ``train`` at random into training, validation and calibration examples; ``test`` stays as it is.
 
-    Examples keep their ids, which are rows of the source. Every split is in the order of the source.
+    Examples keep their ids, which are rows of the source. Every split is in the order of the source. Examples with the
+    same content stay together, because a copy of a training example is no unseen one. Copies that no split has room
+    for are left out, so that a split may have a few examples less than asked.
 
     Args:
         train: the examples to cut.
@@ -59,7 +61,8 @@ def make_splits(
         seed: decides the split of each example.
 
     Raises:
-        InputError: the sizes do not fit, or the two sources have different classes or shapes.
+        InputError: the sizes do not fit, the two sources have different classes or shapes, or so many examples are
+            copies of each other that a split would lack a tenth of its examples.
     """
     held_out = validation + calibration
     size = len(train) - held_out if train_size is None else train_size
@@ -78,10 +81,33 @@ def make_splits(
                 got=f"{ours} and {theirs}",
                 hint="two splits of one data set",
             )
-    order = np.random.default_rng(seed).permutation(len(train))
-    parts = np.split(order[: held_out + size], [validation, held_out])
-    in_validation, in_calibration, in_train = (np.sort(part) for part in parts)
-    return Splits(train.select(in_train), train.select(in_validation), train.select(in_calibration), test)
+    order = np.random.default_rng(seed).permutation(len(train))[: held_out + size]
+    chosen, sizes = train.select(np.sort(order)), (validation, calibration, size)
+    parts = _fill(sizes, chosen.hashes, np.argsort(np.argsort(order)))
+    in_validation, in_calibration, in_train = found = [np.flatnonzero(parts == part) for part in range(3)]
+    if any(len(rows) < 0.9 * wanted for rows, wanted in zip(found, sizes, strict=True)):
+        raise InputError(
+            expected=f"different examples in {train.name}, because copies of one example stay in one split",
+            got=f"{len(np.unique(chosen.hashes))} different ones of {len(chosen)}, too few for these splits",
+            hint="smaller sizes, or data without copies",
+        )
+    return Splits(chosen.select(in_train), chosen.select(in_validation), chosen.select(in_calibration), test)
+
+
+def _fill(sizes: Sequence[int], hashes: npt.NDArray[np.uint64], order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Put contents, in the order of their first examples, each into the first part with room for all its examples.
+
+    Returns:
+        The part of each example; -1 for those in none.
+    """
+    _, content, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    part_of, room = np.full(len(counts), -1), list(sizes)
+    for each in dict.fromkeys(content[order].tolist()):
+        part = next((part for part, left in enumerate(room) if left >= counts[each]), None)
+        if part is not None:
+            part_of[each] = part
+            room[part] -= counts[each]
+    return part_of[content]
 
 
 def cut_test(examples: Examples, test_size: int | None = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

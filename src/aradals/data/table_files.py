@@ -284,8 +284,12 @@ def read_columns(file: Any, path: Path, names: list[str]) -> Any:
     return arrow.Table.from_batches(batches).select(names)
 
 
-def open_hub(repository: str) -> OpenSplits:
+def open_hub(repository: str, *, otherwise: str = "--data PATH") -> OpenSplits:
     """Open the splits of a Hugging Face data set, and download them if they are not in the cache of ``datasets``.
+
+    Args:
+        repository: id of the data set.
+        otherwise: another way to get the data, for the hint of the error.
 
     Raises:
         InputError: there is no such data set, or no connection.
@@ -300,7 +304,7 @@ def open_hub(repository: str) -> OpenSplits:
         raise InputError(
             expected=f"a file or folder, or the reachable Hugging Face data set {repository!r}",
             got=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else 'no details'}",
-            hint="--data PATH, setting the environment variable ARADALS_DATA to the folder that contains the data, "
+            hint=f"{otherwise}; or setting the environment variable ARADALS_DATA to the folder that contains the data; "
             "or setting HF_HUB_OFFLINE=1 if the data was downloaded before",
         ) from error
     caches = (Path(datasets.config.HF_DATASETS_CACHE), Path(hub.constants.HF_HUB_CACHE))

@@ -234,17 +234,23 @@ def _with_features(table: Table, kinds: dict[str, str], rows: Rows) -> Rows:
         raise InputError(expected=f"columns of numbers in {table.where}", got=", ".join(kinds), hint=_NEEDED["image"])
     left_out = [name for name in kinds if name not in features and name != rows.label_column]
     content = table.read(features)
-    values = np.stack([_values(content[name], name, table.where).astype(np.float64) for name in features], axis=1)
-    bad = np.flatnonzero(~np.isfinite(values).all(1))
+    values = np.stack([_numbers(content[name]) for name in features], axis=1)
+    bad = np.flatnonzero(np.isinf(values).any(1))
     if len(bad):
         raise InputError(
-            expected=f"numbers in every row of {table.where}",
-            got=f"NaN or an infinite value in row {bad[0]}, and in {len(bad) - 1} more rows",
-            hint="removing these rows, or filling the gaps",
+            expected=f"finite numbers in {table.where}",
+            got=f"an infinite value in row {bad[0]}, and in {len(bad) - 1} more rows",
+            hint="removing these rows, or leaving these cells empty",
         )
     note = f"inputs are {len(features)} columns of numbers of {table.where}"
     without = f"; left out: {', '.join(left_out[:10])}" if left_out else ""
     return replace(rows, inputs=values, features=tuple(features), notes=(*rows.notes, note + without))
+
+
+def _numbers(column: Any) -> npt.NDArray[np.float64]:
+    """Convert an Arrow column of numbers to float64; missing values become NaN."""
+    values: npt.NDArray[np.float64] = column.to_numpy().astype(np.float64)
+    return values
 
 
 def _class_names(table: Table, label: str | None, kinds: dict[str, str]) -> tuple[str, ...] | None:
@@ -257,13 +263,14 @@ def _class_names(table: Table, label: str | None, kinds: dict[str, str]) -> tupl
 
 
 def _companions(table: Table, columns: Columns) -> Companions | None:
-    """Read all columns of a table except the images; None if the table has no images."""
+    """Read the columns beside the inputs of a table; None if the table has names of image files."""
     kinds = _kinds(table)
-    images = _of_kinds(kinds, "Image")
-    if not images:
+    image = _choose_image(table, kinds, columns)
+    if image is None:
+        return Companions(table.schema, read_rows(table, columns).features, table.read(list(kinds)))
+    if kinds[image] == "text":
         return None
-    image = choose_column("image", images, images, columns.image, table.where, list(kinds), needed=_NEEDED["image"])
-    return Companions(table.schema, image, table.read([name for name in kinds if name != image]))
+    return Companions(table.schema, (image,), table.read([name for name in kinds if name != image]))
 
 
 def _features(schema: Any, where: str) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from aradals.models.checkpoint import (
     seal_description,
     weights_digest,
 )
+from aradals.models.imagenet_resnet import ImageNetResNet
 from aradals.models.layers import Normalize
 from aradals.models.load import load_model
+from aradals.models.mlp import MLP
 from aradals.models.preact_resnet import PreActResNet
 from aradals.models.preprocessing import Preprocessed, Preprocessing
 from aradals.models.resnet import ResNet
@@ -22,7 +24,9 @@ from aradals.models.small_cnn import SmallCNN
 from aradals.models.wide_resnet import WideResNet
 
 __all__ = [
+    "MLP",
     "CheckpointDescription",
+    "ImageNetResNet",
     "Normalize",
     "PreActResNet",
     "Preprocessed",

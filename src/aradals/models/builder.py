@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,8 @@ from aradals._internal.registry import Registry, check_settings
 from aradals._internal.specs import user_code
 from aradals.errors import InputError
 from aradals.inference.outputs import FunctionModel
+from aradals.models.imagenet_resnet import ImageNetResNet
+from aradals.models.mlp import MLP
 from aradals.models.preact_resnet import PreActResNet
 from aradals.models.resnet import ResNet
 from aradals.models.small_cnn import SmallCNN
@@ -35,6 +37,14 @@ class _BuiltIn:
 
 
 _BUILT_INS = (
+    _BuiltIn(
+        "resnet{depth}",
+        r"resnet_?(18|34|50|101|152)",
+        ImageNetResNet,
+        "ResNet v1 of He et al. 2015 for ImageNet, as torchvision has it: resnet18, 34, 50, 101, 152; it has the "
+        "argument width",
+        ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    ),
     _BuiltIn(
         "resnet{6n+2}",
         r"resnet_?([0-9]{1,9})",
@@ -63,6 +73,13 @@ _BUILT_INS = (
         "small network for quick work on images of 8x8 to 64x64 pixels; it has the argument width",
         ("small_cnn",),
     ),
+    _BuiltIn(
+        "mlp",
+        r"mlp",
+        MLP,
+        "multilayer perceptron on flattened inputs: rows of tables, images; it has the argument hidden: [256, 256]",
+        ("mlp",),
+    ),
 )
 
 
@@ -84,26 +101,18 @@ def list_models() -> dict[str, str]:
     return {built_in.name: built_in.description for built_in in _BUILT_INS}
 
 
-_FOR_IMAGENET = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-
-
-def namesake(spec: str) -> str:
-    """Name the network of another package with the name of a built-in model; empty if there is none."""
-    return f"torchvision:{spec}" if spec in _FOR_IMAGENET else ""
-
-
 def is_built_in(spec: str) -> bool:
     """Return True if ``spec`` names a built-in model (see `list_models`), which runs only code of this package."""
     return spec in _MODELS
 
 
 def build_model(
-    spec: str, /, *, num_classes: int | None = None, in_channels: int | None = None, **model_args: object
+    spec: str, /, *, num_classes: int | None = None, input_shape: Sequence[int] | None = None, **model_args: object
 ) -> nn.Module:
     """Build a network that maps float inputs in [0, 1] to logits.
 
-    The callable gets ``num_classes`` and ``in_channels`` only if it has these arguments. It always gets
-    ``model_args``.
+    The callable gets ``num_classes``, ``input_shape`` and, for images, ``in_channels`` only if it has these arguments.
+    It always gets ``model_args``.
 
     Args:
         spec: a built-in name (see ``list_models``; case and "-" or "_" do not matter),
@@ -114,14 +123,21 @@ def build_model(
             ``transformers:FOLDER_OR_ID``. The path of a file of ``torch.export`` or TorchScript is a program. See
             `aradals.models.sources`.
         num_classes: K, the number of logits; None leaves it to the callable.
-        in_channels: C of the inputs; None leaves it to the callable.
+        input_shape: shape of an input, (C, H, W) for images; None leaves it to the callable.
         **model_args: arguments of the callable, such as ``width`` of ``small_cnn``.
 
     Raises:
         InputError: an unknown name, unknown arguments of the callable, a result that is not an ``nn.Module`` or that
             an earlier call has returned, or any error in the callable's code, which is chained.
     """
-    return _build(spec, {"num_classes": num_classes, "in_channels": in_channels}, model_args)[0]
+    return _build(spec, _sizes(num_classes, input_shape), model_args)[0]
+
+
+def _sizes(num_classes: int | None, input_shape: Sequence[int] | None) -> dict[str, Any]:
+    """Name the sizes that a callable gets if it has arguments for them."""
+    channels = input_shape[0] if input_shape is not None and len(input_shape) == 3 else None
+    sizes = {"num_classes": num_classes, "input_shape": input_shape, "in_channels": channels}
+    return {name: size for name, size in sizes.items() if size is not None}
 
 
 def argument_names(spec: str) -> frozenset[str] | None:
@@ -134,12 +150,6 @@ def argument_names(spec: str) -> frozenset[str] | None:
 @contextmanager
 def _found(spec: str) -> Iterator[Callable[..., Any]]:
     """Find what builds a model, and run the block in a context where its imports work."""
-    if namesake(spec) and (int(spec.removeprefix("resnet")) - 2) % 6:
-        raise InputError(
-            expected=f"a model: {', '.join(_MODELS)}",
-            got=f"{spec!r}, whose built-in namesake has a depth of 6n+2",
-            hint=f"torchvision:{spec} for the network for ImageNet, or resnet20",
-        )
     if source := find_source(spec):
         yield source
     else:
@@ -163,7 +173,7 @@ def _is_function_of_inputs(target: object, given: Set[str]) -> bool:
 _INPUTS = r"xs?|inputs?|images?|imgs?|batch|features|pixel_values|data"
 
 
-def _build(spec: str, sizes: dict[str, int | None], model_args: dict[str, object]) -> tuple[nn.Module, bool]:
+def _build(spec: str, sizes: dict[str, Any], model_args: dict[str, object]) -> tuple[nn.Module, bool]:
     """Build a network; the bool is True if it is a copy of a finished one."""
     with _found(spec) as target, user_code(spec, "build a model"):
         if _is_function_of_inputs(target, sizes.keys() | model_args.keys()):
@@ -171,7 +181,7 @@ def _build(spec: str, sizes: dict[str, int | None], model_args: dict[str, object
         build = (lambda: copy.deepcopy(target)) if isinstance(target, nn.Module) else target
         known, takes_any = _MODELS.settings_of(build)
         check_settings(spec, model_args, known, takes_any)
-        wanted = {name: value for name, value in sizes.items() if value is not None and (takes_any or name in known)}
+        wanted = {name: value for name, value in sizes.items() if takes_any or name in known}
         model = _call(build, wanted.keys() - known.keys(), wanted | model_args)
     if not isinstance(model, nn.Module):
         raise InputError(
@@ -194,7 +204,7 @@ _RETURNED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
 def build_untrained(
-    spec: str, /, *, num_classes: int | None = None, in_channels: int | None = None, **model_args: object
+    spec: str, /, *, num_classes: int | None = None, input_shape: Sequence[int] | None = None, **model_args: object
 ) -> nn.Module:
     """Build a network for training, see `build_model`; a finished ``nn.Module`` is initialized anew.
 
@@ -212,8 +222,7 @@ def build_untrained(
             got=f"{spec}, a program with finished weights",
             hint="file.py:callable",
         )
-    sizes = {"num_classes": num_classes, "in_channels": in_channels}
-    model, is_finished = _build(spec, sizes, {**without_weights(spec), **model_args})
+    model, is_finished = _build(spec, _sizes(num_classes, input_shape), {**without_weights(spec), **model_args})
     return _reset(model, spec) if is_finished else model
 
 

@@ -37,7 +37,7 @@ class CheckpointDescription:
         model: spec of the model (see `aradals.models.build_model`) as the file has it; None if the file has none.
         model_args: arguments of the builder as the file has them; `arguments` checks those that are used.
         num_classes: K, at most the size of the file in bytes; None if the file does not have it.
-        in_channels: C of the images; None if the file does not have it, or the inputs are no images.
+        input_shape: shape of an input; None if the file does not have it.
         class_names: one name for each class, or empty.
         fitted_examples: content hashes in base64, see `aradals._internal.hashes.decode_hashes`.
         hyper_parameters: arguments of a LightningModule, as a checkpoint of Lightning has them.
@@ -48,7 +48,7 @@ class CheckpointDescription:
     model: str | None = None
     model_args: Mapping[str, Any] = field(default_factory=dict)
     num_classes: int | None = None
-    in_channels: int | None = None
+    input_shape: tuple[int, ...] | None = None
     class_names: tuple[str, ...] = ()
     fitted_examples: str = ""
     hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -113,7 +113,7 @@ def read_description(path: str | os.PathLike[str]) -> CheckpointDescription:
     content = _settings(text, path)
     model, model_args = content.get("model"), content.get("model_args", {})
     num_classes, class_names = content.get("num_classes"), content.get("class_names", [])
-    in_channels = content.get("in_channels")
+    input_shape = content.get("input_shape")
     fitted_examples, preparation = content.get("fitted_examples", ""), content.get("preparation", {})
     for name, text in (("model", "" if model is None else model), ("fitted_examples", fitted_examples)):
         if not isinstance(text, str):
@@ -122,9 +122,10 @@ def read_description(path: str | os.PathLike[str]) -> CheckpointDescription:
         if not isinstance(settings, dict):
             raise _bad_description(path, f"{name}: keys and values", settings)
     size = path.stat().st_size
-    for name, number in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if number is not None and not (type(number) is int and 1 <= number <= size):
-            raise _bad_description(path, f"{name}: a number from 1 to {size}, the bytes of the file", number)
+    if num_classes is not None and not (type(num_classes) is int and 1 <= num_classes <= size):
+        raise _bad_description(path, f"num_classes: a number from 1 to {size}, the bytes of the file", num_classes)
+    if input_shape is not None and not _is_shape(input_shape):
+        raise _bad_description(path, f"input_shape: a list of numbers from 1 to {MAX_ARGUMENT:,}", input_shape)
     if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
         raise _bad_description(path, "class_names: a list of text", class_names)
     if class_names and num_classes is not None and len(class_names) != num_classes:
@@ -134,7 +135,7 @@ def read_description(path: str | os.PathLike[str]) -> CheckpointDescription:
         model,
         model_args,
         num_classes,
-        in_channels,
+        None if input_shape is None else tuple(input_shape),
         tuple(class_names),
         fitted_examples,
         preparation=preparation,
@@ -159,6 +160,10 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, float):
         return math.isfinite(value) and abs(value) <= MAX_ARGUMENT
     return value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) <= MAX_ARGUMENT)
+
+
+def _is_shape(value: object) -> bool:
+    return isinstance(value, list) and all(type(size) is int and 1 <= size <= MAX_ARGUMENT for size in value)
 
 
 def _is_word(value: object) -> bool:

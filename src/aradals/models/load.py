@@ -44,7 +44,7 @@ def load_model(
         raise InputError(
             expected=f"a model for {path}, which does not say how to build it", got="none", hint="model='resnet20'"
         )
-    sizes = {"num_classes": description.num_classes, "in_channels": description.in_channels}
+    sizes = {"num_classes": description.num_classes, "input_shape": description.input_shape}
     arguments = {**sizes, **without_weights(spec)}
     network = build_model(spec, **{**arguments, **description.arguments_for(spec, model_args)})
     load_checkpoint(network, path, key=key, log=log)

@@ -32,7 +32,6 @@ from aradals.models import (
     read_description,
     weights_digest,
 )
-from aradals.models.builder import namesake
 from aradals.models.preprocessing import Preprocessed, Preprocessing
 from aradals.models.sources import find_source, source_digest, without_weights
 from aradals.pipeline.input_scale import warn_of_scale
@@ -182,13 +181,15 @@ def load_classifier(
     fitted_examples = decode_hashes(description.fitted_examples, checkpoint)
     spec, shape, is_known = _named(model, description), examples.input_shape, examples.num_classes > 1
     arguments = {
-        "num_classes": description.num_classes or len(class_names) or (examples.num_classes if is_known else None),
-        "in_channels": description.in_channels or (shape[0] if len(shape) == 3 else None),
         **({} if checkpoint is None else without_weights(spec)),
         **description.arguments_for(spec, model_args or {}),
     }
+    sizes = {
+        "num_classes": description.num_classes or len(class_names) or (examples.num_classes if is_known else None),
+        "input_shape": description.input_shape or shape,
+    }
     batch = next(iter(examples.batches()))
-    network = _build(spec, arguments, checkpoint, checkpoint_key, batch[1], log)
+    network = _build(spec, {**sizes, **arguments}, checkpoint, checkpoint_key, batch[1], log)
     weights = weights_digest(network.state_dict())
     network = _preprocessed(network, spec, preprocessing, shape).to(target).eval()
     told = str(getattr(network, "preprocessing", ""))
@@ -226,8 +227,6 @@ def _tell_of_name(spec: str, preprocessing: str, checkpoint: Path | None, log: C
     """Log what a name stands for, if another reading is possible."""
     if preprocessing:
         log(f"{spec}: {preprocessing}")
-    if namesake(spec):
-        log(f"{spec} is the built-in network for small images; the network for ImageNet is {namesake(spec)}")
     if checkpoint is None and is_built_in(spec):
         log(f"warning: {spec} without --checkpoint is untrained, because its weights are random")
 

@@ -6,15 +6,24 @@ rule and may have subsets; fixed smoothing has neither; each way to cut subsets 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import product
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from aradals.errors import InputError
+from aradals.pipeline.settings import read
+from aradals.smoothing.shapes import shaped_target_prob
 from aradals.smoothing.update_rules import UpdateRule
 
-Augment = Literal["none", "flip_crop", "augmix"]
+Augment = Literal["none", "flip_crop", "resized_crop", "augmix"]
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 OTHER_FOLDERS = ("scores", "scorer", "runs")
 """Folders of a study beside those of its methods."""
@@ -24,6 +33,8 @@ MAX_SEED = 2**32 - 1
 """Largest seed that every generator takes."""
 
 _MAX_COUNT = 10**9
+
+_WHERE_TO_TRAIN = ("devices", "num_nodes", "strategy", "sync_batchnorm", "loader_workers")
 
 
 def _at_least(minimum: float, values: Mapping[str, float], *, at_most: float = _MAX_COUNT) -> None:
@@ -49,14 +60,15 @@ def check_seeds(*seeds: int) -> None:
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """The division of the training data; a test split of the data is never divided.
+    """The division of the training data, and the number of test examples.
 
     Args:
         validation: number of examples that drive the adaptive update.
         calibration: number of examples that calibrators are fitted on.
         train: number of examples to train on; default: all other examples.
-        test: number of test examples to cut off first, if the data has a single split; default: a fifth, at most
-            10,000. Their content decides which ones, so that duplicates are not divided.
+        test: number of test examples: a fixed random sample of the test split; default: all of them. If the data has
+            a single split, the number to cut off first; default: a fifth, at most 10,000. Their content decides which
+            ones, so that duplicates are not divided.
     """
 
     validation: int
@@ -86,8 +98,17 @@ class TrainingConfig:
         schedule: constant, one_cycle, cosine, or steps.
         milestones: epochs at which `steps` multiplies the learning rate.
         gamma: factor at the milestones.
-        augment: none, flip_crop or augmix (which flips and crops first).
-        precision: 32-true, or bf16-mixed or 16-mixed, which use half precision for the operations that allow this.
+        augment: none, flip_crop (for CIFAR), resized_crop (for ImageNet), or augmix (which flips and crops first).
+        precision: 32-true, or bf16-mixed or 16-mixed, which use half precision for the operations that allow this. auto
+            is bf16-mixed on GPUs with bfloat16 units, and 32-true elsewhere, so on every CPU.
+        compile: translate the model by torch.compile, which takes time before the first step and needs a C++ compiler.
+        loader_workers: processes that read and decode data that does not fit in memory; default: one for each core that
+            no other worker uses, at most 8. They change no result.
+        devices: number of devices that train each model together; each has an equal part of every batch.
+        num_nodes: number of machines with so many devices each; srun or torchrun starts the command on all of them.
+        strategy: Lightning's strategy for several devices: auto (ddp), ddp, or ddp_find_unused_parameters_true for
+            models some of whose parameters have no gradient.
+        sync_batchnorm: batch norm by the statistics of the whole batch, not of a device's part (several GPUs only).
     """
 
     epochs: int
@@ -99,12 +120,21 @@ class TrainingConfig:
     milestones: list[int] = field(default_factory=list)
     gamma: float = 0.1
     augment: Augment = "none"
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["auto"] | Precision = "auto"
+    compile: bool = False
+    loader_workers: int | None = None
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
+    sync_batchnorm: bool = False
 
     def __post_init__(self) -> None:
         _at_least(1, {"training.epochs": self.epochs})
+        _at_least(1, {"training.devices": self.devices, "training.num_nodes": self.num_nodes}, at_most=100_000)
+        self._check_ranks()
         _at_least(2, {"training.batch_size": self.batch_size})
         _at_least(0, {"training.weight_decay": self.weight_decay}, at_most=1000)
+        _at_least(0, {"training.loader_workers": self.loader_workers or 0}, at_most=1000)
         for name, rate in {"learning_rate": self.learning_rate, "gamma": self.gamma}.items():
             if not 0 < rate <= 1000:
                 raise InputError(expected=f"training.{name} above 0 and up to 1000", got=str(rate), hint="0.001")
@@ -121,6 +151,34 @@ class TrainingConfig:
             raise InputError(
                 expected="training.gamma with schedule=steps only", got=f"schedule={self.schedule}", hint="no gamma"
             )
+
+    def _check_ranks(self) -> None:
+        if self.num_ranks == 1 and (self.strategy != "auto" or self.sync_batchnorm):
+            raise InputError(
+                expected="training.strategy and training.sync_batchnorm with several devices only",
+                got="one device",
+                hint="training.devices=2",
+            )
+        if self.num_ranks > 1 and (self.batch_size % self.num_ranks or self.batch_size < 2 * self.num_ranks):
+            raise InputError(
+                expected=f"a training.batch_size that {self.num_ranks} devices divide into equal parts of at least 2",
+                got=str(self.batch_size),
+                hint=f"{max(2, math.ceil(self.batch_size / self.num_ranks)) * self.num_ranks}",
+            )
+
+    @property
+    def num_ranks(self) -> int:
+        """The number of processes that train a model together, one on each device."""
+        return self.devices * self.num_nodes
+
+    @property
+    def course(self) -> dict[str, Any]:
+        """All settings that change the trained model, as plain values.
+
+        The number of devices does, because each of them draws its own augmentations and has its own batch statistics.
+        """
+        several = {"num_ranks": self.num_ranks, "sync_batchnorm": self.sync_batchnorm} if self.num_ranks > 1 else {}
+        return {name: value for name, value in asdict(self).items() if name not in _WHERE_TO_TRAIN} | several
 
 
 @dataclass(frozen=True)
@@ -253,7 +311,35 @@ class AdaptiveTargets:
             )
 
 
-Targets = FixedTargets | AdaptiveTargets
+@dataclass(frozen=True)
+class ShapedTargets:
+    """Targets that stay, and that change evenly from the least robust subset to the most robust one.
+
+    Args:
+        smoothing: level: mean probability of all other classes together.
+        slope: shape: share of the level that the least robust subset has more than the mean, and the most robust one
+            less; negative values soften the most robust subset.
+        subsets: R groups with separate targets.
+    """
+
+    smoothing: float
+    slope: float
+    subsets: Subsets
+
+    rule: ClassVar[None] = None
+    update_every: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        _check_smoothing(self.smoothing)
+        if not -1 <= self.slope <= 1:
+            raise InputError(expected="a slope from -1 to 1", got=str(self.slope), hint="0.4")
+
+    def shape(self, num_classes: int) -> Tensor:
+        """Compute the target of each subset, see `shaped_target_prob`."""
+        return shaped_target_prob(self.smoothing, self.slope, self.subsets.count, num_classes)
+
+
+Targets = FixedTargets | AdaptiveTargets | ShapedTargets
 """The probability of the true class that the model learns."""
 
 
@@ -269,9 +355,12 @@ class MethodConfig:
     Args:
         objective: loss of a batch: cross_entropy, mixup, ccat, focal, margin_smoothing, or file.py:function.
         objective_args: settings of the objective.
-        augment: another augmentation than the recipe's: none, flip_crop or augmix.
+        augment: another augmentation than the recipe's.
         consistency: weight of AugMix's Jensen-Shannon term between an image and two AugMix views of it (12 in AugMix).
-        targets: {} = one-hot; {smoothing: 0.05} = label smoothing; {rule: {rate: auto}} = AdaLS; with subsets AR-AdaLS.
+        targets: {} = one-hot; {smoothing: 0.05} = label smoothing; {rule: {rate: auto}} = AdaLS; with subsets AR-AdaLS;
+            {smoothing: 0.2, slope: 0.4, subsets: {count: 10}} = a fixed shape around a level.
+        choose: settings with several values, such as {targets.smoothing: [0.05, 0.1, 0.2]}. One model is trained with
+            each combination. The model with the lowest NLL on the calibration split, after a temperature, is kept.
         label: name in reports; default: the name with spaces.
         variant_of: the method that this one varies; large reports fold variants.
     """
@@ -281,10 +370,13 @@ class MethodConfig:
     augment: Augment | None = None
     consistency: float = 0.0
     targets: Targets = field(default_factory=FixedTargets)
+    choose: dict[str, list[Any]] = field(default_factory=dict)
     label: str | None = field(default=None, compare=False)
     variant_of: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        for key, values in self.choose.items():
+            _at_least(2, {f"the number of values of choose.{key}": len(values)})
         _at_least(0, {"consistency": self.consistency}, at_most=1_000_000)
         if self.consistency and self.objective in ("mixup", "ccat"):
             raise InputError(
@@ -306,7 +398,22 @@ class MethodConfig:
     @property
     def training(self) -> dict[str, Any]:
         """All settings that change the trained model, as plain values."""
-        return {name: value for name, value in asdict(self).items() if name not in ("label", "variant_of")}
+        return {name: value for name, value in asdict(self).items() if name not in ("label", "variant_of", "choose")}
+
+    @cached_property
+    def candidates(self) -> list[MethodConfig]:
+        """The methods among which ``choose`` chooses; the method itself if it has no choice.
+
+        Raises:
+            InputError: a key is not a setting of a method, or a value cannot be meant.
+        """
+        found = []
+        for values in product(*self.choose.values()):
+            settings = self.training
+            for key, value in zip(self.choose, values, strict=True):
+                settings = _with_setting(settings, key.split("."), value)
+            found.append(read(MethodConfig, settings, "choose"))
+        return found
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -318,6 +425,16 @@ class MethodConfig:
             "rule": asdict(self.targets.rule) if self.targets.rule else None,
             "update_every": self.targets.update_every,
         }
+
+
+def _with_setting(settings: Mapping[str, Any], path: Sequence[str], value: object) -> dict[str, Any]:
+    """Copy settings with another value at a path of keys."""
+    first, *below = path
+    inner = settings.get(first)
+    return {
+        **settings,
+        first: _with_setting(inner if isinstance(inner, dict) else {}, below, value) if below else value,
+    }
 
 
 def is_plain(method: MethodConfig) -> bool:
@@ -369,8 +486,8 @@ class EvaluationConfig:
 
     Args:
         num_subsets: robustness subsets of the report, the same for all methods.
-        corruptions: names or groups (noise, blur, weather, digital, standard, extra, all); clean data are always
-            evaluated.
+        corruptions: names or groups (noise, blur, weather, digital, standard, extra; table for rows of numbers; all for
+            all that fit the data); clean data are always evaluated.
         severities: severities from 1 to 5.
         preset: constants of the corruptions: cifar, tiny or imagenet; default: those for the size of the images.
         corrupted: a corrupted copy of the test split to use instead, such as a CIFAR-10-C folder.
@@ -400,7 +517,7 @@ class StudyConfig:
     """A study: methods x seeds x data sets.
 
     Args:
-        data: folder, file, Hugging Face id, built-in name, or file.py:callable; or a list of these.
+        data: folder, file, Hugging Face id, built-in name (digits, letter), or file.py:callable; or a list of these.
         model: built-in name, file.py:callable or package.module:callable.
         methods: settings of each method, by name.
         ensembles: method and number of members of each ensemble, by name.
@@ -409,6 +526,7 @@ class StudyConfig:
         splits: division of the training data.
         training: training of every model.
         description: description of the study, for the report.
+        purpose: evidence, or smoke: the results show only that every stage works, and are marked so.
         image_column: column of the images or of their file names; needed if several columns could hold them.
         label_column: column of the labels; needed if several columns could hold them.
         num_classes: number of classes, if the labels are numbers and the largest class may be missing.
@@ -430,6 +548,7 @@ class StudyConfig:
     ensembles: dict[str, EnsembleConfig] = field(default_factory=dict)
     reference: str | None = None
     description: str = ""
+    purpose: Literal["evidence", "smoke"] = "evidence"
     image_column: str | None = None
     label_column: str | None = None
     num_classes: int | None = None
@@ -452,7 +571,10 @@ class StudyConfig:
             _at_least(1, {"splits.calibration": self.splits.calibration})
         self._check_names()
         for name, method in self.methods.items():
-            _check_in_time(name, method, self.training)
+            for candidate in method.candidates:
+                _check_in_time(name, candidate, self.training)
+            if method.choose:
+                _at_least(1, {"splits.calibration": self.splits.calibration})
         for name, ensemble in self.ensembles.items():
             self._check_ensemble(name, ensemble)
 
@@ -477,6 +599,10 @@ class StudyConfig:
         """The first method with subsets that is no variant; a report shows this method beside the reference."""
         names = (name for name, method in self.methods.items() if method.targets.subsets and not method.variant_of)
         return next(names, None)
+
+    def titled(self, name: str) -> str:
+        """Return the name of the study in reports, which says if the results are no evidence."""
+        return f"SMOKE RUN, no evidence: {name}" if self.purpose == "smoke" else name
 
     def label_of(self, name: str) -> str:
         """Return the name of a method or an ensemble in reports."""
@@ -514,6 +640,12 @@ class StudyConfig:
                 got=repr(ensemble.method),
                 hint="one of these",
             )
+        if ensemble.in_step and self.methods[ensemble.method].choose:
+            raise InputError(
+                expected=f"ensembles.{name} in step of a method with nothing to choose",
+                got=f"{ensemble.method}, which chooses {', '.join(self.methods[ensemble.method].choose)}",
+                hint="in_step=false",
+            )
         if ensemble.in_step and self.methods[ensemble.method].targets.rule is None:
             raise InputError(
                 expected=f"ensembles.{name} in step of a method with a rule, because it shares targets that adapt",
@@ -538,6 +670,8 @@ def _check_in_time(name: str, method: MethodConfig, training: TrainingConfig) ->
             hint="update_every: 1",
         )
     last_update = (epochs - 1) // targets.update_every * targets.update_every  # the last scoring that an epoch follows
+    if isinstance(targets, ShapedTargets):
+        last_update = epochs  # no update has to follow
     if isinstance(targets.subsets, SelfScoredSubsets) and targets.subsets.every >= last_update:
         raise InputError(
             expected=f"methods.{name} scored early enough for an update by subsets, and for an epoch after that",

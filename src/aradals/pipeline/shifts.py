@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 from aradals.data import Examples, corrupt, corruption_names, list_conditions, load_condition
 from aradals.errors import InputError
@@ -18,12 +19,13 @@ def corrupted_batches(examples: Examples, condition: Condition, *, preset: str |
     """Corrupt examples in memory; this is a `Shift`.
 
     Args:
-        examples: clean images.
+        examples: clean images, or rows of numbers.
         condition: corruption and severity.
         preset: constants, see `aradals.data.corrupt`; default: those for the size of the images.
     """
+    options: dict[str, Any] = {"preset": preset, "means": examples.column_means}
     for ids, inputs, labels in examples.batches():
-        yield ids, corrupt(inputs, ids, *condition, preset=preset) if condition != CLEAN else inputs, labels
+        yield ids, corrupt(inputs, ids, *condition, **options) if condition != CLEAN else inputs, labels
 
 
 def published_batches(examples: Examples, condition: Condition, *, data: str) -> Iterable[Batch]:
@@ -38,31 +40,32 @@ def published_batches(examples: Examples, condition: Condition, *, data: str) ->
     return (examples if clean else load_condition(data, *condition, examples)).batches()
 
 
-def conditions(corruptions: Sequence[str], severities: Sequence[int]) -> list[Condition]:
+def choose_conditions(
+    corruptions: Sequence[str],
+    severities: Sequence[int],
+    *,
+    corrupted: str | None = None,
+    input_shape: Sequence[int] | None = None,
+) -> list[Condition]:
     """List clean data, then every corruption, or those of every group, at every severity.
 
-    Raises:
-        InputError: a severity is not from 1 to 5, or a corruption or group is unknown.
-    """
-    for severity in severities:
-        if severity not in range(1, 6):
-            raise InputError(expected="severities from 1 to 5", got=str(severity), hint="1 (mild) to 5 (strong)")
-    return [CLEAN, *(Condition(name, severity) for name in corruption_names(corruptions) for severity in severities)]
-
-
-def choose_conditions(
-    corruptions: Sequence[str], severities: Sequence[int], *, corrupted: str | None = None
-) -> list[Condition]:
-    """Choose the conditions of an evaluation; if no corruptions are named, all conditions of a corrupted copy.
+    Args:
+        corruptions: names or groups; if a corrupted copy is given and no name, all corruptions of the copy.
+        severities: severities from 1 to 5.
+        corrupted: a corrupted copy, whose conditions are listed in its order.
+        input_shape: shape of an input, which decides what the group ``all`` means.
 
     Raises:
         InputError: a name or severity is unknown, or the copy lacks it.
     """
+    names = corruption_names(corruptions, input_shape=input_shape)
     if corrupted is None:
-        return conditions(corruptions, severities)
+        if wrong := [severity for severity in severities if severity not in range(1, 6)]:
+            raise InputError(expected="severities from 1 to 5", got=str(wrong[0]), hint="1 (mild) to 5 (strong)")
+        return [CLEAN, *(Condition(name, severity) for name in names for severity in severities)]
     found = list_conditions(corrupted)
     known = list(dict.fromkeys(name for name, _ in found))
-    chosen = corruption_names(corruptions) if corruptions else known
+    chosen = names or known
     wanted = [
         CLEAN,
         *(Condition(name, severity) for name, severity in found if name in chosen and severity in severities),
@@ -93,7 +96,7 @@ def choose_shift(
 
     Args:
         examples: clean examples.
-        corruptions: names or groups; if a corrupted copy is given and no name, all corruptions of the copy.
+        corruptions: see `choose_conditions`.
         severities: severities from 1 to 5.
         preset: constants, see `aradals.data.corrupt`.
         corrupted: a corrupted copy of the examples, see `published_batches`.
@@ -105,9 +108,9 @@ def choose_shift(
         raise InputError(
             expected="a preset or a corrupted copy", got=f"both ({preset}, {corrupted})", hint="one of them"
         )
-    wanted = choose_conditions(corruptions, severities, corrupted=corrupted)
+    wanted = choose_conditions(corruptions, severities, corrupted=corrupted, input_shape=examples.input_shape)
     if corrupted is None:
         ids, inputs, _ = examples.batch([0])
         for condition in wanted[1:]:
-            corrupt(inputs, ids, *condition, preset=preset)
+            corrupt(inputs, ids, *condition, preset=preset, means=examples.column_means)
     return wanted, shift_of(preset, corrupted)

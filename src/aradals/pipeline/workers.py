@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import resource_tracker
@@ -30,6 +30,7 @@ MAX_DEATHS = 3
 
 _PARENT_SECONDS = 0.2
 _QUIET = "ignore:resource_tracker"
+_NUM_SHARING = "ARADALS_NUM_WORKERS"  # tells a worker how many there are on this machine
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,13 @@ def torch_threads(number: int | None) -> Iterator[None]:
 
 @contextmanager
 def open_workers(
-    spec: int | str | None, *, most: int, device: str = "auto", threads: int | None = None, log: Log = print
+    spec: int | str | None,
+    *,
+    most: int,
+    device: str = "auto",
+    devices: int = 1,
+    threads: int | None = None,
+    log: Log = print,
 ) -> Iterator[Workers]:
     """Start workers, and stop them after the block.
 
@@ -78,6 +85,7 @@ def open_workers(
             ``dask:ADDRESS``, the scheduler of a Dask cluster whose workers share the output folder.
         most: largest number of processes that can be of use.
         device: see `resolve_device`. If the machine has several GPUs, each process uses one of them.
+        devices: number of GPUs or cores that each process uses instead of one.
         threads: number of torch's threads in each worker.
         log: called in the workers with each warning. Another process needs a function that can be pickled.
 
@@ -89,17 +97,28 @@ def open_workers(
         with _dask_client(spec.removeprefix("dask:")) as (executor, lost):
             yield Workers(executor, sys.maxsize, threads, lost)
         return
-    number = min(_number_of(spec, device), most)
+    gpus = _grouped(_gpus(device), devices)
+    number = min(_number_of(spec) or len(gpus) or max(1, _num_cores() // devices), most)
     if number == 1:
         yield Workers(ThisProcess(), threads=threads)
         return
-    with _Processes(number, _gpus(device), log) as executor:
+    with _Processes(number, gpus, log) as executor:
         yield Workers(executor, number, threads)
 
 
-def _number_of(spec: int | str | None, device: str) -> int:
+def open_processes(number: int, log: Log) -> AbstractContextManager[Executor]:
+    """Start processes of this machine, all of which see the same devices, and end them after the block."""
+    return _Processes(number, [], log)
+
+
+def _grouped(gpus: list[str], size: int) -> list[str]:
+    """Join GPUs to groups; GPUs that fill no group are left out."""
+    return [",".join(gpus[start : start + size]) for start in range(0, len(gpus) - size + 1, size)]
+
+
+def _number_of(spec: int | str | None) -> int | None:
     if spec is None:
-        return len(_gpus(device)) or _num_cores()
+        return None
     if not str(spec).isdigit() or int(spec) < 1:
         raise InputError(expected="a number of workers, or dask:ADDRESS", got=str(spec), hint="--workers 2")
     return int(spec)
@@ -108,6 +127,16 @@ def _number_of(spec: int | str | None, device: str) -> int:
 def _num_cores() -> int:
     """Count the cores that this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def num_own_cores() -> int:
+    """Count the cores that this process may use, divided by the number of workers that share them."""
+    return max(1, _num_cores() // _num_sharing())
+
+
+def _num_sharing() -> int:
+    """Count the workers of this machine that this process is one of; 1 for a process that is no worker."""
+    return int(os.environ.get(_NUM_SHARING, "1"))
 
 
 def _gpus(device: str) -> list[str]:
@@ -151,7 +180,7 @@ class _Processes(Executor):
     """
 
     def __init__(self, number: int, gpus: Sequence[str], log: Log) -> None:
-        self._gpus, self._log = gpus, log
+        self._number, self._gpus, self._log = number, gpus, log
         self._threads = ThreadPoolExecutor(number, initializer=_block_signals)
         self._places = itertools.count()
         self._own = threading.local()
@@ -175,9 +204,14 @@ class _Processes(Executor):
             raise
 
     def _start(self, place: int) -> Any:
-        gpu = {"CUDA_VISIBLE_DEVICES": self._gpus[place % len(self._gpus)]} if self._gpus else {}
+        settings = {_NUM_SHARING: str(self._number * _num_sharing())}
+        if self._gpus:
+            settings["CUDA_VISIBLE_DEVICES"] = self._gpus[place % len(self._gpus)]
         process = load_extra("loky").ProcessPoolExecutor(
-            1, env=gpu, initializer=_begin_worker, initargs=(os.getpid(), self._log)
+            1,
+            env=settings,
+            initializer=_begin_worker,
+            initargs=(os.getpid(), self._log),
         )
         self._started.callback(partial(process.shutdown, kill_workers=True))
         return process

@@ -486,11 +486,11 @@ def _runs(results: Results) -> Iterator[TableBlock]:
     )
     yield _table(
         "training",
-        ("method", "seed", "update rate", "epochs", "last loss", "seconds", "settings"),
+        ("method", "seed", "update rate", "epochs", "last loss", "seconds", "precision", "settings"),
         [
             [
                 *(results.method(run.method).label, run.seed, run.update_rate, len(run.epochs)),
-                *(run.epochs[-1].loss if run.epochs else None, run.seconds, _settings(run.settings)),
+                *(run.epochs[-1].loss if run.epochs else None, run.seconds, run.precision, _settings(run.settings)),
             ]
             for run in results.training
         ],

@@ -403,6 +403,14 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A training among which one was chosen, with its NLL on the calibration split after a temperature, in nats."""
+
+    settings: Mapping[str, Any]
+    nll: float
+
+
+@dataclass(frozen=True)
 class Training:
     """The course of one training.
 
@@ -412,12 +420,14 @@ class Training:
         settings: settings of the method, spelled as in the recipe.
         update_rate: rate of the updates of the targets; 0 if the targets stay.
         update_every: epochs between two updates.
-        seconds: duration on the machine that trained.
+        seconds: duration on the machine that trained; if one of several candidates was chosen, that of all.
         epochs: one record for each epoch.
         scorings: records of the scorings by the model itself: epochs before, seconds, passes and failures.
         updates: updates of the targets, in order; their ``target_prob`` is that before the update.
         target_prob: target of each subset at the end.
         at_lower_bound: subsets whose target fell to its lower bound 1/K.
+        candidates: the trainings among which this one was chosen; empty if there was no choice.
+        precision: precision of the training, 32-true, bf16-mixed or 16-mixed; empty if it is unknown.
     """
 
     method: str
@@ -431,6 +441,8 @@ class Training:
     updates: tuple[Update, ...] = ()
     target_prob: tuple[float, ...] = ()
     at_lower_bound: tuple[int, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    precision: str = ""
 
     def __post_init__(self) -> None:
         sizes = {len(course) for each in self.updates for course in (each.target_prob, each.confidence, each.accuracy)}

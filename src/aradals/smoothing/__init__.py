@@ -6,6 +6,7 @@ from aradals.smoothing.adaptive import (
     soft_targets,
     target_prob_to_smoothing,
 )
+from aradals.smoothing.shapes import shaped_target_prob
 from aradals.smoothing.subsets import (
     assign_subsets,
     column_subsets,
@@ -25,6 +26,7 @@ __all__ = [
     "fold_of",
     "match_subsets",
     "random_subsets",
+    "shaped_target_prob",
     "smoothing_to_target_prob",
     "soft_targets",
     "subset_thresholds",

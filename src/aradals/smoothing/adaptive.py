@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from aradals._internal.processes import num_processes, of_all_processes
 from aradals.checks import (
     Values,
     check_between,
@@ -45,6 +46,9 @@ from aradals.smoothing.update_rules import (
     sums_by_subset,
     update_target_prob,
 )
+
+_Observed = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Id, subset, confidence and correctness of the examples of a batch."""
 
 _NUM_SUMS = 4
 _MEASURED = ("target_prob", "confidence", "accuracy", "standard_error", "n")
@@ -115,11 +119,16 @@ class AdaptiveSmoothing(nn.Module):
     If the members of an ensemble share one set of targets, update with the logarithm of their mean probability as
     logits.
 
+    If several processes train together (a process group of ``torch.distributed`` is initialized), each process observes
+    its part of the validation split with ``ids``, and every process calls `update`. The update then measures the
+    examples of all processes, each id once, and all processes have the same targets, bit for bit.
+
     Args:
         num_classes: K.
         num_subsets: R.
         rule: the rule that changes the targets; None = the targets stay.
-        initial_target_prob: p at the start, in [1/K, 1].
+        initial_target_prob: p at the start, in [1/K, 1]: one for all subsets, or one for each, shape (R,), see
+            `shaped_target_prob`.
         weight: a factor for each class in the loss, shape (K,), as in ``nn.CrossEntropyLoss``; the update ignores it.
         ignore_index: label of the examples that count neither in the loss nor in the update, for example -100. By
             default such a label is an error.
@@ -158,7 +167,7 @@ class AdaptiveSmoothing(nn.Module):
         num_subsets: int = 10,
         *,
         rule: UpdateRule | None = UpdateRule(),  # noqa: B008 (frozen)
-        initial_target_prob: float = 1.0,
+        initial_target_prob: float | Tensor = 1.0,
         weight: Tensor | None = None,
         ignore_index: int | None = None,
         reduction: Reduction = "mean",
@@ -167,7 +176,9 @@ class AdaptiveSmoothing(nn.Module):
         _check_num_classes(num_classes)
         if num_subsets < 1:
             raise InputError(expected="at least one subset", got=f"num_subsets={num_subsets}", hint="num_subsets=10")
-        if not 1 / num_classes - 1e-9 <= initial_target_prob <= 1:  # the bound may have been rounded
+        initial = TargetState.initial(num_subsets, initial_target_prob)
+        if not ((1 / num_classes - 1e-9 <= initial.target_prob) & (initial.target_prob <= 1)).all():
+            # The lower bound may have been rounded.
             raise InputError(
                 expected=f"an initial target probability from 1/{num_classes} to 1",
                 got=str(initial_target_prob),
@@ -180,7 +191,8 @@ class AdaptiveSmoothing(nn.Module):
         self.rule = rule
         self.ignore_index, self.reduction = ignore_index, reduction
         self._is_tried = False
-        for name, values in vars(TargetState.initial(num_subsets, initial_target_prob)).items():
+        self._examples: list[_Observed] = []
+        for name, values in vars(initial).items():
             self.register_buffer(name, values)
         self.register_buffer("steps", self.target_prob.new_empty(0, len(_MEASURED), num_subsets))
         self.register_buffer("observed", self.target_prob.new_empty(_NUM_SUMS, 0))
@@ -256,7 +268,7 @@ class AdaptiveSmoothing(nn.Module):
         return [dict(zip(_MEASURED, step, strict=True)) for step in self.steps.tolist()]
 
     @torch.no_grad()
-    def observe(self, labels: Values, logits: Values, subsets: Values | None = None) -> None:
+    def observe(self, labels: Values, logits: Values, subsets: Values | None = None, ids: Values | None = None) -> None:
         """Measure confidence and accuracy on a batch of validation examples, for the next update.
 
         Args:
@@ -264,12 +276,17 @@ class AdaptiveSmoothing(nn.Module):
             logits: shape (N, K); for an ensemble, log mean probabilities.
             subsets: robustness subset within the validation split, int64, shape (N,); may be omitted if R = 1, or
                 before `update_as_one`.
+            ids: number of each example in the validation split, int64, shape (N,). Examples with the same id count
+                once, because samplers repeat examples to fill their batches. Needed if several processes train
+                together. Until the update, the examples are kept one by one, and are no part of the state.
 
         Raises:
-            InputError: shapes do not fit; a label or a subset is out of range; logits are NaN or probabilities; or only
-                some batches have subsets. The batch is then not counted.
+            InputError: shapes do not fit; a label or a subset is out of range; logits are NaN or probabilities; only
+                some batches have subsets or ids; or ids are omitted although several processes train together. The
+                batch is then not counted.
         """
         labels, logits = to_tensor(labels), _logits_of(logits, len(labels))
+        ids = self._ids_of(ids, labels)
         num_subsets = 1 if subsets is None else self.num_subsets
         logits, labels, groups = self._counted(logits, labels, subsets, num_subsets)
         if not len(labels):
@@ -279,16 +296,19 @@ class AdaptiveSmoothing(nn.Module):
             check_finite_logits(logits)
         correct = (predicted.to(labels.device) == labels).to(self.target_prob)
         sums = sums_by_subset(confidence, correct, groups.to(self.target_prob.device), num_subsets)
-        if self.observed.numel() and self.observed.shape != sums.shape:
-            raise InputError(
-                expected="subsets for all batches or for none",
-                got="subsets for some",
-                hint="the same call for each batch",
-            )
+        if self.observed.numel():
+            _refuse_some("subsets", self.observed.shape == sums.shape)
+            _refuse_some("ids", bool(self._examples) == (ids is not None))
         self.observed = self.observed + sums if self.observed.numel() else sums
+        if ids is not None:
+            self._examples.append((ids, groups.cpu(), confidence.cpu(), correct.cpu()))
 
     def update(
-        self, labels: Values | None = None, logits: Values | None = None, subsets: Values | None = None
+        self,
+        labels: Values | None = None,
+        logits: Values | None = None,
+        subsets: Values | None = None,
+        ids: Values | None = None,
     ) -> Tensor:
         """Update the targets by confidence and accuracy of each subset on validation data (step 4).
 
@@ -297,9 +317,11 @@ class AdaptiveSmoothing(nn.Module):
                 ``logits`` and ``subsets`` if `observe` has seen all.
             logits: see `observe`.
             subsets: see `observe`.
+            ids: see `observe`.
 
         Returns:
-            The new `target_prob`, shape (R,).
+            The new `target_prob`, shape (R,). If several processes train together, each of them must call this method,
+            and gets the same targets.
 
         Raises:
             InputError: ``subsets`` are omitted although R > 1; there are no examples; or see `observe`. The targets are
@@ -314,15 +336,18 @@ class AdaptiveSmoothing(nn.Module):
                 hint="passing subsets from assign_subsets, or calling update_as_one until the subsets are known",
             )
         if labels is not None and logits is not None:
-            self.observe(labels, logits, subsets)
+            self.observe(labels, logits, subsets, ids)
         return self._update()
 
-    def update_as_one(self, labels: Values | None = None, logits: Values | None = None) -> Tensor:
+    def update_as_one(
+        self, labels: Values | None = None, logits: Values | None = None, ids: Values | None = None
+    ) -> Tensor:
         """Update all targets by the gap of the whole validation split, as with R = 1, while no subsets are known.
 
         Args:
             labels: see `update`.
             logits: see `observe`.
+            ids: see `observe`.
 
         Returns:
             The new `target_prob`: R equal values, bit for bit the same as with ``num_subsets=1``.
@@ -333,13 +358,13 @@ class AdaptiveSmoothing(nn.Module):
         self._check_as_one(self.target_prob)
         self._check_as_one(self.average_gap.nan_to_num(0.0))
         if labels is not None and logits is not None:
-            self.observe(labels, logits)
+            self.observe(labels, logits, ids=ids)
         return self._update()
 
     @torch.no_grad()
     def _update(self) -> Tensor:
         """Run step 4 on the observed subsets: on all targets, or on one that the others follow."""
-        sums, self.observed = self.observed, self.observed.new_empty(_NUM_SUMS, 0)
+        sums = self._sums_of_all()
         if not sums[0].sum():
             raise InputError(expected="at least one validation example", got="no example", hint="a validation split")
         measured, num_subsets = measurement(sums), sums.shape[1]
@@ -350,6 +375,33 @@ class AdaptiveSmoothing(nn.Module):
             for name, values in vars(update_target_prob(state, measured, self.rule, self.num_classes)).items():
                 self.get_buffer(name).copy_(values)
         return self.target_prob.clone()
+
+    def _sums_of_all(self) -> Tensor:
+        """Take the sums over what was observed: over all processes, and over each id once."""
+        sums, examples = self.observed, self._examples
+        self.observed, self._examples = sums.new_empty(_NUM_SUMS, 0), []
+        if not examples and sums.numel():
+            _refuse_several_processes()  # the sums are those of a loaded state
+            return sums
+        found = of_all_processes((sums.shape[1], [torch.cat(column) for column in zip(*examples, strict=True)]))
+        num_subsets = max(number for number, _ in found)
+        _refuse_some("subsets", all(number in (0, num_subsets) for number, _ in found))
+        columns = [torch.cat(parts) for parts in zip(*(each for _, each in found if each), strict=True)]
+        if not columns:
+            return sums
+        ids, order = columns[0].sort(stable=True)
+        first = order[torch.cat([ids.new_ones(1).bool(), ids[1:] != ids[:-1]])]
+        subsets, confidence, correct = (column[first] for column in columns[1:])
+        return sums_by_subset(confidence, correct, subsets, num_subsets).to(sums)
+
+    def _ids_of(self, ids: Values | None, labels: Tensor) -> Tensor | None:
+        """Check the ids of a batch, and return those of the examples that count, on the CPU."""
+        if ids is None:
+            _refuse_several_processes()
+            return None
+        ids = to_tensor(ids).cpu()
+        check_indices(ids, len(labels), "ids", "the number of each example in the validation split")
+        return (ids if self.ignore_index is None else ids[labels.cpu() != self.ignore_index]).long()
 
     def _check_form(self, logits: Tensor, labels: Tensor) -> None:
         check_form(logits, len(labels), self.num_classes)
@@ -432,6 +484,22 @@ class AdaptiveSmoothing(nn.Module):
                 got="no subsets",
                 hint="passing subsets from assign_subsets, or num_subsets=1",
             )
+
+
+def _refuse_several_processes() -> None:
+    if num_processes() > 1:
+        raise InputError(
+            expected="the ids of the examples, because several processes train together",
+            got="no ids",
+            hint="ids=, the number of each example in the validation split, so that repeated examples count once",
+        )
+
+
+def _refuse_some(what: str, all_or_none: bool) -> None:
+    if not all_or_none:
+        raise InputError(
+            expected=f"{what} for all batches or for none", got=f"{what} for some", hint="the same call for each batch"
+        )
 
 
 def _logits_of(output: Any, num_examples: int) -> Tensor:

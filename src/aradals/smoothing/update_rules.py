@@ -213,10 +213,20 @@ class TargetState:
     average_gap: Tensor
 
     @classmethod
-    def initial(cls, num_subsets: int, target_prob: float = 1.0) -> TargetState:
-        """Make the state before the first update: equal targets, float64, and no measured gap."""
-        targets = torch.full((num_subsets,), target_prob, dtype=exact_dtype(torch.get_default_device()))
-        return cls(targets, targets[0].clone(), torch.full_like(targets, torch.nan))
+    def initial(cls, num_subsets: int, target_prob: float | Tensor = 1.0) -> TargetState:
+        """Make the state before the first update: the given targets, float64, their mean level, and no measured gap.
+
+        Raises:
+            InputError: ``target_prob`` has neither one value nor one for each subset.
+        """
+        given = torch.as_tensor(target_prob, dtype=exact_dtype(torch.get_default_device()))
+        if given.shape not in ((), (num_subsets,)):
+            raise InputError(
+                expected=f"one initial target probability, or one for each of {num_subsets} subsets",
+                got=f"shape {tuple(given.shape)}",
+                hint=f"shaped_target_prob(0.2, 0.4, {num_subsets}, num_classes)",
+            )
+        return cls(given.expand(num_subsets).clone(), given.mean(), torch.full((num_subsets,), torch.nan).to(given))
 
 
 def update_target_prob(state: TargetState, measurement: Measurement, rule: UpdateRule, num_classes: int) -> TargetState:

@@ -158,6 +158,11 @@ def test_number_of_workers(spec: int | str | None, most: int, number: int) -> No
         assert (type(workers.executor) is ThisProcess) == (number == 1)
 
 
+def test_each_worker_knows_how_many_share_the_machine() -> None:
+    with open_workers(2, most=2, device="cpu") as workers:
+        assert workers.executor.submit(os.getenv, "ARADALS_NUM_WORKERS").result() == "2"
+
+
 def test_signals_of_a_terminal_are_for_the_main_thread_alone() -> None:
     """A worker that is just starting has no handler yet, and would print a traceback."""
     with open_workers(2, most=2, device="cpu", threads=1, log=ignore) as workers:

@@ -1,8 +1,12 @@
-"""The recipes that come with the package: commented YAML files, found by name."""
+"""The recipes that come with the package: commented YAML files, found by name.
+
+A recipe may have the key ``smoke``: other values of some of its keys, with which every stage runs in minutes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -29,22 +33,55 @@ def find_recipe(name: str) -> Path:
     return path
 
 
-def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> StudyConfig:
+def load_recipe(name: str, overrides: Mapping[str, str] | None = None, *, smoke: bool = False) -> StudyConfig:
     """Read a recipe.
 
     Args:
         name: name of a packaged recipe, or path of a YAML file.
         overrides: other values of some keys, such as ``{"methods.ar_adals.targets.subsets.count": "3"}``.
+        smoke: use the values below the recipe's key ``smoke``, with which every stage runs in minutes. The results are
+            no evidence, and reports say so.
 
     Raises:
-        InputError: there is no such recipe; the file is not YAML in UTF-8; a key is unknown or missing; or a value has
-            another type.
+        InputError: there is no such recipe; the file is not YAML in UTF-8; a key is unknown or missing; a value has
+            another type; or the recipe has no smoke setting.
     """
     settings = _read_mapping(find_recipe(name))
+    reduced = settings.pop(_SMOKE, None)
+    if smoke:
+        for key, value in _leaves(_smoke_setting(reduced, name)):
+            _override(settings, key, value)
     for key, text in (overrides or {}).items():
-        _override(settings, key, text)
+        _override(settings, key, _mapping_or_text(text))
     config: StudyConfig = read(StudyConfig, settings)
-    return config
+    return replace(config, purpose="smoke") if smoke else config
+
+
+_SMOKE = "smoke"
+
+
+def _smoke_setting(setting: object, recipe: str) -> Mapping[str, Any]:
+    """Return the key ``smoke`` of a recipe.
+
+    Raises:
+        InputError: the recipe has no such key, or its value is no mapping.
+    """
+    if isinstance(setting, Mapping):
+        return setting
+    raise InputError(
+        expected="a recipe with the key smoke: other values of some of its keys",
+        got=f"{recipe} with {'no such key' if setting is None else f'smoke: {setting!r}'}",
+        hint=f"no --smoke, or one of {', '.join(recipes_with_smoke())}",
+    )
+
+
+def _leaves(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys and the values below which there are no further keys."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
 
 
 def list_recipes() -> dict[str, str]:
@@ -53,6 +90,11 @@ def list_recipes() -> dict[str, str]:
         path.stem: path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
         for path in sorted(_FOLDER.glob("*.yaml"))
     }
+
+
+def recipes_with_smoke() -> list[str]:
+    """List the packaged recipes that have a smoke setting."""
+    return [name for name in list_recipes() if _SMOKE in _read_mapping(find_recipe(name))]
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
@@ -77,8 +119,8 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     return migrate(content)
 
 
-def _override(settings: dict[str, Any], key: str, text: str) -> None:
-    """Set one key of a recipe, such as ``training.epochs``, to a value that is written as in YAML.
+def _override(settings: dict[str, Any], key: str, value: Any) -> None:
+    """Set one key of a recipe, such as ``training.epochs``, to a value as `read_yaml` gives it.
 
     Raises:
         InputError: the recipe lacks the method of the setting; a misspelt name must not become a new method.
@@ -95,7 +137,7 @@ def _override(settings: dict[str, Any], key: str, text: str) -> None:
         # A copy, because an anchor and its aliases are one mapping.
         settings[OptionText(part)] = dict(known) if isinstance(known, dict) else {}
         settings = settings[part]
-    settings[OptionText(last)] = _mapping_or_text(text)
+    settings[OptionText(last)] = value
 
 
 def _parts(settings: Mapping[str, Any], key: str) -> list[str]:

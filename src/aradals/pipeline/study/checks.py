@@ -10,7 +10,7 @@ from aradals.checks import check_output
 from aradals.errors import InputError
 from aradals.inference.predictions import Batch, evaluation_mode
 from aradals.objectives import get_objective, takes_target_prob
-from aradals.pipeline.config import FixedTargets, MethodConfig, StudyConfig, TrainingConfig
+from aradals.pipeline.config import FixedTargets, MethodConfig, ShapedTargets, StudyConfig, TrainingConfig
 
 
 def check_config(config: StudyConfig) -> None:
@@ -18,13 +18,18 @@ def check_config(config: StudyConfig) -> None:
     for calibrator in config.calibrators:
         get_calibrator(calibrator)
     for name, method in config.methods.items():
-        objective = get_objective(method.objective, **method.objective_args)
-        if method.targets != FixedTargets() and not takes_target_prob(objective):
-            raise InputError(
-                expected=f"methods.{name} with one-hot targets, because its objective takes no other targets",
-                got=f"objective={method.objective} with " + ("a rule" if method.targets.rule else "smoothing"),
-                hint="objective=cross_entropy, or no targets",
-            )
+        for candidate in method.candidates:
+            _check_objective(name, candidate)
+
+
+def _check_objective(name: str, method: MethodConfig) -> None:
+    objective = get_objective(method.objective, **method.objective_args)
+    if method.targets != FixedTargets() and not takes_target_prob(objective):
+        raise InputError(
+            expected=f"methods.{name} with one-hot targets, because its objective takes no other targets",
+            got=f"objective={method.objective} with " + ("a rule" if method.targets.rule else "smoothing"),
+            hint="objective=cross_entropy, or no targets",
+        )
 
 
 def try_method(name: str, method: MethodConfig, training: TrainingConfig, model: nn.Module, batch: Batch) -> None:
@@ -46,6 +51,8 @@ def try_method(name: str, method: MethodConfig, training: TrainingConfig, model:
         loss, logits = objective(model, inputs, labels)
         loss.backward()
     num_classes = check_output(logits, len(inputs)).shape[1]
+    if isinstance(method.targets, ShapedTargets):
+        method.targets.shape(num_classes)
     if method.initial_target_prob < 1 / num_classes:
         raise InputError(
             expected=f"methods.{name}.targets.smoothing of at most {1 - 1 / num_classes:.3g} for {num_classes} classes",

@@ -12,7 +12,7 @@ from aradals.calibration import load_calibrator
 from aradals.errors import InputError
 from aradals.pipeline.score import read_scores, scoring_record
 from aradals.pipeline.study.arrays import RunArrays
-from aradals.pipeline.study.tasks import ARRAYS_FILE, HISTORY_FILE, ROWS_FILE, Evaluate, Score, Train, distinct
+from aradals.pipeline.study.tasks import ARRAYS_FILE, HISTORY_FILE, ROWS_FILE, Choose, Evaluate, Score, Train, distinct
 from aradals.pipeline.study.workspace import Workspace
 from aradals.results.records import Cost, Fitted, Reliability, Row, Scoring, Training
 
@@ -125,7 +125,7 @@ def _tables(run: Evaluate) -> list[Score]:
     return distinct([table for training in run.trainings for table in training.score_tables])
 
 
-def _history(training: Train, space: Workspace) -> Training:
+def _history(training: Train | Choose, space: Workspace) -> Training:
     return read_file(space.paths(training)[HISTORY_FILE], Training)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from aradals._internal.files import file_name
-from aradals.data import Examples, splits_hash
+from aradals.data import Examples, corruption_names, splits_hash
 from aradals.errors import InputError, TrainingFailed
 from aradals.inference.ensemble import pool_logits
 from aradals.inference.predictions import Predictions, resolve_device
@@ -22,6 +22,7 @@ from aradals.metrics import stability
 from aradals.pipeline.artifacts import save_table, versions
 from aradals.pipeline.config import EvaluationConfig, StudyConfig, is_plain
 from aradals.pipeline.outputs import input_paths, output_folder
+from aradals.pipeline.ranks import workers_beside_ranks
 from aradals.pipeline.recipes import load_recipe
 from aradals.pipeline.shown import class_rows, example_pictures
 from aradals.pipeline.stage import check_versions
@@ -64,6 +65,7 @@ def run_study(
     recipe: StudyConfig | str,
     output: str | Path,
     *,
+    smoke: bool = False,
     name: str | None = None,
     workers: int | str | None = 1,
     threads: int = 1,
@@ -76,6 +78,7 @@ def run_study(
     Args:
         recipe: settings, the name of a packaged recipe, or the path of a YAML file.
         output: folder of the study.
+        smoke: use the recipe's smoke setting, see `aradals.pipeline.recipes.load_recipe`; only for a name or a path.
         name: name of the study, for the report; default: the name of the folder.
         workers: see `run_studies`.
         threads: see `run_studies`.
@@ -86,7 +89,13 @@ def run_study(
     Raises:
         InputError: there are several data sets; or see `run_studies`.
     """
-    config = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    if smoke and not isinstance(recipe, str):
+        raise InputError(
+            expected="the name or the path of a recipe, because of smoke",
+            got="settings",
+            hint="load_recipe(name, smoke=True)",
+        )
+    config = load_recipe(recipe, smoke=smoke) if isinstance(recipe, str) else recipe
     if len(config.data_sets) > 1:
         raise InputError(
             expected="one data set", got=", ".join(config.data_sets), hint="run_studies, which takes several"
@@ -141,10 +150,13 @@ def run_studies(
     output = Path(output)
     _refuse_own_scorer(config, output)
     inputs = files_of(config)
+    workers = workers_beside_ranks(workers)
     with output_folder(output, OUTPUTS, kinds=KINDS, inputs=inputs, overwrite=overwrite, log=log), ALONE:
         most = len(config.runs) * len(config.seeds)
-        with open_workers(workers, most=most, device=device, threads=threads, log=log) as opened:
-            return _run_all(config, _workspace(output, device, log), name or output.name, opened)
+        with open_workers(
+            workers, most=most, device=device, devices=config.training.devices, threads=threads, log=log
+        ) as opened:
+            return _run_all(config, _workspace(output, device, log), config.titled(name or output.name), opened)
 
 
 def _run_all(config: StudyConfig, space: Workspace, name: str, workers: Workers) -> dict[Path, Results]:
@@ -276,6 +288,7 @@ def _retire_results(*folders: Path) -> None:
 def _run_one(config: StudyConfig, space: Workspace, name: str, workers: Workers) -> Results:
     """Run a study of one data set; if all its runs fail, nothing is written."""
     try_study(config, space)
+    config = _with_named_corruptions(config, space)
     runs = goals(config)
     finished: dict[str, FinishedRun] = {}
     failed: dict[str, FailedRun] = {}
@@ -299,6 +312,13 @@ def _run_one(config: StudyConfig, space: Workspace, name: str, workers: Workers)
         results.save(space.folder / "results.json")
         save_tables([results], space.folder)
     return results
+
+
+def _with_named_corruptions(config: StudyConfig, space: Workspace) -> StudyConfig:
+    """Replace groups of corruptions by their names, because the data decides what the group ``all`` means."""
+    shape = space.materials(SeedPlan(config, config.seeds[0]).source).splits.test.input_shape
+    named = corruption_names(config.evaluation.corruptions, input_shape=shape)
+    return replace(config, evaluation=replace(config.evaluation, corruptions=named))
 
 
 def in_order_of(runs: Sequence[Task], found: Mapping[str, T]) -> list[T]:

@@ -146,6 +146,44 @@ class Train(Task):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Choose(Task):
+    """Keep one of several trained models: the one with the lowest NLL on the calibration split, after a temperature.
+
+    A temperature repairs the level of the confidence, so that the NLL after it compares what the models know. The
+    folder has the files of a training, and other tasks use it as one.
+
+    Attributes:
+        name: name of the method.
+        candidates: the trainings, which differ in settings.
+        predictions: their predictions on the calibration split.
+    """
+
+    name: str
+    candidates: list[Train]
+    predictions: list[Predict]
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """The file of the model."""
+        return self.candidates[0].checkpoints
+
+    @property
+    def outputs(self) -> list[str]:
+        """The record of the chosen training, with the cost of all, and the model."""
+        return [HISTORY_FILE, *self.checkpoints]
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model in the error if a candidate fails."""
+        return self.candidates[0].model_name
+
+    @property
+    def score_tables(self) -> list[Score]:
+        """The score tables of all candidates."""
+        return distinct([table for candidate in self.candidates for table in candidate.score_tables])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Score(Task):
     """Score a split.
 
@@ -174,15 +212,15 @@ class Predict(Task):
     """Predict the calibration split, and the test split under every condition.
 
     Attributes:
-        train: the training whose model predicts.
+        train: the training whose model predicts, or the choice among several.
         checkpoint: the file of the model.
-        conditions: clean data, and the shifts.
+        conditions: clean data, and the shifts; none for a candidate of a choice, which predicts no test example.
         preset: constants of the corruptions.
         corrupted: a corrupted copy of the test split.
         with_scores: also compute the first-order margins, which some calibrators need.
     """
 
-    train: Train
+    train: Train | Choose
     checkpoint: str
     conditions: list[Condition]
     preset: str | None
@@ -233,14 +271,16 @@ class Evaluate(Task):
         return [ROWS_FILE, ARRAYS_FILE]
 
     @property
-    def trainings(self) -> list[Train]:
-        """The trainings of the method or ensemble."""
+    def trainings(self) -> list[Train | Choose]:
+        """The trainings of the method or ensemble, or choices among several."""
         return distinct([predict.train for predict in self.predictions])
 
 
 T = TypeVar("T", bound=Task)
 
-KINDS: dict[str, type[Task]] = {kind.__name__.lower(): kind for kind in (Train, Score, Predict, Calibrate, Evaluate)}
+KINDS: dict[str, type[Task]] = {
+    kind.__name__.lower(): kind for kind in (Train, Choose, Score, Predict, Calibrate, Evaluate)
+}
 
 
 def read_task(record: Mapping[str, Any]) -> Task:
@@ -321,8 +361,28 @@ class SeedPlan:
 
     def train(self, name: str, member: int = 0) -> Train:
         """Make the task that trains a method's model; members of an ensemble differ in initialization and order."""
-        folder = f"{name}/member-{member}/train" if member else f"{name}/train"
-        return self._train(folder, name, self.config.methods[name], [member])
+        return self._train(f"{_home(name, member)}/train", name, self.config.methods[name], [member])
+
+    def model(self, name: str, member: int = 0) -> Train | Choose:
+        """Make the task that gives a method's model: its training, or the choice among its candidates."""
+        home, settings = _home(name, member), self.config.methods[name]
+        if not settings.choose:
+            return self.train(name, member)
+        owners = [f"{home}/candidate-{number}" for number in range(len(settings.candidates))]
+        candidates = [
+            self._train(f"{owner}/train", name, candidate, [member])
+            for owner, candidate in zip(owners, settings.candidates, strict=True)
+        ]
+        return Choose(
+            source=self.source,
+            folder=f"{self.home}{home}/train",
+            label=f"{name}: choose" + (f" member {member}" if member else ""),
+            name=name,
+            candidates=candidates,
+            predictions=[
+                self._predict(owner, train, conditions=[]) for owner, train in zip(owners, candidates, strict=True)
+            ],
+        )
 
     def train_in_step(self, ensemble: str) -> Train:
         """Make the task that trains the members of an ensemble together."""
@@ -352,7 +412,7 @@ class SeedPlan:
             folder=self.home + folder,
             label=f"{name}: train" + (f" member {members[0]}" if members[0] else ""),
             name=name,
-            method=replace(method, label=None, variant_of=None),
+            method=replace(method, label=None, variant_of=None, choose={}),
             training=self.config.training,
             members=members,
             without_fold=without_fold,
@@ -379,16 +439,18 @@ class SeedPlan:
         """List the prediction task of a method, or the tasks of an ensemble's members."""
         ensemble = self.config.ensembles.get(name)
         if ensemble is None:
-            return [self._predict(name, self.train(name))]
+            return [self._predict(name, self.model(name))]
         members = range(ensemble.num_members)
         if ensemble.in_step:
             train = self.train_in_step(name)
             return [self._predict(f"{name}/member-{member}", train, member) for member in members]
         # The first member has the model and the predictions of the method.
-        more = [self._predict(f"{ensemble.method}/member-{m}", self.train(ensemble.method, m)) for m in members[1:]]
+        more = [self._predict(f"{ensemble.method}/member-{m}", self.model(ensemble.method, m)) for m in members[1:]]
         return [*self.predict(ensemble.method), *more]
 
-    def _predict(self, owner: str, train: Train, position: int = 0) -> Predict:
+    def _predict(
+        self, owner: str, train: Train | Choose, position: int = 0, conditions: list[Condition] | None = None
+    ) -> Predict:
         scored = owner in self.config.methods and any(map(needs_margins, self.config.calibrators))
         return Predict(
             source=self.source,
@@ -396,7 +458,7 @@ class SeedPlan:
             label=f"{owner}: predict",
             train=train,
             checkpoint=train.checkpoints[position],
-            conditions=self.conditions,
+            conditions=self.conditions if conditions is None else conditions,
             preset=self.config.evaluation.preset,
             corrupted=self.config.evaluation.corrupted,
             with_scores=scored,
@@ -433,3 +495,7 @@ class SeedPlan:
 def needs_margins(calibrator: str) -> bool:
     """Return True if a calibrator needs the first-order margins of the model."""
     return get_calibrator(calibrator).score == "first_order_margin"
+
+
+def _home(name: str, member: int) -> str:
+    return f"{name}/member-{member}" if member else name

@@ -15,11 +15,12 @@ from aradals.inference.predictions import evaluation_mode, resolve_device, try_m
 from aradals.pipeline.config import StudyConfig
 from aradals.pipeline.health import check_trainable
 from aradals.pipeline.leakage import check_unseen
+from aradals.pipeline.ranks import check_devices
 from aradals.pipeline.score import AttackSettings, check_differentiable, check_num_subsets
 from aradals.pipeline.shifts import choose_shift
 from aradals.pipeline.study.checks import try_method
 from aradals.pipeline.study.groups import ranking_of
-from aradals.pipeline.study.tasks import SeedPlan
+from aradals.pipeline.study.tasks import Choose, SeedPlan
 from aradals.pipeline.study.work import training_subsets
 from aradals.pipeline.study.workspace import Workspace
 
@@ -42,6 +43,7 @@ def try_seed(seed: SeedPlan, space: Workspace) -> None:
     Raises:
         InputError: a part of the study cannot work.
     """
+    check_devices(seed.config.training, space.device)
     config, materials, given = seed.config, space.materials(seed.source), seed.config.evaluation
     splits, checkpoint = materials.splits, config.scoring.checkpoint
     check_unseen(
@@ -61,14 +63,16 @@ def try_seed(seed: SeedPlan, space: Workspace) -> None:
     check_trainable(model, splits.train.labels)
     for _, examples in splits.items():
         check_labels(examples.labels, num_classes, hint=FITTING_DATA)
-    for name, settings in config.methods.items():
-        ranking = ranking_of(settings)
-        smallest = min(len(splits.train) // (ranking.folds if ranking else 1), len(splits.validation))
-        key = f"methods.{name}.targets.subsets.count"
-        check_num_subsets(settings.num_subsets, smallest, key, "splits.validation")
-        try_method(name, settings, config.training, model, batch)
-        if ranking is None:
-            training_subsets(seed.train(name), space)
+    for name in config.methods:
+        task = seed.model(name)
+        for train in task.candidates if isinstance(task, Choose) else [task]:
+            ranking = ranking_of(train.method)
+            smallest = min(len(splits.train) // (ranking.folds if ranking else 1), len(splits.validation))
+            key = f"methods.{name}.targets.subsets.count"
+            check_num_subsets(train.method.num_subsets, smallest, key, "splits.validation")
+            try_method(name, train.method, config.training, model, batch)
+            if ranking is None:
+                training_subsets(train, space)
 
 
 def _tells_apart(model: nn.Module, inputs: Tensor) -> bool:

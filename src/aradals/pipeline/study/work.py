@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from aradals._internal.hashes import encode_hashes
 from aradals._internal.json_files import save_json, settings_digest
 from aradals._internal.specs import code_digest
-from aradals.calibration import get_calibrator, load_calibrator
+from aradals.calibration import TemperatureScaling, get_calibrator, load_calibrator
 from aradals.data import Examples, files_digest, load_column
 from aradals.errors import InputError, OutputError, TrainingFailed
 from aradals.inference.ensemble import Ensemble
@@ -25,9 +27,11 @@ from aradals.pipeline.artifacts import load_predictions, save_calibrator, versio
 from aradals.pipeline.config import ColumnSubsets, RandomSubsets, RankedSubsets
 from aradals.pipeline.evaluate import evaluate_conditions
 from aradals.pipeline.predict import pool_members, predict_conditions, prediction_paths
+from aradals.pipeline.ranks import on_ranks, rank_of
 from aradals.pipeline.score import SCORES, AttackSettings, rankings_of, read_scores, score_stage, scores_of, subsets_of
 from aradals.pipeline.shifts import shift_of
 from aradals.pipeline.study.arrays import RunArrays
+from aradals.pipeline.study.finished import read_file
 from aradals.pipeline.study.groups import (
     TrainingSubsets,
     chance_subsets,
@@ -41,6 +45,7 @@ from aradals.pipeline.study.tasks import (
     HISTORY_FILE,
     ROWS_FILE,
     Calibrate,
+    Choose,
     Evaluate,
     Predict,
     Score,
@@ -49,7 +54,7 @@ from aradals.pipeline.study.tasks import (
 )
 from aradals.pipeline.study.workspace import Materials, Workspace
 from aradals.results.files import plain
-from aradals.results.records import CLEAN, Condition, Epoch, Training, Update
+from aradals.results.records import CLEAN, Candidate, Condition, Epoch, Training, Update
 from aradals.robustness.scores import ScoreTable
 
 if TYPE_CHECKING:
@@ -71,6 +76,8 @@ def run_task(record: Mapping[str, Any], space: Workspace) -> None:
     match read_task(record):
         case Train() as task:
             train(task, space)
+        case Choose() as task:
+            choose(task, space)
         case Score() as task:
             score(task, space)
         case Predict() as task:
@@ -85,13 +92,12 @@ def train(task: Train, space: Workspace) -> None:
     """Train one model, or several in step."""
     materials = space.materials(task.source)
     splits, settings, seed = materials.splits, task.method, task.source.seed
-    examples = splits.train if task.without_fold is None else splits.train.select(~materials.fold(task.without_fold))
-    subsets = training_subsets(task, space)
+    examples, subsets = _examples(task, space), training_subsets(task, space)
     inputs = {
         "model": task.source.model,
         "code": materials.code,
         "model_args": task.source.model_args,
-        "training": asdict(task.training),
+        "training": task.training.course,
         "method": {**settings.training, "code": code_digest(settings.objective)},
         "train": examples.fingerprint,
         "validation": splits.validation.fingerprint,
@@ -101,7 +107,7 @@ def train(task: Train, space: Workspace) -> None:
     }
 
     def make(folder: Path) -> None:
-        _fit(task, space, examples, subsets, settings_digest(inputs), folder)
+        on_ranks(_fit, task.record, space, settings_digest(inputs), folder, training=task.training, log=space.log)
 
     try:
         space.fill(task, inputs, make, materials.probe)
@@ -109,12 +115,23 @@ def train(task: Train, space: Workspace) -> None:
         raise TrainingFailed(error.reason, task.model_name) from error
 
 
-def _fit(
-    task: Train, space: Workspace, examples: Examples, subsets: TrainingSubsets | None, inputs: str, folder: Path
-) -> None:
-    """Train from fresh models, or from the state of an interrupted training, and write the models and the history."""
+def _examples(task: Train, space: Workspace) -> Examples:
+    """Select the examples of a training."""
+    materials = space.materials(task.source)
+    train = materials.splits.train
+    return train if task.without_fold is None else train.select(~materials.fold(task.without_fold))
+
+
+def _fit(record: Mapping[str, Any], space: Workspace, inputs: str, folder: Path) -> None:
+    """Train from fresh models, or from the state of an interrupted training, and write the models and the history.
+
+    If several processes train together, rank 0 writes the files.
+    """
     from aradals.pipeline.train import fit_classifier, member_seed  # takes seconds
 
+    task = read_task(record)
+    assert isinstance(task, Train)
+    examples, subsets = _examples(task, space), training_subsets(task, space)
     materials, resume = space.materials(task.source), folder / "resume.ckpt"
     seeds = [member_seed(task.source.seed, member) for member in task.members]
     models = []
@@ -135,6 +152,8 @@ def _fit(
         inputs_digest=inputs,
         log=space.log_of(task),
     )
+    if rank_of(task.training):
+        return
     save_json(folder / HISTORY_FILE, plain(_history(task, trained)))
     description = _describe(task, materials, examples, inputs)
     for model, name in zip(models, task.checkpoints, strict=True):
@@ -163,6 +182,7 @@ def _history(task: Train, trained: TrainedModel) -> Training:
         ),
         target_prob=tuple(trained.target_prob),
         at_lower_bound=tuple(trained.at_lower_bound),
+        precision=trained.precision,
     )
 
 
@@ -197,7 +217,7 @@ def _describe(task: Train, materials: Materials, train: Examples, inputs: str) -
         "model": task.source.model,
         "model_args": task.source.model_args,
         "num_classes": train.num_classes,
-        "in_channels": train.input_shape[0] if len(train.input_shape) == 3 else None,
+        "input_shape": list(train.input_shape),
         "class_names": list(train.class_names) if train.has_names else [],
         "method": task.name,
         "seed": task.source.seed,
@@ -206,6 +226,38 @@ def _describe(task: Train, materials: Materials, train: Examples, inputs: str) -
         "fitted_examples": encode_hashes(fitted),
         "preparation": train.preparation,
     }
+
+
+def choose(task: Choose, space: Workspace) -> None:
+    """Keep the model with the lowest NLL on the calibration split after a temperature; the first one of equal ones."""
+    paths = [space.paths(each)[CALIBRATION_FILE] for each in task.predictions]
+    inputs = {
+        "predictions": [space.digests(each)[CALIBRATION_FILE] for each in task.predictions],
+        "models": [space.digests(each) for each in task.candidates],
+    }
+
+    def make(folder: Path) -> None:
+        losses = [nll_after_temperature(load_predictions(path)[0]) for path in paths]
+        chosen = losses.index(min(losses))
+        trainings = [read_file(space.paths(each)[HISTORY_FILE], Training) for each in task.candidates]
+        history = replace(
+            trainings[chosen],
+            seconds=sum(each.seconds for each in trainings),
+            candidates=tuple(Candidate(each.settings, loss) for each, loss in zip(trainings, losses, strict=True)),
+        )
+        save_json(folder / HISTORY_FILE, plain(history))
+        for name in task.checkpoints:
+            shutil.copyfile(space.paths(task.candidates[chosen])[name], folder / name)
+        listed = ", ".join(f"{loss:.4f}" for loss in losses)
+        space.log_of(task)(f"candidate {chosen + 1} of {len(losses)}, by the NLL of each after a temperature: {listed}")
+
+    space.fill(task, inputs, make)
+
+
+def nll_after_temperature(predictions: Predictions) -> float:
+    """Compute the mean NLL in nats after a temperature that is fitted on the same examples."""
+    fitted = TemperatureScaling().fit(predictions.labels, logits=predictions.logits)
+    return functional.cross_entropy(fitted(predictions.logits), predictions.labels).item()
 
 
 def score(task: Score, space: Workspace) -> None:

@@ -73,8 +73,7 @@ class Materials:
     def build(self) -> nn.Module:
         """Build the model for the shape of the data, initialized from torch's global generator."""
         examples = self.splits.train
-        shape = examples.input_shape
-        sizes = {"num_classes": examples.num_classes, "in_channels": shape[0] if len(shape) == 3 else None}
+        sizes = {"num_classes": examples.num_classes, "input_shape": examples.input_shape}
         return build_untrained(self.source.model, **{**sizes, **self.source.model_args})
 
     def load(self, checkpoint: Path, digest: str, device: str) -> Classifier:

@@ -13,17 +13,21 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from aradals._internal.memory import keep_memory
 from aradals.data import AUGMENTATIONS, Examples
-from aradals.errors import InputError
+from aradals.errors import InputError, TrainingFailed
 from aradals.inference.predictions import try_model
 from aradals.objectives import get_objective
-from aradals.pipeline.config import MethodConfig, SelfScoredSubsets, TrainingConfig
+from aradals.pipeline.config import MethodConfig, SelfScoredSubsets, ShapedTargets, TrainingConfig
 from aradals.pipeline.health import check_output_varies, check_trainable
+from aradals.pipeline.ranks import rank_of
+from aradals.pipeline.train.acceleration import choose_precision, compiled
 from aradals.pipeline.train.batches import Batches
 from aradals.pipeline.train.environment import settings_from_arguments_alone
 from aradals.pipeline.train.module import AdaptiveClassifier, by_id
@@ -45,6 +49,7 @@ class TrainedModel:
         target_prob: the targets after the last update, by subset.
         update_rate: the rate alpha of the updates; 0 if the targets stay.
         at_lower_bound: subsets whose target has fallen to 1/K.
+        precision: precision of the training, such as 32-true.
     """
 
     model: nn.Module
@@ -54,6 +59,7 @@ class TrainedModel:
     target_prob: list[float]
     update_rate: float
     at_lower_bound: list[int]
+    precision: str
 
     @property
     def seconds(self) -> float:
@@ -98,17 +104,113 @@ def fit_classifier(
     Returns:
         The trained model with its history.
 
+    If several processes train together, each calls this function with the same arguments, see
+    `aradals.pipeline.ranks.on_ranks`. All get the same history. Rank 0 writes the state and the log, and its model
+    counts.
+
     Raises:
-        InputError: subsets are needed, but missing.
+        InputError: subsets are needed, but missing; or the training split is too small for the number of devices.
         TrainingFailed: the model has no trainable parameters; the training split has one class; the loss, the weights
             or the validation logits are not finite any more; no parameter has changed in the first epoch; or the
             trained model predicts the same for every example. The state in ``resume`` is then that of the last good
             epoch.
         OutputError: the state cannot be written; the earlier state stays.
     """
+    rank = rank_of(training)
+    if rank:
+        log = _ignore
     check_trainable(model, train.labels)
+    _check_batches(training, len(train))
     if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
         try_model(model, train.batch([0, 1])[1])  # lazy layers take their shapes from the first input
+    targets = method.targets
+    module = _make_module(model, train, validation, method, training, seed, train_subsets, validation_subsets)
+    criterion = module.criterion
+    callbacks: list[Callback] = [_EpochLog(training.epochs, log)]
+    if isinstance(targets.subsets, SelfScoredSubsets):
+        shape = targets.shape(train.num_classes) if isinstance(targets, ShapedTargets) else None
+        callbacks.append(SelfScoring(train, validation, targets.subsets.every, log, shape))
+    members = module.members
+    if training.compile:
+        module.members = compiled(members, device)
+    precision = choose_precision(training.precision, device)
+    state_io, goes_on = StateIO(f"{inputs_digest} {method.training} {training.course} seed {seed}", precision), False
+    if resume is not None:
+        callbacks.append(SaveState(resume))
+        goes_on = has_state(resume, state_io, module, log, rank)
+    if state_io.precision != "32-true":
+        log(f"precision {state_io.precision}")
+    restoration = Restoration(resume if goes_on else None, rank)
+    callbacks.append(restoration)
+    if sys.stderr.isatty():
+        callbacks.append(TQDMProgressBar(leave=False))
+    kind, _, index = device.partition(":")
+    several = training.num_ranks > 1
+    keep_memory()
+    with settings_from_arguments_alone(rank if several else None), _quiet_lightning(), _interruptible():
+        trainer = Trainer(
+            accelerator="gpu" if kind == "cuda" else kind,
+            devices=[int(index)] if index else training.devices,
+            num_nodes=training.num_nodes,
+            strategy=training.strategy,
+            sync_batchnorm=training.sync_batchnorm,
+            use_distributed_sampler=False,
+            max_epochs=training.epochs,
+            precision=state_io.precision,
+            check_val_every_n_epoch=targets.update_every,
+            num_sanity_val_steps=0,
+            callbacks=callbacks,
+            plugins=[state_io, TorchElasticEnvironment()] if several else [state_io],
+            enable_checkpointing=resume is not None,
+            enable_progress_bar=sys.stderr.isatty(),
+            enable_model_summary=False,
+            logger=False,
+            reload_dataloaders_every_n_epochs=1,
+        )
+        with restoration.guarded(), _unused_parameters_explained():
+            trainer.fit(
+                module,
+                datamodule=Batches(train, validation, training.batch_size, seed, len(members), training.loader_workers),
+                ckpt_path=restoration.path,
+                weights_only=True,
+            )
+    model.cpu().eval()
+    for member in members:
+        # This check needs only one small batch, except for a collapsed model.
+        check_output_varies(member, chain(validation.batches(32), train.batches(32)))
+    return TrainedModel(
+        model=model,
+        epochs=module.epochs,
+        scorings=module.scorings,
+        updates=criterion.history,
+        target_prob=criterion.target_prob.tolist(),
+        update_rate=criterion.rule.update_rate if criterion.rule else 0.0,
+        at_lower_bound=criterion.at_lower_bound() if criterion.rule else [],
+        precision=state_io.precision,
+    )
+
+
+def _check_batches(training: TrainingConfig, num_examples: int) -> None:
+    """Raise InputError if the devices cannot have equal parts of every batch."""
+    if min(training.batch_size, num_examples) % training.num_ranks:
+        raise InputError(
+            expected=f"training.batch_size of at most {num_examples}, the number of examples, with several devices",
+            got=str(training.batch_size),
+            hint=f"training.batch_size={max(2, num_examples // training.num_ranks) * training.num_ranks}",
+        )
+
+
+def _make_module(
+    model: nn.Module,
+    train: Examples,
+    validation: Examples,
+    method: MethodConfig,
+    training: TrainingConfig,
+    seed: int,
+    train_subsets: Tensor | None,
+    validation_subsets: Tensor | None,
+) -> AdaptiveClassifier:
+    """Put the model, its targets and its subsets together; the arguments are those of `fit_classifier`."""
     targets = method.targets
     scores_itself = isinstance(targets.subsets, SelfScoredSubsets)
     if targets.subsets and not scores_itself and (train_subsets is None or validation_subsets is None):
@@ -118,13 +220,13 @@ def fit_classifier(
             hint="subsets from assign_subsets, or SelfScoredSubsets",
         )
     rule = targets.rule and targets.rule.for_updates(max(1, training.epochs // targets.update_every))
-    criterion = AdaptiveSmoothing(
-        train.num_classes, method.num_subsets, rule=rule, initial_target_prob=method.initial_target_prob
-    )
+    initial: float | Tensor = method.initial_target_prob
+    if isinstance(targets, ShapedTargets) and not scores_itself:  # a model that scores itself takes the shape later
+        initial = targets.shape(train.num_classes)
     module = AdaptiveClassifier(
         model,
         get_objective(method.objective, **method.objective_args),
-        criterion,
+        AdaptiveSmoothing(train.num_classes, method.num_subsets, rule=rule, initial_target_prob=initial),
         by_id(train.ids, train_subsets),
         by_id(validation.ids, validation_subsets),
         training,
@@ -135,54 +237,11 @@ def fit_classifier(
     )
     if len(train.input_shape) == 3:
         module.to(memory_format=torch.channels_last)
-    callbacks: list[Callback] = [_EpochLog(training.epochs, log)]
-    if isinstance(targets.subsets, SelfScoredSubsets):
-        callbacks.append(SelfScoring(train, validation, targets.subsets.every, log))
-    state_io, goes_on = StateIO(f"{inputs_digest} {method.training} {training} seed {seed}"), False
-    if resume is not None:
-        callbacks.append(SaveState(resume))
-        goes_on = has_state(resume, state_io, module, log)
-    restoration = Restoration(resume if goes_on else None)
-    callbacks.append(restoration)
-    if sys.stderr.isatty():
-        callbacks.append(TQDMProgressBar(leave=False))
-    kind, _, index = device.partition(":")
-    with settings_from_arguments_alone(), _quiet_lightning(), _interruptible():
-        trainer = Trainer(
-            accelerator="gpu" if kind == "cuda" else kind,
-            devices=[int(index)] if index else 1,
-            max_epochs=training.epochs,
-            precision=training.precision,
-            check_val_every_n_epoch=targets.update_every,
-            num_sanity_val_steps=0,
-            callbacks=callbacks,
-            plugins=[state_io],
-            enable_checkpointing=resume is not None,
-            enable_progress_bar=sys.stderr.isatty(),
-            enable_model_summary=False,
-            logger=False,
-            reload_dataloaders_every_n_epochs=1,
-        )
-        with restoration.guarded():
-            trainer.fit(
-                module,
-                datamodule=Batches(train, validation, training.batch_size, seed, len(module.members)),
-                ckpt_path=restoration.path,
-                weights_only=True,
-            )
-    model.cpu().eval()
-    for member in module.members:
-        # This check needs only one small batch, except for a collapsed model.
-        check_output_varies(member, chain(validation.batches(32), train.batches(32)))
-    return TrainedModel(
-        model=model,
-        epochs=module.epochs,
-        scorings=module.scorings,
-        updates=criterion.history,
-        target_prob=criterion.target_prob.tolist(),
-        update_rate=float(rule.rate) if rule else 0.0,
-        at_lower_bound=criterion.at_lower_bound() if rule else [],
-    )
+    return module
+
+
+def _ignore(line: str) -> None:
+    """Write no line."""
 
 
 class _EpochLog(Callback):
@@ -223,6 +282,19 @@ def _course(criterion: AdaptiveSmoothing) -> str:
     if ran_down := criterion.at_lower_bound():
         course += f"  WARNING: targets of subsets {ran_down} ran down to 1/K"
     return course
+
+
+@contextmanager
+def _unused_parameters_explained() -> Iterator[None]:
+    """Raise TrainingFailed if DDP waits for gradients that never come."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "find_unused_parameters" not in str(error):
+            raise
+        raise TrainingFailed(
+            "some parameters of the model have no gradient; try --training.strategy ddp_find_unused_parameters_true"
+        ) from error
 
 
 @contextmanager

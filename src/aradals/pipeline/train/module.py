@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from aradals._internal.processes import of_all_processes
 from aradals.data import AUGMENTATIONS, Augmentation, augmix
 from aradals.geometry import exact_dtype
 from aradals.inference.ensemble import Ensemble
@@ -95,6 +96,11 @@ class AdaptiveClassifier(LightningModule):
         self.scorings: list[dict[str, float]] = []
         self._validation: list[tuple[Tensor, Tensor, Tensor]] = []
         self._before: list[Tensor] | None = None
+        # These buffers are equal in all processes that train the model, so that DDP need not send them at every step.
+        self._ddp_params_and_buffers_to_ignore = [
+            *("train_subsets", "validation_subsets"),
+            *(f"criterion.{name}" for name, _ in criterion.named_buffers()),
+        ]
         # Some models keep infinite values in a buffer on purpose, such as an attention mask.
         self._not_finite_at_first = not_finite(model) - {name for name, _ in model.named_parameters()}
         self._reset_epoch()
@@ -108,8 +114,11 @@ class AdaptiveClassifier(LightningModule):
         return time.perf_counter() - self._started
 
     def on_train_epoch_start(self) -> None:
-        """Seed the epoch, so that a resumed run draws the augmentations and masks of an uninterrupted one."""
-        torch.manual_seed(epoch_seed(self.seed, self.current_epoch))
+        """Seed the epoch, so that a resumed run draws the augmentations and masks of an uninterrupted one.
+
+        Each process that trains the model has its own seed, so that it draws other augmentations than the others.
+        """
+        torch.manual_seed(epoch_seed(member_seed(self.seed, self.global_rank), self.current_epoch))
         self._reset_epoch()
         # With 16-mixed, Lightning may skip the first steps until the scale of the loss fits.
         if self.current_epoch == 0 and self.config.precision != "16-mixed":
@@ -148,7 +157,7 @@ class AdaptiveClassifier(LightningModule):
             {
                 "epoch": self.current_epoch + 1,
                 "loss": self._mean_loss(),
-                "accuracy": self._num_correct.item() / self._num_seen,
+                "accuracy": self._sum_of_all(self._num_correct) / self._sum_of_all(self._num_seen),
                 "seconds": self.seconds_in_epoch(),
             }
         )
@@ -157,13 +166,17 @@ class AdaptiveClassifier(LightningModule):
         return [parameter.detach() for parameter in self.model.parameters() if parameter.requires_grad]
 
     def _mean_loss(self) -> float:
-        return self._loss_sum.item() / self._num_seen
+        return self._sum_of_all(self._loss_sum) / self._sum_of_all(self._num_seen)
+
+    def _sum_of_all(self, value: Tensor | int) -> float:
+        """Sum over all processes that train the model, so that all of them record and check the same."""
+        return sum(of_all_processes(float(value)))
 
     def _check_finite(self, logits: Tensor | None = None) -> None:
         check_finite(
             self._mean_loss(),
             not_finite(self.model) - self._not_finite_at_first,
-            logits,
+            None if logits is None else torch.cat(of_all_processes(logits.abs().max().cpu()[None])),
             epoch=self.current_epoch + 1,
             learning_rate=self.config.learning_rate,
         )
@@ -184,9 +197,9 @@ class AdaptiveClassifier(LightningModule):
         self._validation.clear()
         self._check_finite(logits)
         if self.scores_itself and not self.scorings:
-            self.criterion.update_as_one(labels, logits)
+            self.criterion.update_as_one(labels, logits, ids)
         else:
-            self.criterion.update(labels, logits, self.validation_subsets[ids])
+            self.criterion.update(labels, logits, self.validation_subsets[ids], ids)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer and the schedule that the recipe names."""

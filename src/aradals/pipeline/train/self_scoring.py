@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
 
+from aradals._internal.processes import of_all_processes
 from aradals.data import Examples
 from aradals.errors import InputError, TrainingFailed
+from aradals.pipeline.train.batches import part_of
 from aradals.pipeline.train.module import AdaptiveClassifier, by_id
-from aradals.robustness.scores import score
+from aradals.robustness.scores import ScoreTable, merge_tables, score
 from aradals.smoothing.subsets import assign_subsets
 
 ATTACK = "first_order_margin"
+
+
+def _score(model: nn.Module, splits: Sequence[Examples]) -> list[ScoreTable] | InputError:
+    """Score splits; the error is returned, because other processes wait for this one."""
+    try:
+        return [score(model, split.batches(), ATTACK) for split in splits]
+    except InputError as error:
+        return error
 
 
 class SelfScoring(Callback):
@@ -24,16 +35,26 @@ class SelfScoring(Callback):
     killed in a scoring continues from there, and scores again with the same weights. No scoring follows the last epoch,
     because no training would use the scores.
 
+    If several processes train together, each scores a part of the splits, and all cut the same subsets from all scores.
+
     Args:
         train: the training split, which is scored without augmentation.
         validation: the validation split.
         every: epochs between two scorings.
         log: called with a line for each scoring.
+        shape: targets of the subsets from the first scoring on, shape (R,); None if a rule changes the targets.
     """
 
-    def __init__(self, train: Examples, validation: Examples, every: int, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        train: Examples,
+        validation: Examples,
+        every: int,
+        log: Callable[[str], None],
+        shape: Tensor | None = None,
+    ) -> None:
         self.train, self.validation, self.every = train, validation, every
-        self.log_line = log
+        self.log_line, self.shape = log, shape
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score if a scoring is due, and record its cost.
@@ -47,13 +68,17 @@ class SelfScoring(Callback):
             return
         started = time.perf_counter()
         num_subsets = pl_module.criterion.num_subsets
-        try:
-            with trainer.precision_plugin.forward_context():
-                tables = [score(pl_module.model, split.batches(), ATTACK) for split in (self.train, self.validation)]
-        except InputError as error:
-            raise TrainingFailed(f"the model cannot score itself after epoch {epoch}: {error}") from error
+        parts = [part_of(split, trainer.global_rank, trainer.world_size) for split in (self.train, self.validation)]
+        with trainer.precision_plugin.forward_context():
+            scored = of_all_processes(_score(pl_module.model, parts))
+        for found in scored:
+            if isinstance(found, InputError):
+                raise TrainingFailed(f"the model cannot score itself after epoch {epoch}: {found}") from found
+        tables = [merge_tables(each) for each in zip(*scored, strict=True)]
         for subsets, table in zip((pl_module.train_subsets, pl_module.validation_subsets), tables, strict=True):
             subsets.copy_(by_id(table.ids, assign_subsets(table.ranking, num_subsets, table.ids)))
+        if self.shape is not None:
+            pl_module.criterion.target_prob.copy_(self.shape)
         scoring = {
             "epoch": epoch,
             "seconds": time.perf_counter() - started,

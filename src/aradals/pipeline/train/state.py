@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -16,9 +16,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from aradals._internal.files import atomic_path, set_aside, unwritable
 from aradals.errors import InputError, TrainingFailed
+from aradals.pipeline.config import Precision
 
 _MARK = b"ar-adals training state, sha256 "
-_INPUTS = "inputs"
+_INPUTS, _PRECISION = "inputs", "precision"
 
 
 class UnusableState(Exception):
@@ -37,10 +38,11 @@ class StateIO(TorchCheckpointIO):
 
     Args:
         inputs: digest of everything that decides the course of the training, which is part of the state.
+        precision: precision of the training, which is part of the state, too.
     """
 
-    def __init__(self, inputs: str) -> None:
-        self.inputs = inputs
+    def __init__(self, inputs: str, precision: Precision = "32-true") -> None:
+        self.inputs, self.precision = inputs, precision
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         """Write a state.
@@ -49,7 +51,7 @@ class StateIO(TorchCheckpointIO):
             OutputError: the state cannot be written; the earlier state stays.
         """
         buffer = io.BytesIO()
-        torch.save({**checkpoint, _INPUTS: self.inputs}, buffer)
+        torch.save({**checkpoint, _INPUTS: self.inputs, _PRECISION: self.precision}, buffer)
         content = buffer.getbuffer()
         with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
             file.write(_MARK + hashlib.sha256(content).hexdigest().encode() + b"\n")
@@ -77,6 +79,11 @@ class StateIO(TorchCheckpointIO):
             raise UnusableState(f"torch cannot read it: {type(error).__name__}") from error
         if not isinstance(state, dict) or state.get(_INPUTS) != self.inputs:
             raise UnusableState("it belongs to a training with other inputs")
+        precision: Any = state.get(_PRECISION)
+        if precision not in get_args(Precision):
+            raise UnusableState("it does not name its precision")
+        # A training goes on as it began, also on a machine where another precision would have been chosen.
+        self.precision = precision
         return state
 
 
@@ -95,10 +102,10 @@ class SaveState(Checkpoint):
         trainer.save_checkpoint(self.path)
 
 
-def has_state(path: Path, state_io: StateIO, module: LightningModule, log: Callable[[str], None]) -> bool:
+def has_state(path: Path, state_io: StateIO, module: LightningModule, log: Callable[[str], None], rank: int) -> bool:
     """Return True if ``module`` can continue from the state in ``path``.
 
-    An unusable file is renamed to ``<name>.unreadable-1``, and the log says so.
+    An unusable file is renamed to ``<name>.unreadable-1`` by rank 0, and the log says so.
 
     Raises:
         OutputError: the file cannot be renamed.
@@ -110,6 +117,8 @@ def has_state(path: Path, state_io: StateIO, module: LightningModule, log: Calla
         if _shapes(state_io.load_checkpoint(path).get("state_dict")) != _shapes(module.state_dict()):
             raise UnusableState("it belongs to a model of another form")
     except UnusableState as error:
+        if rank:
+            return False
         try:
             aside = set_aside(path, "unreadable")
         except OSError as failure:
@@ -130,10 +139,11 @@ class Restoration(Callback):
 
     Args:
         path: path of the state that the training continues from; None if there is none.
+        rank: rank of this process; rank 0 renames the file.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self.path, self.is_done = path, path is None
+    def __init__(self, path: Path | None, rank: int) -> None:
+        self.path, self.rank, self.is_done = path, rank, path is None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the end of the restoration; Lightning calls this hook after it has restored everything."""
@@ -149,7 +159,7 @@ class Restoration(Callback):
         try:
             yield
         except (LookupError, TypeError, AttributeError, ValueError) as error:
-            if self.path is None or self.is_done or isinstance(error, InputError):
+            if self.path is None or self.is_done or self.rank or isinstance(error, InputError):
                 raise
             raise TrainingFailed(
                 f"the state of an earlier call in {self.path} cannot be restored ({type(error).__name__}): it is kept "
