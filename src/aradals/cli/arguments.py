@@ -6,6 +6,7 @@ A field ``num_subsets`` is the option ``--num-subsets``. The parameters of a com
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from aradals.pipeline.classifier import Classifier
     from aradals.pipeline.config import StudyConfig
     from aradals.pipeline.prediction_files import StoredPredictions
+    from aradals.pipeline.shards import Scored, Sharing
     from aradals.robustness.scores import ScoreTable
 
 _POSITIONAL = {"positional": True}
@@ -148,6 +150,32 @@ class DataArguments:
 
 
 @dataclass(frozen=True)
+class WorkerArguments:
+    """The workers.
+
+    Attributes:
+        workers: number of processes that work at the same time, or dask:ADDRESS for a Dask cluster whose workers share
+            the output folder; default: one per GPU, or one per core; the results do not depend on it
+        threads: number of threads of each worker; the last digits of the results depend on it
+    """
+
+    workers: str | None = None
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class SharedModel(WorkerArguments, ModelArguments):
+    """The model, and the workers that run it."""
+
+    def sharing(self, data: DataArguments, *, labeled: bool = True) -> Sharing[Scored]:
+        """Make workers that load the same model and examples as `load`."""
+        from aradals.pipeline.shards import Sharing
+
+        load = partial(self.load, data, labeled=labeled)
+        return Sharing(load, self.workers, self.threads, self.device, print_log)
+
+
+@dataclass(frozen=True)
 class AttackArguments:
     """The measurement of robustness.
 
@@ -208,7 +236,8 @@ class StoredArguments:
         Raises:
             InputError: predictions are given, and an option of the model, of the data, or of ``more`` is set, too.
         """
-        given = {**asdict(model), "device": None, "output_kind": None, **data.given, **more}
+        harmless = dict.fromkeys(("device", "output_kind", "workers", "threads"))
+        given = {**asdict(model), **harmless, **data.given, **more}
         unused = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
         needing = [name for name in _BESIDE_PREDICTIONS if getattr(self, name, None) is not None]
         if self.predictions is None and needing:
@@ -433,20 +462,6 @@ class StudyArguments:
         from aradals.pipeline.recipes import load_recipe
 
         return load_recipe(self.recipe, self.overrides, smoke=self.smoke)
-
-
-@dataclass(frozen=True)
-class WorkerArguments:
-    """The workers.
-
-    Attributes:
-        workers: number of processes that work at the same time, or dask:ADDRESS for a Dask cluster whose workers share
-            the output folder; default: one per GPU, or one per core; the results do not depend on it
-        threads: number of threads of each worker; the last digits of the results depend on it
-    """
-
-    workers: str | None = None
-    threads: int = 1
 
 
 @dataclass(frozen=True)
