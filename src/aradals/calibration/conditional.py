@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aradals.calibration.base import Calibrator, bad_state, quantiles, read_state, zero_masked
 from aradals.calibration.interpolation import interpolate
-from aradals.calibration.newton import minimize_convex
+from aradals.calibration.newton import Face, minimize_convex, step_over_faces
 from aradals.calibration.temperature import best_temperature, find_problem, relative_logits
 from aradals.errors import InputError
 from aradals.inference.gradients import class_margin
@@ -246,29 +246,18 @@ def fit_temperatures(logits: Tensor, labels: Tensor, levels: Tensor, single: flo
 def rising_step(point: Tensor, gradient: Tensor, hessian: Tensor) -> Tensor:
     """Find the step to the exact minimum of a quadratic over 1/100 <= v_0 <= v_1 <= ... <= v_d <= 100.
 
-    The minimum is the lowest of the minima over the faces of this set. On each face, some neighbors of the chain are
-    tied. d is so small that all faces can be tried.
+    On each face of this set, some neighbors of the chain are tied. d is so small that all faces can be tried.
 
     Args:
         point: v, the point where the quadratic has this gradient, float64, shape (d + 1,).
         gradient: shape (d + 1,).
-        hessian: shape (d + 1, d + 1); a tiny multiple of the identity is added, because the matrix may be singular.
+        hessian: shape (d + 1, d + 1).
     """
-    v, g, h = point.cpu(), gradient.cpu(), hessian.cpu()
-    h = h + (1e-10 * h.diagonal().mean() + 1e-30) * torch.eye(len(v), dtype=v.dtype)
-    best, lowest = torch.zeros_like(v), 0.0
-    for corner, directions in _faces(len(v)):
-        to_corner = corner - v
-        along = torch.linalg.solve(directions.T @ h @ directions, -directions.T @ (g + h @ to_corner))
-        step = to_corner + directions @ along
-        value = float(step @ g + step @ h @ step / 2)
-        if value < lowest and _is_allowed(v + step):
-            best, lowest = step, value
-    return best.to(point)
+    return step_over_faces(point, gradient, hessian, _faces(len(point)), _is_allowed)
 
 
 @lru_cache
-def _faces(size: int) -> list[tuple[Tensor, Tensor]]:
+def _faces(size: int) -> list[Face]:
     """List the faces of 1/100 <= v_0 <= ... <= v_d <= 100: each has a point and the directions (columns) that span it.
 
     On a face some neighbors of this chain are tied, so that it consists of blocks. The outer two are at the bounds.

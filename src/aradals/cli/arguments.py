@@ -377,8 +377,10 @@ class CalibratorArguments:
 
     Attributes:
         method: temperature (one number), vector (a factor and an offset per class), isotonic (a curve per class),
-            histogram (bins per class), margin_temperature (a temperature that depends on the logit margin) or
-            robustness_temperature (a temperature that depends on the first-order margin, a gradient of the model)
+            histogram (bins per class), margin_temperature (a temperature that depends on the logit margin),
+            robustness_temperature (a temperature that depends on the first-order margin, a gradient of the model),
+            ensemble_temperature (a mixture of scaled, plain and uniform probabilities), smart_temperature (a network
+            of the logit margin), consistency (which class wins under noise) or pnorm (logits of one length)
     """
 
     method: str = "temperature"

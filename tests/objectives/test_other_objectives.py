@@ -116,7 +116,7 @@ class TestCalMO:
     def test_gradients_reach_the_weights_through_the_slope(self) -> None:
         """Against finite differences, in evaluation mode, where no batch statistics couple the examples."""
         model, (inputs, labels) = network().eval(), images()
-        weight = model[1].weight
+        weight = model.get_parameter("1.weight")
         (gradient,) = torch.autograd.grad(calmo(model, inputs, labels, robustness=0, flatness=1)[0], weight)
         values = []
         for change in (1e-5, -1e-5):
