@@ -45,6 +45,9 @@ class ConditionalTemperature(Calibrator):
     plain temperature scaling. d is the smallest of 0, 1, 2, 3 whose cross-validated NLL (5 folds) is within one
     standard error of the best. The order of the classes does not change, and so the accuracy does not change.
 
+    Two methods are close: `SmartTemperature` computes the temperature from the logit margin by a network that need not
+    be monotone. QaTS has a monotone temperature of the quantile of the confidence.
+
     Args:
         score: ``logit_margin`` is computed from the logits: ``scores`` are ignored, and the map needs only a forward
             pass, so that exporters accept it. ``first_order_margin`` must be given as ``scores``, by
@@ -54,6 +57,11 @@ class ConditionalTemperature(Calibrator):
 
     Raises:
         InputError: ``score`` is another name, or ``num_degrees`` is not 0, 1, 2 or 3.
+
+    References:
+        Guo, Tao, Luo, Dong and Xu, Sample margin-aware recalibration of temperature scaling, ICML 2026,
+        arXiv:2506.23492. Chakraborty, Fillioux, Ben Ayed and Dolz, Quantile-adaptive temperature scaling for confidence
+        calibration, 2026, arXiv:2606.21749.
     """
 
     _temperatures: Tensor
