@@ -2,7 +2,7 @@
 
     python benchmarks/training/training_speed.py --data DIR                          # trainer, plain loop, bare steps
     python benchmarks/training/training_speed.py --data DIR --contest settings       # what each setting buys
-    python benchmarks/training/training_speed.py --data DIR --contest adaptive       # AR-AdaLS that scores itself, beside vanilla
+    python benchmarks/training/training_speed.py --data DIR --contest adaptive       # AR-AdaLS beside vanilla
     python benchmarks/training/training_speed.py --data DIR --contest scoring        # scoring beside training
 
 DIR has ``cifar10-train.parquet``. Each contender runs in a process of its own, with one thread, and does one turn in

@@ -51,8 +51,9 @@ class Outcome:
 
 
 def aradals(*arguments: object) -> Outcome:
-    """Run the command line in this process, and a study without worker processes, which take seconds to start."""
-    if arguments[:1] == ("run",) and not any(str(each).startswith("--workers") for each in arguments):
+    """Run the command line in this process, without worker processes, which take seconds to start."""
+    shared = arguments and arguments[0] in ("run", "score", "evaluate", "diagnose", "corrupt")
+    if shared and not any(str(each).startswith(("--workers", "--help")) for each in arguments):
         arguments = (*arguments, "--workers=1")
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):

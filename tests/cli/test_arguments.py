@@ -16,7 +16,7 @@ from command_line import aradals
 
 from aradals.attacks import ATTACKS
 from aradals.calibration import CALIBRATORS
-from aradals.cli.arguments import ModelArguments, ResultsArguments, StudyArguments
+from aradals.cli.arguments import ResultsArguments, SharedModel, StudyArguments
 from aradals.cli.main import COMMANDS
 from aradals.cli.parser import CommandParser, _keys
 from aradals.corruptions import CORRUPTIONS, GROUPS, PRESETS
@@ -111,7 +111,7 @@ def test_words_become_dataclasses() -> None:
 def test_dashes_or_underscores(option: str) -> None:
     words = ["--output", "out_file", option, "{a_b: 1e-3}"]
     values = parser_of("score").read(words)
-    assert values["model"] == ModelArguments(model_args={"a_b": 0.001})
+    assert values["model"] == SharedModel(model_args={"a_b": 0.001})
     assert str(values["output"].output) == "out_file"
 
 

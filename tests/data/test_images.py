@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from aradals.data.images import ImageReader, decode_image, read_images
+from aradals.data import images
+from aradals.data.folders import list_images
+from aradals.data.images import ImageReader, KeptImages, decode_image, read_images
 from aradals.errors import InputError
 
 RGB = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
@@ -87,3 +89,35 @@ def test_a_broken_image_is_named_by_its_row(broken: bytes | str | None) -> None:
 def test_two_sizes_are_named() -> None:
     with pytest.raises(InputError, match="4x6, but 3x6 in row 1"):
         read_images([png(RGB), png(RGB[:3])], [0, 1], "toy")
+
+
+def test_many_images_are_decoded_once_when_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = [png(RGB + number) for number in range(10)]
+    expected, decoded = read_images(encoded, range(1, 10), "toy"), list[int]()
+    monkeypatch.setattr(images, "_DECODED_AT_ONCE", 8)
+    monkeypatch.setattr(images, "_SAMPLE", 2)
+    reader = read_images(encoded, range(1, 10), "toy")
+    assert isinstance(reader, KeptImages)
+    assert isinstance(expected, torch.Tensor)
+
+    def counted(encoded: bytes, row: int, *more: Any) -> Any:
+        decoded.append(row)
+        return decode_image(encoded, row, *more)
+
+    monkeypatch.setattr(images, "decode_image", counted)
+    for positions in ([3, 0, 3], [0, 8], list(range(9))):
+        assert torch.equal(reader(positions), expected[positions])
+    assert sorted(decoded) == list(range(1, 10))
+    copy = pickle.loads(pickle.dumps(reader))
+    assert torch.equal(copy([4]), expected[[4]])
+    assert decoded[-1] == 5
+
+
+def test_folders_are_listed_in_the_order_of_their_parts(tmp_path: Path) -> None:
+    """A file is not a class, names that begin with a dot are hidden, and a folder sorts before its neighbor's name."""
+    names = ["a/2.png", "a/1.PNG", "a-b/1.png", "a/.3.png", ".b/1.png", "a/note.txt", "a/c.d.jpeg", "a/png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = [path.as_posix() for path in list_images(tmp_path)]
+    assert found == ["a/1.PNG", "a/2.png", "a/c.d.jpeg", "a-b/1.png"]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from aradals.data import Examples
 from aradals.errors import InputError
 from aradals.pipeline import score as scoring
+from aradals.pipeline import shards
 from aradals.pipeline.artifacts import load_scores, save_scores
 from aradals.pipeline.classifier import Classifier
 from aradals.pipeline.score import (
@@ -49,7 +50,7 @@ def examples() -> Examples:
     """With ids that are no positions."""
     generator = torch.Generator().manual_seed(1)
     inputs, labels = torch.rand(100, 3, 2, 2, generator=generator), torch.arange(100) % 3
-    return Examples(inputs, labels, num_classes=3, ids=7 + 2 * torch.arange(100).flip(0), name="squares")
+    return Examples(inputs, labels, num_classes=3, ids=7 + 2 * torch.arange(100), name="squares")
 
 
 class Interrupted(Exception):
@@ -96,7 +97,7 @@ def assert_equal(table: ScoreTable, expected: ScoreTable) -> None:
 def every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards as often as there are batches, of 8 examples each; the searches start from 24 of the others."""
     monkeypatch.setattr(starts, "_NUM_EXAMPLES", 24)
-    monkeypatch.setattr(scoring, "_SHARD_SECONDS", 0.0)
+    monkeypatch.setattr(shards, "_SHARD_SECONDS", 0.0)
     monkeypatch.setattr(scoring, "choose_batch_size", lambda model, examples: 8)
 
 
@@ -154,10 +155,11 @@ class TestInterrupted:
     def test_seconds_add_up(self, model: nn.Module, examples: Examples, tmp_path: Path) -> None:
         path = tmp_path / "scores.parquet"
         interrupt(model, examples, path, 60)
-        shards = sorted((tmp_path / ".scores.parquet.shards").glob("[0-9]*"))
-        assert len(shards) == 7
-        table, metadata = load_scores(shards[1])
-        save_scores(shards[1], table, {**metadata, "seconds": "1000.00"})
+        found = sorted((tmp_path / ".scores.parquet.shards").glob("[0-9]*"))
+        assert len(found) == 7
+        request = parquet.read_schema(found[1]).metadata[b"request"].decode()
+        shards._save(found[1].parent, range(1, 2), [parquet.read_table(found[1])], request, 1000.0)
+        found[1].unlink()
         seconds = score_examples(classify(model), examples, path, AttackSettings())
         assert 1000 < seconds < 1100
 
@@ -195,7 +197,7 @@ class TestInterrupted:
         uninterrupted = run(model, examples, tmp_path / "whole.parquet")
         path = tmp_path / "scores.parquet"
         interrupt(model, examples, path, 60)
-        shard = tmp_path / ".scores.parquet.shards" / f"{int(examples.ids[8]):012d}.parquet"
+        [shard] = (tmp_path / ".scores.parquet.shards").glob("000000000001-*.parquet")
         content = bytearray(shard.read_bytes())
         content[40] ^= 1
         shard.write_bytes({"empty": b"", "cut": bytes(content[:-1]), "flipped": bytes(content)}[damage])
@@ -336,10 +338,24 @@ def test_several_workers_write_the_same_table(
     assert sorted(path.name for path in tmp_path.glob(".*")) == []
 
 
-def test_a_worker_with_other_data_is_refused(model: nn.Module, examples: Examples) -> None:
-    settings = AttackSettings("logit_margin")
-    other = scoring._provenance(classify(model), examples.select(torch.arange(50)), settings)
+def test_a_worker_with_other_data_is_refused(model: nn.Module, examples: Examples, tmp_path: Path) -> None:
+    settings, rows = AttackSettings("logit_margin"), range(50)
+    work = scoring.Scoring(settings, num_examples=100, batch_size=50, batches_per_worker=1)
+    changed = Examples(1 - examples.batch(range(100))[1], examples.labels, num_classes=3, ids=examples.ids)
+    expected = work.identity((classify(model), changed), rows)
+
+    def load() -> tuple[Classifier, Examples]:
+        return classify(model), examples
+
     with pytest.raises(InputError, match="another data_fingerprint"):
-        scoring._score_part(
-            lambda: (classify(model), examples), settings, {**other, "data": examples.name}, Path(), None, [], 0
-        )
+        shards._do_elsewhere(work, load, tmp_path, "request", None, range(1), expected)
+    assert list(tmp_path.iterdir()) == []
+    shards._do_elsewhere(work, load, tmp_path, "request", None, range(1), work.identity(load(), rows))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_tables_are_sorted_by_id_and_hold_each_id_once(model: nn.Module, examples: Examples, tmp_path: Path) -> None:
+    expected = run(model, examples, tmp_path / "sorted.parquet", attack="logit_margin")
+    positions = torch.cat([torch.randperm(100, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 5])])
+    found = run(model, examples.select(positions), tmp_path / "mixed.parquet", attack="logit_margin")
+    assert_equal(found, expected)

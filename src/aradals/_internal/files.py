@@ -108,6 +108,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+def bytes_digest(content: bytes | memoryview) -> str:
+    """Compute the `file_digest` of a file with this content."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def unwritable(path: Path, error: OSError) -> OutputError:
     """Make the error for an output that cannot be written."""
     return OutputError(

@@ -11,6 +11,7 @@ from aradals._internal.hashes import decode_hashes
 from aradals._internal.json_files import load_sealed
 from aradals._internal.registry import Registry
 from aradals.calibration.base import Calibrator, Origin, bad_state
+from aradals.calibration.batch_temperature import BatchTemperature, RunningBatch
 from aradals.calibration.calibrated_model import CalibratedModel, scores_for
 from aradals.calibration.conditional import ConditionalTemperature
 from aradals.calibration.consistency import ConsistencyCalibration
@@ -35,6 +36,7 @@ CALIBRATORS: Registry[Callable[..., Calibrator]] = Registry(
         "smart_temperature": SmartTemperature,
         "consistency": ConsistencyCalibration,
         "pnorm": PNormScaling,
+        "batch_temperature": BatchTemperature,
     },
     only_ours=True,  # code that only the file of a calibrator names is not run
 )
@@ -93,6 +95,7 @@ def load_calibrator(path: str | Path) -> Calibrator:
 
 __all__ = [
     "CALIBRATORS",
+    "BatchTemperature",
     "CalibratedModel",
     "Calibrator",
     "ConditionalTemperature",
@@ -102,6 +105,7 @@ __all__ = [
     "IsotonicCalibration",
     "Origin",
     "PNormScaling",
+    "RunningBatch",
     "SmartTemperature",
     "TemperatureScaling",
     "VectorScaling",

@@ -6,6 +6,7 @@ A field ``num_subsets`` is the option ``--num-subsets``. The parameters of a com
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from aradals.pipeline.classifier import Classifier
     from aradals.pipeline.config import StudyConfig
     from aradals.pipeline.prediction_files import StoredPredictions
+    from aradals.pipeline.shards import Scored, Sharing
     from aradals.robustness.scores import ScoreTable
 
 _POSITIONAL = {"positional": True}
@@ -148,6 +150,32 @@ class DataArguments:
 
 
 @dataclass(frozen=True)
+class WorkerArguments:
+    """The workers.
+
+    Attributes:
+        workers: number of processes that work at the same time, or dask:ADDRESS for a Dask cluster whose workers share
+            the output folder; default: one per GPU, or one per core; the results do not depend on it
+        threads: number of threads of each worker; the last digits of the results depend on it
+    """
+
+    workers: str | None = None
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class SharedModel(WorkerArguments, ModelArguments):
+    """The model, and the workers that run it."""
+
+    def sharing(self, data: DataArguments, *, labeled: bool = True) -> Sharing[Scored]:
+        """Make workers that load the same model and examples as `load`."""
+        from aradals.pipeline.shards import Sharing
+
+        load = partial(self.load, data, labeled=labeled)
+        return Sharing(load, self.workers, self.threads, self.device, print_log)
+
+
+@dataclass(frozen=True)
 class AttackArguments:
     """The measurement of robustness.
 
@@ -171,18 +199,15 @@ _BESIDE_PREDICTIONS = ("labels", "compare", "evaluate_on", "evaluate_on_labels")
 
 
 @dataclass(frozen=True)
-class StoredArguments:
-    """Files that replace a model.
+class UnlabeledArguments:
+    """A file that replaces a model.
 
     Attributes:
-        predictions: file of predictions to use instead of a model (.parquet, .csv, .tsv, .jsonl, .npz, .npy, .pt):
-            labels and, for each class, a logit or a probability; docs/predictions.md has the names of the columns
-        labels: file of the labels, if the file of predictions has none; they are found by id if both files have ids,
-            otherwise they are in the same order
+        predictions: file of predictions to use instead of a model (.parquet, .csv, .tsv, .jsonl, .npz, .npy, .pt): for
+            each class, a logit or a probability, and no labels; docs/predictions.md has the names of the columns
     """
 
     predictions: Path | None = None
-    labels: Path | None = None
 
     @property
     def files(self) -> list[Path]:
@@ -194,13 +219,17 @@ class StoredArguments:
         """Load the predictions, with the description in their file.
 
         Raises:
-            InputError: ``--predictions`` is missing, or the file cannot be read.
+            InputError: the file cannot be read.
         """
-        from aradals.pipeline.prediction_files import read_predictions
+        from aradals.pipeline.prediction_files import read_unlabeled
 
+        return read_unlabeled(self._file, output_kind=output_kind)
+
+    @property
+    def _file(self) -> Path:
         if self.predictions is None:
             raise InputError(expected="--predictions", got="none", hint="--predictions logits.npz")
-        return read_predictions(self.predictions, self.labels, output_kind=output_kind)
+        return self.predictions
 
     def refuse_beside(self, model: ModelArguments, data: DataArguments, **more: object) -> None:
         """Refuse options that have no effect beside the predictions, because the user expects an effect.
@@ -208,7 +237,8 @@ class StoredArguments:
         Raises:
             InputError: predictions are given, and an option of the model, of the data, or of ``more`` is set, too.
         """
-        given = {**asdict(model), "device": None, "output_kind": None, **data.given, **more}
+        harmless = dict.fromkeys(("device", "output_kind", "workers", "threads"))
+        given = {**asdict(model), **harmless, **data.given, **more}
         unused = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
         needing = [name for name in _BESIDE_PREDICTIONS if getattr(self, name, None) is not None]
         if self.predictions is None and needing:
@@ -224,6 +254,30 @@ class StoredArguments:
                 got=f"both (also {', '.join(unused)})",
                 hint="one of them",
             )
+
+
+@dataclass(frozen=True)
+class StoredArguments(UnlabeledArguments):
+    """Files that replace a model.
+
+    Attributes:
+        predictions: file of predictions to use instead of a model (.parquet, .csv, .tsv, .jsonl, .npz, .npy, .pt):
+            labels and, for each class, a logit or a probability; docs/predictions.md has the names of the columns
+        labels: file of the labels, if the file of predictions has none; they are found by id if both files have ids,
+            otherwise they are in the same order
+    """
+
+    labels: Path | None = None
+
+    def load(self, output_kind: OutputKind | None) -> StoredPredictions:
+        """Load the predictions and their labels.
+
+        Raises:
+            InputError: ``--predictions`` is missing, or the file cannot be read.
+        """
+        from aradals.pipeline.prediction_files import read_predictions
+
+        return read_predictions(self._file, self.labels, output_kind=output_kind)
 
 
 @dataclass(frozen=True)
@@ -380,10 +434,30 @@ class CalibratorArguments:
             histogram (bins per class), margin_temperature (a temperature that depends on the logit margin),
             robustness_temperature (a temperature that depends on the first-order margin, a gradient of the model),
             ensemble_temperature (a mixture of scaled, plain and uniform probabilities), smart_temperature (a network
-            of the logit margin), consistency (which class wins under noise) or pnorm (logits of one length)
+            of the logit margin), consistency (which class wins under noise), pnorm (logits of one length) or
+            batch_temperature (a temperature that rises if a batch of unlabeled inputs has drifted, see docs/shift.md)
+        method_args: settings of the method, as JSON or YAML, such as '{statistic: mutual_information}'
     """
 
     method: str = "temperature"
+    method_args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MonitorArguments:
+    """The batches.
+
+    Attributes:
+        calibrator: file of aradals calibrate --method batch_temperature
+        batch_size: number of predictions of each batch, in their order; default: all predictions are one batch
+        level: probability of a false alarm in a batch that has not drifted
+        json: print the results as JSON, not as text
+    """
+
+    calibrator: Path
+    batch_size: int | None = None
+    level: float = 0.01
+    json: bool = False
 
 
 @dataclass(frozen=True)
@@ -435,20 +509,6 @@ class StudyArguments:
         from aradals.pipeline.recipes import load_recipe
 
         return load_recipe(self.recipe, self.overrides, smoke=self.smoke)
-
-
-@dataclass(frozen=True)
-class WorkerArguments:
-    """The workers.
-
-    Attributes:
-        workers: number of processes that work at the same time, or dask:ADDRESS for a Dask cluster whose workers share
-            the output folder; default: one per GPU, or one per core; the results do not depend on it
-        threads: number of threads of each worker; the last digits of the results depend on it
-    """
-
-    workers: str | None = None
-    threads: int = 1
 
 
 @dataclass(frozen=True)

@@ -2,27 +2,33 @@
 
 Images become lossless PNG; their corruptions are those of CIFAR-10-C, Tiny-ImageNet-C and ImageNet-C. The numbers of a
 table stay on their scale; --checkpoint takes ranges and means of the columns from the training of a model.
-`aradals evaluate --corruptions` makes the same inputs in memory, so that only other programs need this file.
+`aradals evaluate --corruptions` makes the same inputs in memory, so that only other programs need this file. The same
+command continues after an interruption.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from aradals.cli.arguments import CorruptionArguments, DataArguments, OutputArguments
-from aradals.cli.terminal import print_result
+from aradals.cli.arguments import CorruptionArguments, DataArguments, OutputArguments, WorkerArguments
+from aradals.cli.terminal import print_log, print_result
 
 EXAMPLE = "aradals corrupt --data cifar10 --split test --corruption fog --severity 3 --output fog-3.parquet"
-RESUMES = False
+RESUMES = True
 
 
-def run(data: DataArguments, corruption: CorruptionArguments, output: OutputArguments) -> Path:
+def run(
+    data: DataArguments, corruption: CorruptionArguments, workers: WorkerArguments, output: OutputArguments
+) -> Path:
     """Corrupt the examples, and write them."""
     from aradals._internal.json_files import settings_digest
     from aradals.corruptions import choose_preset, corrupt
-    from aradals.data.corrupted_parquet import write_corrupted
     from aradals.data.sources import load_companions
+    from aradals.pipeline.corrupt import corrupt_file
     from aradals.pipeline.outputs import input_paths, output_file, refuse_other_request
+    from aradals.pipeline.shards import Sharing
 
     name, severity, path = corruption.corruption, corruption.severity, output.output
     with output_file(path, ".parquet", "corrupted", inputs=input_paths(data.data), overwrite=output.overwrite):
@@ -34,7 +40,10 @@ def run(data: DataArguments, corruption: CorruptionArguments, output: OutputArgu
         refuse_other_request(path, request, overwrite=output.overwrite)
         columns = {"image_column": data.image_column, "label_column": data.label_column}
         companions = load_companions(str(data.data), data.split, **columns)
-        write_corrupted(path, examples, name, severity, preset=preset, companions=companions, request=request)
+        load = partial(data.load, corruption.checkpoint)
+        sharing = Sharing(load, workers.workers, workers.threads, "cpu", print_log)
+        settings: dict[str, Any] = {"preset": preset, "request": request, "companions": companions}
+        corrupt_file(examples, path, name, severity, sharing=sharing, **settings)
     kind, constants = ("images", f", preset {preset}") if is_image else ("rows", "")
     print_result(f"{len(examples)} {kind} of {examples.name}: {name}, severity {severity}{constants}")
     print_result(f"{kind}: {path}")

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from aradals.cli.arguments import DataArguments, ModelArguments, RankingArguments, ResultsArguments, ScoredArguments
+from aradals.cli.arguments import DataArguments, RankingArguments, ResultsArguments, ScoredArguments, SharedModel
 from aradals.cli.terminal import print_log
 
 EXAMPLE = "aradals diagnose --model my_model.py:build --checkpoint weights.pt --data photos/ --output runs/diagnosis"
@@ -22,7 +22,7 @@ RESUMES = True
 
 
 def run(
-    model: ModelArguments,
+    model: SharedModel,
     data: DataArguments,
     ranking: RankingArguments,
     stored: ScoredArguments,
@@ -46,7 +46,7 @@ def run(
             classifier, examples = model.load(data)
             of = (classifier.digest, examples.fingerprint, asdict(ranking))
             request = claim(output, names[0], *of, files=stored.files)
-            settings |= {**asdict(ranking), "output": folder, "log": print_log}
+            settings |= {**asdict(ranking), "output": folder, "sharing": model.sharing(data), "log": print_log}
             results = diagnose(classifier, examples, **settings)
         finish({folder: replace(results, request=request)}, folder, "diagnosis.json", json=output.json)
     return folder

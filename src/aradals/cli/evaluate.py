@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from aradals.cli.arguments import DataArguments, ModelArguments, PairedArguments, ResultsArguments, ShiftArguments
+from aradals.cli.arguments import DataArguments, PairedArguments, ResultsArguments, SharedModel, ShiftArguments
 from aradals.cli.terminal import print_log
 
 EXAMPLE = (
@@ -24,7 +24,7 @@ RESUMES = True
 
 
 def run(
-    model: ModelArguments, data: DataArguments, stored: PairedArguments, shift: ShiftArguments, output: ResultsArguments
+    model: SharedModel, data: DataArguments, stored: PairedArguments, shift: ShiftArguments, output: ResultsArguments
 ) -> Path:
     """Evaluate the model, and report the results."""
     from aradals.cli.finish import claim, finish
@@ -49,7 +49,7 @@ def run(
         else:
             classifier, examples = model.load(data)
             request = claim(output, names[0], classifier.digest, examples.fingerprint, list(fitted), of, files=files)
-            settings |= {"severities": shift.severities, "output": folder, "log": print_log}
-            results = evaluate(classifier, examples, **changes, **settings)
+            settings |= {"severities": shift.severities, "output": folder, "sharing": model.sharing(data)}
+            results = evaluate(classifier, examples, log=print_log, **changes, **settings)
         finish({folder: replace(results, request=request)}, folder, "results.json", json=output.json)
     return folder

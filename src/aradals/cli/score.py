@@ -8,10 +8,9 @@ nothing.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
-from aradals.cli.arguments import DataArguments, ModelArguments, OutputArguments, SearchArguments, WorkerArguments
+from aradals.cli.arguments import DataArguments, OutputArguments, SearchArguments, SharedModel
 from aradals.cli.terminal import print_log, print_result
 
 EXAMPLE = "aradals score --model resnet20 --checkpoint weights.pt --data cifar10 --split test --output scores.parquet"
@@ -19,10 +18,9 @@ RESUMES = True
 
 
 def run(
-    model: ModelArguments,
+    model: SharedModel,
     data: DataArguments,
     search: SearchArguments,
-    workers: WorkerArguments,
     output: OutputArguments,
 ) -> Path:
     """Score the examples."""
@@ -34,16 +32,15 @@ def run(
     settings.check()
     path, read = output.output, input_paths(data.data, model.checkpoint, model.model)
     with output_file(path, ".parquet", "scores", inputs=read, overwrite=output.overwrite):
-        load = partial(model.load, data, labeled=False)
-        classifier, examples = load()
+        classifier, examples = model.load(data, labeled=False)
         if search.audit:
             score.check_num_subsets(search.num_subsets, len(examples), "--num-subsets", examples.name)
-        sharing = score.Sharing(load, workers.workers, workers.threads, model.device, print_log)
-        table = score.score_file(
+        sharing = model.sharing(data, labeled=False)
+        seconds = score.score_file(
             classifier, examples, path, settings, sharing=sharing, overwrite=output.overwrite, log=print_log
         )
         if search.audit:
             sample = {"num_examples": search.audit, "num_subsets": search.num_subsets, "seed": search.seed}
             print_result(describe_audit(score.audit_file(classifier, examples, path, **sample, log=print_log)))
-    print_result(f"{score.describe_scores(table)}\nscores: {path}")
+    print_result(f"{score.describe_score_file(path, seconds)}\nscores: {path}")
     return path

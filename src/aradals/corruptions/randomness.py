@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +28,9 @@ class Randomness:
         digest = hashlib.blake2b(f"{corruption}/{severity}".encode(), digest_size=8).digest()
         seed, mask = int.from_bytes(digest, "little"), 2**64 - 1
         self._bits = np.random.Philox(key=0)
-        start = self._bits.state
+        start: Any = self._bits.state
         keys = (np.array([seed, example & mask], dtype=np.uint64) for example in ids.tolist())
-        self._states = [{**start, "state": {**start["state"], "key": key}} for key in keys]
+        self._states: list[Any] = [{**start, "state": {**start["state"], "key": key}} for key in keys]
 
     def _generators(self) -> Iterator[np.random.Generator]:
         """Yield the generator of each example, which is valid until the next one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +19,65 @@ from aradals.data.formats import Companions
 from aradals.data.scaling import Scaling
 
 
-def write_corrupted(
-    path: Path,
-    examples: Examples,
-    corruption: str,
-    severity: int,
-    *,
-    preset: str | None = None,
-    companions: Companions | None = None,
-    request: str | None = None,
-) -> None:
-    """Corrupt examples, and write them in order: images as lossless PNG, and numbers on the scale of the table.
+def corrupted_columns(
+    examples: Examples, corruption: str, severity: int, *, preset: str | None = None, companions: Companions
+) -> Iterator[dict[str, Any]]:
+    """Corrupt examples batch by batch: images become lossless PNG, and numbers have the scale of the table.
 
     Args:
-        path: the parquet file.
         examples: images or rows of numbers; the random numbers depend on their ids, as in an evaluation.
         corruption: see :func:`corrupt`.
         severity: see :func:`corrupt`.
         preset: see :func:`corrupt`.
-        companions: the table of the examples, where row i is the example with the id i. The file gets the columns of
-            this table; by default its columns are ``image``, or ``x0`` to ``xC``, and ``label``.
+        companions: the table of the examples, without its rows.
+
+    Yields:
+        The Arrow columns of a batch, by name.
+
+    Raises:
+        InputError: the inputs cannot be corrupted.
+    """
+    make_columns = _image_column if len(examples.input_shape) > 1 else _number_columns
+    for ids, inputs, _ in examples.batches():
+        corrupted = corrupt(inputs, ids, corruption, severity, preset=preset, means=examples.column_means)
+        yield make_columns(corrupted, examples, companions)
+
+
+def write_corrupted(
+    path: Path,
+    made: Iterable[Mapping[str, Any]],
+    examples: Examples,
+    companions: Companions,
+    *,
+    request: str | None = None,
+) -> None:
+    """Write corrupted columns beside all other columns of their table.
+
+    Args:
+        path: the parquet file.
+        made: the columns of each batch, in order, see `corrupted_columns`.
+        examples: the clean examples.
+        companions: the table of the examples, where row i is the example with the id i.
         request: digest of everything that determines the content, for the metadata of the file.
 
     Raises:
-        InputError: the inputs cannot be corrupted, or the path cannot be written.
+        OutputError: the path cannot be written.
     """
     arrow, parquet = load_extra("pyarrow"), load_extra("pyarrow.parquet")
-    companions = companions or _labels_alone(examples)
     description = json.dumps({"kind": "corrupted", "request": request})
-    make_columns = _image_column if len(examples.input_shape) > 1 else _number_columns
     schema = companions.schema if len(examples.input_shape) > 1 else _with_floats(companions.schema, companions.inputs)
     schema = schema.with_metadata({**(schema.metadata or {}), b"aradals": description.encode()})
-    arrow, parquet = load_extra("pyarrow"), load_extra("pyarrow.parquet")
+    rest = examples.ids
     with (
         atomic_path(path) as temporary,
         parquet.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
     ):
-        for ids, inputs, _ in examples.batches():
-            corrupted = corrupt(inputs, ids, corruption, severity, preset=preset, means=examples.column_means)
-            made, others = make_columns(corrupted, examples, companions), companions.others.take(ids.numpy())
+        for batch in made:
+            number = len(next(iter(batch.values())))
+            own, rest = rest[:number], rest[number:]
+            others = companions.others.take(own.numpy())
             columns = [
-                made[name] if name in made else others[name].cast(schema.field(name).type) for name in schema.names
+                batch[name] if name in batch else others[name].cast(schema.field(name).type) for name in schema.names
             ]
             writer.write_table(arrow.table(columns, schema=schema))
 
@@ -108,7 +126,7 @@ def encode_png(pixels: npt.NDArray[Any]) -> bytes:
     return file.getvalue()
 
 
-def _labels_alone(examples: Examples) -> Companions:
+def labels_alone(examples: Examples) -> Companions:
     """Make the columns of the inputs and ``label``, with the names of the classes, for rows 0 to the largest id."""
     arrow, datasets = load_extra("pyarrow"), load_extra("datasets")
     is_image = len(examples.input_shape) > 1

@@ -67,6 +67,7 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 _SAMPLE = 256
+_DECODED_AT_ONCE = 60_000
 _ORIENTATION = 0x0112
 
 
@@ -124,6 +125,29 @@ class ImageReader:
         return images[:, :1] if self.gray else images
 
 
+class KeptImages:
+    """Reader that decodes each image when it is first needed, and keeps it; a copy in another process keeps its own."""
+
+    def __init__(self, reader: ImageReader) -> None:
+        channels = 1 if reader.gray else 3
+        self._reader = reader
+        # The system gives memory to a part of the tensor when this part is first written.
+        self._images = torch.empty((len(reader.rows), channels, *reader.size), dtype=torch.uint8)
+        self._known = torch.zeros(len(reader.rows), dtype=torch.bool)
+
+    def __reduce__(self) -> tuple[type[KeptImages], tuple[ImageReader]]:
+        return KeptImages, (self._reader,)
+
+    def __call__(self, positions: Sequence[int]) -> Tensor:
+        """Read the images at ``positions``, see `ImageReader`."""
+        index = torch.tensor(positions, dtype=torch.int64)
+        missing = index[~self._known[index]].unique()
+        if len(missing):
+            self._images[missing] = self._reader(missing.tolist())
+            self._known[missing] = True
+        return self._images[index]
+
+
 def read_images(
     encoded: Sequence[EncodedImage],
     rows: Sequence[int],
@@ -131,24 +155,26 @@ def read_images(
     decoding: Decoding = Decoding(),
     *,
     memory_limit: int = MEMORY_LIMIT,
-) -> Tensor | ImageReader:
-    """Read the images at ``rows`` of ``encoded``: decode them if they fit in memory, else return a reader.
+) -> Tensor | ImageReader | KeptImages:
+    """Read the images at ``rows`` of ``encoded``: decode them if they are few, else return a reader.
 
     The result is gray (1 channel) if all images are gray, else RGB. For a reader, an evenly spaced sample decides.
 
     Returns:
-        uint8 tensor, shape (len(rows), C, H, W), or an :class:`ImageReader`.
+        uint8 tensor, shape (len(rows), C, H, W), for up to 60,000 images that fit in memory; `KeptImages` for more that
+        fit, so that a call takes seconds; otherwise an `ImageReader`.
 
     Raises:
         InputError: an image cannot be decoded, or sizes differ.
     """
     _, height, width = decode_image(encoded[rows[0]], rows[0], name, decoding).shape
     fitting = memory_limit // (3 * height * width)
-    fits = len(rows) <= fitting
-    sample = rows if fits else _spaced(rows, min(_SAMPLE, fitting))
+    is_small = len(rows) <= min(fitting, _DECODED_AT_ONCE)
+    sample = rows if is_small else _spaced(rows, min(_SAMPLE, fitting))
     images, gray = _decode_rows(encoded, sample, (height, width), name, decoding)
-    if not fits:
-        return ImageReader(encoded, rows, (height, width), gray, name, decoding)
+    if not is_small:
+        reader = ImageReader(encoded, rows, (height, width), gray, name, decoding)
+        return KeptImages(reader) if len(rows) <= fitting else reader
     return images[:, :1].clone() if gray else images
 
 

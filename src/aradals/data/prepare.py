@@ -16,7 +16,7 @@ from aradals.checks import ROUNDING
 from aradals.data.examples import Examples
 from aradals.data.find import DataSet
 from aradals.data.formats import Columns, Rows, contiguous_images
-from aradals.data.images import Decoding, ImageReader, describe_images, read_images
+from aradals.data.images import Decoding, ImageReader, KeptImages, describe_images, read_images
 from aradals.data.labels import class_indices
 from aradals.data.scaling import Scaling
 from aradals.errors import InputError
@@ -138,7 +138,7 @@ def _inputs(
     scaling: Scaling | None,
     name: str,
     log: Log,
-) -> tuple[torch.Tensor | ImageReader, dict[str, Any]]:
+) -> tuple[torch.Tensor | ImageReader | KeptImages, dict[str, Any]]:
     """Decode or scale the inputs of the chosen rows, and record how."""
     if not isinstance(rows.inputs, np.ndarray):
         decoding = Decoding(settings.decoding_size, upright=rows.upright)

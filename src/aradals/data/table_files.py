@@ -83,7 +83,7 @@ def open_labeled_images(folder: Path) -> OpenSplits | None:
     """
     files = [file for suffix in ("csv", "tsv", "jsonl") for file in sorted(folder.glob(f"*.{suffix}"))]
     found: dict[str, list[Path]] = {}
-    for file in files if list_images(folder) else []:
+    for file in files if files and list_images(folder) else []:
         with suppress(InputError):  # a file that is not about the images may be of any kind
             if columns_of_files(_csv_table([file])):
                 found.setdefault(split_name(file.stem) if is_split(file.stem) else "all", []).append(file)

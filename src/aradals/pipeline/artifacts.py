@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +31,9 @@ SCHEMA_VERSION = "4"
 """Changes when the meaning of a file changes; part of every stage's inputs, so that old outputs are made again."""
 
 
+_ROWS_PER_GROUP = 2**14
+
+
 def versions() -> dict[str, str]:
     """Collect the versions that determine a number: Python, this package, torch, numpy and lightning."""
     packages = {name: _version(name) for name in ("ar-adals", "torch", "numpy", "lightning")}
@@ -53,8 +56,13 @@ def save_scores(path: Path, scores: ScoreTable, provenance: Mapping[str, str]) -
         scores: the table.
         provenance: model digest, data fingerprint, split and so on, for the metadata.
     """
+    _write_parquet(path, "scores", score_columns(scores), {"attack": scores.attack, **provenance})
+
+
+def score_columns(scores: ScoreTable) -> dict[str, np.ndarray]:
+    """List the columns of the file of a score table."""
     norm = scores.norm.double().numpy()
-    columns = {
+    return {
         "id": scores.ids.numpy(),
         "predicted": scores.predicted.numpy(),
         "score": scores.score.double().numpy(),
@@ -64,7 +72,6 @@ def save_scores(path: Path, scores: ScoreTable, provenance: Mapping[str, str]) -
         "num_forward": scores.num_forward.numpy(),
         "num_backward": scores.num_backward.numpy(),
     }
-    _write_parquet(path, "scores", columns, {"attack": scores.attack, **provenance})
 
 
 def load_scores(path: Path) -> tuple[ScoreTable, dict[str, str]]:
@@ -135,17 +142,21 @@ def _as_csv(table: Any) -> Any:
 
 def save_predictions(path: Path, predictions: Predictions, provenance: Mapping[str, str]) -> None:
     """Write ids, labels, logits (a list column) and, if there are any, scores as parquet."""
+    _write_parquet(path, "predictions", prediction_columns(predictions), provenance)
+
+
+def prediction_columns(predictions: Predictions) -> dict[str, Any]:
+    """List the columns of a file of predictions."""
     pa = load_extra("pyarrow")
     logits = predictions.logits.numpy()
-    flat = pa.array(logits.reshape(-1))
     columns = {
         "id": predictions.ids.numpy(),
         "label": predictions.labels.numpy(),
-        "logits": pa.FixedSizeListArray.from_arrays(flat, logits.shape[1]),
+        "logits": pa.FixedSizeListArray.from_arrays(pa.array(logits.reshape(-1)), logits.shape[1]),
     }
     if predictions.scores is not None:
         columns["score"] = predictions.scores.double().numpy()
-    _write_parquet(path, "predictions", columns, provenance)
+    return columns
 
 
 def load_predictions(path: Path) -> tuple[Predictions, dict[str, str]]:
@@ -189,6 +200,11 @@ def save_calibrator(path: Path, calibrator: Calibrator, examples: Examples, *, r
     calibrator.save(path)
 
 
+def as_arrow(columns: Mapping[str, object], metadata: Mapping[str, str] | None = None) -> Any:
+    """Make an Arrow table with metadata."""
+    return load_extra("pyarrow").table(dict(columns)).replace_schema_metadata(dict(metadata or {}))
+
+
 def _write_parquet(path: Path, kind: str, columns: Mapping[str, object], metadata: Mapping[str, str]) -> None:
     """Write a table that shows any damage: every page has a checksum, and the whole table has a digest.
 
@@ -198,13 +214,91 @@ def _write_parquet(path: Path, kind: str, columns: Mapping[str, object], metadat
         columns: columns by name.
         metadata: metadata by name; ``request`` is also a part of the description.
     """
-    pa, parquet = load_extra("pyarrow"), load_extra("pyarrow.parquet")
-    description = {"kind": kind, **({"request": metadata["request"]} if "request" in metadata else {})}
-    metadata = {**metadata, "schema": SCHEMA_VERSION, "aradals": json.dumps(description)}
-    table = pa.table(dict(columns))
+    parquet = load_extra("pyarrow.parquet")
+    table, metadata = as_arrow(columns), _described(kind, metadata)
     table = table.replace_schema_metadata({**metadata, SEAL: _table_digest(as_arrays(table), metadata)})
     with atomic_path(path) as temporary:
         parquet.write_table(table, temporary, write_page_checksum=True)
+
+
+def merge_parquet(path: Path, kind: str, shards: Sequence[Path], metadata: Mapping[str, str]) -> None:
+    """Write the rows of some parquet files, one after the other, as `_write_parquet` would; memory does not grow.
+
+    Args:
+        path: path of the file.
+        kind: kind of the table.
+        shards: files with the same columns.
+        metadata: metadata by name.
+    """
+    parquet, metadata = load_extra("pyarrow.parquet"), _described(kind, metadata)
+    schema = parquet.read_schema(shards[0])
+    num_rows = sum(parquet.read_metadata(shard).num_rows for shard in shards)
+    columns = ((name, num_rows, (part for shard in shards for part in _parts(shard, name))) for name in schema.names)
+    schema = schema.with_metadata({**metadata, SEAL: _digest(columns, metadata)})
+    with (
+        atomic_path(path) as temporary,
+        parquet.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
+    ):
+        for rows in merged_rows(shards, _ROWS_PER_GROUP):
+            writer.write_table(rows.replace_schema_metadata(schema.metadata))
+
+
+def merged_rows(files: Sequence[Path], size: int) -> Iterator[Any]:
+    """Read parquet files one after the other, as Arrow tables of ``size`` rows; the last one may have fewer."""
+    arrow, parquet = load_extra("pyarrow"), load_extra("pyarrow.parquet")
+    rest = parquet.read_schema(files[0]).empty_table().replace_schema_metadata(None)
+    for path in files:
+        table = parquet.read_table(path, partitioning=None).replace_schema_metadata(None)
+        rest = arrow.concat_tables([rest, table])
+        while len(rest) >= size:
+            yield rest.slice(0, size)
+            rest = rest.slice(size)
+    if len(rest):
+        yield rest
+
+
+def verify_parquet(path: Path) -> dict[str, str]:
+    """Check the digest of a table of this package column by column, so that memory does not grow.
+
+    Returns:
+        The metadata, as `read_parquet` returns them.
+
+    Raises:
+        InputError: the file is missing, not parquet, damaged, or not of this package.
+    """
+    parquet = load_extra("pyarrow.parquet")
+    try:
+        metadata, num_rows = read_metadata(path), parquet.read_metadata(path).num_rows
+        columns = ((name, num_rows, _parts(path, name)) for name in parquet.read_schema(path).names)
+        if metadata.pop(SEAL, None) == _digest(columns, metadata):
+            return metadata
+    except (OSError, load_extra("pyarrow").ArrowException) as error:
+        raise changed(path) from error
+    raise changed(path)
+
+
+def _parts(path: Path, name: str) -> Iterator[np.ndarray]:
+    """Read a column of a parquet file in parts."""
+    arrow, parquet = load_extra("pyarrow"), load_extra("pyarrow.parquet")
+    with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        for batch in file.iter_batches(batch_size=_ROWS_PER_GROUP, columns=[name]):
+            yield as_arrays(arrow.Table.from_batches([batch]))[name]
+
+
+def read_column(path: Path, name: str) -> np.ndarray:
+    """Read a column of a parquet file whose content is known to be intact."""
+    return np.concatenate(list(_parts(path, name)))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the metadata of a parquet file whose content is known to be intact."""
+    return _decoded(load_extra("pyarrow.parquet").read_schema(path).metadata)
+
+
+def _described(kind: str, metadata: Mapping[str, str]) -> dict[str, str]:
+    """Add the kind of a table and the version of its meaning to its metadata."""
+    description = {"kind": kind, **({"request": metadata["request"]} if "request" in metadata else {})}
+    return {**metadata, "schema": SCHEMA_VERSION, "aradals": json.dumps(description)}
 
 
 def read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -232,10 +326,7 @@ def read_parquet(path: Path, required: list[str] | None) -> tuple[dict[str, np.n
                 hint="a file written by `aradals score`",
             )
     columns = as_arrays(table)
-    metadata = {
-        key.decode(errors="replace"): value.decode(errors="replace")
-        for key, value in (table.schema.metadata or {}).items()
-    }
+    metadata = _decoded(table.schema.metadata)
     digest = metadata.pop(SEAL, None)
     if (digest is not None or "aradals" in metadata) and digest != _table_digest(columns, metadata):
         raise changed(path)
@@ -255,11 +346,23 @@ def as_arrays(table: Any) -> dict[str, np.ndarray]:
     return columns
 
 
+def _decoded(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
+    """Decode the metadata of an Arrow schema."""
+    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in (metadata or {}).items()}
+
+
 def _table_digest(columns: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    return _digest(((name, len(values), [values]) for name, values in columns.items()), metadata)
+
+
+def _digest(columns: Iterable[tuple[str, int, Iterable[np.ndarray]]], metadata: Mapping[str, str]) -> str:
+    """Hash a table: its metadata, and each column as a name, a number of rows and the parts of its values."""
     digest = hashlib.sha256(json_text(dict(sorted(metadata.items()))).encode())
-    for name, values in columns.items():
-        # A table of somebody else may contain values that JSON does not have; its digest is wrong in any case.
-        is_plain = values.dtype != object
-        content = values.tobytes() if is_plain else json.dumps(values.tolist(), default=str).encode()
-        digest.update(f"{name} {values.dtype} {values.shape} ".encode() + content)
+    for name, num_rows, parts in columns:
+        for number, values in enumerate(parts):
+            if not number:
+                digest.update(f"{name} {values.dtype} {(num_rows, *values.shape[1:])} ".encode())
+            # A table of somebody else may contain values that JSON does not have; its digest is wrong in any case.
+            is_plain = values.dtype != object
+            digest.update(values.tobytes() if is_plain else json.dumps(values.tolist(), default=str).encode())
     return digest.hexdigest()

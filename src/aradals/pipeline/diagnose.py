@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from aradals.inference.predictions import Predictions
 from aradals.metrics import confidence_threshold
 from aradals.pipeline.artifacts import load_predictions, load_scores, versions
 from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples, match_labels
-from aradals.pipeline.evaluate import measure_predictions, reliability_bins
-from aradals.pipeline.leakage import check_stored, tell_unchecked
+from aradals.pipeline.evaluate import judge_stored, matched, measure_predictions, reliability_bins
+from aradals.pipeline.leakage import tell_unchecked
 from aradals.pipeline.numbering import check_numbering
 from aradals.pipeline.outputs import work_folder
 from aradals.pipeline.predict import prediction_stage
@@ -32,6 +33,7 @@ from aradals.pipeline.score import (
     scoring_record,
     subsets_of,
 )
+from aradals.pipeline.shards import Scored, Sharing
 from aradals.pipeline.shown import class_rows, example_pictures
 from aradals.pipeline.stage import check_versions
 from aradals.results.records import (
@@ -65,6 +67,7 @@ def diagnose(
     seed: int = 0,
     class_names: Sequence[str] | None = None,
     output: str | Path | None = None,
+    sharing: Sharing[Scored] | None = None,
     log: Callable[[str], None] = print,
 ) -> Results:
     """Find out where a classifier's confidence is wrong, without training anything.
@@ -83,6 +86,7 @@ def diagnose(
         class_names: names of the model's classes, which find the classes of the data in the model; default: those in
             its ``config.id2label``.
         output: folder for predictions and scores, from which an interrupted call continues; default: a temporary one.
+        sharing: workers that predict and score a part each; default: this process.
         log: called with each line of progress.
 
     Raises:
@@ -108,10 +112,11 @@ def diagnose(
     if table is None:
         check_differentiable(classifier.model, examples.batch([0])[1])
     with work_folder(output) as folder:
-        paths = prediction_stage(classifier, examples, [CLEAN], folder / "predictions", log=log)
+        shared = matched(sharing)
+        paths = prediction_stage(classifier, examples, [CLEAN], folder / "predictions", sharing=shared, log=log)
         predictions, _ = load_predictions(paths[CLEAN])
         if table is None:
-            table = score_stage(classifier, examples, folder / "scores", settings, log=log)
+            table = score_stage(classifier, examples, folder / "scores", settings, log=log, sharing=shared)
         ranking = scores_of(table, predictions.ids)
         results = diagnose_predictions(
             predictions,
@@ -158,20 +163,8 @@ def diagnose_stored(
     log: Callable[[str], None] = print,
 ) -> Results:
     """Diagnose predictions from a file, see `diagnose_predictions`."""
-    checks = check_stored(given, {})
-    results = diagnose_predictions(
-        given.predictions,
-        name=given.name,
-        data=given.data,
-        scores=scores,
-        num_subsets=num_subsets,
-        class_names=given.class_names,
-        seed=seed,
-        checks=checks,
-    )
-    log(given.taken)
-    tell_unchecked(checks, log)
-    return results
+    measure = partial(diagnose_predictions, given.predictions, scores=scores, num_subsets=num_subsets, seed=seed)
+    return judge_stored(given, measure, {}, log)
 
 
 def diagnose_predictions(

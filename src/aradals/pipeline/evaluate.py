@@ -23,6 +23,7 @@ from aradals.pipeline.outputs import work_folder
 from aradals.pipeline.predict import load_other_data, prediction_stage, stored_predictions
 from aradals.pipeline.prediction_files import StoredPredictions
 from aradals.pipeline.score import scores_of, scoring_record, subsets_of
+from aradals.pipeline.shards import Scored, Sharing
 from aradals.pipeline.shifts import choose_shift
 from aradals.pipeline.shown import class_rows, example_pictures
 from aradals.pipeline.stage import check_versions
@@ -88,6 +89,7 @@ def evaluate(
     ood: str | None = None,
     class_names: Sequence[str] | None = None,
     output: str | Path | None = None,
+    sharing: Sharing[Scored] | None = None,
     log: Callable[[str], None] = print,
 ) -> Results:
     """Evaluate a classifier on clean and on corrupted data, without and with each calibrator.
@@ -106,6 +108,7 @@ def evaluate(
         class_names: names of the model's classes, which find the classes of the data in the model; default: those in
             its ``config.id2label``.
         output: folder for the predictions, from which an interrupted call continues; default: a temporary folder.
+        sharing: workers that predict a part each; default: this process.
         log: called with each line of progress.
 
     Raises:
@@ -148,7 +151,8 @@ def evaluate(
     source = f"{corrupted}, {files_digest(corrupted)}" if corrupted else preset
     with work_folder(output) as folder:
         predicted = partial(prediction_stage, classifier, with_scores=needs_scores, log=log)
-        paths = predicted(examples, conditions, folder / "predictions", shift=shift, source=source)
+        shared = matched(sharing)
+        paths = predicted(examples, conditions, folder / "predictions", shift=shift, source=source, sharing=shared)
         clean, _ = load_predictions(paths[CLEAN])
         results = evaluate_predictions(
             stored_predictions(paths),
@@ -159,7 +163,10 @@ def evaluate(
             num_subsets=num_subsets,
             class_names=classifier.class_names or examples.class_names,
         )
-        others = None if other is None else load_predictions(predicted(other, [CLEAN], folder / "ood")[CLEAN])[0]
+        others = None
+        if other is not None and ood is not None:
+            elsewhere = sharing and replace(sharing, load=partial(_load_other, sharing.load, ood))
+            others, _ = load_predictions(predicted(other, [CLEAN], folder / "ood", sharing=elsewhere)[CLEAN])
         stages = [folder / "predictions", *([] if other is None else [folder / "ood"])]
         checks.append(check_versions(stages))
     told = () if other is None or others is None else tuple(ood_rows(clean, others, fitted, ood=other.name))
@@ -172,6 +179,21 @@ def evaluate(
         out_of_distribution=told,
         config={**results.config, **classifier.origin, "corrupted": corrupted, "preset": preset},
     )
+
+
+def matched(sharing: Sharing[Scored] | None) -> Sharing[Scored] | None:
+    """Make workers give the classes of the data the numbers of the model, see `match_labels`."""
+    return sharing and replace(sharing, load=partial(_load_matched, sharing.load))
+
+
+def _load_matched(load: Callable[[], Scored]) -> Scored:
+    classifier, examples = load()
+    return classifier, match_labels(classifier, examples, lambda line: None)[0]
+
+
+def _load_other(load: Callable[[], Scored], ood: str) -> Scored:
+    classifier, examples = _load_matched(load)
+    return classifier, load_other_data(ood, examples, classifier)[0]
 
 
 def evaluate_stored(
@@ -188,18 +210,26 @@ def evaluate_stored(
     Raises:
         InputError: a calibrator is that of another model, or was fitted on the examples.
     """
+    measure = partial(evaluate_predictions, [(CLEAN, given.predictions)], calibrators=calibrators, compared=compared)
+    return judge_stored(given, partial(measure, scores=scores, num_subsets=num_subsets), calibrators, log)
+
+
+def judge_stored(
+    given: StoredPredictions,
+    measure: Callable[..., Results],
+    calibrators: Mapping[str, Calibrator],
+    log: Callable[[str], None],
+) -> Results:
+    """Measure predictions from a file, and say what could not be checked.
+
+    Args:
+        given: the predictions.
+        measure: function that makes the results, such as `evaluate_predictions` with its first arguments.
+        calibrators: calibrators whose fit must not have used the examples.
+        log: called with each line about the file.
+    """
     checks = check_stored(given, calibrators)
-    results = evaluate_predictions(
-        [(CLEAN, given.predictions)],
-        name=given.name,
-        data=given.data,
-        calibrators=calibrators,
-        scores=scores,
-        num_subsets=num_subsets,
-        class_names=given.class_names,
-        checks=checks,
-        compared=compared,
-    )
+    results = measure(name=given.name, data=given.data, class_names=given.class_names, checks=checks)
     log(given.taken)
     tell_unchecked(checks, log)
     return results

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import repeat, tee
 from pathlib import Path
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from aradals._internal.files import file_name, set_aside
 from aradals._internal.hashes import encode_hashes
+from aradals._internal.json_files import settings_digest
 from aradals.data import Examples, load_data
 from aradals.errors import InputError
 from aradals.inference.accelerate import accelerated
 from aradals.inference.ensemble import pool_predictions
 from aradals.inference.predictions import Predictions, predict
-from aradals.pipeline.artifacts import load_predictions, save_predictions
+from aradals.pipeline.artifacts import SCHEMA_VERSION, as_arrow, load_predictions, merge_parquet, prediction_columns
 from aradals.pipeline.classifier import Classifier, check_training_examples
+from aradals.pipeline.shards import Scored, Sharing, Work, do_shards
 from aradals.pipeline.shifts import Shift, corrupted_batches
 from aradals.pipeline.stage import run_stage
 from aradals.results.records import Check, Condition
-from aradals.robustness.scores import score
+from aradals.robustness.scores import score_batches
+
+_BATCHES_PER_WORKER = 16
 
 
 def prediction_file(condition: Condition) -> str:
@@ -43,10 +48,12 @@ def predict_conditions(
     *,
     with_scores: bool = False,
     shift: Shift = corrupted_batches,
+    sharing: Sharing[Scored] | None = None,
 ) -> None:
-    """Write the predictions under every condition, except those that exist already, by one pass for each.
+    """Write the predictions under every condition, except those that exist already.
 
-    The caller makes sure that existing predictions are those of this model and these examples.
+    The caller makes sure that existing predictions are those of this model and these examples. Batches are finished in
+    a hidden folder beside the files, see `do_shards`.
 
     Args:
         classifier: the model. A copy with folded batch norm predicts, which is faster and the same up to rounding.
@@ -54,6 +61,7 @@ def predict_conditions(
         paths: paths of the files by condition.
         with_scores: also compute the model's first-order margins, which some calibrators need.
         shift: source of the corrupted examples.
+        sharing: workers that do a part each; default: this process.
     """
     provenance = {
         "model_digest": classifier.digest,
@@ -62,14 +70,57 @@ def predict_conditions(
         "data_fingerprint": examples.fingerprint,
         "example_hashes": encode_hashes(examples.hashes),
     }
-    fast = accelerated(classifier.model, examples.batch([0])[1])
-    for condition, path in tqdm(paths.items(), unit="condition", disable=None, leave=False):
-        if not _is_predicted(path, provenance):
-            predictions = predict(fast, shift(examples, condition))
-            if with_scores:
-                table = score(classifier.model, shift(examples, condition), "first_order_margin")
+    first, *_ = paths.values()
+    work = Predicting(
+        tuple(paths),
+        shift,
+        with_scores,
+        num_examples=len(examples),
+        batch_size=examples.batches().batch_size or 1,
+        num_files=len(paths),
+        batches_per_worker=_BATCHES_PER_WORKER,
+        done=frozenset(file for file, path in enumerate(paths.values()) if _is_predicted(path, provenance)),
+    )
+    request = settings_digest([provenance, work.conditions, with_scores, SCHEMA_VERSION])
+    done = do_shards(work, (classifier, examples), first.with_name(f".{first.name}.shards"), request, sharing)
+    for file, path in enumerate(paths.values()):
+        if file not in work.done:
+            merge_parquet(path, "predictions", done.of_file(work, file), provenance)
+    done.remove()
+
+
+@dataclass(frozen=True)
+class Predicting(Work[Scored]):
+    """Predictions under several conditions, a file each.
+
+    Attributes:
+        conditions: the conditions.
+        shift: source of the corrupted examples.
+        with_scores: also compute first-order margins.
+    """
+
+    conditions: tuple[Condition, ...]
+    shift: Shift
+    with_scores: bool
+
+    def identity(self, loaded: Scored, rows: range) -> dict[str, str]:
+        """Describe the model and these examples."""
+        classifier, examples = loaded
+        if self.num_files > 1:
+            _ = examples.hashes  # of all examples once, because every condition has the same
+        return {"model_digest": classifier.digest, "data_fingerprint": examples.select(rows).fingerprint}
+
+    def tables(self, loaded: Scored, file: int, rows: range) -> Iterator[Any]:
+        """Predict batch by batch."""
+        classifier, examples = loaded
+        fast = accelerated(classifier.model, examples.batch([0])[1])
+        batches, again = tee(self.shift(examples.select(rows), self.conditions[file]))
+        margins = score_batches(classifier.model, again, "first_order_margin") if self.with_scores else repeat(None)
+        for batch, table in zip(batches, margins, strict=self.with_scores):
+            predictions = predict(fast, [batch])
+            if table is not None:
                 predictions = replace(predictions, scores=table.for_ids(predictions.ids).score)
-            save_predictions(path, predictions, provenance)
+            yield as_arrow(prediction_columns(predictions))
 
 
 def _is_predicted(path: Path, provenance: Mapping[str, str]) -> bool:
@@ -102,6 +153,7 @@ def prediction_stage(
     with_scores: bool = False,
     shift: Shift = corrupted_batches,
     source: str | None = None,
+    sharing: Sharing[Scored] | None = None,
     log: Callable[[str], None] = print,
 ) -> dict[Condition, Path]:
     """Predict under every condition, in a separate stage, which continues after an interruption.
@@ -114,6 +166,7 @@ def prediction_stage(
         with_scores: also compute first-order margins.
         shift: source of the corrupted examples.
         source: name of ``shift`` in the record of the stage's inputs.
+        sharing: workers that do a part each; default: this process.
         log: called with each line of progress.
 
     Returns:
@@ -130,7 +183,7 @@ def prediction_stage(
     }
 
     def make(_: Path) -> None:
-        predict_conditions(classifier, examples, paths, with_scores=with_scores, shift=shift)
+        predict_conditions(classifier, examples, paths, with_scores=with_scores, shift=shift, sharing=sharing)
 
     outputs = [path.name for path in paths.values()]
     run_stage(folder, inputs, outputs, make, lambda line: log(f"predictions: {line}"), probe=classifier.probe)

@@ -12,7 +12,7 @@ from aradals.inference.predictions import Batch
 from aradals.results.records import CLEAN, Condition
 
 Shift = Callable[[Examples, Condition], Iterable[Batch]]
-"""A function from a condition to batches of examples; ids and labels are those of the clean examples."""
+"""A function from a condition to examples in batches like those of the clean ones, with the same ids and labels."""
 
 
 def corrupted_batches(examples: Examples, condition: Condition, *, preset: str | None = None) -> Iterator[Batch]:
@@ -37,7 +37,7 @@ def published_batches(examples: Examples, condition: Condition, *, data: str) ->
         data: see `aradals.data.load_condition`, which raises an error if the two do not fit.
     """
     clean = condition == CLEAN
-    return (examples if clean else load_condition(data, *condition, examples)).batches()
+    return (examples if clean else load_condition(data, *condition, examples)).batches(examples.batches().batch_size)
 
 
 def choose_conditions(

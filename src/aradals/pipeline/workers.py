@@ -40,12 +40,14 @@ class Workers:
     Attributes:
         executor: executor of `concurrent.futures`.
         number: largest number of tasks that are handed out at once.
+        cores: number of tasks that are done at the same time.
         threads: number of torch's threads in each worker; None leaves the number as it is.
         lost: errors of a future whose worker has died.
     """
 
     executor: Executor
     number: int = 1
+    cores: int = 1
     threads: int | None = None
     lost: tuple[type[BaseException], ...] = (BrokenExecutor,)
 
@@ -77,6 +79,7 @@ def open_workers(
     devices: int = 1,
     threads: int | None = None,
     log: Log = print,
+    prepare: Callable[[], None] | None = None,
 ) -> Iterator[Workers]:
     """Start workers, and stop them after the block.
 
@@ -88,14 +91,17 @@ def open_workers(
         devices: number of GPUs or cores that each process uses instead of one.
         threads: number of torch's threads in each worker.
         log: called in the workers with each warning. Another process needs a function that can be pickled.
+        prepare: function that a process calls as soon as it has started, such as one that imports what its tasks need.
 
     Raises:
         InputError: the number is not positive, or no scheduler answers.
         MissingExtraError: the extra ``distributed`` is missing.
     """
     if isinstance(spec, str) and spec.startswith("dask:"):
-        with _dask_client(spec.removeprefix("dask:")) as (executor, lost):
-            yield Workers(executor, sys.maxsize, threads, lost)
+        with _dask_client(spec.removeprefix("dask:")) as (client, lost):
+            cores = max(1, sum(client.nthreads().values()))
+            # Dask itself tries a task again if its worker dies.
+            yield Workers(client.get_executor(pure=False), sys.maxsize, cores, threads, lost)
         return
     gpus = _grouped(_gpus(device), devices)
     number = min(_number_of(spec) or len(gpus) or max(1, _num_cores() // devices), most)
@@ -103,7 +109,9 @@ def open_workers(
         yield Workers(ThisProcess(), threads=threads)
         return
     with _Processes(number, gpus, log) as executor:
-        yield Workers(executor, number, threads)
+        if prepare is not None:
+            executor.start(prepare)
+        yield Workers(executor, number, number, threads)
 
 
 def open_processes(number: int, log: Log) -> AbstractContextManager[Executor]:
@@ -148,7 +156,7 @@ def _gpus(device: str) -> list[str]:
 
 
 @contextmanager
-def _dask_client(address: str) -> Iterator[tuple[Executor, tuple[type[BaseException], ...]]]:
+def _dask_client(address: str) -> Iterator[tuple[Any, tuple[type[BaseException], ...]]]:
     distributed = load_extra("distributed")
     try:
         client = distributed.Client(address)
@@ -159,8 +167,7 @@ def _dask_client(address: str) -> Iterator[tuple[Executor, tuple[type[BaseExcept
             hint="dask:tcp://HOST:8786, the address that the scheduler prints at its start",
         ) from error
     with client:
-        # Dask itself tries a task again if its worker dies.
-        yield client.get_executor(pure=False), (distributed.scheduler.KilledWorker,)
+        yield client, (distributed.scheduler.KilledWorker,)
 
 
 class ThisProcess(Executor):
@@ -184,10 +191,16 @@ class _Processes(Executor):
         self._threads = ThreadPoolExecutor(number, initializer=_block_signals)
         self._places = itertools.count()
         self._own = threading.local()
-        self._started = ExitStack()
+        self._started: ExitStack | None = ExitStack()
+        self._starting = threading.Lock()
         # The processes that remove the semaphores of a killed study inherit this, and then do not report it.
         sys.warnoptions.append(_QUIET)
         self._started.callback(sys.warnoptions.remove, _QUIET)
+
+    def start(self, prepare: Callable[[], None]) -> None:
+        """Start all processes now, while this process prepares their tasks."""
+        for _ in range(self._number):
+            self._threads.submit(self._in_process, prepare)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
         return self._threads.submit(self._in_process, function, *args, **options)
@@ -207,19 +220,22 @@ class _Processes(Executor):
         settings = {_NUM_SHARING: str(self._number * _num_sharing())}
         if self._gpus:
             settings["CUDA_VISIBLE_DEVICES"] = self._gpus[place % len(self._gpus)]
-        process = load_extra("loky").ProcessPoolExecutor(
-            1,
-            env=settings,
-            initializer=_begin_worker,
-            initargs=(os.getpid(), self._log),
-        )
-        self._started.callback(partial(process.shutdown, kill_workers=True))
+        with self._starting:
+            if self._started is None:
+                raise BrokenExecutor("all work has ended")
+            process = load_extra("loky").ProcessPoolExecutor(
+                1, env=settings, initializer=_begin_worker, initargs=(os.getpid(), self._log)
+            )
+            self._started.callback(partial(process.shutdown, kill_workers=True))
         return process
 
     def __exit__(self, *error: object) -> None:
         """End the processes at once, because every task can be continued."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._started.close()
+        with self._starting:
+            started, self._started = self._started, None
+        if started is not None:
+            started.close()
         self._threads.shutdown()
 
 
@@ -244,6 +260,7 @@ def _begin_worker(parent: int, log: Log) -> None:
         os._exit(1)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["TQDM_DISABLE"] = "1"  # the parent shows one bar for all workers
     # The lock that tqdm makes by default belongs to several processes, and would outlive a killed one.
     load_extra("tqdm").tqdm.set_lock(threading.RLock())
     warnings.showwarning = show

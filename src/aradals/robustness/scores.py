@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, fields, replace
@@ -159,10 +160,10 @@ def score(
         bf16: attack a copy of the model that computes in bfloat16. This is faster on some hardware, and less precise:
             up to 1 example in 10 moves to a neighboring decile of the ranking.
         starts: examples, shape (M, ...), that the search for examples of other classes starts from, if the attack has
-            such a search. By default, 128 random examples of a tensor or of the data set of a ``DataLoader``, or the
-            first 128 of other batches. The default attack uses them only if they find clearly nearer boundaries for
-            more than 5 % of 32 of them, as on networks with flat regions; the description of the attack says so. Give
-            the same examples to calls that score splits to be compared, or parts of one data set.
+            such a search. By default, a random quarter (from 32 to 128) of a tensor or of the data set of a
+            ``DataLoader``, or the first 128 of other batches. The default attack uses them only if they find clearly
+            nearer boundaries for more than 5 % of 32 of them, as on networks with flat regions; the description of the
+            attack says so. Give the same examples to calls that score splits to be compared, or parts of one data set.
         progress: show a bar on stderr, with the rate and the remaining time (needs tqdm).
         **attack_args: arguments of the attack.
 
@@ -297,27 +298,50 @@ def merge_tables(tables: Sequence[ScoreTable]) -> ScoreTable:
     Raises:
         InputError: the tables are by several attacks, so that their scores are not comparable.
     """
-    if len(attacks := sorted({table.attack for table in tables})) > 1:
-        raise InputError(
-            expected="one attack for all parts of a table",
-            got="; ".join(attacks),
-            hint="--attack-args '{num_starts: 6}', which decides for all parts",
-        )
+    attack = one_attack([table.attack for table in tables])
     columns: dict[str, Any] = {name: torch.cat([getattr(table, name) for table in tables]) for name in _COLUMNS}
     ids, order = columns["ids"].sort(stable=True)
     first = torch.ones_like(ids, dtype=torch.bool)
     first[1:] = ids[1:] != ids[:-1]
     kept = order[first]
-    return ScoreTable(**{name: column[kept] for name, column in columns.items()}, attack=tables[0].attack)
+    return ScoreTable(**{name: column[kept] for name, column in columns.items()}, attack=attack)
 
 
-def with_progress(tables: Iterable[ScoreTable], total: int | None, *, position: int = 0) -> Iterator[ScoreTable]:
-    """Pass on the tables, and show a bar on stderr: live on a terminal, one line every half minute in a log file.
+def one_attack(attacks: Iterable[str]) -> str:
+    """Return the attack of all parts of a table.
+
+    Raises:
+        InputError: the parts are by several attacks, so that their scores are not comparable.
+    """
+    attack, *others = sorted(set(attacks))
+    if others:
+        raise InputError(
+            expected="one attack for all parts of a table",
+            got="; ".join([attack, *others]),
+            hint="--attack-args '{num_starts: 3}', which decides for all parts",
+        )
+    return attack
+
+
+def with_progress(tables: Iterable[ScoreTable], total: int | None) -> Iterator[ScoreTable]:
+    """Pass on the tables that `score_batches` yields, and show a bar, see `progress_bar`.
 
     Args:
-        tables: the tables that `score_batches` yields.
+        tables: the tables.
         total: number of examples, if known.
-        position: line of the bar, if several processes show bars.
+    """
+    with progress_bar(total) as bar:
+        for table in tables:
+            yield table
+            bar.update(len(table))
+
+
+def progress_bar(total: int | None, *, unit: str = "img") -> Any:
+    """Make a bar on stderr: live on a terminal, one line every half minute in a log file; none if TQDM_DISABLE is set.
+
+    Args:
+        total: number of units, if known.
+        unit: what the bar counts.
 
     Raises:
         MissingExtraError: tqdm is not installed.
@@ -326,10 +350,10 @@ def with_progress(tables: Iterable[ScoreTable], total: int | None, *, position: 
         from tqdm import tqdm
     on_terminal = sys.stderr.isatty()
     pause = 0.1 if on_terminal else _LOG_SECONDS
-    bar = tqdm(
+    return tqdm(
         total=total,
-        position=position,
-        unit="img",
+        disable="TQDM_DISABLE" in os.environ,
+        unit=unit,
         leave=False,
         file=sys.stderr,
         ascii=not on_terminal,
@@ -337,10 +361,6 @@ def with_progress(tables: Iterable[ScoreTable], total: int | None, *, position: 
         maxinterval=max(10.0, pause),
         delay=0 if on_terminal else pause,  # short work leaves no trace in a log
     )
-    with bar:
-        for table in tables:
-            yield table
-            bar.update(len(table))
 
 
 def check_differentiable(model: nn.Module, inputs: Tensor) -> None:

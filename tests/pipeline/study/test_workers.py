@@ -7,6 +7,8 @@ import signal
 import sys
 import time
 from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from small_study import ADAPTIVE, VANILLA, save_digits, small_config
 from aradals.errors import InputError
 from aradals.pipeline.config import AdaptiveTargets, MethodConfig, RankedSubsets, StudyConfig
 from aradals.pipeline.study import plan, run_study
-from aradals.pipeline.study.execute import Outcome, RemainingTime, do_tasks
+from aradals.pipeline.study.execute import Order, Outcome, RemainingTime, do_tasks
 from aradals.pipeline.study.tasks import Evaluate, Predict, Score, Task, Train, goals
 from aradals.pipeline.study.workspace import Workspace
 from aradals.pipeline.workers import ThisProcess, Workers, open_workers
@@ -134,6 +136,61 @@ def test_one_worker_keeps_the_order_of_the_plan(tmp_path: Path) -> None:
     config = study_of(tmp_path, seeds=[0, 1])
     outcomes = list(do_tasks(goals(config), Workspace(tmp_path, "cpu", ignore), Workers(Recorder())))
     assert done == [task.folder for task in plan(config)] == [task.folder for task, _ in outcomes]
+
+
+def handed_out(config: StudyConfig, cores: int) -> list[Task]:
+    """The order of the tasks if workers do one after the other."""
+    waiting, found = {task.digest: task for task in plan(config)}, list[Task]()
+    order = Order(list(waiting.values()), cores)
+    while task := order.next(waiting, {each.digest for each in found}):
+        found.append(waiting.pop(task.digest))
+    assert not waiting
+    return found
+
+
+def test_a_long_chain_comes_first_near_the_end(tmp_path: Path) -> None:
+    config = study_of(tmp_path, seeds=[0, 1, 2, 3])
+    tasks = plan(config)
+    found = handed_out(config, 2)
+    first = len(tasks) // 4
+    assert found[:first] == tasks[:first]
+    assert found != tasks
+    chains = Order(tasks, 2).chains
+    vanilla = next(task for task in tasks if task.folder == "seed-3/vanilla/train")
+    # train, score two splits (one of them decides), train, evaluate, and two short tasks
+    assert chains[vanilla.digest] == pytest.approx(4 + 2 + 4 + 0.2 + 0.2 + 1)
+    assert handed_out(config, 1) == tasks
+    many = [type(task) for task in handed_out(config, 100)]
+    assert many[:4] == [Train] * 4  # every seed has a chain that is longer than the share of a core
+
+
+def test_processes_start_before_their_first_task(tmp_path: Path) -> None:
+    mark = partial(Path.touch, tmp_path / "mark")
+    with open_workers(2, most=2, device="cpu", threads=1, log=ignore, prepare=mark):
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "mark").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_work_may_end_while_processes_start() -> None:
+    before = set(psutil.Process().children(recursive=True))
+    with open_workers(2, most=2, device="cpu", threads=1, log=ignore, prepare=ignore_nothing):
+        pass
+    deadline = time.monotonic() + 60
+    while [each for each in set(psutil.Process().children(recursive=True)) - before if "LokyProcess" in name_of(each)]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def ignore_nothing() -> None:
+    """Do nothing; a function that can be pickled."""
+
+
+def name_of(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
 
 
 def test_tasks_that_need_a_failed_task_have_its_failure(tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
 from aradals.errors import InputError, OutputError
-from aradals.pipeline.study.tasks import Task, in_order
+from aradals.pipeline.study.tasks import Evaluate, Score, Task, Train, in_order
 from aradals.pipeline.study.work import run_task
 from aradals.pipeline.study.workspace import Workspace
 from aradals.pipeline.workers import MAX_DEATHS, Workers, died_too_often, torch_threads
@@ -40,7 +40,7 @@ def do_tasks(goals: Sequence[Task], space: Workspace, workers: Workers) -> Itera
     A task whose worker dies is tried again, at most three times in all.
 
     Args:
-        goals: the tasks. The first ones are handed out first.
+        goals: the tasks, which are handed out in this order, see `Order`.
         space: the folder of the study.
         workers: workers that can read and write this folder.
 
@@ -53,13 +53,13 @@ def do_tasks(goals: Sequence[Task], space: Workspace, workers: Workers) -> Itera
     """
     waiting = {task.digest: task for task in in_order(goals)}
     needed_for = {goal.digest: {task.digest for task in in_order([goal])} for goal in goals}
+    order = Order(list(waiting.values()), workers.cores)
     running: dict[Future[Outcome], Task] = {}
     done: set[str] = set()
     deaths: Counter[str] = Counter()
     while waiting or running:
-        for digest, task in list(waiting.items()):
-            if len(running) < workers.number and all(each.digest in done for each in task.needs):
-                running[workers.executor.submit(_do, task.record, space, workers.threads)] = waiting.pop(digest)
+        while len(running) < workers.number and (task := order.next(waiting, done)):
+            running[workers.executor.submit(_do, task.record, space, workers.threads)] = waiting.pop(task.digest)
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             task = running.pop(future)
             if isinstance(error := future.exception(), workers.lost):
@@ -78,6 +78,52 @@ def do_tasks(goals: Sequence[Task], space: Workspace, workers: Workers) -> Itera
                 needed = set().union(*needed_for.values())
                 for digest in [each for each in waiting if each not in needed]:
                     yield waiting.pop(digest), Outcome(outcome.failure)
+
+
+_SECONDS: dict[type[Task], float] = {Train: 4.0, Score: 2.0, Evaluate: 1.0}
+"""Typical times of tasks, as multiples of each other; all other tasks are short."""
+
+_SLACK = 2.0
+
+
+class Order:
+    """The order in which tasks are handed out.
+
+    This is the order of the plan, so that the first runs are finished early. But a task comes first if the chain of
+    tasks that begins with it would take more than half of the time that is left, because all workers would have to wait
+    for this chain at the end.
+    """
+
+    def __init__(self, tasks: Sequence[Task], cores: int) -> None:
+        self._cores = cores
+        self.chains = longest_chains(tasks, {task.digest: _seconds(task) for task in tasks})
+
+    def next(self, waiting: Mapping[str, Task], done: Collection[str]) -> Task | None:
+        """Choose one of the waiting tasks whose inputs exist; None if there is no such task."""
+        ready = [task for task in waiting.values() if all(each.digest in done for each in task.needs)]
+        if not ready or self._cores == 1:
+            return next(iter(ready), None)
+        urgent = max(ready, key=lambda task: self.chains[task.digest])
+        time_left = sum(map(_seconds, waiting.values())) / self._cores
+        return urgent if _SLACK * self.chains[urgent.digest] >= time_left else ready[0]
+
+
+def longest_chains(tasks: Sequence[Task], seconds: Mapping[str, float]) -> dict[str, float]:
+    """Sum the seconds of the longest chain of tasks that begins with each task, which all other workers cannot shorten.
+
+    Args:
+        tasks: tasks, each after the tasks that it needs.
+        seconds: time of each task by its digest.
+    """
+    chains = {task.digest: seconds[task.digest] for task in tasks}
+    for task in reversed(tasks):
+        for need in task.needs:
+            chains[need.digest] = max(chains[need.digest], seconds[need.digest] + chains[task.digest])
+    return chains
+
+
+def _seconds(task: Task) -> float:
+    return _SECONDS.get(type(task), 0.2)
 
 
 class RemainingTime:

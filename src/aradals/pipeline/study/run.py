@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -32,6 +33,7 @@ from aradals.pipeline.study.execute import ALONE, RemainingTime, do_tasks
 from aradals.pipeline.study.finished import FinishedRun, read_run
 from aradals.pipeline.study.tasks import Evaluate, SeedPlan, Task, goals, in_order
 from aradals.pipeline.study.trial import try_seed, try_study
+from aradals.pipeline.study.work import prepare
 from aradals.pipeline.study.workspace import Log, Workspace
 from aradals.pipeline.workers import ThisProcess, Workers, open_workers
 from aradals.results.aggregate import means
@@ -39,6 +41,7 @@ from aradals.results.compare import compare_methods
 from aradals.results.failed import describe_failed
 from aradals.results.files import save_studies, table_rows
 from aradals.results.records import Cost, DataSummary, FailedRun, Method, Results, Stability, Variant, measure_of
+from aradals.robustness.scores import progress_bar
 
 OUTPUTS = ("results.json", "table.parquet", "table.csv", "means.parquet", "means.csv")
 """Files that a study writes into its folder, beside the folders of its stages."""
@@ -154,7 +157,13 @@ def run_studies(
     with output_folder(output, OUTPUTS, kinds=KINDS, inputs=inputs, overwrite=overwrite, log=log), ALONE:
         most = len(config.runs) * len(config.seeds)
         with open_workers(
-            workers, most=most, device=device, devices=config.training.devices, threads=threads, log=log
+            workers,
+            most=most,
+            device=device,
+            devices=config.training.devices,
+            threads=threads,
+            log=log,
+            prepare=prepare,
         ) as opened:
             return _run_all(config, _workspace(output, device, log), config.titled(name or output.name), opened)
 
@@ -292,8 +301,8 @@ def _run_one(config: StudyConfig, space: Workspace, name: str, workers: Workers)
     runs = goals(config)
     finished: dict[str, FinishedRun] = {}
     failed: dict[str, FailedRun] = {}
-    remaining = RemainingTime(runs, workers.number)
-    for task, outcome in do_tasks(runs, space, workers):
+    remaining = RemainingTime(runs, workers.cores)
+    for task, outcome in shown(do_tasks(runs, space, workers), len(in_order(runs))):
         remaining.count(task, outcome)
         if not isinstance(task, Evaluate):
             continue
@@ -312,6 +321,17 @@ def _run_one(config: StudyConfig, space: Workspace, name: str, workers: Workers)
         results.save(space.folder / "results.json")
         save_tables([results], space.folder)
     return results
+
+
+def shown(done: Iterable[T], total: int) -> Iterator[T]:
+    """Show a bar of all tasks on a terminal; in a log file, the line of each finished run has the time left."""
+    if not sys.stderr.isatty():
+        yield from done
+        return
+    with progress_bar(total, unit="task") as bar:
+        for each in done:
+            bar.update()
+            yield each
 
 
 def _with_named_corruptions(config: StudyConfig, space: Workspace) -> StudyConfig:

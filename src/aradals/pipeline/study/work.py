@@ -88,6 +88,11 @@ def run_task(record: Mapping[str, Any], space: Workspace) -> None:
             evaluate(task, space)
 
 
+def prepare() -> None:
+    """Import what a training needs, which takes seconds."""
+    import aradals.pipeline.train  # noqa: F401
+
+
 def train(task: Train, space: Workspace) -> None:
     """Train one model, or several in step."""
     materials = space.materials(task.source)

@@ -16,8 +16,8 @@ from aradals.pipeline.config import Precision
 def choose_precision(wanted: Literal["auto"] | Precision, device: str) -> Precision:
     """Choose the precision of a training: "auto" is bf16-mixed on GPUs with bfloat16 units, and 32-true elsewhere.
 
-    The hardware decides, not a measured time, so that the choice is the same in every run on a machine. A CPU always
-    computes in float32, because bfloat16 takes several times as long on many CPUs, also on some that have it.
+    The hardware decides, not a measured time, so that the choice is the same in every run on a machine. A CPU computes
+    in float32, because bfloat16 takes several times as long on many CPUs.
     """
     if wanted != "auto":
         return wanted
