@@ -103,7 +103,8 @@ def test_export(name: str, model: nn.Module) -> None:
     assert exported.module()(inputs).detach().numpy() == pytest.approx(combined(inputs).detach().numpy(), abs=1e-6)
 
 
-@pytest.mark.parametrize("name", EXPORTABLE)
+# onnxruntime has no error function in double precision.
+@pytest.mark.parametrize("name", [name for name in EXPORTABLE if name != "consistency"])
 def test_onnx(name: str, model: nn.Module, tmp_path: Path) -> None:
     calibrator, (_, inputs, _) = fitted(name, model), examples(model, seed=1)
     logits = model(inputs).detach()

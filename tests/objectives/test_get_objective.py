@@ -20,11 +20,14 @@ def problem() -> tuple[nn.Module, Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_every_objective_trains_a_linear_model(name: str) -> None:
-    """On classes that a line separates, and with targets that keep the order of the classes."""
+    """On classes that a line separates, and with targets that keep the order of the classes.
+
+    The line needs a steeper margin than CalMO's default flatness allows in two dimensions.
+    """
     torch.manual_seed(0)
     inputs = torch.rand(64, 2)
     labels = (inputs[:, 0] > inputs[:, 1]).long()
-    model, objective = nn.Linear(2, 2), get_objective(name)
+    model, objective = nn.Linear(2, 2), get_objective(name, **({"flatness": 1e-4} if name == "calmo" else {}))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     for _ in range(60):
         loss, logits = objective(model, inputs, labels)
@@ -51,7 +54,7 @@ def test_settings_reach_the_loss() -> None:
 
 def test_which_can_be_smoothed() -> None:
     smoothed = {name for name in OBJECTIVES if takes_target_prob(get_objective(name))}
-    assert smoothed == {"cross_entropy", "mixup", "ccat"}
+    assert smoothed == {"cross_entropy", "mixup", "ccat", "logit_norm"}
 
 
 def test_choosing_draws_no_random_numbers() -> None:
@@ -66,13 +69,23 @@ def test_choosing_draws_no_random_numbers() -> None:
 @pytest.mark.parametrize(
     ("name", "args", "message"),
     [
-        ("mixpu", {}, r"cross_entropy, mixup, ccat, focal, margin_smoothing, path.*got 'mixpu'; try mixup$"),
+        (
+            "mixpu",
+            {},
+            r"cross_entropy, mixup, ccat, focal, margin_smoothing, .*path.*got 'mixpu'; try mixup$",
+        ),
         ("mixup", {"alhpa": 1}, "the settings of mixup: alpha, got alhpa; try alpha$"),
         ("cross_entropy", {"alpha": 1}, "no settings for cross_entropy, got alpha"),
         ("ccat", {"target_prob": 0.5}, "got target_prob"),
         ("mixup", {"alpha": -1}, "alpha >= 0, got alpha=-1"),
         ("mixup", {"alpha": "much"}, "settings that mixup accepts"),
         ("ccat", {"radius": -1}, "radius > 0"),
+        ("logit_norm", {"temperature": 0}, "temperature > 0"),
+        ("sample_focal", {"gamma_low": -1}, "gamma >= 0"),
+        ("sample_focal", {"threshold": 2}, "threshold from 0 to 1"),
+        ("dual_focal", {"gamma": 0}, "gamma > 0"),
+        ("calmo", {"flatness": -1}, "flatness from 0"),
+        ("calmo", {"steps": 0}, "steps > 0"),
         ("ccat", {"norm_order": 1}, "norm_order 2 or inf"),
         ("ccat", {"norm_order": "one"}, "settings that ccat accepts"),
         ("ccat", {"steps": 2.5}, "settings that ccat accepts"),

@@ -14,7 +14,11 @@ from aradals.calibration.base import Calibrator, Origin, bad_state
 from aradals.calibration.batch_temperature import BatchTemperature, RunningBatch
 from aradals.calibration.calibrated_model import CalibratedModel, scores_for
 from aradals.calibration.conditional import ConditionalTemperature
+from aradals.calibration.consistency import ConsistencyCalibration
+from aradals.calibration.ensemble_temperature import EnsembleTemperatureScaling
 from aradals.calibration.one_versus_rest import HistogramBinning, IsotonicCalibration
+from aradals.calibration.pnorm import PNormScaling
+from aradals.calibration.smart import SmartTemperature
 from aradals.calibration.temperature import TemperatureScaling
 from aradals.calibration.vector import VectorScaling
 from aradals.errors import InputError
@@ -28,6 +32,10 @@ CALIBRATORS: Registry[Callable[..., Calibrator]] = Registry(
         "histogram": HistogramBinning,
         "margin_temperature": partial(ConditionalTemperature, score="logit_margin"),
         "robustness_temperature": partial(ConditionalTemperature, score="first_order_margin"),
+        "ensemble_temperature": EnsembleTemperatureScaling,
+        "smart_temperature": SmartTemperature,
+        "consistency": ConsistencyCalibration,
+        "pnorm": PNormScaling,
         "batch_temperature": BatchTemperature,
     },
     only_ours=True,  # code that only the file of a calibrator names is not run
@@ -91,10 +99,14 @@ __all__ = [
     "CalibratedModel",
     "Calibrator",
     "ConditionalTemperature",
+    "ConsistencyCalibration",
+    "EnsembleTemperatureScaling",
     "HistogramBinning",
     "IsotonicCalibration",
     "Origin",
+    "PNormScaling",
     "RunningBatch",
+    "SmartTemperature",
     "TemperatureScaling",
     "VectorScaling",
     "calibrator_from_dict",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aradals.calibration.base import Calibrator, bad_state, quantiles, read_state, zero_masked
 from aradals.calibration.interpolation import interpolate
-from aradals.calibration.newton import minimize_convex
+from aradals.calibration.newton import Face, minimize_convex, step_over_faces
 from aradals.calibration.temperature import best_temperature, find_problem, relative_logits
 from aradals.errors import InputError
 from aradals.inference.gradients import class_margin
@@ -45,6 +45,9 @@ class ConditionalTemperature(Calibrator):
     plain temperature scaling. d is the smallest of 0, 1, 2, 3 whose cross-validated NLL (5 folds) is within one
     standard error of the best. The order of the classes does not change, and so the accuracy does not change.
 
+    Two methods are close: `SmartTemperature` computes the temperature from the logit margin by a network that need not
+    be monotone. QaTS has a monotone temperature of the quantile of the confidence.
+
     Args:
         score: ``logit_margin`` is computed from the logits: ``scores`` are ignored, and the map needs only a forward
             pass, so that exporters accept it. ``first_order_margin`` must be given as ``scores``, by
@@ -54,6 +57,11 @@ class ConditionalTemperature(Calibrator):
 
     Raises:
         InputError: ``score`` is another name, or ``num_degrees`` is not 0, 1, 2 or 3.
+
+    References:
+        Guo, Tao, Luo, Dong and Xu, Sample margin-aware recalibration of temperature scaling, ICML 2026,
+        arXiv:2506.23492. Chakraborty, Fillioux, Ben Ayed and Dolz, Quantile-adaptive temperature scaling for confidence
+        calibration, 2026, arXiv:2606.21749.
     """
 
     _temperatures: Tensor
@@ -246,29 +254,18 @@ def fit_temperatures(logits: Tensor, labels: Tensor, levels: Tensor, single: flo
 def rising_step(point: Tensor, gradient: Tensor, hessian: Tensor) -> Tensor:
     """Find the step to the exact minimum of a quadratic over 1/100 <= v_0 <= v_1 <= ... <= v_d <= 100.
 
-    The minimum is the lowest of the minima over the faces of this set. On each face, some neighbors of the chain are
-    tied. d is so small that all faces can be tried.
+    On each face of this set, some neighbors of the chain are tied. d is so small that all faces can be tried.
 
     Args:
         point: v, the point where the quadratic has this gradient, float64, shape (d + 1,).
         gradient: shape (d + 1,).
-        hessian: shape (d + 1, d + 1); a tiny multiple of the identity is added, because the matrix may be singular.
+        hessian: shape (d + 1, d + 1).
     """
-    v, g, h = point.cpu(), gradient.cpu(), hessian.cpu()
-    h = h + (1e-10 * h.diagonal().mean() + 1e-30) * torch.eye(len(v), dtype=v.dtype)
-    best, lowest = torch.zeros_like(v), 0.0
-    for corner, directions in _faces(len(v)):
-        to_corner = corner - v
-        along = torch.linalg.solve(directions.T @ h @ directions, -directions.T @ (g + h @ to_corner))
-        step = to_corner + directions @ along
-        value = float(step @ g + step @ h @ step / 2)
-        if value < lowest and _is_allowed(v + step):
-            best, lowest = step, value
-    return best.to(point)
+    return step_over_faces(point, gradient, hessian, _faces(len(point)), _is_allowed)
 
 
 @lru_cache
-def _faces(size: int) -> list[tuple[Tensor, Tensor]]:
+def _faces(size: int) -> list[Face]:
     """List the faces of 1/100 <= v_0 <= ... <= v_d <= 100: each has a point and the directions (columns) that span it.
 
     On a face some neighbors of this chain are tied, so that it consists of blocks. The outer two are at the bounds.

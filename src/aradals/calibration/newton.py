@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 Hessian = TypeVar("Hessian")
@@ -15,6 +16,9 @@ Loss = Callable[[Tensor], tuple[Tensor, Tensor, Hessian]]
 
 Step = Callable[[Tensor, Tensor, Hessian], Tensor]
 """(point, gradient, Hessian) -> the step to the minimum of the quadratic model, over the allowed points."""
+
+Face = tuple[Tensor, Tensor]
+"""A point of a face of a polytope, shape (D,), and the directions (columns) that span the face, shape (D, any)."""
 
 
 def minimize_convex(loss: Loss[Hessian], start: Tensor, step: Step[Hessian]) -> Tensor:
@@ -47,3 +51,28 @@ def minimize_convex(loss: Loss[Hessian], start: Tensor, step: Step[Hessian]) -> 
         point = point + size * move
         value, gradient, hessian = candidate
     return point
+
+
+def step_over_faces(
+    point: Tensor, gradient: Tensor, hessian: Tensor, faces: Sequence[Face], is_allowed: Callable[[Tensor], bool]
+) -> Tensor:
+    """Find the step to the exact minimum of a quadratic over a polytope: the lowest of the minima over its faces.
+
+    Args:
+        point: the point where the quadratic has this gradient, float64, shape (D,).
+        gradient: shape (D,).
+        hessian: shape (D, D); a tiny multiple of the identity is added, because the matrix may be singular.
+        faces: all faces of the polytope, so D must be small.
+        is_allowed: whether a point is in the polytope.
+    """
+    v, g, h = point.cpu(), gradient.cpu(), hessian.cpu()
+    h = h + (1e-10 * h.diagonal().mean() + 1e-30) * torch.eye(len(v), dtype=v.dtype)
+    best, lowest = torch.zeros_like(v), 0.0
+    for corner, directions in faces:
+        to_corner = corner - v
+        along = torch.linalg.solve(directions.T @ h @ directions, -directions.T @ (g + h @ to_corner))
+        step = to_corner + directions @ along
+        value = float(step @ g + step @ h @ step / 2)
+        if value < lowest and is_allowed(v + step):
+            best, lowest = step, value
+    return best.to(point)

@@ -11,22 +11,30 @@ from torch import Tensor, nn
 
 from aradals._internal.registry import Registry
 from aradals.errors import InputError
+from aradals.objectives.calmo import calmo
 from aradals.objectives.ccat import ccat, max_confidence_attack, transition_target_prob
 from aradals.objectives.cross_entropy import cross_entropy
+from aradals.objectives.dual_focal import dual_focal
 from aradals.objectives.focal import focal
+from aradals.objectives.logit_norm import logit_norm
 from aradals.objectives.margin_smoothing import margin_smoothing
 from aradals.objectives.mixup import mixup
+from aradals.objectives.sample_focal import sample_focal
 
 __all__ = [
     "OBJECTIVES",
     "Objective",
+    "calmo",
     "ccat",
     "cross_entropy",
+    "dual_focal",
     "focal",
     "get_objective",
+    "logit_norm",
     "margin_smoothing",
     "max_confidence_attack",
     "mixup",
+    "sample_focal",
     "takes_target_prob",
     "transition_target_prob",
 ]
@@ -46,6 +54,10 @@ OBJECTIVES: Registry[Objective] = Registry(
         "ccat": ccat,
         "focal": focal,
         "margin_smoothing": margin_smoothing,
+        "logit_norm": logit_norm,
+        "sample_focal": sample_focal,
+        "dual_focal": dual_focal,
+        "calmo": calmo,
     },
     arguments=("model", "inputs", "labels"),
 )

@@ -353,7 +353,8 @@ class MethodConfig:
     """A training method; the defaults are plain training.
 
     Args:
-        objective: loss of a batch: cross_entropy, mixup, ccat, focal, margin_smoothing, or file.py:function.
+        objective: loss of a batch: cross_entropy, mixup, ccat, focal, margin_smoothing, logit_norm, sample_focal,
+            dual_focal, calmo, or file.py:function.
         objective_args: settings of the objective.
         augment: another augmentation than the recipe's.
         consistency: weight of AugMix's Jensen-Shannon term between an image and two AugMix views of it (12 in AugMix).

@@ -23,7 +23,7 @@ from aradals.smoothing.update_rules import UpdateRule
 SEED = 3
 TRAIN, VALIDATION = digits(0, 120), digits(120, 60)
 TRAINING = TrainingConfig(epochs=3, batch_size=24, learning_rate=0.01)
-FEW_STEPS = {"ccat": {"steps": 2}}
+FEW_STEPS = {"ccat": {"steps": 2}, "calmo": {"steps": 1}}
 
 
 def fit(method: MethodConfig, training: TrainingConfig = TRAINING, resume: Path | None = None) -> TrainedModel:
