@@ -13,7 +13,7 @@ import aradals
 
 NAMES = """
     AdaptiveSmoothing CalibratedModel Ensemble InputError Predictions ScoreTable TemperatureScaling UpdateRule
-    Results assign_subsets audit_scores calibrate diagnose evaluate load_calibrator load_data load_model
+    Results assign_subsets audit_scores calibrate diagnose evaluate export load_calibrator load_data load_model
     monitor predict run_study score score_dataset
 """
 NAMESPACES = """

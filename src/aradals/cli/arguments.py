@@ -70,12 +70,16 @@ class ModelArguments:
 
     def load(self, data: DataArguments, *, labeled: bool = True) -> tuple[Classifier, Examples]:
         """Load the examples as the checkpoint records it, and the model with its weights, and test it on them."""
+        examples = data.load(self.checkpoint, labeled=labeled)
+        return self.load_for(examples), examples
+
+    def load_for(self, examples: Examples) -> Classifier:
+        """Load the model with its weights, and test it on the examples."""
         from aradals.data.classes import read_names
         from aradals.models.preprocessing import named_constants
         from aradals.pipeline.classifier import load_classifier
 
-        examples = data.load(self.checkpoint, labeled=labeled)
-        classifier = load_classifier(
+        return load_classifier(
             self.model,
             self.checkpoint,
             examples,
@@ -88,7 +92,6 @@ class ModelArguments:
             device=self.device,
             log=print_log,
         )
-        return classifier, examples
 
 
 @dataclass(frozen=True)
@@ -539,6 +542,24 @@ class OutputArguments:
 
     output: Path
     overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class ExportArguments(OutputArguments):
+    """What is exported.
+
+    Attributes:
+        calibrator: file of aradals calibrate for this model
+        format: onnx (.onnx), torch (a program of torch.export, .pt2) or safetensors (a folder for huggingface_hub);
+            default: by the ending of --output
+        input_shape: shape of an input, as [3, 32, 32]; default: that of the training data, if the checkpoint records it
+        results: results.json of aradals evaluate for the same checkpoint, for the model card of a folder
+    """
+
+    calibrator: Path | None = None
+    format: Literal["onnx", "torch", "safetensors"] | None = None
+    input_shape: list[int] = field(default_factory=list)
+    results: Path | None = None
 
 
 @dataclass(frozen=True)

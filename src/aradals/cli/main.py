@@ -19,6 +19,7 @@ COMMANDS = {
     "diagnose": "find where a classifier's confidence is wrong",
     "train": "train one model of a recipe",
     "calibrate": "fit a calibrator after training",
+    "export": "write model and calibrator as ONNX, a torch program or a Hugging Face folder",
     "evaluate": "measure accuracy, confidence and calibration, clean and under shift",
     "monitor": "estimate the accuracy on unlabeled data, and whether they have drifted",
     "corrupt": "write corrupted images like those of CIFAR-10-C and ImageNet-C",

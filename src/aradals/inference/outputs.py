@@ -73,7 +73,7 @@ class LogitModel(nn.Module):
             InputError: no entry, or several entries of the output could be logits; or the kind of a single output is
                 not certain.
         """
-        return self.read(self.model(inputs), len(inputs))
+        return self.read(self.model(inputs), inputs.shape[0])  # `len` would fix the size of an exported batch
 
     def read(self, output: Any, num_inputs: int) -> Any:
         """Read the logits in an output of the model; what cannot be logits is returned as it is."""
@@ -112,7 +112,7 @@ def find_logits(output: Any, num_inputs: int, entry: str | int | None = None) ->
             return _flat(entries[str(entry)], num_inputs)
         raise _no_entry(f"an entry {entry!r} in the output", output, entries)
     flat = [_flat(each, num_inputs) for each in entries.values()]
-    found = [each for each in flat if each.ndim == 2 and each.is_floating_point() and len(each) == num_inputs]
+    found = [each for each in flat if each.ndim == 2 and each.is_floating_point() and each.shape[0] == num_inputs]
     if len(found) != 1:
         raise _no_entry(f"one entry of shape ({num_inputs}, K) in the output of the model", output, entries)
     return found[0]
@@ -143,7 +143,7 @@ def _flat(values: Tensor, num_inputs: int) -> Tensor:
     """Remove dimensions of size 1 behind the classes; (N,) becomes (N, 1)."""
     if values.ndim > 2 and values.shape[2:].numel() == 1:
         return values.flatten(1)
-    return values[:, None] if values.ndim == 1 and len(values) == num_inputs else values
+    return values[:, None] if values.ndim == 1 and values.shape[0] == num_inputs else values
 
 
 def _kind_of_single(values: Tensor, *, certain: bool) -> OutputKind:
@@ -161,7 +161,7 @@ def _kind_of_single(values: Tensor, *, certain: bool) -> OutputKind:
 
 def _as_logits(values: Tensor, kind: OutputKind | None) -> Tensor:
     """Convert outputs of this kind, shape (N, K) or (N, 1), to logits of shape (N, K) or (N, 2)."""
-    if kind == "probs" and (values < 0).any():
+    if kind == "probs" and not torch.compiler.is_exporting() and (values < 0).any():
         raise InputError(
             expected="probabilities, sigmoids or percentages, because the model is said to return them",
             got=f"values down to {float(values.detach().min()):.3g}",

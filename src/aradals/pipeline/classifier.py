@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -63,6 +63,7 @@ class Classifier:
         reading: how the outputs are read as logits; empty if they are logits.
         preprocessing: layers in front of the network, which prepare its inputs; empty if there are none.
         is_scale_known: False if the network may expect its inputs on another scale than [0, 1].
+        arguments: arguments that the builder ``name`` got; empty for a model from memory.
     """
 
     model: nn.Module
@@ -77,6 +78,7 @@ class Classifier:
     reading: str = ""
     preprocessing: str = ""
     is_scale_known: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def origin(self) -> dict[str, str]:
@@ -211,6 +213,7 @@ def load_classifier(
         reading=reading,
         preprocessing=told,
         is_scale_known=bool(preprocessing or told or is_built_in(spec)),
+        arguments={**sizes, **arguments},
     )
 
 

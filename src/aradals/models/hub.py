@@ -1,0 +1,60 @@
+"""A built-in network with its calibrator, as a model of huggingface_hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from aradals._internal.optional import optional_imports
+from aradals.calibration import CalibratedModel, calibrator_from_dict
+from aradals.errors import InputError
+from aradals.models.builder import build_model, is_built_in, list_models
+from aradals.models.checkpoint import CheckpointDescription
+
+with optional_imports():
+    from huggingface_hub import PyTorchModelHubMixin
+
+
+class HubModel(nn.Module, PyTorchModelHubMixin, library_name="ar-adals", tags=["calibration", "image-classification"]):
+    """A network that returns calibrated log-probabilities, float32, shape (N, K), of inputs in [0, 1].
+
+    ``HubModel.from_pretrained(folder)`` loads a folder of `aradals.export` without network access. The configuration is
+    untrusted data: it can name only a built-in network, with numbers as arguments.
+
+    Args:
+        model: name of a built-in network.
+        num_classes: K.
+        input_shape: shape of an input.
+        model_args: further arguments of the network.
+        class_names: one name for each class, or empty.
+        calibrator: ``to_dict()`` of a fitted calibrator; None for the plain network.
+
+    Raises:
+        InputError: the network is not built in, or an argument is not a number.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        num_classes: int,
+        input_shape: Sequence[int],
+        model_args: Mapping[str, Any],
+        class_names: Sequence[str] = (),
+        calibrator: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not is_built_in(model):
+            raise InputError(expected="a built-in network", got=repr(model), hint=f"one of: {', '.join(list_models())}")
+        arguments = CheckpointDescription(model=model, model_args=model_args).arguments_for(model, {})
+        self.network = build_model(model, num_classes=num_classes, input_shape=tuple(input_shape), **arguments)
+        self.class_names = tuple(class_names)
+        fitted = None if calibrator is None else calibrator_from_dict(calibrator)
+        self.calibrated = self.network if fitted is None else CalibratedModel(self.network, fitted)
+        self.eval()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Compute log-probabilities, shape (N, K)."""
+        log_probs: Tensor = self.calibrated(inputs).log_softmax(1).float()
+        return log_probs
