@@ -37,6 +37,7 @@ from aradals.metrics.proper import (
 from aradals.metrics.selective import (
     ConfidenceThreshold,
     accuracy_at_coverage,
+    coverage_at_error,
     aurc,
     confidence_threshold,
     error_auroc,
@@ -57,6 +58,7 @@ __all__ = [
     "SubsetNoiseFloor",
     "accuracy",
     "accuracy_at_coverage",
+    "coverage_at_error",
     "adaptive_calibration_error",
     "all_metrics",
     "aurc",
