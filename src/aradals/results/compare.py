@@ -159,12 +159,13 @@ def compare_methods(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[Comparison, ...]:
-    """Compare every variant with the reference method, and with other methods, on the clean data and on the mean over all shifts.
+    """Compare every variant with the reference method, clean and on the mean over all shifts.
 
-    A method that the others are compared with counts as trained and with each of its calibrators. Seeds are paired: the same seed means the
-    same splits and the same order of the data. The t test asks if the mean over seeds differs on these test examples.
-    The interval is for other seeds and other examples (see `crossed_bootstrap_interval`). For calibration errors, the
-    interval allows for the inflation of both estimates (see `bias_range`); the difference itself is not corrected.
+    ``also`` names further methods to compare with. Such a method counts as trained and with each of its calibrators, as
+    the reference method does. Seeds are paired: the same seed means the same splits and the same order of the data. The
+    t test asks if the mean over seeds differs on these test examples. The interval is for other seeds and other
+    examples (see `crossed_bootstrap_interval`). For calibration errors, the interval allows for the inflation of both
+    estimates (see `bias_range`); the difference itself is not corrected.
 
     The coverage of the 95 % intervals was measured for the difference of two ECEs, and of two subset calibration
     errors, over ten pairs of populations (over-confident by 0 to 0.01 against 0 to 0.05, at accuracy 0.92 and 0.75;
