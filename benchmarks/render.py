@@ -3,8 +3,8 @@
     python benchmarks/render.py --study runs/letter/results.json --output results/letter/README.md
     python benchmarks/render.py --all
 
-The first form writes one page, and beside it ``evidence.json``: what the page shows, without the rows of single seeds. The
-second form writes docs/evidence.md from all of these files.
+The first form writes one page, and beside it ``evidence.json``, which has its answers. The second form writes
+docs/evidence.md from all of these files.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aradals._internal.files import write_text
+from aradals._internal.files import atomic_path
 from aradals._internal.json_files import load_json, save_json
 from aradals._internal.typed import read_typed
 from aradals.report.tables import cell, failed_rows, stability_rows
 from aradals.report.view import METRIC_NAMES, label, shift_mean
 from aradals.results import read_results
-from aradals.results.aggregate import by_seed, measure, places, relative_cost
+from aradals.results.aggregate import by_seed, mean_over_seeds, measure, places, relative_cost
 from aradals.results.compare import paired_t_test
 from aradals.results.files import plain
 from aradals.results.records import CLEAN, Comparison, Measure, Metric, Place, Results, Variant
@@ -37,8 +37,8 @@ NAMES: dict[Metric, str] = {**METRIC_NAMES, "subset_calibration_error": "subset 
 PLACES: dict[Place, str] = {"clean": "clean", "all_shifts": "shift"}
 RULE = (
     "Rule of all answers: *shown* (or *contradicted*) if the 95 % interval of the difference excludes zero in this (or "
-    "in the other) direction and p < .05, with Holm's correction where several variants are compared; else *not shown*. "
-    "Fewer than three seeds have no test, and so show nothing."
+    "in the other) direction and p < .05, with Holm's correction where several variants are compared; else *not "
+    "shown*. Fewer than three seeds have no test, and so show nothing."
 )
 SITUATIONS: dict[str, tuple[Place, Metric]] = {
     "cannot retrain": ("clean", "nll"),
@@ -98,6 +98,7 @@ def flipped(found: Comparison) -> Measure:
 def answers(results: Results) -> Iterator[Answer]:
     """Answer the claims of the paper, and those about every method of ``compare_with``."""
     yield from _by_robustness(results)
+    yield from _by_stability(results)
     for name in results.config.get("compare_with", ()):
         others = [each for each in results.methods if each.name != name]
         ensemble = results.method(name).num_members > 1
@@ -133,6 +134,26 @@ def _by_robustness(results: Results) -> Iterator[Answer]:
     yield Answer("the least robust subset has a larger gap than the most robust one, clean", answer, difference, p)
 
 
+def _by_stability(results: Results) -> Iterator[Answer]:
+    """Compare how much the members of ensembles vary, at equal mean confidence, with the reference; paired by seed."""
+    found: dict[str, dict[int, Measure]] = {}
+    for row in results.stability:
+        if row.models == "members" and row.subset is None and row.seed is not None:
+            found.setdefault(row.method, {})[row.seed] = row.matched_prediction_variance
+    reference = found.pop(results.reference, {})
+    for method, own in found.items():
+        seeds = sorted(own.keys() & reference.keys())
+        if not seeds:
+            continue
+        ours, theirs = ([part[seed] for seed in seeds] for part in (own, reference))
+        first, second = (mean_over_seeds(part, "brier") for part in (ours, theirs))
+        p = paired_t_test([each.value for each in ours], [each.value for each in theirs])
+        change = Measure(first.value - second.value, first.low - second.high, first.high - second.low)
+        answer = judge(change.value, change.low, change.high, p, expected=-1)
+        names = [results.method(name).label for name in (method, results.reference)]
+        yield Answer(f"trainings of {names[0]} vary less than those of {names[1]}, clean", answer, change, p)
+
+
 def choices(results: Results) -> Iterator[Choice]:
     """Name the best variant for each situation by its mean."""
     baseline = Variant(results.reference, "temperature")
@@ -152,7 +173,8 @@ def choices(results: Results) -> Iterator[Choice]:
         found = results.by_comparison.get((best, baseline, place, metric))
         against = "is the baseline" if best == baseline else "not compared"
         if found:
-            against = f"{judge(found.difference, found.low, found.high, found.p_holm, expected=-1)}: {difference(found.measure)}"
+            answer = judge(found.difference, found.low, found.high, found.p_holm, expected=-1)
+            against = f"{answer}: {difference(found.measure)}"
         name, cost = label(results, best), relative_cost(results, best.method)
         yield Choice(situation, name, f"{NAMES[metric]}, {PLACES[place]}", means[best], cost, against)
 
@@ -232,8 +254,8 @@ def origin_of(results: Results, commit: str, hardware: str) -> str:
     return (
         f"`aradals run {results.name} --output runs/{results.name}`: {len(results.seeds)} seeds "
         f"({', '.join(map(str, results.seeds))}); examples: {splits}; {versions}; {results.device}. Rendered at commit "
-        f"{commit} on {hardware}. Below two seeds' spread nothing is tested; intervals are over seeds and examples. Cost "
-        "is a multiple of plain training, with the training and scoring of models that only score, and all candidates."
+        f"{commit} on {hardware}. Intervals are over seeds and examples. Cost is a "
+        "multiple of plain training, with the training and scoring of models that only score, and all candidates."
     )
 
 
@@ -250,8 +272,8 @@ def overview(studies: Sequence[Evidence]) -> str:
         "# Evidence",
         "`make evidence` runs or resumes all studies and writes this page and those of the studies. Every number comes "
         "from a file of results.",
-        "The slope 0.4 of the shaped targets was chosen on `letter`. So `letter` is no evidence for this slope; `magic`, "
-        "`spambase` and the studies of images are.",
+        "The slope 0.4 of the shaped targets was chosen on `letter`. So `letter` is no evidence for this slope; "
+        "`magic`, `spambase` and the studies of images are.",
         RULE,
         "## Which method when",
         "The best variant by its mean, and its difference to the reference with temperature scaling (*shown*: it is "
@@ -270,10 +292,8 @@ def overview(studies: Sequence[Evidence]) -> str:
         "## Studies",
     ]  # fmt: skip
     for study in studies:
-        counts = {
-            key: sum(each.answer == key for each in study.answers) for key in ("shown", "not shown", "contradicted")
-        }
-        counted = ", ".join(f"{count} {key}" for key, count in counts.items())
+        given = [each.answer for each in study.answers]
+        counted = ", ".join(f"{given.count(key)} {key}" for key in ("shown", "not shown", "contradicted"))
         parts.append(f"[{study.name}](../results/{study.name}/README.md): {study.num_seeds} seeds. Answers: {counted}.")
     return "\n\n".join(parts if studies else [*parts[:4], "No study is complete yet."]) + "\n"
 
@@ -286,14 +306,19 @@ def render_study(file: Path, output: Path) -> None:
     ).stdout.strip()
     found = gather(results, commit, f"{platform.machine()}, {platform.system()}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_text(output, found.text)
+    _write(output, found.text)
     save_json(output.parent / "evidence.json", plain(replace(found, text="")))
 
 
 def render_all(folder: Path, output: Path) -> None:
     """Write the page of all studies."""
     studies = [read_typed(Evidence, {"text": "", **load_json(file)}) for file in sorted(folder.glob("*/evidence.json"))]
-    write_text(output, overview(studies))
+    _write(output, overview(studies))
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def main() -> None:

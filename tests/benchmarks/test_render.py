@@ -19,7 +19,8 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "render.py"
 @pytest.fixture(scope="module")
 def render() -> ModuleType:
     spec = importlib.util.spec_from_file_location("render", SCRIPT)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = sys.modules["render"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
