@@ -10,6 +10,7 @@ docs/evidence.md from all of these files.
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -56,7 +57,7 @@ class Answer:
     claim: str
     answer: str
     difference: Measure
-    p: float
+    p: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class Choice:
     best: str
     metric: str
     value: Measure
-    cost: float
     against_baseline: str
+    cost: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def choices(results: Results) -> Iterator[Choice]:
             answer = judge(found.difference, found.low, found.high, found.p_holm, expected=-1)
             against = f"{answer}: {difference(found.measure)}"
         name, cost = label(results, best), relative_cost(results, best.method)
-        yield Choice(situation, name, f"{NAMES[metric]}, {PLACES[place]}", means[best], cost, against)
+        yield Choice(situation, name, f"{NAMES[metric]}, {PLACES[place]}", means[best], against, cost)
 
 
 def number(value: Measure) -> str:
