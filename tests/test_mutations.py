@@ -32,7 +32,7 @@ from torch import nn
 
 from aradals import evaluate
 from aradals._internal.json_files import SEAL, load_sealed, settings_digest
-from aradals.calibration import TemperatureScaling, load_calibrator
+from aradals.calibration import BatchTemperature, TemperatureScaling, load_calibrator
 from aradals.data import Examples, load_data
 from aradals.errors import InputError
 from aradals.inference.predictions import Predictions
@@ -170,6 +170,12 @@ def read_scores(path: Path) -> Any:
 
 def write_calibrator(path: Path) -> None:
     fitted = TemperatureScaling().fit(torch.arange(12) % 3, logits=logits())
+    save_calibrator(path, fitted, examples(), request="r")
+
+
+def write_batch_calibrator(path: Path) -> None:
+    domains = torch.arange(12) // 6
+    fitted = BatchTemperature().fit(torch.arange(12) % 3, logits=logits(), domains=domains)
     save_calibrator(path, fitted, examples(), request="r")
 
 
@@ -316,6 +322,7 @@ READERS = {
         (retable,),
     ),
     "calibrators": Reader("calibrator.json", write_calibrator, read_calibrator, (sealed,)),
+    "batch temperatures": Reader("batch.json", write_batch_calibrator, read_calibrator, (sealed,)),
     "recipes": Reader(
         "recipe.yaml",
         write_recipe,

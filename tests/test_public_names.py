@@ -14,7 +14,7 @@ import aradals
 NAMES = """
     AdaptiveSmoothing CalibratedModel Ensemble InputError Predictions ScoreTable TemperatureScaling UpdateRule
     Results assign_subsets audit_scores calibrate diagnose evaluate load_calibrator load_data load_model
-    predict run_study score score_dataset
+    monitor predict run_study score score_dataset
 """
 NAMESPACES = """
     attacks calibration corruptions data inference integrations losses metrics models objectives plots report results

@@ -148,7 +148,7 @@ def agreement_with(scores: Tensor, reference: Tensor) -> dict[str, float]:
     """How far two rankings agree, as a flat row."""
     found = rank_agreement(scores, reference)
     row: dict[str, float] = {"n": found.n}
-    for name in ("spearman", "same_subset", "within_one"):
+    for name in ("spearman", "kendall", "same_subset", "within_one"):
         estimate: Estimate = getattr(found, name)
         row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
     return row

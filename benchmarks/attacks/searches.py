@@ -92,6 +92,7 @@ def _by_norm(inputs: Tensor, adv_inputs: Tensor, success: Tensor) -> Outcome:
 OURS: dict[str, Search] = {
     "logit margin": ours("logit_margin"),
     "fast: first-order margin": ours("first_order_margin"),
+    "short: secant, one class": ours("secant", num_candidates=1, reach=1.05, tolerance=0.1),
     "default: secant": ours("secant"),
     "default, with verified norms": ours("secant", verified=True),
     "accurate: secant_accurate": ours("secant_accurate"),

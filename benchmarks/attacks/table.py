@@ -27,7 +27,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         of_network = [row for row in rows if row["network"] == network]
         lines += ["", f"## {network}", ""]
         lines += _table(
-            ["attack", "n", "f+b", "CPU", "failed", "ratio", "Spearman", "same decile", "within one"],
+            ["attack", "n", "f+b", "CPU", "failed", "ratio", "Spearman", "Kendall", "same decile", "within one"],
             [
                 [
                     row["attack"],
@@ -47,7 +47,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         }.items():
             others = [[row["attack"], str(row["n"]), *_agreement(row[key])] for row in of_network if key in row]
             if others:
-                lines += ["", title, "", *_table(["", "n", "Spearman", "same decile", "within one"], others)]
+                lines += ["", title, "", *_table(["", "n", "Spearman", "Kendall", "same decile", "within one"], others)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -56,5 +56,8 @@ def _table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _agreement(row: Mapping[str, Any]) -> list[str]:
-    digits = {"spearman": 4, "same_subset": 3, "within_one": 3}
-    return [f"{row[key]:.{d}f} ({row[f'{key}_low']:.{d}f} to {row[f'{key}_high']:.{d}f})" for key, d in digits.items()]
+    digits = {"spearman": 4, "kendall": 4, "same_subset": 3, "within_one": 3}
+    return [
+        f"{row[key]:.{d}f} ({row[f'{key}_low']:.{d}f} to {row[f'{key}_high']:.{d}f})" if key in row else ""
+        for key, d in digits.items()
+    ]

@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # the same names for type checkers
     from aradals.pipeline.calibrate import calibrate as calibrate
     from aradals.pipeline.diagnose import diagnose as diagnose
     from aradals.pipeline.evaluate import evaluate as evaluate
+    from aradals.pipeline.monitor import monitor as monitor
     from aradals.pipeline.score import score_dataset as score_dataset
     from aradals.pipeline.study import run_study as run_study
     from aradals.results import Results as Results
@@ -54,7 +55,7 @@ _NAMES = {
     **dict.fromkeys(("assign_subsets", "AdaptiveSmoothing", "UpdateRule"), "smoothing"),
     **dict.fromkeys(("predict", "Predictions", "Ensemble"), "inference"),
     **dict.fromkeys(("TemperatureScaling", "CalibratedModel", "load_calibrator"), "calibration"),
-    **{name: f"pipeline.{name}" for name in ("diagnose", "evaluate", "calibrate")},
+    **{name: f"pipeline.{name}" for name in ("diagnose", "evaluate", "calibrate", "monitor")},
     "score_dataset": "pipeline.score",
     "run_study": "pipeline.study",
     "Results": "results",

@@ -8,7 +8,7 @@ from attack_problems import Constant, Ring, trained_digits
 from torch import Tensor, nn
 
 from aradals.attacks import neighbors, secant
-from aradals.attacks.starts import Starts, as_starts
+from aradals.attacks.starts import Boundaries, Starts, as_starts
 from aradals.errors import InputError
 
 
@@ -26,6 +26,20 @@ def test_an_input_without_other_classes_has_no_start() -> None:
     result = secant(Constant(), torch.rand(4, 1, 2, 2), starts=torch.rand(4, 1, 2, 2))
     assert not result.success.any()
     assert result.score.eq(0).all()
+
+
+def test_inputs_step_over_the_planes_around_their_own_class() -> None:
+    """Three vertical boundaries at x = 0.5, 0.6 and 0.9."""
+    points, normals = torch.tensor([[0.5, 0.5], [0.6, 0.5], [0.9, 0.1]]), torch.tensor([[1.0, 0.0]]).repeat(3, 1)
+    boundaries = Boundaries(points, normals, torch.tensor([0, 0, 2]), torch.tensor([1, 2, 0]), torch.zeros(3))
+    inputs = torch.tensor([[0.7, 0.5], [0.4, 0.5], [0.3, 0.2], [0.2, 0.5]])
+    found = list(boundaries.steps(inputs, torch.tensor([0, 1, 2, 3]), 3))
+    assert [rows.tolist() for rows, _ in found] == [[0, 1, 2], [0], [0]]
+    across = torch.cat([inputs[rows] + steps for rows, steps in found])
+    # A little beyond the planes: first that of the nearest point, last the plane whose point is far away along it.
+    torch.testing.assert_close(across[:, 0], torch.tensor([0.598, 0.502, 0.606, 0.496, 0.904]))
+    assert torch.equal(across[:, 1], inputs[[0, 1, 2, 0, 0], 1])
+    assert not list(boundaries.steps(inputs, torch.tensor([3, 3, 3, 3]), 3))
 
 
 def test_the_digest_tells_examples_apart() -> None:

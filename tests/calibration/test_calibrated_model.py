@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import aradals
-from aradals.calibration import CALIBRATORS, CalibratedModel, Calibrator, get_calibrator, scores_for
+from aradals.calibration import CALIBRATORS, BatchTemperature, CalibratedModel, Calibrator, get_calibrator, scores_for
 from aradals.errors import InputError
 from aradals.inference.predictions import predict
 from aradals.metrics import nll
@@ -42,6 +42,10 @@ def examples(model: nn.Module, n: int = 400, seed: int = 0) -> tuple[Tensor, Ten
 def fitted(name: str, model: nn.Module) -> Calibrator:
     calibrator, batches = get_calibrator(name), [examples(model)]
     predictions = predict(model, batches)
+    if isinstance(calibrator, BatchTemperature):  # the surest half stands for the examples that have not drifted
+        confidence = predictions.probs.amax(1)
+        domains = (confidence < confidence.median()).long()
+        return calibrator.fit(predictions.labels, logits=predictions.logits, domains=domains)
     calibrator.fit(
         predictions.labels, logits=predictions.logits, scores=scores_for(calibrator, model, batches, predictions.ids)
     )

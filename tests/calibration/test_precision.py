@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aradals.calibration import CALIBRATORS, CalibratedModel, Calibrator, get_calibrator
+from aradals.calibration import CALIBRATORS, BatchTemperature, CalibratedModel, Calibrator, get_calibrator
 from aradals.checks import check_probs, kind_of_outputs
 from aradals.errors import InputError
 from aradals.metrics import expected_calibration_error
@@ -26,11 +26,17 @@ def data(n: int = 70_000) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def fitted() -> dict[str, Calibrator]:
-    found = {}
+    found: dict[str, Calibrator] = {}
     for name in CALIBRATORS:
         logits, labels = data(2000 if "temperature" in name else 70_000)
         scores = logits.topk(2).values.diff()[:, 0].abs()
-        found[name] = get_calibrator(name).fit(labels, logits=logits, scores=scores)
+        calibrator = get_calibrator(name)
+        if isinstance(calibrator, BatchTemperature):
+            confidence = logits.softmax(1).amax(1)
+            domains = (confidence < confidence.median()).long()
+            found[name] = calibrator.fit(labels, logits=logits, domains=domains)
+        else:
+            found[name] = calibrator.fit(labels, logits=logits, scores=scores)
     return found
 
 

@@ -195,7 +195,7 @@ def test_a_table_of_numbers_from_training_to_diagnosis(tmp_path: Path) -> None:
     assert accuracy(aradals("diagnose", *more, "--checkpoint", checkpoint, *FAST, "--output", tmp_path / "more")) > 0.8
     unscaled = aradals("diagnose", *model, *FAST, "--output", tmp_path / "e")
     assert unscaled.code == 2
-    assert "the ranges of the training data to scale them by" in unscaled.err
+    assert "the ranges of the training data to scale by" in unscaled.err
 
 
 def test_a_whole_study_of_class_folders(tmp_path: Path) -> None:

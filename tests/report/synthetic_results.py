@@ -241,6 +241,7 @@ def make_audit(spearman: float, same_subset: float) -> Audit:
             Estimate(spearman, spearman - 0.01, spearman + 0.001),
             Estimate(same_subset, same_subset - 0.05, same_subset + 0.02),
             Estimate(1.0, 0.971, 1.0),
+            Estimate(spearman - 0.05, spearman - 0.1, spearman),
         ),
         median_ratio=1.15,
         num_verified=128,

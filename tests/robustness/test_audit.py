@@ -32,7 +32,7 @@ N = 60
 
 
 def figures(found: RankAgreement) -> dict[str, Estimate]:
-    return {"spearman": found.spearman, "same_subset": found.same_subset, "within_one": found.within_one}
+    return {name: getattr(found, name) for name in ("spearman", "same_subset", "within_one", "kendall")}
 
 
 def values(found: RankAgreement) -> list[float]:
@@ -50,8 +50,9 @@ def test_correlation_is_that_of_scipy_also_with_ties(pairs: list[tuple[int, int]
     first, second = torch.tensor(pairs, dtype=torch.float64).T
     found = rank_agreement(first, second, 5)
     constant = len(first.unique()) == 1 or len(second.unique()) == 1
-    expected = 0.0 if constant else stats.spearmanr(first, second).statistic
-    assert found.spearman.value == pytest.approx(expected, abs=1e-12)
+    for estimate, judge in {found.spearman: stats.spearmanr, found.kendall: stats.kendalltau}.items():
+        expected = 0.0 if constant else judge(first, second).statistic
+        assert estimate.value == pytest.approx(expected, abs=1e-12)
     for each in figures(found).values():
         assert each.low - 1e-12 <= each.value <= each.high + 1e-12
 
@@ -76,6 +77,11 @@ def test_intervals_in_closed_form() -> None:
     half_width = stats.norm.ppf(0.975) * math.sqrt((1 + rho**2 / 2) / 197)
     assert found.spearman.low == pytest.approx(math.tanh(math.atanh(rho) - half_width))
     assert found.spearman.high == pytest.approx(math.tanh(math.atanh(rho) + half_width))
+    half_width = stats.norm.ppf(0.975) * math.sqrt(0.437 / 196)
+    tau = found.kendall
+    assert [math.atanh(tau.low), math.atanh(tau.high)] == pytest.approx(
+        [math.atanh(tau.value) - half_width, math.atanh(tau.value) + half_width]
+    )
     for share in (found.same_subset, found.within_one):
         interval = stats.binomtest(round(200 * share.value), 200).proportion_ci(method="wilson")
         assert (share.low, share.high) == pytest.approx((interval.low, interval.high))
@@ -94,8 +100,10 @@ def test_intervals_cover_what_is_expected_of_as_many_examples(noise: float) -> N
 def test_equal_and_opposite_rankings() -> None:
     scores = torch.rand(50, generator=torch.Generator().manual_seed(0))
     same, opposite = rank_agreement(scores, scores.exp() + 3), rank_agreement(scores, -scores)
-    assert values(same) == pytest.approx([1, 1, 1])
+    assert values(same) == pytest.approx([1, 1, 1, 1])
     assert 0.99 < same.spearman.low < 1  # not even then is it certain of other examples
+    assert 0.99 < same.kendall.low < 1
+    assert opposite.kendall.value == pytest.approx(-1)
     assert same.same_subset.low < 1
     assert opposite.spearman.value == pytest.approx(-1)
     assert -1 < opposite.spearman.high < -0.99
@@ -105,6 +113,14 @@ def test_equal_and_opposite_rankings() -> None:
 def test_three_examples_say_nothing_of_the_correlation() -> None:
     found = rank_agreement(torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 2, 3]), 3)
     assert (found.spearman.low, found.spearman.high) == (-1, 1)
+    assert (found.kendall.low, found.kendall.high) == (-1, 1)
+
+
+def test_kendall_counts_the_pairs_of_more_examples_than_a_block() -> None:
+    scores, reference = normal(1500, 0.7, torch.Generator().manual_seed(0))
+    found = rank_agreement(scores.round(decimals=1), reference).kendall
+    assert found.value == pytest.approx(stats.kendalltau(scores.round(decimals=1), reference).statistic, abs=1e-12)
+    assert found.low < found.value < found.high
 
 
 @pytest.mark.parametrize(
@@ -176,7 +192,7 @@ def audit(examples: Examples, table: ScoreTable, **settings: Any) -> Audit:
 
 def test_each_score_meets_its_own_reference(examples: Examples, table: ScoreTable) -> None:
     found = audit(examples, table)
-    assert values(found.agreement) == pytest.approx([1, 1, 1])
+    assert values(found.agreement) == pytest.approx([1, 1, 1, 1])
     assert found.median_ratio == pytest.approx(2)
     assert (found.agreement.n, found.num_examples, found.num_failed) == (N, N, 0)
     assert (found.num_verified, found.num_norms_reduced, found.num_reference_from_table) == (0, 0, 0)
@@ -274,6 +290,7 @@ def record(rho: float, same: float, n: int = 1000, **more: Any) -> Audit:
         Estimate(rho, rho - 0.01, rho + 0.001),
         Estimate(same, same - 0.03, same + 0.02),
         Estimate(1.0, 0.995, 1.0),
+        Estimate(rho - 0.02, rho - 0.04, rho - 0.01),
     )
     return replace(Audit("secant(steps=5)", "ddn(steps=100)", n, 0, 10, agreement), **more)
 
@@ -282,7 +299,7 @@ def test_a_good_ranking_in_words() -> None:
     assert describe_audit(record(0.998, 0.96)) == (
         "The ranking by robustness is good enough for 10 subsets: of 1000 examples drawn at random, 96.0 % (95 % "
         "interval 93.0 to 98.0) are in the same subset as with ddn, and 100.0 % (99.5 to 100.0) are in the same or a "
-        "neighboring subset; Spearman's correlation is 0.998 (0.988 to 0.999)."
+        "neighboring subset; Spearman's correlation is 0.998 (0.988 to 0.999), Kendall's 0.978 (0.958 to 0.988)."
     )
 
 
@@ -374,10 +391,10 @@ def test_an_audit_sees_what_gradients_hide() -> None:
     found = audit_scores(model, examples, score(model, inputs, num_starts=0))
     assert found.attack_names == "ddn and neighbors"
     assert describe_audit(found).startswith("Warning: the ranking by robustness is too coarse for 10 subsets")
-    assert "may rank better (--attack-args '{num_starts: 6}')" in describe_audit(found)
+    assert "may rank better (--attack-args '{num_starts: 3}')" in describe_audit(found)
     assert "ddn alone puts only" in describe_audit(found)
     better = score(model, inputs)
-    assert "num_starts=6, starts=Starts(128 examples" in better.attack
+    assert "num_starts=3, starts=Starts(50 examples" in better.attack
     assert rank_agreement(better.ranking, exact).same_subset.value >= 0.9
     assert "good enough" in describe_audit(audit_scores(model, examples, better))
 

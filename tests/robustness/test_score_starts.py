@@ -27,7 +27,7 @@ def flat() -> tuple[nn.Module, Tensor]:
 def test_scores_do_not_depend_on_batches_or_shards() -> None:
     model, inputs = flat()
     whole = score(model, inputs)
-    assert "num_starts=6, starts=Starts(128 examples" in whole.attack
+    assert "num_starts=3, starts=Starts(37 examples" in whole.attack
     for other in (
         score(model, inputs, batch_size=40),
         score(model, DataLoader(TensorDataset(inputs), batch_size=64)),
@@ -77,7 +77,9 @@ def test_two_moons_against_brute_force(smoothing: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", [name for name in NETWORKS if "digits" in name])
-def test_transformers_and_recurrent_networks_against_long_searches(network: str) -> None:
+@pytest.mark.parametrize(("network", "least"), [("digits, ViT", 0.8), ("digits, bi-LSTM", 0.88)])
+def test_transformers_and_recurrent_networks_against_long_searches(network: str, least: float) -> None:
     model, inputs, reference = NETWORKS[network](0)
-    assert rank_agreement(score(model, inputs).ranking, reference).same_subset.value >= 0.9
+    table = score(model, inputs)
+    assert rank_agreement(table.ranking, reference).same_subset.value >= least
+    assert table.num_backward.double().mean() < 25

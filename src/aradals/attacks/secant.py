@@ -15,9 +15,10 @@ from aradals.attacks.base import (
     attacked,
     closest_crossing,
     estimate_result,
+    prediction_changes,
     verified_result,
 )
-from aradals.attacks.starts import NUM_STARTS, Starts, as_starts, step_across
+from aradals.attacks.starts import NUM_STARTS, Boundaries, Starts, as_starts, step_across
 from aradals.checks import check_output, check_positive
 from aradals.errors import InputError
 from aradals.geometry import (
@@ -59,10 +60,11 @@ def secant(
        direction has the weight 2 / (t + 1). This damping prevents oscillations, which occur if the radius of curvature
        of the boundary is smaller than the distance.
     3. An example is done when the two estimates agree.
-    4. With ``starts``, because in flat regions no gradient at the input points to the nearest boundary: find a point
-       just across the boundary on the straight line to each of a few examples of other classes. Follow the boundary
-       from there, as long as it stays within reach, and then from the nearest point of all. Forward passes verify
-       every boundary, and the score is the smallest verified norm.
+    4. With ``starts``, because in flat regions no gradient at the input points to the nearest boundary: find the
+       boundary nearest to each of these examples once, by steps 1 to 3 and on the straight lines to two examples of
+       other classes. Linearized there, these boundaries give planes that need no gradient at the input. Follow the
+       boundary from the nearest of these planes, too, as long as it stays within reach. If no boundary was found so
+       far, take the straight ways. Forward passes verify every boundary, and the score is the smallest verified norm.
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K).
@@ -78,9 +80,9 @@ def secant(
             if ``accurate``.
         verified: search along the final direction, by a few forward passes, for a point where the prediction changes;
             its norm is ``norm``. The score remains an estimate, except with ``starts``.
-        num_starts: number of examples of other classes that the search starts from, for each input; 0 for none, 6 by
-            default. `aradals.score` decides by default, see there.
-        starts: the examples to start from, shape (M, ...), or these with their predicted classes; none by default.
+        num_starts: number of boundaries near other examples that the search starts from, for each input; 0 for none,
+            3 by default. `aradals.score` decides by default, see there.
+        starts: the other examples, shape (M, ...), or these with their predicted classes; none by default.
             `aradals.score` draws them from the data by default.
 
     Raises:
@@ -103,7 +105,17 @@ def secant(
         planes = candidate_planes(model, inputs, max(num_candidates, _MAX_CANDIDATES if verified else 1))
         distance, direction = follow(model, inputs, planes, search)
         if starts is not None and num_starts > 0:
-            return restart(model, inputs, planes, distance, direction, as_starts(model, starts), num_starts)
+            starts = as_starts(model.model, starts)
+            if starts.boundaries is None:
+                everyone = torch.arange(len(starts.inputs), device=inputs.device)
+                starts.boundaries = boundaries_near(model.model, starts, everyone, len(inputs))
+            nearest = Nearest.along(model, inputs, planes, distance, direction)
+            for rows, delta in starts.boundaries.steps(inputs, planes.predicted, num_starts):
+                nearest.follow(rows, delta)
+            nowhere = nearest.norm.isinf().nonzero()[:, 0]
+            if len(nowhere) > 0:
+                nearest.cross(nowhere, starts)
+            return nearest.result()
         if verified:
             return verify(model, inputs, planes, distance, direction)
     found = distance.isfinite()
@@ -127,7 +139,8 @@ class Search:
 
 
 _FAST, _ACCURATE = Search(reach=1.1, steps=6, tolerance=0.05), Search(reach=1.5, steps=10, tolerance=0.02)
-_FROM_STARTS = Search(reach=1.5, steps=7, tolerance=0.05)
+_FROM_STARTS = Search(reach=1.5, steps=6, tolerance=0.05)
+_FAR, _NUM_WAYS, _MUCH_NEARER = 3.0, 2, 0.95
 
 
 @dataclass(frozen=True)
@@ -290,16 +303,23 @@ class Nearest:
     Attributes:
         model: the attacked model.
         inputs: shape (N, ...).
-        predicted: int64, shape (N,).
+        planes: the boundaries, linearized at the inputs.
         points: shape (N, ...); the inputs where no point was found.
         norm: shape (N,); inf where no point was found.
     """
 
     model: CountedModel
     inputs: Tensor
-    predicted: Tensor
+    planes: Planes
     points: Tensor
     norm: Tensor
+
+    @classmethod
+    def along(cls, model: CountedModel, inputs: Tensor, planes: Planes, distance: Tensor, direction: Tensor) -> Nearest:
+        """Start with the crossings along ``direction``, where a search expects them at ``distance``."""
+        nearest = cls(model, inputs, planes, inputs.clone(), torch.full_like(distance, math.inf))
+        nearest.verify(torch.arange(len(inputs), device=inputs.device), distance, direction)
+        return nearest
 
     def verify(self, rows: Tensor, distance: Tensor, delta: Tensor) -> None:
         """Search for a crossing along ``delta`` where an estimate ``distance`` promises a nearer one."""
@@ -307,43 +327,73 @@ class Nearest:
         rows, distance, delta = rows[nearer], distance[nearer], delta[nearer]
         if len(rows) == 0:
             return
-        origin = self.inputs[rows]
-        points, crossed = closest_crossing(self.model.at(rows), origin, unit(delta), self.predicted[rows], distance)
+        origin, predicted = self.inputs[rows], self.planes.predicted[rows]
+        points, crossed = closest_crossing(self.model.at(rows), origin, unit(delta), predicted, distance)
         norm = perturbation_norm(points.to(delta.dtype) - origin.to(delta.dtype))
         better = crossed & (norm < self.norm[rows])
         self.points[rows[better]], self.norm[rows[better]] = points[better], norm[better]
 
+    def follow(self, rows: Tensor, delta: Tensor) -> None:
+        """Follow the boundary near ``inputs[rows] + delta``, and verify the distance that this gives."""
+        near = perturbation_norm(delta) < _FAR * self.norm[rows]
+        rows, delta = rows[near], delta[near]
+        model, predicted, margins = self.model.at(rows), self.planes.predicted[rows], self.planes.margins[rows]
+        farthest = _FROM_STARTS.reach * self.norm[rows]
+        distance, direction = follow_plane(
+            model, self.inputs[rows], delta.clone(), predicted, None, margins, _FROM_STARTS, farthest
+        )
+        # Where the gradients led far away, the boundary may still be at the plane.
+        length, lost = perturbation_norm(delta), torch.zeros_like(predicted, dtype=torch.bool)
+        far = (distance > _FROM_STARTS.reach * length).nonzero()[:, 0]
+        if len(far) > 0:
+            points = (self.inputs[rows[far]] + delta[far]).clamp(0, 1).to(self.inputs.dtype)
+            lost[far] = prediction_changes(model.at(far), points, predicted[far])
+        direction = torch.where(per_example(lost, delta), delta, direction)
+        self.verify(rows, torch.where(lost, length, distance), direction)
 
-def restart(
-    model: CountedModel,
-    inputs: Tensor,
-    planes: Planes,
-    distance: Tensor,
-    direction: Tensor,
-    starts: Starts,
-    num_starts: int,
-) -> AttackResult:
-    """Run step 4 after a search that has ended at ``distance`` in ``direction``."""
-    search, everyone = _FROM_STARTS, torch.arange(len(inputs), device=inputs.device)
-    nearest = Nearest(model, inputs, planes.predicted, inputs.clone(), torch.full_like(distance, math.inf))
+    def cross(self, rows: Tensor, starts: Starts) -> None:
+        """Find boundaries on the straight ways to two examples of other classes, and follow them."""
+        predicted = self.planes.predicted
+        for further, ends in starts.nearest(self.inputs[rows], predicted[rows], _NUM_WAYS):
+            crossing = rows[further]
+            delta = step_across(self.model.at(crossing), self.inputs[crossing], ends, predicted[crossing])
+            self.verify(crossing, perturbation_norm(delta), delta)
+            self.follow(crossing, delta)
 
-    def follow_from(rows: Tensor, delta: Tensor, farthest: Tensor) -> None:
-        at, predicted, margins = model.at(rows), planes.predicted[rows], planes.margins[rows]
-        nearest.verify(rows, *follow_plane(at, inputs[rows], delta, predicted, None, margins, search, farthest))
+    def result(self) -> AttackResult:
+        """Make the record, with the norms as scores."""
+        return verified_result(
+            self.model,
+            self.inputs,
+            self.points,
+            self.norm.isfinite(),
+            predicted=self.planes.predicted,
+            margin=self.planes.margins.amin(1),
+            fallback=self.planes.fallback,
+        )
 
-    nearest.verify(everyone, distance, direction)
-    for rows, ends in starts.nearest(inputs, planes.predicted, num_starts):
-        delta = step_across(model.at(rows), inputs[rows], ends, planes.predicted[rows])
-        nearest.verify(rows, perturbation_norm(delta), delta)
-        follow_from(rows, delta, search.reach * nearest.norm[rows])
-    rows = nearest.norm.isfinite().nonzero()[:, 0]
-    follow_from(rows, (nearest.points - inputs)[rows].to(direction.dtype), search.reach * nearest.norm[rows])
-    return verified_result(
-        model,
-        inputs,
+
+def boundaries_near(model: nn.Module, starts: Starts, rows: Tensor, batch_size: int) -> Boundaries:
+    """Find the boundary nearest to each of some examples: by steps 1 to 3, and on two straight ways to the others."""
+    found = [_nearest_boundaries(model, starts, part) for part in rows.split(batch_size)]
+    return Boundaries(*map(torch.cat, zip(*found, strict=True)))
+
+
+def _nearest_boundaries(model: nn.Module, starts: Starts, rows: Tensor) -> tuple[Tensor, ...]:
+    with attacked(model, starts.inputs[rows]) as (counted, inputs):
+        planes = candidate_planes(counted, inputs, 3)
+        nearest = Nearest.along(counted, inputs, planes, *follow(counted, inputs, planes, _FAST))
+        alone = nearest.norm.clone()
+        nearest.cross(torch.arange(len(inputs), device=inputs.device), starts)
+        _, gradient, outside = margin_and_gradient(model, nearest.points, planes.predicted)
+        # The input lies on the side of its own class, also where the logits jump and their gradient is misleading.
+        side = (gradient * (inputs - nearest.points)).flatten(1).sum(1).sign()
+    found = nearest.norm.isfinite() & side.ne(0)
+    columns = (
         nearest.points,
-        nearest.norm.isfinite(),
-        predicted=planes.predicted,
-        margin=planes.margins.amin(1),
-        fallback=planes.fallback,
+        unit(gradient) * per_example(side, gradient),
+        planes.predicted,
+        outside,
+        nearest.norm < _MUCH_NEARER * alone,
     )
+    return tuple(column[found] for column in columns)

@@ -1,11 +1,11 @@
-"""Examples that a search starts from, on the other side of the boundary."""
+"""Where a search starts apart from its input: examples of other classes, and points on boundaries near examples."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,71 @@ from aradals.geometry import per_example, working_dtype
 from aradals.inference.gradients import model_inputs
 from aradals.inference.predictions import evaluation_mode
 
-NUM_STARTS = 6
+NUM_STARTS = 3
 """Number of starts for each input that a search of many boundaries needs."""
 
 _HALVINGS = 3
+_ALONG, _BEYOND = 0.3, 1.02
 
 
 @dataclass(frozen=True, eq=False)
+class Boundaries:
+    """Points on decision boundaries, each with the plane that touches the boundary there.
+
+    Attributes:
+        points: shape (B, ...).
+        normals: shape (B, ...), of unit norm; they point to the side of ``inside``.
+        inside: int64, shape (B,); the class on one side.
+        outside: int64, shape (B,); the class on the other side.
+        missed: bool, shape (B,); true if gradients from the example led to no boundary, or to one much farther away.
+    """
+
+    points: Tensor
+    normals: Tensor
+    inside: Tensor
+    outside: Tensor
+    missed: Tensor
+
+    def __add__(self, others: Boundaries) -> Boundaries:
+        pairs = ((getattr(self, field.name), getattr(others, field.name)) for field in fields(self))
+        return Boundaries(*map(torch.cat, pairs))
+
+    def steps(self, inputs: Tensor, predicted: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Choose up to ``count`` planes around the class of each input, and project the input on them.
+
+        The plane with the nearest point comes first. Then come the planes that are near themselves: distances along a
+        plane count less than those across, because a boundary that is nearly flat continues beyond its point.
+
+        Args:
+            inputs: shape (N, ...).
+            predicted: int64, shape (N,).
+            count: number of planes for each input.
+
+        Yields:
+            ``(rows, steps)``: the inputs that have a further plane, int64, shape (n,), and the steps from these
+            inputs to a little beyond their planes, shape (n, ...).
+        """
+        if len(self.points) == 0:
+            return
+        flat, normals = inputs.flatten(1).to(self.normals.dtype), self.normals.flatten(1)
+        # One point at a time, because a product of matrices rounds differently in batches of another size.
+        ways = [(normal, flat - point) for normal, point in zip(normals, self.points.flatten(1), strict=True)]
+        heights = torch.stack([(normal * way).sum(1) for normal, way in ways], 1)
+        squares = torch.stack([way.square().sum(1) for _, way in ways], 1)
+        around = torch.where(heights > 0, self.inside, self.outside) == predicted[:, None]
+        far = (heights.square() + _ALONG**2 * (squares - heights.square())).masked_fill(~around, math.inf)
+        for number in range(min(count, len(self.points))):
+            order = far if number else squares.masked_fill(~around, math.inf)
+            chosen = order.argmin(1)
+            rows = order.gather(1, chosen[:, None])[:, 0].isfinite().nonzero()[:, 0]
+            if len(rows) == 0:
+                break
+            height = heights[rows, chosen[rows]]
+            yield rows, (-_BEYOND * height[:, None] * normals[chosen[rows]]).view_as(inputs[rows])
+            far = far.scatter(1, chosen[:, None], math.inf)
+
+
+@dataclass(eq=False)
 class Starts:
     """Examples that a search starts from.
 
@@ -31,10 +89,12 @@ class Starts:
     Attributes:
         inputs: shape (M, ...), values in [0, 1].
         predicted: int64, shape (M,); the classes that the attacked model predicts for them.
+        boundaries: the boundaries nearest to them, once a search has found these.
     """
 
     inputs: Tensor
     predicted: Tensor
+    boundaries: Boundaries | None = None
 
     def __repr__(self) -> str:
         digest = hashlib.sha256(self.inputs.double().cpu().numpy().tobytes()).hexdigest()

@@ -11,6 +11,7 @@ from aradals._internal.hashes import decode_hashes
 from aradals._internal.json_files import load_sealed
 from aradals._internal.registry import Registry
 from aradals.calibration.base import Calibrator, Origin, bad_state
+from aradals.calibration.batch_temperature import BatchTemperature, RunningBatch
 from aradals.calibration.calibrated_model import CalibratedModel, scores_for
 from aradals.calibration.conditional import ConditionalTemperature
 from aradals.calibration.one_versus_rest import HistogramBinning, IsotonicCalibration
@@ -27,6 +28,7 @@ CALIBRATORS: Registry[Callable[..., Calibrator]] = Registry(
         "histogram": HistogramBinning,
         "margin_temperature": partial(ConditionalTemperature, score="logit_margin"),
         "robustness_temperature": partial(ConditionalTemperature, score="first_order_margin"),
+        "batch_temperature": BatchTemperature,
     },
     only_ours=True,  # code that only the file of a calibrator names is not run
 )
@@ -85,12 +87,14 @@ def load_calibrator(path: str | Path) -> Calibrator:
 
 __all__ = [
     "CALIBRATORS",
+    "BatchTemperature",
     "CalibratedModel",
     "Calibrator",
     "ConditionalTemperature",
     "HistogramBinning",
     "IsotonicCalibration",
     "Origin",
+    "RunningBatch",
     "TemperatureScaling",
     "VectorScaling",
     "calibrator_from_dict",

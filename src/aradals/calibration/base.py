@@ -118,6 +118,13 @@ class Calibrator(nn.Module, ABC):
                 labels or scores are wrong.
             MissingExtraError: isotonic regression needs scikit-learn, which is not installed.
         """
+        plain, labels = self._examples_of_fit(labels, logits, probs)
+        self._fit(with_possible_labels(plain, labels), labels, self.check_scores(plain, scores))
+        self.origin = origin_of(plain, labels)
+        return self
+
+    def _examples_of_fit(self, labels: Values, logits: Values | None, probs: Values | None) -> tuple[Tensor, Tensor]:
+        """Check the examples of a fit; return their logits, float64, and their labels, int64."""
         labels, outputs = check_examples(labels, logits=logits, probs=probs)
         if probs is not None and len(outputs) > 1 and kind_of_outputs(outputs) == "one-hot":
             raise InputError(
@@ -125,10 +132,7 @@ class Calibrator(nn.Module, ABC):
                 got="one-hot predictions (all values are 0 or 1)",
                 hint="the probabilities before argmax, because a predicted class has no confidence",
             )
-        plain = outputs.double() if probs is None else outputs.double().log()
-        self._fit(_with_possible_labels(plain, labels), labels, self.check_scores(plain, scores))
-        self.origin = Origin(num_classes=plain.shape[1], num_examples=len(labels), row_hashes=row_hashes(plain, labels))
-        return self
+        return outputs.double() if probs is None else outputs.double().log(), labels
 
     @abstractmethod
     def _fit(self, logits: Tensor, labels: Tensor, scores: Tensor | None) -> None:
@@ -218,7 +222,12 @@ class Calibrator(nn.Module, ABC):
         return scores.detach().to(logits.device, torch.float64)
 
 
-def _with_possible_labels(logits: Tensor, labels: Tensor) -> Tensor:
+def origin_of(logits: Tensor, labels: Tensor) -> Origin:
+    """Describe the examples of a fit as far as their predictions show it."""
+    return Origin(num_classes=logits.shape[1], num_examples=len(labels), row_hashes=row_hashes(logits, labels))
+
+
+def with_possible_labels(logits: Tensor, labels: Tensor) -> Tensor:
     """Give the labels of probability 0 the probability `LEAST_PROB`."""
     own = logits.gather(1, labels[:, None])
     impossible = own == -math.inf

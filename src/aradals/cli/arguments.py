@@ -199,18 +199,15 @@ _BESIDE_PREDICTIONS = ("labels", "compare", "evaluate_on", "evaluate_on_labels")
 
 
 @dataclass(frozen=True)
-class StoredArguments:
-    """Files that replace a model.
+class UnlabeledArguments:
+    """A file that replaces a model.
 
     Attributes:
-        predictions: file of predictions to use instead of a model (.parquet, .csv, .tsv, .jsonl, .npz, .npy, .pt):
-            labels and, for each class, a logit or a probability; docs/predictions.md has the names of the columns
-        labels: file of the labels, if the file of predictions has none; they are found by id if both files have ids,
-            otherwise they are in the same order
+        predictions: file of predictions to use instead of a model (.parquet, .csv, .tsv, .jsonl, .npz, .npy, .pt): for
+            each class, a logit or a probability, and no labels; docs/predictions.md has the names of the columns
     """
 
     predictions: Path | None = None
-    labels: Path | None = None
 
     @property
     def files(self) -> list[Path]:
@@ -222,13 +219,17 @@ class StoredArguments:
         """Load the predictions, with the description in their file.
 
         Raises:
-            InputError: ``--predictions`` is missing, or the file cannot be read.
+            InputError: the file cannot be read.
         """
-        from aradals.pipeline.prediction_files import read_predictions
+        from aradals.pipeline.prediction_files import read_unlabeled
 
+        return read_unlabeled(self._file, output_kind=output_kind)
+
+    @property
+    def _file(self) -> Path:
         if self.predictions is None:
             raise InputError(expected="--predictions", got="none", hint="--predictions logits.npz")
-        return read_predictions(self.predictions, self.labels, output_kind=output_kind)
+        return self.predictions
 
     def refuse_beside(self, model: ModelArguments, data: DataArguments, **more: object) -> None:
         """Refuse options that have no effect beside the predictions, because the user expects an effect.
@@ -253,6 +254,30 @@ class StoredArguments:
                 got=f"both (also {', '.join(unused)})",
                 hint="one of them",
             )
+
+
+@dataclass(frozen=True)
+class StoredArguments(UnlabeledArguments):
+    """Files that replace a model.
+
+    Attributes:
+        predictions: file of predictions to use instead of a model (.parquet, .csv, .tsv, .jsonl, .npz, .npy, .pt):
+            labels and, for each class, a logit or a probability; docs/predictions.md has the names of the columns
+        labels: file of the labels, if the file of predictions has none; they are found by id if both files have ids,
+            otherwise they are in the same order
+    """
+
+    labels: Path | None = None
+
+    def load(self, output_kind: OutputKind | None) -> StoredPredictions:
+        """Load the predictions and their labels.
+
+        Raises:
+            InputError: ``--predictions`` is missing, or the file cannot be read.
+        """
+        from aradals.pipeline.prediction_files import read_predictions
+
+        return read_predictions(self._file, self.labels, output_kind=output_kind)
 
 
 @dataclass(frozen=True)
@@ -406,11 +431,31 @@ class CalibratorArguments:
 
     Attributes:
         method: temperature (one number), vector (a factor and an offset per class), isotonic (a curve per class),
-            histogram (bins per class), margin_temperature (a temperature that depends on the logit margin) or
-            robustness_temperature (a temperature that depends on the first-order margin, a gradient of the model)
+            histogram (bins per class), margin_temperature (a temperature that depends on the logit margin),
+            robustness_temperature (a temperature that depends on the first-order margin, a gradient of the model) or
+            batch_temperature (a temperature that rises if a batch of unlabeled inputs has drifted, see docs/shift.md)
+        method_args: settings of the method, as JSON or YAML, such as '{statistic: mutual_information}'
     """
 
     method: str = "temperature"
+    method_args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MonitorArguments:
+    """The batches.
+
+    Attributes:
+        calibrator: file of aradals calibrate --method batch_temperature
+        batch_size: number of predictions of each batch, in their order; default: all predictions are one batch
+        level: probability of a false alarm in a batch that has not drifted
+        json: print the results as JSON, not as text
+    """
+
+    calibrator: Path
+    batch_size: int | None = None
+    level: float = 0.01
+    json: bool = False
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ def run(
     from aradals.pipeline.outputs import input_paths, output_file
     from aradals.report.terminal import results_findings
 
-    get_calibrator(calibrator.method)
-    stored.refuse_beside(model, data)
+    get_calibrator(calibrator.method, **calibrator.method_args)
+    stored.refuse_beside(model, data, method_args=calibrator.method_args)
     read = input_paths(data.data, model.checkpoint, model.model, *stored.files)
     target: dict[str, Any] = {"method": calibrator.method, **asdict(output), "log": print_log}
     with output_file(output.output, ".json", "calibrator", inputs=read, overwrite=output.overwrite):
@@ -42,7 +42,7 @@ def run(
             fitted, results = calibrate_predictions(stored.load(model.output_kind), **judges, **target)
             print_result(results.table(), results_findings(results))
         else:
-            fitted = calibrate(*model.load(data), **target)
+            fitted = calibrate(*model.load(data), method_args=calibrator.method_args, **target)
     numbers = [f"{name} {_in_short(value)}" for name, value in fitted.to_dict().items() if name != "method"]
     print_result(f"{calibrator.method}: {', '.join(numbers)}, fitted on {fitted.origin.num_examples} examples")
     print_result(f"calibrator: {output.output}")

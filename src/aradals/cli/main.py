@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "train one model of a recipe",
     "calibrate": "fit a calibrator after training",
     "evaluate": "measure accuracy, confidence and calibration, clean and under shift",
+    "monitor": "estimate the accuracy on unlabeled data, and whether they have drifted",
     "corrupt": "write corrupted images like those of CIFAR-10-C and ImageNet-C",
     "run": "run a whole study: methods x seeds, from data to report",
     "report": "write the HTML report of results on disk",

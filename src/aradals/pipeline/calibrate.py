@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from aradals._internal.json_files import settings_digest
-from aradals.calibration import CALIBRATORS, Calibrator, get_calibrator, load_calibrator, scores_for
+from aradals.calibration import (
+    CALIBRATORS,
+    BatchTemperature,
+    Calibrator,
+    get_calibrator,
+    load_calibrator,
+    scores_for,
+)
 from aradals.data import Data, Examples, as_examples
 from aradals.errors import InputError
 from aradals.inference.predictions import predict
 from aradals.pipeline.artifacts import save_calibrator
 from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples, match_labels
+from aradals.pipeline.domains import check_domains, predict_domains
 from aradals.pipeline.evaluate import evaluate_predictions
 from aradals.pipeline.leakage import check_stored, tell_unchecked
 from aradals.pipeline.numbering import check_numbering
@@ -28,6 +37,7 @@ def calibrate(
     data: Data,
     *,
     method: str = "temperature",
+    method_args: Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
@@ -38,7 +48,9 @@ def calibrate(
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K), or to outputs that `LogitModel` reads.
         data: `Examples`, (inputs, labels), or a ``DataLoader``; see `aradals.data.as_examples`.
-        method: a name in ``aradals.calibration.CALIBRATORS``.
+        method: a name in ``aradals.calibration.CALIBRATORS``. ``batch_temperature`` makes drifted copies of the
+            examples, and so needs images or the rows of a table.
+        method_args: settings of the method, such as ``{"statistic": "mutual_information"}``.
         class_names: names of the model's classes, which find the classes of the data in the model; default: those in
             its ``config.id2label``.
         output: JSON file for the calibrator, the digest of the model and the content hashes of the examples.
@@ -59,15 +71,20 @@ def calibrate(
         >>> calibrator.predict_logits(torch.zeros(1, 3)).shape
         torch.Size([1, 3])
     """
-    calibrator = get_calibrator(method)
+    calibrator = get_calibrator(method, **(method_args or {}))
     examples = as_examples(data)
+    if isinstance(calibrator, BatchTemperature):
+        check_domains(examples)
     classifier = as_classifier(model, examples, class_names=class_names, log=log)
     examples, numbered = match_labels(classifier, examples, log)
     checks = [numbered, check_training_examples(classifier, examples)]
     if output is None:
         _fit(calibrator, classifier, examples)
     else:
-        path, request = Path(output), settings_digest([method, classifier.digest, examples.fingerprint])
+        path, request = (
+            Path(output),
+            settings_digest([method, *filter(None, [method_args]), classifier.digest, examples.fingerprint]),
+        )
         with output_file(path, ".json", "calibrator", overwrite=overwrite):
             refuse_other_request(path, request, overwrite=overwrite)
             _fit(calibrator, classifier, examples)
@@ -106,6 +123,12 @@ def calibrate_predictions(
             another program has made the output.
     """
     calibrator, data = get_calibrator(method), given.data
+    if isinstance(calibrator, BatchTemperature):
+        raise InputError(
+            expected="a model and data for batch_temperature, because it is fitted on drifted copies of the inputs",
+            got="predictions",
+            hint="--model, --checkpoint and --data, or BatchTemperature().fit(labels, logits=..., domains=...)",
+        )
     request = settings_digest([method, given.fingerprint, None if judged is not None else held_out])
     fitted_on = given
     if judged is None:
@@ -175,8 +198,16 @@ def load_calibrators(paths: Sequence[Path]) -> dict[str, Calibrator]:
 
 
 def _fit(calibrator: Calibrator, classifier: Classifier, examples: Examples) -> None:
+    if isinstance(calibrator, BatchTemperature):
+        predictions, domains = predict_domains(classifier.model, examples)
+        calibrator.fit(predictions.labels, logits=predictions.logits, domains=domains)
+    else:
+        _fit_on_clean(calibrator, classifier, examples)
+    calibrator.origin = replace(calibrator.origin, weights=classifier.weights, example_hashes=examples.hashes)
+
+
+def _fit_on_clean(calibrator: Calibrator, classifier: Classifier, examples: Examples) -> None:
     predictions = predict(classifier.model, examples.batches())
     check_numbering(predictions, examples.name)
     scores = scores_for(calibrator, classifier.model, examples.batches(), predictions.ids)
     calibrator.fit(predictions.labels, logits=predictions.logits, scores=scores)
-    calibrator.origin = replace(calibrator.origin, weights=classifier.weights, example_hashes=examples.hashes)

@@ -192,6 +192,34 @@ def read_predictions(
     )
 
 
+def read_unlabeled(path: Path, *, output_kind: Declared | None = None) -> StoredPredictions:
+    """Read predictions whose labels, if there are any, do not matter; the labels of the result are -1.
+
+    Args:
+        path: see `read_predictions`.
+        output_kind: see `read_predictions`.
+
+    Raises:
+        InputError: the file is missing, lacks a column, or its numbers are neither logits nor probabilities.
+    """
+    columns, metadata = _read(path)
+    own = _pick(columns, LABELS, _is_column)
+    labels = np.empty(0) if own is None else columns[own]
+    used, values, class_names, meaning = _outputs(columns, labels, own, path)
+    logits, what = _as_logits(values, meaning, used, path, output_kind)
+    keys, ids = _identifiers(columns, len(logits), path)
+    return StoredPredictions(
+        Predictions(ids, logits, torch.full((len(logits),), -1)),
+        path.stem,
+        metadata.get("data", path.stem),
+        decode_hashes(metadata.get("example_hashes", ""), path),
+        metadata.get("weights", ""),
+        class_names,
+        keys,
+        f"{path.name}: {what}",
+    )
+
+
 def _read(path: Path) -> tuple[Columns, dict[str, str]]:
     """Read the columns of a file, and the metadata of a parquet file."""
     readers: dict[str, Callable[[Path], Columns]] = {

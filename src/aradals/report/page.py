@@ -518,12 +518,13 @@ def _audit(audit: Audit) -> dict[str, object]:
         "share in the same subset": found.same_subset,
         "share in the same subset or the next": found.within_one,
         "Spearman's rank correlation": found.spearman,
+        "Kendall's rank correlation (tau-b)": found.kendall,
     }
     return {
         **{
             name: f"{each.value:.3f} (95 % interval {each.low:.3f} to {each.high:.3f})"
             for name, each in agreement.items()
-            if found.n
+            if not math.isnan(each.value)
         },
         "share that the first reference attack alone puts into the same subset": audit.first_alone.same_subset.value,
         "subsets that the ranking carries": audit.num_carried,

@@ -50,22 +50,25 @@ _CLEARLY_SMALLER = 0.99
 class RankAgreement:
     """Agreement of two rankings of the same examples.
 
-    The last three attributes have 95 % intervals: Wilson's (1927) for the shares; for the correlation Fisher's z with
-    the standard error √((1 + ρ²/2)/(N - 3)) of Bonett and Wright (Psychometrika 65, 2000, p. 23-28). The intervals
-    cover the expected agreement on N examples. Ranks and cuts within a sample are noisy, so that the agreement on all
-    examples is a little better.
+    All attributes except ``n`` have 95 % intervals: Wilson's (1927) for the shares; for the correlations Fisher's z
+    with the standard errors of Bonett and Wright (Psychometrika 65, 2000, p. 23-28), which are √((1 + ρ²/2)/(N - 3))
+    for Spearman's ρ, and √(0.437/(N - 4)) for Kendall's τ. The intervals cover the expected agreement on N examples.
+    Ranks and cuts within a sample are noisy, so that the agreement on all examples is a little better.
 
     Attributes:
         n: number of examples; 0 if the rankings could not be compared.
         spearman: Spearman's rank correlation, where ties have their mean rank; 0 if all values are equal.
         same_subset: share of examples that both rankings put into the same subset.
         within_one: share of examples that both rankings put into the same or a neighboring subset.
+        kendall: Kendall's rank correlation τ-b: the share of pairs in the same order minus the share in the opposite
+            order, corrected for ties; 0 if all values are equal.
     """
 
     n: int = 0
     spearman: Estimate = field(default_factory=Estimate)
     same_subset: Estimate = field(default_factory=Estimate)
     within_one: Estimate = field(default_factory=Estimate)
+    kendall: Estimate = field(default_factory=Estimate)
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,13 @@ def rank_agreement(scores: Tensor, reference: Tensor, num_subsets: int = 10) -> 
             hint="sorting the rows of both tables by their ids",
         )
     moved = (assign_subsets(scores, num_subsets) - assign_subsets(reference, num_subsets)).abs()
-    return RankAgreement(len(scores), _spearman(scores, reference), _share(moved == 0), _share(moved <= 1))
+    return RankAgreement(
+        len(scores),
+        spearman=_spearman(scores, reference),
+        same_subset=_share(moved == 0),
+        within_one=_share(moved <= 1),
+        kendall=_kendall(scores, reference),
+    )
 
 
 def audit_scores(
@@ -255,14 +264,14 @@ def describe_audit(audit: Audit) -> str:
         f"{_verdict(agreement, audit.num_subsets)}: of {agreement.n} examples drawn at random, "
         f"{_percent(agreement.same_subset, '95 % interval ')} are in the same subset as with {attack}, and "
         f"{_percent(agreement.within_one)} are in the same or a neighboring subset; Spearman's correlation is "
-        f"{agreement.spearman.value:.3f} ({agreement.spearman.low:.3f} to {agreement.spearman.high:.3f})."
+        f"{_correlation(agreement.spearman)}, Kendall's {_correlation(agreement.kendall)}."
     ]
     if agreement.same_subset.value < MIN_SAME_SUBSET:
         carried = f"{audit.num_carried} subsets" if audit.num_carried > 1 else "no subsets at all"
         sentences.append(f"This ranking carries {carried}.")
         if "num_starts=0" in audit.scores_by:
             sentences.append(
-                "A search from examples of other classes may rank better (--attack-args '{num_starts: 6}')."
+                "A search from examples of other classes may rank better (--attack-args '{num_starts: 3}')."
             )
     if audit.first_alone.n and audit.first_alone.same_subset.value < MIN_SAME_SUBSET:
         first = attack.partition(" ")[0]
@@ -295,11 +304,27 @@ def _spearman(first: Tensor, second: Tensor) -> Estimate:
     error = math.sqrt((1 + rho**2 / 2) / (n - 3)) if n > 3 else math.inf
     # At a correlation of exactly 1 the interval would be a point, as if no two neighbors could ever swap. The limit is
     # the correlation after half a swap.
-    largest = 1 - 6 / (n * (n**2 - 1)) if n > 1 else 0.0
-    z = math.atanh(max(-largest, min(rho, largest)))
+    return _with_fisher_interval(rho, error, largest=1 - 6 / (n * (n**2 - 1)) if n > 1 else 0.0)
+
+
+def _kendall(first: Tensor, second: Tensor) -> Estimate:
+    n, first, second = len(first), first.detach().cpu(), second.detach().cpu()
+    agreeing, untied = 0.0, torch.zeros(2, dtype=torch.float64)
+    for rows in torch.arange(n).split(1024):
+        order = [(values[rows, None] - values).sign().double() for values in (first, second)]
+        agreeing += float((order[0] * order[1]).sum())
+        untied += torch.stack([each.abs().sum() for each in order])
+    tau = agreeing / math.sqrt(untied.prod()) if untied.all() else 0.0
+    error = math.sqrt(0.437 / (n - 4)) if n > 4 else math.inf
+    return _with_fisher_interval(tau, error, largest=1 - 2 / (n * (n - 1)) if n > 1 else 0.0)
+
+
+def _with_fisher_interval(correlation: float, error: float, *, largest: float) -> Estimate:
+    """Add the 95 % interval of Fisher's z; ``largest`` is the correlation that stands for 1, which has no finite z."""
+    z = math.atanh(max(-largest, min(correlation, largest)))
     quantile = torch.special.ndtri(torch.tensor(0.975, dtype=torch.float64)).item()
     low, high = math.tanh(z - quantile * error), math.tanh(z + quantile * error)
-    return Estimate(rho, min(rho, low), max(rho, high))
+    return Estimate(correlation, min(correlation, low), max(correlation, high))
 
 
 def _mean_ranks(values: Tensor) -> Tensor:
@@ -317,3 +342,7 @@ def _share(members: Tensor) -> Estimate:
 
 def _percent(share: Estimate, what: str = "") -> str:
     return f"{100 * share.value:.1f} % ({what}{100 * share.low:.1f} to {100 * share.high:.1f})"
+
+
+def _correlation(found: Estimate) -> str:
+    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"

@@ -160,10 +160,10 @@ def score(
         bf16: attack a copy of the model that computes in bfloat16. This is faster on some hardware, and less precise:
             up to 1 example in 10 moves to a neighboring decile of the ranking.
         starts: examples, shape (M, ...), that the search for examples of other classes starts from, if the attack has
-            such a search. By default, 128 random examples of a tensor or of the data set of a ``DataLoader``, or the
-            first 128 of other batches. The default attack uses them only if they find clearly nearer boundaries for
-            more than 5 % of 32 of them, as on networks with flat regions; the description of the attack says so. Give
-            the same examples to calls that score splits to be compared, or parts of one data set.
+            such a search. By default, a random quarter (from 32 to 128) of a tensor or of the data set of a
+            ``DataLoader``, or the first 128 of other batches. The default attack uses them only if they find clearly
+            nearer boundaries for more than 5 % of 32 of them, as on networks with flat regions; the description of the
+            attack says so. Give the same examples to calls that score splits to be compared, or parts of one data set.
         progress: show a bar on stderr, with the rate and the remaining time (needs tqdm).
         **attack_args: arguments of the attack.
 
@@ -318,7 +318,7 @@ def one_attack(attacks: Iterable[str]) -> str:
         raise InputError(
             expected="one attack for all parts of a table",
             got="; ".join([attack, *others]),
-            hint="--attack-args '{num_starts: 6}', which decides for all parts",
+            hint="--attack-args '{num_starts: 3}', which decides for all parts",
         )
     return attack
 

@@ -278,5 +278,5 @@ def test_one_search_ranks_all_splits_of_a_scorer(folds: Literal[1, 2], data: str
     tables = [load_scores(path) for path in (tmp_path / "scores").rglob("scores.parquet")]
     assert len(tables) == 2 * folds + 1
     assert len({table.attack for table, _ in tables}) == 1
-    assert "starts=Starts(100 examples" in tables[0][0].attack
+    assert "starts=Starts(32 examples" in tables[0][0].attack
     assert {metadata["starts_from"] for _, metadata in tables} == {run.splits.train.fingerprint}
