@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow lint format evidence clean
 
 # Installed once, and again when the requirements change. The constraints pin every version, so that a run next year
 # gets the same ones.
@@ -33,6 +33,16 @@ lint: $(VENV)/installed-test
 format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Runs or resumes every study, and writes its page; magic, spambase and cifar10 are found in the folder ARADALS_DATA.
+STUDIES ?= letter magic spambase cifar10-overfit
+
+evidence: $(VENV)/installed-all
+	for name in $(STUDIES); do \
+	  $(BIN)/aradals run $$name --workers 2 --output runs/$$name && \
+	  $(BIN)/python benchmarks/render.py --study runs/$$name/results.json --output results/$$name/README.md || exit 1; \
+	done
+	$(BIN)/python benchmarks/render.py --all
 
 clean:
 	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache

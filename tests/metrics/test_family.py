@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from aradals.metrics import (
     brier_refinement,
     brier_score,
     classwise_calibration_error,
+    coverage_at_error,
     debiased_l2_calibration_error,
     error_auroc,
     expected_calibration_error,
@@ -58,6 +60,8 @@ FUNCTIONS: dict[str, Metric] = {
     "aurc": aurc,
     "error_auroc": error_auroc,
     "accuracy_at_coverage_90": accuracy_at_coverage,
+    "coverage_at_error_1": partial(coverage_at_error, max_error=0.01),
+    "coverage_at_error_5": partial(coverage_at_error, max_error=0.05),
 }
 
 

@@ -15,7 +15,7 @@ from aradals.metrics.calibration import (
 )
 from aradals.metrics.outcomes import ClassGaps, Outcomes, outcomes_and_class_gaps
 from aradals.metrics.proper import brier_calibration_part, brier_refinement_part
-from aradals.metrics.selective import most_confident, ranked_auroc, selective_risk
+from aradals.metrics.selective import largest_coverage, most_confident, ranked_auroc, selective_risk
 from aradals.metrics.smooth import grid_gaps, smooth_error
 
 
@@ -70,6 +70,8 @@ def family(examples: Outcomes, gaps: ClassGaps, *, coverage: float = 0.9) -> dic
         "aurc": float(selective_risk(examples.ranking).mean()),
         "error_auroc": ranked_auroc(examples.ranking),
         coverage_key(coverage): float(most_confident(examples.ranking, coverage).mean()),
+        "coverage_at_error_1": largest_coverage(examples.ranking, 0.01),
+        "coverage_at_error_5": largest_coverage(examples.ranking, 0.05),
     }
 
 

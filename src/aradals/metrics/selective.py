@@ -66,6 +66,19 @@ def most_confident(ranking: Ranking, coverage: float) -> Tensor:
     return ranking.mean_correct[-_num_covered(ranking, coverage) :]
 
 
+def largest_coverage(ranking: Ranking, max_error: float) -> float:
+    """Share of the most confident examples, as many as possible, of which at most ``max_error`` are wrong; or 0.
+
+    Raises:
+        InputError: ``max_error`` outside [0, 1].
+    """
+    if not 0 <= max_error <= 1:
+        raise InputError(expected="max_error in [0, 1]", got=str(max_error), hint="0.01 for one error in 100")
+    # Rounding errors of sums may lift an error above its limit.
+    good = (selective_risk(ranking) <= max_error + 1e-12).nonzero()
+    return 1 - int(good[0]) / len(ranking.order) if len(good) else 0.0
+
+
 def _num_covered(ranking: Ranking, coverage: float) -> int:
     # The product is rounded first, so that 0.07 · 100 = 7.000000000000001 counts as 7.
     return max(1, math.ceil(round(coverage * len(ranking.order), 6)))
@@ -159,6 +172,29 @@ def accuracy_at_coverage(
         InputError: see `outcomes`; a coverage outside (0, 1].
     """
     return float(most_confident(outcomes(labels, logits=logits, probs=probs).ranking, coverage).mean())
+
+
+def coverage_at_error(
+    labels: Values, *, logits: Values | None = None, probs: Values | None = None, max_error: float = 0.01
+) -> float:
+    """Largest share of the most confident predictions of which at most ``max_error`` are wrong, in [0, 1].
+
+    The share is chosen on these examples, and so it is no promise for others; `confidence_threshold` gives one. If
+    several predictions have the same confidence, their mean error counts.
+
+    Example: confidences 0.9, 0.8, 0.7 and 0.6, where only the second prediction is wrong, have the errors 0, 1/2, 1/3
+    and 1/4 among the most confident ones, and so the coverage 1 at ``max_error=0.25`` and 1/4 at 0.2.
+
+    Args:
+        labels: integer, shape (N,), in [0, K).
+        logits: finite floats, shape (N, K); or
+        probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
+        max_error: largest share of wrong predictions among those that are kept, in [0, 1].
+
+    Raises:
+        InputError: see `outcomes`; ``max_error`` outside [0, 1].
+    """
+    return largest_coverage(outcomes(labels, logits=logits, probs=probs).ranking, max_error)
 
 
 def error_auroc(labels: Values, *, logits: Values | None = None, probs: Values | None = None) -> float:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aradals.checks import Values, check_subsets, to_tensor
-from aradals.metrics.bootstrap import LINEARIZED, Bootstrap, replicates
+from aradals.metrics.bootstrap import Bootstrap, replicates
 from aradals.metrics.estimates import estimate_outcomes
 from aradals.metrics.family import family
 from aradals.metrics.noise_floor import noise_floors
@@ -78,7 +78,10 @@ def summarize_and_resample(
     seed: int = 0,
     smooth: bool = True,
 ) -> tuple[MetricRow, dict[str, Tensor]]:
-    """Run `summarize` and `resampled_metrics` on the same outcomes and resamples, with the arguments of `summarize`."""
+    """Run `summarize` and `resampled_metrics` on the same outcomes and resamples, with the arguments of `summarize`.
+
+    The metrics of the resamples include ``aurc`` and ``error_auroc``.
+    """
     examples, class_gaps = outcomes_and_class_gaps(labels, logits=logits, probs=probs, num_bins=num_bins)
     metrics = family(examples, class_gaps)
     subsets = None if subsets is None else check_subsets(subsets, len(labels))
@@ -99,7 +102,7 @@ def summarize_and_resample(
             "largest_subset_noise_floor_p95": subset_floor.largest.p95,
         }
     row = {name: None if value is None or math.isnan(value) else value for name, value in row.items()}
-    return row, {name: values for name, values in replicates(sample).items() if name not in LINEARIZED}
+    return row, replicates(sample)
 
 
 def summarize_by_subset(

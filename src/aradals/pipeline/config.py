@@ -524,6 +524,7 @@ class StudyConfig:
         ensembles: method and number of members of each ensemble, by name.
         reference: the method that the others are compared with; default: the first method with plain training, else
             the first method.
+        compare_with: further methods that every method is compared with, such as the best method that is known.
         splits: division of the training data.
         training: training of every model.
         description: description of the study, for the report.
@@ -548,6 +549,7 @@ class StudyConfig:
     training: TrainingConfig
     ensembles: dict[str, EnsembleConfig] = field(default_factory=dict)
     reference: str | None = None
+    compare_with: list[str] = field(default_factory=list)
     description: str = ""
     purpose: Literal["evidence", "smoke"] = "evidence"
     image_column: str | None = None
@@ -622,7 +624,12 @@ class StudyConfig:
                     got=repr(name),
                     hint="letters, digits, dots, dashes and underscores",
                 )
-        named = {"reference": self.reference, **{f"{name}.variant_of": self.variant_of(name) for name in self.runs}}
+        compared = {f"compare_with[{index}]": name for index, name in enumerate(self.compare_with)}
+        named = {
+            "reference": self.reference,
+            **compared,
+            **{f"{name}.variant_of": self.variant_of(name) for name in self.runs},
+        }
         for key, given in named.items():
             others = [name for name in self.runs if key != f"{name}.variant_of"]
             if given is not None and given not in others:

@@ -39,6 +39,7 @@ COMPARISONS: dict[Metric, str] = {
     "accuracy": "accuracy, points",
     "nll": "NLL",
     "brier": "Brier score",
+    "aurc": "AURC",
 }
 MODEL_COLUMNS = ("examples", "gap, points", "ECE", "noise floor", "accuracy %", "confidence %", "n")
 CLASS_COLUMNS = ("class", *MODEL_COLUMNS[1:])

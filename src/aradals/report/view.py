@@ -44,6 +44,8 @@ METRIC_NAMES: dict[Metric, str] = {
     "ks_error": "KS error",
     "aurc": "AURC",
     "error_auroc": "AUROC of errors",
+    "coverage_at_error_1": "coverage at 1 % error",
+    "coverage_at_error_5": "coverage at 5 % error",
     "subset_noise_floor": "subset error: noise floor",
     "subset_noise_floor_p95": "subset error: 95 % of noise",
     "largest_subset_calibration_error": "largest subset gap",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -17,7 +17,7 @@ from aradals.metrics.bootstrap import MIN_EXAMPLES
 from aradals.results.aggregate import MIN_SEEDS, by_seed, places, student_quantile
 from aradals.results.records import RANGES, Comparison, Metric, Place, Results, Variant
 
-COMPARED: tuple[Metric, ...] = ("ece", "subset_calibration_error", "nll", "brier", "accuracy")
+COMPARED: tuple[Metric, ...] = ("ece", "subset_calibration_error", "nll", "brier", "aurc", "accuracy")
 """The metrics that methods are compared by."""
 
 # Noise inflates the estimates of these metrics, see `bias_range`.
@@ -154,16 +154,18 @@ def compare_methods(
     results: Results,
     replicates: Replicates,
     *,
+    also: Collection[str] = (),
     metrics: Sequence[Metric] = COMPARED,
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[Comparison, ...]:
-    """Compare every variant with the reference method, on the clean data and on the mean over all shifts.
+    """Compare every variant with the reference method, clean and on the mean over all shifts.
 
-    The reference method counts as trained and with each of its calibrators. Seeds are paired: the same seed means the
-    same splits and the same order of the data. The t test asks if the mean over seeds differs on these test examples.
-    The interval is for other seeds and other examples (see `crossed_bootstrap_interval`). For calibration errors, the
-    interval allows for the inflation of both estimates (see `bias_range`); the difference itself is not corrected.
+    ``also`` names further methods to compare with. Such a method counts as trained and with each of its calibrators, as
+    the reference method does. Seeds are paired: the same seed means the same splits and the same order of the data. The
+    t test asks if the mean over seeds differs on these test examples. The interval is for other seeds and other
+    examples (see `crossed_bootstrap_interval`). For calibration errors, the interval allows for the inflation of both
+    estimates (see `bias_range`); the difference itself is not corrected.
 
     The coverage of the 95 % intervals was measured for the difference of two ECEs, and of two subset calibration
     errors, over ten pairs of populations (over-confident by 0 to 0.01 against 0 to 0.05, at accuracy 0.92 and 0.75;
@@ -178,6 +180,7 @@ def compare_methods(
         replicates: metrics on resamples of the examples, the same resamples for all variants and places (for
             "all_shifts" the `mean_replicates` of the conditions). A pair has no interval if a seed lacks them, if one
             of the two metrics has no interval, for fewer than 50 examples, and for exactly two seeds.
+        also: further methods that every variant is compared with.
         metrics: the metrics to compare by.
         level: nominal coverage of the intervals.
         seed: seed of the resampling of seeds.
@@ -190,7 +193,7 @@ def compare_methods(
     Raises:
         MissingExtraError: scipy is not installed, and there is more than one seed.
     """
-    references = [variant for variant in results.variants if variant.method == results.reference]
+    references = [variant for variant in results.variants if variant.method in {results.reference, *also}]
     compared: list[Comparison] = []
     for reference, place, metric in product(references, places(results), metrics):
         family = [

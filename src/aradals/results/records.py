@@ -40,6 +40,8 @@ Metric = Literal[
     "aurc",
     "error_auroc",
     "accuracy_at_coverage_90",
+    "coverage_at_error_1",
+    "coverage_at_error_5",
     "subset_calibration_error",
     "largest_subset_calibration_error",
     "ece_noise_floor",

@@ -250,6 +250,7 @@ def _alone(config: StudyConfig, method: str) -> StudyConfig:
         methods={name: replace(config.methods[name], variant_of=None)},
         ensembles={},
         reference=None,
+        compare_with=[],
         calibrators=[],
         evaluation=EvaluationConfig(num_subsets=1),
     )
@@ -390,7 +391,7 @@ def assemble(
     arrays = {(run.method, run.seed): run.arrays for run in finished}
     return replace(
         _with_examples(results, config, first.test, arrays),
-        comparisons=compare_methods(results, replicates),
+        comparisons=compare_methods(results, replicates, also=config.compare_with),
         stability=tuple(study_stability(config, arrays)),
     )
 

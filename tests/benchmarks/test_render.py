@@ -1,0 +1,66 @@
+"""The pages of evidence: the same text for the same results, and answers by the stated rule."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from aradals.results.records import Results
+from report.synthetic_results import compared, make_study
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "render.py"
+
+
+@pytest.fixture(scope="module")
+def render() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("render", SCRIPT)
+    assert spec
+    assert spec.loader
+    module = sys.modules["render"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def study() -> Results:
+    found = compared(make_study(seeds=(0, 1, 2)))
+    return replace(found, comparisons=tuple(replace(each, p=0.01, p_holm=0.01) for each in found.comparisons))
+
+
+def test_the_answer_follows_the_rule(render: ModuleType) -> None:
+    assert render.judge(-0.02, -0.03, -0.01, 0.01, expected=-1) == "shown"
+    assert render.judge(-0.02, -0.03, -0.01, 0.01, expected=1) == "contradicted"
+    assert render.judge(-0.02, -0.03, -0.01, 0.06, expected=-1) == "not shown"
+    assert render.judge(-0.02, -0.03, -0.01, float("nan"), expected=-1) == "not shown"
+    assert render.judge(-0.02, -0.05, 0.01, 0.01, expected=-1) == "not shown"
+
+
+def test_pages_are_the_same_each_time_and_the_gap_is_shown(render: ModuleType, study: Results, tmp_path: Path) -> None:
+    study.save(tmp_path / "results.json")
+    pages = []
+    for name in ("demo", "demo"):
+        render.render_study(tmp_path / "results.json", tmp_path / name / "README.md")
+        render.render_all(tmp_path, tmp_path / "evidence.md")
+        pages.append(((tmp_path / name / "README.md").read_text(), (tmp_path / "evidence.md").read_text()))
+    assert pages[0] == pages[1]
+    one, every = pages[0]
+    assert "larger gap than the most robust one, clean | **shown**" in one
+    assert "| cannot retrain | demo | vanilla + temperature scaling |" in every
+    assert (tmp_path / "demo" / "evidence.json").stat().st_size < 1_500_000
+    assert "runs or resumes" in every
+
+
+def test_claims_about_a_compared_method_have_the_sign_of_method_minus_baseline(
+    render: ModuleType, study: Results
+) -> None:
+    about = replace(study, config={**study.config, "compare_with": ["vanilla"]})
+    # These comparisons are others minus vanilla, and the others are better: the claim that vanilla is better fails.
+    found = {each.claim: each for each in render.answers(about)}
+    answer = found["vanilla has a lower subset CE than AR-AdaLS, clean"]
+    assert answer.answer == "contradicted"
+    assert answer.difference.value > 0
