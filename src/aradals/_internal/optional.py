@@ -15,6 +15,7 @@ _EXTRAS = {
     "distributed": ("distributed", "distributed"),
     "huggingface_hub": ("huggingface_hub", "data"),
     "jinja2": ("jinja2", "report"),
+    "lightning": ("lightning", "train"),
     "loky": ("loky", "cli"),
     "matplotlib": ("matplotlib", "plots"),
     "markupsafe": ("markupsafe", "report"),

@@ -1,1 +1,1 @@
-"""Models of other libraries, each file with the help of its own optional package."""
+"""Models and training loops of other libraries, each file with the help of its own optional package."""
