@@ -9,9 +9,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from synthetic_results import compared, make_study
 
 from aradals.results.records import Results
-from report.synthetic_results import compared, make_study
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "render.py"
 
