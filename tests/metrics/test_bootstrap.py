@@ -206,7 +206,14 @@ METRICS = (
 )
 OVERALL_METRICS = ("smooth_ece",)
 SUBSET_METRICS = ("subset_calibration_error", "largest_subset_calibration_error")
-POINT_METRICS = ("classwise_ece", "mce", "brier_calibration", "brier_refinement")
+POINT_METRICS = (
+    "coverage_at_error_1",
+    "coverage_at_error_5",
+    "classwise_ece",
+    "mce",
+    "brier_calibration",
+    "brier_refinement",
+)
 
 
 def keys(*metrics: str) -> set[str]:
