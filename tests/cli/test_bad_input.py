@@ -195,7 +195,7 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     ),
     "override in the form of an earlier version": (
         lambda w: w.run("--methods.ar_adals.num_subsets=2"),
-        "targets, label",
+        "targets, choose",
     ),
     "override of a misspelt method": (lambda w: w.run("--methods.ar_adal.consistency=2"), "--methods.ar_adals"),
     "wrong type": (lambda w: w.recipe("epochs: 6", "epochs: many"), "many"),

@@ -220,4 +220,4 @@ def test_a_forked_child_keeps_the_default() -> None:
 
 def test_every_command_says_whether_it_goes_on() -> None:
     resumes = {name for name in COMMANDS if importlib.import_module(f"aradals.cli.{name}").RESUMES}
-    assert resumes == {"run", "train", "evaluate", "diagnose", "score"}
+    assert resumes == {"run", "train", "evaluate", "diagnose", "score", "corrupt"}

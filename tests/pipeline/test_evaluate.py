@@ -16,7 +16,7 @@ from aradals.data import Examples, corrupt
 from aradals.inference.predictions import Predictions, predict
 from aradals.metrics import expected_calibration_error, nll
 from aradals.pipeline import predict as predicting
-from aradals.pipeline.artifacts import save_predictions
+from aradals.pipeline.artifacts import merge_parquet
 from aradals.pipeline.classifier import as_classifier
 from aradals.pipeline.evaluate import evaluate_predictions
 from aradals.results import CLEAN, Condition, Variant
@@ -136,9 +136,9 @@ def test_an_interrupted_call_goes_on(results: Results, tmp_path: Path, monkeypat
         if len(saved) == limit:
             raise KeyboardInterrupt
         saved.append(path)
-        save_predictions(path, *arguments)
+        merge_parquet(path, *arguments)
 
-    monkeypatch.setattr(predicting, "save_predictions", save)
+    monkeypatch.setattr(predicting, "merge_parquet", save)
     with pytest.raises(KeyboardInterrupt):
         evaluate(make_model(), DATA, **SHIFT, output=tmp_path, log=quiet)
     assert len(saved) == limit
