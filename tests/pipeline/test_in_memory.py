@@ -26,7 +26,7 @@ from aradals.pipeline.score import score_dataset
 from aradals.robustness.scores import ScoreTable
 from in_memory import no_temporary_files
 
-pytestmark = pytest.mark.filterwarnings("ignore:the temperature.* on the pull", "ignore:40 calibration examples")
+pytestmark = pytest.mark.filterwarnings("ignore:the .* on the pull", "ignore:40 calibration examples")
 
 INPUTS = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(40) % 3
