@@ -52,16 +52,17 @@ def test_modules_beside_the_folder_count_unless_they_are_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As those of a package in editable mode, which lies anywhere on the path."""
-    write(tmp_path, models__net="import torch, aradals\nimport ours\nimport theirs\nimport missing_at_all\n")
-    write(tmp_path, lib__ours__parts="import deep.down\n", lib__ours__unused="A = 1\n", lib__deep__down="A = 1\n")
-    (tmp_path / "lib" / "ours" / "__init__.py").write_text("from .parts import block\n")
+    write(tmp_path, models__net="import torch, aradals\nimport our_layers\nimport theirs\nimport missing_at_all\n")
+    write(tmp_path, lib__our_layers__parts="import deep.down\n", lib__our_layers__unused="A = 1\n")
+    write(tmp_path, lib__deep__down="A = 1\n")
+    (tmp_path / "lib" / "our_layers" / "__init__.py").write_text("from .parts import block\n")
     (tmp_path / "site-packages").mkdir()
     (tmp_path / "site-packages" / "theirs.py").write_text("A = 1\n")
     for folder in ("lib", "site-packages"):
         monkeypatch.syspath_prepend(tmp_path / folder)
     spec, lib = f"{tmp_path / 'models' / 'net.py'}:build", tmp_path / "lib"
-    assert all(changes(spec, lib / "ours" / f"{name}.py") for name in ("__init__", "parts"))
-    assert not changes(spec, lib / "ours" / "unused.py")
+    assert all(changes(spec, lib / "our_layers" / f"{name}.py") for name in ("__init__", "parts"))
+    assert not changes(spec, lib / "our_layers" / "unused.py")
     assert changes(spec, lib / "deep" / "down.py")
     assert not changes(spec, tmp_path / "site-packages" / "theirs.py")
 

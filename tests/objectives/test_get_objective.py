@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,8 @@ def test_other_peoples_objectives(objective_file: Path, monkeypatch: pytest.Monk
     assert not takes_target_prob(objective)
     assert takes_target_prob(get_objective(f"{objective_file}:smoothed"))
     monkeypatch.chdir(objective_file.parent)
+    monkeypatch.setitem(sys.modules, "ours", None)  # so that the module is gone after this test
+    del sys.modules["ours"]
     torch.testing.assert_close(get_objective("ours:scaled", power=3)(model, inputs, labels)[0], expected)
     assert get_objective("aradals.objectives:mixup", alpha=1.0) is not None
 
