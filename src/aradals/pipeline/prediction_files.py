@@ -180,16 +180,8 @@ def read_predictions(
     _check_predicted(columns, used, logits, class_names, path)
     keys, ids = _identifiers(columns, len(logits), path)
     scores = _robustness(columns, used, len(logits))
-    return StoredPredictions(
-        Predictions(ids, logits, indices, scores),
-        path.stem,
-        metadata.get("data", path.stem),
-        decode_hashes(metadata.get("example_hashes", ""), path),
-        metadata.get("weights", ""),
-        class_names,
-        keys,
-        f"{path.name}: {what}; labels from {origin}{note}",
-    )
+    predictions = Predictions(ids, logits, indices, scores)
+    return _stored(predictions, path, metadata, class_names, keys, f"{what}; labels from {origin}{note}")
 
 
 def read_unlabeled(path: Path, *, output_kind: Declared | None = None) -> StoredPredictions:
@@ -208,8 +200,21 @@ def read_unlabeled(path: Path, *, output_kind: Declared | None = None) -> Stored
     used, values, class_names, meaning = _outputs(columns, labels, own, path)
     logits, what = _as_logits(values, meaning, used, path, output_kind)
     keys, ids = _identifiers(columns, len(logits), path)
+    predictions = Predictions(ids, logits, torch.full((len(logits),), -1))
+    return _stored(predictions, path, metadata, class_names, keys, what)
+
+
+def _stored(
+    predictions: Predictions,
+    path: Path,
+    metadata: Mapping[str, str],
+    class_names: tuple[str, ...],
+    keys: npt.NDArray[Any] | None,
+    what: str,
+) -> StoredPredictions:
+    """Put predictions together with what the metadata of their file says."""
     return StoredPredictions(
-        Predictions(ids, logits, torch.full((len(logits),), -1)),
+        predictions,
         path.stem,
         metadata.get("data", path.stem),
         decode_hashes(metadata.get("example_hashes", ""), path),
