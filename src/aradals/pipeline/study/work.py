@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from aradals._internal.hashes import encode_hashes
 from aradals._internal.json_files import save_json, settings_digest
@@ -22,6 +21,7 @@ from aradals.data import Examples, files_digest, load_column
 from aradals.errors import InputError, OutputError, TrainingFailed
 from aradals.inference.ensemble import Ensemble
 from aradals.inference.predictions import Predictions, resolve_device
+from aradals.metrics import nll
 from aradals.models import save_checkpoint, seal_description
 from aradals.pipeline.artifacts import load_predictions, save_calibrator, versions
 from aradals.pipeline.config import ColumnSubsets, RandomSubsets, RankedSubsets
@@ -262,7 +262,7 @@ def choose(task: Choose, space: Workspace) -> None:
 def nll_after_temperature(predictions: Predictions) -> float:
     """Compute the mean NLL in nats after a temperature that is fitted on the same examples."""
     fitted = TemperatureScaling().fit(predictions.labels, logits=predictions.logits)
-    return functional.cross_entropy(fitted(predictions.logits), predictions.labels).item()
+    return nll(predictions.labels, logits=fitted.predict_logits(predictions.logits))
 
 
 def score(task: Score, space: Workspace) -> None:
