@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from aradals import InputError, Results, calibrate, evaluate, score_dataset
 from aradals.data import Examples, corrupt
+from aradals.inference.accelerate import accelerated
 from aradals.inference.predictions import Predictions, predict
 from aradals.metrics import expected_calibration_error, nll
 from aradals.pipeline import predict as predicting
@@ -157,6 +158,18 @@ def test_an_interrupted_call_goes_on(results: Results, tmp_path: Path, monkeypat
     assert unchecked.startswith("warning: could not be checked: the model was not fitted on ")
     limit = -1
     assert evaluate(make_model(seed=5), DATA, **SHIFT, output=tmp_path, log=quiet).rows != found.rows
+
+
+def test_the_fast_copy_of_the_model_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[torch.nn.Module] = []
+
+    def make(model: torch.nn.Module, inputs: torch.Tensor) -> torch.nn.Module:
+        made.append(accelerated(model, inputs))
+        return made[-1]
+
+    monkeypatch.setattr("aradals.pipeline.classifier.accelerated", make)
+    assert len({row.condition for row in evaluate(make_model(), DATA, **SHIFT, log=quiet).rows}) > 1
+    assert len(made) == 1
 
 
 def test_other_data_are_told_by_the_confidence(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from aradals._internal.json_files import settings_digest
 from aradals._internal.specs import code_digest
 from aradals.data import Examples
 from aradals.errors import InputError
+from aradals.inference.accelerate import accelerated
 from aradals.inference.outputs import LogitModel, OutputKind, logit_model
 from aradals.inference.padding import padded
 from aradals.inference.predictions import Batch, predict, resolve_device, try_model, understood
@@ -79,6 +80,13 @@ class Classifier:
     preprocessing: str = ""
     is_scale_known: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    _fast: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def fast_model(self, inputs: Tensor) -> nn.Module:
+        """Return a faster copy of the model, see `accelerated`; the first call makes it, which takes some passes."""
+        if not self._fast:
+            self._fast.append(accelerated(self.model, inputs))
+        return self._fast[0]
 
     @property
     def origin(self) -> dict[str, str]:

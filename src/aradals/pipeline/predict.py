@@ -16,7 +16,6 @@ from aradals._internal.hashes import encode_hashes
 from aradals._internal.json_files import settings_digest
 from aradals.data import Examples, load_data
 from aradals.errors import InputError
-from aradals.inference.accelerate import accelerated
 from aradals.inference.ensemble import pool_predictions
 from aradals.inference.predictions import Predictions, predict
 from aradals.pipeline.artifacts import SCHEMA_VERSION, as_arrow, load_predictions, merge_parquet, prediction_columns
@@ -113,7 +112,7 @@ class Predicting(Work[Scored]):
     def tables(self, loaded: Scored, file: int, rows: range) -> Iterator[Any]:
         """Predict batch by batch."""
         classifier, examples = loaded
-        fast = accelerated(classifier.model, examples.batch([0])[1])
+        fast = classifier.fast_model(examples.batch([0])[1])
         batches, again = tee(self.shift(examples.select(rows), self.conditions[file]))
         margins = score_batches(classifier.model, again, "first_order_margin") if self.with_scores else repeat(None)
         for batch, table in zip(batches, margins, strict=self.with_scores):
