@@ -15,7 +15,7 @@ from aradals.pipeline.config import FixedTargets, MethodConfig, ShapedTargets, S
 
 def check_config(config: StudyConfig) -> None:
     """Raise InputError for objectives and calibrators that a study cannot have; settings check all other values."""
-    for calibrator in config.calibrators:
+    for calibrator in config.all_calibrators:
         if isinstance(get_calibrator(calibrator), BatchTemperature):
             raise InputError(
                 expected="calibrators that are fitted on clean predictions alone",
