@@ -354,7 +354,7 @@ class MethodConfig:
 
     Args:
         objective: loss of a batch: cross_entropy, mixup, ccat, focal, margin_smoothing, logit_norm, sample_focal,
-            dual_focal, calmo, or file.py:function.
+            dual_focal, adafocal, fedlas, calmo, or file.py:function.
         objective_args: settings of the objective.
         augment: another augmentation than the recipe's.
         consistency: weight of AugMix's Jensen-Shannon term between an image and two AugMix views of it (12 in AugMix).
