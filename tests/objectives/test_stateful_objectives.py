@@ -139,7 +139,7 @@ class TestFedLAS:
     def test_models_without_a_last_linear_layer(self, model: nn.Module) -> None:
         inputs, labels = problem()
         if len(list(model.children())):
-            model.double()[1].forward = lambda hidden: hidden[:, :4]  # type: ignore[index, union-attr]
+            model.double()[1].forward = lambda hidden: hidden[:, :4]  # type: ignore[index]
         with pytest.raises(InputError, match="last layer is a linear layer"):
             FedLAS(4).double()(model, inputs, labels)
 
