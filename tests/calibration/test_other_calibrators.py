@@ -123,7 +123,8 @@ class TestStructuredMatrix:
         found = StructuredMatrixScaling().fit(labels, logits=logits)
         torch.testing.assert_close(found.predict_proba(logits), expected, rtol=0, atol=0.005)
         plain = TemperatureScaling().fit(labels, logits=logits)
-        assert nll(labels, logits=found.predict_logits(logits)) < nll(labels, logits=plain.predict_logits(logits)) - 0.05
+        losses = [nll(labels, logits=each.predict_logits(logits)) for each in (found, plain)]
+        assert losses[0] < losses[1] - 0.05
 
     def test_masked_classes_and_logits_shifted_by_a_constant(self) -> None:
         logits, labels = noisy_problem(200)
