@@ -45,7 +45,7 @@ class Verdict:
     """The first lines of a report.
 
     Attributes:
-        sentences: at most three, about the problem, the cure, and the certainty of both.
+        sentences: at most three, about the problem, the cure, and the certainty of both; a cure that works comes first.
         reference: the variant with the problem.
         best: the variant that is recommended instead, or else the best other variant; None if there is no other.
         warnings: one sentence for each kind of problem, which starts with `WARNING`.
@@ -72,7 +72,8 @@ def verdict(results: Results) -> Verdict:
     advice = _advice_for_one(results, first)
     if len(results.variants) > 1:
         advice = _advice(results, first, best if is_better else None)
-    sentences, notes = [_gap_sentence(results, first), advice, _scope(results)], _searches(results, lost=False)
+    problem, notes = _gap_sentence(results, first), _searches(results, lost=False)
+    sentences = [*((advice, problem) if best and is_better else (problem, advice)), _scope(results)]
     return Verdict(sentences, first, best, [*doubts, *_warnings(results)], notes)
 
 
@@ -143,18 +144,23 @@ def _advice(results: Results, first: Variant, best: Variant | None) -> str:
         use = f"{treatment(best.calibrator)}, which costs no training{beside}"
     elif math.isfinite(cost):
         use += f", which takes {cost:.1f} times the training time"
-    effect = f"it lowers the {_error(results, first, metric)} {_change(results, best, first, metric, 'clean')}"
+    noise = {True: ", within noise", False: ", more than noise", None: ""}[is_noise(results, first, metric)]
+    effect = (
+        f"it lowers the mean gap between confidence and accuracy ({ERRORS[metric]}{noise}) of {name} "
+        f"{_change(results, best, first, metric, 'clean')}"
+    )
     if results.shifts:
-        shift = {-1: "lowers it", 0: "does not change it significantly", 1: "raises it"}[
-            relation(results, best, first, metric, "all_shifts")
-        ]
-        size = f" {_change(results, best, first, metric, 'all_shifts')}" if "not" not in shift else ""
-        effect += f", and under shift it {shift}{size}"
+        change = _change(results, best, first, metric, "all_shifts")
+        effect += {
+            -1: f", and under shift {change}",
+            0: ", and under shift it does not change it significantly",
+            1: f", and under shift it raises it {change}",
+        }[relation(results, best, first, metric, "all_shifts")]
     return f"Use {use}: {effect}."
 
 
 def _error(results: Results, variant: Variant, metric: Metric) -> str:
-    """Write ``ECE of vanilla, which is 0.020 and more than noise,``."""
+    """Write ``ECE of vanilla (0.020 and more than noise)``."""
     noise, error = is_noise(results, variant, metric), measure(results, variant, metric)
     words = {True: " and within noise", False: " and more than noise", None: ""}[noise]
     known = f" ({error.value:.3f}{words})" if error.known else ""
@@ -162,12 +168,14 @@ def _error(results: Results, variant: Variant, metric: Metric) -> str:
 
 
 def _change(results: Results, best: Variant, first: Variant, metric: Metric, place: Place) -> str:
-    """Write ``by 0.020 (95 % interval 0.012 to 0.028)``, or both values if the pair was not compared."""
-    if (paired := difference(results, best, first, metric, place)).has_interval:
-        return f"by {abs(paired.value):.3f} {_interval(paired.size, 1, 3)}"
+    """Write ``from 4.1 to 2.1 points (95 % interval of the difference 1.2 to 2.8)``, if the pair was compared."""
     conditions = places(results)[place]
     before, after = (measure(results, each, metric, conditions=conditions).value for each in (first, best))
-    return f"from {before:.3f} to {after:.3f}"
+    change = f"from {100 * before:.1f} to {100 * after:.1f} points"
+    if (paired := difference(results, best, first, metric, place)).has_interval:
+        low, high = 100 * paired.size.low, 100 * paired.size.high
+        change += f" (95 % interval of the difference {low:z.1f} to {high:z.1f})"
+    return change
 
 
 def _advice_for_one(results: Results, variant: Variant) -> str:
