@@ -231,7 +231,7 @@ def retyped_recipe(content: bytes, chance: random.Random) -> bytes:
 
 
 def write_recipe(path: Path) -> None:
-    shutil.copyfile(find_recipe("demo"), path)
+    shutil.copyfile(find_recipe("digits"), path)
 
 
 def read_recipe(path: Path) -> Any:
