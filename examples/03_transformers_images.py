@@ -27,16 +27,16 @@ if __name__ == "__main__":
     examples = [{"pixel_values": each, "labels": int(label)} for each, label in zip(pixels, digits.target, strict=True)]
     train_set, validation_set, test_set = examples[:1000], examples[1000:1400], examples[1400:]
 
-    sizes = {"image_size": 8, "patch_size": 2, "hidden_size": 32, "intermediate_size": 64}
+    sizes = {"image_size": 8, "patch_size": 2, "hidden_size": 32, "intermediate_size": 64, "initializer_range": 0.2}
     config = ViTConfig(**sizes, num_hidden_layers=2, num_attention_heads=4, num_labels=10)
     adaptive = AdaptiveSmoothingCallback(AdaptiveSmoothing(10, num_subsets=5), train_set, validation_set, every=2)
     trainer = Trainer(
         model=ViTForImageClassification(config),
         args=TrainingArguments(
-            num_train_epochs=8,
-            per_device_train_batch_size=64,
+            num_train_epochs=10,
+            per_device_train_batch_size=32,
             per_device_eval_batch_size=200,
-            learning_rate=5e-3,
+            learning_rate=3e-3,
             eval_strategy="epoch",
             save_strategy="no",
             report_to="none",
