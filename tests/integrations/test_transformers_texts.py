@@ -17,6 +17,7 @@ from aradals.robustness.starts import with_starts
 transformers = pytest.importorskip("transformers")
 
 from aradals.integrations.transformers import embedded  # noqa: E402
+from aradals.integrations.transformers.texts import embedded_texts  # noqa: E402
 
 SIZES = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 30}
 
@@ -80,6 +81,22 @@ def test_more_padding_changes_no_score(name: str, attack: str, settings: dict[st
     first, second = (aradals.score(*embedded(model, encoded), attack, **settings) for encoded in (short, long))
     assert len(first.score.unique()) > 12
     assert second.score.allclose(first.score, rtol=2e-3)
+
+
+def test_all_batches_of_a_training_are_padded_to_the_longest_text() -> None:
+    encoded, model = texts(24), classifier("Bert")
+    ids = torch.arange(24)
+    parts = [
+        {name: each[rows, : 4 + k] for name, each in encoded.items()} | {"ids": rows}
+        for k, rows in enumerate(ids.split(6))
+    ]
+    prepared, batches = embedded_texts(model, parts)
+    found = list(batches)
+    assert torch.equal(torch.cat([each for each, _, _ in found]), ids)
+    inputs = torch.cat([each for _, each, _ in found])
+    assert inputs.shape == (24, 7, 10)
+    logits = torch.cat([model.eval()(**{n: v for n, v in part.items() if n != "ids"}).logits for part in parts])
+    assert prepared(inputs).logits.allclose(logits, rtol=1e-3, atol=1e-3)
 
 
 def test_starts_change_neither_masks_nor_padding() -> None:

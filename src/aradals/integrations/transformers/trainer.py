@@ -154,7 +154,7 @@ class AdaptiveSmoothingCallback(TrainerCallback):
         self.loop.forget()
         self._load_state(_read_state(args, state.global_step) if state.global_step else self._initial)
         self.criterion.to(args.device)
-        self._is_evaluated = False
+        self._is_training = self._is_evaluated = False  # the last training may have been interrupted
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -168,7 +168,8 @@ class AdaptiveSmoothingCallback(TrainerCallback):
             )
         self._is_training, epoch = True, state.epoch or 0.0
         if epoch == int(epoch) and self.loop.is_due(int(epoch)):  # else the training resumes within an epoch
-            self.loop.score(kwargs["model"], self.criterion.num_subsets, kwargs["train_dataloader"].collate_fn)
+            model = kwargs["model"] if self.loop.scoring_model is not None else _in_full_precision(kwargs["model"])
+            self.loop.score(model, self.criterion.num_subsets, kwargs["train_dataloader"].collate_fn)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Update the targets after an evaluation of the validation split; checkpoints are saved after this hook."""
@@ -287,6 +288,13 @@ def _check_split(dataset: Any, train_set: Sequence[Any]) -> None:
             got=f"{type(dataset).__name__}{sized}",
             hint="train_dataset=WithIds(train_set), with WithIds of aradals.integrations.loops",
         )
+
+
+def _in_full_precision(model: nn.Module) -> nn.Module:
+    """Copy a model that trains in half precision, whose rounding would blur the ranking."""
+    unwrapped = load_extra("accelerate.utils").extract_model_from_parallel
+    copied: nn.Module = unwrapped(copy.deepcopy(model), keep_fp32_wrapper=False)
+    return copied.float()
 
 
 def _prepare_for(model: nn.Module, processing_class: Any, bounds: tuple[float, float] | None) -> Prepare:
