@@ -28,7 +28,7 @@ if __name__ == "__main__":
     train_set, validation_set, test_set = examples[:1000], examples[1000:1400], examples[1400:]
 
     sizes = {"image_size": 8, "patch_size": 2, "hidden_size": 32, "intermediate_size": 64, "initializer_range": 0.2}
-    config = ViTConfig(**sizes, num_hidden_layers=2, num_attention_heads=4, num_labels=10)
+    config = ViTConfig(**sizes, num_hidden_layers=1, num_attention_heads=4, num_labels=10)
     adaptive = AdaptiveSmoothingCallback(AdaptiveSmoothing(10, num_subsets=5), train_set, validation_set, every=2)
     trainer = Trainer(
         model=ViTForImageClassification(config),
