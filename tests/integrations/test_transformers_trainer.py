@@ -388,3 +388,25 @@ def test_texts_of_any_length_are_scored_in_full_precision(
         assert torch.equal(subsets, assign_subsets(table.ranking, 3))
     assert len(adaptive.criterion.history) == 2
     assert adaptive.criterion.target_prob.unique().numel() > 1
+
+
+def test_a_model_that_the_trainer_makes_itself(tmp_path: Path) -> None:
+    adaptive = AdaptiveSmoothingCallback(criterion(), TRAIN, VALIDATION, every=1)
+    for removes in (False, True):
+        arguments: dict[str, Any] = {"output_dir": str(tmp_path), "eval_strategy": "epoch", "save_strategy": "no"}
+        trainer = transformers.Trainer(
+            model_init=lambda: linear(),
+            args=transformers.TrainingArguments(
+                **arguments, num_train_epochs=2, report_to="none", use_cpu=True, remove_unused_columns=removes
+            ),
+            train_dataset=WithIds(TRAIN),
+            eval_dataset=WithIds(VALIDATION),
+            compute_loss_func=adaptive.loss,
+            callbacks=[adaptive],
+        )
+        if removes:
+            with pytest.raises(InputError, match="remove_unused_columns=False"):
+                trainer.train()
+        else:
+            trainer.train()
+            assert adaptive.criterion.target_prob.unique().numel() == 3

@@ -23,7 +23,9 @@ def test_every_packaged_recipe_can_be_read(name: str) -> None:
 
 def test_overrides_change_these_keys_alone() -> None:
     plain = load_recipe("digits")
-    config = load_recipe("digits", {"training.epochs": "7", "seeds": "[4, 5]", "model_args.width": "3", "data": "[a, b]"})
+    config = load_recipe(
+        "digits", {"training.epochs": "7", "seeds": "[4, 5]", "model_args.width": "3", "data": "[a, b]"}
+    )
     assert (config.training.epochs, config.seeds, config.model_args["width"]) == (7, [4, 5], 3)
     assert config.data == ["a", "b"]
     same = {field.name for field in fields(StudyConfig)} - {"training", "seeds", "model_args", "data"}
