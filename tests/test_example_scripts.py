@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("[0-9]*.py"))
-SHOWN = {"01_lightning": "target of each subset: [", "02_sklearn": "random forest with temperature: accuracy 0.9"}
+SHOWN = {
+    "01_lightning": "target of each subset: [",
+    "02_sklearn": "random forest with temperature: accuracy 0.9",
+    "03_transformers_images": "subset 4 (most robust)",
+    "04_transformers_texts": "subset 2 (most robust)",
+}
 
 
 def test_each_example_is_tested() -> None:

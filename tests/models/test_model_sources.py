@@ -149,10 +149,12 @@ def test_images_of_another_size_are_resized_as_the_weights_expect(torchvision: B
     assert model(large).allclose(net()((wide - MEAN) / STD), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["timm", "torchvision", "transformers"])
-def test_without_the_package(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "extra"), [("timm", "models"), ("torchvision", "models"), ("transformers", "transformers")]
+)
+def test_without_the_package(name: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtraError, match=r"ar-adals\[models\]"):
+    with pytest.raises(MissingExtraError, match=rf"ar-adals\[{extra}\]"):
         build_model(f"{name}:resnet18")
 
 

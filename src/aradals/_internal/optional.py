@@ -11,6 +11,7 @@ from aradals.errors import MissingExtraError
 
 _EXTRAS = {
     "PIL": ("pillow", "data"),
+    "accelerate": ("accelerate", "transformers"),
     "datasets": ("datasets", "data"),
     "distributed": ("distributed", "distributed"),
     "huggingface_hub": ("huggingface_hub", "data"),
@@ -33,7 +34,7 @@ _EXTRAS = {
     "torchmetrics": ("torchmetrics", "train"),
     "torchvision": ("torchvision", "models"),
     "tqdm": ("tqdm", "cli"),
-    "transformers": ("transformers", "models"),
+    "transformers": ("transformers", "transformers"),
 }
 """Name of a module -> its package, and the extra that contains it."""
 

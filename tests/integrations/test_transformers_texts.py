@@ -10,9 +10,14 @@ from torch import Tensor, nn
 
 import aradals
 from aradals import InputError
-from aradals.integrations.transformers import embedded
+from aradals.attacks import get_attack
+from aradals.inference.outputs import LogitModel
+from aradals.robustness.starts import with_starts
 
 transformers = pytest.importorskip("transformers")
+
+from aradals.integrations.transformers import embedded  # noqa: E402
+from aradals.integrations.transformers.texts import embedded_texts  # noqa: E402
 
 SIZES = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 30}
 
@@ -41,7 +46,7 @@ def test_the_same_logits_as_from_the_ids(name: str) -> None:
     encoded, original = texts(padding=padding), classifier(name, pad_token_id=padding)
     original.eval()
     model, inputs = embedded(original, encoded)
-    expected = original(**encoded).logits
+    expected = original(**encoded).logits.detach()
     assert inputs.shape == (24, 7, 10)
     assert inputs.min() >= 0
     assert inputs.max() <= 1
@@ -63,6 +68,46 @@ def test_scores_are_distances_between_embeddings_of_words() -> None:
     assert changed[~padding].max() > 0
     results = aradals.diagnose(model, (inputs, torch.arange(24) % 3), num_subsets=2, audit=0, log=lambda line: None)
     assert results.rows[0].n == 24
+
+
+@pytest.mark.parametrize(
+    ("attack", "settings"), [("secant", {"num_starts": 3}), ("first_order_margin", {}), ("ddn", {})]
+)
+@pytest.mark.parametrize("name", ["Bert", "Roberta"])
+def test_more_padding_changes_no_score(name: str, attack: str, settings: dict[str, Any]) -> None:
+    padding = 0 if name == "Bert" else 1
+    short, model = texts(padding=padding), classifier(name, pad_token_id=padding)
+    long = {key: nn.functional.pad(each, (0, 5), value=padding * (key == "input_ids")) for key, each in short.items()}
+    first, second = (aradals.score(*embedded(model, encoded), attack, **settings) for encoded in (short, long))
+    assert len(first.score.unique()) > 12
+    assert second.score.allclose(first.score, rtol=2e-3)
+
+
+def test_all_batches_of_a_training_are_padded_to_the_longest_text() -> None:
+    encoded, model = texts(24), classifier("Bert")
+    ids = torch.arange(24)
+    parts = [
+        {name: each[rows, : 4 + k] for name, each in encoded.items()} | {"ids": rows}
+        for k, rows in enumerate(ids.split(6))
+    ]
+    prepared, batches = embedded_texts(model, parts)
+    found = list(batches)
+    assert torch.equal(torch.cat([each for each, _, _ in found]), ids)
+    inputs = torch.cat([each for _, each, _ in found])
+    assert inputs.shape == (24, 7, 10)
+    logits = torch.cat([model.eval()(**{n: v for n, v in part.items() if n != "ids"}).logits for part in parts])
+    assert prepared(inputs).logits.allclose(logits, rtol=1e-3, atol=1e-3)
+
+
+def test_starts_change_neither_masks_nor_padding() -> None:
+    encoded = texts(60)
+    model, inputs = embedded(classifier("Bert"), encoded)
+    readable = LogitModel(model)
+    attack = with_starts(get_attack("secant", num_starts=3), readable, inputs[:40], 40)
+    changed = (attack(readable, inputs).adv_inputs - inputs).abs()
+    assert changed[..., -2:].max() == 0
+    assert changed[encoded["attention_mask"] == 0].max() == 0
+    assert changed.flatten(1).amax(1).gt(0).sum() > 30
 
 
 def test_token_types_are_kept() -> None:

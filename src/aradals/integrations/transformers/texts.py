@@ -1,7 +1,7 @@
 """Text classifiers of transformers, in the space of their embeddings.
 
-Words cannot be changed by a small amount, but their embeddings can. Two lines make a model and inputs for all of
-`aradals`::
+Words cannot be changed by a small amount, but their embeddings can. A distance is the L2 norm over the embeddings of
+all words of a text; padding has no part in it. Two lines make a model and inputs for all of `aradals`::
 
     model, inputs = embedded(classifier, tokenizer(texts, padding=True, return_tensors="pt"))
     results = aradals.diagnose(model, (inputs, labels))
@@ -9,19 +9,20 @@ Words cannot be changed by a small amount, but their embeddings can. Two lines m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from aradals.checks import check_output
 from aradals.errors import InputError
 from aradals.inference.outputs import find_logits
 from aradals.inference.predictions import evaluation_mode
+from aradals.integrations.loops import ScoringBatches, take_ids
 
 _MARGIN = 1.0
-_CHANNELS = ("attention_mask", "token_type_ids")
 _BATCH = 32
 
 
@@ -55,16 +56,41 @@ class EmbeddedClassifier(nn.Module):
             given["token_type_ids"] = (types * self.num_types).round().long().clamp(max=self.num_types - 1)
         return self.model(**given)
 
-    def embed(self, encoded: Mapping[str, Tensor]) -> Tensor:
-        """Make the inputs of texts that a tokenizer has encoded, on the CPU, shape (N, L, D + 2)."""
+    @torch.no_grad()
+    def embed(self, encoded: Mapping[str, Tensor], length: int | None = None) -> Tensor:
+        """Make the inputs of texts that a tokenizer has encoded, on the CPU, shape (N, L, D + 2).
+
+        Args:
+            encoded: see `embedded`.
+            length: number L of tokens; texts with fewer are padded. None for that of the texts.
+        """
         ids, embedding = encoded["input_ids"], _embedding(self.model)
         scaled = (embedding(ids.to(embedding.weight.device)).float() - self.low) / (self.high - self.low)
-        mask, types = (encoded.get(name, torch.full_like(ids, 1 - k)) for k, name in enumerate(_CHANNELS))
-        channels = torch.stack([mask.float(), types / self.num_types], 2).to(scaled.device)
-        return torch.cat([scaled, channels], 2).clamp(0, 1).cpu()
+        types = encoded.get("token_type_ids", torch.zeros_like(ids))
+        channels = torch.stack([_mask_of(encoded).float(), types / self.num_types], 2).to(scaled.device)
+        inputs = torch.cat([scaled, channels], 2).clamp(0, 1).cpu()
+        return inputs if length is None else pad(inputs, (0, 0, 0, length - ids.shape[1]))
+
+    @torch.no_grad()
+    def check(self, encoded: Mapping[str, Tensor], inputs: Tensor) -> None:
+        """Check that the logits of embedded texts are those of the texts.
+
+        Raises:
+            InputError: they are not.
+        """
+        device, num_texts = _embedding(self.model).weight.device, len(inputs)
+        given = {name: values.to(device) for name, values in encoded.items() if isinstance(values, Tensor)}
+        with evaluation_mode(self.model):
+            expected = check_output(find_logits(self.model(**given), num_texts), num_texts)
+            found = check_output(find_logits(self(inputs.to(device)), num_texts), num_texts)
+        if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+            raise InputError(
+                expected="a model that computes the same logits from embeddings as from token ids",
+                got=f"logits that differ by up to {float((found - expected).abs().max()):.3g}",
+                hint='padding_side="right" or "left" in the tokenizer, or texts of equal length',
+            )
 
 
-@torch.no_grad()
 def embedded(model: nn.Module, encoded: Mapping[str, Tensor]) -> tuple[EmbeddedClassifier, Tensor]:
     """Turn a text classifier and encoded texts into a model of inputs in [0, 1] and its inputs.
 
@@ -84,19 +110,29 @@ def embedded(model: nn.Module, encoded: Mapping[str, Tensor]) -> tuple[EmbeddedC
     """
     classifier = EmbeddedClassifier(model)
     inputs = classifier.embed(encoded)
-    device = _embedding(model).weight.device
-    with evaluation_mode(model):
-        for rows in torch.arange(len(inputs)).split(_BATCH):
-            given = {name: values[rows].to(device) for name, values in encoded.items() if isinstance(values, Tensor)}
-            expected = check_output(find_logits(model(**given), len(rows)), len(rows))
-            found = check_output(find_logits(classifier(inputs[rows].to(device)), len(rows)), len(rows))
-            if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
-                raise InputError(
-                    expected="a model that computes the same logits from embeddings as from token ids",
-                    got=f"logits that differ by up to {float((found - expected).abs().max()):.3g}",
-                    hint='padding_side="right" or "left" in the tokenizer, or texts of equal length',
-                )
+    for rows in torch.arange(len(inputs)).split(_BATCH):
+        part = {name: values[rows] for name, values in encoded.items() if isinstance(values, Tensor)}
+        classifier.check(part, inputs[rows])
     return classifier, inputs
+
+
+def embedded_texts(model: nn.Module, batches: Iterable[Any]) -> tuple[nn.Module, ScoringBatches]:
+    """Prepare a text classifier and batches of encoded texts for `score`, see `aradals.integrations.loops.Prepare`."""
+    # The token ids of a data set are small, and its longest text says how long all inputs are.
+    taken = [take_ids(batch) for batch in batches]
+    classifier, length = EmbeddedClassifier(model), max(encoded["input_ids"].shape[1] for _, encoded in taken)
+    _, most_padded = max(taken, key=lambda each: int((_mask_of(each[1]) == 0).sum()))
+    classifier.check(most_padded, classifier.embed(most_padded, length))
+
+    def scoring_batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for ids, encoded in taken:
+            yield ids, classifier.embed(encoded, length), ids
+
+    return classifier, scoring_batches()
+
+
+def _mask_of(encoded: Mapping[str, Tensor]) -> Tensor:
+    return encoded.get("attention_mask", torch.ones_like(encoded["input_ids"]))
 
 
 def _embedding(model: nn.Module) -> nn.Embedding:
