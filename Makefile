@@ -42,7 +42,7 @@ format: $(VENV)/installed-test
 	$(BIN)/ruff format .
 
 # The site, in the folder site/. It needs no network, and its pages load nothing from elsewhere.
-docs: $(VENV)/installed-docs
+docs: $(VENV)/installed-test
 	$(BIN)/mkdocs build --strict
 
 # The files of a release, in the folder dist/, and a test of the wheel outside of this folder.

@@ -59,4 +59,4 @@ def test_it_works_outside_of_the_source_tree(wheel: Path, tmp_path: Path) -> Non
     assert "What is wrong" in (tmp_path / "study" / "report.html").read_text(encoding="utf-8")
     frost = ["--corruption=frost", "--severity=1"]
     aradals("corrupt", "--data=digits", "--split=test", *frost, "--output=frost.parquet")
-    assert "Letter Recognition" in aradals("recipes", "letter")
+    assert "Letter Recognition" in aradals("recipes", "show", "letter")
