@@ -118,7 +118,7 @@ def extending() -> Iterator[Names]:
 
 
 def files() -> Iterator[Names]:
-    yield {"config": load_recipe("demo", {"training.epochs": "2"}), "Path": Path}
+    yield {"config": load_recipe("digits", {"training.epochs": "2"}), "Path": Path}
     assert Path("runs/mine").exists()
 
 
@@ -144,7 +144,7 @@ def models() -> Iterator[Names]:
 
 
 def predictions() -> Iterator[Names]:
-    link_demo("mine")
+    link_study("mine")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval()
     inputs, labels = torch.rand(200, 1, 2, 2), torch.randint(3, (200,))
@@ -163,8 +163,8 @@ def predictions() -> Iterator[Names]:
 
 
 def report() -> Iterator[Names]:
-    link_demo("cifar10-small")
-    link_demo("demo")
+    link_study("cifar10-small")
+    link_study("demo")
     yield {}
     assert Path("subsets.pdf").stat().st_size > 5000
 
@@ -179,17 +179,17 @@ def shift() -> Iterator[Names]:
 
 
 @functools.cache
-def small_demo() -> Path:
-    """The folder of a study of the demo's methods, with few epochs."""
-    folder = Path(tempfile.mkdtemp()) / "demo"
+def small_study() -> Path:
+    """The folder of the study `digits`, with few epochs."""
+    folder = Path(tempfile.mkdtemp()) / "digits"
     short = ["--training.epochs=3", "--seeds=0", "--evaluation.num_resamples=20", "--workers=1"]
-    assert main(["run", "demo", *short, "--output", str(folder)]) == 0
+    assert main(["run", "digits", *short, "--output", str(folder)]) == 0
     return folder
 
 
-def link_demo(name: str) -> None:
+def link_study(name: str) -> None:
     Path("runs").mkdir(exist_ok=True)
-    Path("runs", name).symlink_to(small_demo())
+    Path("runs", name).symlink_to(small_study())
 
 
 GIVEN: dict[str, Callable[[], Iterator[Names]]] = {

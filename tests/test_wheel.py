@@ -55,7 +55,7 @@ def test_it_works_outside_of_the_source_tree(wheel: Path, tmp_path: Path) -> Non
     where = run([sys.executable, "-c", "import aradals; print(aradals.__file__)"], tmp_path, PYTHONPATH=str(site))
     assert Path(where.strip()).is_relative_to(site)
     short = ["--training.epochs=2", "--seeds=0", "--evaluation.num_resamples=20", "--workers=1"]
-    aradals("run", "demo", *short, "--output", "study")
+    aradals("run", "digits", *short, "--output", "study")
     assert "What is wrong" in (tmp_path / "study" / "report.html").read_text(encoding="utf-8")
     frost = ["--corruption=frost", "--severity=1"]
     aradals("corrupt", "--data=digits", "--split=test", *frost, "--output=frost.parquet")

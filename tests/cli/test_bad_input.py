@@ -164,7 +164,7 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     "misspelt option": (lambda w: w.diagnose("--modle", "x"), "try --model"),
     "option without its value": (lambda w: w.run("--device"), "expected one argument"),
     "no output": (lambda w: ["run", w.study.recipe], "aradals run demo --output"),
-    "a word too many": (lambda w: w.run("demo"), "'demo'"),
+    "a word too many": (lambda w: w.run("digits"), "'digits'"),
     "limit that is no number": (lambda w: w.diagnose("--limit", "ten"), "ten"),
     "severity that is no number": (lambda w: w.evaluate("--severities", "high"), "high"),
     "no data": (lambda w: w.diagnose("--checkpoint", w.study.checkpoint), "--data cifar10"),
@@ -176,7 +176,7 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     "missing recipe": (lambda w: ["run", "nosuch", "--output", w.out], "nosuch"),
     "recipe to show that is missing": (lambda w: ["recipes", "show", "nosuch"], "nosuch"),
     "no recipe to copy": (lambda w: ["recipes", "copy"], "none"),
-    "nothing that can be done to a recipe": (lambda w: ["recipes", "bake", "demo"], "'bake'"),
+    "nothing that can be done to a recipe": (lambda w: ["recipes", "bake", "digits"], "'bake'"),
     "broken YAML": (lambda w: w.recipe_of("data: [digits\nmodel: x: y"), "line 1"),
     "empty recipe": (lambda w: w.recipe_of(""), "an empty file"),
     "recipe without keys": (lambda w: w.recipe_of("just words"), "just words"),
@@ -420,7 +420,7 @@ def test_output_that_cannot_be_written(command: str, world: World) -> None:
         "calibrate": [*model[:-1], below / "calibrator.json"],
         "evaluate": model,
         "diagnose": model,
-        "recipes": ["copy", "demo", "--output", below / "mine.yaml"],
+        "recipes": ["copy", "digits", "--output", below / "mine.yaml"],
         "report": [world.study.folder, "--output", below / "report.html"],
     }
     refused(
