@@ -43,7 +43,7 @@ format: $(VENV)/installed-test
 
 # The site, in the folder site/. It needs no network, and its pages load nothing from elsewhere.
 docs: $(VENV)/installed-test
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The files of a release, in the folder dist/, and a test of the wheel outside of this folder.
 wheel: $(VENV)/installed-test
