@@ -2,17 +2,24 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow lint format evidence clean
+.PHONY: demo test test-slow lint format docs wheel evidence clean
 
 # Installed once, and again when the requirements change. The constraints pin every version, so that a run next year
 # gets the same ones.
-$(VENV)/installed-%: pyproject.toml constraints.txt
+$(VENV)/installed-package: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	$(INSTALL) -e '.[all]'
 	touch $@
 
-demo: $(VENV)/installed-all
+# What a dependency group needs; only pip 25.1 or newer knows these groups.
+$(VENV)/installed-%: $(VENV)/installed-package
+	$(INSTALL) --upgrade pip
+	$(INSTALL) -e '.[all,distributed,export,transformers]' --group $*
+	touch $@
+
+demo: $(VENV)/installed-package
 	$(BIN)/aradals run demo --output runs/demo
 
 test: lint
@@ -25,7 +32,7 @@ test-slow: $(VENV)/installed-test
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell src tests docs benchmarks README.md CONTRIBUTING.md
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/deptry src
@@ -34,10 +41,19 @@ format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Runs or resumes every study, and writes its page; magic, spambase and cifar10 are found in the folder ARADALS_DATA.
-STUDIES ?= letter magic spambase cifar10-overfit
+# The site, in the folder site/. It needs no network, and its pages load nothing from elsewhere.
+docs: $(VENV)/installed-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-evidence: $(VENV)/installed-all
+# The files of a release, in the folder dist/, and a test of the wheel outside of this folder.
+wheel: $(VENV)/installed-test
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m pytest -m slow tests/test_wheel.py
+
+# Runs or resumes every study, and writes its page; all data but those of letter are found in the folder ARADALS_DATA.
+STUDIES ?= letter magic spambase fashion features sections cifar10-overfit
+
+evidence: $(VENV)/installed-package
 	for name in $(STUDIES); do \
 	  $(BIN)/aradals run $$name --workers 2 --output runs/$$name && \
 	  $(BIN)/python benchmarks/render.py --study runs/$$name/results.json --output results/$$name/README.md || exit 1; \
@@ -45,4 +61,4 @@ evidence: $(VENV)/installed-all
 	$(BIN)/python benchmarks/render.py --all
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) runs site dist .mypy_cache .pytest_cache .ruff_cache

@@ -4,7 +4,7 @@
     python benchmarks/render.py --all
 
 The first form writes one page, and beside it ``evidence.json``, which has its answers. The second form writes
-docs/evidence.md from all of these files.
+docs/evidence.md and the table of README.md from all of these files.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import math
 import platform
+import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +43,7 @@ RULE = (
     "in the other) direction and p < .05, with Holm's correction where several variants are compared; else *not "
     "shown*. Fewer than three seeds have no test, and so show nothing."
 )
+NONE_YET = "No study is complete yet."
 SITUATIONS: dict[str, tuple[Place, Metric]] = {
     "cannot retrain": ("clean", "nll"),
     "can retrain": ("clean", "nll"),
@@ -296,7 +299,25 @@ def overview(studies: Sequence[Evidence]) -> str:
         given = [each.answer for each in study.answers]
         counted = ", ".join(f"{given.count(key)} {key}" for key in ("shown", "not shown", "contradicted"))
         parts.append(f"[{study.name}](../results/{study.name}/README.md): {study.num_seeds} seeds. Answers: {counted}.")
-    return "\n\n".join(parts if studies else [*parts[:4], "No study is complete yet."]) + "\n"
+    return "\n\n".join(parts if studies else [*parts[:4], NONE_YET]) + "\n"
+
+
+def summary(studies: Sequence[Evidence]) -> str:
+    """Write the table of README.md: for each situation, the variant that is the best of the most studies."""
+    rows = []
+    for situation in SITUATIONS:
+        found = [each for study in studies for each in study.choices if each.situation == situation]
+        for best, count in Counter(each.best for each in found).most_common(1):
+            better = sum(each.against_baseline.startswith("shown") for each in found)
+            share = f"{best} ({count} of {len(found)} studies)"
+            rows.append([situation, found[0].metric, share, f"{better} of {len(found)}"])
+    return table(["situation", "measure", "most often the best", "best is better"], rows) if rows else NONE_YET
+
+
+def with_block(text: str, block: str) -> str:
+    """Replace what stands between the two comments ``evidence:start`` and ``evidence:end``."""
+    start, end = "<!-- evidence:start -->\n", "<!-- evidence:end -->"
+    return re.sub(f"(?<={start}).*(?={end})", lambda _: f"{block}\n", text, count=1, flags=re.DOTALL)
 
 
 def render_study(file: Path, output: Path) -> None:
@@ -311,10 +332,11 @@ def render_study(file: Path, output: Path) -> None:
     save_json(output.parent / "evidence.json", plain(replace(found, text="")))
 
 
-def render_all(folder: Path, output: Path) -> None:
-    """Write the page of all studies."""
+def render_all(folder: Path, output: Path, readme: Path) -> None:
+    """Write the page of all studies, and the table of a README."""
     studies = [read_typed(Evidence, {"text": "", **load_json(file)}) for file in sorted(folder.glob("*/evidence.json"))]
     _write(output, overview(studies))
+    _write(readme, with_block(readme.read_text(encoding="utf-8"), summary(studies)))
 
 
 def _write(path: Path, text: str) -> None:
@@ -331,7 +353,7 @@ def main() -> None:
     if bool(given.study) == given.all or bool(given.study) != bool(given.output):
         parser.error("give --study and --output, or --all")
     if given.all:
-        render_all(ROOT / "results", ROOT / "docs" / "evidence.md")
+        render_all(ROOT / "results", ROOT / "docs" / "evidence.md", ROOT / "README.md")
     else:
         render_study(given.study, given.output)
 

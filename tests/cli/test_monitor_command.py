@@ -1,8 +1,7 @@
-"""`aradals monitor` from images to a verdict, and the code in docs/shift.md."""
+"""`aradals monitor` from images to a verdict."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,6 @@ from torch import Tensor, nn
 
 from aradals.errors import InputError
 from aradals.pipeline.domains import check_domains, image_drifts, predict_domains, table_drifts
-
-PAGE = Path(__file__).parents[2] / "docs" / "shift.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 MODEL = """\
 import torch
@@ -163,15 +159,3 @@ def test_domains_of_a_table_are_the_same_in_every_call() -> None:
     assert domains.bincount().tolist() == [60] * 9
     with pytest.raises(InputError, match="images or the rows of a table"):
         check_domains(Examples(torch.rand(6, 5, 4), torch.arange(6) % 3, num_classes=3))
-
-
-def test_the_code_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    found: dict[str, object] = {}
-    with torch.random.fork_rng():
-        for block in BLOCKS:
-            exec(block, found)
-    assert (tmp_path / "batch.json").exists()
-    assert str(found["calm"]).startswith("predictions 0 to 499: no drift")
-    assert "covariate shift" in str(found["dull"])
-    assert "class mix changed" in str(found["other_mix"])

@@ -94,7 +94,10 @@ def test_without_pairs_a_difference_needs_disjoint_intervals(first: Numbers, sec
 def test_a_clear_improvement_is_recommended() -> None:
     found = verdict(two_methods((0.045, 0.035, 0.055), (0.012, 0.0, 0.02)))
     assert (found.reference, found.best) == (VANILLA, OURS)
-    expected = "Use AR-AdaLS: it lowers the mean gap between confidence and accuracy (ECE, more than noise) of vanilla from 4.5 to 1.2 points."
+    expected = (
+        "Use AR-AdaLS: it lowers the mean gap between confidence and accuracy (ECE, more than noise) of vanilla from "
+        "4.5 to 1.2 points."
+    )
     assert advice(found) == expected
 
 
@@ -215,8 +218,8 @@ def test_the_cheap_cure_is_preferred_when_nothing_beats_it() -> None:
     assert found.best == Variant("vanilla", "temperature")
     assert advice(found).startswith(
         "Use temperature scaling, which costs no training, and no other training method is significantly better: it "
-        "lowers the mean gap between confidence and accuracy (subset calibration error, more than noise) of vanilla from "
-        "12.1 to 7.3 points."
+        "lowers the mean gap between confidence and accuracy (subset calibration error, more than noise) of "
+        "vanilla from 12.1 to 7.3 points."
     )
     better = changed(study, clean("ar_adals", "temperature"), subset_calibration_error=Measure(0.02, 0.012, 0.028))
     assert verdict(better).best == Variant("ar_adals", "temperature")

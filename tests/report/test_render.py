@@ -42,13 +42,19 @@ def test_the_answer_follows_the_rule(render: ModuleType) -> None:
 
 def test_pages_are_the_same_each_time_and_the_gap_is_shown(render: ModuleType, study: Results, tmp_path: Path) -> None:
     study.save(tmp_path / "results.json")
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- evidence:start -->\nold\n<!-- evidence:end -->\nafter\n")
     pages = []
     for name in ("demo", "demo"):
         render.render_study(tmp_path / "results.json", tmp_path / name / "README.md")
-        render.render_all(tmp_path, tmp_path / "evidence.md")
-        pages.append(((tmp_path / name / "README.md").read_text(), (tmp_path / "evidence.md").read_text()))
+        render.render_all(tmp_path, tmp_path / "evidence.md", readme)
+        written = (tmp_path / name / "README.md", tmp_path / "evidence.md", readme)
+        pages.append(tuple(path.read_text() for path in written))
     assert pages[0] == pages[1]
-    one, every = pages[0]
+    one, every, short = pages[0]
+    assert short.startswith("before\n<!-- evidence:start -->\n| situation |")
+    assert short.endswith(" |\n<!-- evidence:end -->\nafter\n")
+    assert "| cannot retrain | NLL, clean | vanilla + temperature scaling (1 of 1 studies) | 0 of 1 |" in short
     assert "larger gap than the most robust one, clean | **shown**" in one
     assert "| cannot retrain | demo | vanilla + temperature scaling |" in every
     assert (tmp_path / "demo" / "evidence.json").stat().st_size < 1_500_000

@@ -46,7 +46,7 @@ _UNLABELED = -100
 """Label of the examples that the Trainer does not count."""
 
 
-class AdaptiveSmoothingCallback(TrainerCallback):
+class AdaptiveSmoothingCallback(TrainerCallback):  # type: ignore[misc]
     """Callback and loss that make a training of the Trainer one with AR-AdaLS.
 
     In training, each example gets the target of its subset. In evaluation, the loss is the plain cross-entropy, which

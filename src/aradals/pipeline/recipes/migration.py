@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
 
+from aradals._internal.deprecation import warn_deprecated
 from aradals.pipeline.settings import resolved
 from aradals.results.previous import label_of
 
@@ -40,8 +40,10 @@ def migrate(settings: dict[str, Any]) -> dict[str, Any]:
         *_spelling("ensembles", new, settings),
     ]
     text = "\n".join(lines)
-    warnings.warn(
-        f"the recipe is of an earlier version; this is the new spelling of the changed settings:\n{text}", stacklevel=2
+    warn_deprecated(
+        "the recipe is of an earlier version",
+        removal="1.0",
+        instead=f"this is the new spelling of the changed settings:\n{text}",
     )
     return {**settings, **new}
 
