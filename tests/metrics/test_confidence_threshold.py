@@ -213,4 +213,4 @@ def test_wishes_at_the_ends() -> None:
     assert two.bound == 0.5
     for wrong in ({"max_error": 1.1}, {"max_error": 0.1, "level": 1.0}):
         with pytest.raises(InputError):
-            min_accepted(**wrong)  # type: ignore[arg-type]
+            min_accepted(**wrong)

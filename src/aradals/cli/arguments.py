@@ -429,6 +429,18 @@ class ShiftArguments(SubsetArguments):
 
 
 @dataclass(frozen=True)
+class AcceptanceArguments:
+    """Predictions to accept.
+
+    Attributes:
+        max_error: largest shares of wrong predictions among those that are accepted, separated by commas; for each, the
+            confidence from which on the share is no larger on new examples is reported, with 95 % certainty
+    """
+
+    max_error: list[float] = field(default_factory=lambda: [0.01, 0.05])
+
+
+@dataclass(frozen=True)
 class CalibratorArguments:
     """The calibrator.
 
