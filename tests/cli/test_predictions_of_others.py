@@ -250,14 +250,14 @@ def test_cosines_are_logits_in_every_command_if_the_user_says_so(tmp_path: Path)
 def test_wanted_errors_among_accepted_predictions(files: tuple[Path, Path], tmp_path: Path) -> None:
     validation, test = files
     out, calibrator = tmp_path / "out", tmp_path / "t.json"
-    given = ["--predictions", test, "--max-error", "0.1,0.2", "--output", out]
+    given = ["--predictions", test, "--max-errors", "0.1,0.2", "--output", out]
     ran = aradals("diagnose", *given)
     assert ran.code == 0, ran.err
     assert [row.max_error for row in read_results(out).thresholds] == [0.1, 0.2]
     assert "With 95 % certainty each, the error on new examples of this kind is at most 10 % from" in " ".join(
         ran.out.split()
     )
-    refused = aradals("diagnose", *given, "--max-error", 0.3)
+    refused = aradals("diagnose", *given, "--max-errors", 0.3)
     assert (refused.code, "--overwrite" in refused.err) == (2, True)
 
     assert aradals("calibrate", "--predictions", validation, "--output", calibrator).code == 0

@@ -13,14 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from aradals.cli.arguments import (
-    AcceptanceArguments,
-    DataArguments,
-    PairedArguments,
-    ResultsArguments,
-    SharedModel,
-    ShiftArguments,
-)
+from aradals.cli.arguments import DataArguments, PairedArguments, ResultsArguments, SharedModel, ShiftArguments
 from aradals.cli.terminal import print_log
 
 EXAMPLE = (
@@ -31,12 +24,7 @@ RESUMES = True
 
 
 def run(
-    model: SharedModel,
-    data: DataArguments,
-    stored: PairedArguments,
-    shift: ShiftArguments,
-    accepted: AcceptanceArguments,
-    output: ResultsArguments,
+    model: SharedModel, data: DataArguments, stored: PairedArguments, shift: ShiftArguments, output: ResultsArguments
 ) -> Path:
     """Evaluate the model, and report the results."""
     from aradals.cli.finish import claim, finish
@@ -50,10 +38,9 @@ def run(
     read = input_paths(data.data, model.model, model.checkpoint, *files, shift.corrupted, shift.ood)
     folder = output.output
     with output_folder(folder, names, kinds=kinds, inputs=read, overwrite=output.overwrite, log=print_log):
-        fitted, of = load_calibrators(shift.calibrator), {**asdict(shift), "calibrator": None, **asdict(accepted)}
-        scores, num_subsets = stored.load_scores(), shift.num_subsets
-        settings: dict[str, Any] = {"calibrators": fitted, "scores": scores, "num_subsets": num_subsets}
-        settings["max_errors"] = accepted.max_error
+        fitted, of = load_calibrators(shift.calibrator), {**asdict(shift), "calibrator": None}
+        settings: dict[str, Any] = {name: getattr(shift, name) for name in ("num_subsets", "max_errors")}
+        settings |= {"calibrators": fitted, "scores": stored.load_scores()}
         if stored.predictions is not None:
             request = claim(output, names[0], list(fitted), of, model.output_kind, files=files)
             given = stored.load(model.output_kind)
