@@ -104,7 +104,8 @@ def test_a_missing_package_is_named(name: str, tmp_path: Path, monkeypatch: pyte
         fit(replace(PLAIN, logger=name), tmp_path)  # type: ignore[arg-type]
 
 
-def test_mlflow_gets_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("server", ["", "http://server"])
+def test_mlflow_gets_a_run(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[dict[str, Any]] = []
 
     def record(self: MLFlowLogger, *names: str, **settings: Any) -> None:
@@ -112,7 +113,28 @@ def test_mlflow_gets_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setitem(sys.modules, "mlflow", ModuleType("mlflow"))
     monkeypatch.setattr(MLFlowLogger, "__init__", record)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    monkeypatch.setattr(MLFlowLogger, "experiment", None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     loggers.make_logger(replace(PLAIN, logger="mlflow"), tmp_path, "vanilla-seed-0")
-    place = {"tracking_uri": "http://server", "save_dir": str(tmp_path / "mlruns")}
+    files = {"artifact_location": (tmp_path / "mlruns").as_uri()}
+    place = {"tracking_uri": server} if server else {"tracking_uri": f"sqlite:///{tmp_path / 'mlflow.db'}", **files}
     assert made == [{"names": ("ar-adals",), "run_name": "vanilla-seed-0", **place}]
+
+
+def test_a_real_mlflow_has_the_values(tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    trained = fit(replace(PLAIN, logger="mlflow"), tmp_path)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("ar-adals").experiment_id])
+    found = {each.step: each.value for each in client.get_metric_history(run.info.run_id, "train/loss")}
+    assert found == pytest.approx({k + 1: each["loss"] for k, each in enumerate(trained.epochs)})
+    assert (run.info.run_name, run.info.status) == ("run", "FINISHED")
+
+
+def test_a_real_wandb_has_a_run_of_each_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for _ in range(2):
+        fit(replace(PLAIN, logger="wandb"), tmp_path)
+        assert wandb.run is None
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2

@@ -30,7 +30,7 @@ from aradals.pipeline.ranks import rank_of
 from aradals.pipeline.train.acceleration import choose_precision, compiled
 from aradals.pipeline.train.batches import Batches
 from aradals.pipeline.train.environment import settings_from_arguments_alone
-from aradals.pipeline.train.loggers import make_logger
+from aradals.pipeline.train.loggers import open_logger
 from aradals.pipeline.train.module import AdaptiveClassifier, by_id
 from aradals.pipeline.train.self_scoring import SelfScoring
 from aradals.pipeline.train.state import Restoration, SaveState, StateIO, has_state
@@ -153,7 +153,12 @@ def fit_classifier(
     kind, _, index = device.partition(":")
     several = training.num_ranks > 1
     keep_memory()
-    with settings_from_arguments_alone(rank if several else None), _quiet_lightning(), _interruptible():
+    with (
+        settings_from_arguments_alone(rank if several else None),
+        _quiet_lightning(),
+        _interruptible(),
+        open_logger(training, logs, run) as logger,
+    ):
         trainer = Trainer(
             accelerator="gpu" if kind == "cuda" else kind,
             devices=[int(index)] if index else training.devices,
@@ -170,7 +175,7 @@ def fit_classifier(
             enable_checkpointing=resume is not None,
             enable_progress_bar=sys.stderr.isatty(),
             enable_model_summary=False,
-            logger=make_logger(training, logs, run),
+            logger=logger,
             reload_dataloaders_every_n_epochs=1,
         )
         with restoration.guarded(), _unused_parameters_explained():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from filelock import FileLock
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
@@ -22,12 +24,23 @@ PROJECT = "ar-adals"
 """Name of the experiment in MLflow and of the project in Weights & Biases."""
 
 
+@contextmanager
+def open_logger(training: TrainingConfig, folder: Path, run: str) -> Iterator[Logger | Literal[False]]:
+    """Yield the logger of `make_logger`, and end its run with the block."""
+    logger = make_logger(training, folder, run)
+    try:
+        yield logger
+    finally:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()  # otherwise the next training of this process would go on with this run
+
+
 def make_logger(training: TrainingConfig, folder: Path, run: str) -> Logger | Literal[False]:
     """Make the logger that the recipe names; the process of rank 0 alone writes to it.
 
     Args:
         training: settings with the name of the logger.
-        folder: folder for files; MLflow has its files there only if the variable ``MLFLOW_TRACKING_URI`` is not set.
+        folder: folder for files; MLflow has its database there only if ``MLFLOW_TRACKING_URI`` names no server.
         run: name of the run.
 
     Raises:
@@ -36,15 +49,26 @@ def make_logger(training: TrainingConfig, folder: Path, run: str) -> Logger | Li
     if training.logger == "none":
         return False
     load_extra(training.logger)
+    folder.mkdir(parents=True, exist_ok=True)
     match training.logger:
         case "tensorboard":
             return TensorBoardLogger(folder, name=run, version="", default_hp_metric=False)
         case "mlflow":
-            server = os.environ.get("MLFLOW_TRACKING_URI")
-            return MLFlowLogger(PROJECT, run_name=run, tracking_uri=server, save_dir=str(folder / "mlruns"))
+            return _start_mlflow(folder.resolve(), run)
         case "wandb":
-            folder.mkdir(parents=True, exist_ok=True)
             return WandbLogger(name=run, save_dir=folder, project=PROJECT)
+
+
+def _start_mlflow(folder: Path, run: str) -> MLFlowLogger:
+    """Open MLflow's database or server, one training at a time, because the first one makes the tables."""
+    server = os.environ.get("MLFLOW_TRACKING_URI")
+    place: dict[str, Any] = {} if server else {"artifact_location": (folder / "mlruns").as_uri()}
+    with FileLock(folder / ".mlflow-lock"):
+        logger = MLFlowLogger(
+            PROJECT, run_name=run, tracking_uri=server or f"sqlite:///{folder / 'mlflow.db'}", **place
+        )
+        _ = logger.experiment  # Lightning connects at the first use
+    return logger
 
 
 def validation_metrics(ids: Tensor, labels: Tensor, logits: Tensor) -> dict[str, float]:
