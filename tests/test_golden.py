@@ -105,10 +105,10 @@ def test_diagnosis_of_10_000_images(resnet20: list[str], tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("same_machine")
-def test_rows_of_the_demo(tmp_path: Path) -> None:
+def test_rows_of_the_digits(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    assert main(["run", "demo", "--workers", "1", "--output", str(tmp_path)]) == 0
-    expected = parquet.read_table(HERE / "demo.parquet")
+    assert main(["run", "digits", "--workers", "1", "--output", str(tmp_path)]) == 0
+    expected = parquet.read_table(HERE / "digits.parquet")
     found = parquet.read_table(tmp_path / "table.parquet", columns=expected.column_names)
     assert len(found) == len(expected)
     for row, recorded in zip(found.to_pylist(), expected.to_pylist(), strict=True):

@@ -7,12 +7,14 @@ are read only as values of the right types. Data and recipes have no digest, so 
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
 import random
 import shutil
 import signal
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -119,6 +121,16 @@ def read_data(path: Path) -> Any:
     return None
 
 
+def write_idx(path: Path) -> None:
+    content = b"\0\0\x08\3" + struct.pack(">3I", 6, 4, 4) + np.random.default_rng(0).bytes(96)
+    path.write_bytes(gzip.compress(content))
+    (path.parent / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08\1" + struct.pack(">I", 6) + bytes([0, 1, 2] * 2))
+
+
+def read_folder(path: Path) -> Any:
+    return read_data(path.parent)
+
+
 # Tables
 
 
@@ -219,7 +231,7 @@ def retyped_recipe(content: bytes, chance: random.Random) -> bytes:
 
 
 def write_recipe(path: Path) -> None:
-    shutil.copyfile(find_recipe("demo"), path)
+    shutil.copyfile(find_recipe("digits"), path)
 
 
 def read_recipe(path: Path) -> Any:
@@ -310,6 +322,7 @@ def with_digest(content: bytes, chance: random.Random) -> bytes:
 READERS = {
     "parquet data": Reader("data.parquet", write_table, read_data, (retable,), is_sealed=False),
     "npz data": Reader("data.npz", write_npz, read_data, (rearrange,), is_sealed=False),
+    "idx data": Reader("idx/train-images-idx3-ubyte.gz", write_idx, read_folder, is_sealed=False),
     "predictions": Reader("predictions.parquet", write_predictions, read_predictions, (retable,)),
     "npz predictions": Reader("predictions.npz", write_npz_predictions, read_stored, (rearrange,), is_sealed=False),
     "csv predictions": Reader("predictions.csv", write_csv_predictions, read_stored, is_sealed=False),

@@ -3,7 +3,7 @@
     python benchmarks/scale/workers.py --output /tmp/scale --bound    # processor times, one run of each study
     python benchmarks/scale/workers.py --output /tmp/scale
 
-The studies are the demo recipe and 12 runs (the same three methods at four seeds). The bound is made from the processor
+The studies are the recipe digits and 12 runs (the same three methods at four seeds). The bound is made from the processor
 time of each task in one process: the sum of all tasks, the longest chain of tasks, and the time that several workers
 would take if they started at once. It hardly depends on other programs on the machine. Without --bound, each study runs
 with 1 and 2 workers in turns; the minimum, median and maximum of wall times and of their ratios are printed.
@@ -30,8 +30,8 @@ from aradals.pipeline.study.work import prepare, run_task
 from aradals.pipeline.study.workspace import Workspace
 
 STUDIES = {
-    "demo": ["demo"],
-    "12 runs": ["demo", "--seeds=[0, 1, 2, 3]"],
+    "digits": ["digits"],
+    "12 runs": ["digits", "--seeds=[0, 1, 2, 3]"],
 }
 
 

@@ -33,6 +33,7 @@ class Setting:
     network: str
     num_images: int
     epochs: int
+    device: str = "cpu"
 
     @property
     def num_validation(self) -> int:
@@ -76,7 +77,7 @@ def trainer(setting: Setting, method: MethodConfig = MethodConfig()) -> Callable
                 method=method,
                 training=setting.training,
                 seed=0,
-                device="cpu",
+                device=setting.device,
                 resume=Path(folder) / "resume.ckpt",
             )
         return setting.epochs * setting.num_images
@@ -94,11 +95,17 @@ def scoring(setting: Setting, *, attack: str, **attack_args: Any) -> Callable[[]
     """The scores of the training images by a model that was trained for two epochs."""
     train, validation = setting.splits()
     trained = fit_classifier(
-        setting.build(), train, validation, method=MethodConfig(), training=setting.training, seed=0, device="cpu"
+        setting.build(),
+        train,
+        validation,
+        method=MethodConfig(),
+        training=setting.training,
+        seed=0,
+        device=setting.device,
     )
 
     def turn() -> int:
-        return len(score(trained.model, train.batches(), attack, **attack_args))
+        return len(score(trained.model.to(setting.device), train.batches(), attack, **attack_args))
 
     return turn
 
@@ -125,12 +132,12 @@ def plain_loop(setting: Setting) -> Callable[[], int]:
     loader = DataLoader(OneByOne(setting.splits()[0]), BATCH_SIZE, shuffle=True, drop_last=True)
 
     def turn() -> int:
-        network = setting.build().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        network = setting.build().to(setting.device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         optimizer = torch.optim.Adam(network.parameters(), lr=0.005)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.005, total_steps=setting.epochs * len(loader))
         for _ in range(setting.epochs):
             for inputs, labels in loader:
-                loss = F.cross_entropy(network(inputs), labels)
+                loss = F.cross_entropy(network(inputs.to(setting.device)), labels.to(setting.device))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -155,15 +162,15 @@ def steps(
 
         keep_memory()
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    network = setting.build().to(memory_format=layout)  # type: ignore[call-overload]
+    network = setting.build().to(setting.device, memory_format=layout)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), lr=0.005, fused=fused)
     forward = torch.compile(network) if compiled else network
-    _, inputs, labels = setting.splits()[0].batch(range(BATCH_SIZE))
+    _, inputs, labels = (column.to(setting.device) for column in setting.splits()[0].batch(range(BATCH_SIZE)))
     num_steps = setting.epochs * setting.num_images // BATCH_SIZE
 
     def turn() -> int:
         for _ in range(num_steps):
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with torch.autocast(setting.device, torch.bfloat16, enabled=bf16):
                 loss = F.cross_entropy(forward(inputs), labels)
             optimizer.zero_grad()
             loss.backward()

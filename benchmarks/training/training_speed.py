@@ -7,8 +7,8 @@
 
 DIR has ``cifar10-train.parquet``. Each contender runs in a process of its own, with one thread, and does one turn in
 every round. So a change in the load of the machine meets all contenders, and no contender inherits the memory of
-another. Rates are images per second of the processor; wall time is printed beside them. A ratio is that of two turns
-of one round, to the first contender.
+another. A ratio is that of two turns of one round, to the first contender: of images per second of the processor, or of
+wall time with ``--device cuda``.
 """
 
 from __future__ import annotations
@@ -85,6 +85,8 @@ def serve(make: Callable[[contenders.Setting], Turn], setting: contenders.Settin
     while pipe.recv():
         processor, wall = time.process_time(), time.perf_counter()
         num_images = turn()
+        if setting.device == "cuda":
+            torch.cuda.synchronize()
         processor, wall = time.process_time() - processor, time.perf_counter() - wall
         pipe.send(Measured(num_images / processor, num_images / wall))
 
@@ -124,14 +126,18 @@ def spread(values: Sequence[float], form: str) -> str:
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
-def print_table(turns: dict[str, list[Measured]]) -> None:
+def print_table(turns: dict[str, list[Measured]], device: str) -> None:
+    def rate(turn: Measured) -> float:
+        return turn.processor if device == "cpu" else turn.wall
+
     first = next(iter(turns.values()))
-    print("| | images/s of the processor | ratio | images/s of wall time |\n|---|---|---|---|")
+    print("| | images/s of the processor | images/s of wall time | ratio |\n|---|---|---|---|")
     for name, own in turns.items():
-        ratios = [mine.processor / base.processor for mine, base in zip(own, first, strict=True)]
-        rates = [each.processor for each in own]
-        walls = [each.wall for each in own]
-        print(f"| {name} | {spread(rates, '.0f')} | {spread(ratios, '.3f')} | {spread(walls, '.0f')} |", flush=True)
+        processors, walls = [each.processor for each in own], [each.wall for each in own]
+        ratios = [rate(mine) / rate(base) for mine, base in zip(own, first, strict=True)]
+        print(
+            f"| {name} | {spread(processors, '.0f')} | {spread(walls, '.0f')} | {spread(ratios, '.3f')} |", flush=True
+        )
 
 
 def main() -> None:
@@ -142,14 +148,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=4096, help="of one epoch")
     parser.add_argument("--epochs", type=int, help="of one turn; default: 2, or 11 with adaptive, as 1 scoring in 11")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = parser.parse_args()
     epochs = given.epochs or (contenders.EVERY + 1 if given.contest == "adaptive" else 2)
-    print(f"torch {torch.__version__}, one thread, {given.rounds} rounds, batches of {contenders.BATCH_SIZE}")
+    machine = torch.cuda.get_device_name() if given.device == "cuda" else "one thread"
+    print(f"torch {torch.__version__}, {machine}, {given.rounds} rounds, batches of {contenders.BATCH_SIZE}")
     for network in given.networks:
-        setting = contenders.Setting(given.data / "cifar10-train.parquet", network, given.images, epochs)
+        setting = contenders.Setting(given.data / "cifar10-train.parquet", network, given.images, epochs, given.device)
         print(f"\n{given.contest}, {network}: turns of {epochs} x {given.images} images of 32x32 pixels", flush=True)
         with started(CONTESTS[given.contest], setting) as pipes:
-            print_table(take_turns(pipes, given.rounds))
+            print_table(take_turns(pipes, given.rounds), given.device)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from aradals.calibration import (
     EnsembleTemperatureScaling,
     PNormScaling,
     SmartTemperature,
+    StructuredMatrixScaling,
     TemperatureScaling,
     calibrator_from_dict,
 )
@@ -90,6 +91,61 @@ class TestEnsembleTemperature:
             gradient = start - torch.tensor(target, dtype=torch.float64)
             step = simplex_step(start, gradient, torch.eye(3, dtype=torch.float64))
             assert (start + step).tolist() == pytest.approx(nearest, abs=1e-9)
+
+
+class TestStructuredMatrix:
+    def test_the_fit_is_the_minimum(self) -> None:
+        """The gradient of the equation, written out, is 0 there."""
+        logits, labels = noisy_problem(300)
+        fitted = StructuredMatrixScaling().fit(labels, logits=logits)
+        state = fitted.to_dict()
+        matrix = (torch.tensor(state["weight"]).double() - torch.eye(4)).requires_grad_()
+        bias = torch.tensor(state["bias"]).double().requires_grad_()
+        scaled = (300 / 301 * (logits / state["temperature"]).softmax(1) + 1 / (301 * 4)).log()
+        beside = matrix - matrix.diagonal().diag()
+        pull = 4 / 300 * (bias.square().sum() + matrix.diagonal().square().sum()) + 12 / 300 * beside.square().sum()
+        log_probs = (scaled @ (torch.eye(4) + matrix).T + bias).log_softmax(1)
+        loss = pull - log_probs[torch.arange(300), labels].mean()
+        for gradient in torch.autograd.grad(loss, [matrix, bias]):
+            assert gradient.abs().max() < 1e-7
+        torch.testing.assert_close(fitted.predict_proba(logits), log_probs.exp().detach())
+
+    def test_is_close_to_the_library_of_its_authors(self) -> None:
+        """The temperature of the library has no pull, and it computes in single precision."""
+        pytest.importorskip("probmetrics.calibrators", exc_type=ImportError)
+        from probmetrics.calibrators import SMSCalibrator
+
+        logits = 4 * random(800, 4)
+        labels = draw((logits @ (torch.eye(4) + 0.3 * random(4, 4, seed=2)) / 2).softmax(1))
+        library = SMSCalibrator()
+        library.fit(logits.softmax(1).numpy(), labels.numpy())
+        expected = torch.tensor(library.predict_proba(logits.softmax(1).numpy()))
+        found = StructuredMatrixScaling().fit(labels, logits=logits)
+        torch.testing.assert_close(found.predict_proba(logits), expected, rtol=0, atol=0.005)
+        plain = TemperatureScaling().fit(labels, logits=logits)
+        losses = [nll(labels, logits=each.predict_logits(logits)) for each in (found, plain)]
+        assert losses[0] < losses[1] - 0.05
+
+    def test_masked_classes_and_logits_shifted_by_a_constant(self) -> None:
+        logits, labels = noisy_problem(200)
+        fitted = StructuredMatrixScaling().fit(labels, logits=logits)
+        torch.testing.assert_close(fitted.predict_proba(logits + 7), fitted.predict_proba(logits))
+        masked = logits.index_fill(1, torch.tensor([2]), -math.inf)
+        assert fitted.predict_proba(masked)[:, 2].max() == 0
+        assert fitted.predict_logits(masked)[:, [0, 1, 3]].isfinite().all()
+
+    def test_two_classes_and_a_class_that_is_absent(self) -> None:
+        logits = 2 * random(60, 2)
+        assert (
+            StructuredMatrixScaling()
+            .fit(draw(logits.softmax(1)), logits=logits)
+            .predict_logits(logits)
+            .isfinite()
+            .all()
+        )
+        logits = 2 * random(60, 3)
+        fitted = StructuredMatrixScaling().fit(logits[:, :2].argmax(1), logits=logits)
+        assert fitted.predict_logits(logits).isfinite().all()
 
 
 class TestPNorm:
@@ -216,7 +272,7 @@ class TestSmart:
         assert torch.get_rng_state().equal(state)
 
 
-@pytest.mark.parametrize("kind", NEW)
+@pytest.mark.parametrize("kind", [*NEW, StructuredMatrixScaling])
 def test_state_as_json(kind: Any) -> None:
     logits, labels = noisy_problem(50)
     calibrator = kind().fit(labels, logits=logits)
@@ -231,6 +287,9 @@ def test_state_as_json(kind: Any) -> None:
         {"method": "ensemble_temperature", "temperature": 2.0, "weights": [0.5, 0.5]},
         {"method": "ensemble_temperature", "temperature": 2.0, "weights": [0.9, 0.9, -0.8]},
         {"method": "ensemble_temperature", "temperature": 0, "weights": [1, 0, 0]},
+        {"method": "structured_matrix", "temperature": 0, "uniform": 0.1, "weight": [[1, 0], [0, 1]], "bias": [0, 0]},
+        {"method": "structured_matrix", "temperature": 1, "uniform": 0.1, "weight": [[1, 0], [0]], "bias": [0, 0]},
+        {"method": "structured_matrix", "temperature": 1, "uniform": 0.1, "weight": [[1]], "bias": [0]},
         {"method": "pnorm", "order": 9, "length": 1.0},
         {"method": "pnorm", "order": 1.5, "length": 1.0},
         {"method": "pnorm", "order": 2, "length": -1.0},

@@ -90,7 +90,7 @@ def test_help_names_what_there_is() -> None:
 
 def test_words_become_dataclasses() -> None:
     words = [
-        "demo",
+        "digits",
         "--training.epochs=3",
         "--output",
         "out",
@@ -101,7 +101,7 @@ def test_words_become_dataclasses() -> None:
     ]
     values = parser_of("run").read([*words, "photo", "--seeds=[1,2]", "--device", "cpu"])
     overrides = {"training.epochs": "3", "methods.ar_adals.a-b": "x=y", "image_column": "photo", "seeds": "[1,2]"}
-    assert values["study"] == StudyArguments("demo", overrides, "cpu")
+    assert values["study"] == StudyArguments("digits", overrides, "cpu")
     output = values["output"]
     assert isinstance(output, ResultsArguments)
     assert (str(output.output), output.overwrite, output.json) == ("out", False, True)

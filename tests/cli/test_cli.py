@@ -139,18 +139,18 @@ class TestHelp:
 class TestRecipes:
     def test_list_tells_what_each_is_for(self) -> None:
         lines = ok("recipes").out.splitlines()
-        assert {line.split()[0] for line in lines} >= {"demo", "cifar10-small", "cifar10-resnet29"}
+        assert {line.split()[0] for line in lines} >= {"digits", "cifar10-small", "cifar10-resnet29"}
         assert all(len(line.split()) > 3 for line in lines)
 
     def test_show_and_copy_give_the_same_text(self, tmp_path: Path) -> None:
-        shown = ok("recipes", "show", "demo").out
-        ok("recipes", "copy", "demo", "--output", tmp_path / "mine.yaml")
+        shown = ok("recipes", "show", "digits").out
+        ok("recipes", "copy", "digits", "--output", tmp_path / "mine.yaml")
         assert (tmp_path / "mine.yaml").read_text() == shown
         assert "methods:" in shown
 
     def test_copy_does_not_overwrite(self, tmp_path: Path) -> None:
         (tmp_path / "mine.yaml").write_text("my work")
-        assert aradals("recipes", "copy", "demo", "--output", tmp_path / "mine.yaml").code == 2
+        assert aradals("recipes", "copy", "digits", "--output", tmp_path / "mine.yaml").code == 2
         assert (tmp_path / "mine.yaml").read_text() == "my work"
 
 

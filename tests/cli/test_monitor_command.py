@@ -130,7 +130,7 @@ def test_a_batch_temperature_needs_inputs_and_a_known_statistic(folder: Path) ->
 
 
 def test_a_study_refuses_it_before_work(tmp_path: Path) -> None:
-    ran = aradals("run", "demo", "--calibrators", "batch_temperature", "--output", tmp_path / "out")
+    ran = aradals("run", "digits", "--calibrators", "batch_temperature", "--output", tmp_path / "out")
     assert ran.code == 2
     assert "calibrators that are fitted on clean predictions alone" in ran.err
 

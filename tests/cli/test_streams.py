@@ -146,7 +146,7 @@ os._exit(os.spawnv(os.P_WAIT, sys.executable, {child}))
 
 
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["score", "--help"], ["recipes", "show", "demo"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["score", "--help"], ["recipes", "show", "digits"]])
 def test_what_writes_no_file(arguments: list[str], redirection: str) -> None:
     line = f'"$@" {redirection}'
     ran = subprocess.run(["bash", "-c", line, "bash", *command(*arguments)], capture_output=True, text=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import pickle
@@ -23,6 +24,7 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from aradals.data import list_splits, load_condition, load_data, load_splits, match_classes
+from aradals.data.idx import read_idx
 from aradals.errors import InputError
 
 N = 12
@@ -306,6 +308,44 @@ def test_binary_batches_of_cifar(tmp_path: Path, classes: int) -> None:
     examples = load_data(str(tmp_path), "train")
     assert torch.equal(examples.batch(range(10))[1], torch.tensor(CIFAR[:10]).view(-1, 3, 32, 32).float() / 255)
     assert (examples.labels.tolist(), examples.class_names) == (LABELS[:10].tolist(), ("a", "b", "c"))
+
+
+def idx(values: np.ndarray[Any, Any], code: int = 8) -> bytes:
+    return bytes([0, 0, code, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bytes])
+def test_files_of_mnist(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    pixels, labels, end = PIXELS[..., 0], LABELS.astype(np.uint8), ".gz" if pack is gzip.compress else ""
+    for start, rows in (("train", slice(0, 8)), ("t10k", slice(8, 12))):
+        write(tmp_path / f"{start}-images-idx3-ubyte{end}", pack(idx(pixels[rows])))
+        write(tmp_path / f"{start}-labels-idx1-ubyte{end}", pack(idx(labels[rows])))
+    assert list_splits(str(tmp_path)) == ["train", "test"]
+    examples = load_data(str(tmp_path), "test")
+    assert examples.batch(range(4))[1].equal(torch.from_numpy(pixels[8:, None]).float() / 255)
+    assert examples.labels.tolist() == LABELS[8:].tolist()
+
+
+def test_types_of_idx_files(tmp_path: Path) -> None:
+    values = np.arange(6).reshape(2, 3)
+    for code, dtype in ((8, "u1"), (9, "i1"), (0x0B, ">i2"), (0x0C, ">i4"), (0x0D, ">f4"), (0x0E, ">f8")):
+        found = read_idx(write(tmp_path / "file", idx(values.astype(dtype), code)))
+        assert found.dtype.isnative
+        assert found.tolist() == values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (idx(LABELS.astype(np.uint8))[:-1], "11 bytes for an array of shape .12,"),
+        (b"", "index out of range"),
+        (b"\0\0\x07\1\0\0\0\0", "00 00 07 01"),
+        (b"GIF89a", "47 49 46"),
+    ],
+)
+def test_damaged_idx_files(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_idx(write(tmp_path / "train-images-idx3-ubyte", content))
 
 
 def test_a_batch_of_cifar_runs_no_code(tmp_path: Path) -> None:

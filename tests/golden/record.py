@@ -1,10 +1,10 @@
 """Golden values: what the product computed before its code was moved, to be the same afterwards.
 
-    python tests/golden/record.py --scores F --diagnosis F --demo F     writes them from files that commands have made
+    python tests/golden/record.py --scores F --diagnosis F --digits F     writes them from files that commands have made
 
 - ``aradals score --model resnet20 --checkpoint RESNET20 --data CIFAR10-TEST --limit 512 --workers 1 --output F``
 - ``aradals diagnose --model resnet20 --checkpoint RESNET20 --data CIFAR10-TEST --output F`` (its diagnosis.json)
-- ``aradals run demo --workers 1 --output F`` (its table.parquet)
+- ``aradals run digits --workers 1 --output F`` (its table.parquet)
 
 each with one torch thread, and the course of every update rule on made-up predictions.
 """
@@ -89,7 +89,7 @@ def processor_model() -> str:
 def main() -> None:
     """Write the golden values."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("scores", "diagnosis", "demo"):
+    for name in ("scores", "diagnosis", "digits"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     given = parser.parse_args()
     (HERE / "machine.json").write_text(json.dumps(machine(), indent=1) + "\n", encoding="utf-8")
@@ -100,9 +100,9 @@ def main() -> None:
     )
     diagnosis = without(json.loads(given.diagnosis.read_text(encoding="utf-8")), (*CLOCK, *LEFT_OUT))
     (HERE / "diagnosis.json").write_text(json.dumps(diagnosis) + "\n", encoding="utf-8")
-    table = parquet.read_table(given.demo).replace_schema_metadata(None)
+    table = parquet.read_table(given.digits).replace_schema_metadata(None)
     parquet.write_table(
-        table.drop([name for name in table.column_names if name in CLOCK]), HERE / "demo.parquet", compression="zstd"
+        table.drop([name for name in table.column_names if name in CLOCK]), HERE / "digits.parquet", compression="zstd"
     )
 
 

@@ -28,7 +28,7 @@ def test_every_objective_trains_a_linear_model(name: str) -> None:
     torch.manual_seed(0)
     inputs = torch.rand(64, 2)
     labels = (inputs[:, 0] > inputs[:, 1]).long()
-    model, objective = nn.Linear(2, 2), get_objective(name, **({"flatness": 1e-4} if name == "calmo" else {}))
+    model, objective = nn.Linear(2, 2), get_objective(name, 2, **({"flatness": 1e-4} if name == "calmo" else {}))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     for _ in range(60):
         loss, logits = objective(model, inputs, labels)
@@ -54,7 +54,7 @@ def test_settings_reach_the_loss() -> None:
 
 
 def test_which_can_be_smoothed() -> None:
-    smoothed = {name for name in OBJECTIVES if takes_target_prob(get_objective(name))}
+    smoothed = {name for name in OBJECTIVES if takes_target_prob(get_objective(name, 2))}
     assert smoothed == {"cross_entropy", "mixup", "ccat", "logit_norm"}
 
 
@@ -63,7 +63,7 @@ def test_choosing_draws_no_random_numbers() -> None:
     expected = torch.rand(2)
     torch.manual_seed(3)
     for name in OBJECTIVES:
-        get_objective(name)
+        get_objective(name, 2)
     assert torch.equal(torch.rand(2), expected)
 
 

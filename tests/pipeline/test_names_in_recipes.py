@@ -124,7 +124,7 @@ def test_a_key_that_occurs_twice() -> None:
 )
 def test_hints_name_the_key(words: list[str], hint: str) -> None:
     with pytest.raises(InputError) as caught:
-        CommandParser("run", run).read(["demo", *words])
+        CommandParser("run", run).read(["digits", *words])
     assert hint in str(caught.value)
 
 

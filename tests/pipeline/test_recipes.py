@@ -22,8 +22,10 @@ def test_every_packaged_recipe_can_be_read(name: str) -> None:
 
 
 def test_overrides_change_these_keys_alone() -> None:
-    plain = load_recipe("demo")
-    config = load_recipe("demo", {"training.epochs": "7", "seeds": "[4, 5]", "model_args.width": "3", "data": "[a, b]"})
+    plain = load_recipe("digits")
+    config = load_recipe(
+        "digits", {"training.epochs": "7", "seeds": "[4, 5]", "model_args.width": "3", "data": "[a, b]"}
+    )
     assert (config.training.epochs, config.seeds, config.model_args["width"]) == (7, [4, 5], 3)
     assert config.data == ["a", "b"]
     same = {field.name for field in fields(StudyConfig)} - {"training", "seeds", "model_args", "data"}
@@ -32,7 +34,7 @@ def test_overrides_change_these_keys_alone() -> None:
 
 
 def test_a_mapping_and_a_key_in_it() -> None:
-    assert load_recipe("demo", {"model_args": "{width: 4}", "model_args.depth": "2"}).model_args == {
+    assert load_recipe("digits", {"model_args": "{width: 4}", "model_args.depth": "2"}).model_args == {
         "width": 4,
         "depth": 2,
     }
@@ -42,15 +44,15 @@ def test_overrides_of_the_targets_of_a_method() -> None:
     changes = {"count": "3", "folds": "2", "matching": "thresholds", "by": "confidence"}
     overrides = {f"methods.ar_adals.targets.subsets.{key}": text for key, text in changes.items()}
     targets = (
-        load_recipe("demo", overrides | {"methods.ar_adals.targets.rule.rate": "1e-2"}).methods["ar_adals"].targets
+        load_recipe("digits", overrides | {"methods.ar_adals.targets.rule.rate": "1e-2"}).methods["ar_adals"].targets
     )
     assert targets.subsets == RankedSubsets(3, by="confidence", matching="thresholds", folds=2)
     assert targets.rule == UpdateRule(rate=0.01, leak=1.0)
     other = (
-        load_recipe("demo", {"methods.ar_adals.targets.subsets": "{by: self, every: 5}"}).methods["ar_adals"].targets
+        load_recipe("digits", {"methods.ar_adals.targets.subsets": "{by: self, every: 5}"}).methods["ar_adals"].targets
     )
     assert (other.subsets, other.rule) == (SelfScoredSubsets(5), UpdateRule(rate="auto", leak=1.0))
-    assert load_recipe("demo", {"methods.ar_adals.targets": "{}"}).methods["ar_adals"].targets == FixedTargets()
+    assert load_recipe("digits", {"methods.ar_adals.targets": "{}"}).methods["ar_adals"].targets == FixedTargets()
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_overrides_of_the_targets_of_a_method() -> None:
 )
 def test_wrong_overrides(overrides: dict[str, str], says: str) -> None:
     with pytest.raises(InputError) as caught:
-        load_recipe("demo", overrides)
+        load_recipe("digits", overrides)
     assert says in str(caught.value)
 
 

@@ -68,15 +68,15 @@ def test_the_recipes_of_the_paper_have_its_methods(name: str) -> None:
 
 
 def test_recipes_without_a_smoke_setting_say_which_have_one() -> None:
-    with pytest.raises(InputError, match="got demo with no such key; try no --smoke, or one of cifar10-resnet29, "):
-        load_recipe("demo", smoke=True)
+    with pytest.raises(InputError, match="got digits with no such key; try no --smoke, or one of cifar10-resnet29, "):
+        load_recipe("digits", smoke=True)
     assert recipes_with_smoke() == PAPER
     with pytest.raises(InputError, match="got settings"):
-        aradals.run_study(load_recipe("demo"), "runs", smoke=True)
+        aradals.run_study(load_recipe("digits"), "runs", smoke=True)
 
 
 def recipe(folder: Path, smoke: str) -> str:
-    text = find_recipe("demo").read_text(encoding="utf-8")
+    text = find_recipe("digits").read_text(encoding="utf-8")
     (folder / "mine.yaml").write_text(f"{text}\nsmoke:\n{smoke}")
     return str(folder / "mine.yaml")
 
@@ -94,14 +94,14 @@ def test_a_smoke_setting_of_keys_that_do_not_exist(smoke: str, says: str, tmp_pa
     path = recipe(tmp_path, smoke)
     with pytest.raises(InputError, match=says):
         load_recipe(path, smoke=True)
-    assert load_recipe(path) == load_recipe("demo")
+    assert load_recipe(path) == load_recipe("digits")
 
 
 def test_options_come_after_the_smoke_setting(tmp_path: Path) -> None:
     path = recipe(tmp_path, "  training: {epochs: 1, batch_size: 16}\n  seeds: [7]\n")
     config = load_recipe(path, {"training.epochs": "2"}, smoke=True)
     assert (config.training.epochs, config.training.batch_size, config.seeds) == (2, 16, [7])
-    assert config.training.learning_rate == load_recipe("demo").training.learning_rate
+    assert config.training.learning_rate == load_recipe("digits").training.learning_rate
 
 
 def test_a_smoke_run_says_first_that_it_is_no_evidence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

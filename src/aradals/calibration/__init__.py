@@ -19,6 +19,7 @@ from aradals.calibration.ensemble_temperature import EnsembleTemperatureScaling
 from aradals.calibration.one_versus_rest import HistogramBinning, IsotonicCalibration
 from aradals.calibration.pnorm import PNormScaling
 from aradals.calibration.smart import SmartTemperature
+from aradals.calibration.structured_matrix import StructuredMatrixScaling
 from aradals.calibration.temperature import TemperatureScaling
 from aradals.calibration.vector import VectorScaling
 from aradals.errors import InputError
@@ -28,6 +29,7 @@ CALIBRATORS: Registry[Callable[..., Calibrator]] = Registry(
     {
         "temperature": TemperatureScaling,
         "vector": VectorScaling,
+        "structured_matrix": StructuredMatrixScaling,
         "isotonic": IsotonicCalibration,
         "histogram": HistogramBinning,
         "margin_temperature": partial(ConditionalTemperature, score="logit_margin"),
@@ -107,6 +109,7 @@ __all__ = [
     "PNormScaling",
     "RunningBatch",
     "SmartTemperature",
+    "StructuredMatrixScaling",
     "TemperatureScaling",
     "VectorScaling",
     "calibrator_from_dict",

@@ -445,12 +445,13 @@ class CalibratorArguments:
     """The calibrator.
 
     Attributes:
-        method: temperature (one number), vector (a factor and an offset per class), isotonic (a curve per class),
-            histogram (bins per class), margin_temperature (a temperature that depends on the logit margin),
-            robustness_temperature (a temperature that depends on the first-order margin, a gradient of the model),
-            ensemble_temperature (a mixture of scaled, plain and uniform probabilities), smart_temperature (a network
-            of the logit margin), consistency (which class wins under noise), pnorm (logits of one length) or
-            batch_temperature (a temperature that rises if a batch of unlabeled inputs has drifted, see docs/shift.md)
+        method: temperature (one number), vector (a factor and an offset per class), structured_matrix (a matrix and an
+            offset, pulled to a temperature), isotonic (a curve per class), histogram (bins per class),
+            margin_temperature (a temperature that depends on the logit margin), robustness_temperature (a temperature
+            that depends on the first-order margin, a gradient of the model), ensemble_temperature (a mixture of
+            scaled, plain and uniform probabilities), smart_temperature (a network of the logit margin), consistency
+            (which class wins under noise), pnorm (logits of one length) or batch_temperature (a temperature that rises
+            if a batch of unlabeled inputs has drifted, see docs/shift.md)
         method_args: settings of the method, as JSON or YAML, such as '{statistic: mutual_information}'
     """
 

@@ -14,6 +14,7 @@ from aradals.data.builtin import BUILTIN
 from aradals.data.corrupted_sets import open_corrupted_set, parse_condition, split_conditions
 from aradals.data.folders import open_image_folder
 from aradals.data.formats import OpenSplits, find_split, split_name
+from aradals.data.idx import open_idx_folder
 from aradals.data.shards import open_tar
 from aradals.data.table_files import open_csv, open_hub, open_labeled_images, open_parquet, open_saved
 from aradals.data.user_data import open_user_data
@@ -36,6 +37,7 @@ FOLDER_READERS: tuple[Callable[[Path], OpenSplits | None], ...] = (
     open_corrupted_set,
     open_saved,
     open_cifar,
+    open_idx_folder,
     open_array_folder,
 )
 """Formats of whole folders, which are tried before the files in the folder."""
@@ -60,6 +62,10 @@ _CIFAR = "https://www.cs.toronto.edu/~kriz/cifar.html, and --data FOLDER"
 _PUBLISHED = {
     "cifar10": _Published("uoft-cs/cifar10", f"unpacking cifar-10-python.tar.gz of {_CIFAR}"),
     "cifar100": _Published("uoft-cs/cifar100", f"unpacking cifar-100-python.tar.gz of {_CIFAR}"),
+    "fashion-mnist": _Published(
+        "zalando-datasets/fashion_mnist",
+        "installing the package dataset-fashion-mnist of Debian, and --data /usr/share/datasets/fashion-mnist",
+    ),
     "imagenet": _Published(
         "ILSVRC/imagenet-1k",
         "accepting the terms on https://huggingface.co/datasets/ILSVRC/imagenet-1k and `hf auth login`; "

@@ -44,9 +44,9 @@ def load_data(
     - a parquet, CSV, ``.npz``, ``.npy``, ``.pt`` or ``.tar`` (WebDataset) file, or a folder of such files; the words
       train, validation and test in file names name the splits;
     - the beginning of such names: ``dir/cifar10`` for ``dir/cifar10-train.parquet``, ``dir/cifar10-test.parquet``;
-    - a folder that ``save_to_disk`` of Hugging Face datasets has written, or the published files of CIFAR;
+    - a folder that ``save_to_disk`` of Hugging Face datasets has written, or the published files of CIFAR or MNIST;
     - the id of a Hugging Face data set, e.g. ``uoft-cs/cifar10``; the short names are
-      ``cifar10``, ``cifar100`` and ``imagenet``;
+      ``cifar10``, ``cifar100``, ``fashion-mnist`` and ``imagenet``;
     - ``digits``: scikit-learn's digits, with a fixed division into "train" (997) and "test" (800);
     - ``letter``: Letter Recognition (Slate 1991), a table of 20,000 rows in a single split;
     - ``file.py:callable``, which returns data as for `aradals.data.as_examples`, or a mapping of splits to such data;

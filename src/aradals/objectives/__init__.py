@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 from aradals._internal.registry import Registry
 from aradals.errors import InputError
+from aradals.objectives.adafocal import AdaFocal
+from aradals.objectives.base import StatefulObjective
 from aradals.objectives.calmo import calmo
 from aradals.objectives.ccat import ccat, max_confidence_attack, transition_target_prob
 from aradals.objectives.cross_entropy import cross_entropy
 from aradals.objectives.dual_focal import dual_focal
+from aradals.objectives.fedlas import FedLAS
 from aradals.objectives.focal import focal
 from aradals.objectives.logit_norm import logit_norm
 from aradals.objectives.margin_smoothing import margin_smoothing
@@ -23,7 +26,10 @@ from aradals.objectives.sample_focal import sample_focal
 
 __all__ = [
     "OBJECTIVES",
+    "AdaFocal",
+    "FedLAS",
     "Objective",
+    "StatefulObjective",
     "calmo",
     "ccat",
     "cross_entropy",
@@ -46,7 +52,7 @@ An objective that supports smoothing has a fourth argument ``target_prob``, shap
 from the global generator of torch.
 """
 
-OBJECTIVES: Registry[Objective] = Registry(
+OBJECTIVES: Registry[Callable[..., Any]] = Registry(
     "an objective",
     {
         "cross_entropy": cross_entropy,
@@ -58,22 +64,26 @@ OBJECTIVES: Registry[Objective] = Registry(
         "sample_focal": sample_focal,
         "dual_focal": dual_focal,
         "calmo": calmo,
+        "adafocal": AdaFocal,
+        "fedlas": FedLAS,
     },
     arguments=("model", "inputs", "labels"),
 )
+"""Objectives by name; a class is a `StatefulObjective`, which each training makes anew."""
 
 
-def get_objective(objective: str | Objective, /, **settings: Any) -> Objective:
+def get_objective(objective: str | Objective, num_classes: int | None = None, /, **settings: Any) -> Objective:
     """Return the objective with some of its settings, which are checked before any training.
 
     Args:
         objective: a name in `OBJECTIVES` (``-`` and ``_`` mean the same), ``path/to/file.py:function``,
             ``package.module:function``, or a function.
+        num_classes: K, which objectives with weights of their own need.
         **settings: keyword-only arguments of the objective.
 
     Raises:
         InputError: an unknown objective, an unknown setting, or a value out of range; for a function from a file or
-            module also any error of its import.
+            module also any error of its import; or ``num_classes`` is needed.
 
     Example:
         >>> get_objective("mixup", alpha=-1)
@@ -84,7 +94,22 @@ def get_objective(objective: str | Objective, /, **settings: Any) -> Objective:
     bound = OBJECTIVES.bind(objective, settings)
     if isinstance(objective, str) and ":" not in objective:
         _try(objective, bound)
-    return bound
+    return _begun(bound, num_classes)
+
+
+def _begun(objective: Callable[..., Any], num_classes: int | None) -> Objective:
+    """Make the objective of one training: a new instance, if the objective has a state."""
+    if not isinstance(getattr(objective, "func", objective), type):
+        return objective
+    needs_classes = "num_classes" in inspect.signature(objective).parameters
+    if needs_classes and num_classes is None:
+        raise InputError(
+            expected="the number of classes, because this objective has weights of its own",
+            got="none",
+            hint='get_objective("fedlas", 10)',
+        )
+    begun: Objective = objective(num_classes) if needs_classes else objective()
+    return begun
 
 
 def takes_target_prob(objective: Objective) -> bool:
@@ -92,12 +117,12 @@ def takes_target_prob(objective: Objective) -> bool:
     return "target_prob" in inspect.signature(objective).parameters
 
 
-def _try(name: str, objective: Objective) -> None:
+def _try(name: str, objective: Callable[..., Any]) -> None:
     """Call the objective once on a tiny problem, because it checks the values of its settings only when it runs."""
     with torch.random.fork_rng(devices=[]):
         model, inputs, labels = nn.Linear(2, 3), torch.rand(2, 2), torch.tensor([0, 1])
         try:
-            objective(model, inputs, labels)
+            _begun(objective, 3)(model, inputs, labels)
         except (TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise

@@ -357,7 +357,7 @@ class MethodConfig:
 
     Args:
         objective: loss of a batch: cross_entropy, mixup, ccat, focal, margin_smoothing, logit_norm, sample_focal,
-            dual_focal, calmo, or file.py:function.
+            dual_focal, adafocal, fedlas, calmo, or file.py:function.
         objective_args: settings of the objective.
         augment: another augmentation than the recipe's.
         consistency: weight of AugMix's Jensen-Shannon term between an image and two AugMix views of it (12 in AugMix).
@@ -541,6 +541,7 @@ class StudyConfig:
         model_args: further arguments of the model's builder.
         scoring: measurement of robustness.
         calibrators: calibrators to fit after training; every method is reported without and with each of them.
+        reference_calibrators: further calibrators of the reference method alone, to compare the methods with.
         evaluation: evaluation on the test split.
         seeds: seeds; each varies initialization, order and the splits.
     """
@@ -563,6 +564,7 @@ class StudyConfig:
     model_args: dict[str, Any] = field(default_factory=dict)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     calibrators: list[str] = field(default_factory=lambda: ["temperature"])
+    reference_calibrators: list[str] = field(default_factory=list)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     seeds: list[int] = field(default_factory=lambda: [0])
 
@@ -571,9 +573,9 @@ class StudyConfig:
         _at_least(1, {"the number of seeds": len(self.seeds)})
         _once_each("seed", self.seeds)
         _once_each("data set", self.data_sets)
-        _once_each("calibrator", self.calibrators)
+        _once_each("calibrator", self.all_calibrators)
         check_seeds(*self.seeds)
-        if self.calibrators:
+        if self.all_calibrators:
             _at_least(1, {"splits.calibration": self.splits.calibration})
         self._check_names()
         for name, method in self.methods.items():
@@ -599,6 +601,11 @@ class StudyConfig:
         """The method that the others are compared with."""
         plain = (name for name, method in self.methods.items() if is_plain(method))
         return self.reference or next(plain, next(iter(self.methods)))
+
+    @property
+    def all_calibrators(self) -> list[str]:
+        """The calibrators of the reference method, which has those of every method and its own."""
+        return self.calibrators + self.reference_calibrators
 
     @property
     def main_name(self) -> str | None:

@@ -70,7 +70,9 @@ def test_mixup_of_nothing_is_vanilla_to_the_bit() -> None:
     assert not weights(fit(MethodConfig(objective="mixup")).model).equal(weights(vanilla.model))
 
 
-@pytest.mark.parametrize("name", ["mixup", "ccat", "flip_crop", "augmix", "consistency", "ccat in subsets"])
+@pytest.mark.parametrize(
+    "name", ["mixup", "ccat", "flip_crop", "augmix", "consistency", "ccat in subsets", "adafocal", "fedlas"]
+)
 def test_resumed_it_ends_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever random numbers it draws, in how many ways."""
     resume = tmp_path / "resume.ckpt"

@@ -15,7 +15,7 @@ from aradals.pipeline.config import FixedTargets, MethodConfig, ShapedTargets, S
 
 def check_config(config: StudyConfig) -> None:
     """Raise InputError for objectives and calibrators that a study cannot have; settings check all other values."""
-    for calibrator in config.calibrators:
+    for calibrator in config.all_calibrators:
         if isinstance(get_calibrator(calibrator), BatchTemperature):
             raise InputError(
                 expected="calibrators that are fitted on clean predictions alone",
@@ -28,7 +28,7 @@ def check_config(config: StudyConfig) -> None:
 
 
 def _check_objective(name: str, method: MethodConfig) -> None:
-    objective = get_objective(method.objective, **method.objective_args)
+    objective = get_objective(method.objective, 2, **method.objective_args)
     if method.targets != FixedTargets() and not takes_target_prob(objective):
         raise InputError(
             expected=f"methods.{name} with one-hot targets, because its objective takes no other targets",
@@ -37,7 +37,9 @@ def _check_objective(name: str, method: MethodConfig) -> None:
         )
 
 
-def try_method(name: str, method: MethodConfig, training: TrainingConfig, model: nn.Module, batch: Batch) -> None:
+def try_method(
+    name: str, method: MethodConfig, training: TrainingConfig, model: nn.Module, batch: Batch, num_classes: int
+) -> None:
     """Make one step of a method on a few examples, so that errors occur before the work; this adds to gradients.
 
     Raises:
@@ -51,7 +53,7 @@ def try_method(name: str, method: MethodConfig, training: TrainingConfig, model:
             got=f"inputs of shape {tuple(inputs.shape)}",
             hint="augment=none",
         )
-    objective = get_objective(method.objective, **method.objective_args)
+    objective = get_objective(method.objective, num_classes, **method.objective_args)
     with user_code(method.objective, "return (loss, logits)"), evaluation_mode(model):
         loss, logits = objective(model, inputs, labels)
         loss.backward()

@@ -451,7 +451,7 @@ class SeedPlan:
     def _predict(
         self, owner: str, train: Train | Choose, position: int = 0, conditions: list[Condition] | None = None
     ) -> Predict:
-        scored = owner in self.config.methods and any(map(needs_margins, self.config.calibrators))
+        scored = owner in self.config.methods and any(map(needs_margins, self.calibrators_of(owner)))
         return Predict(
             source=self.source,
             folder=f"{self.home}{owner}/predict",
@@ -464,10 +464,14 @@ class SeedPlan:
             with_scores=scored,
         )
 
+    def calibrators_of(self, name: str) -> list[str]:
+        """List the calibrators of a method or ensemble."""
+        return self.config.all_calibrators if name == self.config.reference_name else self.config.calibrators
+
     def calibrate(self, name: str) -> Calibrate | None:
         """Make the task that fits calibrators of a method or ensemble; an ensemble has no first-order margin."""
         single = name in self.config.methods
-        calibrators = [each for each in self.config.calibrators if single or not needs_margins(each)]
+        calibrators = [each for each in self.calibrators_of(name) if single or not needs_margins(each)]
         if not calibrators:
             return None
         return Calibrate(

@@ -74,7 +74,7 @@ def try_seed(seed: SeedPlan, space: Workspace) -> None:
             smallest = min(len(splits.train) // (ranking.folds if ranking else 1), len(splits.validation))
             key = f"methods.{name}.targets.subsets.count"
             check_num_subsets(train.method.num_subsets, smallest, key, "splits.validation")
-            try_method(name, train.method, config.training, model, batch)
+            try_method(name, train.method, config.training, model, batch, splits.train.num_classes)
             if ranking is None:
                 training_subsets(train, space)
 

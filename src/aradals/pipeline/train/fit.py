@@ -236,7 +236,7 @@ def _make_module(
         initial = targets.shape(train.num_classes)
     module = AdaptiveClassifier(
         model,
-        get_objective(method.objective, **method.objective_args),
+        get_objective(method.objective, train.num_classes, **method.objective_args),
         AdaptiveSmoothing(train.num_classes, method.num_subsets, rule=rule, initial_target_prob=initial),
         by_id(train.ids, train_subsets),
         by_id(validation.ids, validation_subsets),

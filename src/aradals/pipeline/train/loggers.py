@@ -9,13 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from filelock import FileLock
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from aradals._internal.optional import load_extra
-from aradals._internal.processes import of_all_processes
 from aradals.metrics import expected_calibration_error, nll
 from aradals.pipeline.config import TrainingConfig
 from aradals.smoothing.adaptive import AdaptiveSmoothing
@@ -71,13 +69,8 @@ def _start_mlflow(folder: Path, run: str) -> MLFlowLogger:
     return logger
 
 
-def validation_metrics(ids: Tensor, labels: Tensor, logits: Tensor) -> dict[str, float]:
-    """Compute NLL and ECE of the validation split; each process that trains has a part, and must call this function."""
-    parts = of_all_processes((ids.cpu(), labels.cpu(), logits.detach().cpu()))
-    ids, labels, logits = (torch.cat(columns) for columns in zip(*parts, strict=True))
-    once = dict(zip(ids.tolist(), range(len(ids)), strict=True))  # parts of equal size repeat some examples
-    rows = torch.tensor(list(once.values()))
-    labels, logits = labels[rows], logits[rows]
+def validation_metrics(labels: Tensor, logits: Tensor) -> dict[str, float]:
+    """Compute NLL and ECE of the whole validation split."""
     return {
         "validation/nll": nll(labels, logits=logits),
         "validation/ece": expected_calibration_error(labels, logits=logits),

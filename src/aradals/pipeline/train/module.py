@@ -17,7 +17,7 @@ from aradals.inference.ensemble import Ensemble
 from aradals.inference.outputs import logit_model
 from aradals.inference.predictions import Batch
 from aradals.losses import jensen_shannon
-from aradals.objectives import Objective, takes_target_prob
+from aradals.objectives import Objective, StatefulObjective, takes_target_prob
 from aradals.pipeline.config import TrainingConfig
 from aradals.pipeline.health import check_changed, check_depends_on_parameters, check_finite, not_finite
 from aradals.pipeline.train.loggers import epoch_metrics, validation_metrics
@@ -41,6 +41,14 @@ def by_id(ids: Tensor, subsets: Tensor | None) -> Tensor:
     return table
 
 
+def _whole_split(ids: Tensor, *columns: Tensor) -> list[Tensor]:
+    """Gather the columns of all processes in the order of the ids, each id once."""
+    ids, *columns_of_all = (torch.cat(of_all_processes(part.cpu())) for part in (ids, *columns))
+    order = ids.argsort(stable=True)
+    first = ids[order].diff(prepend=ids.new_tensor([-1])) != 0
+    return [column[order[first]].to(given.device) for column, given in zip(columns_of_all, columns, strict=True)]
+
+
 class AdaptiveClassifier(LightningModule):
     """A classifier, or an ensemble in step, whose targets adapt after each pass over the validation split.
 
@@ -49,7 +57,7 @@ class AdaptiveClassifier(LightningModule):
 
     Args:
         model: model from inputs in [0, 1] to logits.
-        objective: the loss of a batch.
+        objective: the loss of a batch; an objective with a state becomes part of the state of the training.
         criterion: the targets and their state; targets of vanilla training and of label smoothing do not change.
         train_subsets: subset by example id, see `by_id`, shape (largest id + 1,).
         validation_subsets: subset by example id for the validation split.
@@ -206,12 +214,14 @@ class AdaptiveClassifier(LightningModule):
             self.criterion.update_as_one(labels, logits, ids)
         else:
             self.criterion.update(labels, logits, self.validation_subsets[ids], ids)
+        if isinstance(self.objective, StatefulObjective):
+            self.objective.update(*_whole_split(ids, labels, logits))
         if self.config.logger != "none":
-            self._logged = validation_metrics(ids, labels, logits)
+            self._logged = validation_metrics(*_whole_split(ids, labels, logits))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer and the schedule that the recipe names."""
-        config, parameters = self.config, self.model.parameters()
+        config, parameters = self.config, self.parameters()  # of the model, and of an objective that has some
         rate, decay = config.learning_rate, config.weight_decay
         optimizer: torch.optim.Optimizer
         match config.optimizer:
