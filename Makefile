@@ -16,7 +16,7 @@ $(VENV)/installed-package: pyproject.toml constraints.txt
 # What a dependency group needs; only pip 25.1 or newer knows these groups.
 $(VENV)/installed-%: $(VENV)/installed-package
 	$(INSTALL) --upgrade pip
-	$(INSTALL) -e '.[all,distributed,export,transformers]' --group $*
+	$(INSTALL) -e '.[all,distributed,export,tensorboard,transformers]' --group $*
 	touch $@
 
 demo: $(VENV)/installed-package

@@ -22,7 +22,9 @@ if __name__ == "__main__":
     set_seed(0)
     digits = load_digits()
     processor = ViTImageProcessorPil(do_resize=False)
-    images = [np.repeat((image * 15.9375).astype(np.uint8)[..., None], 3, 2) for image in digits.images]  # RGB, 8x8 pixels
+    images = [
+        np.repeat((image * 15.9375).astype(np.uint8)[..., None], 3, 2) for image in digits.images
+    ]  # RGB, 8x8 pixels
     pixels = processor(images, return_tensors="pt")["pixel_values"]
     examples = [{"pixel_values": each, "labels": int(label)} for each, label in zip(pixels, digits.target, strict=True)]
     train_set, validation_set, test_set = examples[:1000], examples[1000:1400], examples[1400:]

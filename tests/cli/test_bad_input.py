@@ -96,6 +96,17 @@ class World:
         """A diagnosis of stored predictions."""
         return self.diagnose("--predictions", self.arrays(**arrays))
 
+    def export(self, name: str, *options: object) -> list[object]:
+        """An export of the good model to a file of this name; later options count."""
+        return ["export", "--checkpoint", self.study.checkpoint, "--output", self.folder / name, *options]
+
+    def watched(self, *options: object) -> list[object]:
+        """A monitor with a good calibrator."""
+        path = self.folder / "batch.json"
+        fit = ["calibrate", *self.model, "--limit", 400, "--method", "batch_temperature", "--output", path]
+        assert aradals(*fit).code == 0
+        return ["monitor", "--calibrator", path, *options]
+
     def file(self, name: str, content: str) -> Path:
         path = self.folder / name
         path.write_text(content)
@@ -367,6 +378,59 @@ CASES: dict[str, tuple[Callable[[World], list[object]], str]] = {
     "report of something else": (lambda w: ["report", w.file("results.json", "[1]").parent], "list"),
     "report of other results": (lambda w: ["report", w.file("results.json", "{}").parent], "None"),
     "report of half a file": (lambda w: ["report", w.file("diagnosis.json", '{"kind": ').parent], "line 1"),
+    # Export
+    "export to an unknown ending": (lambda w: w.export("m.tflite"), "m.tflite"),
+    "export to the ending of another format": (lambda w: w.export("m.pt2", "--format", "onnx"), "m.pt2"),
+    "export in an unknown format": (lambda w: w.export("m.onnx", "--format", "coreml"), "coreml"),
+    "export of no model": (
+        lambda w: ["export", "--input-shape", "[1,8,8]", "--output", w.folder / "m.onnx"],
+        "--model",
+    ),
+    "export of a missing checkpoint": (lambda w: w.export("m.onnx", "--checkpoint", "nosuch.pt"), "nosuch.pt"),
+    "export without the shape of an input": (
+        lambda w: ["export", "--model", "small_cnn", "--output", w.folder / "m.onnx"],
+        "none",
+    ),
+    "export of an impossible shape": (lambda w: w.export("m.onnx", "--input-shape", "[1,0,8]"), "[1, 0, 8]"),
+    "export of a shape that the model does not take": (
+        lambda w: w.export("m.onnx", "--input-shape", "[3,8,8]"),
+        "channels",
+    ),
+    "export with a missing calibrator": (lambda w: w.export("m.onnx", "--calibrator", "nosuch.json"), "No such file"),
+    "export with results in place of a calibrator": (
+        lambda w: w.export("m.onnx", "--calibrator", w.study.folder / "results.json"),
+        "method None",
+    ),
+    "export of results that no card shows": (
+        lambda w: w.export("m.onnx", "--results", w.study.folder / "results.json"),
+        "--results",
+    ),
+    "export of the results of a study": (
+        lambda w: w.export("card", "--format", "safetensors", "--results", w.study.folder / "results.json"),
+        "a study",
+    ),
+    # Monitor
+    "monitor without a calibrator": (lambda w: ["monitor", *w.model], "--calibrator"),
+    "monitor with another calibrator": (lambda w: ["monitor", *w.model, "--calibrator", w.calibrator()], "temperature"),
+    "monitor with a missing calibrator": (
+        lambda w: ["monitor", *w.model, "--calibrator", "nosuch.json"],
+        "No such file",
+    ),
+    "monitor of predictions beside a model": (
+        lambda w: [*w.watched("--predictions", w.arrays(logits=NORMAL)), *w.model],
+        "one of them",
+    ),
+    "monitor of nothing": (lambda w: w.watched(), "--data"),
+    "monitor of missing predictions": (lambda w: w.watched("--predictions", w.folder / "p.npz"), "no such file"),
+    "monitor of predictions with other classes": (
+        lambda w: w.watched("--predictions", w.arrays(logits=np.tile(NORMAL, (5, 1)))),
+        "10 classes",
+    ),
+    "monitor in empty batches": (lambda w: [*w.watched(), *w.model, "--batch-size", 0], "0"),
+    "monitor with an impossible level": (lambda w: [*w.watched(), *w.model, "--level", 2], "2"),
+    # Promises
+    "an error beyond 1 in a diagnosis": (lambda w: w.diagnose(*w.model, "--max-errors", "0.1,5"), "5"),
+    "an error that is no number": (lambda w: w.evaluate("--max-errors", "few"), "few"),
     # The same examples
     "evaluated on the training split": (lambda w: w.evaluate("--split", "train"), "digits-train"),
     "diagnosed on the training split": (lambda w: w.diagnose(*w.model, "--split", "train"), "digits-train"),
@@ -409,7 +473,10 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(suffix: str, w
     assert mark.exists()
 
 
-@pytest.mark.parametrize("command", ["run", "train", "score", "calibrate", "evaluate", "diagnose", "recipes", "report"])
+@pytest.mark.parametrize(
+    "command",
+    ["run", "train", "score", "calibrate", "evaluate", "diagnose", "recipes", "report", "export"],
+)
 def test_output_that_cannot_be_written(command: str, world: World) -> None:
     below = world.file("a-file", "") / "below"
     model = [*world.model, "--output", below]
@@ -422,6 +489,7 @@ def test_output_that_cannot_be_written(command: str, world: World) -> None:
         "diagnose": model,
         "recipes": ["copy", "digits", "--output", below / "mine.yaml"],
         "report": [world.study.folder, "--output", below / "report.html"],
+        "export": ["--checkpoint", world.study.checkpoint, "--output", below / "model.pt2"],
     }
     refused(
         [command, *arguments[command]], "irectory" if command in ("run", "train", "evaluate", "diagnose") else "try"

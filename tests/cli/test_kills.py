@@ -27,6 +27,7 @@ import json, os, signal, sys
 from aradals.cli.main import main
 import aradals.cli.finish, aradals.pipeline.train.fit, aradals.pipeline.study, aradals.pipeline.calibrate
 import aradals.data.corrupted_parquet, aradals.report.page, pyarrow.parquet, sklearn.datasets
+import aradals.pipeline.export, aradals.models.hub, onnxruntime, onnxscript, torch.onnx
 
 def serve(arguments, moment):
     count = 0
@@ -119,6 +120,9 @@ OUTPUTS = {
     "corrupt": "out.parquet",
     "train": "out",
     "run": "out",
+    "export": "out.onnx",
+    "export program": "out.pt2",
+    "export folder": "out",
 }
 """The commands that write; `report` writes one file from the results of `run`."""
 
@@ -140,6 +144,10 @@ def words(command: str, server: Server, audit: int = 0) -> list[object]:
             return [command, "--data=digits", "--limit=40", "--corruption=contrast", "--severity=3"]
         case "train":
             return [command, folder / "tiny.yaml", "--method=vanilla"]
+        case "export" | "export program":
+            return ["export", *given[:2], "--input-shape=[1,8,8]"]
+        case "export folder":
+            return ["export", *given[:2], "--input-shape=[1,8,8]", "--format=safetensors"]
     return [command, folder / "tiny.yaml"]
 
 

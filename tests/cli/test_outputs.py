@@ -34,9 +34,18 @@ class World:
     model: Path
 
     @property
+    def loaded(self) -> list[str]:
+        """A model."""
+        return ["--model", f"{self.model}:build", "--checkpoint", str(self.weights)]
+
+    @property
     def arguments(self) -> list[str]:
         """A model and data."""
-        return ["--model", f"{self.model}:build", "--checkpoint", str(self.weights), "--data", str(self.data)]
+        return [*self.loaded, "--data", str(self.data)]
+
+    def command(self, name: str) -> list[str]:
+        """A command that takes a second, with what it reads."""
+        return [*COMMANDS[name], *(self.loaded if name == "export" else self.arguments)]
 
     def content(self) -> dict[str, bytes]:
         """Of every file."""
@@ -83,6 +92,7 @@ COMMANDS = {
     "calibrate": ["calibrate"],
     "diagnose": ["diagnose", "--num-subsets", "2", "--audit", "0"],
     "evaluate": ["evaluate"],
+    "export": ["export", "--input-shape", "[1,8,8]"],
 }
 
 
@@ -91,7 +101,7 @@ COMMANDS = {
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
 def test_an_input_is_never_an_output(command: str, target: str, overwrite: list[str], world: World) -> None:
     path = getattr(world, target)
-    refused(world, *COMMANDS[command], *world.arguments, *overwrite, "--output", path, match="--output")
+    refused(world, *world.command(command), *overwrite, "--output", path, match="--output")
 
 
 @pytest.mark.parametrize("kind", ["itself", "symbolic link", "hard link", "other spelling"])
@@ -117,15 +127,14 @@ def test_whatever_it_is_called(kind: str, world: World) -> None:
     refused(world, "score", *model, "--overwrite", "--output", path, match="which is read")
 
 
-@pytest.mark.parametrize("name", ["scores.parquet", "out"])
-def test_other_peoples_files_are_not_replaced(name: str, world: World) -> None:
-    command = ["score"] if name != "out" else [*COMMANDS["diagnose"]]
+@pytest.mark.parametrize(("command", "name"), [("score", "s.parquet"), ("diagnose", "out"), ("export", "m.pt2")])
+def test_other_peoples_files_are_not_replaced(command: str, name: str, world: World) -> None:
     precious = [world.folder / name] if name != "out" else [world.folder / "out" / "report.html"]
     precious[0].parent.mkdir(exist_ok=True)
     precious[0].write_text("years of work")
     output = ["--output", world.folder / name]
-    refused(world, *command, *world.arguments, *output, match="--overwrite")
-    ran = aradals(*command, *world.arguments, *output, "--overwrite")
+    refused(world, *world.command(command), *output, match="--overwrite")
+    ran = aradals(*world.command(command), *output, "--overwrite")
     assert ran.code == 0, ran.err
     assert b"years of work" not in precious[0].read_bytes()
 
@@ -171,6 +180,7 @@ WRITERS: dict[str, tuple[str, list[str]]] = {
     "diagnose": ("out", ["--num-subsets=3"]),
     "corrupt": ("out.parquet", ["--severity=2"]),
     "report": ("out.html", []),
+    "export": ("out.pt2", ["--class-names=a,b,c,d,e,f,g,h,i,j"]),
 }
 """The commands that write: an output, and other settings."""
 
@@ -184,7 +194,20 @@ def words(command: str, study: Study, world: World) -> list[object]:
             return [command, "--data", world.data, "--corruption=fog", "--severity=1"]
         case "report":
             return [command, study.folder]
-    return [*COMMANDS[command], *world.arguments]
+    return list(world.command(command))
+
+
+def test_an_exported_program_is_not_exported_to_itself(world: World) -> None:
+    program, folder = world.folder / "out.pt2", world.folder / "card"
+    assert aradals(*world.command("export"), "--output", program).code == 0
+    again = ["export", "--model", program, "--input-shape", "[1,8,8]", "--overwrite"]
+    refused(world, *again, "--output", program, match="which is read")
+    folder.mkdir()
+    (folder / "README.md").write_text("years of work")
+    built_in = ["export", "--checkpoint", world.weights, "--input-shape", "[1,8,8]", "--format", "safetensors"]
+    refused(world, *built_in, "--output", folder, match="--overwrite")
+    assert aradals(*built_in, "--overwrite", "--output", folder).code == 0
+    assert "years of work" not in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize("command", WRITERS)

@@ -14,7 +14,7 @@ from command_line import aradals
 
 from aradals import load_calibrator
 from aradals.calibration import TemperatureScaling
-from aradals.metrics import accuracy, brier_score, expected_calibration_error, nll
+from aradals.metrics import accuracy, brier_score, confidence_threshold, expected_calibration_error, nll
 from aradals.results import Metric, read_results
 
 Array = npt.NDArray[np.float64]
@@ -245,3 +245,29 @@ def test_cosines_are_logits_in_every_command_if_the_user_says_so(tmp_path: Path)
         assert ran.code == 0, ran.err
     found = read_results(tmp_path / "evaluate").rows[0].metrics["nll"].value
     assert found == pytest.approx(nll(new_labels, logits=new_logits / 50), rel=1e-6)
+
+
+def test_wanted_errors_among_accepted_predictions(files: tuple[Path, Path], tmp_path: Path) -> None:
+    validation, test = files
+    out, calibrator = tmp_path / "out", tmp_path / "t.json"
+    given = ["--predictions", test, "--max-errors", "0.1,0.2", "--output", out]
+    ran = aradals("diagnose", *given)
+    assert ran.code == 0, ran.err
+    assert [row.max_error for row in read_results(out).thresholds] == [0.1, 0.2]
+    assert "With 95 % certainty each, the error on new examples of this kind is at most 10 % from" in " ".join(
+        ran.out.split()
+    )
+    refused = aradals("diagnose", *given, "--max-errors", 0.3)
+    assert (refused.code, "--overwrite" in refused.err) == (2, True)
+
+    assert aradals("calibrate", "--predictions", validation, "--output", calibrator).code == 0
+    ran = aradals("evaluate", *given[:-1], tmp_path / "calibrated", "--calibrator", calibrator)
+    assert ran.code == 0, ran.err
+    labels, logits = problem(500, 1)
+    scaled = load_calibrator(calibrator).predict_logits(logits)
+    for row, values in zip(
+        read_results(tmp_path / "calibrated").thresholds, (logits, logits, scaled, scaled), strict=True
+    ):
+        expected = confidence_threshold(labels, row.max_error, logits=torch.as_tensor(values))
+        assert row.threshold == (expected and pytest.approx(expected.threshold))
+    assert "the error of test + t on new examples" in " ".join(ran.out.split())

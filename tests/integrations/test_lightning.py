@@ -111,7 +111,20 @@ def fit(
     return module, callback, trainer
 
 
-def by_hand(scoring_model: nn.Module, epochs: int = 4) -> Classifier:
+def ordered(order: Any = ORDER, dataset: Any = TRAIN, **settings: Any) -> DataLoader[Any]:
+    """A loader that takes no random numbers of the training."""
+    return DataLoader(WithIds(dataset), 20, sampler=order, generator=torch.Generator(), drop_last=True, **settings)
+
+
+def by_hand(
+    scoring_model: nn.Module,
+    epochs: int = 4,
+    *,
+    order: Any = ORDER,
+    accumulate: int = 1,
+    mixes: bool = False,
+    precision: torch.dtype | None = None,
+) -> Classifier:
     """The same training as a loop of the public pieces."""
     module = Classifier()
     subsets, held_out = (
@@ -119,17 +132,28 @@ def by_hand(scoring_model: nn.Module, epochs: int = 4) -> Classifier:
         for split in (TRAIN, VALIDATION)
     )
     optimizer = module.configure_optimizers()
+    torch.manual_seed(0)
+    half = torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None)
     for _ in range(epochs):
-        for ids, inputs, labels in DataLoader(WithIds(TRAIN), 20, sampler=ORDER, drop_last=True):
-            optimizer.zero_grad()
-            module.loss(module(inputs), labels, subsets[ids]).backward()
-            optimizer.step()
-        module.loss.update(VALIDATION.tensors[1], module(VALIDATION.tensors[0]).detach(), held_out)
+        for number, (ids, inputs, labels) in enumerate(loader := ordered(order), 1):
+            with half:
+                if mixes:
+                    target_prob = module.loss.target_prob_for(labels, subsets[ids])
+                    loss = objectives.mixup(module, inputs, labels, target_prob)[0]
+                else:
+                    loss = module.loss(module(inputs), labels, subsets[ids])
+            (loss / accumulate).backward()
+            if number % accumulate == 0 or number == len(loader):
+                optimizer.step()
+                optimizer.zero_grad()
+        with half:
+            logits = module(VALIDATION.tensors[0]).detach()
+        module.loss.update(VALIDATION.tensors[1], logits, held_out)
     return module
 
 
-def same(found: nn.Module, expected: nn.Module) -> None:
-    torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=1e-4, atol=1e-6, equal_nan=True)
+def same(found: nn.Module, expected: nn.Module, *, atol: float = 1e-6) -> None:
+    torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=1e-4, atol=atol, equal_nan=True)
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +176,31 @@ def test_the_training_is_that_of_the_public_pieces(scorer: nn.Module, tmp_path: 
     assert {"target_prob/2", "gap/0"} <= set(header.split(","))
     assert module.training_step.__func__ is Classifier.training_step  # type: ignore[attr-defined]
     assert not module.loss._forward_pre_hooks
+
+
+REPEATED: Any = [*range(30, 60), *range(45), 7, 7, 7, 88, 88]
+
+
+@pytest.mark.parametrize(
+    ("settings", "hand"),
+    [
+        ({"train": ordered(REPEATED)}, {"order": REPEATED}),
+        ({"train": ordered(), "accumulate_grad_batches": 3}, {"accumulate": 3}),
+        ({"train": ordered(), "precision": "bf16-mixed"}, {"precision": torch.bfloat16}),
+        ({"train": ordered(), "module": WithMixup}, {"mixes": True}),
+    ],
+    ids=["repetition", "accumulation", "bf16", "mixup"],
+)
+def test_every_way_to_train_is_that_of_the_public_pieces(
+    settings: dict[str, Any], hand: dict[str, Any], scorer: nn.Module
+) -> None:
+    kind = {**settings, "module": settings.get("module", Classifier)()}
+    validation = DataLoader(WithIds(VALIDATION), 16, generator=torch.Generator())
+    torch.manual_seed(0)
+    module, *_ = fit(scoring_model=scorer, validation=validation, **kind)
+    # In half precision, batches of another size are rounded in another way.
+    same(module, by_hand(scorer, **hand), atol=0.02 if "precision" in hand else 1e-6)
+    assert module.loss.target_prob.unique().numel() == 3
 
 
 def test_a_model_that_scores_itself() -> None:

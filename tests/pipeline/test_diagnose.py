@@ -18,7 +18,8 @@ from aradals.data import Examples
 from aradals.inference.predictions import predict
 from aradals.pipeline import score as scoring
 from aradals.pipeline.classifier import as_classifier
-from aradals.pipeline.diagnose import MAX_ERRORS, diagnose_predictions
+from aradals.pipeline.diagnose import diagnose_predictions
+from aradals.pipeline.thresholds import MAX_ERRORS
 from aradals.results.files import plain
 from aradals.smoothing.subsets import assign_subsets
 from in_memory import check_results, make_model, make_tensors, no_temporary_files, three_kinds
@@ -68,8 +69,9 @@ def test_thresholds_and_audit(results: Results) -> None:
     inputs, labels = DATA
     with torch.no_grad():
         confidence, predicted = make_model()(inputs).softmax(1).max(1)
-    assert [each.max_error for each in results.thresholds] == list(MAX_ERRORS)
-    for each in results.thresholds:
+    found = [(each.max_error, each.subset) for each in results.thresholds]
+    assert found == [(max_error, subset) for max_error in MAX_ERRORS for subset in (None, 0, 1, 2)]
+    for each in results.thresholds[:: len(found) // 2]:
         if each.threshold is None:
             assert (each.n, each.coverage) == (0, 0.0)
             assert math.isnan(each.error)

@@ -115,12 +115,43 @@ def test_a_folder_for_the_hub(calibrator: Calibrator | None, tmp_path: Path) -> 
     card = (tmp_path / "hub" / "README.md").read_text()
     assert "No evaluation was given" in card
     assert all(f"## {title}" in card for title in ("Intended use", "Method", "Data and metrics", "Limits"))
+    with pytest.raises(InputError, match="made from others"):
+        export(classifier, tmp_path / "hub", inputs=inputs, calibrator=replaced(calibrator), log=quiet)
+    (tmp_path / "hub" / "aradals.json").unlink()
     with pytest.raises(InputError, match="nothing in"):
         export(classifier, tmp_path / "hub", inputs=inputs, log=quiet)
     config = json.loads((tmp_path / "hub" / "config.json").read_text())
     (tmp_path / "hub" / "config.json").write_text(json.dumps({**config, "model": "os:system"}))
     with pytest.raises(InputError, match="a built-in network"):
         HubModel.from_pretrained(tmp_path / "hub")
+
+
+def replaced(calibrator: Calibrator | None) -> Calibrator | None:
+    """Another calibrator than the given one."""
+    return TEMPERATURE if calibrator is None else None
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2", "folder"])
+def test_the_same_export_again_and_another_one(name: str, tmp_path: Path) -> None:
+    """The network keeps its weights in the order of channels-last."""
+    examples, path = as_examples((torch.rand(4, 1, 8, 8), torch.arange(4) % 3)), tmp_path / name
+    classifier = load_classifier("small_cnn", None, examples, model_args={"width": 4}, log=quiet)
+    inputs, log = torch.rand(4, 1, 8, 8), list[str]()
+    given: dict[str, Any] = {"inputs": inputs, "format": None if "." in name else "safetensors", "log": log.append}
+    first = export(classifier, path, **given)
+
+    def content() -> dict[str, bytes]:
+        return {each.name: each.read_bytes() for each in ([path] if path.is_file() else path.iterdir())}
+
+    before = content()
+    again = export(classifier, path, **given)
+    assert (again.difference, again.description, content()) == (first.difference, first.description, before)
+    assert any("already" in line for line in log) == (name != "folder")
+    with pytest.raises(InputError, match="made from others"):
+        export(classifier, path, calibrator=TEMPERATURE, **given)
+    assert content() == before
+    export(classifier, path, calibrator=TEMPERATURE, overwrite=True, **given)
+    assert content() != before
 
 
 def test_the_card_has_only_results_of_this_model(tmp_path: Path) -> None:

@@ -367,14 +367,16 @@ def test_diagnosis() -> None:
         "With 95 % certainty, the error on new examples of this kind is at most 5 % from a confidence of 0.98 on (40 % "
         "of the examples, n = 4,000; upper bound 4.5 %)."
     )
-    assert never == ("10,000 examples show no confidence threshold with an error of at most 1 % with 95 % certainty.")
+    assert never == (
+        "10,000 examples show no confidence threshold from which on the error is at most 1 % with 95 % certainty."
+    )
 
 
 def test_a_threshold_without_a_bound_is_not_shown() -> None:
     for bound in (math.nan, 0.051):
         results = replace(make_diagnosis(), thresholds=(Threshold(0.05, 0.98, 0.4, 4000, 0.045, bound),))
         _, sentence, _ = verdict(results).notes
-        assert "show no confidence threshold with an error of at most 5 %" in sentence
+        assert "show no confidence threshold from which on the error is at most 5 %" in sentence
         assert [cell.text for cell in threshold_rows(results).rows[0]] == ["5 %", "none", "–", "–", "–"]
 
 

@@ -18,6 +18,7 @@ _EXTRAS = {
     "jinja2": ("jinja2", "report"),
     "lightning": ("lightning", "train"),
     "loky": ("loky", "cli"),
+    "mlflow": ("mlflow", "mlflow"),
     "matplotlib": ("matplotlib", "plots"),
     "markupsafe": ("markupsafe", "report"),
     "onnx": ("onnx", "export"),
@@ -30,11 +31,13 @@ _EXTRAS = {
     "safetensors": ("safetensors", "train"),
     "scipy": ("scipy", "data"),
     "sklearn": ("scikit-learn", "data"),
+    "tensorboard": ("tensorboard", "tensorboard"),
     "timm": ("timm", "models"),
     "torchmetrics": ("torchmetrics", "train"),
     "torchvision": ("torchvision", "models"),
     "tqdm": ("tqdm", "cli"),
     "transformers": ("transformers", "transformers"),
+    "wandb": ("wandb", "wandb"),
 }
 """Name of a module -> its package, and the extra that contains it."""
 

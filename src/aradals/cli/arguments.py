@@ -374,6 +374,18 @@ class SubsetArguments:
 
 
 @dataclass(frozen=True)
+class AcceptanceArguments:
+    """Predictions to accept.
+
+    Attributes:
+        max_errors: largest shares of wrong predictions among those that are accepted, separated by commas; for each,
+            the confidence from which on the share is no larger on new examples is reported, with 95 % certainty
+    """
+
+    max_errors: list[float] = field(default_factory=lambda: [0.01, 0.05])
+
+
+@dataclass(frozen=True)
 class AuditArguments(SubsetArguments):
     """The audit of the ranking.
 
@@ -399,15 +411,15 @@ class SearchArguments(AttackArguments, AuditArguments):
 
 
 @dataclass(frozen=True)
-class RankingArguments(SearchArguments):
-    """How robustness is measured, and how the ranking is audited."""
+class RankingArguments(SearchArguments, AcceptanceArguments):
+    """How robustness is measured, how the ranking is audited, and which predictions are accepted."""
 
     audit: int = 128
 
 
 @dataclass(frozen=True)
-class ShiftArguments(SubsetArguments):
-    """Calibrators, robustness subsets and shifted data.
+class ShiftArguments(SubsetArguments, AcceptanceArguments):
+    """Calibrators, robustness subsets, shifted data, and predictions to accept.
 
     Attributes:
         calibrator: files of aradals calibrate, separated by commas; results with each are reported beside those without

@@ -39,8 +39,8 @@ def run(
     folder = output.output
     with output_folder(folder, names, kinds=kinds, inputs=read, overwrite=output.overwrite, log=print_log):
         fitted, of = load_calibrators(shift.calibrator), {**asdict(shift), "calibrator": None}
-        scores, num_subsets = stored.load_scores(), shift.num_subsets
-        settings: dict[str, Any] = {"calibrators": fitted, "scores": scores, "num_subsets": num_subsets}
+        settings: dict[str, Any] = {name: getattr(shift, name) for name in ("num_subsets", "max_errors")}
+        settings |= {"calibrators": fitted, "scores": stored.load_scores()}
         if stored.predictions is not None:
             request = claim(output, names[0], list(fitted), of, model.output_kind, files=files)
             given = stored.load(model.output_kind)

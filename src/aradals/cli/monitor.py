@@ -23,13 +23,13 @@ def run(model: ModelArguments, data: DataArguments, stored: UnlabeledArguments, 
     from aradals.calibration import load_calibrator
     from aradals.inference.predictions import predict
     from aradals.pipeline.leakage import check_calibrators, tell_unchecked
-    from aradals.pipeline.monitor import monitor
+    from aradals.pipeline.monitor import check_monitoring, monitor
 
     stored.refuse_beside(model, data)
     calibrator = load_calibrator(batches.calibrator)
+    check_monitoring(calibrator, batch_size=batches.batch_size, level=batches.level)
     if stored.predictions is not None:
         given = stored.load(model.output_kind)
-        print_log(given.taken)
         logits, weights, hashes, where = given.predictions.logits, given.weights, given.hashes, given.data
     else:
         classifier, examples = model.load(data, labeled=False)
@@ -38,6 +38,8 @@ def run(model: ModelArguments, data: DataArguments, stored: UnlabeledArguments, 
         weights, hashes, where = classifier.weights, examples.hashes, examples.name
     names = {batches.calibrator.stem: calibrator}
     checks = check_calibrators(names, weights=weights, num_classes=logits.shape[1], evaluated=hashes, where=where)
+    if stored.predictions is not None:
+        print_log(given.taken)
     tell_unchecked(checks, print_log)
     found = monitor(calibrator, logits=logits, batch_size=batches.batch_size, level=batches.level)
     print_result(json.dumps(found.to_dict(), indent=1) if batches.json else str(found))

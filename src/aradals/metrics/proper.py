@@ -144,12 +144,16 @@ def binomial_bound(successes: int, count: int, *, level: float = 0.95) -> float:
     """Clopper and Pearson's upper bound of a proportion: exact, above the true one in at least ``level`` of samples."""
     if successes == count:
         return 1.0
-    k = torch.arange(successes + 1, dtype=torch.float64)
-    n = torch.tensor(float(count), dtype=torch.float64)
-    log_ways = (n + 1).lgamma() - (k + 1).lgamma() - (n - k + 1).lgamma()
     low, high = successes / count, 1.0
     while high - low > 1e-12:
         share = (low + high) / 2
-        at_most = float((log_ways + k * math.log(share) + (n - k) * math.log1p(-share)).exp().sum())
-        low, high = (share, high) if at_most > 1 - level else (low, share)
+        low, high = (share, high) if binomial_at_most(successes, count, share) > 1 - level else (low, share)
     return high
+
+
+def binomial_at_most(successes: int, count: int, share: float) -> float:
+    """Probability of at most so many successes in ``count`` examples, if each succeeds with probability ``share``."""
+    k = torch.arange(successes + 1, dtype=torch.float64)
+    n = torch.tensor(float(count), dtype=torch.float64)
+    log_ways = (n + 1).lgamma() - (k + 1).lgamma() - (n - k + 1).lgamma()
+    return float((log_ways + k * math.log(share) + (n - k) * math.log1p(-share)).exp().sum())

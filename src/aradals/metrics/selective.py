@@ -9,13 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aradals.checks import Values, check_predictions
+from aradals.checks import Values, check_predictions, check_subsets, to_tensor
 from aradals.errors import InputError
 from aradals.metrics.outcomes import Ranking, outcomes, rank
-from aradals.metrics.proper import binomial_bound
+from aradals.metrics.proper import binomial_at_most, binomial_bound
 
-COVERAGES = tuple(twentieths / 20 for twentieths in range(1, 21))
-"""The shares of most confident predictions that `confidence_threshold` tests, in this order."""
+COVERAGES = tuple(percent / 100 for percent in range(10, 101))
+"""The shares of most confident predictions that `confidence_threshold` tests, in this order.
+
+The first share is large enough that a single wrong label among the most confident examples of many does not end the
+search; finer steps do not raise the coverage.
+"""
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,7 @@ def largest_coverage(ranking: Ranking, max_error: float) -> float:
     Raises:
         InputError: ``max_error`` outside [0, 1].
     """
-    if not 0 <= max_error <= 1:
-        raise InputError(expected="max_error in [0, 1]", got=str(max_error), hint="0.01 for one error in 100")
+    _check_max_error(max_error)
     # Rounding errors of sums may lift an error above its limit.
     good = (selective_risk(ranking) <= max_error + 1e-12).nonzero()
     return 1 - int(good[0]) / len(ranking.order) if len(good) else 0.0
@@ -260,7 +263,7 @@ def ood_scores(logits: Tensor, score: str = "confidence") -> Tensor:
 
 
 def confidence_threshold(
-    labels: Tensor,
+    labels: Values,
     max_error: float,
     *,
     logits: Values | None = None,
@@ -269,19 +272,20 @@ def confidence_threshold(
 ) -> ConfidenceThreshold | None:
     """Find the smallest confidence from which on at most ``max_error`` of new predictions are wrong, with a guarantee.
 
-    The search is a fixed sequence of tests (Angelopoulos et al. 2021, "Learn then test"). The candidates are the least
-    confidences among the 5 %, 10 %, ... 100 % most confident predictions. The sequence does not depend on correctness.
-    Each test compares the exact upper bound of the error (Clopper and Pearson 1934) with ``max_error``. The first bound
-    above ``max_error`` ends the search. Therefore the search needs no correction: the error on new examples exceeds
-    ``max_error`` in at most 1 - ``level`` of data sets, if the new examples come from the same population, and the
-    predictions at the threshold are wrong at least as often as those above it. Candidates with so few predictions that
-    their bound is too large without any error are left out. Equal confidences are taken together.
+    The guarantee: in at least a share ``level`` of data sets like this one, the error of new accepted examples of the
+    same population is at most ``max_error``, or no threshold is found. The search is a fixed sequence of tests
+    (Angelopoulos et al. 2021, "Learn then test"). The candidates are the least confidences among the 10 %, 11 %, ...
+    100 % most confident predictions. The sequence does not depend on correctness. Each test compares the exact upper
+    bound of the error (Clopper and Pearson 1934) with ``max_error``. The first bound above ``max_error`` ends the
+    search. Therefore the search needs no correction for the number of tests, if predictions below a threshold are
+    wrong at least as often as those above it. Candidates with fewer than `min_accepted` predictions are left out. Equal
+    confidences are taken together.
 
     Example: among 1,000 predictions, a threshold for ``max_error`` 0.01 needs no error in the 300 most confident
         predictions, because 299 examples without error have the 95 % bound 0.01.
 
     Args:
-        labels: integer, shape (N,), in [0, K).
+        labels: integer, shape (N,), in [0, K). They must be new to the model and to its calibrator.
         max_error: fraction in [0, 1].
         logits: finite floats, shape (N, K); or
         probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
@@ -293,21 +297,102 @@ def confidence_threshold(
     Raises:
         InputError: see `outcomes`; ``max_error`` outside [0, 1], or ``level`` outside (0, 1).
     """
-    if not 0 <= max_error <= 1:
-        raise InputError(expected="max_error in [0, 1]", got=str(max_error), hint="0.01 for one error in 100")
-    if not 0 < level < 1:
-        raise InputError(expected="level in (0, 1)", got=str(level), hint="0.95 for 95 %")
+    needed = min_accepted(max_error, level=level)
     ranking = outcomes(labels, logits=logits, probs=probs).ranking
     num_wrong = (1 - ranking.correct).flip(0).cumsum(0).flip(0)
     found = None
     for coverage in COVERAGES:
         first = int(ranking.first[-_num_covered(ranking, coverage)])
         n, wrong = len(ranking.order) - first, int(num_wrong[first])
-        if binomial_bound(0, n, level=level) > max_error:
+        if n < needed:
             continue
-        bound = binomial_bound(wrong, n, level=level)
-        if bound > max_error:
+        if _is_above(max_error, wrong, n, level):
             break
-        threshold = float(ranking.confidence[first])
-        found = ConfidenceThreshold(threshold, n / len(ranking.order), n, wrong / n, bound, level)
-    return found
+        found = (first, n, wrong)
+    if found is None:
+        return None
+    first, n, wrong = found
+    bound = min(max_error, binomial_bound(wrong, n, level=level))  # without the rounding of the bound
+    return ConfidenceThreshold(float(ranking.confidence[first]), n / len(ranking.order), n, wrong / n, bound, level)
+
+
+def confidence_threshold_by_subset(
+    labels: Values,
+    subsets: Values,
+    max_error: float,
+    *,
+    logits: Values | None = None,
+    probs: Values | None = None,
+    level: float = 0.95,
+) -> dict[int, ConfidenceThreshold | None]:
+    """Find a threshold of its own for each subset, see `confidence_threshold`; all guarantees hold together.
+
+    A threshold for all examples promises nothing for a part of them: among the accepted examples, the least robust
+    ones can be wrong more often. Here the promise holds within each subset (Mondrian, Vovk et al. 2003). With R
+    subsets, each has the level 1 - (1 - ``level``) / R, so that all promises are kept in a share ``level`` of data sets
+    (Bonferroni).
+
+    Args:
+        labels: integer, shape (N,), in [0, K).
+        subsets: subset of each example, integer, at least 0, shape (N,).
+        max_error: fraction in [0, 1].
+        logits: finite floats, shape (N, K); or
+        probs: rows in [0, 1] that sum to 1 within 1e-3, shape (N, K).
+        level: confidence level of all guarantees together, in (0, 1).
+
+    Returns:
+        For each subset with examples, in order, its threshold, or None if no threshold can be guaranteed. ``coverage``
+        is the share of the subset, and ``level`` is that of one subset.
+
+    Raises:
+        InputError: see `confidence_threshold`; wrong subsets.
+    """
+    _check_level(level)
+    members = check_subsets(subsets, len(labels))
+    labels = to_tensor(labels)
+    given = {name: to_tensor(each) for name, each in {"logits": logits, "probs": probs}.items() if each is not None}
+    numbers = torch.unique(members).tolist()
+    level = 1 - (1 - level) / len(numbers)
+    return {
+        number: confidence_threshold(
+            labels[member], max_error, level=level, **{name: each[member] for name, each in given.items()}
+        )
+        for number in numbers
+        for member in [members == number]
+    }
+
+
+def min_accepted(max_error: float, *, level: float = 0.95) -> float:
+    """Return the least number of predictions, all of them right, whose error has an upper bound of ``max_error``.
+
+    Example:
+        >>> min_accepted(0.01), min_accepted(0.05)
+        (299, 59)
+
+    Returns:
+        An integer, or infinity for ``max_error`` 0.
+
+    Raises:
+        InputError: ``max_error`` outside [0, 1], or ``level`` outside (0, 1).
+    """
+    _check_max_error(max_error)
+    _check_level(level)
+    if max_error in (0, 1):
+        return 1 if max_error else math.inf
+    least = math.log(1 - level) / math.log1p(-max_error)
+    return max(1, math.ceil(least - 1e-9))
+
+
+def _is_above(max_error: float, wrong: int, n: int, level: float) -> bool:
+    """Return True if the upper bound of the error is above ``max_error``: so few errors are not improbable there."""
+    return max_error < 1 and binomial_at_most(wrong, n, max_error) > (1 - level) * (1 + 1e-9)
+
+
+def _check_max_error(max_error: float) -> None:
+    if not 0 <= max_error <= 1:
+        raise InputError(expected="max_error in [0, 1]", got=str(max_error), hint="0.01 for one error in 100")
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise InputError(expected="level in (0, 1)", got=str(level), hint="0.95 for 95 %")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from aradals._internal.optional import optional_imports
@@ -48,11 +49,18 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="ar-adals", tags=["
         if not is_built_in(model):
             raise InputError(expected="a built-in network", got=repr(model), hint=f"one of: {', '.join(list_models())}")
         arguments = CheckpointDescription(model=model, model_args=model_args).arguments_for(model, {})
-        self.network = build_model(model, num_classes=num_classes, input_shape=tuple(input_shape), **arguments)
+        network = build_model(model, num_classes=num_classes, input_shape=tuple(input_shape), **arguments)
+        # safetensors writes only tensors in the usual order, not the channels-last weights of some networks.
+        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # not in torch's stubs
         self.class_names = tuple(class_names)
         fitted = None if calibrator is None else calibrator_from_dict(calibrator)
-        self.calibrated = self.network if fitted is None else CalibratedModel(self.network, fitted)
+        self.calibrated = network if fitted is None else CalibratedModel(network, fitted)
         self.eval()
+
+    @property
+    def network(self) -> nn.Module:
+        """The network without its calibrator."""
+        return self.calibrated.model if isinstance(self.calibrated, CalibratedModel) else self.calibrated
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Compute log-probabilities, shape (N, K)."""

@@ -34,7 +34,7 @@ MAX_SEED = 2**32 - 1
 
 _MAX_COUNT = 10**9
 
-_WHERE_TO_TRAIN = ("devices", "num_nodes", "strategy", "sync_batchnorm", "loader_workers")
+_WHERE_TO_TRAIN = ("devices", "num_nodes", "strategy", "sync_batchnorm", "loader_workers", "logger")
 
 
 def _at_least(minimum: float, values: Mapping[str, float], *, at_most: float = _MAX_COUNT) -> None:
@@ -109,6 +109,8 @@ class TrainingConfig:
         strategy: Lightning's strategy for several devices: auto (ddp), ddp, or ddp_find_unused_parameters_true for
             models some of whose parameters have no gradient.
         sync_batchnorm: batch norm by the statistics of the whole batch, not of a device's part (several GPUs only).
+        logger: tensorboard, mlflow or wandb (Weights & Biases), which gets the loss, the NLL and ECE of the validation
+            split and each subset's target after every epoch; its files are in OUTPUT/logs. It changes no result.
     """
 
     epochs: int
@@ -127,6 +129,7 @@ class TrainingConfig:
     num_nodes: int = 1
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
     sync_batchnorm: bool = False
+    logger: Literal["none", "tensorboard", "mlflow", "wandb"] = "none"
 
     def __post_init__(self) -> None:
         _at_least(1, {"training.epochs": self.epochs})

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from aradals.data import Data, as_examples
 from aradals.inference.predictions import Predictions
-from aradals.metrics import confidence_threshold
 from aradals.pipeline.artifacts import load_predictions, load_scores, versions
 from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples, match_labels
 from aradals.pipeline.evaluate import judge_stored, matched, measure_predictions, reliability_bins
@@ -36,6 +35,7 @@ from aradals.pipeline.score import (
 from aradals.pipeline.shards import Scored, Sharing
 from aradals.pipeline.shown import class_rows, example_pictures
 from aradals.pipeline.stage import check_versions
+from aradals.pipeline.thresholds import MAX_ERRORS, check_max_errors, find_thresholds
 from aradals.results.records import (
     CLEAN,
     Check,
@@ -45,12 +45,8 @@ from aradals.results.records import (
     Reliability,
     Results,
     Scoring,
-    Threshold,
 )
 from aradals.robustness.scores import ScoreTable
-
-MAX_ERRORS = (0.01, 0.05)
-"""Shares of wrong predictions for which a confidence threshold is sought."""
 
 
 def diagnose(
@@ -64,6 +60,7 @@ def diagnose(
     scores: ScoreTable | Path | None = None,
     num_subsets: int = 10,
     audit: int = 128,
+    max_errors: Sequence[float] = MAX_ERRORS,
     seed: int = 0,
     class_names: Sequence[str] | None = None,
     output: str | Path | None = None,
@@ -82,6 +79,7 @@ def diagnose(
         scores: robustness of the same examples, a table or its file, to use instead of an attack.
         num_subsets: number R of subsets; subset 0 is the least robust.
         audit: number of random examples (at least R) on which a strong attack checks the ranking; 0 for no audit.
+        max_errors: shares of wrong predictions for which a confidence threshold is sought.
         seed: seed of the bootstrap and of the audited sample.
         class_names: names of the model's classes, which find the classes of the data in the model; default: those in
             its ``config.id2label``.
@@ -103,6 +101,7 @@ def diagnose(
     """
     settings = AttackSettings(attack, attack_args or {}, verified, bf16)
     settings.check()
+    check_max_errors(max_errors)
     examples = as_examples(data)
     check_num_subsets(num_subsets, len(examples), "num_subsets", examples.name)
     classifier = as_classifier(model, examples, class_names=class_names, log=log)
@@ -125,6 +124,7 @@ def diagnose(
             scores=table,
             num_subsets=num_subsets,
             class_names=classifier.class_names or examples.class_names,
+            max_errors=max_errors,
             seed=seed,
         )
         audited = None
@@ -159,12 +159,13 @@ def diagnose_stored(
     *,
     scores: ScoreTable | None = None,
     num_subsets: int = 10,
+    max_errors: Sequence[float] = MAX_ERRORS,
     seed: int = 0,
     log: Callable[[str], None] = print,
 ) -> Results:
     """Diagnose predictions from a file, see `diagnose_predictions`."""
-    measure = partial(diagnose_predictions, given.predictions, scores=scores, num_subsets=num_subsets, seed=seed)
-    return judge_stored(given, measure, {}, log)
+    settings: dict[str, Any] = {"scores": scores, "num_subsets": num_subsets, "max_errors": max_errors, "seed": seed}
+    return judge_stored(given, partial(diagnose_predictions, given.predictions, **settings), {}, log)
 
 
 def diagnose_predictions(
@@ -175,6 +176,7 @@ def diagnose_predictions(
     scores: ScoreTable | None = None,
     num_subsets: int = 10,
     class_names: Sequence[str] = (),
+    max_errors: Sequence[float] = MAX_ERRORS,
     seed: int = 0,
     checks: Sequence[Check] = (),
 ) -> Results:
@@ -188,6 +190,7 @@ def diagnose_predictions(
             are no results by robustness.
         num_subsets: number R of subsets; subset 0 is the least robust.
         class_names: name of each class; a class without a name has its number.
+        max_errors: shares of wrong predictions for which a confidence threshold is sought.
         seed: seed of the bootstrap.
         checks: answers of `aradals.pipeline.leakage`, for the results.
 
@@ -195,6 +198,7 @@ def diagnose_predictions(
         InputError: there are fewer examples than subsets, or scores lack some of the examples.
     """
     check_numbering(predictions, data)
+    check_max_errors(max_errors)
     num_classes = predictions.logits.shape[1]
     names = (*class_names, *map(str, range(len(class_names), num_classes)))
     subsets, scoring = None, tuple[Scoring, ...]()
@@ -221,7 +225,7 @@ def diagnose_predictions(
         checks=tuple(checks),
         classes=class_rows(predictions, names, name),
         least_robust_classes=() if subsets is None else _class_shares(predictions, subsets == 0, names),
-        thresholds=tuple(_threshold(predictions, max_error) for max_error in MAX_ERRORS),
+        thresholds=tuple(find_thresholds(predictions, subsets, max_errors)),
     )
 
 
@@ -252,10 +256,3 @@ def _class_shares(predictions: Predictions, member: Tensor, names: Sequence[str]
             )
         )
     return tuple(sorted(found, key=lambda row: (-row.n, row.label)))
-
-
-def _threshold(predictions: Predictions, max_error: float) -> Threshold:
-    found = confidence_threshold(predictions.labels, max_error, logits=predictions.logits)
-    if found is None:
-        return Threshold(max_error)
-    return Threshold(max_error, found.threshold, found.coverage, found.n, found.error, found.bound)

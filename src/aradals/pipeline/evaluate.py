@@ -27,6 +27,7 @@ from aradals.pipeline.shards import Scored, Sharing
 from aradals.pipeline.shifts import choose_shift
 from aradals.pipeline.shown import class_rows, example_pictures
 from aradals.pipeline.stage import check_versions
+from aradals.pipeline.thresholds import MAX_ERRORS, check_max_errors, find_thresholds
 from aradals.results.compare import compare_methods, mean_replicates
 from aradals.results.records import (
     CLEAN,
@@ -87,6 +88,7 @@ def evaluate(
     preset: str | None = None,
     corrupted: str | None = None,
     ood: str | None = None,
+    max_errors: Sequence[float] = MAX_ERRORS,
     class_names: Sequence[str] | None = None,
     output: str | Path | None = None,
     sharing: Sharing[Scored] | None = None,
@@ -105,6 +107,7 @@ def evaluate(
         preset: constants of the corruptions: cifar, tiny or imagenet; default: those for the size of the images.
         corrupted: a corrupted copy of the examples to use instead, such as a CIFAR-10-C folder.
         ood: other data; reports the AUROC of the confidence for telling them from ``data``.
+        max_errors: shares of wrong predictions for which a confidence threshold is sought, with each calibrator.
         class_names: names of the model's classes, which find the classes of the data in the model; default: those in
             its ``config.id2label``.
         output: folder for the predictions, from which an interrupted call continues; default: a temporary folder.
@@ -125,6 +128,7 @@ def evaluate(
         >>> results.rows[0].n
         30
     """
+    check_max_errors(max_errors)
     examples = as_examples(data)
     classifier = as_classifier(model, examples, class_names=class_names, log=log)
     examples, numbered = match_labels(classifier, examples, log)
@@ -162,6 +166,7 @@ def evaluate(
             scores=table,
             num_subsets=num_subsets,
             class_names=classifier.class_names or examples.class_names,
+            max_errors=max_errors,
         )
         others = None
         if other is not None and ood is not None:
@@ -203,6 +208,7 @@ def evaluate_stored(
     scores: ScoreTable | None = None,
     num_subsets: int = 10,
     compared: Mapping[str, Predictions] | None = None,
+    max_errors: Sequence[float] = MAX_ERRORS,
     log: Callable[[str], None] = print,
 ) -> Results:
     """Evaluate predictions from a file, see `evaluate`.
@@ -210,8 +216,14 @@ def evaluate_stored(
     Raises:
         InputError: a calibrator is that of another model, or was fitted on the examples.
     """
-    measure = partial(evaluate_predictions, [(CLEAN, given.predictions)], calibrators=calibrators, compared=compared)
-    return judge_stored(given, partial(measure, scores=scores, num_subsets=num_subsets), calibrators, log)
+    settings: dict[str, Any] = {
+        "scores": scores,
+        "num_subsets": num_subsets,
+        "compared": compared,
+        "max_errors": max_errors,
+    }
+    measure = partial(evaluate_predictions, [(CLEAN, given.predictions)], calibrators=calibrators, **settings)
+    return judge_stored(given, measure, calibrators, log)
 
 
 def judge_stored(
@@ -246,6 +258,7 @@ def evaluate_predictions(
     class_names: Sequence[str] = (),
     checks: Sequence[Check] = (),
     compared: Mapping[str, Predictions] | None = None,
+    max_errors: Sequence[float] = MAX_ERRORS,
 ) -> Results:
     """Evaluate predictions that exist already, without and with each calibrator.
 
@@ -260,7 +273,9 @@ def evaluate_predictions(
         checks: answers of `aradals.pipeline.leakage`, for the results.
         compared: clean predictions of other models by name, of the same examples in the same order. The results compare
             them with this model, paired by example.
+        max_errors: shares of wrong predictions for which a confidence threshold of this model is sought.
     """
+    check_max_errors(max_errors)
     given = iter(predictions)
     condition, clean = next(given)
     check_numbering(clean, data)
@@ -285,6 +300,11 @@ def evaluate_predictions(
         versions=versions(),
         scoring=() if scores is None else (scoring_record(scores, split="evaluated"),),
         classes=class_rows(clean, class_names, name),
+        thresholds=tuple(
+            threshold
+            for calibrator, variant in calibrated_variants(clean, calibrators or {})
+            for threshold in find_thresholds(variant, subsets, max_errors, calibrator)
+        ),
         checks=tuple(checks),
     )
     replicates = {

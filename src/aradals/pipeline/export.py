@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from aradals._internal.files import atomic_path
+from aradals._internal.json_files import save_json, settings_digest
 from aradals._internal.optional import load_extra
 from aradals.calibration import BatchTemperature, CalibratedModel, Calibrator
 from aradals.data import Examples, as_examples
@@ -27,7 +28,7 @@ from aradals.pipeline.artifacts import versions
 from aradals.pipeline.classifier import Classifier, Model, as_classifier
 from aradals.pipeline.leakage import check_calibrators, tell_unchecked
 from aradals.pipeline.model_card import check_results, model_card
-from aradals.pipeline.outputs import output_file, output_folder
+from aradals.pipeline.outputs import output_file, output_folder, refuse_other_request
 from aradals.results.records import Results
 
 Format = Literal["onnx", "torch", "safetensors"]
@@ -40,6 +41,9 @@ PACKAGES: dict[Format, tuple[str, ...]] = {
     "safetensors": ("huggingface_hub", "safetensors"),
 }
 """Format -> the optional packages that write and check its file."""
+
+DESCRIPTION = "aradals.json"
+"""Name of the description within a program of torch.export, and in a folder."""
 
 OPSET = 18
 """Version of the ONNX operators."""
@@ -122,13 +126,21 @@ def export(
     calibrated = _LogProbabilities(classifier.model, calibrator)
     tried = inputs.detach().cpu().float()[torch.arange(max(_NUM_TRIED, min(len(inputs), 64))) % len(inputs)]
     description = _describe(classifier, calibrator, tuple(tried.shape[1:]), chosen)
+    card = model_card(description, results, calibrator_name or getattr(calibrator, "method", "none"))
+    request = settings_digest([description, card, classifier.digest])
+    description = {"kind": "export", "request": request, **description}
     if chosen == "safetensors":
-        card = model_card(description, results, calibrator_name or getattr(calibrator, "method", "none"))
-        difference = _write_folder(classifier, calibrated, tried, path, description, card, read, overwrite)
-    else:
-        with output_file(path, SUFFIXES[chosen], "export", inputs=read, overwrite=overwrite), atomic_path(path) as part:
-            _WRITERS[chosen](calibrated, tried, part, description)
-            difference = _check(calibrated, _READERS[chosen](part), tried)
+        with _hub_folder(path, request, read, overwrite):
+            difference = _write_folder(classifier, calibrated, tried, path, description, card)
+        return Exported(path, description, difference, len(tried))
+    with output_file(path, SUFFIXES[chosen], "export", inputs=read, overwrite=overwrite):
+        if refuse_other_request(path, request, overwrite=overwrite):
+            log(f"{path} is there already, and is compared with the model again")
+            difference = _check(calibrated, _READERS[chosen](path), tried)
+        else:
+            with atomic_path(path) as part:
+                _WRITERS[chosen](calibrated, tried, part, description)
+                difference = _check(calibrated, _READERS[chosen](part), tried)
     return Exported(path, description, difference, len(tried))
 
 
@@ -299,7 +311,7 @@ def _read_onnx(path: Path) -> Callable[[Tensor], Tensor]:
 
 def _write_torch(module: nn.Module, inputs: Tensor, path: Path, description: Mapping[str, Any]) -> None:
     program, content = _traced(module, inputs, torch.export.export), io.BytesIO()
-    torch.export.save(program, content, extra_files={"aradals.json": json.dumps(description)})
+    torch.export.save(program, content, extra_files={DESCRIPTION: json.dumps(description)})
     path.write_bytes(content.getvalue())
 
 
@@ -312,6 +324,16 @@ _WRITERS = {"onnx": _write_onnx, "torch": _write_torch}
 _READERS = {"onnx": _read_onnx, "torch": _read_torch}
 
 
+@contextmanager
+def _hub_folder(path: Path, request: str, read: Sequence[Path], overwrite: bool) -> Iterator[None]:
+    """Hold a folder that is empty, or that the same request has written, perhaps only in part."""
+    with output_folder(path, inputs=read):
+        others = [each for each in path.iterdir() if not each.name.startswith(".")]
+        if others and not overwrite and not refuse_other_request(path / DESCRIPTION, request, overwrite=False):
+            raise InputError(expected=f"nothing in {path}", got="files", hint="another --output, or --overwrite")
+        yield
+
+
 def _write_folder(
     classifier: Classifier,
     calibrated: _LogProbabilities,
@@ -319,14 +341,13 @@ def _write_folder(
     path: Path,
     description: Mapping[str, Any],
     card: str,
-    read: Sequence[Path],
-    overwrite: bool,
 ) -> float:
-    """Write a folder for ``PyTorchModelHubMixin``, first to another folder, where it is compared with the model."""
+    """Write a folder for ``PyTorchModelHubMixin``, first to another folder, where it is compared with the model.
+
+    The description is the first file in the folder, so that it is known whose files an interrupted run has left.
+    """
     from aradals.models.hub import HubModel
 
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise InputError(expected=f"nothing in {path}", got="files", hint="another --output, or --overwrite")
     sizes = ("num_classes", "input_shape")
     published = HubModel(
         model=classifier.name,
@@ -337,12 +358,13 @@ def _write_folder(
         calibrator=description["calibrator"],
     )
     published.network.load_state_dict(classifier.model.state_dict())
-    with output_folder(path, inputs=read), TemporaryDirectory() as temporary:
+    with TemporaryDirectory() as temporary:
         Path(temporary, "README.md").write_text(card, encoding="utf-8")
         published.save_pretrained(temporary)
         with redirect_stdout(io.StringIO()):  # huggingface_hub prints a line about its progress
             loaded = HubModel.from_pretrained(temporary)
         difference = _check(calibrated, lambda inputs: loaded(inputs).exp(), inputs)
+        save_json(path / DESCRIPTION, description)
         for file in sorted(Path(temporary).iterdir()):
             with atomic_path(path / file.name) as part:
                 part.write_bytes(file.read_bytes())

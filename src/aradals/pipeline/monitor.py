@@ -117,6 +117,19 @@ def monitor(
         InputError: the calibrator is not a fitted `BatchTemperature`, or that of a model with other classes; there are
             no predictions; they are not what they are called; the batch size or the level is out of its range.
     """
+    fitted = check_monitoring(calibrator, batch_size=batch_size, level=level)
+    outputs = check_predictions(logits=logits, probs=probs).double()
+    plain = outputs if probs is None else outputs.log()
+    reports = [report_batch(fitted, batch, start=start, level=level) for start, batch in _batches(plain, batch_size)]
+    return Monitoring(tuple(reports), level)
+
+
+def check_monitoring(calibrator: Calibrator, *, batch_size: int | None, level: float) -> BatchTemperature:
+    """Return the calibrator, if `monitor` can work with it and with these settings.
+
+    Raises:
+        InputError: the calibrator is not a fitted `BatchTemperature`; the batch size or the level is out of its range.
+    """
     if not isinstance(calibrator, BatchTemperature):
         raise InputError(
             expected="a batch_temperature calibrator, which knows the calibration data",
@@ -128,12 +141,7 @@ def monitor(
         raise InputError(expected="a level above 0, at most 0.5", got=str(level), hint="0.01")
     if batch_size is not None and batch_size < MIN_BATCH:
         raise InputError(expected=f"batches of at least {MIN_BATCH} predictions", got=str(batch_size), hint="500")
-    outputs = check_predictions(logits=logits, probs=probs).double()
-    plain = outputs if probs is None else outputs.log()
-    reports = [
-        report_batch(calibrator, batch, start=start, level=level) for start, batch in _batches(plain, batch_size)
-    ]
-    return Monitoring(tuple(reports), level)
+    return calibrator
 
 
 def report_batch(calibrator: BatchTemperature, logits: Tensor, *, start: int = 0, level: float = 0.01) -> BatchReport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from aradals._internal.files import check_target, file_digest, set_aside
+from aradals._internal.optional import load_extra
 from aradals.data import data_paths
 from aradals.errors import InputError
 from aradals.pipeline.stage import locked
@@ -169,7 +171,7 @@ def check_weights(results: Results, folder: Path) -> None:
 def describe_file(path: Path) -> dict[str, Any]:
     """Read the description in a file of this package: at least its ``kind``; empty for other files.
 
-    The kinds are scores, predictions, table, corrupted, calibrator and report, and the kinds of results: study,
+    The kinds are scores, predictions, table, corrupted, calibrator, report and export, and the kinds of results: study,
     studies, evaluation and diagnosis.
     """
     with suppress(Exception):  # a file of another program may contain anything
@@ -184,12 +186,19 @@ def describe_file(path: Path) -> dict[str, Any]:
             with path.open("rb") as file:
                 found = _REPORT.search(file.read(_HTML_HEAD))
             return {"kind": "report", "request": found[1].decode()} if found else {}
+        if path.suffix == ".onnx":
+            metadata = load_extra("onnx").load(path, load_external_data=False).metadata_props
+            return next(dict(json.loads(each.value)) for each in metadata if each.key == "aradals")
+        if path.suffix == ".pt2":
+            with zipfile.ZipFile(path) as archive:
+                [name] = (name for name in archive.namelist() if name.endswith("/extra/aradals.json"))
+                return dict(json.loads(archive.read(name)))
         if path.suffix == ".json":
             content = json.loads(path.read_text(encoding="utf-8"))
             if "fitted_on" in content:
                 return {"kind": "calibrator", "request": content["fitted_on"].get("request")}
             known = {"kind": content["kind"], "request": content.get("request")}
-            return known if {"schema", "kind"} <= content.keys() else {}
+            return known if {"schema", "kind"} <= content.keys() or known["kind"] == "export" else {}
     return {}
 
 

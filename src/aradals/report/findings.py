@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from aradals.metrics import min_accepted
 from aradals.report.view import (
     TWO_SEEDS,
     label,
@@ -25,7 +26,7 @@ from aradals.report.view import (
 )
 from aradals.results.aggregate import difference, is_noise, measure, places, relation, relative_cost
 from aradals.results.failed import describe_failed, describe_lost_searches, join
-from aradals.results.records import ClassShare, Measure, Metric, Place, Results, Variant
+from aradals.results.records import ClassShare, Measure, Metric, Place, Results, Threshold, Variant
 from aradals.robustness.audit import describe_audit
 
 WARNING = "Warning: "
@@ -65,15 +66,18 @@ def verdict(results: Results) -> Verdict:
     doubts = [*(_doubts(results, first) if results.kind != "study" else ()), *_searches(results, lost=True)]
     if results.kind == "diagnosis":
         warned = [text] if results.audit and (text := describe_audit(results.audit)).startswith(WARNING) else []
-        notes = [*_class_sentence(results), *_threshold_sentence(results), *_searches(results, lost=False)]
+        thresholds = _threshold_sentences(results, first)
+        notes = [*_class_sentence(results), *thresholds, *_searches(results, lost=False)]
         sentences = [_gap_sentence(results, first), _advice_for_one(results, first), _scope_of_one(results)]
         return Verdict(sentences, first, None, [*doubts, *warned], notes)
     best, is_better = recommend(results)
     advice = _advice_for_one(results, first)
     if len(results.variants) > 1:
         advice = _advice(results, first, best if is_better else None)
-    problem, notes = _gap_sentence(results, first), _searches(results, lost=False)
+    problem = _gap_sentence(results, first)
     sentences = [*((advice, problem) if best and is_better else (problem, advice)), _scope(results)]
+    accepting = best if best and best.method == first.method else first
+    notes = [*_threshold_sentences(results, accepting), *_searches(results, lost=False)]
     return Verdict(sentences, first, best, [*doubts, *_warnings(results)], notes)
 
 
@@ -286,21 +290,50 @@ def _class_sentence(results: Results) -> list[str]:
     return [f"Over-represented in the {part} beyond chance: {join([*named, *more])}."]
 
 
-def _threshold_sentence(results: Results) -> list[str]:
+def _threshold_sentences(results: Results, variant: Variant) -> list[str]:
     """Describe the confidence thresholds above which predictions can be accepted."""
+    found = [row for row in results.thresholds if row.calibrator == variant.calibrator]
+    overall = [row for row in found if row.subset is None]
+    whose = f"the error of {label(results, variant)}" if variant.is_calibrated else "the error"
     parts = [
-        f"at most {100 * row.max_error:g} % from a confidence of {threshold_text(row.threshold)} on "
+        f"at most {_percent(row)} from a confidence of {threshold_text(row.threshold)} on "
         f"({100 * row.coverage:.0f} % of the examples, n = {row.n:,}; upper bound {100 * row.bound:.2g} %)"
-        for row in results.thresholds
+        for row in overall
         if row.threshold is not None and row.is_guaranteed
     ]
-    sentences = [f"With 95 % certainty, the error on new examples of this kind is {join(parts)}."] if parts else []
-    if none := [f"{100 * row.max_error:g} %" for row in results.thresholds if not row.is_guaranteed]:
-        sentences.append(
-            f"{results.num_examples:,} examples show no confidence threshold with an error of at most "
-            f"{' or '.join(none)} with 95 % certainty."
-        )
-    return sentences
+    each = " each" if len(parts) > 1 else ""
+    return [
+        *([f"With 95 % certainty{each}, {whose} on new examples of this kind is {join(parts)}."] if parts else []),
+        *(_no_threshold(row, results.num_examples, whose) for row in overall if not row.is_guaranteed),
+        *_subset_threshold_sentence([row for row in found if row.subset is not None]),
+    ]
+
+
+def _no_threshold(row: Threshold, num_examples: int, whose: str) -> str:
+    """Say why a promise cannot be given."""
+    needed = min_accepted(row.max_error, level=row.level)
+    if needed == math.inf:
+        return "No number of examples is enough to promise an error of 0 %."
+    promise = f"at most {_percent(row)} with 95 % certainty"
+    if num_examples < needed:
+        least = f"{needed:,} accepted examples without any error are needed"
+        return f"{num_examples:,} examples are too few to promise an error of {promise}: {least}."
+    return f"{num_examples:,} examples show no confidence threshold from which on {whose} is {promise}."
+
+
+def _subset_threshold_sentence(rows: Sequence[Threshold]) -> list[str]:
+    """Count the robustness subsets within which predictions can be accepted."""
+    parts = []
+    for max_error in dict.fromkeys(row.max_error for row in rows):
+        own = [row for row in rows if row.max_error == max_error]
+        parts.append(f"{sum(row.is_guaranteed for row in own)} of {len(own)} subsets for {_percent(own[0])}")
+    if not parts:
+        return []
+    return [f"A threshold of its own, which keeps the promise within the subset, exists in {join(parts)}."]
+
+
+def _percent(row: Threshold) -> str:
+    return f"{100 * row.max_error:g} %"
 
 
 def _first(names: Sequence[str]) -> str:

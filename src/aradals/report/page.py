@@ -327,8 +327,16 @@ def _threshold_parts(results: Results) -> list[Part]:
         Part(
             tables=[threshold_rows(results)],
             note="Predictions of at least this confidence are accepted. Each threshold keeps its promise on new "
-            "examples of this kind with 95 % certainty. ≤: the upper bound of the error, which allows for the search.",
-        )
+            "examples of this kind with 95 % certainty. ≤: the upper bound of the error, which allows for the search. "
+            "The thresholds were found on the evaluated examples, and the other columns describe these examples.",
+        ),
+        Part(
+            tables=[threshold_rows(results, by_subset=True)],
+            note="Each subset has a threshold of its own, which keeps its promise within the subset. The promises of "
+            "all subsets for one error hold together with 95 % certainty. A threshold for all examples promises "
+            "nothing for a single subset.",
+            fold="Thresholds of the robustness subsets",
+        ),
     ]
 
 

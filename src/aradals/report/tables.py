@@ -30,6 +30,7 @@ from aradals.results.records import (
     Metric,
     Place,
     Results,
+    Threshold,
     Variant,
 )
 
@@ -326,17 +327,28 @@ def failed_rows(results: Results) -> TableBlock:
     return TableBlock("failed runs", ("method", "seed", "reason"), rows)
 
 
-def threshold_rows(results: Results) -> TableBlock:
+THRESHOLD_COLUMNS = ("error at most", "accept from", "accepted %", "n", "wrong among them %")
+
+
+def threshold_rows(results: Results, *, by_subset: bool = False) -> TableBlock:
     """Show the confidence thresholds for accepting predictions, and the share of errors above them with its bound."""
+    shown = [row for row in results.thresholds if (row.subset is not None) == by_subset]
+    several = len({row.calibrator for row in shown}) > 1
     rows = []
-    for row in results.thresholds:
-        cells = [Cell("none"), *[Cell("–")] * 3]
-        if row.threshold is not None and row.is_guaranteed:
-            wrong = replace(percent(Measure(row.error)), note=f"≤{percent(Measure(row.bound)).text}")
-            cells = [Cell(threshold_text(row.threshold)), percent(Measure(row.coverage)), Cell(f"{row.n:,}"), wrong]
-        rows.append([Cell(f"{100 * row.max_error:g} %"), *cells])
-    columns = ("error at most", "accept from", "accepted %", "n", "wrong among them %")
-    return TableBlock("confidence thresholds", columns, rows)
+    for row in shown:
+        cells = [Cell(f"{100 * row.max_error:g} %"), *_threshold_cells(row)]
+        subset = [] if row.subset is None else [Cell(subset_name(row.subset, results.num_subsets))]
+        rows.append([*([Cell(treatment(row.calibrator))] if several else []), *subset, *cells])
+    columns = [*(["calibrator"] if several else []), *(["subset"] if by_subset else []), *THRESHOLD_COLUMNS]
+    name = "confidence thresholds by robustness subset" if by_subset else "confidence thresholds"
+    return TableBlock(name, tuple(columns), rows)
+
+
+def _threshold_cells(row: Threshold) -> list[Cell]:
+    if row.threshold is None or not row.is_guaranteed:
+        return [Cell("none"), *[Cell("–")] * 3]
+    wrong = replace(percent(Measure(row.error)), note=f"≤{percent(Measure(row.bound)).text}")
+    return [Cell(threshold_text(row.threshold)), percent(Measure(row.coverage)), Cell(f"{row.n:,}"), wrong]
 
 
 def percent(value: Measure, *, signed: bool = False) -> Cell:

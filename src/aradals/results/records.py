@@ -313,13 +313,19 @@ class ClassShare:
 class Threshold:
     """A confidence threshold for accepting predictions, with a guarantee, see `aradals.metrics.confidence_threshold`.
 
+    The threshold was found on the evaluated examples, and ``coverage`` and ``error`` describe them. The guarantee is
+    for new examples of the same population.
+
     Attributes:
         max_error: largest share of wrong predictions among those that are accepted.
         threshold: smallest accepted confidence; None if no threshold can be guaranteed.
-        coverage: share of the predictions that are accepted.
+        coverage: share of the predictions that are accepted; of those of the subset, if there is one.
         n: number of accepted predictions.
         error: share of wrong predictions among the accepted ones.
-        bound: upper 95 % confidence bound of the error on new examples, at most ``max_error``.
+        bound: upper confidence bound of the error on new examples, at most ``max_error``.
+        level: level of this bound; it is higher for a subset, so that the bounds of all subsets hold together.
+        calibrator: calibrator whose confidence is meant, or "none".
+        subset: robustness subset, within which the promise holds; None for all examples.
     """
 
     max_error: float
@@ -328,6 +334,9 @@ class Threshold:
     n: int = 0
     error: float = math.nan
     bound: float = math.nan
+    level: float = 0.95
+    calibrator: str = "none"
+    subset: int | None = None
 
     @property
     def is_guaranteed(self) -> bool:

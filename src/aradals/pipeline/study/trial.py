@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from aradals._internal.optional import load_extra
 from aradals.checks import FITTING_DATA, check_labels
 from aradals.inference.gradients import model_inputs
 from aradals.inference.outputs import logit_model
@@ -42,8 +43,11 @@ def try_seed(seed: SeedPlan, space: Workspace) -> None:
 
     Raises:
         InputError: a part of the study cannot work.
+        MissingExtraError: the package of the logger is not installed.
     """
     check_devices(seed.config.training, space.device)
+    if seed.config.training.logger != "none":
+        load_extra(seed.config.training.logger)
     config, materials, given = seed.config, space.materials(seed.source), seed.config.evaluation
     splits, checkpoint = materials.splits, config.scoring.checkpoint
     check_unseen(

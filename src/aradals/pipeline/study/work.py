@@ -155,6 +155,8 @@ def _fit(record: Mapping[str, Any], space: Workspace, inputs: str, folder: Path)
         device=str(resolve_device(space.device)),
         resume=resume,
         inputs_digest=inputs,
+        logs=space.folder / "logs",
+        run=f"{task.model_name}-seed-{task.source.seed}",
         log=space.log_of(task),
     )
     if rank_of(task.training):

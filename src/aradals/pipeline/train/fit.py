@@ -30,6 +30,7 @@ from aradals.pipeline.ranks import rank_of
 from aradals.pipeline.train.acceleration import choose_precision, compiled
 from aradals.pipeline.train.batches import Batches
 from aradals.pipeline.train.environment import settings_from_arguments_alone
+from aradals.pipeline.train.loggers import open_logger
 from aradals.pipeline.train.module import AdaptiveClassifier, by_id
 from aradals.pipeline.train.self_scoring import SelfScoring
 from aradals.pipeline.train.state import Restoration, SaveState, StateIO, has_state
@@ -80,6 +81,8 @@ def fit_classifier(
     device: str = "auto",
     resume: Path | None = None,
     inputs_digest: str = "",
+    logs: Path = Path("logs"),
+    run: str = "training",
     log: Callable[[str], None] = lambda line: None,
 ) -> TrainedModel:
     """Train ``model`` on ``train``, with targets that follow its gaps on ``validation``.
@@ -99,6 +102,8 @@ def fit_classifier(
             not the state of this training is renamed, and training starts again.
         inputs_digest: digest of all else that decides the course of the training, such as the data. Training does not
             continue from a state with another digest, method, seed or other settings.
+        logs: folder for the files of the logger that the settings name.
+        run: name of the training in this logger.
         log: called with a line for each epoch and each scoring.
 
     Returns:
@@ -115,6 +120,7 @@ def fit_classifier(
             trained model predicts the same for every example. The state in ``resume`` is then that of the last good
             epoch.
         OutputError: the state cannot be written; the earlier state stays.
+        MissingExtraError: the package of the logger is not installed.
     """
     rank = rank_of(training)
     if rank:
@@ -147,7 +153,12 @@ def fit_classifier(
     kind, _, index = device.partition(":")
     several = training.num_ranks > 1
     keep_memory()
-    with settings_from_arguments_alone(rank if several else None), _quiet_lightning(), _interruptible():
+    with (
+        settings_from_arguments_alone(rank if several else None),
+        _quiet_lightning(),
+        _interruptible(),
+        open_logger(training, logs, run) as logger,
+    ):
         trainer = Trainer(
             accelerator="gpu" if kind == "cuda" else kind,
             devices=[int(index)] if index else training.devices,
@@ -164,7 +175,7 @@ def fit_classifier(
             enable_checkpointing=resume is not None,
             enable_progress_bar=sys.stderr.isatty(),
             enable_model_summary=False,
-            logger=False,
+            logger=logger,
             reload_dataloaders_every_n_epochs=1,
         )
         with restoration.guarded(), _unused_parameters_explained():

@@ -20,6 +20,7 @@ from aradals.losses import jensen_shannon
 from aradals.objectives import Objective, StatefulObjective, takes_target_prob
 from aradals.pipeline.config import TrainingConfig
 from aradals.pipeline.health import check_changed, check_depends_on_parameters, check_finite, not_finite
+from aradals.pipeline.train.loggers import epoch_metrics, validation_metrics
 from aradals.smoothing.adaptive import AdaptiveSmoothing
 
 
@@ -115,6 +116,7 @@ class AdaptiveClassifier(LightningModule):
 
     def _reset_epoch(self) -> None:
         self._loss_sum, self._num_correct, self._num_seen = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0
+        self._logged: dict[str, float] = {}
         self._started = time.perf_counter()
 
     def seconds_in_epoch(self) -> float:
@@ -169,6 +171,10 @@ class AdaptiveClassifier(LightningModule):
                 "seconds": self.seconds_in_epoch(),
             }
         )
+        for logger in self.loggers:
+            logger.log_metrics(
+                epoch_metrics(self.epochs[-1], self._logged, self.criterion), step=self.current_epoch + 1
+            )
 
     def _trainable(self) -> list[Tensor]:
         return [parameter.detach() for parameter in self.model.parameters() if parameter.requires_grad]
@@ -210,6 +216,8 @@ class AdaptiveClassifier(LightningModule):
             self.criterion.update(labels, logits, self.validation_subsets[ids], ids)
         if isinstance(self.objective, StatefulObjective):
             self.objective.update(*_whole_split(ids, labels, logits))
+        if self.config.logger != "none":
+            self._logged = validation_metrics(*_whole_split(ids, labels, logits))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer and the schedule that the recipe names."""
