@@ -131,7 +131,11 @@ def models() -> Iterator[Names]:
     transformers: Any = importlib.import_module("transformers")
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     ids = torch.randint(3, 30, (24, 7))
+    vit = transformers.ViTConfig(image_size=8, patch_size=4, num_labels=3, **sizes)
     names: Names = {
+        "image_classifier": transformers.ViTForImageClassification(vit).eval(),
+        "processor": transformers.ViTImageProcessorPil(do_resize=False),
+        "images": list(np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)),
         "classifier": transformers.BertForSequenceClassification(
             transformers.BertConfig(vocab_size=30, num_labels=3, **sizes)
         ).eval(),

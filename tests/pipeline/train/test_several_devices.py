@@ -198,7 +198,7 @@ class TestBatches:
 
 class TestSettings:
     def test_one_device_leaves_digests_as_they_were(self) -> None:
-        added = {"devices", "num_nodes", "strategy", "sync_batchnorm", "loader_workers"}
+        added = {"devices", "num_nodes", "strategy", "sync_batchnorm", "loader_workers", "logger"}
         assert ONE.course == {name: value for name, value in asdict(ONE).items() if name not in added}
 
     def test_only_the_number_of_processes_changes_the_model(self) -> None:
