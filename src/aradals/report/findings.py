@@ -46,11 +46,12 @@ class Verdict:
     """The first lines of a report.
 
     Attributes:
-        sentences: at most three, about the problem, the cure, and the certainty of both; a cure that works comes first.
+        sentences: about the problem, the cure, and the certainty of both; a cure that works comes first.
         reference: the variant with the problem.
         best: the variant that is recommended instead, or else the best other variant; None if there is no other.
         warnings: one sentence for each kind of problem, which starts with `WARNING`.
         notes: further sentences.
+        names: what each of the three sentences is about.
     """
 
     sentences: list[str]
@@ -58,6 +59,7 @@ class Verdict:
     best: Variant | None = None
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    names: tuple[str, ...] = ("What is wrong", "What to do", "How sure")
 
 
 def verdict(results: Results) -> Verdict:
@@ -74,11 +76,13 @@ def verdict(results: Results) -> Verdict:
     advice = _advice_for_one(results, first)
     if len(results.variants) > 1:
         advice = _advice(results, first, best if is_better else None)
-    problem = _gap_sentence(results, first)
-    sentences = [*((advice, problem) if best and is_better else (problem, advice)), _scope(results)]
+    problem, names = _gap_sentence(results, first), Verdict.names
+    sentences = [problem, advice, _scope(results)]
+    if best and is_better:
+        sentences, names = [advice, problem, sentences[2]], (names[1], names[0], names[2])
     accepting = best if best and best.method == first.method else first
     notes = [*_threshold_sentences(results, accepting), *_searches(results, lost=False)]
-    return Verdict(sentences, first, best, [*doubts, *_warnings(results)], notes)
+    return Verdict(sentences, first, best, [*doubts, *_warnings(results)], notes, names)
 
 
 def recommend(results: Results) -> tuple[Variant | None, bool]:
