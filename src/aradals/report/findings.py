@@ -4,8 +4,8 @@ These are the rules. A gap is called over- or underconfidence only if its 95 % i
 called better only if the difference is significant, see `aradals.results.aggregate.relation`. Calibration is judged by
 the subset calibration error on clean data, because opposite gaps of different subsets cancel in the ECE; without
 robustness subsets, the ECE decides. A variant that is significantly less accurate is not recommended. Among the other
-variants, the cheapest one that no other significantly beats is recommended; a calibrator of the reference costs no
-training.
+variants, the best one is recommended if it is significantly better than the reference. The best calibrator of the
+reference, which costs no training, comes before it if the difference between these two is not significant.
 """
 
 from __future__ import annotations
