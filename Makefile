@@ -19,6 +19,7 @@ $(VENV)/installed-%: $(VENV)/installed-package
 	$(INSTALL) -e '.[all,distributed,export,tensorboard,transformers]' --group $*
 	touch $@
 
+# A small study on a table of letters that comes with the package.
 demo: $(VENV)/installed-package
 	$(BIN)/aradals run demo --output runs/demo
 

@@ -132,18 +132,22 @@ def models() -> Iterator[Names]:
     transformers: Any = importlib.import_module("transformers")
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     ids = torch.randint(3, 30, (24, 7))
-    vit = transformers.ViTConfig(image_size=8, patch_size=4, num_labels=3, initializer_range=1.0, **sizes)
+    photos = np.random.default_rng(0).integers(0, 256, (24, 9, 9, 3), dtype=np.uint8)
     names: Names = {
-        "image_classifier": transformers.ViTForImageClassification(vit).eval(),
-        "processor": transformers.ViTImageProcessorPil(do_resize=False),
-        "images": list(np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)),
-        "classifier": transformers.BertForSequenceClassification(
+        "image_classifier": transformers.ViTForImageClassification(
+            transformers.ViTConfig(image_size=8, patch_size=4, num_labels=3, initializer_range=1.0, **sizes)
+        ).eval(),
+        "processor": transformers.ViTImageProcessorPil(size={"height": 8, "width": 8}),
+        "images": [Image.fromarray(photo) for photo in photos],
+        "text_classifier": transformers.BertForSequenceClassification(
             transformers.BertConfig(vocab_size=30, num_labels=3, **sizes)
         ).eval(),
         "tokenizer": lambda texts, **settings: {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
         "texts": ["a text"] * 24,
         "labels": torch.arange(24) % 3,
     }
+    for parameter in names["image_classifier"].parameters():
+        parameter.data.mul_(8)  # so that predictions differ
     yield names
     assert len(names["results"].rows) > 10
 

@@ -342,7 +342,7 @@ class Nearest:
         distance, direction = follow_plane(
             model, self.inputs[rows], delta.clone(), predicted, None, margins, _FROM_STARTS, farthest
         )
-        # Where the gradients led far away, the boundary may still be at the plane.
+        # If the gradients led far away, the boundary may still be at the plane.
         length, lost = perturbation_norm(delta), torch.zeros_like(predicted, dtype=torch.bool)
         far = (distance > _FROM_STARTS.reach * length).nonzero()[:, 0]
         if len(far) > 0:

@@ -4,8 +4,8 @@ These are the rules. A gap is called over- or underconfidence only if its 95 % i
 called better only if the difference is significant, see `aradals.results.aggregate.relation`. Calibration is judged by
 the subset calibration error on clean data, because opposite gaps of different subsets cancel in the ECE; without
 robustness subsets, the ECE decides. A variant that is significantly less accurate is not recommended. Among the other
-variants, the cheapest one that no other significantly beats is recommended; a calibrator of the reference costs no
-training.
+variants, the best one is recommended if it is significantly better than the reference. The best calibrator of the
+reference, which costs no training, comes before it if the difference between these two is not significant.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ class Verdict:
     """The first lines of a report.
 
     Attributes:
-        sentences: at most three, about the problem, the cure, and the certainty of both; a cure that works comes first.
+        sentences: about the problem, the cure, and the certainty of both; a cure that works comes first.
         reference: the variant with the problem.
         best: the variant that is recommended instead, or else the best other variant; None if there is no other.
         warnings: one sentence for each kind of problem, which starts with `WARNING`.
         notes: further sentences.
+        names: what each of the three sentences is about.
     """
 
     sentences: list[str]
@@ -58,6 +59,7 @@ class Verdict:
     best: Variant | None = None
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    names: tuple[str, ...] = ("What is wrong", "What to do", "How sure")
 
 
 def verdict(results: Results) -> Verdict:
@@ -74,11 +76,13 @@ def verdict(results: Results) -> Verdict:
     advice = _advice_for_one(results, first)
     if len(results.variants) > 1:
         advice = _advice(results, first, best if is_better else None)
-    problem = _gap_sentence(results, first)
-    sentences = [*((advice, problem) if best and is_better else (problem, advice)), _scope(results)]
+    problem, names = _gap_sentence(results, first), Verdict.names
+    sentences = [problem, advice, _scope(results)]
+    if best and is_better:
+        sentences, names = [advice, problem, sentences[2]], (names[1], names[0], names[2])
     accepting = best if best and best.method == first.method else first
     notes = [*_threshold_sentences(results, accepting), *_searches(results, lost=False)]
-    return Verdict(sentences, first, best, [*doubts, *_warnings(results)], notes)
+    return Verdict(sentences, first, best, [*doubts, *_warnings(results)], notes, names)
 
 
 def recommend(results: Results) -> tuple[Variant | None, bool]:
