@@ -36,6 +36,10 @@ SHOWN: tuple[Metric, ...] = (
     *("coverage_at_error_1", "coverage_at_error_5"),
 )
 JUDGED: tuple[Metric, ...] = ("ece", "subset_calibration_error", "nll", "aurc")
+REPAIRED: tuple[Metric, ...] = ("nll", "aurc")
+"""Metrics that are judged after a temperature, which repairs the level that label smoothing changes."""
+MIN_SEEDS = 3
+"""Number of seeds from which on there are tests."""
 NAMES: dict[Metric, str] = {**METRIC_NAMES, "subset_calibration_error": "subset CE"}
 PLACES: dict[Place, str] = {"clean": "clean", "all_shifts": "shift"}
 RULE = (
@@ -104,20 +108,29 @@ def answers(results: Results) -> Iterator[Answer]:
     yield from _by_robustness(results)
     yield from _by_stability(results)
     for name in results.config.get("compare_with", ()):
-        others = [each for each in results.methods if each.name != name]
-        ensemble = results.method(name).num_members > 1
-        for other in others:
-            if (other.num_members > 1) != ensemble or (other.variant_of and not ensemble):
-                continue
-            for place, metric in ((place, metric) for place in places(results) for metric in JUDGED):
-                found = results.by_comparison.get((Variant(other.name), Variant(name), place, metric))
-                if found is None:
-                    continue
-                first, second = (name, other.name) if not ensemble else (other.name, name)
-                lower = flipped(found) if not ensemble else found.measure
-                claim = f"{results.method(first).label} has a lower {NAMES[metric]} than {results.method(second).label}"
-                answer = judge(lower.value, lower.low, lower.high, found.p_holm, expected=-1)
-                yield Answer(f"{claim}, {PLACES[place]}", answer, lower, found.p_holm)
+        yield from _by_comparison(results, name)
+
+
+def _by_comparison(results: Results, name: str) -> Iterator[Answer]:
+    """Compare a method, or the ensemble of the reference, with the others: as trained, and after a temperature."""
+    ensemble = results.method(name).num_members > 1
+    others = [
+        each
+        for each in results.methods
+        if each.name != name and (each.num_members > 1) == ensemble and (ensemble or not each.variant_of)
+    ]
+    judged = [(place, metric) for place in places(results) for metric in JUDGED]
+    for other, (place, metric) in ((other, each) for other in others for each in judged):
+        calibrator = "temperature" if metric in REPAIRED else "none"
+        pair = (Variant(other.name, calibrator), Variant(name, calibrator), place, metric)
+        if (found := results.by_comparison.get(pair)) is None:
+            continue
+        first, second = (other.name, name) if ensemble else (name, other.name)
+        lower = found.measure if ensemble else flipped(found)
+        claim = f"{results.method(first).label} has a lower {NAMES[metric]} than {results.method(second).label}"
+        where = PLACES[place] + (", both with a temperature" if metric in REPAIRED else "")
+        answer = judge(lower.value, lower.low, lower.high, found.p_holm, expected=-1)
+        yield Answer(f"{claim}, {where}", answer, lower, found.p_holm)
 
 
 def _by_robustness(results: Results) -> Iterator[Answer]:
@@ -183,6 +196,11 @@ def choices(results: Results) -> Iterator[Choice]:
         yield Choice(situation, name, f"{NAMES[metric]}, {PLACES[place]}", means[best], against, cost)
 
 
+def count(number: int, noun: str) -> str:
+    """Write a number and its noun."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def number(value: Measure) -> str:
     """Write a mean with its interval."""
     shown = cell(value, ".4f")
@@ -231,9 +249,11 @@ def differences_table(results: Results, reference: Variant, place: Place) -> str
 
 
 def answers_table(found: Sequence[Answer]) -> str:
-    """Show each claim with its answer."""
-    rows = [[each.claim, f"**{each.answer}**", difference(each.difference), p_value(each.p)] for each in found]
-    return table(["claim", "answer", "difference", "p"], rows)
+    """Show each claim that has an answer, and count the others."""
+    decided = [each for each in found if each.answer != "not shown"]
+    rows = [[each.claim, f"**{each.answer}**", difference(each.difference), p_value(each.p)] for each in decided]
+    left = f"{len(found) - len(decided)} further claims are *not shown*; evidence.json has their differences."
+    return "\n\n".join([*([table(["claim", "answer", "difference", "p"], rows)] if rows else []), left])
 
 
 def page(results: Results, answered: Sequence[Answer], origin: str) -> str:
@@ -256,7 +276,7 @@ def origin_of(results: Results, commit: str, hardware: str) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     splits = ", ".join(f"{name} {count:,}" for name, count in results.data.splits.items())
     return (
-        f"`aradals run {results.name} --output runs/{results.name}`: {len(results.seeds)} seeds "
+        f"`aradals run {results.name} --output runs/{results.name}`: {count(len(results.seeds), 'seed')} "
         f"({', '.join(map(str, results.seeds))}); examples: {splits}; {versions}; {results.device}. Rendered at commit "
         f"{commit} on {hardware}. Intervals are over seeds and examples. Cost is a "
         "multiple of plain training, with the training and scoring of models that only score, and all candidates."
@@ -270,6 +290,11 @@ def gather(results: Results, commit: str, hardware: str) -> Evidence:
     return Evidence(results.name, text, len(results.seeds), answered, tuple(choices(results)))
 
 
+def decisive(studies: Sequence[Evidence]) -> list[Evidence]:
+    """Select the studies that have enough seeds for tests."""
+    return [study for study in studies if study.num_seeds >= MIN_SEEDS]
+
+
 def overview(studies: Sequence[Evidence]) -> str:
     """Write the page of all studies."""
     parts = [
@@ -281,14 +306,14 @@ def overview(studies: Sequence[Evidence]) -> str:
         RULE,
         "## Which method when",
         "The best variant by its mean, and its difference to the reference with temperature scaling (*shown*: it is "
-        "significantly lower).",
+        f"significantly lower). Studies of fewer than {MIN_SEEDS} seeds have no test, and are left out.",
         table(
             ["situation", "study", "best by the mean", "measure", "value", "cost", "against vanilla + T"],
             [
                 [each.situation, study.name, each.best, each.metric, number(each.value), f"{each.cost:.1f}",
                  each.against_baseline]
                 for situation in SITUATIONS
-                for study in studies
+                for study in decisive(studies)
                 for each in study.choices
                 if each.situation == situation
             ],
@@ -298,7 +323,9 @@ def overview(studies: Sequence[Evidence]) -> str:
     for study in studies:
         given = [each.answer for each in study.answers]
         counted = ", ".join(f"{given.count(key)} {key}" for key in ("shown", "not shown", "contradicted"))
-        parts.append(f"[{study.name}](../results/{study.name}/README.md): {study.num_seeds} seeds. Answers: {counted}.")
+        parts.append(
+            f"[{study.name}](../results/{study.name}/README.md): {count(study.num_seeds, 'seed')}. Answers: {counted}."
+        )
     return "\n\n".join(parts if studies else [*parts[:4], NONE_YET]) + "\n"
 
 
@@ -306,12 +333,16 @@ def summary(studies: Sequence[Evidence]) -> str:
     """Write the table of README.md: for each situation, the variant that is the best of the most studies."""
     rows = []
     for situation in SITUATIONS:
-        found = [each for study in studies for each in study.choices if each.situation == situation]
-        for best, count in Counter(each.best for each in found).most_common(1):
+        found = [each for study in decisive(studies) for each in study.choices if each.situation == situation]
+        for best, times in Counter(each.best for each in found).most_common(1):
             better = sum(each.against_baseline.startswith("shown") for each in found)
-            share = f"{best} ({count} of {len(found)} studies)"
+            share = f"{best} ({times} of {len(found)})"
             rows.append([situation, found[0].metric, share, f"{better} of {len(found)}"])
-    return table(["situation", "measure", "most often the best", "best is better"], rows) if rows else NONE_YET
+    return (
+        table(["situation", "measure", "most often the best (in studies)", "best is better (in studies)"], rows)
+        if rows
+        else NONE_YET
+    )
 
 
 def with_block(text: str, block: str) -> str:
