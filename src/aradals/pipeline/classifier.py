@@ -248,9 +248,12 @@ def _preprocessed(network: nn.Module, spec: str, given: Preprocessing | None, sh
         return network
     if is_built_in(spec) or len(shape) != 3:
         raise InputError(
-            expected="--mean, --std and --bounds with another network, for images",
+            expected="--mean, --std and --bounds for images, and for a network that does not normalize them itself",
             got=f"{spec} and inputs of shape {shape}",
-            hint="--model-args '{mean: [...], std: [...]}' for a built-in network, or normalization inside the model",
+            hint="the command without these options: built-in networks normalize color images by the mean and the "
+            "standard deviation of ImageNet; or --model-args '{mean: [...], std: [...]}' for others"
+            if is_built_in(spec)
+            else "normalization inside the model",
         )
     if isinstance(network, Preprocessed):
         own, names = network.preprocessing, network.class_names
