@@ -65,6 +65,7 @@ class Classifier:
         preprocessing: layers in front of the network, which prepare its inputs; empty if there are none.
         is_scale_known: False if the network may expect its inputs on another scale than [0, 1].
         arguments: arguments that the builder ``name`` got; empty for a model from memory.
+        preparation: what the checkpoint records of the preparation of its training data, such as the ranges of columns.
     """
 
     model: nn.Module
@@ -80,6 +81,7 @@ class Classifier:
     preprocessing: str = ""
     is_scale_known: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    preparation: Mapping[str, Any] = field(default_factory=dict)
     _fast: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def fast_model(self, inputs: Tensor) -> nn.Module:
@@ -222,6 +224,7 @@ def load_classifier(
         preprocessing=told,
         is_scale_known=bool(preprocessing or told or is_built_in(spec)),
         arguments={**sizes, **arguments},
+        preparation=description.preparation,
     )
 
 
