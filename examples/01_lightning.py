@@ -44,15 +44,15 @@ class Classifier(LightningModule):
 def examples(num: int) -> TensorDataset:
     """Make noisy one-hot vectors and their labels."""
     labels = torch.randint(10, (num,))
-    inputs = 0.5 + 0.3 * nn.functional.one_hot(labels, 10) + 0.17 * torch.randn(num, 10)
+    inputs = 0.5 + 0.3 * nn.functional.one_hot(labels, 10) + 0.3 * torch.randn(num, 10)
     return TensorDataset(inputs.clamp(0, 1), labels)
 
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    train, validation, module = examples(400), examples(200), Classifier()
+    train, validation, module = examples(300), examples(500), Classifier()
     trainer = Trainer(
-        max_epochs=12,
+        max_epochs=30,
         callbacks=[AdaptiveSmoothingCallback(train, validation, every=4)],
         accelerator="cpu",
         logger=False,

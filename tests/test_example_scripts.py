@@ -10,7 +10,7 @@ import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("[0-9]*.py"))
 SHOWN = {
-    "01_lightning": "target of each subset: [",
+    "01_lightning": "target of each subset: [0.",
     "02_sklearn": "random forest with temperature: accuracy 0.9",
     "03_transformers_images": "subset 4 (most robust)",
     "04_transformers_texts": "subset 2 (most robust)",

@@ -274,7 +274,7 @@ def test_score_says_what_it_cost_and_is_audited(study: Study, tmp_path: Path) ->
     out = ok("score", *arguments, "--audit", 40, "--num-subsets", 4).out
     table, metadata = load_scores(path)
     assert f"60 examples scored by {table.attack} in " in out
-    assert "images per second; on average" in out
+    assert "examples per second; on average" in out
     verified = int(table.norm.isfinite().sum())
     assert f"{table.num_backward.double().mean():.1f} backward passes); {verified} with a verified norm" in out
     assert parquet.read_table(path).column("norm").null_count == 60 - verified

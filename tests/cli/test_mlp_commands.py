@@ -14,6 +14,7 @@ from command_line import RECIPE, aradals
 from PIL import Image
 from sklearn.datasets import load_breast_cancer, load_digits
 
+from aradals.data import load_data
 from aradals.models import MLP, load_model, read_description, save_checkpoint
 
 
@@ -77,3 +78,28 @@ def test_data_of_another_shape_than_in_training(tmp_path: Path) -> None:
     command = ("score", "--data", "digits", "--limit", 20, "--checkpoint", tmp_path / "model.safetensors")
     scored = aradals(*command, "--output", tmp_path / "a.parquet")
     assert (scored.code, "inputs of 48 values" in scored.err) == (2, True)
+
+
+def test_an_exported_program_says_how_to_scale_a_table(tmp_path: Path) -> None:
+    """A reader of the file alone computes the probabilities of new rows, whose values have their own units."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    (tmp_path / "mlp.yaml").write_text(RECIPE.replace("small_cnn", "mlp").replace("width: 8", "hidden: [8]"))
+    data, out = table(tmp_path), tmp_path / "out"
+    trained = aradals("train", tmp_path / "mlp.yaml", "--data", data, "--method", "vanilla", "--output", out)
+    assert trained.code == 0, trained.err
+    checkpoint = out / "vanilla" / "train" / "model.safetensors"
+    exported = aradals("export", "--checkpoint", checkpoint, "--output", tmp_path / "model.onnx")
+    assert exported.code == 0, exported.err
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    scaling = json.loads(session.get_modelmeta().custom_metadata_map["aradals"])["preparation"]["scaling"]
+    values = pd.read_csv(data)[scaling["features"]].to_numpy()
+    low, high = np.array(scaling["low"]), np.array(scaling["high"])
+    inputs = ((values - low) / np.where(high > low, high - low, 1)).clip(0, 1).astype(np.float32)
+    (found,) = session.run(["probabilities"], {"inputs": inputs})
+    preparation = read_description(checkpoint).preparation
+    test = load_data(str(data), "test", preparation=preparation)
+    ids, expected, _ = test.batch(range(20))
+    np.testing.assert_allclose(inputs[ids], expected, atol=1e-6)
+    with torch.no_grad():
+        logits = load_model(checkpoint).eval()(expected)
+    np.testing.assert_allclose(found[ids], logits.softmax(1), atol=1e-5)

@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -124,3 +125,91 @@ def test_a_csv_in_another_encoding(tmp_path: Path) -> None:
     assert load_data(str(tmp_path / "utf-8.csv"), "train").class_names == ("gato", "niña", "perro")
     with pytest.raises(InputError, match=r"text in UTF-8 in .*latin-1\.csv, got bytes .* in the column 'label'"):
         load_data(str(tmp_path / "latin-1.csv"), "train")
+
+
+def own_table(**columns: Any) -> str:
+    """Write a table as people have it: an id, a measurement, a constant, and names of classes."""
+    rows = range(40)
+    given = {
+        "customer_id": [f"C{row}" for row in rows],
+        "size": [row % 7 / 2 for row in rows],
+        "sensor": [1] * 40,
+        "species": [("oak", "elm")[row % 2] for row in rows],
+        **columns,
+    }
+    pd.DataFrame(given).to_csv("own.csv", index=False)
+    return "own.csv"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {},
+        {"split": ["train"] * 30 + ["test"] * 10},
+        {"customer_id": range(40)},
+        {"passengerId": range(40, 0, -1)},
+        {"Patient ID": range(40)},
+        {"row": range(40), "day": [f"2026-01-{row:02}" for row in range(40)]},
+    ],
+    ids=["text id", "split", "numeric id", "camel case", "spaces", "row and date"],
+)
+def test_ids_and_splits_are_neither_labels_nor_inputs(
+    columns: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    notes: list[str] = []
+    examples = load_data(own_table(**columns), "test", log=notes.append)
+    assert examples.class_names == ("elm", "oak")
+    assert examples.batch(range(2))[1].shape == (2, 2)
+    assert any("customer_id" in note and "left out" in note for note in notes)
+
+
+@pytest.mark.parametrize("name", ["width", "idle", "humidity", "grid", "body mass index", "refractive_index"])
+def test_measurements_stay_whatever_their_letters(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    examples = load_data(own_table(**{name: [row % 9 for row in range(40)]}), "test")
+    assert examples.preparation["scaling"]["features"] == ["size", "sensor", name]
+
+
+def test_whole_numbers_that_all_differ_are_said(tmp_path: Path) -> None:
+    notes: list[str] = []
+    content = {
+        "number": range(100, 220),
+        "age": [row % 50 for row in range(120)],
+        "label": [row % 2 for row in range(120)],
+    }
+    pd.DataFrame(content).to_csv(tmp_path / "t.csv", index=False)
+    load_data(str(tmp_path / "t.csv"), "test", log=notes.append)
+    assert any(note.endswith("with another value in each row, as an id has: number") for note in notes)
+
+
+def test_a_table_with_ids_alone_has_no_labels(tmp_path: Path) -> None:
+    content = {"name": [f"C{row}" for row in range(120)], "age": range(120)}
+    pd.DataFrame(content).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(InputError, match="no such column among name, age; try --label-column NAME"):
+        load_data(str(tmp_path / "t.csv"), "test")
+
+
+@pytest.mark.parametrize("other", ["color", "species"])
+def test_a_named_column_is_recorded_for_the_next_table(
+    other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = own_table(color=[("red", "blue", "white")[row % 3] for row in range(40)])
+    with pytest.raises(InputError, match="got species, color; try --label-column"):
+        load_data(spec, "test")
+    first = load_data(spec, "test", label_column=other)
+    again = load_data(spec, "test", preparation=first.preparation)
+    assert again.class_names == first.class_names
+    assert again.labels.equal(first.labels)
+    load_data("digits", "test", preparation={"label_column": other})  # data without such a column
+
+
+@pytest.mark.parametrize("text", ["a;b;label\n1,5;?;x\n2,25;3;y\n", "a,b,label\n1.5,?,x\n2.25,3,y\n"])
+def test_decimal_commas_and_question_marks(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "test.csv"
+    path.write_text(text)
+    record = {"features": ["a", "b"], "low": [0, 0], "high": [3, 6], "mean": [1, 3]}
+    examples = load_data(str(path), preparation={"scaling": record})
+    assert examples.batch(range(2))[1].tolist() == [[0.5, 0.5], [0.75, 0.5]]
+    assert examples.class_names == ("x", "y")

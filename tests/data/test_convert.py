@@ -83,6 +83,11 @@ def test_data_without_labels_are_refused(data: Any, got: str) -> None:
     assert f"got {got}; try" in str(caught.value)
 
 
+def test_token_ids_are_refused_with_the_way_to_their_embeddings() -> None:
+    with pytest.raises(InputError, match=r"embedded\(model, batch\)"):
+        as_examples([{"input_ids": LABELS, "labels": LABELS}])
+
+
 @pytest.mark.parametrize("labels", [LABELS + 0.5, LABELS[:9], torch.ones(10, 3), LABELS.view(5, 2), torch.tensor(1)])
 def test_other_labels_are_refused(labels: torch.Tensor) -> None:
     with pytest.raises(InputError, match="one label for each input"):

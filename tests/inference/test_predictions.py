@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from aradals import InputError, predict
 from aradals.checks import check_output
@@ -31,6 +34,31 @@ def test_mode_is_restored_after_an_error() -> None:
     with pytest.raises(RuntimeError), evaluation_mode(model):
         raise RuntimeError
     assert model.training
+
+
+def test_labeled_examples_come_in_any_usual_form() -> None:
+    model, inputs, labels = nn.Linear(3, 2), torch.rand(10, 3), torch.randint(2, (10,))
+    whole, data_set = predict(model, batches(inputs, labels)), TensorDataset(inputs, labels)
+    forms: list[Any] = [(inputs, labels), DataLoader(data_set, 4), zip(inputs.split(3), labels.split(3), strict=True)]
+    for form in forms:
+        found = predict(model, form)
+        assert torch.allclose(found.logits, whole.logits)
+        assert (found.ids.tolist(), found.labels.tolist()) == (list(range(10)), labels.tolist())
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (torch.rand(4, 3), "labeled"),
+        ([torch.rand(4, 3)], "labeled"),
+        (DataLoader(TensorDataset(torch.rand(4, 3), torch.zeros(4).long()), shuffle=True), "shuffling"),
+        ((torch.rand(4, 3), torch.zeros(3).long()), "3 labels"),
+        ([{"x": torch.rand(4, 3)}], "dict"),
+    ],
+)
+def test_other_forms_are_refused(form: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        predict(nn.Linear(3, 2), form)
 
 
 def test_predictions_do_not_depend_on_batches_and_carry_ids() -> None:

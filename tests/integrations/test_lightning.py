@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset, WeightedR
 
 from aradals import AdaptiveSmoothing, InputError, UpdateRule, assign_subsets, objectives, score
 from aradals.integrations.lightning import AdaptiveSmoothingCallback, batch_subsets
-from aradals.integrations.loops import WithIds
+from aradals.integrations.loops import WithIds, in_box
 from processes import in_two_processes
 
 QUIET: dict[str, Any] = {
@@ -79,6 +79,18 @@ class WithPartners(Classifier):
         inputs, labels = batch
         loss: Tensor = self.loss(self(inputs), labels.flip(0))
         return loss
+
+
+class WithAnotherLoss(Classifier):
+    def training_step(self, batch: Any) -> Tensor:
+        inputs, labels = batch
+        return nn.functional.cross_entropy(self(inputs), labels)
+
+
+class WithAnotherValidation(Classifier):
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        inputs, labels = batch
+        nn.functional.cross_entropy(self(inputs), labels)
 
 
 def examples(num: int, seed: int) -> TensorDataset:
@@ -154,6 +166,18 @@ def by_hand(
 
 def same(found: nn.Module, expected: nn.Module, *, atol: float = 1e-6) -> None:
     torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=1e-4, atol=atol, equal_nan=True)
+
+
+def test_normalized_images_may_differ_from_their_bounds_by_rounding() -> None:
+    """The bounds of (x - mean) / std are computed by users in double precision, and the inputs in single precision."""
+    mean, std = 0.3, 0.35
+    bounds = (0 - mean) / std, (1 - mean) / std
+    scaled = TensorDataset((torch.tensor([[0.0, 0.2], [0.7, 1.0]]) - mean) / std, torch.tensor([0, 1]))
+    assert float(scaled.tensors[0].min()) < bounds[0]
+    _, batches = in_box(*bounds)(nn.Linear(2, 2), DataLoader(WithIds(scaled), 2))
+    ((_, inputs, _),) = batches
+    torch.testing.assert_close(inputs, torch.tensor([[0.0, 0.2], [0.7, 1.0]]))
+    assert bool(((inputs >= 0) & (inputs <= 1)).all())
 
 
 @pytest.fixture(scope="module")
@@ -280,6 +304,10 @@ def test_what_is_missing_is_said() -> None:
         fit(limit_val_batches=0)
     with pytest.raises(InputError, match="90 examples of train_set"):
         fit(train=DataLoader(WithIds(examples(200, 0)), 20), every=1)
+    with pytest.raises(InputError, match=r"training that .* no call of it"):
+        fit(WithAnotherLoss())
+    with pytest.raises(InputError, match=r"validation that .* no call of it"):
+        fit(WithAnotherValidation())
     with pytest.raises(InputError, match="bounds"):
         AdaptiveSmoothingCallback(TRAIN, VALIDATION, bounds=(1.0, 0.0))
 

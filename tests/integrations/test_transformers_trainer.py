@@ -65,6 +65,10 @@ def stacked(examples: Examples) -> tuple[Tensor, Tensor]:
 TRAIN, VALIDATION = images(90, 0), images(61, 1)
 
 
+def plain_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+    return nn.functional.cross_entropy(outputs["logits"], labels)
+
+
 def criterion() -> AdaptiveSmoothing:
     return AdaptiveSmoothing(3, num_subsets=3, rule=UpdateRule(rate=0.2), initial_target_prob=0.8)
 
@@ -106,10 +110,9 @@ def fit(
         transformers.TrainingArguments(**{**usual, **arguments}),
         train_dataset=train,
         eval_dataset=validation,
-        compute_loss_func=adaptive.loss,
         callbacks=[adaptive],
         optimizers=(optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)),
-        **(trainer_settings or {}),
+        **{"compute_loss_func": adaptive.loss, **(trainer_settings or {})},
     )
     trainer.train(resume_from_checkpoint=resume)
     return model, adaptive, trainer
@@ -299,6 +302,8 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         fit(tmp_path, given=(WithIds(images(40, 0)), WithIds(VALIDATION)))
     with pytest.raises(InputError, match=r"eval_dataset=WithIds\(validation_set\)"):
         fit(tmp_path, given=(WithIds(TRAIN), VALIDATION))
+    with pytest.raises(InputError, match=r"no call of it; try .*compute_loss_func=adaptive\.loss"):
+        fit(tmp_path, trainer_settings={"compute_loss_func": plain_loss})
     with pytest.raises(InputError, match="another data set with ids"):
         fit(tmp_path, given=(WithIds(TRAIN), WithIds(images(61, 1))))
     more = [{**each, "mask": torch.ones(2)} for each in TRAIN]

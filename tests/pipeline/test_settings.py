@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from aradals.errors import InputError
+from aradals.pipeline.config import TrainingConfig
 from aradals.pipeline.settings import OptionText, parse_yaml, read
 
 
@@ -129,3 +130,16 @@ def test_errors_name_the_key(text: str, expected: str, got: str) -> None:
 def test_what_is_not_yaml(text: str) -> None:
     with pytest.raises(ValueError):
         parse_yaml(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("{epochs: 1, logger: tensorbord}", "tensorboard"),
+        ("{epochs: 1, logger: weights}", "tensorboard"),  # never "none", which asks for nothing
+        ("{epochs: 1, optimizer: adamm}", "adam"),
+    ],
+)
+def test_a_misspelled_word_is_recognized(text: str, hint: str) -> None:
+    with pytest.raises(InputError, match=f"try {hint}$"):
+        read(TrainingConfig, parse_yaml(text), "training")

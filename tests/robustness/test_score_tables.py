@@ -68,6 +68,7 @@ def test_independent_of_order(model: nn.Module, inputs: Tensor) -> None:
 def test_kinds_of_batches(model: nn.Module, inputs: Tensor) -> None:
     labels, ids = torch.zeros(len(inputs), dtype=torch.int64), torch.arange(len(inputs))
     expected = score(model, inputs)
+    assert_equal(score(model, (inputs, labels), batch_size=6), expected)
     assert_equal(score(model, list(torch.split(inputs, 6))), expected)
     assert_equal(score(model, iter(torch.split(inputs, 6))), expected)
     assert_equal(score(model, DataLoader(TensorDataset(inputs), batch_size=6)), expected)

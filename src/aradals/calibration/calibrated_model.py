@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from aradals.attacks import first_order_margin
 from aradals.calibration.base import Calibrator
 from aradals.errors import InputError
+from aradals.inference.batches import InputBatches
 from aradals.inference.outputs import find_logits
-from aradals.robustness.scores import InputBatches, score
+from aradals.robustness.scores import score
 
 
 class CalibratedModel(nn.Module):

@@ -114,7 +114,7 @@ def _in_usual_order(split: str) -> tuple[int, str]:
 def _read(opened: OpenArrays, where: str, split: str, columns: Columns) -> Rows:
     """Read the arrays of one split."""
     with opened() as arrays:
-        roles = {name: _role(name) for name in arrays}
+        roles, columns = {name: _role(name) for name in arrays}, columns.known_in(arrays)
         inputs = _choose("image", split, roles, columns.image, where)
         values = contiguous_images(arrays[inputs], where)
         has_labels = columns.label or (split, "label") in roles.values()

@@ -201,7 +201,9 @@ def _as_pair(batch: Any) -> tuple[Any, npt.NDArray[Any] | None]:
             raise InputError(
                 expected=f"labeled data: a mapping with inputs under one of the names {usual}",
                 got=f"a mapping with {', '.join(map(str, batch))}",
-                hint="these names in the mapping, or pairs (inputs, labels)",
+                hint="(inputs, labels), with model, inputs = aradals.integrations.transformers.embedded(model, batch)"
+                if "input_ids" in by_name
+                else "these names in the mapping, or pairs (inputs, labels)",
             )
     elif isinstance(batch, tuple | list):
         if not 1 <= len(batch) <= 2:

@@ -49,8 +49,8 @@ class Examples(Dataset[Example]):
         class_names: K names; by default "0".."K-1", and the numbers alone say which class is meant (``has_names``).
         ids: int64, shape (N,), the row of each example in its split; by default 0..N-1.
         name: name of this data in messages and reports, e.g. ``"cifar10-test"``.
-        preparation: changes of the inputs since their source, ``resize`` and ``scaling``, as plain values for a
-            checkpoint.
+        preparation: changes of the inputs since their source, ``resize``, ``scaling`` and the named columns, as plain
+            values for a checkpoint.
 
     Raises:
         InputError: labels are out of range, inputs are outside [0, 1] by more than rounding (1e-6), or lengths differ.
@@ -110,7 +110,8 @@ class Examples(Dataset[Example]):
             raise InputError(
                 expected=f"labels from 0 to {self.num_classes - 1} in {self.name}",
                 got=f"{int(self.labels[row])} in row {int(self.ids[row])} ({len(bad)} such rows)",
-                hint="another label column, or removing examples without a label",
+                hint="another label column, names of the classes, numbers from 0 (0 and 1 in place of -1 and 1), or "
+                "removing examples without a label",
             )
 
     def __len__(self) -> int:

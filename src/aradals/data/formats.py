@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,22 @@ USUAL_LABELS = ("labels", "label", "fine_label", "fine_labels", "targets", "targ
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns (or arrays) to read; None = choose by type."""
+    """Names of the columns (or arrays) to read; None = choose by type.
+
+    Attributes:
+        image: column of inputs.
+        label: column of labels.
+        recorded: names that a checkpoint records, by "image" and "label"; they count for data that has these columns.
+    """
 
     image: str | None = None
     label: str | None = None
+    recorded: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def known_in(self, names: Iterable[str]) -> Columns:
+        """Take the recorded names among ``names`` where no other is given."""
+        known = {what: name for what, name in self.recorded.items() if name in set(names)}
+        return Columns(self.image or known.get("image"), self.label or known.get("label"))
 
 
 @dataclass(frozen=True)

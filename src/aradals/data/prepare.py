@@ -43,7 +43,7 @@ class Reading:
         out_of_range: refuse inputs outside [0, 1], or clip them; by default they are refused, but clipped where the
             training data has scaled the columns of a table.
         preparation: what a checkpoint records of the preparation of its training data, see `Examples`; it decides the
-            scaling of numeric columns, and the size of images if ``resize`` is None.
+            scaling of numeric columns, and the columns and the size of images that are not named otherwise.
     """
 
     image_column: str | None = None
@@ -61,8 +61,10 @@ class Reading:
 
     @property
     def columns(self) -> Columns:
-        """The columns that are named."""
-        return Columns(self.image_column, self.label_column)
+        """The columns that are named, here or in the recorded preparation."""
+        recorded = {what: (self.preparation or {}).get(f"{what}_column") for what in ("image", "label")}
+        known = {what: name for what, name in recorded.items() if isinstance(name, str)}
+        return Columns(self.image_column, self.label_column, known)
 
     @property
     def decoding_size(self) -> int | None:
@@ -97,6 +99,7 @@ def make_examples(
     if labels is not None:
         num_classes = _num_classes(labels, names, rows, settings, name)
     inputs, preparation = _inputs(rows, chosen, settings, scaling, name, log)
+    named = {"image_column": settings.image_column, "label_column": settings.label_column}
     return Examples(
         inputs,
         None if labels is None else torch.from_numpy(labels[chosen]),
@@ -104,7 +107,7 @@ def make_examples(
         class_names=names,
         ids=torch.from_numpy(chosen),
         name=name,
-        preparation=preparation,
+        preparation={**preparation, **{key: column for key, column in named.items() if column is not None}},
     )
 
 

@@ -15,7 +15,7 @@ from aradals._internal.optional import load_extra
 from aradals.data.folders import list_images
 from aradals.data.formats import OpenSplits, check_unpacked, is_split, split_name
 from aradals.data.images import MEMORY_LIMIT, EncodedImage, NamedImage
-from aradals.data.tables import ImageFiles, Table, columns_of_files
+from aradals.data.tables import ImageFiles, Table, columns_of_files, split_column
 from aradals.errors import InputError
 
 Folders = tuple[tuple[int, tuple[Path, ...]], ...]
@@ -202,14 +202,10 @@ def _is_decimal(text: str) -> bool:
 
 def _by_column(table: Table, split: str) -> OpenSplits:
     """Divide a table by its column ``split``, if every value in it names a split."""
-    column = next((name for name in table.schema.names if name.lower() == "split"), None)
-    types = load_extra("pyarrow").types
-    if column is None or not types.is_string(table.schema.field(column).type):
+    column = split_column(table) if split == "all" else None
+    if column is None:
         return {split: table.split()}
-    values = table.column(column)
-    if split != "all" or not len(values) or not all(map(is_split, set(values.tolist()))):
-        return {split: table.split()}
-    places = np.array([split_name(value) for value in values.tolist()])
+    places = np.array([split_name(value) for value in table.column(column).tolist()])
     return {name: table.of_rows(np.flatnonzero(places == name)).split() for name in dict.fromkeys(places.tolist())}
 
 
@@ -245,7 +241,16 @@ def read_csv(path: Path, delimiter: str) -> Any:
         InputError: text is not in UTF-8; Arrow would return it as bytes.
     """
     csv, arrow = load_extra("pyarrow.csv"), load_extra("pyarrow")
-    table = csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=delimiter))
+    missing = [*csv.ConvertOptions().null_values, "?", " ?"]  # tables of the UCI repository have question marks
+
+    def read(decimal_point: str) -> Any:
+        options = csv.ConvertOptions(null_values=missing, decimal_point=decimal_point)
+        return csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=delimiter), convert_options=options)
+
+    def num_texts(table: Any) -> int:
+        return sum(map(arrow.types.is_string, table.schema.types))
+
+    table = min(map(read, "." if delimiter == "," else ".,"), key=num_texts)
     if columns := [field.name for field in table.schema if arrow.types.is_binary(field.type)]:
         raise InputError(
             expected=f"text in UTF-8 in {path}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -21,6 +22,7 @@ from aradals.data.formats import (
     Rows,
     Split,
     choose_column,
+    is_split,
     no_such_column,
 )
 from aradals.data.images import MEMORY_LIMIT, EncodedImage, NamedImage, SelectedImages
@@ -32,8 +34,13 @@ _NEEDED = {
     "label": "data that has a column of class indices or of class names",
 }
 _LABEL_KINDS = ("ClassLabel", "integer", "text")
-_NUMBERS_OF_ROWS = ("id", "index", "row", "row_id", "unnamed: 0", "")
+_NUMBERS_OF_ROWS = ("index", "row", "unnamed: 0", "")
 """Names of columns that number the rows; they are no features."""
+
+_MANY_ROWS = 100
+"""Number of rows from which on measurements in whole numbers hardly ever all differ."""
+
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
 class ImageFiles:
@@ -112,7 +119,7 @@ def read_rows(table: Table, columns: Columns) -> Rows:
     Raises:
         InputError: the columns of the inputs, or a named column of labels, are not clear.
     """
-    kinds = _kinds(table)
+    kinds, columns = _kinds(table), columns.known_in(table.schema.names)
     image = _choose_image(table, kinds, columns)
     label, unlabeled = _choose_label(table, kinds, columns, image)
     labels = None if label is None else table.column(label)
@@ -177,9 +184,7 @@ def _choose_label(
     possible = [name for name in kinds if name != image and (kinds[name] in _LABEL_KINDS or name in whole)]
     usual = [name for name in possible if name.lower() in USUAL_LABELS]
     integers = _of_kinds(kinds, "integer") if image else []
-    texts = [name for name in _of_kinds(kinds, "text") if name != image]
-    if image and len(kinds) > 2:
-        texts = []  # text beside an image may be anything
+    texts = [] if image and len(kinds) > 2 else _texts_of_classes(table, kinds, image)  # beside images may be any text
     preferred = _of_kinds(kinds, "ClassLabel") or usual or integers or texts
     try:
         name = choose_column(
@@ -190,6 +195,25 @@ def _choose_label(
             raise
         return None, error
     return name, None
+
+
+def _texts_of_classes(table: Table, kinds: dict[str, str], image: str | None) -> list[str]:
+    """List the columns of text that may name classes: no splits, and no text that is another one in each row.
+
+    In a small table, a single column is taken as it is, because every row can be of another class.
+    """
+    texts = [name for name in _of_kinds(kinds, "text") if name not in (image, split_column(table))]
+    least = 2 if len(texts) > 1 else _MANY_ROWS
+    return [name for name in texts if not _is_different_in_all_rows(table.read([name])[name], least)]
+
+
+def split_column(table: Table) -> str | None:
+    """Find the column ``split``, if every value in it names a split."""
+    name = next((name for name in table.schema.names if name.lower() == "split"), None)
+    if name is None or not load_extra("pyarrow").types.is_string(table.schema.field(name).type):
+        return None
+    values = set(table.read([name])[name].unique().to_pylist())
+    return name if values and all(value is not None and is_split(value) for value in values) else None
 
 
 def _is_whole(values: npt.NDArray[Any]) -> bool:
@@ -229,7 +253,7 @@ def _named_images(table: Table, column: str) -> list[EncodedImage]:
 def _with_features(table: Table, kinds: dict[str, str], rows: Rows) -> Rows:
     """Add the columns of numbers as inputs."""
     numbers = [name for name in _of_kinds(kinds, "integer", "float") if name != rows.label_column]
-    features = [name for name in numbers if name.lower() not in _NUMBERS_OF_ROWS]
+    features = [name for name in numbers if not _is_identifier(name)]
     if not features:
         raise InputError(expected=f"columns of numbers in {table.where}", got=", ".join(kinds), hint=_NEEDED["image"])
     left_out = [name for name in kinds if name not in features and name != rows.label_column]
@@ -242,9 +266,21 @@ def _with_features(table: Table, kinds: dict[str, str], rows: Rows) -> Rows:
             got=f"an infinite value in row {bad[0]}, and in {len(bad) - 1} more rows",
             hint="removing these rows, or leaving these cells empty",
         )
+    different = [name for name in features if kinds[name] == "integer" and _is_different_in_all_rows(content[name])]
     note = f"inputs are {len(features)} columns of numbers of {table.where}"
     without = f"; left out: {', '.join(left_out[:10])}" if left_out else ""
-    return replace(rows, inputs=values, features=tuple(features), notes=(*rows.notes, note + without))
+    warning = f"; with another value in each row, as an id has: {', '.join(different[:10])}" if different else ""
+    return replace(rows, inputs=values, features=tuple(features), notes=(*rows.notes, note + without + warning))
+
+
+def _is_different_in_all_rows(column: Any, least: int = _MANY_ROWS) -> bool:
+    """Return True for a column of at least ``least`` values that are all different."""
+    return len(column) >= least and len(column.unique()) == len(column)
+
+
+def _is_identifier(name: str) -> bool:
+    """Return True for the name of a column that tells rows apart: ``index``, ``customer_id``, ``userId``."""
+    return name.lower() in _NUMBERS_OF_ROWS or "id" in map(str.lower, _WORDS.findall(name))
 
 
 def _numbers(column: Any) -> npt.NDArray[np.float64]:
@@ -264,7 +300,7 @@ def _class_names(table: Table, label: str | None, kinds: dict[str, str]) -> tupl
 
 def _companions(table: Table, columns: Columns) -> Companions | None:
     """Read the columns beside the inputs of a table; None if the table has names of image files."""
-    kinds = _kinds(table)
+    kinds, columns = _kinds(table), columns.known_in(table.schema.names)
     image = _choose_image(table, kinds, columns)
     if image is None:
         return Companions(table.schema, read_rows(table, columns).features, table.read(list(kinds)))

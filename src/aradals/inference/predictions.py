@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from aradals.checks import FITTING_DATA, check_labels, check_output, refuse_other_scales
 from aradals.errors import InputError
+from aradals.inference.batches import InputBatches, numbered
 from aradals.inference.outputs import describe_reading, logit_model
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -108,19 +109,31 @@ def model_device_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     return torch.device("cpu"), torch.float32
 
 
-def predict(model: nn.Module, batches: Iterable[Batch]) -> Predictions:
-    """Compute the logits of ``model`` on ``batches`` of (ids, inputs, labels), and gather them on the CPU.
+def predict(model: nn.Module, batches: InputBatches) -> Predictions:
+    """Compute the logits of ``model`` on labeled examples, and gather them on the CPU.
 
     Inputs are moved to the model's device and dtype. The call does not change the model.
 
+    Args:
+        model: maps inputs in [0, 1] to logits of shape (N, K).
+        batches: a tuple (inputs, labels), or an iterable of batches, each a pair (inputs, labels) or a triple (ids,
+            inputs, labels). If there are no ids, the id of an example is its running number.
+
     Raises:
-        InputError: logits that are NaN, of a wrong shape, or probabilities; labels out of range.
+        InputError: examples without labels, or without a clear identity; logits that are NaN, of a wrong shape, or
+            probabilities; labels out of range.
     """
     model = logit_model(model)
     device, dtype = model_device_dtype(model)
     ids, logits, labels = [], [], []
     with evaluation_mode(model), torch.no_grad():
-        for batch_ids, inputs, batch_labels in batches:
+        for batch_ids, inputs, batch_labels in numbered(batches):
+            if batch_labels is None:
+                raise InputError(
+                    expected="labeled examples",
+                    got="inputs without labels",
+                    hint="predict(model, (inputs, labels)), or model(inputs) in place of predict",
+                )
             # The model gets a copy, so that a model that writes into its input does not change the caller's tensor.
             output = model(inputs.to(device, dtype, copy=True))
             output = check_output(output, len(inputs))

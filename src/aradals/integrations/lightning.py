@@ -53,8 +53,8 @@ class AdaptiveSmoothingCallback(Callback):
         collate_fn: makes a batch of examples with ids, as in the loader; None: that of ``DataLoader``.
 
     Raises:
-        InputError: a setting is out of its range; later, the module has no `AdaptiveSmoothing` or several, no
-            validation runs, or a batch has no ids.
+        InputError: a setting is out of its range; later, the module has no `AdaptiveSmoothing` or several, or
+            does not call it, no validation runs, or a batch has no ids.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -74,12 +74,14 @@ class AdaptiveSmoothingCallback(Callback):
         batch_size: int = 256,
         collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> None:
+        usage = "self.loss(logits, labels) in training_step and in validation_step"
         self.loop = AdaptiveLoop(
-            train_set, validation_set, scoring_model, every, attack, in_box(*bounds), batch_size=batch_size
+            train_set, validation_set, scoring_model, every, attack, in_box(*bounds), batch_size, usage
         )
         self.collate_fn = collate_fn
         self._ids: Tensor | None = None
         self._batch: Any = None
+        self._is_used = False  # the training needs the subsets
         self._undo: list[Callable[[], object]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -142,6 +144,7 @@ class AdaptiveSmoothingCallback(Callback):
         """Return the subsets of the current training batch, see the function `batch_subsets`."""
         if self._ids is None:
             raise InputError(expected="a training step", got="no batch", hint="batch_subsets(self) in training_step")
+        self._is_used = True
         return self.loop.train_subsets(self._ids)
 
     def _measured(self, trainer: Trainer, criterion: AdaptiveSmoothing, output: Any, labels: Any) -> Tensor:
@@ -172,6 +175,11 @@ class AdaptiveSmoothingCallback(Callback):
         if self.loop.is_due(trainer.current_epoch):
             with trainer.precision_plugin.forward_context():
                 self.loop.score(pl_module, _criterion_of(pl_module).num_subsets, self.collate_fn)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that the training is one with AR-AdaLS."""
+        if not self._is_used:
+            raise self.loop.no_call("training")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget batches of a validation that was interrupted."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from aradals._internal.processes import num_processes, of_all_processes
+from aradals.checks import ROUNDING
 from aradals.errors import InputError
 from aradals.losses import soft_cross_entropy
 from aradals.robustness.scores import ScoreTable, merge_tables, score
@@ -117,6 +118,8 @@ class InBox(nn.Module):
 def in_box(low: float = 0.0, high: float = 1.0) -> Prepare:
     """Make the `Prepare` for inputs that are one float tensor with values in [low, high], such as images.
 
+    A difference of rounding, 1e-6 of the range, is accepted.
+
     Raises:
         InputError: low is not below high; later, a batch has other values, or several float tensors to choose from.
     """
@@ -130,7 +133,8 @@ def in_box(low: float = 0.0, high: float = 1.0) -> Prepare:
             ids, rest = take_ids(batch)
             inputs = _inputs_of(rest)
             smallest, largest = float(inputs.min()), float(inputs.max())
-            if not (low <= smallest and largest <= high):
+            rounding = ROUNDING * (high - low)
+            if not (low - rounding <= smallest and largest <= high + rounding):
                 raise InputError(
                     expected=f"inputs from {low} to {high}, for scores of robustness",
                     got=f"values from {smallest:.4g} to {largest:.4g}",
@@ -166,6 +170,7 @@ class AdaptiveLoop:
         attack: an attack of `score`.
         prepare: makes inputs for `score`.
         batch_size: number of examples that are scored at a time.
+        usage: how the loss sees each batch, for an error.
         train: subset of each training example, int64, shape (N,); None before the first scoring.
         validation: subset of each validation example.
     """
@@ -177,6 +182,7 @@ class AdaptiveLoop:
     attack: str
     prepare: Prepare
     batch_size: int
+    usage: str
     train: Tensor | None = None
     validation: Tensor | None = None
     _observed: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
@@ -260,7 +266,12 @@ class AdaptiveLoop:
 
         Returns:
             For a logger: the new target and the measured gap, confidence minus accuracy, of each subset.
+
+        Raises:
+            InputError: no batch was observed.
         """
+        if not any(of_all_processes(bool(self._observed))):
+            raise self.no_call("validation")
         for ids, labels, logits in self._observed:
             subsets = None if self.train is None else _look_up(self.validation, ids, "validation")
             criterion.observe(labels, logits, subsets, ids)
@@ -270,6 +281,12 @@ class AdaptiveLoop:
         gaps = [conf - acc for conf, acc in zip(measured["confidence"], measured["accuracy"], strict=True)]
         columns = {"target_prob": target_prob.tolist(), "gap": gaps}
         return {f"{name}/{r}": value for name, column in columns.items() for r, value in enumerate(column)}
+
+    def no_call(self, part: str) -> InputError:
+        """Make the error for a part of the training that has not called the loss."""
+        return InputError(
+            expected=f"a {part} that computes its loss by AdaptiveSmoothing", got="no call of it", hint=self.usage
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the subsets, which training needs to continue."""

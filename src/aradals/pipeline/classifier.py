@@ -65,6 +65,7 @@ class Classifier:
         preprocessing: layers in front of the network, which prepare its inputs; empty if there are none.
         is_scale_known: False if the network may expect its inputs on another scale than [0, 1].
         arguments: arguments that the builder ``name`` got; empty for a model from memory.
+        preparation: what the checkpoint records of the preparation of its training data, such as the ranges of columns.
     """
 
     model: nn.Module
@@ -80,6 +81,7 @@ class Classifier:
     preprocessing: str = ""
     is_scale_known: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    preparation: Mapping[str, Any] = field(default_factory=dict)
     _fast: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def fast_model(self, inputs: Tensor) -> nn.Module:
@@ -222,6 +224,7 @@ def load_classifier(
         preprocessing=told,
         is_scale_known=bool(preprocessing or told or is_built_in(spec)),
         arguments={**sizes, **arguments},
+        preparation=description.preparation,
     )
 
 
@@ -248,9 +251,12 @@ def _preprocessed(network: nn.Module, spec: str, given: Preprocessing | None, sh
         return network
     if is_built_in(spec) or len(shape) != 3:
         raise InputError(
-            expected="--mean, --std and --bounds with another network, for images",
+            expected="--mean, --std and --bounds for images, and for a network that does not normalize them itself",
             got=f"{spec} and inputs of shape {shape}",
-            hint="--model-args '{mean: [...], std: [...]}' for a built-in network, or normalization inside the model",
+            hint="the command without these options: built-in networks normalize color images by the mean and the "
+            "standard deviation of ImageNet; or --model-args '{mean: [...], std: [...]}' for others"
+            if is_built_in(spec)
+            else "normalization inside the model",
         )
     if isinstance(network, Preprocessed):
         own, names = network.preprocessing, network.class_names

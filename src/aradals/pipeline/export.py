@@ -262,6 +262,7 @@ def _describe(
         "class_names": list(classifier.class_names),
         "input_shape": list(shape),
         "value_range": [0, 1],
+        "preparation": dict(classifier.preparation),
         "output": "probabilities" if format == "onnx" else "log_probabilities",
         "calibrator": None if calibrator is None else calibrator.to_dict(),
         **({"opset": OPSET} if format == "onnx" else {}),

@@ -133,7 +133,7 @@ def describe_score_file(path: Path, seconds: float) -> str:
 
 def _describe(scoring: Scoring, num_verified: int, median: float) -> str:
     seconds, n = scoring.seconds, scoring.n
-    speed = f" in {seconds:.1f} s ({n / max(seconds, 0.01):.1f} images per second; " if seconds >= 0 else " ("
+    speed = f" in {seconds:.1f} s ({n / max(seconds, 0.01):.1f} examples per second; " if seconds >= 0 else " ("
     return (
         f"{n} examples scored by {scoring.attack}{speed}on average {scoring.mean_forward:.1f} forward and "
         f"{scoring.mean_backward:.1f} backward passes); {num_verified} with a verified norm, {scoring.num_failed} "

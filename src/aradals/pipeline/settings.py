@@ -261,8 +261,11 @@ def _convert(kind: Any, value: object) -> Any:
 
 def _wrong_type(kinds: tuple[Any, ...], value: object, key: str) -> InputError:
     said = [_described(kind) for kind in kinds if kind is not NoneType]
+    choices = [str(each) for kind in kinds if get_origin(kind) is Literal for each in get_args(kind)]
     return InputError(
-        expected=f"{key} to be {' or '.join(words for words, _ in said)}".strip(), got=repr(value), hint=said[0][1]
+        expected=f"{key} to be {' or '.join(words for words, _ in said)}".strip(),
+        got=repr(value),
+        hint=nearest(str(value), choices, otherwise=said[0][1]),
     )
 
 
@@ -270,7 +273,8 @@ def _described(kind: Any) -> tuple[str, str]:
     """Name a type in an error, and choose a value for the hint."""
     if get_origin(kind) is Literal:
         choices = list(map(str, get_args(kind)))
-        return (f"one of {', '.join(choices)}" if len(choices) > 1 else repr(choices[0])), choices[0]
+        example = next((each for each in choices if each != "none"), "none")
+        return (f"one of {', '.join(choices)}" if len(choices) > 1 else repr(choices[0])), example
     if is_dataclass(kind):
         return f"settings ({', '.join(field.name for field in fields(kind))})", "{} for the defaults"
     words, example = _WORDS[get_origin(kind) or kind]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data import DataLoader
 
 from aradals._internal.optional import optional_imports
 from aradals.attacks import (
@@ -30,6 +30,7 @@ from aradals.attacks.base import prediction_changes
 from aradals.checks import check_inputs, check_output
 from aradals.errors import InputError
 from aradals.inference.accelerate import accelerated
+from aradals.inference.batches import InputBatches, in_memory, numbered
 from aradals.inference.gradients import (
     class_margin,
     forward_with_graph,
@@ -41,9 +42,6 @@ from aradals.inference.gradients import (
 from aradals.inference.padding import padded
 from aradals.inference.predictions import evaluation_mode, try_model, understood
 from aradals.robustness.starts import first_examples, sample_loader, spread_rows, uses_starts, with_starts
-
-InputBatches = Tensor | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]
-"""Inputs of shape (N, ...), or batches of inputs, (inputs, labels) or (ids, inputs, labels); values in [0, 1]."""
 
 _NUM_TRIED = 32
 _LOG_SECONDS = 30.0
@@ -150,12 +148,12 @@ def score(
 
     Args:
         model: maps inputs in [0, 1] to logits of shape (N, K). The call does not change the model.
-        batches: a tensor of inputs (N, ...); or an iterable of batches, each a tensor of inputs, a pair
-            (inputs, labels) or a triple (ids, inputs, labels). If there are no ids, the id of an example is its
-            running number. If several examples have the same id, the first one counts; distributed samplers repeat
-            examples to fill their batches.
+        batches: a tensor of inputs (N, ...); a tuple (inputs, labels); or an iterable of batches, each a tensor of
+            inputs, a pair (inputs, labels) or a triple (ids, inputs, labels). If there are no ids, the id of an
+            example is its running number. If several examples have the same id, the first one counts; distributed
+            samplers repeat examples to fill their batches.
         attack: see `aradals.attacks.get_attack`.
-        batch_size: number of examples attacked at a time, if ``batches`` is a tensor.
+        batch_size: number of examples attacked at a time, if ``batches`` is a tensor or a tuple.
         verified: also verify a perturbation that changes the prediction, for ``norm``.
         bf16: attack a copy of the model that computes in bfloat16. This is faster on some hardware, and less precise:
             up to 1 example in 10 moves to a neighboring decile of the ranking.
@@ -216,7 +214,8 @@ def score_batches(
     run_attack = choose_attack(attack, attack_args, verified=verified)
     if starts is None and uses_starts(run_attack):
         starts = _starts_of(batches)
-    return _score_batches(model, _numbered(batches, batch_size), run_attack, verified, bf16, starts)
+    unlabeled = ((ids, inputs) for ids, inputs, _ in numbered(batches, batch_size))
+    return _score_batches(model, unlabeled, run_attack, verified, bf16, starts)
 
 
 def _score_batches(
@@ -274,10 +273,10 @@ def _score_batches(
 
 def _starts_of(batches: InputBatches) -> Tensor | None:
     """Draw the examples to start from, if the batches have rows to choose from."""
-    if isinstance(batches, Tensor):
-        return batches[spread_rows(len(batches))]
+    if tensors := in_memory(batches):
+        return tensors[0][spread_rows(len(tensors[0]))]
     loader = sample_loader(batches) if isinstance(batches, DataLoader) else None
-    return None if loader is None else torch.cat([inputs for _, inputs in _numbered(loader, _NUM_TRIED)])
+    return None if loader is None else torch.cat([inputs for _, inputs, _ in numbered(loader, _NUM_TRIED)])
 
 
 def choose_attack(attack: str | Attack, attack_args: dict[str, Any], *, verified: bool = False) -> Attack:
@@ -491,52 +490,5 @@ def _num_examples(batches: InputBatches) -> int | None:
     """Count the examples, if the number is known."""
     if isinstance(batches, DataLoader):
         return len(batches.dataset) if isinstance(batches.dataset, Sized) else None
-    return len(batches) if isinstance(batches, Tensor) else None
-
-
-def _numbered(batches: InputBatches, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (ids, inputs) for every batch."""
-    if isinstance(batches, Tensor):
-        if batch_size < 1:
-            raise InputError(expected="batch_size >= 1", got=f"batch_size={batch_size}", hint="batch_size=256")
-        batches = torch.split(batches, batch_size) if len(batches) else ()
-    num_seen = 0
-    for batch in batches:
-        parts = (batch,) if isinstance(batch, Tensor) else tuple(batch)
-        if not 1 <= len(parts) <= 3 or not all(isinstance(part, Tensor) for part in parts):
-            raise InputError(
-                expected="batches of inputs, (inputs, labels) or (ids, inputs, labels)",
-                got=f"{type(batch).__name__} of {', '.join(type(part).__name__ for part in parts)}",
-                hint="a collate function that returns tensors",
-            )
-        if len(parts) == 3:
-            ids, inputs, _ = parts
-            _check_ids(ids, len(inputs))
-        else:
-            if isinstance(batches, DataLoader) and not _in_order(batches):
-                raise InputError(
-                    expected="ids with the batches, or batches in the order of the data set",
-                    got="a shuffling DataLoader without ids",
-                    hint="shuffle=False, or a data set of (id, input, label) examples",
-                )
-            inputs = parts[0]
-            ids = torch.arange(num_seen, num_seen + len(inputs))
-        num_seen += len(inputs)
-        yield ids, inputs
-
-
-def _check_ids(ids: Tensor, num_inputs: int) -> None:
-    if ids.is_floating_point() or ids.shape != (num_inputs,):
-        raise InputError(
-            expected=f"{num_inputs} integer ids",
-            got=f"{ids.dtype} of shape {tuple(ids.shape)}",
-            hint="batches of (ids, inputs, labels), in this order",
-        )
-
-
-def _in_order(loader: DataLoader[Any]) -> bool:
-    """Return True if the rows are known to come in the order of the data set."""
-    if isinstance(loader.dataset, IterableDataset):
-        return True
-    sampler = loader.sampler if loader.batch_sampler is None else getattr(loader.batch_sampler, "sampler", None)
-    return isinstance(sampler, SequentialSampler)
+    tensors = in_memory(batches)
+    return None if tensors is None else len(tensors[0])

@@ -101,7 +101,11 @@ class AdaptiveSmoothingCallback(TrainerCallback):  # type: ignore[misc]
             )
         self.criterion, self.bounds = criterion, bounds
         prepare = in_box(*(bounds or (0.0, 1.0)))
-        self.loop = AdaptiveLoop(train_set, validation_set, scoring_model, every, attack, prepare, batch_size)
+        usage = (
+            "Trainer(compute_loss_func=adaptive.loss), or, in a subclass with a compute_loss of its own, "
+            "adaptive.loss(outputs, labels, num_items_in_batch) there"
+        )
+        self.loop = AdaptiveLoop(train_set, validation_set, scoring_model, every, attack, prepare, batch_size, usage)
         self._initial = copy.deepcopy(criterion.state_dict())
         self._is_training = self._is_evaluated = False
         self._network: nn.Module | None = None  # the model that accepts ids
