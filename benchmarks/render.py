@@ -337,12 +337,8 @@ def summary(studies: Sequence[Evidence]) -> str:
         for best, times in Counter(each.best for each in found).most_common(1):
             better = sum(each.against_baseline.startswith("shown") for each in found)
             share = f"{best} ({times} of {len(found)})"
-            rows.append([situation, found[0].metric, share, f"{better} of {len(found)}"])
-    return (
-        table(["situation", "measure", "most often the best (in studies)", "best is better (in studies)"], rows)
-        if rows
-        else NONE_YET
-    )
+            rows.append([f"{situation} ({found[0].metric})", share, f"{better} of {len(found)}"])
+    return table(["situation", "most often the best", "is better"], rows) if rows else NONE_YET
 
 
 def with_block(text: str, block: str) -> str:

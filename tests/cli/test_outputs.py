@@ -48,8 +48,9 @@ class World:
         return [*COMMANDS[name], *(self.loaded if name == "export" else self.arguments)]
 
     def content(self) -> dict[str, bytes]:
-        """Of every file."""
-        files = (path for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink())
+        """Of every file, except what Python writes beside a model that it imports."""
+        found = (path for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink())
+        files = [path for path in found if path.parent.name != "__pycache__"]
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in files}
 
 

@@ -54,7 +54,7 @@ def test_pages_are_the_same_each_time_and_the_gap_is_shown(render: ModuleType, s
     one, every, short = pages[0]
     assert short.startswith("before\n<!-- evidence:start -->\n| situation |")
     assert short.endswith(" |\n<!-- evidence:end -->\nafter\n")
-    assert "| cannot retrain | NLL, clean | vanilla + temperature scaling (1 of 1) | 0 of 1 |" in short
+    assert "| cannot retrain (NLL, clean) | vanilla + temperature scaling (1 of 1) | 0 of 1 |" in short
     assert "larger gap than the most robust one, clean | **shown**" in one
     assert "| cannot retrain | demo | vanilla + temperature scaling |" in every
     assert (tmp_path / "demo" / "evidence.json").stat().st_size < 1_500_000
