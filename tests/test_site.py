@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -15,20 +13,14 @@ from aradals.cli.main import COMMANDS
 from aradals.cli.parser import CommandParser
 from aradals.pipeline.recipes import list_recipes
 from aradals.results import json_schema
+from scripts import load_script
 
 pytest.importorskip("mkdocs", reason="needs the dependency group docs")
-
-SCRIPT = Path(__file__).parents[1] / "tools" / "site_pages.py"
 
 
 @pytest.fixture(scope="module")
 def site() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("site_pages", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = sys.modules["site_pages"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/site_pages.py")
 
 
 def test_every_option_of_every_command_is_in_the_reference(site: ModuleType) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -12,18 +10,12 @@ import pytest
 from synthetic_results import compared, make_study
 
 from aradals.results.records import Results
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "render.py"
+from scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def render() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("render", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = sys.modules["render"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/render.py")
 
 
 @pytest.fixture(scope="module")
