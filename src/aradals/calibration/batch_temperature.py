@@ -20,7 +20,7 @@ from aradals.calibration.base import (
 )
 from aradals.calibration.label_shift import ClassEntropies, dispersion, entropy, estimate_class_mix
 from aradals.calibration.newton import minimize_convex
-from aradals.calibration.temperature import best_temperature, find_problem, relative_logits
+from aradals.calibration.temperature import best_temperature, find_problem, relative_logits, warn_of_problem
 from aradals.checks import Values, to_tensor
 from aradals.errors import InputError
 
@@ -219,8 +219,8 @@ class BatchTemperature(Calibrator):
                 "calibrate` with --model and --data makes domains, and fit(..., domains=...) takes them",
                 stacklevel=5,
             )
-        elif problem := find_problem(logits, labels):
-            warnings.warn(f"the temperature rests on the pull to 1: {problem}", stacklevel=4)
+        else:
+            warn_of_problem("the temperature rests on the pull to 1", find_problem(logits, labels))
 
     def _describe(self, logits: Tensor, labels: Tensor) -> None:
         """Keep what later batches are compared with."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from aradals.calibration.base import Calibrator, bad_state, quantiles, read_state, zero_masked
 from aradals.calibration.interpolation import interpolate
 from aradals.calibration.newton import Face, minimize_convex, step_over_faces
-from aradals.calibration.temperature import best_temperature, find_problem, relative_logits
+from aradals.calibration.temperature import best_temperature, find_problem, relative_logits, warn_of_problem
 from aradals.errors import InputError
 from aradals.inference.gradients import class_margin
 
@@ -112,8 +112,7 @@ class ConditionalTemperature(Calibrator):
                 )
             num_degrees = choose_num_degrees(logits, labels, levels, range(limit + 1))
         self._keep(fit_temperatures(logits, labels, levels, single, num_degrees), *table)
-        if problem := find_problem(logits, labels):
-            warnings.warn(f"the temperatures rest on the pull to 1: {problem}", stacklevel=4)
+        warn_of_problem("the temperatures rest on the pull to 1", find_problem(logits, labels))
 
     def temperature_for(self, scores: Tensor) -> Tensor:
         """Compute the temperature at each score, float64, shape (N,)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aradals.calibration.base import Calibrator, bad_state, read_state
-from aradals.calibration.temperature import best_temperature, find_problem
+from aradals.calibration.temperature import best_temperature, find_problem, warn_of_problem
 
 GUMBEL_SPREAD = math.pi / math.sqrt(6)
 """The standard deviation of the noise with which the winner has exactly the probabilities of the softmax."""
@@ -58,8 +57,7 @@ class ConsistencyCalibration(Calibrator):
 
         center = math.log(best_temperature(logits, labels) * GUMBEL_SPREAD)
         self._keep(math.exp(golden_section(loss, center - 2, center + 2)))
-        if problem := find_problem(logits, labels):
-            warnings.warn(f"the noise rests on the pull to that of the softmax: {problem}", stacklevel=4)
+        warn_of_problem("the noise rests on the pull to that of the softmax", find_problem(logits, labels))
 
     def forward(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
         """Logarithms of the probabilities; ``scores`` are ignored."""

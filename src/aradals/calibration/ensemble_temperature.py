@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any, Self
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from aradals.calibration.base import Calibrator, bad_state, read_state
 from aradals.calibration.newton import Face, minimize_convex, step_over_faces
-from aradals.calibration.temperature import best_temperature, find_problem
+from aradals.calibration.temperature import best_temperature, find_problem, warn_of_problem
 
 
 class EnsembleTemperatureScaling(Calibrator):
@@ -55,8 +54,7 @@ class EnsembleTemperatureScaling(Calibrator):
         start = torch.full_like(label_probs[0], 1 / 3)
         weights = minimize_convex(partial(_loss, label_probs), start, simplex_step).clamp(0, 1)
         self._keep(temperature, weights / weights.sum())
-        if problem := find_problem(logits, labels):
-            warnings.warn(f"the temperature rests on the pull to 1: {problem}", stacklevel=4)
+        warn_of_problem("the temperature rests on the pull to 1", find_problem(logits, labels))
 
     def forward(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
         """Logarithms of the mixed probabilities; ``scores`` are ignored."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aradals.calibration.base import Calibrator, bad_state, read_state, zero_masked
-from aradals.calibration.temperature import best_temperature, find_problem
+from aradals.calibration.temperature import best_temperature, find_problem, warn_of_problem
 from aradals.metrics.outcomes import rank
 from aradals.metrics.selective import selective_risk
 
@@ -67,8 +66,7 @@ class PNormScaling(Calibrator):
             candidates.append((float(selective_risk(rank(confidence, correct)).mean()), order, length))
         _, order, length = min(candidates, key=lambda candidate: candidate[0])
         self._keep(order, length)
-        if problem := find_problem(logits, labels):
-            warnings.warn(f"the length of the logits rests on the pull to T = 1: {problem}", stacklevel=4)
+        warn_of_problem("the length of the logits rests on the pull to T = 1", find_problem(logits, labels))
 
     def forward(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
         """Logits of the length ℓ; ``scores`` are ignored."""

@@ -52,8 +52,7 @@ class TemperatureScaling(Calibrator):
         only the pull keeps the temperature.
         """
         self._keep(best_temperature(logits, labels), find_problem(logits, labels))
-        if self.problem:
-            warnings.warn(f"the temperature rests on the pull to 1: {self.problem}", stacklevel=4)
+        warn_of_problem("the temperature rests on the pull to 1", self.problem)
 
     def forward(self, logits: Tensor, scores: Tensor | None = None) -> Tensor:
         """``logits / temperature``; ``scores`` are ignored."""
@@ -131,3 +130,9 @@ def find_problem(logits: Tensor, labels: Tensor) -> str:
     if (relative <= 0).all():
         return f"every label of these {len(labels)} examples is predicted right"
     return ""
+
+
+def warn_of_problem(what: str, problem: str) -> None:
+    """Warn, at the line that calls `Calibrator.fit`, that a fit rests on its pull alone; if there is such a problem."""
+    if problem:
+        warnings.warn(f"{what}: {problem}", stacklevel=5)

@@ -277,9 +277,7 @@ class AdaptiveLoop:
             criterion.observe(labels, logits, subsets, ids)
         self.forget()
         target_prob = criterion.update_as_one() if self.train is None else criterion.update()
-        measured = criterion.history[-1]
-        gaps = [conf - acc for conf, acc in zip(measured["confidence"], measured["accuracy"], strict=True)]
-        columns = {"target_prob": target_prob.tolist(), "gap": gaps}
+        columns = {"target_prob": target_prob.tolist(), "gap": criterion.last_gaps()}
         return {f"{name}/{r}": value for name, column in columns.items() for r, value in enumerate(column)}
 
     def no_call(self, part: str) -> InputError:

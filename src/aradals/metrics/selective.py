@@ -352,14 +352,19 @@ def confidence_threshold_by_subset(
     labels = to_tensor(labels)
     given = {name: to_tensor(each) for name, each in {"logits": logits, "probs": probs}.items() if each is not None}
     numbers = torch.unique(members).tolist()
-    level = 1 - (1 - level) / len(numbers)
+    own_level = level_of_each(level, len(numbers))
     return {
         number: confidence_threshold(
-            labels[member], max_error, level=level, **{name: each[member] for name, each in given.items()}
+            labels[member], max_error, level=own_level, **{name: each[member] for name, each in given.items()}
         )
         for number in numbers
         for member in [members == number]
     }
+
+
+def level_of_each(level: float, number: int) -> float:
+    """Confidence level at which each of some guarantees must hold, so that all hold together at ``level``."""
+    return 1 - (1 - level) / number
 
 
 def min_accepted(max_error: float, *, level: float = 0.95) -> float:

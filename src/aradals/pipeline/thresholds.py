@@ -14,6 +14,7 @@ from aradals.metrics import (
     confidence_threshold_by_subset,
     min_accepted,
 )
+from aradals.metrics.selective import level_of_each
 from aradals.results.records import Threshold
 
 MAX_ERRORS = (0.01, 0.05)
@@ -39,7 +40,7 @@ def find_thresholds(
         yield _record(found, max_error, LEVEL, calibrator, None)
         if subsets is not None:
             by_subset = confidence_threshold_by_subset(labels, subsets, max_error, logits=logits, level=LEVEL)
-            level = 1 - (1 - LEVEL) / len(by_subset)
+            level = level_of_each(LEVEL, len(by_subset))
             for subset, own in by_subset.items():
                 yield _record(own, max_error, level, calibrator, subset)
 

@@ -76,13 +76,12 @@ def verdict(results: Results) -> Verdict:
     advice = _advice_for_one(results, first)
     if len(results.variants) > 1:
         advice = _advice(results, first, best if is_better else None)
-    problem, names = _gap_sentence(results, first), Verdict.names
-    sentences = [problem, advice, _scope(results)]
-    if best and is_better:
-        sentences, names = [advice, problem, sentences[2]], (names[1], names[0], names[2])
+    said = (_gap_sentence(results, first), advice, _scope(results))
+    order = (1, 0, 2) if is_better else (0, 1, 2)
     accepting = best if best and best.method == first.method else first
     notes = [*_threshold_sentences(results, accepting), *_searches(results, lost=False)]
-    return Verdict(sentences, first, best, [*doubts, *_warnings(results)], notes, names)
+    warned, names = [*doubts, *_warnings(results)], tuple(Verdict.names[place] for place in order)
+    return Verdict([said[place] for place in order], first, best, warned, notes, names)
 
 
 def recommend(results: Results) -> tuple[Variant | None, bool]:
@@ -152,9 +151,9 @@ def _advice(results: Results, first: Variant, best: Variant | None) -> str:
         use = f"{treatment(best.calibrator)}, which costs no training{beside}"
     elif math.isfinite(cost):
         use += f", which takes {cost:.1f} times the training time"
-    noise = {True: ", within noise", False: ", more than noise", None: ""}[is_noise(results, first, metric)]
+    error = ", ".join(filter(None, [ERRORS[metric], _noise(results, first, metric)]))
     effect = (
-        f"it lowers the mean gap between confidence and accuracy ({ERRORS[metric]}{noise}) of {name} "
+        f"it lowers the mean gap between confidence and accuracy ({error}) of {name} "
         f"{_change(results, best, first, metric, 'clean')}"
     )
     if results.shifts:
@@ -169,10 +168,15 @@ def _advice(results: Results, first: Variant, best: Variant | None) -> str:
 
 def _error(results: Results, variant: Variant, metric: Metric) -> str:
     """Write ``ECE of vanilla (0.020 and more than noise)``."""
-    noise, error = is_noise(results, variant, metric), measure(results, variant, metric)
-    words = {True: " and within noise", False: " and more than noise", None: ""}[noise]
-    known = f" ({error.value:.3f}{words})" if error.known else ""
+    error = measure(results, variant, metric)
+    words = " and ".join(filter(None, [f"{error.value:.3f}", _noise(results, variant, metric)]))
+    known = f" ({words})" if error.known else ""
     return f"{ERRORS[metric]} of {label(results, variant)}{known}"
+
+
+def _noise(results: Results, variant: Variant, metric: Metric) -> str:
+    """Say how an error compares with its noise floor; empty if the floor is unknown."""
+    return {True: "within noise", False: "more than noise", None: ""}[is_noise(results, variant, metric)]
 
 
 def _change(results: Results, best: Variant, first: Variant, metric: Metric, place: Place) -> str:
@@ -194,11 +198,11 @@ def _advice_for_one(results: Results, variant: Variant) -> str:
             f"There is nothing to repair: its calibration errors are within noise at {results.num_examples:,} examples."
         )
     error = measure(results, variant, metrics[0])
-    noise = {True: "is within noise", False: "is more than noise", None: "has no known noise floor"}
+    noise = _noise(results, variant, metrics[0])
     where = "these subsets" if results.num_subsets > 1 else "other ones"
     return (
         f"Its {ERRORS[metrics[0]]} of {error.value:.3f} {_interval(error, 1, 3)} "
-        f"{noise[is_noise(results, variant, metrics[0])]}: fit a calibrator on "
+        f"{f'is {noise}' if noise else 'has no known noise floor'}: fit a calibrator on "
         f"held-out examples (`aradals calibrate`), and judge it on {where} (`aradals evaluate`)."
     )
 

@@ -267,6 +267,11 @@ class AdaptiveSmoothing(nn.Module):
         """The measurements of all updates, with lists over subsets."""
         return [dict(zip(_MEASURED, step, strict=True)) for step in self.steps.tolist()]
 
+    def last_gaps(self) -> list[float]:
+        """Return the gap of each subset at the last update, confidence minus accuracy; NaN for one without examples."""
+        last = self.history[-1]
+        return [conf - acc for conf, acc in zip(last["confidence"], last["accuracy"], strict=True)]
+
     @torch.no_grad()
     def observe(self, labels: Values, logits: Values, subsets: Values | None = None, ids: Values | None = None) -> None:
         """Measure confidence and accuracy on a batch of validation examples, for the next update.

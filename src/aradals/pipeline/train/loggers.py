@@ -84,7 +84,5 @@ def epoch_metrics(
     found = {"train/loss": epoch["loss"], "train/accuracy": epoch["accuracy"], **validation}
     found |= {f"target_prob/{subset}": target for subset, target in enumerate(criterion.target_prob.tolist())}
     if validation:
-        measured = criterion.history[-1]
-        pairs = zip(measured["confidence"], measured["accuracy"], strict=True)
-        found |= {f"gap/{subset}": confidence - accuracy for subset, (confidence, accuracy) in enumerate(pairs)}
+        found |= {f"gap/{subset}": gap for subset, gap in enumerate(criterion.last_gaps())}
     return {name: value for name, value in found.items() if math.isfinite(value)}

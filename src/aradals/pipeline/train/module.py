@@ -214,10 +214,12 @@ class AdaptiveClassifier(LightningModule):
             self.criterion.update_as_one(labels, logits, ids)
         else:
             self.criterion.update(labels, logits, self.validation_subsets[ids], ids)
+        if isinstance(self.objective, StatefulObjective) or self.config.logger != "none":
+            labels, logits = _whole_split(ids, labels, logits)
         if isinstance(self.objective, StatefulObjective):
-            self.objective.update(*_whole_split(ids, labels, logits))
+            self.objective.update(labels, logits)
         if self.config.logger != "none":
-            self._logged = validation_metrics(*_whole_split(ids, labels, logits))
+            self._logged = validation_metrics(labels, logits)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer and the schedule that the recipe names."""
