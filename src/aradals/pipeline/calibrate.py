@@ -23,7 +23,7 @@ from aradals.errors import InputError
 from aradals.inference.predictions import predict
 from aradals.pipeline.artifacts import save_calibrator
 from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples, match_labels
-from aradals.pipeline.domains import check_domains, predict_domains
+from aradals.pipeline.domains import check_domains, fit_on_domains
 from aradals.pipeline.evaluate import evaluate_predictions
 from aradals.pipeline.leakage import check_stored, tell_unchecked
 from aradals.pipeline.numbering import check_numbering
@@ -199,8 +199,7 @@ def load_calibrators(paths: Sequence[Path]) -> dict[str, Calibrator]:
 
 def _fit(calibrator: Calibrator, classifier: Classifier, examples: Examples) -> None:
     if isinstance(calibrator, BatchTemperature):
-        predictions, domains = predict_domains(classifier.model, examples)
-        calibrator.fit(predictions.labels, logits=predictions.logits, domains=domains)
+        fit_on_domains(calibrator, classifier.model, examples)
     else:
         _fit_on_clean(calibrator, classifier, examples)
     calibrator.origin = replace(calibrator.origin, weights=classifier.weights, example_hashes=examples.hashes)

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from aradals.calibration import BatchTemperature
 from aradals.data import Examples
 from aradals.data.augmix import augmix
 from aradals.errors import InputError
@@ -64,6 +65,12 @@ def predict_domains(model: nn.Module, examples: Examples) -> tuple[Predictions, 
     domains = torch.arange(len(parts)).repeat_interleave(len(examples))
     ids, logits, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "logits", "labels"))
     return Predictions(ids, logits, labels), domains
+
+
+def fit_on_domains(calibrator: BatchTemperature, model: nn.Module, examples: Examples) -> None:
+    """Fit a batch temperature on the predictions of examples as they are and under each drift."""
+    predictions, domains = predict_domains(model, examples)
+    calibrator.fit(predictions.labels, logits=predictions.logits, domains=domains)
 
 
 def _drifted(examples: Examples, drift: Drift) -> Iterator[Batch]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from aradals._internal.specs import user_code
-from aradals.calibration import BatchTemperature, get_calibrator
+from aradals.calibration import get_calibrator
 from aradals.checks import check_output
 from aradals.errors import InputError
 from aradals.inference.predictions import Batch, evaluation_mode
@@ -14,14 +14,9 @@ from aradals.pipeline.config import FixedTargets, MethodConfig, ShapedTargets, S
 
 
 def check_config(config: StudyConfig) -> None:
-    """Raise InputError for objectives and calibrators that a study cannot have; settings check all other values."""
+    """Raise InputError for unknown objectives and calibrators; settings check all other values."""
     for calibrator in config.all_calibrators:
-        if isinstance(get_calibrator(calibrator), BatchTemperature):
-            raise InputError(
-                expected="calibrators that are fitted on clean predictions alone",
-                got=calibrator,
-                hint=f"`aradals calibrate --method {calibrator}` for a model of the study, and `aradals evaluate`",
-            )
+        get_calibrator(calibrator)
     for name, method in config.methods.items():
         for candidate in method.candidates:
             _check_objective(name, candidate)

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from aradals._internal.optional import load_extra
+from aradals.calibration import BatchTemperature, get_calibrator
 from aradals.checks import FITTING_DATA, check_labels
 from aradals.inference.gradients import model_inputs
 from aradals.inference.outputs import logit_model
 from aradals.inference.predictions import evaluation_mode, resolve_device, try_model
 from aradals.pipeline.config import StudyConfig
+from aradals.pipeline.domains import check_domains
 from aradals.pipeline.health import check_trainable
 from aradals.pipeline.leakage import check_unseen
 from aradals.pipeline.ranks import check_devices
@@ -58,6 +60,8 @@ def try_seed(seed: SeedPlan, space: Workspace) -> None:
     )
     check_num_subsets(given.num_subsets, len(splits.test), "evaluation.num_subsets", "the test split")
     choose_shift(splits.test, given.corruptions, given.severities, preset=given.preset, corrupted=given.corrupted)
+    if any(isinstance(get_calibrator(each), BatchTemperature) for each in config.all_calibrators):
+        check_domains(splits.calibration)
     batch = splits.train.batch([0, 1])
     model = logit_model(materials.load(Path(checkpoint), "", "cpu").model if checkpoint else materials.build())
     num_classes = try_model(model, batch[1])

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aradals._internal.hashes import encode_hashes
 from aradals._internal.json_files import save_json, settings_digest
 from aradals._internal.specs import code_digest
-from aradals.calibration import TemperatureScaling, get_calibrator, load_calibrator
+from aradals.calibration import BatchTemperature, TemperatureScaling, get_calibrator, load_calibrator
 from aradals.data import Examples, files_digest, load_column
 from aradals.errors import InputError, OutputError, TrainingFailed
 from aradals.inference.ensemble import Ensemble
@@ -25,6 +25,7 @@ from aradals.metrics import nll
 from aradals.models import save_checkpoint, seal_description
 from aradals.pipeline.artifacts import load_predictions, save_calibrator, versions
 from aradals.pipeline.config import ColumnSubsets, RandomSubsets, RankedSubsets
+from aradals.pipeline.domains import fit_on_domains
 from aradals.pipeline.evaluate import evaluate_conditions
 from aradals.pipeline.predict import pool_members, predict_conditions, prediction_paths
 from aradals.pipeline.ranks import on_ranks, rank_of
@@ -335,11 +336,27 @@ def calibrate(task: Calibrate, space: Workspace) -> None:
         weights = [metadata.get("weights", "") for _, metadata in members]
         origin_weights = weights[0] if len(weights) == 1 else settings_digest(weights)
         for calibrator in task.calibrators:
-            fitted = get_calibrator(calibrator).fit(fitted_on.labels, logits=fitted_on.logits, scores=fitted_on.scores)
+            fitted = get_calibrator(calibrator)
+            if isinstance(fitted, BatchTemperature):
+                fit_on_domains(fitted, _load_pooled(task.predictions, space), examples)
+            else:
+                fitted.fit(fitted_on.labels, logits=fitted_on.logits, scores=fitted_on.scores)
             fitted.origin = replace(fitted.origin, weights=origin_weights)
             save_calibrator(folder / f"{calibrator}.json", fitted, examples)
 
     space.fill(task, inputs, make)
+
+
+def _load_pooled(predictions: Sequence[Predict], space: Workspace) -> nn.Module:
+    """Load the model that has made predictions, or the ensemble of several."""
+    classifiers = [
+        space.materials(each.source).load(
+            space.paths(each.train)[each.checkpoint], space.digests(each.train)[each.checkpoint], space.device
+        )
+        for each in predictions
+    ]
+    models = [each.model for each in classifiers]
+    return models[0] if len(models) == 1 else Ensemble(models)
 
 
 def evaluate(task: Evaluate, space: Workspace) -> None:
