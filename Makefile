@@ -52,7 +52,7 @@ wheel: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow tests/test_wheel.py
 
 # Runs or resumes every study, and writes its page; all data but those of letter are found in the folder ARADALS_DATA.
-STUDIES ?= letter magic spambase fashion features sections cifar10-overfit
+STUDIES ?= letter ranking magic spambase fashion features sections cifar10-overfit
 
 evidence: $(VENV)/installed-package
 	for name in $(STUDIES); do \

@@ -22,11 +22,12 @@ from pathlib import Path
 from aradals._internal.files import atomic_path
 from aradals._internal.json_files import load_json, save_json
 from aradals._internal.typed import read_typed
+from aradals.pipeline.recipes import list_recipes
 from aradals.report.tables import cell, failed_rows, stability_rows
 from aradals.report.view import METRIC_NAMES, label, shift_mean
 from aradals.results import read_results
 from aradals.results.aggregate import by_seed, mean_over_seeds, measure, places, relative_cost
-from aradals.results.compare import paired_t_test
+from aradals.results.compare import holm, paired_t_test
 from aradals.results.files import plain
 from aradals.results.records import CLEAN, Comparison, Measure, Metric, Place, Results, Variant
 
@@ -35,7 +36,8 @@ SHOWN: tuple[Metric, ...] = (
     *("accuracy", "ece", "ece_noise_floor", "subset_calibration_error", "subset_noise_floor", "nll", "brier", "aurc"),
     *("coverage_at_error_1", "coverage_at_error_5"),
 )
-JUDGED: tuple[Metric, ...] = ("ece", "subset_calibration_error", "nll", "aurc")
+GAPS: tuple[Metric, ...] = ("ece", "subset_calibration_error")
+JUDGED = (*GAPS, "nll", "aurc")
 REPAIRED: tuple[Metric, ...] = ("nll", "aurc")
 """Metrics that are judged after a temperature, which repairs the level that label smoothing changes."""
 MIN_SEEDS = 3
@@ -44,8 +46,19 @@ NAMES: dict[Metric, str] = {**METRIC_NAMES, "subset_calibration_error": "subset 
 PLACES: dict[Place, str] = {"clean": "clean", "all_shifts": "shift"}
 RULE = (
     "Rule of all answers: *shown* (or *contradicted*) if the 95 % interval of the difference excludes zero in this (or "
-    "in the other) direction and p < .05, with Holm's correction where several variants are compared; else *not "
-    "shown*. Fewer than three seeds have no test, and so show nothing."
+    "in the other) direction and p < .05, after Holm's correction; else *not shown*. The claims of the paper are one "
+    "family of tests, and the comparisons of all variants with one of them are another. Fewer than three seeds have no "
+    "test, and so show nothing."
+)
+PAPER_RULE = "ar_adals_plain"
+"""The method of the paper to the letter, in every recipe that has it."""
+PAPER_OTHERS = ("label_smoothing", "mixup", "ccat")
+"""The methods that the paper compares with, beside the vanilla one."""
+PAPER_ENSEMBLES = ("ensemble_of_ar_adals", "ar_adals_of_ensemble")
+"""The ensembles of the paper, which it compares with the one of vanilla models."""
+COMPARED = (
+    "Each cell says whether the method is significantly lower or higher than the other, by the rule above, and by how "
+    "much; lower is better. A dash stands for *not shown*; evidence.json has all differences."
 )
 NONE_YET = "No study is complete yet."
 SITUATIONS: dict[str, tuple[Place, Metric]] = {
@@ -59,12 +72,20 @@ SITUATIONS: dict[str, tuple[Place, Metric]] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer to a claim: a difference, its interval and its p value."""
+    """An answer to a claim: a difference, its interval and its p value.
+
+    Attributes:
+        claim: a sentence; or, for two methods, the measure that is lower for the first one.
+        method: name of the first method.
+        other: name of the second method.
+    """
 
     claim: str
     answer: str
     difference: Measure
     p: float = math.nan
+    method: str = ""
+    other: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,93 +107,132 @@ class Evidence:
     name: str
     text: str
     num_seeds: int
-    answers: tuple[Answer, ...]
+    claims: tuple[Answer, ...]
+    comparisons: tuple[Answer, ...]
     choices: tuple[Choice, ...]
 
 
-def judge(difference: float, low: float, high: float, p: float, *, expected: int) -> str:
+def judge(difference: Measure, p: float, *, expected: int) -> str:
     """Apply `RULE`; ``expected`` is the sign of the difference that the claim predicts."""
-    sign = Measure(difference, low, high).sign
-    if not sign or not p < 0.05:
+    if not difference.sign or not p < 0.05:
         return "not shown"
-    return "shown" if sign == expected else "contradicted"
+    return "shown" if difference.sign == expected else "contradicted"
 
 
-def flipped(found: Comparison) -> Measure:
-    """Turn baseline minus method into method minus baseline."""
-    return Measure(-found.difference, -found.high, -found.low)
+def claims(results: Results) -> tuple[Answer, ...]:
+    """Answer the claims of the paper, as far as the study has the methods; they are one family of tests."""
+    tests = [*_by_robustness(results), *_by_paper(results), *_by_stability(results)]
+    corrected = holm([p for *_, p, _ in tests])
+    return tuple(
+        Answer(claim, judge(found, p, expected=expected), found, p)
+        for (claim, found, _, expected), p in zip(tests, corrected, strict=True)
+    )
 
 
-def answers(results: Results) -> Iterator[Answer]:
-    """Answer the claims of the paper, and those about every method of ``compare_with``."""
-    yield from _by_robustness(results)
-    yield from _by_stability(results)
-    for name in results.config.get("compare_with", ()):
-        yield from _by_comparison(results, name)
+Test = tuple[str, Measure, float, int]
+"""A claim, the difference, the p value, and the sign of the difference that the claim predicts."""
 
 
-def _by_comparison(results: Results, name: str) -> Iterator[Answer]:
-    """Compare a method, or the ensemble of the reference, with the others: as trained, and after a temperature."""
-    ensemble = results.method(name).num_members > 1
-    others = [
-        each
-        for each in results.methods
-        if each.name != name and (each.num_members > 1) == ensemble and (ensemble or not each.variant_of)
-    ]
-    judged = [(place, metric) for place in places(results) for metric in JUDGED]
-    for other, (place, metric) in ((other, each) for other in others for each in judged):
-        calibrator = "temperature" if metric in REPAIRED else "none"
-        pair = (Variant(other.name, calibrator), Variant(name, calibrator), place, metric)
-        if (found := results.by_comparison.get(pair)) is None:
-            continue
-        first, second = (other.name, name) if ensemble else (name, other.name)
-        lower = found.measure if ensemble else flipped(found)
-        claim = f"{results.method(first).label} has a lower {NAMES[metric]} than {results.method(second).label}"
-        where = PLACES[place] + (", both with a temperature" if metric in REPAIRED else "")
-        answer = judge(lower.value, lower.low, lower.high, found.p_holm, expected=-1)
-        yield Answer(f"{claim}, {where}", answer, lower, found.p_holm)
-
-
-def _by_robustness(results: Results) -> Iterator[Answer]:
-    """Compare the gap of the least robust subset with that of the most robust one, as trained."""
+def _by_robustness(results: Results) -> Iterator[Test]:
+    """Compare the least robust subset with the most robust one: the gap as trained, and how much trainings vary."""
     if results.num_subsets < 2:
         return
-    least, most = (
-        by_seed(results, Variant(results.reference), "gap", (CLEAN,), subset) for subset in (0, results.num_subsets - 1)
-    )
-    seeds = sorted(least.keys() & most.keys())
-    first, second = ([abs(part[seed].value) for seed in seeds] for part in (least, most))
+    subsets = (0, results.num_subsets - 1)
     reference = Variant(results.reference)
-    ends = [measure(results, reference, "gap", subset=subset).size for subset in (0, results.num_subsets - 1)]
+    least, most = (by_seed(results, reference, "gap", (CLEAN,), subset) for subset in subsets)
+    seeds = sorted(least.keys() & most.keys())
     # The two subsets have no example in common. The ends of both intervals bound the difference.
-    difference = Measure(ends[0].value - ends[1].value, ends[0].low - ends[1].high, ends[0].high - ends[1].low)
-    p = paired_t_test(first, second)
-    answer = judge(difference.value, difference.low, difference.high, p, expected=1)
-    yield Answer("the least robust subset has a larger gap than the most robust one, clean", answer, difference, p)
+    ends = [measure(results, reference, "gap", subset=subset).size for subset in subsets]
+    p = paired_t_test(*([abs(part[seed].value) for seed in seeds] for part in (least, most)))
+    yield "the least robust subset has a larger gap than the most robust one, clean", minus(*ends), p, 1
+    least, most = (_variances(results, subset).get(results.reference, {}) for subset in subsets)
+    if least.keys() & most.keys():
+        name = results.method(results.reference).label
+        claim = f"trainings of {name} vary more in the least robust subset than in the most robust one, clean"
+        yield claim, *_paired(least, most), 1
 
 
-def _by_stability(results: Results) -> Iterator[Answer]:
-    """Compare how much the members of ensembles vary, at equal mean confidence, with the reference; paired by seed."""
-    found: dict[str, dict[int, Measure]] = {}
-    for row in results.stability:
-        if row.models == "members" and row.subset is None and row.seed is not None:
-            found.setdefault(row.method, {})[row.seed] = row.matched_prediction_variance
+def _by_paper(results: Results) -> Iterator[Test]:
+    """Compare the method of the paper, and its ensembles, with what the paper compares them with, as trained."""
+    names = {method.name for method in results.methods}
+    pairs = [(PAPER_RULE, other) for other in (results.reference, *PAPER_OTHERS)]
+    pairs += [(ensemble, "ensemble") for ensemble in PAPER_ENSEMBLES]
+    for method, other in (pair for pair in pairs if names.issuperset(pair)):
+        for place in places(results):
+            for metric in GAPS:
+                if found := _compared(results, Variant(method), Variant(other), place, metric):
+                    ours, theirs = (results.method(name).label for name in (method, other))
+                    claim = f"{ours} has a lower {NAMES[metric]} than {theirs}, {PLACES[place]}"
+                    yield claim, found.measure, found.p, -1
+
+
+def _by_stability(results: Results) -> Iterator[Test]:
+    """Compare how much trainings vary with those of the reference."""
+    found = _variances(results, None)
     reference = found.pop(results.reference, {})
     for method, own in found.items():
-        seeds = sorted(own.keys() & reference.keys())
-        if not seeds:
-            continue
-        ours, theirs = ([part[seed] for seed in seeds] for part in (own, reference))
-        first, second = (mean_over_seeds(part, "brier") for part in (ours, theirs))
-        p = paired_t_test([each.value for each in ours], [each.value for each in theirs])
-        change = Measure(first.value - second.value, first.low - second.high, first.high - second.low)
-        answer = judge(change.value, change.low, change.high, p, expected=-1)
-        names = [results.method(name).label for name in (method, results.reference)]
-        yield Answer(f"trainings of {names[0]} vary less than those of {names[1]}, clean", answer, change, p)
+        if own.keys() & reference.keys():
+            ours, theirs = (results.method(name).label for name in (method, results.reference))
+            yield f"trainings of {ours} vary less than those of {theirs}, clean", *_paired(own, reference), -1
+
+
+def _variances(results: Results, subset: int | None) -> dict[str, dict[int, Measure]]:
+    """Collect how much the members of ensembles vary, at equal mean confidence, by method and seed."""
+    found: dict[str, dict[int, Measure]] = {}
+    for row in results.stability:
+        if row.models == "members" and row.subset == subset and row.seed is not None:
+            found.setdefault(row.method, {})[row.seed] = row.matched_prediction_variance
+    return found
+
+
+def _paired(first: dict[int, Measure], second: dict[int, Measure]) -> tuple[Measure, float]:
+    """Compute the difference of the means, and p of the test that is paired by seed."""
+    seeds = sorted(first.keys() & second.keys())
+    ours, theirs = ([part[seed] for seed in seeds] for part in (first, second))
+    p = paired_t_test([each.value for each in ours], [each.value for each in theirs])
+    return minus(*(mean_over_seeds(part, "brier") for part in (ours, theirs))), p
+
+
+def minus(first: Measure, second: Measure) -> Measure:
+    """Subtract; the ends of both intervals bound that of the difference."""
+    return Measure(first.value - second.value, first.low - second.high, first.high - second.low)
+
+
+def comparisons(results: Results) -> Iterator[Answer]:
+    """Compare every method of ``compare_with`` with the others: as trained, and after a temperature."""
+    for name in results.config.get("compare_with", ()):
+        is_ensemble = results.method(name).num_members > 1
+        others = [
+            each
+            for each in results.methods
+            if each.name != name and (each.num_members > 1) == is_ensemble and (is_ensemble or not each.variant_of)
+        ]
+        for other in others:
+            for place, metric in ((place, metric) for place in places(results) for metric in JUDGED):
+                calibrator = "temperature" if metric in REPAIRED else "none"
+                pair = Variant(name, calibrator), Variant(other.name, calibrator)
+                if found := _compared(results, *pair, place, metric):
+                    yield Answer(
+                        f"{NAMES[metric]}, {PLACES[place]}" + ", both with a temperature" * (metric in REPAIRED),
+                        judge(found.measure, found.p_holm, expected=-1),
+                        found.measure,
+                        found.p_holm,
+                        results.method(name).label,
+                        other.label,
+                    )
+
+
+def _compared(results: Results, first: Variant, second: Variant, place: Place, metric: Metric) -> Comparison | None:
+    """Return the comparison of the second variant with the first one, or else the reverse, as first minus second."""
+    if found := results.by_comparison.get((second, first, place, metric)):
+        return replace(found, difference=-found.difference, low=-found.high, high=-found.low)
+    return results.by_comparison.get((first, second, place, metric))
 
 
 def choices(results: Results) -> Iterator[Choice]:
-    """Name the best variant for each situation by its mean."""
+    """Name the best variant for each situation by its mean, if the study has more than adaptive targets."""
+    if "label_smoothing" not in {method.name for method in results.methods}:
+        return
     baseline = Variant(results.reference, "temperature")
     for situation, (place, metric) in SITUATIONS.items():
         if place not in places(results):
@@ -182,6 +242,7 @@ def choices(results: Results) -> Iterator[Choice]:
             for variant in results.variants
             if (results.method(variant.method).num_members > 1) == (situation == "ensemble affordable")
             and (situation != "cannot retrain" or variant.method == results.reference)
+            and not (situation == "shift expected" and variant.calibrator == "batch_temperature" and _on_table(results))
             and (mean := measure(results, variant, metric, conditions=places(results)[place])).known
         }
         if not means:
@@ -190,10 +251,27 @@ def choices(results: Results) -> Iterator[Choice]:
         found = results.by_comparison.get((best, baseline, place, metric))
         against = "is the baseline" if best == baseline else "not compared"
         if found:
-            answer = judge(found.difference, found.low, found.high, found.p_holm, expected=-1)
+            answer = judge(found.measure, found.p_holm, expected=-1)
             against = f"{answer}: {difference(found.measure)}"
         name, cost = label(results, best), relative_cost(results, best.method)
         yield Choice(situation, name, f"{NAMES[metric]}, {PLACES[place]}", means[best], against, cost)
+
+
+def _on_table(results: Results) -> bool:
+    """Return True if the shift is noise and lost columns, of which the batch temperature makes its domains, too."""
+    return any(row.condition.corruption in ("column_noise", "missing_columns") for row in results.rows)
+
+
+def notes(results: Results) -> str:
+    """Say what must be known about the batch temperature."""
+    if not any(variant.calibrator == "batch_temperature" for variant in results.variants):
+        return ""
+    note = "`batch_temperature` takes all test examples of one condition for one batch, without their labels."
+    same = (
+        " Its fit makes domains by noise and lost columns, as the shift does. So its figures under shift are too good "
+        "for another shift, and it is left out of the best under shift."
+    )
+    return note + same * _on_table(results)
 
 
 def count(number: int, noun: str) -> str:
@@ -248,17 +326,36 @@ def differences_table(results: Results, reference: Variant, place: Place) -> str
     return table(["method", *(NAMES[metric] for metric in JUDGED)], rows)
 
 
-def answers_table(found: Sequence[Answer]) -> str:
-    """Show each claim that has an answer, and count the others."""
-    decided = [each for each in found if each.answer != "not shown"]
-    rows = [[each.claim, f"**{each.answer}**", difference(each.difference), p_value(each.p)] for each in decided]
-    left = f"{len(found) - len(decided)} further claims are *not shown*; evidence.json has their differences."
-    return "\n\n".join([*([table(["claim", "answer", "difference", "p"], rows)] if rows else []), left])
+def claims_table(found: Sequence[Answer]) -> str:
+    """Show each claim with its answer."""
+    rows = [[each.claim, f"**{each.answer}**", difference(each.difference), p_value(each.p)] for each in found]
+    return table(["claim", "answer", "difference", "p"], rows) if rows else "The study has none of their methods."
 
 
-def page(results: Results, answered: Sequence[Answer], origin: str) -> str:
+def comparison_tables(found: Sequence[Answer]) -> Iterator[str]:
+    """Show for each compared method a table of the others: where it is significantly lower, and where higher."""
+    for method in dict.fromkeys(each.method for each in found):
+        cells = {(each.other, each.claim): each for each in found if each.method == method}
+        measures = list(dict.fromkeys(claim for _, claim in cells))
+        others = list(dict.fromkeys(other for other, _ in cells))
+        rows = [[other, *(_decided(cells.get((other, claim))) for claim in measures)] for other in others]
+        yield f"**{method}**, compared with:"
+        yield table(["", *measures], rows)
+
+
+def _decided(answer: Answer | None) -> str:
+    """Write a difference that is significant; a dash for any other."""
+    if answer is None or answer.answer == "not shown":
+        return "–"
+    return f"{'lower' if answer.answer == 'shown' else 'higher'}: {answer.difference.value:+.4f}"
+
+
+def page(results: Results, claimed: Sequence[Answer], compared: Sequence[Answer], origin: str) -> str:
     """Write the page of one study."""
-    parts = [f"# {results.name}", results.description, origin, "## Answers", RULE, answers_table(answered)]
+    parts = [f"# {results.name}", results.description, origin, notes(results)]
+    parts += ["## The claims of the paper", RULE, claims_table(claimed)]
+    if compared:
+        parts += ["## Comparisons", COMPARED, *comparison_tables(compared)]
     for place in places(results):
         title = "Clean" if place == "clean" else f"Under shift: {shift_mean(results)}"
         parts += [f"## {title}", means_table(results, place)]
@@ -274,20 +371,21 @@ def page(results: Results, answered: Sequence[Answer], origin: str) -> str:
 def origin_of(results: Results, commit: str, hardware: str) -> str:
     """Name the command, the software and the hardware of a study."""
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    recipe = results.name if results.name in list_recipes() else f"results/{results.name}/{results.name}.yaml"
     splits = ", ".join(f"{name} {count:,}" for name, count in results.data.splits.items())
     return (
-        f"`aradals run {results.name} --output runs/{results.name}`: {count(len(results.seeds), 'seed')} "
-        f"({', '.join(map(str, results.seeds))}); examples: {splits}; {versions}; {results.device}. Rendered at commit "
-        f"{commit} on {hardware}. Intervals are over seeds and examples. Cost is a "
+        f"`aradals run {recipe} --output runs/{results.name}`: {count(len(results.seeds), 'seed')} "
+        f"({', '.join(map(str, results.seeds))}); examples: {splits}; {versions}; {results.device}. "
+        f"Rendered by the code of commit {commit} on {hardware}. Intervals are over seeds and examples. Cost is a "
         "multiple of plain training, with the training and scoring of models that only score, and all candidates."
     )
 
 
 def gather(results: Results, commit: str, hardware: str) -> Evidence:
     """Collect what is shown of a study."""
-    answered = tuple(answers(results))
-    text = page(results, answered, origin_of(results, commit, hardware))
-    return Evidence(results.name, text, len(results.seeds), answered, tuple(choices(results)))
+    claimed, compared = claims(results), tuple(comparisons(results))
+    text = page(results, claimed, compared, origin_of(results, commit, hardware))
+    return Evidence(results.name, text, len(results.seeds), claimed, compared, tuple(choices(results)))
 
 
 def decisive(studies: Sequence[Evidence]) -> list[Evidence]:
@@ -318,15 +416,34 @@ def overview(studies: Sequence[Evidence]) -> str:
                 if each.situation == situation
             ],
         ),
+        "## The claims of the paper",
+        "The differences of the studies; their pages have the intervals and p values. A dash: the study cannot say.",
+        claims_overview(decisive(studies)),
         "## Studies",
     ]  # fmt: skip
     for study in studies:
-        given = [each.answer for each in study.answers]
+        given = [each.answer for each in (*study.claims, *study.comparisons)]
         counted = ", ".join(f"{given.count(key)} {key}" for key in ("shown", "not shown", "contradicted"))
         parts.append(
             f"[{study.name}](../results/{study.name}/README.md): {count(study.num_seeds, 'seed')}. Answers: {counted}."
         )
     return "\n\n".join(parts if studies else [*parts[:4], NONE_YET]) + "\n"
+
+
+def claims_overview(studies: Sequence[Evidence]) -> str:
+    """Show the answer of each study to each claim of the paper."""
+    found = {(each.claim, study.name): each for study in studies for each in study.claims}
+    rows = [
+        [
+            claim,
+            *(
+                f"{each.answer}: {each.difference.value:+.3f}" if (each := found.get((claim, study.name))) else "–"
+                for study in studies
+            ),
+        ]
+        for claim in dict.fromkeys(claim for claim, _ in found)
+    ]
+    return table(["claim", *(study.name for study in studies)], rows)
 
 
 def summary(studies: Sequence[Evidence]) -> str:
@@ -350,13 +467,18 @@ def with_block(text: str, block: str) -> str:
 def render_study(file: Path, output: Path) -> None:
     """Write the page of a study, and `Evidence` beside it."""
     results = read_results(file)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
-    found = gather(results, commit, f"{platform.machine()}, {platform.system()}")
+    changed = " with changes" * bool(_git("status", "--porcelain", "--", "src"))
+    found = gather(
+        results, _git("log", "-1", "--format=%h", "--", "src") + changed, f"{platform.machine()}, {platform.system()}"
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
     _write(output, found.text)
     save_json(output.parent / "evidence.json", plain(replace(found, text="")))
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def render_all(folder: Path, output: Path, readme: Path) -> None:

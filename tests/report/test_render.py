@@ -25,11 +25,12 @@ def study() -> Results:
 
 
 def test_the_answer_follows_the_rule(render: ModuleType) -> None:
-    assert render.judge(-0.02, -0.03, -0.01, 0.01, expected=-1) == "shown"
-    assert render.judge(-0.02, -0.03, -0.01, 0.01, expected=1) == "contradicted"
-    assert render.judge(-0.02, -0.03, -0.01, 0.06, expected=-1) == "not shown"
-    assert render.judge(-0.02, -0.03, -0.01, float("nan"), expected=-1) == "not shown"
-    assert render.judge(-0.02, -0.05, 0.01, 0.01, expected=-1) == "not shown"
+    lower, unsure = render.Measure(-0.02, -0.03, -0.01), render.Measure(-0.02, -0.05, 0.01)
+    assert render.judge(lower, 0.01, expected=-1) == "shown"
+    assert render.judge(lower, 0.01, expected=1) == "contradicted"
+    assert render.judge(lower, 0.06, expected=-1) == "not shown"
+    assert render.judge(lower, float("nan"), expected=-1) == "not shown"
+    assert render.judge(unsure, 0.01, expected=-1) == "not shown"
 
 
 def test_pages_are_the_same_each_time_and_the_gap_is_shown(render: ModuleType, study: Results, tmp_path: Path) -> None:
@@ -53,31 +54,81 @@ def test_pages_are_the_same_each_time_and_the_gap_is_shown(render: ModuleType, s
     assert "runs or resumes" in every
 
 
-def test_claims_about_a_compared_method_have_the_sign_of_method_minus_baseline(
-    render: ModuleType, study: Results
-) -> None:
-    about = replace(study, config={**study.config, "compare_with": ["vanilla"]})
+@pytest.fixture(scope="module")
+def about_vanilla(study: Results) -> Results:
+    return replace(study, config={**study.config, "compare_with": ["vanilla"]})
+
+
+def test_a_comparison_has_the_sign_of_method_minus_baseline(render: ModuleType, about_vanilla: Results) -> None:
     # These comparisons are others minus vanilla, and the others are better: the claim that vanilla is better fails.
-    found = {each.claim: each for each in render.answers(about)}
-    answer = found["vanilla has a lower subset CE than AR-AdaLS, clean"]
+    found = {(each.method, each.other, each.claim): each for each in render.comparisons(about_vanilla)}
+    answer = found["vanilla", "AR-AdaLS", "subset CE, clean"]
     assert answer.answer == "contradicted"
     assert answer.difference.value > 0
 
 
-def test_smoothing_is_judged_by_the_nll_after_a_temperature(render: ModuleType, study: Results) -> None:
-    about = replace(study, config={**study.config, "compare_with": ["vanilla"]})
-    claims = [each.claim for each in render.answers(about)]
-    assert "vanilla has a lower NLL than AR-AdaLS, clean, both with a temperature" in claims
-    assert not any(" NLL " in claim and not claim.endswith("with a temperature") for claim in claims)
+def test_smoothing_is_judged_by_the_nll_after_a_temperature(render: ModuleType, about_vanilla: Results) -> None:
+    claims = {each.claim for each in render.comparisons(about_vanilla) if "NLL" in each.claim}
+    assert "NLL, clean, both with a temperature" in claims
+    assert all(claim.endswith("with a temperature") for claim in claims)
 
 
-def test_a_page_shows_what_is_decided_and_counts_the_rest(render: ModuleType, study: Results) -> None:
-    measure = render.Measure(-0.02, -0.03, -0.01)
-    given = [render.Answer(f"claim {index}", answer, measure) for index, answer in enumerate(("shown", "not shown"))]
-    text = render.answers_table(given)
-    assert "| claim 0 | **shown** |" in text
-    assert "claim 1" not in text
-    assert "1 further claims are *not shown*" in text
+def test_the_claims_of_the_paper_are_one_family_of_tests(
+    render: ModuleType, study: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render, "PAPER_RULE", "ar_adals")
+    found = {each.claim: each for each in render.claims(study)}
+    claim = "AR-AdaLS has a lower ECE than vanilla, clean"
+    assert claim in found
+    raw = [p for *_, p, _ in (*render._by_robustness(study), *render._by_paper(study), *render._by_stability(study))]
+    assert len(raw) == len(found) > 2
+    assert [each.p for each in found.values()] == pytest.approx(render.holm(raw), nan_ok=True)
+    assert found[claim].p >= 0.02  # of a raw value of 0.01
+
+
+def test_a_page_shows_only_the_comparisons_that_are_decided(render: ModuleType) -> None:
+    lower, higher = render.Measure(-0.02, -0.03, -0.01), render.Measure(0.04, 0.03, 0.05)
+    given = [
+        render.Answer("ECE, clean", "shown", lower, 0.01, "ours", "first"),
+        render.Answer("NLL, clean", "contradicted", higher, 0.01, "ours", "first"),
+        render.Answer("ECE, clean", "not shown", lower, 0.2, "ours", "second"),
+    ]
+    title, shown = render.comparison_tables(given)
+    assert title == "**ours**, compared with:"
+    assert shown.splitlines()[2:] == ["| first | lower: -0.0200 | higher: +0.0400 |", "| second | – | – |"]
+
+
+def test_all_studies_answer_the_claims_in_one_table(render: ModuleType, study: Results) -> None:
+    claim = "the least robust subset has a larger gap than the most robust one, clean"
+    one = render.gather(study, "", "")
+    other = replace(one, name="other", claims=())
+    header, _, *rows = render.claims_overview([one, other]).splitlines()
+    assert header == "| claim | demo | other |"
+    [row] = [row for row in rows if claim in row]
+    assert row.startswith(f"| {claim} | shown: +")
+    assert row.endswith("| – |")
+
+
+def test_a_batch_temperature_that_knows_the_shift_is_not_the_best_under_it(render: ModuleType, study: Results) -> None:
+    first = next(row.corruption for row in study.rows if not row.condition.is_clean)
+
+    def named(corruption: str) -> Results:
+        names = {"temperature": "batch_temperature", first: corruption}
+        rows = [
+            replace(
+                row,
+                calibrator=names.get(row.calibrator, row.calibrator),
+                corruption=names.get(row.corruption, row.corruption),
+            )
+            for row in study.rows
+        ]
+        return replace(study, rows=tuple(rows))
+
+    for corruption, is_left_out in (("column_noise", True), ("gaussian_noise", False)):
+        found = named(corruption)
+        [best] = [each.best for each in render.choices(found) if each.situation == "shift expected"]
+        assert ("batch temperature" in best) != is_left_out
+        assert ("left out of the best" in render.notes(found)) == is_left_out
 
 
 def test_few_seeds_recommend_nothing(render: ModuleType, study: Results) -> None:
