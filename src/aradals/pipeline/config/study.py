@@ -1,61 +1,30 @@
-"""The settings of a study: each field is a key of the YAML recipe and an option ``--a.b=c``.
-
-Settings that contradict each other cannot be written, or are refused when the object is made. Adaptive smoothing has a
-rule and may have subsets; fixed smoothing has neither; each way to cut subsets has its own settings.
-"""
+"""The settings of a study: each field is a key of the YAML recipe and an option ``--a.b=c``."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from itertools import product
-from typing import Any, ClassVar, Literal
-
-from torch import Tensor
+from typing import Any, Literal
 
 from aradals.errors import InputError
-from aradals.pipeline.settings import read
-from aradals.smoothing.shapes import shaped_target_prob
-from aradals.smoothing.update_rules import UpdateRule
-
-Augment = Literal["none", "flip_crop", "resized_crop", "augmix"]
+from aradals.pipeline.config.methods import (
+    Augment,
+    EnsembleConfig,
+    MethodConfig,
+    SelfScoredSubsets,
+    ShapedTargets,
+    is_plain,
+)
+from aradals.pipeline.config.values import at_least, check_seeds, once_each
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 OTHER_FOLDERS = ("scores", "scorer", "runs")
 """Folders of a study beside those of its methods."""
 
-
-MAX_SEED = 2**32 - 1
-"""Largest seed that every generator takes."""
-
-_MAX_COUNT = 10**9
-
 _WHERE_TO_TRAIN = ("devices", "num_nodes", "strategy", "sync_batchnorm", "loader_workers", "logger")
-
-
-def _at_least(minimum: float, values: Mapping[str, float], *, at_most: float = _MAX_COUNT) -> None:
-    for name, value in values.items():
-        if not value >= minimum:
-            raise InputError(expected=f"{name} of at least {minimum}", got=str(value), hint="a larger number")
-        if value > at_most:
-            raise InputError(expected=f"{name} of at most {at_most:,}", got=str(value), hint="a smaller number")
-
-
-def _once_each(what: str, given: Sequence[object]) -> None:
-    if len(set(given)) < len(given):
-        raise InputError(expected=f"every {what} once", got=str(given), hint="removing the duplicates")
-
-
-def check_seeds(*seeds: int) -> None:
-    """Raise InputError for a seed that some generator does not take."""
-    if not 0 <= min(seeds) <= max(seeds) <= MAX_SEED:
-        raise InputError(
-            expected=f"seeds of at least 0 and at most {MAX_SEED}", got=", ".join(map(str, seeds)), hint="0, 1, 2"
-        )
 
 
 @dataclass(frozen=True)
@@ -77,12 +46,12 @@ class SplitConfig:
     test: int | None = None
 
     def __post_init__(self) -> None:
-        _at_least(1, {"splits.validation": self.validation})
-        _at_least(0, {"splits.calibration": self.calibration})
+        at_least(1, {"splits.validation": self.validation})
+        at_least(0, {"splits.calibration": self.calibration})
         if self.train is not None:
-            _at_least(2, {"splits.train": self.train})
+            at_least(2, {"splits.train": self.train})
         if self.test is not None:
-            _at_least(1, {"splits.test": self.test})
+            at_least(1, {"splits.test": self.test})
 
 
 @dataclass(frozen=True)
@@ -132,18 +101,16 @@ class TrainingConfig:
     logger: Literal["none", "tensorboard", "mlflow", "wandb"] = "none"
 
     def __post_init__(self) -> None:
-        _at_least(1, {"training.epochs": self.epochs})
-        _at_least(1, {"training.devices": self.devices, "training.num_nodes": self.num_nodes}, at_most=100_000)
+        at_least(1, {"training.epochs": self.epochs})
+        at_least(1, {"training.devices": self.devices, "training.num_nodes": self.num_nodes}, at_most=100_000)
         self._check_ranks()
-        _at_least(2, {"training.batch_size": self.batch_size})
-        _at_least(0, {"training.weight_decay": self.weight_decay}, at_most=1000)
-        _at_least(0, {"training.loader_workers": self.loader_workers or 0}, at_most=1000)
+        at_least(2, {"training.batch_size": self.batch_size})
+        at_least(0, {"training.weight_decay": self.weight_decay}, at_most=1000)
+        at_least(0, {"training.loader_workers": self.loader_workers or 0}, at_most=1000)
         for name, rate in {"learning_rate": self.learning_rate, "gamma": self.gamma}.items():
             if not 0 < rate <= 1000:
                 raise InputError(expected=f"training.{name} above 0 and up to 1000", got=str(rate), hint="0.001")
-        _at_least(
-            1, {f"milestone {number} of training.milestones": each for number, each in enumerate(self.milestones)}
-        )
+        at_least(1, {f"milestone {number} of training.milestones": each for number, each in enumerate(self.milestones)})
         if (self.schedule == "steps") != bool(self.milestones):
             raise InputError(
                 expected="training.schedule=steps and training.milestones, or neither",
@@ -185,291 +152,6 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class RankedSubsets:
-    """Equal parts of a ranking of the examples, which another model scores before training.
-
-    Args:
-        count: number R of subsets.
-        by: robustness or confidence.
-        matching: training subsets by rank within the training split, or by the thresholds of the validation subsets.
-        folds: 1 = one model scores all examples; 2 = each half of the training split is scored by a model that was
-            trained on the other half.
-    """
-
-    count: int = 10
-    by: Literal["robustness", "confidence"] = "robustness"
-    matching: Literal["rank", "thresholds"] = "rank"
-    folds: Literal[1, 2] = 1
-
-    def __post_init__(self) -> None:
-        _check_count(self.count)
-
-
-@dataclass(frozen=True)
-class SelfScoredSubsets:
-    """Equal parts of a ranking by first-order margins, which the model in training measures itself.
-
-    Args:
-        every: epochs between two scorings; before the first scoring, all subsets share one target.
-        count: number R of subsets.
-        by: self.
-    """
-
-    every: int
-    count: int = 10
-    by: Literal["self"] = "self"
-
-    def __post_init__(self) -> None:
-        _check_count(self.count)
-        _at_least(1, {"every": self.every})
-
-
-@dataclass(frozen=True)
-class RandomSubsets:
-    """Equal parts at random, the control.
-
-    Args:
-        count: number R of subsets.
-        by: random.
-    """
-
-    count: int = 10
-    by: Literal["random"] = "random"
-
-    def __post_init__(self) -> None:
-        _check_count(self.count)
-
-
-@dataclass(frozen=True)
-class ColumnSubsets:
-    """One subset for each category in a column of the data, or equal parts of the ranking by a column of fractions.
-
-    Args:
-        column: name of the column.
-        count: number R of subsets.
-        by: column.
-    """
-
-    column: str
-    count: int = 10
-    by: Literal["column"] = "column"
-
-    def __post_init__(self) -> None:
-        _check_count(self.count)
-
-
-Subsets = RankedSubsets | SelfScoredSubsets | RandomSubsets | ColumnSubsets
-"""The groups of examples with separate targets; ``by`` distinguishes the ways to make the groups."""
-
-
-def _check_count(count: int) -> None:
-    if count < 2:
-        raise InputError(expected="a count of at least 2", got=str(count), hint="10, or no subsets for a single target")
-
-
-@dataclass(frozen=True)
-class FixedTargets:
-    """Targets that do not change.
-
-    Args:
-        smoothing: probability of all other classes together, in equal parts; 0 = one-hot. The ``label_smoothing`` of
-            PyTorch is K/(K - 1) times as large, because PyTorch also gives a part to the true class.
-    """
-
-    smoothing: float = 0.0
-
-    rule: ClassVar[None] = None
-    subsets: ClassVar[None] = None
-    update_every: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        _check_smoothing(self.smoothing)
-
-
-@dataclass(frozen=True)
-class AdaptiveTargets:
-    """Targets that follow the gap between confidence and accuracy on the validation split.
-
-    Args:
-        rule: rule of the updates ({} = the default rule).
-        subsets: R groups with separate targets (AR-AdaLS); default: one target for all examples (AdaLS).
-        update_every: epochs between two updates.
-        smoothing: smoothing of the targets at the start.
-    """
-
-    rule: UpdateRule
-    subsets: Subsets | None = None
-    update_every: int = 1
-    smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_smoothing(self.smoothing)
-        _at_least(1, {"update_every": self.update_every})
-        for key in ("proportional_gain", "shrink", "monotone"):
-            if self.subsets is None and getattr(self.rule, key) != getattr(UpdateRule, key):
-                raise InputError(expected=f"subsets for rule.{key}", got="none", hint="subsets: {count: 10}")
-        if self.rule.monotone and isinstance(self.subsets, RandomSubsets):
-            raise InputError(
-                expected="subsets that have an order for rule.monotone", got="by: random", hint="monotone: false"
-            )
-
-
-@dataclass(frozen=True)
-class ShapedTargets:
-    """Targets that stay, and that change evenly from the least robust subset to the most robust one.
-
-    Args:
-        smoothing: level: mean probability of all other classes together.
-        slope: shape: share of the level that the least robust subset has more than the mean, and the most robust one
-            less; negative values soften the most robust subset.
-        subsets: R groups with separate targets.
-    """
-
-    smoothing: float
-    slope: float
-    subsets: Subsets
-
-    rule: ClassVar[None] = None
-    update_every: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        _check_smoothing(self.smoothing)
-        if not -1 <= self.slope <= 1:
-            raise InputError(expected="a slope from -1 to 1", got=str(self.slope), hint="0.4")
-
-    def shape(self, num_classes: int) -> Tensor:
-        """Compute the target of each subset, see `shaped_target_prob`."""
-        return shaped_target_prob(self.smoothing, self.slope, self.subsets.count, num_classes)
-
-
-Targets = FixedTargets | AdaptiveTargets | ShapedTargets
-"""The probability of the true class that the model learns."""
-
-
-def _check_smoothing(smoothing: float) -> None:
-    if not 0 <= smoothing < 1:
-        raise InputError(expected="smoothing of at least 0 and below 1", got=str(smoothing), hint="0.05")
-
-
-@dataclass(frozen=True)
-class MethodConfig:
-    """A training method; the defaults are plain training.
-
-    Args:
-        objective: loss of a batch: cross_entropy, mixup, ccat, focal, margin_smoothing, logit_norm, sample_focal,
-            dual_focal, adafocal, fedlas, calmo, or file.py:function.
-        objective_args: settings of the objective.
-        augment: another augmentation than the recipe's.
-        consistency: weight of AugMix's Jensen-Shannon term between an image and two AugMix views of it (12 in AugMix).
-        targets: {} = one-hot; {smoothing: 0.05} = label smoothing; {rule: {rate: auto}} = AdaLS; with subsets AR-AdaLS;
-            {smoothing: 0.2, slope: 0.4, subsets: {count: 10}} = a fixed shape around a level.
-        choose: settings with several values, such as {targets.smoothing: [0.05, 0.1, 0.2]}. One model is trained with
-            each combination. The model with the lowest NLL on the calibration split, after a temperature, is kept.
-        label: name in reports; default: the name with spaces.
-        variant_of: the method that this one varies; large reports fold variants.
-    """
-
-    objective: str = "cross_entropy"
-    objective_args: dict[str, Any] = field(default_factory=dict)
-    augment: Augment | None = None
-    consistency: float = 0.0
-    targets: Targets = field(default_factory=FixedTargets)
-    choose: dict[str, list[Any]] = field(default_factory=dict)
-    label: str | None = field(default=None, compare=False)
-    variant_of: str | None = field(default=None, compare=False)
-
-    def __post_init__(self) -> None:
-        for key, values in self.choose.items():
-            _at_least(2, {f"the number of values of choose.{key}": len(values)})
-        _at_least(0, {"consistency": self.consistency}, at_most=1_000_000)
-        if self.consistency and self.objective in ("mixup", "ccat"):
-            raise InputError(
-                expected="an objective that leaves images as they are, because of consistency",
-                got=self.objective,
-                hint="augment: augmix",
-            )
-
-    @property
-    def num_subsets(self) -> int:
-        """The number R of subsets; 1 if there are no subsets."""
-        return self.targets.subsets.count if self.targets.subsets else 1
-
-    @property
-    def initial_target_prob(self) -> float:
-        """The true-class target probability at the start."""
-        return 1 - self.targets.smoothing
-
-    @property
-    def training(self) -> dict[str, Any]:
-        """All settings that change the trained model, as plain values."""
-        return {name: value for name, value in asdict(self).items() if name not in ("label", "variant_of", "choose")}
-
-    @cached_property
-    def candidates(self) -> list[MethodConfig]:
-        """The methods among which ``choose`` chooses; the method itself if it has no choice.
-
-        Raises:
-            InputError: a key is not a setting of a method, or a value cannot be meant.
-        """
-        found = []
-        for values in product(*self.choose.values()):
-            settings = self.training
-            for key, value in zip(self.choose, values, strict=True):
-                settings = _with_setting(settings, key.split("."), value)
-            found.append(read(MethodConfig, settings, "choose"))
-        return found
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """The settings that a report lists."""
-        return {
-            "objective": self.objective,
-            "num_subsets": self.num_subsets,
-            "initial_target_prob": self.initial_target_prob,
-            "rule": asdict(self.targets.rule) if self.targets.rule else None,
-            "update_every": self.targets.update_every,
-        }
-
-
-def _with_setting(settings: Mapping[str, Any], path: Sequence[str], value: object) -> dict[str, Any]:
-    """Copy settings with another value at a path of keys."""
-    first, *below = path
-    inner = settings.get(first)
-    return {
-        **settings,
-        first: _with_setting(inner if isinstance(inner, dict) else {}, below, value) if below else value,
-    }
-
-
-def is_plain(method: MethodConfig) -> bool:
-    """Return True for plain training: cross-entropy on one-hot targets, and no other setting."""
-    return method == MethodConfig()  # labels do not count
-
-
-@dataclass(frozen=True)
-class EnsembleConfig:
-    """Several models of one method, whose probabilities are averaged.
-
-    Args:
-        method: a method of the study, whose model is the first member.
-        num_members: number M of members.
-        in_step: train the members together, with shared targets that follow the averaged prediction (AR-AdaLS of the
-            ensemble); default: train the members one after the other, with separate targets.
-        label: name in reports; default: the name with spaces.
-        variant_of: the method or ensemble that this one varies.
-    """
-
-    method: str
-    num_members: int = 4
-    in_step: bool = False
-    label: str | None = field(default=None, compare=False)
-    variant_of: str | None = field(default=None, compare=False)
-
-    def __post_init__(self) -> None:
-        _at_least(2, {"num_members": self.num_members}, at_most=1000)
-
-
-@dataclass(frozen=True)
 class ScoringConfig:
     """The measurement of robustness.
 
@@ -508,10 +190,10 @@ class EvaluationConfig:
     num_resamples: int = 1000
 
     def __post_init__(self) -> None:
-        _at_least(1, {"evaluation.num_bins": self.num_bins}, at_most=10_000)
-        _at_least(2, {"evaluation.num_resamples": self.num_resamples}, at_most=100_000)
-        _once_each("corruption", self.corruptions)
-        _once_each("severity", self.severities)
+        at_least(1, {"evaluation.num_bins": self.num_bins}, at_most=10_000)
+        at_least(2, {"evaluation.num_resamples": self.num_resamples}, at_most=100_000)
+        once_each("corruption", self.corruptions)
+        once_each("severity", self.severities)
         if self.corruptions and not self.severities:
             raise InputError(expected="severities of the corruptions", got="none", hint="severities=[1, 3, 5]")
 
@@ -569,20 +251,20 @@ class StudyConfig:
     seeds: list[int] = field(default_factory=lambda: [0])
 
     def __post_init__(self) -> None:
-        _at_least(1, {"the number of data sets": len(self.data_sets), "the number of methods": len(self.methods)})
-        _at_least(1, {"the number of seeds": len(self.seeds)})
-        _once_each("seed", self.seeds)
-        _once_each("data set", self.data_sets)
-        _once_each("calibrator", self.all_calibrators)
+        at_least(1, {"the number of data sets": len(self.data_sets), "the number of methods": len(self.methods)})
+        at_least(1, {"the number of seeds": len(self.seeds)})
+        once_each("seed", self.seeds)
+        once_each("data set", self.data_sets)
+        once_each("calibrator", self.all_calibrators)
         check_seeds(*self.seeds)
         if self.all_calibrators:
-            _at_least(1, {"splits.calibration": self.splits.calibration})
+            at_least(1, {"splits.calibration": self.splits.calibration})
         self._check_names()
         for name, method in self.methods.items():
             for candidate in method.candidates:
                 _check_in_time(name, candidate, self.training)
             if method.choose:
-                _at_least(1, {"splits.calibration": self.splits.calibration})
+                at_least(1, {"splits.calibration": self.splits.calibration})
         for name, ensemble in self.ensembles.items():
             self._check_ensemble(name, ensemble)
 
