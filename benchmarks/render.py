@@ -22,7 +22,6 @@ from pathlib import Path
 from aradals._internal.files import atomic_path
 from aradals._internal.json_files import load_json, save_json
 from aradals._internal.typed import read_typed
-from aradals.pipeline.recipes import list_recipes
 from aradals.report.tables import cell, failed_rows, stability_rows
 from aradals.report.view import METRIC_NAMES, label, shift_mean
 from aradals.results import read_results
@@ -46,9 +45,9 @@ NAMES: dict[Metric, str] = {**METRIC_NAMES, "subset_calibration_error": "subset 
 PLACES: dict[Place, str] = {"clean": "clean", "all_shifts": "shift"}
 RULE = (
     "Rule of all answers: *shown* (or *contradicted*) if the 95 % interval of the difference excludes zero in this (or "
-    "in the other) direction and p < .05, after Holm's correction; else *not shown*. The claims of the paper are one "
-    "family of tests, and the comparisons of all variants with one of them are another. Fewer than three seeds have no "
-    "test, and so show nothing."
+    "in the other) direction and p < .05, after Holm's correction; else *not shown*. A family of tests "
+    "is one kind of claim of the paper (subsets, single models, ensembles, stability), or the comparisons of all "
+    "variants with one of them. Fewer than three seeds have no test, and so show nothing."
 )
 PAPER_RULE = "ar_adals_plain"
 """The method of the paper to the letter, in every recipe that has it."""
@@ -120,13 +119,14 @@ def judge(difference: Measure, p: float, *, expected: int) -> str:
 
 
 def claims(results: Results) -> tuple[Answer, ...]:
-    """Answer the claims of the paper, as far as the study has the methods; they are one family of tests."""
-    tests = [*_by_robustness(results), *_by_paper(results), *_by_stability(results)]
-    corrected = holm([p for *_, p, _ in tests])
-    return tuple(
-        Answer(claim, judge(found, p, expected=expected), found, p)
-        for (claim, found, _, expected), p in zip(tests, corrected, strict=True)
-    )
+    """Answer the claims of the paper, as far as the study has the methods; each kind is one family of tests."""
+    found: list[Answer] = []
+    for make in (_by_robustness, _by_paper, _by_ensembles, _by_stability):
+        tests = list(make(results))
+        corrected = holm([p for *_, p, _ in tests])
+        for (claim, change, _, expected), p in zip(tests, corrected, strict=True):
+            found.append(Answer(claim, judge(change, p, expected=expected), change, p))
+    return tuple(found)
 
 
 Test = tuple[str, Measure, float, int]
@@ -153,17 +153,30 @@ def _by_robustness(results: Results) -> Iterator[Test]:
 
 
 def _by_paper(results: Results) -> Iterator[Test]:
-    """Compare the method of the paper, and its ensembles, with what the paper compares them with, as trained."""
+    """Compare the method of the paper with what the paper compares it with, as trained."""
+    yield from _lower_gaps(results, [(PAPER_RULE, other) for other in (results.reference, *PAPER_OTHERS)])
+
+
+def _by_ensembles(results: Results) -> Iterator[Test]:
+    """Compare the ensembles of the paper with the ensemble of vanilla models, as trained."""
+    yield from _lower_gaps(results, [(ensemble, "ensemble") for ensemble in PAPER_ENSEMBLES])
+
+
+def _lower_gaps(results: Results, pairs: Sequence[tuple[str, str]]) -> Iterator[Test]:
     names = {method.name for method in results.methods}
-    pairs = [(PAPER_RULE, other) for other in (results.reference, *PAPER_OTHERS)]
-    pairs += [(ensemble, "ensemble") for ensemble in PAPER_ENSEMBLES]
     for method, other in (pair for pair in pairs if names.issuperset(pair)):
         for place in places(results):
             for metric in GAPS:
                 if found := _compared(results, Variant(method), Variant(other), place, metric):
-                    ours, theirs = (results.method(name).label for name in (method, other))
+                    ours, theirs = (_in_sentence(results, name) for name in (method, other))
                     claim = f"{ours} has a lower {NAMES[metric]} than {theirs}, {PLACES[place]}"
                     yield claim, found.measure, found.p, -1
+
+
+def _in_sentence(results: Results, name: str) -> str:
+    """Return the label of a method, with a second comma if it has a first one."""
+    found = results.method(name).label
+    return found + "," * ("," in found)
 
 
 def _by_stability(results: Results) -> Iterator[Test]:
@@ -172,7 +185,7 @@ def _by_stability(results: Results) -> Iterator[Test]:
     reference = found.pop(results.reference, {})
     for method, own in found.items():
         if own.keys() & reference.keys():
-            ours, theirs = (results.method(name).label for name in (method, results.reference))
+            ours, theirs = (_in_sentence(results, name) for name in (method, results.reference))
             yield f"trainings of {ours} vary less than those of {theirs}, clean", *_paired(own, reference), -1
 
 
@@ -371,10 +384,13 @@ def page(results: Results, claimed: Sequence[Answer], compared: Sequence[Answer]
 def origin_of(results: Results, commit: str, hardware: str) -> str:
     """Name the command, the software and the hardware of a study."""
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
-    recipe = results.name if results.name in list_recipes() else f"results/{results.name}/{results.name}.yaml"
     splits = ", ".join(f"{name} {count:,}" for name, count in results.data.splits.items())
+    packaged = f"src/aradals/pipeline/recipes/{results.name}.yaml"
+    recipe = results.name if (ROOT / packaged).exists() else f"results/{results.name}/{results.name}.yaml"
+    source = packaged if recipe == results.name else recipe
     return (
-        f"`aradals run {recipe} --output runs/{results.name}`: {count(len(results.seeds), 'seed')} "
+        f"`aradals run {recipe} --output runs/{results.name}`; the [recipe](../../{source}) says where the data come "
+        f"from. {count(len(results.seeds), 'seed')} "
         f"({', '.join(map(str, results.seeds))}); examples: {splits}; {versions}; {results.device}. "
         f"Rendered by the code of commit {commit} on {hardware}. Intervals are over seeds and examples. Cost is a "
         "multiple of plain training, with the training and scoring of models that only score, and all candidates."
