@@ -447,19 +447,17 @@ def overview(studies: Sequence[Evidence]) -> str:
 
 
 def claims_overview(studies: Sequence[Evidence]) -> str:
-    """Show the answer of each study to each claim of the paper."""
+    """Show the answer of each study to each claim of the paper, and how many studies decide it in either direction."""
     found = {(each.claim, study.name): each for study in studies for each in study.claims}
-    rows = [
-        [
-            claim,
-            *(
-                f"{each.answer}: {each.difference.value:+.3f}" if (each := found.get((claim, study.name))) else "–"
-                for study in studies
-            ),
-        ]
-        for claim in dict.fromkeys(claim for claim, _ in found)
-    ]
-    return table(["claim", *(study.name for study in studies)], rows)
+    rows = []
+    for claim in dict.fromkeys(claim for claim, _ in found):
+        given = [found.get((claim, study.name)) for study in studies]
+        answers = [each.answer for each in given if each]
+        counted = f"{answers.count('shown')} / {answers.count('contradicted')} of {len(answers)}"
+        rows.append(
+            [claim, counted, *(f"{each.answer}: {each.difference.value:+.3f}" if each else "–" for each in given)]
+        )
+    return table(["claim", "shown / contradicted", *(study.name for study in studies)], rows)
 
 
 def summary(studies: Sequence[Evidence]) -> str:

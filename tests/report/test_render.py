@@ -104,9 +104,9 @@ def test_all_studies_answer_the_claims_in_one_table(render: ModuleType, study: R
     one = render.gather(study, "", "")
     other = replace(one, name="other", claims=())
     header, _, *rows = render.claims_overview([one, other]).splitlines()
-    assert header == "| claim | demo | other |"
+    assert header == "| claim | shown / contradicted | demo | other |"
     [row] = [row for row in rows if claim in row]
-    assert row.startswith(f"| {claim} | shown: +")
+    assert row.startswith(f"| {claim} | 1 / 0 of 1 | shown: +")
     assert row.endswith("| – |")
 
 
