@@ -287,6 +287,18 @@ def notes(results: Results) -> str:
     return note + same * _on_table(results)
 
 
+def regime(results: Results) -> str:
+    """Say how well the reference has learned its training examples, and how large its calibration error is."""
+    reference = Variant(results.reference)
+    ece, floor = (measure(results, reference, metric).value for metric in ("ece", "ece_noise_floor"))
+    last = [each.epochs[-1].accuracy for each in results.training if each.method == results.reference and each.epochs]
+    learned = (
+        f"is right on {sum(last) / len(last):.1%} of its training examples in the last epoch, and " if last else ""
+    )
+    name = results.method(results.reference).label
+    return f"The model of {name} {learned}has {ece / floor:.0f} times the ECE of a calibrated one (the noise floor)."
+
+
 def count(number: int, noun: str) -> str:
     """Write a number and its noun."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
@@ -365,7 +377,7 @@ def _decided(answer: Answer | None) -> str:
 
 def page(results: Results, claimed: Sequence[Answer], compared: Sequence[Answer], origin: str) -> str:
     """Write the page of one study."""
-    parts = [f"# {results.name}", results.description, origin, notes(results)]
+    parts = [f"# {results.name}", results.description, regime(results), origin, notes(results)]
     parts += ["## The claims of the paper", RULE, claims_table(claimed)]
     if compared:
         parts += ["## Comparisons", COMPARED, *comparison_tables(compared)]
