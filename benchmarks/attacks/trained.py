@@ -38,6 +38,10 @@ NETWORKS = {
     "ResNet-20 with label smoothing on its 4,000 training images": Network(
         "saturated", "label_smoothing", memorized=True
     ),
+    "small CNN on its 5,000 training images": Network("memorized_cnn", memorized=True),
+    "small CNN with label smoothing on its 5,000 training images": Network(
+        "memorized_cnn", "label_smoothing", memorized=True
+    ),
     "small CNN, adversarially trained": Network("adversarial"),
     "small CNN, Tiny ImageNet (K = 200, 64 px)": Network("tiny_imagenet", dataset="tiny_imagenet"),
 }
