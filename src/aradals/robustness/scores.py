@@ -6,7 +6,7 @@ import inspect
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from aradals._internal.optional import optional_imports
+from aradals._internal.processes import of_all_processes
 from aradals.attacks import (
     ATTACKS,
     Attack,
@@ -304,6 +305,28 @@ def merge_tables(tables: Sequence[ScoreTable]) -> ScoreTable:
     first[1:] = ids[1:] != ids[:-1]
     kept = order[first]
     return ScoreTable(**{name: column[kept] for name, column in columns.items()}, attack=attack)
+
+
+def score_together(score_part: Callable[[], ScoreTable]) -> ScoreTable:
+    """Merge the scores of the processes that train together, see `merge_tables`; each must call this function.
+
+    Args:
+        score_part: scores the part of this process.
+
+    Raises:
+        InputError: the scores of one process fail. All processes raise the error, so that none waits for another.
+    """
+    part: ScoreTable | InputError
+    try:
+        part = score_part()
+    except InputError as error:
+        part = error
+    tables = []
+    for each in of_all_processes(part):
+        if isinstance(each, InputError):
+            raise each
+        tables.append(each)
+    return merge_tables(tables)
 
 
 def one_attack(attacks: Iterable[str]) -> str:
