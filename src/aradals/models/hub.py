@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -56,6 +56,18 @@ class HubModel(
         network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # not in torch's stubs
         super().__init__(network, None if calibrator is None else calibrator_from_dict(calibrator))
         self.class_names = tuple(class_names)
+
+    @classmethod
+    def _from_pretrained(cls, **settings: Any) -> Self:
+        """Refuse weights of another network, because huggingface_hub alone would leave missing ones at random."""
+        try:
+            return super()._from_pretrained(**{"strict": True, **settings})  # type: ignore[no-any-return]
+        except RuntimeError as error:
+            raise InputError(
+                expected=f"all weights of the network in {settings['model_id']}",
+                got=str(error),
+                hint="exporting the model again",
+            ) from error
 
     @property
     def network(self) -> nn.Module:
