@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from aradals._internal.ids import first_of_each
 from aradals._internal.optional import optional_imports
 from aradals._internal.processes import of_all_processes
 from aradals.attacks import (
@@ -300,10 +301,7 @@ def merge_tables(tables: Sequence[ScoreTable]) -> ScoreTable:
     """
     attack = one_attack([table.attack for table in tables])
     columns: dict[str, Any] = {name: torch.cat([getattr(table, name) for table in tables]) for name in _COLUMNS}
-    ids, order = columns["ids"].sort(stable=True)
-    first = torch.ones_like(ids, dtype=torch.bool)
-    first[1:] = ids[1:] != ids[:-1]
-    kept = order[first]
+    kept = first_of_each(columns["ids"])
     return ScoreTable(**{name: column[kept] for name, column in columns.items()}, attack=attack)
 
 
