@@ -57,9 +57,9 @@ STUDIES ?= letter ranking magic spambase fashion features sections cifar10-overf
 evidence: $(VENV)/installed-package
 	for name in $(STUDIES); do \
 	  $(BIN)/aradals run $$name --workers 2 --output runs/$$name && \
-	  $(BIN)/python benchmarks/render.py --study runs/$$name/results.json --output results/$$name/README.md || exit 1; \
+	  $(BIN)/python benchmarks/evidence/render.py --study runs/$$name/results.json --output results/$$name/README.md || exit 1; \
 	done
-	$(BIN)/python benchmarks/render.py --all
+	$(BIN)/python benchmarks/evidence/render.py --all
 
 clean:
 	rm -rf $(VENV) runs site dist .mypy_cache .pytest_cache .ruff_cache

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def load_script(path: str) -> ModuleType:
-    """Import a script by its path from the root of the repository."""
+    """Import a script by its path from the root of the repository; it can import the scripts beside it."""
+    sys.path.append(str((ROOT / path).parent))
     spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     assert spec
     assert spec.loader

@@ -84,6 +84,9 @@ class TableBlock:
     rows: list[list[Cell]]
 
 
+BATCHES = "A batch temperature takes all examples of one condition for one batch, without their labels."
+
+
 def main_table(results: Results, shown: Sequence[Variant] | None = None) -> TableBlock:
     """Make the main table: the variants of a study side by side, or the robustness subsets of a single model."""
     return _subsets_of_one(results) if len(results.variants) == 1 else methods_table(results, shown)
@@ -112,7 +115,9 @@ def main_table_note(results: Results) -> str:
     if results.shifts:
         words.append(f"Shift: {shift_mean(results)}.")
     words += ["Cost is a multiple of plain training."] if results.costs else []
-    words += ["+ T: with temperature scaling."] if any(v.calibrator == "temperature" for v in results.variants) else []
+    calibrators = {variant.calibrator for variant in results.variants}
+    words += ["+ T: with temperature scaling."] if "temperature" in calibrators else []
+    words += [BATCHES] if "batch_temperature" in calibrators else []
     if rest := len(results.variants) - len(shown_variants(results)):
         words.append(f"All numbers in the report has {rest} more variants.")
     if results.failed:

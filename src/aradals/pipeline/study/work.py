@@ -25,7 +25,7 @@ from aradals.metrics import nll
 from aradals.models import save_checkpoint, seal_description
 from aradals.pipeline.artifacts import load_predictions, save_calibrator, versions
 from aradals.pipeline.config import ColumnSubsets, RandomSubsets, RankedSubsets
-from aradals.pipeline.domains import fit_on_domains
+from aradals.pipeline.domains import DRIFTS, fit_on_domains
 from aradals.pipeline.evaluate import evaluate_conditions
 from aradals.pipeline.predict import pool_members, predict_conditions, prediction_paths
 from aradals.pipeline.ranks import on_ranks, rank_of
@@ -328,6 +328,9 @@ def calibrate(task: Calibrate, space: Workspace) -> None:
         "calibrators": task.calibrators,
         "pull": True,  # earlier versions fitted temperatures without it
     }
+    needs_model = any(isinstance(get_calibrator(each), BatchTemperature) for each in task.calibrators)
+    if needs_model:
+        inputs |= {"models": [space.digests(each.train)[each.checkpoint] for each in task.predictions], "drifts": DRIFTS}
 
     def make(folder: Path) -> None:
         paths = [space.paths(each)[CALIBRATION_FILE] for each in task.predictions]
@@ -344,7 +347,7 @@ def calibrate(task: Calibrate, space: Workspace) -> None:
             fitted.origin = replace(fitted.origin, weights=origin_weights)
             save_calibrator(folder / f"{calibrator}.json", fitted, examples)
 
-    space.fill(task, inputs, make)
+    space.fill(task, inputs, make, space.materials(task.source).probe if needs_model else None)
 
 
 def _load_pooled(predictions: Sequence[Predict], space: Workspace) -> nn.Module:
