@@ -125,12 +125,6 @@ def test_a_batch_temperature_needs_inputs_and_a_known_statistic(folder: Path) ->
     assert "statistic mean_entropy" in ran.out
 
 
-def test_a_study_refuses_it_before_work(tmp_path: Path) -> None:
-    ran = aradals("run", "digits", "--calibrators", "batch_temperature", "--output", tmp_path / "out")
-    assert ran.code == 2
-    assert "calibrators that are fitted on clean predictions alone" in ran.err
-
-
 def test_drifts_stay_in_range_and_grow() -> None:
     torch.manual_seed(0)
     images, rows = torch.rand(20, 3, 8, 8), torch.rand(200, 5)

@@ -11,6 +11,7 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import aradals
@@ -124,6 +125,16 @@ def test_a_folder_for_the_hub(calibrator: Calibrator | None, tmp_path: Path) -> 
     (tmp_path / "hub" / "config.json").write_text(json.dumps({**config, "model": "os:system"}))
     with pytest.raises(InputError, match="a built-in network"):
         HubModel.from_pretrained(tmp_path / "hub")
+
+
+@pytest.mark.parametrize("change", ["missing", "renamed"])
+def test_a_folder_for_the_hub_has_all_weights(change: str, tmp_path: Path) -> None:
+    HubModel("mlp", 3, [4], {"hidden": [5]}).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    tensor = weights.pop("calibrated.linear.weight")
+    save_file(weights if change == "missing" else {**weights, "other": tensor}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="all weights of the network"):
+        HubModel.from_pretrained(tmp_path)
 
 
 def replaced(calibrator: Calibrator | None) -> Calibrator | None:

@@ -70,6 +70,20 @@ class CalibratedModel(nn.Module):
         return calibrated.log_softmax(1).to(logits.dtype)
 
 
+class LogProbabilities(nn.Module):
+    """Module from inputs in [0, 1] to float32 log-probabilities, shape (N, K); calibrated if there is a calibrator."""
+
+    def __init__(self, model: nn.Module, calibrator: Calibrator | None) -> None:
+        super().__init__()
+        self.calibrated = model if calibrator is None else CalibratedModel(model, calibrator)
+        self.eval()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Compute log-probabilities, shape (N, K)."""
+        log_probs: Tensor = self.calibrated(inputs).log_softmax(1).float()
+        return log_probs
+
+
 def scores_for(calibrator: Calibrator, model: nn.Module, batches: InputBatches, ids: Tensor) -> Tensor | None:
     """Compute the robustness scores that ``calibrator`` needs, float, shape (N,); None if it needs none.
 

@@ -12,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from aradals.cli.arguments import CalibratorArguments, DataArguments, HeldOutArguments, ModelArguments, OutputArguments
+from aradals.cli.arguments import CalibratorArguments, DataArguments, ModelArguments, OutputArguments
+from aradals.cli.prediction_arguments import HeldOutArguments
 from aradals.cli.terminal import print_log, print_result
 
 EXAMPLE = "aradals calibrate --checkpoint model.safetensors --data held-out.parquet --output temperature.json"
@@ -50,8 +51,7 @@ def run(
 
 
 def _in_short(value: object) -> str:
-    if isinstance(value, list) and (len(value) > 10 or isinstance(value[0], list)):
-        return f"({len(value)} of them)"
     if isinstance(value, list):
-        return " ".join(map(_in_short, value))
+        is_long = len(value) > 10 or isinstance(value[0], list)
+        return f"({len(value)} of them)" if is_long else " ".join(map(_in_short, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)

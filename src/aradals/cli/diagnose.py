@@ -14,7 +14,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from aradals.cli.arguments import DataArguments, RankingArguments, ResultsArguments, ScoredArguments, SharedModel
+from aradals.cli.arguments import DataArguments, RankingArguments, ResultsArguments, SharedModel
+from aradals.cli.prediction_arguments import ScoredArguments
 from aradals.cli.terminal import print_log
 
 EXAMPLE = "aradals diagnose --model my_model.py:build --checkpoint weights.pt --data photos/ --output runs/diagnosis"

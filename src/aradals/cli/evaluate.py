@@ -13,7 +13,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from aradals.cli.arguments import DataArguments, PairedArguments, ResultsArguments, SharedModel, ShiftArguments
+from aradals.cli.arguments import DataArguments, ResultsArguments, SharedModel, ShiftArguments
+from aradals.cli.prediction_arguments import PairedArguments
 from aradals.cli.terminal import print_log
 
 EXAMPLE = (

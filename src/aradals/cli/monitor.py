@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 
-from aradals.cli.arguments import DataArguments, ModelArguments, MonitorArguments, UnlabeledArguments
+from aradals.cli.arguments import DataArguments, ModelArguments, MonitorArguments
+from aradals.cli.prediction_arguments import UnlabeledArguments
 from aradals.cli.terminal import print_log, print_result
 
 EXAMPLE = "aradals monitor --predictions today.parquet --calibrator batch.json --batch-size 500"

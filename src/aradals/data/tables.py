@@ -202,7 +202,8 @@ def _texts_of_classes(table: Table, kinds: dict[str, str], image: str | None) ->
 
     In a small table, a single column is taken as it is, because every row can be of another class.
     """
-    texts = [name for name in _of_kinds(kinds, "text") if name not in (image, split_column(table))]
+    others = (image, split_column(table))
+    texts = [name for name in _of_kinds(kinds, "text") if name not in others]
     least = 2 if len(texts) > 1 else _MANY_ROWS
     return [name for name in texts if not _is_different_in_all_rows(table.read([name])[name], least)]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from aradals._internal.processes import num_processes, of_all_processes
 from aradals.checks import ROUNDING
 from aradals.errors import InputError
 from aradals.losses import soft_cross_entropy
-from aradals.robustness.scores import ScoreTable, merge_tables, score
+from aradals.robustness.scores import ScoreTable, score, score_together
 from aradals.smoothing.adaptive import AdaptiveSmoothing
 from aradals.smoothing.subsets import assign_subsets
 
@@ -217,27 +218,17 @@ class AdaptiveLoop:
     def _subsets(
         self, model: nn.Module, dataset: Any, num_subsets: int, collate: Callable[[list[Any]], Any] | None
     ) -> Tensor:
-        parts = of_all_processes(self._scores(model, dataset, collate))
-        for part in parts:
-            if isinstance(part, InputError):
-                raise part
-        table = merge_tables(cast(list[ScoreTable], parts))
+        table = score_together(partial(self._score_part, model, dataset, collate))
         return assign_subsets(table.ranking, num_subsets, table.ids)  # the ids are 0, ..., N - 1
 
-    def _scores(
-        self, model: nn.Module, dataset: Any, collate: Callable[[list[Any]], Any] | None
-    ) -> ScoreTable | InputError:
-        """Score this process's part; the error is returned, because other processes wait for this one."""
+    def _score_part(self, model: nn.Module, dataset: Any, collate: Callable[[list[Any]], Any] | None) -> ScoreTable:
         wrapped, world = WithIds(dataset), num_processes()
         rank = torch.distributed.get_rank() if world > 1 else 0
         part = Subset(wrapped, range(rank, len(wrapped), world))
         # Its own generator, because a loader would otherwise take a number from that of the training.
         generator = torch.Generator().manual_seed(0)
         loader = DataLoader(part, self.batch_size, collate_fn=collate, generator=generator)
-        try:
-            return score(*self.prepare(model, loader), self.attack)
-        except InputError as error:
-            return error
+        return score(*self.prepare(model, loader), self.attack)
 
     def train_subsets(self, ids: Tensor) -> Tensor:
         """Return the subsets of training examples, on the device of their ids; all 0 before the first scoring."""

@@ -42,7 +42,17 @@ Split = tuple[Tensor, Tensor]
 """Inputs in [0, 1], shape (N, D), and labels, shape (N,)."""
 
 
-class ArAdaLSClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class _Probabilistic(ClassifierMixin):  # type: ignore[misc]
+    """A classifier of scikit-learn that predicts by its probabilities."""
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """Predict the most probable class of each row, shape (N,)."""
+        most_probable = self.predict_proba(X).argmax(1)
+        predicted: npt.NDArray[Any] = self.classes_[most_probable]
+        return predicted
+
+
+class ArAdaLSClassifier(_Probabilistic, BaseEstimator):  # type: ignore[misc]
     """A network for tables that AR-AdaLS trains: `aradals.models.MLP` behind ``fit`` and ``predict_proba``.
 
     ``fit`` trains a first network without smoothing, scores the robustness of its predictions, and trains a second
@@ -188,12 +198,6 @@ class ArAdaLSClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         probs: npt.NDArray[np.float64] = _logits(self.module_, self._scaled(X)).softmax(1).numpy()
         return probs
 
-    def predict(self, X: Any) -> npt.NDArray[Any]:
-        """Predict the most probable class of each row, shape (N,)."""
-        most_probable = self.predict_proba(X).argmax(1)
-        predicted: npt.NDArray[Any] = self.classes_[most_probable]
-        return predicted
-
 
 def _split(
     num: int, positions: npt.NDArray[np.int64], fraction: float, random: np.random.RandomState
@@ -230,7 +234,7 @@ def _logits(module: nn.Module, inputs: Tensor) -> Tensor:
     return torch.cat([module(rows) for rows in inputs.split(_BATCH)])
 
 
-class CalibratedEstimator(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
+class CalibratedEstimator(_Probabilistic, MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     """A fitted classifier of scikit-learn whose probabilities one of our calibrators corrects.
 
     Unlike ``CalibratedClassifierCV``, ``fit`` trains no classifier. It fits the calibrator on the probabilities of the
@@ -284,12 +288,6 @@ class CalibratedEstimator(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  
             probs=self.estimator.predict_proba(X)
         ).numpy()
         return calibrated
-
-    def predict(self, X: Any) -> npt.NDArray[Any]:
-        """Predict the class with the largest calibrated probability, shape (N,)."""
-        most_probable = self.predict_proba(X).argmax(1)
-        predicted: npt.NDArray[Any] = self.classes_[most_probable]
-        return predicted
 
 
 def _positions(y_true: Any, classes: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

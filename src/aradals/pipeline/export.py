@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from aradals._internal.files import atomic_path
 from aradals._internal.json_files import save_json, settings_digest
 from aradals._internal.optional import load_extra
-from aradals.calibration import BatchTemperature, CalibratedModel, Calibrator
+from aradals.calibration import BatchTemperature, Calibrator
+from aradals.calibration.calibrated_model import LogProbabilities
 from aradals.data import Examples, as_examples
 from aradals.errors import InputError
 from aradals.inference.padding import Padded
@@ -123,7 +124,7 @@ def export(
     _check_calibrator(calibrator, classifier, log)
     check_results(results, classifier, calibrator_name or getattr(calibrator, "method", "none"))
     _check_model(classifier, chosen)
-    calibrated = _LogProbabilities(classifier.model, calibrator)
+    calibrated = LogProbabilities(copy.deepcopy(classifier.model).cpu().float(), calibrator)
     tried = inputs.detach().cpu().float()[torch.arange(max(_NUM_TRIED, min(len(inputs), 64))) % len(inputs)]
     description = _describe(classifier, calibrator, tuple(tried.shape[1:]), chosen)
     card = model_card(description, results, calibrator_name or getattr(calibrator, "method", "none"))
@@ -228,20 +229,6 @@ def _check_model(classifier: Classifier, format: Format) -> None:
         )
 
 
-class _LogProbabilities(nn.Module):
-    """A model, possibly calibrated, on the CPU; returns log-probabilities in float32."""
-
-    def __init__(self, model: nn.Module, calibrator: Calibrator | None) -> None:
-        super().__init__()
-        own = copy.deepcopy(model).cpu().float()
-        self.model = own if calibrator is None else CalibratedModel(own, calibrator)
-        self.eval()
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        log_probs: Tensor = self.model(inputs).log_softmax(1).float()
-        return log_probs
-
-
 class _Probabilities(nn.Module):
     def __init__(self, log_probabilities: nn.Module) -> None:
         super().__init__()
@@ -337,7 +324,7 @@ def _hub_folder(path: Path, request: str, read: Sequence[Path], overwrite: bool)
 
 def _write_folder(
     classifier: Classifier,
-    calibrated: _LogProbabilities,
+    calibrated: LogProbabilities,
     inputs: Tensor,
     path: Path,
     description: Mapping[str, Any],

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from aradals._internal.files import atomic_path, set_aside
+from aradals._internal.ids import first_of_each
 from aradals._internal.json_files import json_text, save_json, settings_digest
 from aradals.data import Data, Examples, as_examples
 from aradals.errors import InputError
@@ -370,10 +371,7 @@ def by_id(examples: Examples) -> Examples:
     ids = examples.ids
     if bool((ids[1:] > ids[:-1]).all()):
         return examples
-    ordered, positions = ids.sort(stable=True)
-    first = torch.ones_like(ids, dtype=torch.bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    return examples.select(positions[first])
+    return examples.select(first_of_each(ids))
 
 
 def _starts(examples: Examples, settings: AttackSettings) -> Tensor | None:

@@ -8,10 +8,12 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from aradals._internal.files import csv_text
-from aradals.report.panels import Columns
+from aradals.report import figures
+from aradals.report.panels import BoxPanel, Columns, DotPanel, SubsetPanel
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,38 @@ class Panel(Protocol):
 def draw(drawer: Callable[[Any], str], panels: Sequence[Panel], name: str) -> list[Drawing]:
     """Draw panels of one kind."""
     return [Drawing(f"{name}-{slug(panel.title)}", drawer(panel), as_csv(panel.columns)) for panel in panels]
+
+
+def subset_drawer(panels: Sequence[SubsetPanel]) -> Callable[[SubsetPanel], str]:
+    """Make the drawer of panels on the same axes, so that they are comparable."""
+    levels = [
+        x
+        for panel in panels
+        for x in (*panel.accuracy_low, *panel.accuracy_high, *panel.confidence)
+        if math.isfinite(x)
+    ]
+    errors = [x for panel in panels for x in (*panel.ece_high, *panel.ece, *panel.noise_floor) if math.isfinite(x)]
+    return partial(
+        figures.draw_subsets,
+        lowest=math.floor(10 * min(levels, default=0)) / 10,
+        highest=math.ceil(10 * max(levels, default=1)) / 10,
+        highest_ece=max(0.02, 1.08 * max(errors, default=0)),
+    )
+
+
+def box_drawer(panels: Sequence[BoxPanel]) -> Callable[[BoxPanel], str]:
+    """Make the drawer of panels on the same axis."""
+    highest = max((value for panel in panels for values in panel.values for value in values), default=0)
+    return partial(figures.draw_boxes, highest=1.05 * highest or 1.0)
+
+
+def dot_drawer(panels: Sequence[DotPanel]) -> Callable[[DotPanel], str]:
+    """Make the drawer of panels, those of one quantity on the same axis."""
+    limits = {
+        panel.quantity: figures.dot_limits([other for other in panels if other.quantity == panel.quantity])
+        for panel in panels
+    }
+    return lambda panel: figures.draw_dots(panel, limits=limits[panel.quantity])
 
 
 def as_csv(columns: Columns) -> str:

@@ -6,7 +6,7 @@ import inspect
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from aradals._internal.ids import first_of_each
 from aradals._internal.optional import optional_imports
+from aradals._internal.processes import of_all_processes
 from aradals.attacks import (
     ATTACKS,
     Attack,
@@ -299,11 +301,30 @@ def merge_tables(tables: Sequence[ScoreTable]) -> ScoreTable:
     """
     attack = one_attack([table.attack for table in tables])
     columns: dict[str, Any] = {name: torch.cat([getattr(table, name) for table in tables]) for name in _COLUMNS}
-    ids, order = columns["ids"].sort(stable=True)
-    first = torch.ones_like(ids, dtype=torch.bool)
-    first[1:] = ids[1:] != ids[:-1]
-    kept = order[first]
+    kept = first_of_each(columns["ids"])
     return ScoreTable(**{name: column[kept] for name, column in columns.items()}, attack=attack)
+
+
+def score_together(score_part: Callable[[], ScoreTable]) -> ScoreTable:
+    """Merge the scores of the processes that train together, see `merge_tables`; each must call this function.
+
+    Args:
+        score_part: scores the part of this process.
+
+    Raises:
+        InputError: the scores of one process fail. All processes raise the error, so that none waits for another.
+    """
+    part: ScoreTable | InputError
+    try:
+        part = score_part()
+    except InputError as error:
+        part = error
+    tables = []
+    for each in of_all_processes(part):
+        if isinstance(each, InputError):
+            raise each
+        tables.append(each)
+    return merge_tables(tables)
 
 
 def one_attack(attacks: Iterable[str]) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from aradals._internal.ids import first_of_each
 from aradals._internal.processes import num_processes, of_all_processes
 from aradals.checks import (
     Values,
@@ -394,8 +395,7 @@ class AdaptiveSmoothing(nn.Module):
         columns = [torch.cat(parts) for parts in zip(*(each for _, each in found if each), strict=True)]
         if not columns:
             return sums
-        ids, order = columns[0].sort(stable=True)
-        first = order[torch.cat([ids.new_ones(1).bool(), ids[1:] != ids[:-1]])]
+        first = first_of_each(columns[0])
         subsets, confidence, correct = (column[first] for column in columns[1:])
         return sums_by_subset(confidence, correct, subsets, num_subsets).to(sums)
 

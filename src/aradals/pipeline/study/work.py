@@ -330,7 +330,8 @@ def calibrate(task: Calibrate, space: Workspace) -> None:
     }
     needs_model = any(isinstance(get_calibrator(each), BatchTemperature) for each in task.calibrators)
     if needs_model:
-        inputs |= {"models": [space.digests(each.train)[each.checkpoint] for each in task.predictions], "drifts": DRIFTS}
+        models = [space.digests(each.train)[each.checkpoint] for each in task.predictions]
+        inputs |= {"models": models, "drifts": DRIFTS}
 
     def make(folder: Path) -> None:
         paths = [space.paths(each)[CALIBRATION_FILE] for each in task.predictions]

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from aradals._internal.ids import first_of_each
 from aradals._internal.processes import of_all_processes
 from aradals.data import AUGMENTATIONS, Augmentation, augmix
 from aradals.geometry import exact_dtype
@@ -44,9 +45,8 @@ def by_id(ids: Tensor, subsets: Tensor | None) -> Tensor:
 def _whole_split(ids: Tensor, *columns: Tensor) -> list[Tensor]:
     """Gather the columns of all processes in the order of the ids, each id once."""
     ids, *columns_of_all = (torch.cat(of_all_processes(part.cpu())) for part in (ids, *columns))
-    order = ids.argsort(stable=True)
-    first = ids[order].diff(prepend=ids.new_tensor([-1])) != 0
-    return [column[order[first]].to(given.device) for column, given in zip(columns_of_all, columns, strict=True)]
+    first = first_of_each(ids)
+    return [column[first].to(given.device) for column, given in zip(columns_of_all, columns, strict=True)]
 
 
 class AdaptiveClassifier(LightningModule):

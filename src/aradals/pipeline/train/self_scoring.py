@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
-from aradals._internal.processes import of_all_processes
 from aradals.data import Examples
 from aradals.errors import InputError, TrainingFailed
 from aradals.pipeline.train.batches import part_of
 from aradals.pipeline.train.module import AdaptiveClassifier, by_id
-from aradals.robustness.scores import ScoreTable, merge_tables, score
+from aradals.robustness.scores import score, score_together
 from aradals.smoothing.subsets import assign_subsets
 
 ATTACK = "first_order_margin"
-
-
-def _score(model: nn.Module, splits: Sequence[Examples]) -> list[ScoreTable] | InputError:
-    """Score splits; the error is returned, because other processes wait for this one."""
-    try:
-        return [score(model, split.batches(), ATTACK) for split in splits]
-    except InputError as error:
-        return error
 
 
 class SelfScoring(Callback):
@@ -67,14 +59,13 @@ class SelfScoring(Callback):
         if epoch == 0 or epoch % self.every:
             return
         started = time.perf_counter()
-        num_subsets = pl_module.criterion.num_subsets
+        model, num_subsets = pl_module.model, pl_module.criterion.num_subsets
         parts = [part_of(split, trainer.global_rank, trainer.world_size) for split in (self.train, self.validation)]
-        with trainer.precision_plugin.forward_context():
-            scored = of_all_processes(_score(pl_module.model, parts))
-        for found in scored:
-            if isinstance(found, InputError):
-                raise TrainingFailed(f"the model cannot score itself after epoch {epoch}: {found}") from found
-        tables = [merge_tables(each) for each in zip(*scored, strict=True)]
+        try:
+            with trainer.precision_plugin.forward_context():
+                tables = [score_together(partial(score, model, part.batches(), ATTACK)) for part in parts]
+        except InputError as error:
+            raise TrainingFailed(f"the model cannot score itself after epoch {epoch}: {error}") from error
         for subsets, table in zip((pl_module.train_subsets, pl_module.validation_subsets), tables, strict=True):
             subsets.copy_(by_id(table.ids, assign_subsets(table.ranking, num_subsets, table.ids)))
         if self.shape is not None:
