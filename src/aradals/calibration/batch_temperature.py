@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -16,11 +16,9 @@ from aradals.calibration.base import (
     origin_of,
     read_state,
     with_possible_labels,
-    zero_masked,
 )
 from aradals.calibration.label_shift import ClassEntropies, dispersion, entropy, estimate_class_mix
-from aradals.calibration.newton import minimize_convex
-from aradals.calibration.temperature import best_temperature, find_problem, relative_logits, warn_of_problem
+from aradals.calibration.temperature import best_temperature, find_problem, warn_of_problem
 from aradals.checks import Values, to_tensor
 from aradals.errors import InputError
 
@@ -111,7 +109,9 @@ class BatchTemperature(Calibrator):
     .. math:: \log T = a + b \, \frac{n}{n + n_0} \frac{f}{s}
 
     with the number n of predictions, the statistic f of `STATISTICS` and its root mean square s over the domains of
-    the fit. a and b minimize the sum of the NLL over the examples of all domains, with the weak pull a^2 / 2 + b^2 / 2.
+    the fit. a is the log of the plain temperature of the calibration split, so that a batch without a shift gets the
+    plain temperature. b is the slope of the least squares line from there through the logs of the best temperature of
+    each domain. All domains count alike, so that a domain in which the model is useless does not decide the line.
     A small batch says little, so that its f is shrunk to 0, which stands for no shift: n_0 is the variance of f in
     batches of 32 calibration examples, times 32, divided by s^2.
 
@@ -199,19 +199,19 @@ class BatchTemperature(Calibrator):
         self._fit_domains(logits, labels, torch.zeros_like(labels))
 
     def _fit_domains(self, logits: Tensor, labels: Tensor, domains: Tensor) -> None:
-        """Describe domain 0, then fit a and b to all domains.
+        """Describe domain 0, then fit the line through the best temperatures of all domains.
 
         A warning says that there is only one domain, or that only the pull keeps the temperature.
         """
-        clean = domains == 0
+        clean, numbers = domains == 0, domains.unique()
         self._describe(logits[clean], labels[clean])
-        numbers, rows = domains.unique(return_inverse=True)
-        shifts = torch.stack([self.shift(logits[rows == row]) for row in range(len(numbers))])
+        parts = [(logits[domains == number], labels[domains == number]) for number in numbers]
+        shifts = torch.stack([self.shift(part) for part, _ in parts])
         self._keep(scale=shifts.square().mean().sqrt().clamp(min=_LEAST_SHIFT if len(numbers) > 1 else 1))
         self._keep(batch_prior=self._noise(logits[clean]) / self._scale.square())
-        scaled, start = (shifts / self._scale)[rows], self._clean_temperature
-        self._keep(coefficients=fit_log_linear(logits, labels, scaled, start))
-        self._keep(domain_error=error_of_domains(logits, labels, scaled, rows, self._coefficients))
+        scaled, best = shifts / self._scale, logits.new_tensor([best_temperature(*part) for part in parts]).log()
+        self._keep(coefficients=fit_line(best, scaled))
+        self._keep(domain_error=error_of_domains(parts, best, scaled))
         self._keep(inflation=self._measure_inflation(logits[clean], labels[clean]))
         if len(numbers) == 1:
             warnings.warn(
@@ -446,60 +446,39 @@ class RunningBatch:
 
 
 @torch.no_grad()
-def fit_log_linear(logits: Tensor, labels: Tensor, shifts: Tensor, start: Tensor) -> Tensor:
-    """Find a and b of log T = a + b f with the least sum of NLL and pull, (a^2 + b^2) / 2.
+def fit_line(log_temperatures: Tensor, shifts: Tensor) -> Tensor:
+    """Find a and b of log T = a + b f by least squares over the domains, with a = log T of domain 0.
+
+    b is 0 if no domain is shifted.
 
     Args:
-        logits: float64, shape (N, K); those of the labels are finite.
-        labels: int64, shape (N,).
-        shifts: f of the domain of each example, float64, shape (N,).
-        start: a temperature to start from, a scalar.
+        log_temperatures: log of the best temperature of each domain, float64, shape (D,).
+        shifts: f of each domain, float64, shape (D,), 0 for domain 0.
 
     Returns:
         a and b, shape (2,).
     """
-    relative = relative_logits(logits, labels)
-    finite = zero_masked(relative)
-    design = torch.stack([torch.ones_like(shifts), shifts], 1)
-
-    def loss(point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the mean of NLL and pull, its gradient, and its Hessian without the part that can be negative."""
-        beta = (-(design @ point)).exp()[:, None]
-        scaled = beta * relative
-        probs, values = scaled.softmax(1), beta * finite
-        mean = (probs * values).sum(1)
-        variance = (probs * (values - mean[:, None]).square()).sum(1)
-        value = scaled.logsumexp(1).sum() + point.square().sum() / 2
-        gradient = point - mean @ design
-        hessian = (design * variance[:, None]).T @ design + torch.eye(2).to(design)
-        return value / len(shifts), gradient / len(shifts), hessian / len(shifts)
-
-    def step(point: Tensor, gradient: Tensor, hessian: Tensor) -> Tensor:
-        solved: Tensor = torch.linalg.solve(hessian, gradient)
-        return -solved
-
-    fitted: Tensor = minimize_convex(loss, torch.stack([start.log(), torch.zeros_like(start)]), step)
-    return fitted
+    a = log_temperatures[0]
+    b = shifts @ (log_temperatures - a) / (shifts @ shifts).clamp(min=0.5)
+    return torch.stack([a, b])
 
 
-def error_of_domains(logits: Tensor, labels: Tensor, shifts: Tensor, domains: Tensor, fitted: Tensor) -> Tensor:
+def error_of_domains(domains: Sequence[tuple[Tensor, Tensor]], log_temperatures: Tensor, shifts: Tensor) -> Tensor:
     """Measure the root mean square of confidence minus accuracy, over the domains, each left out of the fit in turn.
 
-    The part that the chance in the labels explains is subtracted.
+    The part that the chance in the labels explains is subtracted. Domain 0 stays in, because it gives a.
 
     Args:
-        logits: float64, shape (N, K).
-        labels: int64, shape (N,).
-        shifts: f of the domain of each example, shape (N,).
-        domains: number of the domain of each example, from 0, shape (N,).
-        fitted: a and b of the fit to all domains.
+        domains: logits and labels of each domain.
+        log_temperatures: see `fit_line`.
+        shifts: see `fit_line`.
     """
     squares = []
-    for domain in range(int(domains.max()) + 1):
-        out = domains == domain
-        a, b = fitted if out.all() else fit_log_linear(logits[~out], labels[~out], shifts[~out], fitted[0].exp())
-        confidence, predicted = (logits[out] / (a + b * shifts[out]).exp()[:, None]).softmax(1).max(1)
-        gap = (confidence - (predicted == labels[out]).double()).mean()
+    for number, (logits, labels) in enumerate(domains):
+        others = torch.arange(len(domains)).ne(number) | torch.arange(len(domains)).eq(0)
+        a, b = fit_line(log_temperatures[others], shifts[others])
+        confidence, predicted = (logits / (a + b * shifts[number]).exp()).softmax(1).max(1)
+        gap = (confidence - (predicted == labels).double()).mean()
         squares.append((gap.square() - (confidence * (1 - confidence)).mean() / len(confidence)).clamp(min=0))
     mean_square: Tensor = torch.stack(squares).mean()
     return mean_square.sqrt()
