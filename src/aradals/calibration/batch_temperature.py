@@ -16,6 +16,7 @@ from aradals.calibration.base import (
     origin_of,
     read_state,
     with_possible_labels,
+    zero_masked,
 )
 from aradals.calibration.label_shift import ClassEntropies, dispersion, entropy, estimate_class_mix
 from aradals.calibration.temperature import best_temperature, find_problem, warn_of_problem
@@ -110,10 +111,9 @@ class BatchTemperature(Calibrator):
 
     with the number n of predictions, the statistic f of `STATISTICS` and its root mean square s over the domains of
     the fit. a is the log of the plain temperature of the calibration split, so that a batch without a shift gets the
-    plain temperature. b is the slope of the least squares line from there through the logs of the best temperature of
-    each domain. All domains count alike, so that a domain in which the model is useless does not decide the line.
-    A small batch says little, so that its f is shrunk to 0, which stands for no shift: n_0 is the variance of f in
-    batches of 32 calibration examples, times 32, divided by s^2.
+    plain temperature. b is the slope of the line from there through the logs of the best temperatures of the domains,
+    see `fit_line`. A small batch says little, so that its f is shrunk to 0, which stands for no shift: n_0 is the
+    variance of f in batches of 32 calibration examples, times 32, divided by s^2.
 
     Each call of ``forward`` and ``predict_logits`` takes its rows for *one* batch: they should come from the same
     source. The order of the rows has no effect. The order of the classes of a prediction does not change, and so the
@@ -121,7 +121,7 @@ class BatchTemperature(Calibrator):
 
     A change of the mix of classes is not a shift that needs another temperature. ``guarded_information`` and
     ``unexplained_entropy`` estimate the mix and allow for it. ``mutual_information`` is the best statistic if the mix
-    is sure to be that of the calibration data, and is wrong by up to 60 points if it is not.
+    is sure to be that of the calibration data, and is wrong by up to 70 points if it is not.
 
     Args:
         statistic: a name in `STATISTICS`.
@@ -209,9 +209,8 @@ class BatchTemperature(Calibrator):
         shifts = torch.stack([self.shift(part) for part, _ in parts])
         self._keep(scale=shifts.square().mean().sqrt().clamp(min=_LEAST_SHIFT if len(numbers) > 1 else 1))
         self._keep(batch_prior=self._noise(logits[clean]) / self._scale.square())
-        scaled, best = shifts / self._scale, logits.new_tensor([best_temperature(*part) for part in parts]).log()
-        self._keep(coefficients=fit_line(best, scaled))
-        self._keep(domain_error=error_of_domains(parts, best, scaled))
+        described = [Domain.of(shift / self._scale, *part) for shift, part in zip(shifts, parts, strict=True)]
+        self._keep(coefficients=fit_line(described), domain_error=error_of_domains(parts, described))
         self._keep(inflation=self._measure_inflation(logits[clean], labels[clean]))
         if len(numbers) == 1:
             warnings.warn(
@@ -220,7 +219,7 @@ class BatchTemperature(Calibrator):
                 stacklevel=5,
             )
         else:
-            warn_of_problem("the temperature rests on the pull to 1", find_problem(logits, labels))
+            warn_of_problem("the temperature rests on the pull to 1", find_problem(*parts[0]))
 
     def _describe(self, logits: Tensor, labels: Tensor) -> None:
         """Keep what later batches are compared with."""
@@ -445,39 +444,58 @@ class RunningBatch:
         return probs
 
 
-@torch.no_grad()
-def fit_line(log_temperatures: Tensor, shifts: Tensor) -> Tensor:
-    """Find a and b of log T = a + b f by least squares over the domains, with a = log T of domain 0.
+class Domain(NamedTuple):
+    """What the fit knows of a domain, float64 scalars.
 
-    b is 0 if no domain is shifted.
+    Attributes:
+        shift: the statistic f, 0 for the calibration examples as they are.
+        log_temperature: log T of the best temperature.
+        information: second derivative of the sum of the NLL by log T, at the best temperature.
+    """
 
-    Args:
-        log_temperatures: log of the best temperature of each domain, float64, shape (D,).
-        shifts: f of each domain, float64, shape (D,), 0 for domain 0.
+    shift: Tensor
+    log_temperature: Tensor
+    information: Tensor
+
+    @classmethod
+    def of(cls, shift: Tensor, logits: Tensor, labels: Tensor) -> Self:
+        """Fit the best temperature of a domain."""
+        temperature = best_temperature(logits, labels)
+        scaled = logits / temperature
+        probs, values = scaled.softmax(1), zero_masked(scaled)
+        mean = (probs * values).sum(1, keepdim=True)
+        information = (probs * (values - mean).square()).sum()
+        return cls(shift, shift.new_tensor(temperature).log(), information)
+
+
+def fit_line(domains: Sequence[Domain]) -> Tensor:
+    """Find a and b of log T = a + b f by weighted least squares over the domains, with a = log T of the first one.
+
+    The weights are the information of the domains. A domain in which the model is useless has about none, because any
+    large temperature suits it. The pull b^2 / 2 keeps b = 0 if no domain is shifted.
 
     Returns:
         a and b, shape (2,).
     """
-    a = log_temperatures[0]
-    b = shifts @ (log_temperatures - a) / (shifts @ shifts).clamp(min=0.5)
+    shifts, log_temperatures, information = (torch.stack(column) for column in zip(*domains, strict=True))
+    a, weighted = log_temperatures[0], information * shifts
+    b = weighted @ (log_temperatures - a) / (1 + weighted @ shifts)
     return torch.stack([a, b])
 
 
-def error_of_domains(domains: Sequence[tuple[Tensor, Tensor]], log_temperatures: Tensor, shifts: Tensor) -> Tensor:
+def error_of_domains(parts: Sequence[tuple[Tensor, Tensor]], domains: Sequence[Domain]) -> Tensor:
     """Measure the root mean square of confidence minus accuracy, over the domains, each left out of the fit in turn.
 
-    The part that the chance in the labels explains is subtracted. Domain 0 stays in, because it gives a.
+    The part that the chance in the labels explains is subtracted. The first domain stays in, because it gives a.
 
     Args:
-        domains: logits and labels of each domain.
-        log_temperatures: see `fit_line`.
-        shifts: see `fit_line`.
+        parts: logits and labels of each domain.
+        domains: see `fit_line`.
     """
     squares = []
-    for number, (logits, labels) in enumerate(domains):
-        others = torch.arange(len(domains)).ne(number) | torch.arange(len(domains)).eq(0)
-        a, b = fit_line(log_temperatures[others], shifts[others])
-        confidence, predicted = (logits / (a + b * shifts[number]).exp()).softmax(1).max(1)
+    for number, (logits, labels) in enumerate(parts):
+        a, b = fit_line([each for index, each in enumerate(domains) if index == 0 or index != number])
+        confidence, predicted = (logits / (a + b * domains[number].shift).exp()).softmax(1).max(1)
         gap = (confidence - (predicted == labels).double()).mean()
         squares.append((gap.square() - (confidence * (1 - confidence)).mean() / len(confidence)).clamp(min=0))
     mean_square: Tensor = torch.stack(squares).mean()

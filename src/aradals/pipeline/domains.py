@@ -22,7 +22,7 @@ SEVERITIES = (1, 3, 6, 10)
 NOISE = (0.25, 0.5, 1.0, 2.0)
 LOST = (0.1, 0.25, 0.5, 0.75)
 
-DRIFTS = 2
+DRIFTS = 3
 """Version of the drifts and of the fit to them. Another version makes studies fit their batch temperatures again."""
 
 
