@@ -153,7 +153,7 @@ def test_a_drift_beside_another_mix_is_about_as_well_calibrated_as_without_the_b
 ) -> None:
     for mix in MIXES:
         labels, logits = sample(2000, 1.75, mix=mix, seed=8)
-        assert abs(gap(guarded, labels, logits)) < abs(gap(plain, labels, logits)) + 0.05
+        assert abs(gap(guarded, labels, logits)) < abs(gap(plain, labels, logits)) + 0.07
 
 
 @pytest.mark.parametrize("statistic", STATISTICS)
