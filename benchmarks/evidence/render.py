@@ -214,7 +214,7 @@ def origin_of(results: Results, commit: str, hardware: str) -> str:
         f"`aradals run {recipe} --output runs/{results.name}`; the [recipe](../../{source}) says where the data come "
         f"from. {count(len(results.seeds), 'seed')} "
         f"({', '.join(map(str, results.seeds))}); examples: {splits}; {versions}; {results.device}; "
-        f"code of commit {commit}; {hardware}. Intervals are over seeds and examples. Cost is a "
+        f"page of commit {commit}; {hardware}. Intervals are over seeds and examples. Cost is a "
         "multiple of plain training, with the training and scoring of models that only score, and all candidates."
     )
 
@@ -238,8 +238,8 @@ def overview(studies: Sequence[Evidence]) -> str:
     tuned = [study.name for study in studies if study.name in TUNED_ON]
     parts = [
         "# Evidence",
-        "`make evidence` runs or resumes the studies that a CPU can do, and writes this page and theirs. Every number "
-        "comes from a file of results. [How to choose](choosing.md) says what follows.",
+        "`make evidence` runs or resumes the studies, except for the one that needs a GPU, and writes this page and "
+        "theirs. Every number comes from a file of results. [How to choose](choosing.md) says what follows.",
         WORDS,
         f"The slope of the shaped targets was chosen on {', '.join(f'`{name}`' for name in tuned)}. So they are left "
         "out of the best there." if tuned else "",
@@ -326,14 +326,29 @@ def claims_overview(studies: Sequence[Evidence]) -> str:
 
 
 def summary(studies: Sequence[Evidence]) -> str:
-    """Write the table of README.md: for each situation, the variant that is better than the baseline most often."""
+    """Write the table of README.md: for each situation, the variant with the lowest mean over the studies."""
     rows = []
     for situation, (place, metric) in SITUATIONS.items():
-        for variant, (better, worse, num) in list(counts(studies, situation).items())[:1]:
-            named = variant if better > worse else "none"
-            cells = [f"{better} of {num}", f"{worse} of {num}"] if better > worse else ["–", "–"]
-            rows.append([f"{situation} ({NAMES[metric]}, {PLACES[place]})", named, *cells])
-    return table(["situation", "variant", "better in", "worse in"], rows) if rows else NONE_YET
+        changes = mean_changes(studies, situation)
+        if changes:
+            best_one = min(changes, key=lambda variant: changes[variant])
+            better, worse, num = counts(studies, situation)[best_one]
+            cells = [f"{changes[best_one]:+.0%}", f"{better} of {num}", f"{worse} of {num}"]
+            rows.append([f"{situation} ({NAMES[metric]}, {PLACES[place]})", best_one, *cells])
+    return table(["situation", "variant", "change", "better in", "worse in"], rows) if rows else NONE_YET
+
+
+def mean_changes(studies: Sequence[Evidence], situation: str) -> dict[str, float]:
+    """Compute the relative change against the baseline, as a mean over the studies, of the variants that all have."""
+    found: dict[str, list[float]] = {}
+    asked = [study for study in decisive(studies) if study.choices]
+    for study in asked:
+        for each in study.choices:
+            if each.situation == situation and each.answer != "none":
+                found.setdefault(each.variant, []).append(
+                    each.difference.value / (each.value.value - each.difference.value)
+                )
+    return {variant: sum(each) / len(each) for variant, each in found.items() if len(each) == len(asked)}
 
 
 def with_block(text: str, block: str) -> str:
@@ -377,7 +392,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", type=Path)
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--commit", help="of the code that the study ran with; default: the present one")
     parser.add_argument("--all", action="store_true")
     given = parser.parse_args()
     if bool(given.study) == given.all or bool(given.study) != bool(given.output):
@@ -385,7 +399,7 @@ def main() -> None:
     if given.all:
         render_all(ROOT / "results", ROOT / "docs" / "evidence.md", ROOT / "README.md")
     else:
-        render_study(given.study, given.output, given.commit or present_commit())
+        render_study(given.study, given.output, present_commit())
 
 
 if __name__ == "__main__":
