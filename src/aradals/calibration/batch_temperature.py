@@ -414,7 +414,7 @@ class RunningBatch:
 
     Example:
         >>> clean, shifted = [[4.0, 0.0], [0.0, 4.0]] * 50, [[4.0, 2.0], [2.0, 4.0]] * 50
-        >>> labels, domains = [0, 1] * 50 + [0, 0, 1, 1, 1, 1, 1, 1, 0, 0] * 10, [0] * 100 + [1] * 100
+        >>> labels, domains = [0, 1] * 49 + [1, 0] + [0, 0, 1, 1, 1, 1, 1, 1, 0, 0] * 10, [0] * 100 + [1] * 100
         >>> calibrator = BatchTemperature().fit(labels, logits=clean + shifted, domains=domains)
         >>> window = RunningBatch(calibrator, size=500)
         >>> window.predict_proba([[4.0, 2.0]]).shape, len(window.logits)
