@@ -281,16 +281,22 @@ def best(study: Evidence, situation: str) -> Choice | None:
     return min(found, key=lambda each: each.value.value, default=None)
 
 
-def counts(studies: Sequence[Evidence], situation: str) -> dict[str, tuple[int, int, int]]:
-    """Count for each variant the studies in which it is better and worse than the baseline, and all that have it.
-
-    The first one has the largest surplus of better over worse; of equal ones, the one with the lowest differences.
-    """
+def by_variant(studies: Sequence[Evidence], situation: str) -> dict[str, list[Choice]]:
+    """Collect what the decisive studies say of each variant beside the baseline in a situation."""
     found: dict[str, list[Choice]] = {}
     for study in decisive(studies):
         for each in study.choices:
             if each.situation == situation and each.answer != "none":
                 found.setdefault(each.variant, []).append(each)
+    return found
+
+
+def counts(studies: Sequence[Evidence], situation: str) -> dict[str, tuple[int, int, int]]:
+    """Count for each variant the studies in which it is better and worse than the baseline, and all that have it.
+
+    The first one has the largest surplus of better over worse; of equal ones, the one with the lowest differences.
+    """
+    found = by_variant(studies, situation)
 
     def surplus(variant: str) -> tuple[int, float]:
         answers, changes = ([getattr(each, name) for each in found[variant]] for name in ("answer", "difference"))
@@ -340,15 +346,12 @@ def summary(studies: Sequence[Evidence]) -> str:
 
 def mean_changes(studies: Sequence[Evidence], situation: str) -> dict[str, float]:
     """Compute the relative change against the baseline, as a mean over the studies, of the variants that all have."""
-    found: dict[str, list[float]] = {}
-    asked = [study for study in decisive(studies) if study.choices]
-    for study in asked:
-        for each in study.choices:
-            if each.situation == situation and each.answer != "none":
-                found.setdefault(each.variant, []).append(
-                    each.difference.value / (each.value.value - each.difference.value)
-                )
-    return {variant: sum(each) / len(each) for variant, each in found.items() if len(each) == len(asked)}
+    num_asked = sum(bool(study.choices) for study in decisive(studies))
+    changes = {
+        variant: [each.difference.value / (each.value.value - each.difference.value) for each in found]
+        for variant, found in by_variant(studies, situation).items()
+    }
+    return {variant: sum(each) / len(each) for variant, each in changes.items() if len(each) == num_asked}
 
 
 def with_block(text: str, block: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from aradals._internal.json_files import settings_digest
 from aradals._internal.typed import first_problem, read_typed
-from aradals.calibration import get_calibrator
+from aradals.calibration import BatchTemperature, get_calibrator
 from aradals.errors import InputError
 from aradals.pipeline.config import (
     EvaluationConfig,
@@ -499,6 +499,11 @@ class SeedPlan:
 def needs_margins(calibrator: str) -> bool:
     """Return True if a calibrator needs the first-order margins of the model."""
     return get_calibrator(calibrator).score == "first_order_margin"
+
+
+def needs_model(calibrator: str) -> bool:
+    """Return True if a calibrator is fitted on predictions of drifted copies, which only the model can make."""
+    return isinstance(get_calibrator(calibrator), BatchTemperature)
 
 
 def _home(name: str, member: int) -> str:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from aradals._internal.optional import load_extra
-from aradals.calibration import BatchTemperature, get_calibrator
 from aradals.checks import FITTING_DATA, check_labels
 from aradals.inference.gradients import model_inputs
 from aradals.inference.outputs import logit_model
@@ -23,7 +22,7 @@ from aradals.pipeline.score import AttackSettings, check_differentiable, check_n
 from aradals.pipeline.shifts import choose_shift
 from aradals.pipeline.study.checks import try_method
 from aradals.pipeline.study.groups import ranking_of
-from aradals.pipeline.study.tasks import Choose, SeedPlan
+from aradals.pipeline.study.tasks import Choose, SeedPlan, needs_model
 from aradals.pipeline.study.work import training_subsets
 from aradals.pipeline.study.workspace import Workspace
 
@@ -60,7 +59,7 @@ def try_seed(seed: SeedPlan, space: Workspace) -> None:
     )
     check_num_subsets(given.num_subsets, len(splits.test), "evaluation.num_subsets", "the test split")
     choose_shift(splits.test, given.corruptions, given.severities, preset=given.preset, corrupted=given.corrupted)
-    if any(isinstance(get_calibrator(each), BatchTemperature) for each in config.all_calibrators):
+    if any(map(needs_model, config.all_calibrators)):
         check_domains(splits.calibration)
     batch = splits.train.batch([0, 1])
     model = logit_model(materials.load(Path(checkpoint), "", "cpu").model if checkpoint else materials.build())

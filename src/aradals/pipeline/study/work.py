@@ -51,6 +51,7 @@ from aradals.pipeline.study.tasks import (
     Predict,
     Score,
     Train,
+    needs_model,
     read_task,
 )
 from aradals.pipeline.study.workspace import Materials, Workspace
@@ -293,8 +294,7 @@ def predict(task: Predict, space: Workspace) -> None:
     """Predict the calibration split, and the test split under every condition."""
     materials = space.materials(task.source)
     splits = materials.splits
-    checkpoint = space.paths(task.train)[task.checkpoint]
-    digest = space.digests(task.train)[task.checkpoint]
+    checkpoint, digest = _checkpoint(task, space)
     inputs = {
         "model": materials.model_digest(digest),
         "calibration": splits.calibration.fingerprint,
@@ -328,10 +328,9 @@ def calibrate(task: Calibrate, space: Workspace) -> None:
         "calibrators": task.calibrators,
         "pull": True,  # earlier versions fitted temperatures without it
     }
-    needs_model = any(isinstance(get_calibrator(each), BatchTemperature) for each in task.calibrators)
-    if needs_model:
-        models = [space.digests(each.train)[each.checkpoint] for each in task.predictions]
-        inputs |= {"models": models, "drifts": DRIFTS}
+    with_model = any(map(needs_model, task.calibrators))
+    if with_model:
+        inputs |= {"models": [_checkpoint(each, space)[1] for each in task.predictions], "drifts": DRIFTS}
 
     def make(folder: Path) -> None:
         paths = [space.paths(each)[CALIBRATION_FILE] for each in task.predictions]
@@ -348,18 +347,17 @@ def calibrate(task: Calibrate, space: Workspace) -> None:
             fitted.origin = replace(fitted.origin, weights=origin_weights)
             save_calibrator(folder / f"{calibrator}.json", fitted, examples)
 
-    space.fill(task, inputs, make, space.materials(task.source).probe if needs_model else None)
+    space.fill(task, inputs, make, space.materials(task.source).probe if with_model else None)
+
+
+def _checkpoint(task: Predict, space: Workspace) -> tuple[Path, str]:
+    """Return the file of the model that predicts, and its digest."""
+    return space.paths(task.train)[task.checkpoint], space.digests(task.train)[task.checkpoint]
 
 
 def _load_pooled(predictions: Sequence[Predict], space: Workspace) -> nn.Module:
     """Load the model that has made predictions, or the ensemble of several."""
-    classifiers = [
-        space.materials(each.source).load(
-            space.paths(each.train)[each.checkpoint], space.digests(each.train)[each.checkpoint], space.device
-        )
-        for each in predictions
-    ]
-    models = [each.model for each in classifiers]
+    models = [space.materials(each.source).load(*_checkpoint(each, space), space.device).model for each in predictions]
     return models[0] if len(models) == 1 else Ensemble(models)
 
 
