@@ -71,6 +71,10 @@ WORDS = (
     "over all shares of accepted predictions, the most confident ones first. **shift**: the mean over corrupted copies "
     "of the test data. Lower is better for all measures."
 )
+OTHER = (
+    "AUROC: the probability that a test example has a higher confidence than one of the other data; higher is better. "
+    "A calibrator that fits itself to a batch gets all of these examples in one batch."
+)
 NONE_YET = "No study is complete yet."
 
 
@@ -161,6 +165,18 @@ def differences_table(results: Results, reference: Variant, place: Place) -> str
     return table(["method", *(NAMES[metric] for metric in JUDGED)], rows)
 
 
+def ood_table(results: Results) -> str:
+    """Show the AUROC of the confidence for telling other data from the test data, and its differences."""
+    references = [Variant(results.reference, each) for each in ("none", "temperature")]
+    references = [each for each in references if each in results.variants]
+    rows = []
+    for variant in results.variants:
+        compared = [results.by_comparison.get((variant, each, "clean", "ood_auroc")) for each in references]
+        cells = [f"{difference(each.measure)}, p {p_value(each.p_holm)}" if each else "–" for each in compared]
+        rows.append([label(results, variant), number(measure(results, variant, "ood_auroc")), *cells])
+    return table(["method", "AUROC", *(f"minus {label(results, each)}" for each in references)], rows)
+
+
 def claims_table(found: Sequence[Answer]) -> str:
     """Show each claim with its answer."""
     rows = [[each.claim, f"**{each.answer}**", difference(each.difference), p_value(each.p)] for each in found]
@@ -197,6 +213,9 @@ def page(results: Results, claimed: Sequence[Answer], compared: Sequence[Answer]
         for reference in (Variant(results.reference), Variant(results.reference, "temperature")):
             if reference in results.variants:
                 parts += [f"Minus {label(results, reference)}:", differences_table(results, reference, place)]
+    if results.data.ood:
+        names = ", ".join(f"{name}, {count:,} examples" for name, count in results.data.ood.items())
+        parts += [f"## Out-of-distribution data: {names}", OTHER, ood_table(results)]
     for block in (stability_rows(results), failed_rows(results)):
         rows = [[f"{each.text} [{each.note}]" if each.note else each.text for each in row] for row in block.rows]
         parts += [f"## {block.title.capitalize()}", table(block.columns, rows) if rows else "None."]

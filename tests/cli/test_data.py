@@ -163,7 +163,7 @@ def test_a_table_beside_images_and_a_further_level(trained: Path, tmp_path: Path
         *("--data", trained / "more", "--ood", tmp_path / "beside" / "images", "--output", tmp_path / "e"),
     )
     assert judged.code == 0, judged.err
-    assert judged.results.out_of_distribution[0].ood_auroc == pytest.approx(0.5)  # the same images
+    assert judged.results.rows[0]["ood_auroc"].value == pytest.approx(0.5)  # the same images
 
 
 def test_a_table_of_numbers_from_training_to_diagnosis(tmp_path: Path) -> None:

@@ -79,14 +79,14 @@ def test_out_of_distribution_is_told_by_confidence(study: Study, tmp_path: Path)
     np.savez(tmp_path / "noise.npz", inputs=noise, labels=np.arange(200) % 37)  # other classes than the model's
     outcome = evaluate(study, tmp_path / "out", "--ood", tmp_path / "noise.npz")
     assert outcome.code == 0, outcome.err
-    [row] = outcome.results.out_of_distribution
+    [row] = [row for row in outcome.results.rows if row["ood_auroc"].known]
     parts = [
         load_predictions(tmp_path / "out" / folder / "predictions-none-0.parquet")[0].probs.amax(1)
         for folder in ("predictions", "ood")
     ]
     inside = torch.cat([torch.ones(len(parts[0])), torch.zeros(len(parts[1]))])
-    assert row.ood_auroc == pytest.approx(roc_auc_score(inside, torch.cat(parts)))
-    assert (row.n, row.ood_n) == (800, 200)
+    assert row["ood_auroc"].value == pytest.approx(roc_auc_score(inside, torch.cat(parts)))
+    assert (row.n, row.subset, row.condition.severity, outcome.results.data.ood) == (800, None, 0, {"noise": 200})
 
 
 def test_several_calibrators(study: Study, tmp_path: Path) -> None:

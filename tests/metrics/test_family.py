@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from functools import partial
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -39,6 +40,8 @@ from aradals.metrics import (
     ood_scores,
     smooth_calibration_error,
 )
+from aradals.metrics.bootstrap import Bootstrap
+from aradals.metrics.estimates import estimate_ood_auroc
 from aradals.metrics.outcomes import CHUNK_ELEMENTS
 
 Metric = Callable[..., float]
@@ -397,6 +400,31 @@ def test_ood_auroc_equals_scikit_learn() -> None:
         assert ood_auroc(*scores) == pytest.approx(expected, abs=1e-12)
         assert expected > 0.6
     assert ood_auroc(torch.tensor([0.5]), torch.tensor([0.5, 0.5])) == 0.5
+
+
+@pytest.mark.parametrize("shift", [0.2, 1.0, 2.0])
+def test_the_interval_of_the_ood_auroc_holds_the_true_value(shift: float) -> None:
+    """Of two normal distributions, whose AUROC is known."""
+    generator, true = torch.Generator().manual_seed(0), NormalDist().cdf(shift / math.sqrt(2))
+    held = []
+    for _ in range(200):
+        known, unknown = torch.randn(120, generator=generator) + shift, torch.randn(60, generator=generator)
+        found, resampled = estimate_ood_auroc(known, unknown, Bootstrap(200))
+        held.append(found.low <= true <= found.high)
+        assert found.value == ood_auroc(known, unknown)
+    assert float(resampled.mean()) == pytest.approx(found.value, abs=0.02)
+    assert 0.9 <= sum(held) / len(held) <= 0.99
+
+
+def test_few_examples_give_the_ood_auroc_no_interval() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for known, unknown, has_interval in ((45, 5, True), (44, 5, False), (60, 4, False), (4, 60, False)):
+        scores = torch.randn(known, generator=generator), torch.randn(unknown, generator=generator)
+        found, _ = estimate_ood_auroc(*scores, Bootstrap(50))
+        assert math.isfinite(found.value)
+        assert math.isfinite(found.low) == math.isfinite(found.high) == has_interval
+    perfect, _ = estimate_ood_auroc(torch.ones(60), torch.zeros(60), Bootstrap(50))
+    assert (perfect.value, math.isnan(perfect.low)) == (1, True)
 
 
 def test_ood_input_is_checked() -> None:

@@ -178,14 +178,14 @@ def test_other_data_are_told_by_the_confidence(tmp_path: Path) -> None:
     model = make_model()
     temperature = calibrate(model, make_tensors(2))
     found = evaluate(model, DATA, calibrators={"t": temperature}, ood=str(tmp_path / "noise.npz"), log=quiet)
-    assert [(row.calibrator, row.n, row.ood_n) for row in found.out_of_distribution] == [
-        ("none", 90, 50),
-        ("t", 90, 50),
-    ]
+    judged = [row for row in found.rows if row["ood_auroc"].known]
+    assert [(row.calibrator, row.n) for row in judged] == [("none", 90), ("t", 90)]
+    assert found.data.ood == {"noise": 50}
     with torch.no_grad():
         inside, outside = (model(inputs).softmax(1).amax(1) for inputs in (DATA[0], torch.from_numpy(noise)))
     expected = roc_auc_score([1] * 90 + [0] * 50, torch.cat([inside, outside]))
-    assert found.out_of_distribution[0].ood_auroc == pytest.approx(expected, abs=1e-3)
+    assert judged[0]["ood_auroc"].value == pytest.approx(expected, abs=1e-3)
+    assert judged[0]["ood_auroc"].low < expected < judged[0]["ood_auroc"].high
 
 
 def test_predictions_are_enough(results: Results) -> None:

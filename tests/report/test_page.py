@@ -48,7 +48,6 @@ from aradals.results.records import (
     ClassRow,
     Condition,
     Measure,
-    OutOfDistribution,
     Picture,
     Pictures,
     Results,
@@ -386,11 +385,14 @@ PICTURE = Picture(7, "cat", "dog <b>", 0.987, "iVBORw", 0.0123)
 def with_optional_parts(results: Results) -> Results:
     metrics = make_metrics(0.6, 0.9, 100, ece=0.3)
     method = results.methods[0].name
+    first, *rest = results.rows
+    first = replace(first, metrics={**first.metrics, "ood_auroc": Measure(0.912, 0.9, 0.92)})
     return replace(
         results,
         pictures=Pictures((replace(PICTURE, predicted="cat"),), (PICTURE,)),
         classes=tuple(ClassRow(method, "none", k, name, 100, metrics) for k, name in enumerate("ab")),
-        out_of_distribution=(OutOfDistribution("none", "svhn", 9, 10, 0.912),),
+        data=replace(results.data, ood={"svhn": 10}),
+        rows=(first, *rest),
     )
 
 

@@ -41,7 +41,6 @@ from aradals.results.records import (
     FailedRun,
     Fitted,
     Method,
-    OutOfDistribution,
     Picture,
     Pictures,
     Reliability,
@@ -139,7 +138,6 @@ RESULTS = st.builds(
     classes=tuples(st.builds(ClassRow, METHOD, NAMES, COUNTS, NAMES, COUNTS, METRIC_VALUES)),
     least_robust_classes=tuples(st.builds(ClassShare, COUNTS, NAMES, COUNTS, *[NUMBERS] * 2, *[UNKNOWN_TOO] * 2)),
     thresholds=tuples(st.builds(Threshold, NUMBERS, OPTIONAL, NUMBERS, COUNTS, UNKNOWN_TOO, UNKNOWN_TOO)),
-    out_of_distribution=tuples(st.builds(OutOfDistribution, NAMES, NAMES, COUNTS, COUNTS, UNKNOWN_TOO)),
     pictures=st.builds(Pictures, tuples(PICTURES), tuples(PICTURES)),
     audit=st.none() | AUDITS,
     weights=st.dictionaries(NAMES, NAMES, max_size=2),
@@ -227,7 +225,7 @@ def refusal(content: dict[str, Any], path: Path) -> str:
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("schema", "5", "expected results of schema 1, 2, 3, 4, got schema '5'"),
+        ("schema", "6", "expected results of schema 1, 2, 3, 4, 5, got schema '6'"),
         ("schema", None, "got schema None"),
         ("kind", "poem", "kind: Input should be 'study', 'evaluation' or 'diagnosis'"),
         ("kind", "studies", "got"),
@@ -357,7 +355,7 @@ def test_a_study_of_the_previous_version_has_the_same_numbers(version: str, tmp_
             Condition(before["corruption"], before["severity"]),
         )
         assert (row.subset, row.seed, row.n) == (before["subset"], 0, 100)
-        assert row.metrics == old_numbers(before)
+        assert {name: row[name] for name in row.metrics if name != "ood_auroc"} == old_numbers(before)
     assert study.methods == (
         Method("vanilla", "vanilla"),
         Method("ar_adals", "AR-AdaLS"),
@@ -395,8 +393,29 @@ def test_all_other_records_of_the_previous_version_are_read() -> None:
     )
     (by_class,) = study.classes
     assert (by_class.label, by_class.name, by_class.n, by_class["ece"].value) == (1, "one", 9, 0.2)
-    assert study.out_of_distribution == (OutOfDistribution("none", "svhn", 9, 10, 0.9),)
-    assert study.data == DataSummary("digits", 10, ("0", "1"), {"test": 100}, {"0": "ab12"})
+    judged = [row.variant for row in study.rows if row["ood_auroc"] == Measure(0.9)]
+    assert judged == [Variant("vanilla")]
+    assert study.data == DataSummary("digits", 10, ("0", "1"), {"test": 100}, {"0": "ab12"}, {"svhn": 10})
+
+
+def test_version_4_had_the_auroc_for_other_data_beside_the_rows() -> None:
+    expected = small()
+    content = {"schema": "4", "sha256": "of the file", **plain(expected)}
+    assert parse(content) == expected
+    found = parse(
+        content
+        | {
+            "out_of_distribution": [
+                {"calibrator": "none", "ood_data": "svhn", "n": 9, "ood_n": 10, "ood_auroc": 0.9},
+                {"calibrator": "temperature", "ood_data": "svhn", "n": 9, "ood_n": 10},
+            ]
+        }
+    )
+    assert found.data == replace(expected.data, ood={"svhn": 10})
+    for row, before in zip(found.rows, expected.rows, strict=True):
+        is_judged = (row.method, row.calibrator, row.condition, row.subset) == (expected.reference, "none", CLEAN, None)
+        assert row["ood_auroc"] == (Measure(0.9) if is_judged else Measure())
+        assert {name: row[name] for name in before.metrics} == before.metrics
 
 
 def test_an_evaluation_of_the_previous_version() -> None:

@@ -71,6 +71,9 @@ _PUBLISHED = {
         "accepting the terms on https://huggingface.co/datasets/ILSVRC/imagenet-1k and `hf auth login`; "
         "or --data FOLDER with the images as train/CLASS/IMAGE.JPEG and val/CLASS/IMAGE.JPEG",
     ),
+    "tiny-imagenet": _Published(
+        "zh-plus/tiny-imagenet", "unpacking https://cs231n.stanford.edu/tiny-imagenet-200.zip, and its folder"
+    ),
 }
 """Short name -> data set."""
 

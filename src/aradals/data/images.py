@@ -191,7 +191,7 @@ def describe_images(encoded: Sequence[EncodedImage], rows: Sequence[int], decodi
     sample = _spaced(rows, _SAMPLE)
     kinds = [kind for row in sample if (kind := _kind(encoded[row])) is not None]
     sizes = {size for size, _, _ in kinds}
-    if decoding.resize is not None:
+    if decoding.resize is not None and sizes != {(decoding.resize, decoding.resize)}:
         shapes = f"{len(sizes)} sizes" if len(sizes) > 1 else "one size"
         yield f"images of {shapes} are resized to {decoding.resize}x{decoding.resize}; proportions are not kept"
     if clear := sum(is_clear for _, is_clear, _ in kinds):

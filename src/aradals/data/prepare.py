@@ -157,7 +157,7 @@ def _inputs(
     else:
         values = rows.inputs if rows.features else contiguous_images(rows.inputs, name)
     inputs, size = torch.from_numpy(values[chosen]), settings.decoding_size
-    if size is not None:
+    if size is not None and inputs.shape[2:] != (size, size):
         inputs = _resized(inputs, size, name)
         log(f"{name}: images are resized to {size}x{size}; proportions are not kept")
     if inputs.is_floating_point():
@@ -174,9 +174,9 @@ def _resized(images: torch.Tensor, size: int, name: str) -> torch.Tensor:
     """Resize images, shape (N, C, H, W), by bilinear interpolation with antialiasing."""
     if images.ndim != 4:
         raise InputError(
-            expected=f"images in {name}, because of --resize",
+            expected=f"images in {name}, which can be resized to {size}x{size}",
             got=f"inputs of shape {tuple(images.shape[1:])}",
-            hint="the command without --resize",
+            hint="images, or the command without --resize",
         )
     resized = interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
     return resized.round().byte() if images.dtype == torch.uint8 else resized

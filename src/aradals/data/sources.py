@@ -46,7 +46,7 @@ def load_data(
     - the beginning of such names: ``dir/cifar10`` for ``dir/cifar10-train.parquet``, ``dir/cifar10-test.parquet``;
     - a folder that ``save_to_disk`` of Hugging Face datasets has written, or the published files of CIFAR or MNIST;
     - the id of a Hugging Face data set, e.g. ``uoft-cs/cifar10``; the short names are
-      ``cifar10``, ``cifar100``, ``fashion-mnist`` and ``imagenet``;
+      ``cifar10``, ``cifar100``, ``fashion-mnist``, ``imagenet`` and ``tiny-imagenet``;
     - ``digits``: scikit-learn's digits, with a fixed division into "train" (997) and "test" (800);
     - ``letter``: Letter Recognition (Slate 1991), a table of 20,000 rows in a single split;
     - ``file.py:callable``, which returns data as for `aradals.data.as_examples`, or a mapping of splits to such data;

@@ -29,7 +29,7 @@ from aradals.metrics.intervals import (
 )
 from aradals.metrics.outcomes import Outcomes, equal_mass_bins, membership, outcomes_and_class_gaps
 from aradals.metrics.proper import wilson_interval
-from aradals.metrics.selective import effective_sample
+from aradals.metrics.selective import auroc_terms, effective_sample, ood_ranking, ranked_auroc
 from aradals.metrics.smooth import grid_position, smoother
 
 
@@ -193,6 +193,23 @@ def estimate_outcomes(
         intervals["smooth_ece"] = low, max(high, known["smooth_ece"])
     intervals |= dict.fromkeys(unreliable(examples, subsets) & intervals.keys(), (math.nan, math.nan))
     return {name: Estimate(known[name], *interval) for name, interval in intervals.items()}, sample
+
+
+def estimate_ood_auroc(
+    in_distribution: Tensor, out_of_distribution: Tensor, bootstrap: Bootstrap
+) -> tuple[Estimate, Tensor]:
+    """Estimate `ood_auroc`, whose arguments and errors these are, and compute it on each resample, shape (B,).
+
+    A resample draws from both data sets together. Its AUROC is exact to first order (DeLong et al. 1988). The interval
+    needs as many examples as that of ``error_auroc``, where those of the other data take the place of errors.
+    """
+    ranking = ood_ranking(in_distribution, out_of_distribution)
+    value, smaller = ranked_auroc(ranking), min(len(in_distribution), len(out_of_distribution))
+    resampled = bootstrap.resample({"auroc": auroc_terms(ranking, value)[:, None]}).resampled["auroc"][:, 0]
+    low, high = _mean(value, resampled - value, *SCALES["error_auroc"], bootstrap.level)
+    if len(ranking.order) < MIN_EXAMPLES or smaller < MIN_EVENTS:
+        low = high = math.nan
+    return Estimate(value, low, high), resampled
 
 
 def unreliable(examples: Outcomes, subsets: Tensor | None) -> set[str]:

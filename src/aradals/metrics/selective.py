@@ -223,6 +223,11 @@ def ood_auroc(in_distribution: Tensor, out_of_distribution: Tensor) -> float:
     Raises:
         InputError: there are no examples, a score is NaN, or the shape is wrong.
     """
+    return ranked_auroc(ood_ranking(in_distribution, out_of_distribution))
+
+
+def ood_ranking(in_distribution: Tensor, out_of_distribution: Tensor) -> Ranking:
+    """Rank the scores of two data sets together, where those of the first one count as right; see `ood_auroc`."""
     for scores in (in_distribution, out_of_distribution):
         if scores.ndim != 1 or len(scores) == 0 or not scores.is_floating_point() or scores.isnan().any():
             raise InputError(
@@ -234,7 +239,7 @@ def ood_auroc(in_distribution: Tensor, out_of_distribution: Tensor) -> float:
     scores = torch.cat([in_distribution.detach().double(), out_of_distribution.detach().double()])
     known = torch.zeros_like(scores)
     known[: len(in_distribution)] = 1
-    return ranked_auroc(rank(scores, known))
+    return rank(scores, known)
 
 
 OOD_SCORES: dict[str, Callable[[Tensor], Tensor]] = {

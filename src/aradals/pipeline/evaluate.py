@@ -8,12 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from aradals.calibration import Calibrator
 from aradals.data import Data, as_examples, files_digest
 from aradals.inference.predictions import Predictions
-from aradals.metrics import ood_auroc, reliability_diagram, summarize_by_subset
+from aradals.metrics import reliability_diagram, summarize_by_subset
+from aradals.metrics.bootstrap import Bootstrap
+from aradals.metrics.estimates import estimate_ood_auroc
 from aradals.metrics.summary import summarize_and_resample
 from aradals.pipeline.artifacts import load_predictions, load_scores, versions
 from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples, match_labels
@@ -35,8 +38,8 @@ from aradals.results.records import (
     Check,
     Condition,
     DataSummary,
+    Measure,
     Method,
-    OutOfDistribution,
     Place,
     Reliability,
     Results,
@@ -147,8 +150,8 @@ def evaluate(
     conditions, shift = choose_shift(examples, corruptions, severities, preset=preset, corrupted=corrupted)
     other = None
     if ood is not None:
-        other, check = load_other_data(ood, examples, classifier)
-        checks.append(check)
+        other = load_other_data(ood, examples, log)
+        checks.append(check_training_examples(classifier, other))
     table = load_scores(scores)[0] if isinstance(scores, Path) else scores
     ranking = None if table is None else scores_of(table, examples.ids)
     needs_scores = any(each.score == "first_order_margin" for each in fitted.values())
@@ -158,6 +161,10 @@ def evaluate(
         shared = matched(sharing)
         paths = predicted(examples, conditions, folder / "predictions", shift=shift, source=source, sharing=shared)
         clean, _ = load_predictions(paths[CLEAN])
+        others = None
+        if other is not None and ood is not None:
+            elsewhere = sharing and replace(sharing, load=partial(_load_other, sharing.load, ood))
+            others, _ = load_predictions(predicted(other, [CLEAN], folder / "ood", sharing=elsewhere)[CLEAN])
         results = evaluate_predictions(
             stored_predictions(paths),
             name=classifier.name,
@@ -167,21 +174,17 @@ def evaluate(
             num_subsets=num_subsets,
             class_names=classifier.class_names or examples.class_names,
             max_errors=max_errors,
+            ood=others,
         )
-        others = None
-        if other is not None and ood is not None:
-            elsewhere = sharing and replace(sharing, load=partial(_load_other, sharing.load, ood))
-            others, _ = load_predictions(predicted(other, [CLEAN], folder / "ood", sharing=elsewhere)[CLEAN])
         stages = [folder / "predictions", *([] if other is None else [folder / "ood"])]
         checks.append(check_versions(stages))
-    told = () if other is None or others is None else tuple(ood_rows(clean, others, fitted, ood=other.name))
     tell_unchecked(checks, log)
     return replace(
         results,
+        data=replace(results.data, ood={} if other is None else {other.name: len(other)}),
         checks=tuple(checks),
         weights=classifier.checkpoints,
         pictures=example_pictures(examples, clean, ranking),
-        out_of_distribution=told,
         config={**results.config, **classifier.origin, "corrupted": corrupted, "preset": preset},
     )
 
@@ -198,7 +201,7 @@ def _load_matched(load: Callable[[], Scored]) -> Scored:
 
 def _load_other(load: Callable[[], Scored], ood: str) -> Scored:
     classifier, examples = _load_matched(load)
-    return classifier, load_other_data(ood, examples, classifier)[0]
+    return classifier, load_other_data(ood, examples)
 
 
 def evaluate_stored(
@@ -259,6 +262,7 @@ def evaluate_predictions(
     checks: Sequence[Check] = (),
     compared: Mapping[str, Predictions] | None = None,
     max_errors: Sequence[float] = MAX_ERRORS,
+    ood: Predictions | None = None,
 ) -> Results:
     """Evaluate predictions that exist already, without and with each calibrator.
 
@@ -274,6 +278,7 @@ def evaluate_predictions(
         compared: clean predictions of other models by name, of the same examples in the same order. The results compare
             them with this model, paired by example.
         max_errors: shares of wrong predictions for which a confidence threshold of this model is sought.
+        ood: predictions of other data, see `evaluate`.
     """
     check_max_errors(max_errors)
     given = iter(predictions)
@@ -285,7 +290,7 @@ def evaluate_predictions(
         yield condition, clean
         yield from given
 
-    found = {name: evaluate_conditions(everything(), subsets, calibrators or {}, method=name, seed=0)}
+    found = {name: evaluate_conditions(everything(), subsets, calibrators or {}, method=name, seed=0, ood=ood)}
     for other, clean_of_other in (compared or {}).items():
         found[other] = evaluate_conditions([(CLEAN, clean_of_other)], subsets, {}, method=other, seed=0)
     results = Results(
@@ -324,6 +329,7 @@ def evaluate_conditions(
     seed: int,
     num_bins: int = 15,
     num_resamples: int = 1000,
+    ood: Predictions | None = None,
 ) -> Evaluated:
     """Measure predictions under several conditions, without and with each calibrator, in one pass.
 
@@ -335,6 +341,7 @@ def evaluate_conditions(
         seed: seed of the training.
         num_bins: number of bins of the ECE.
         num_resamples: number of bootstrap resamples for the intervals.
+        ood: predictions of other data, which the confidence is to distinguish from the clean data.
     """
     found = Evaluated()
     for condition, plain in predictions:
@@ -343,6 +350,10 @@ def evaluate_conditions(
             rows, sample = measure_predictions(
                 variant, subsets, keys=keys, num_bins=num_bins, num_resamples=num_resamples
             )
+            if ood is not None and condition == CLEAN:
+                calibrate = calibrators.get(calibrator)
+                auroc, sample["ood_auroc"] = measure_ood(plain, ood, calibrate, num_resamples=num_resamples)
+                rows[0] = replace(rows[0], metrics={**rows[0].metrics, "ood_auroc": auroc})
             found.rows.extend(rows)
             found.reliability.append(Reliability(**keys, bins=reliability_bins(variant, num_bins)))
             found.samples[calibrator, condition] = sample
@@ -394,17 +405,36 @@ def calibrated_variants(
     """Return the unchanged predictions, under the name ``none``, and those with the logits of each calibrator."""
     yield "none", predictions
     for name, calibrator in calibrators.items():
-        yield name, replace(predictions, logits=calibrator.predict_logits(predictions.logits, predictions.scores))
+        yield name, calibrated(predictions, calibrator)
 
 
-def ood_rows(
-    inside: Predictions, outside: Predictions, calibrators: Mapping[str, Calibrator], *, ood: str
-) -> Iterator[OutOfDistribution]:
-    """Measure how well the confidence distinguishes other data from these, with each calibrator."""
-    pairs = zip(calibrated_variants(inside, calibrators), calibrated_variants(outside, calibrators), strict=True)
-    for (name, ours), (_, others) in pairs:
-        auroc = ood_auroc(ours.probs.amax(1), others.probs.amax(1))
-        yield OutOfDistribution(calibrator=name, ood_data=ood, n=len(ours), ood_n=len(others), ood_auroc=auroc)
+def calibrated(predictions: Predictions, calibrator: Calibrator | None) -> Predictions:
+    """Return the predictions with the logits of a calibrator; unchanged if there is none."""
+    if calibrator is None:
+        return predictions
+    return replace(predictions, logits=calibrator.predict_logits(predictions.logits, predictions.scores))
+
+
+def measure_ood(
+    inside: Predictions, outside: Predictions, calibrator: Calibrator | None, *, num_resamples: int = 1000
+) -> tuple[Measure, Tensor]:
+    """Measure how well the confidence distinguishes other data from these: the AUROC, and its resamples, shape (B,).
+
+    Both data sets are one batch. So a calibrator that fits itself to a batch does not know which examples are which.
+    """
+    given = [inside.scores, outside.scores]
+    known = [scores for scores in given if scores is not None]
+    both = Predictions(
+        ids=torch.cat([inside.ids, outside.ids]),
+        logits=torch.cat([inside.logits, outside.logits]),
+        labels=torch.cat([inside.labels, outside.labels]),
+        scores=torch.cat(known) if len(known) == len(given) else None,
+    )
+    confidence = calibrated(both, calibrator).probs.amax(1)
+    estimate, resampled = estimate_ood_auroc(
+        confidence[: len(inside)], confidence[len(inside) :], Bootstrap(num_resamples)
+    )
+    return Measure(estimate.value, estimate.low, estimate.high), resampled
 
 
 def reliability_bins(predictions: Predictions, num_bins: int = 15) -> tuple[Bin, ...]:

@@ -19,11 +19,11 @@ from aradals.errors import InputError
 from aradals.inference.ensemble import pool_predictions
 from aradals.inference.predictions import Predictions, predict
 from aradals.pipeline.artifacts import SCHEMA_VERSION, as_arrow, load_predictions, merge_parquet, prediction_columns
-from aradals.pipeline.classifier import Classifier, check_training_examples
+from aradals.pipeline.classifier import Classifier
 from aradals.pipeline.shards import Scored, Sharing, Work, do_shards
 from aradals.pipeline.shifts import Shift, corrupted_batches
 from aradals.pipeline.stage import run_stage
-from aradals.results.records import Check, Condition
+from aradals.results.records import Condition
 from aradals.robustness.scores import score_batches
 
 _BATCHES_PER_WORKER = 16
@@ -189,27 +189,27 @@ def prediction_stage(
     return paths
 
 
-def load_other_data(spec: str, examples: Examples, classifier: Classifier) -> tuple[Examples, Check]:
+def load_other_data(spec: str, examples: Examples, log: Callable[[str], None] = lambda line: None) -> Examples:
     """Load data of another distribution; all labels are 0, because the model does not know their classes.
 
-    The inputs are prepared as those of ``examples``.
+    The inputs are prepared as those of ``examples``. Images of another size are resized.
 
     Raises:
-        InputError: the inputs have another shape than those of ``examples``, or the model was trained on them.
+        InputError: the inputs have another shape than those of ``examples``.
     """
-    other = load_data(spec, labeled=False, preparation=examples.preparation)
+    *_, height, width = (0, 1, *examples.input_shape)
+    size = {"resize": width} if len(examples.input_shape) == 3 and height == width else {}
+    other = load_data(spec, labeled=False, preparation={**examples.preparation, **size}, log=log)
     if other.input_shape != examples.input_shape:
         raise InputError(
             expected=f"inputs of shape {examples.input_shape} in {other.name}, as in {examples.name}",
             got=str(other.input_shape),
             hint="other data, or --resize for both",
         )
-    check = check_training_examples(classifier, other)
-    unlabeled = Examples(
+    return Examples(
         lambda rows: other.batch(rows)[1],
         torch.zeros_like(other.labels),
         num_classes=examples.num_classes,
         ids=other.ids,
         name=other.name,
     )
-    return unlabeled, check

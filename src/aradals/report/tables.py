@@ -48,7 +48,7 @@ CLASS_COLUMNS = ("class", *MODEL_COLUMNS[1:])
 FULL_SHADE = 0.2
 """The gap or calibration error that gets the full color."""
 
-HIGHER_IS_BETTER: tuple[Metric, ...] = ("accuracy",)
+HIGHER_IS_BETTER: tuple[Metric, ...] = ("accuracy", "ood_auroc")
 
 
 @dataclass(frozen=True)
@@ -240,16 +240,19 @@ def metric_rows(results: Results, shown: Sequence[Variant]) -> list[TableBlock]:
 
 def ood_table(results: Results) -> TableBlock:
     """Show how well the confidence distinguishes other data from the evaluated data."""
+    against = Variant(results.reference)
     rows = [
         [
-            Cell(treatment(row.calibrator)),
-            Cell(row.ood_data),
-            fraction(Measure(row.ood_auroc)),
-            Cell(f"{row.ood_n:,}"),
+            Cell(short_label(results, variant)),
+            fraction(auroc),
+            _difference(results, variant, against, "ood_auroc", "clean"),
         ]
-        for row in results.out_of_distribution
+        for variant in results.variants
+        if (auroc := measure(results, variant, "ood_auroc")).known
     ]
-    return TableBlock("confidence on other data", ("calibrator", "other data", "AUROC", "n"), rows)
+    names = ", ".join(f"{name}, n = {count:,}" for name, count in results.data.ood.items())
+    columns = ("method", "AUROC", f"minus {short_label(results, against)}")
+    return TableBlock(f"confidence on other data ({names})", columns, rows)
 
 
 def class_rows_table(rows: Sequence[ClassRow], title: str) -> TableBlock:

@@ -44,6 +44,7 @@ METRIC_NAMES: dict[Metric, str] = {
     "ks_error": "KS error",
     "aurc": "AURC",
     "error_auroc": "AUROC of errors",
+    "ood_auroc": "AUROC of other data",
     "coverage_at_error_1": "coverage at 1 % error",
     "coverage_at_error_5": "coverage at 5 % error",
     "subset_noise_floor": "subset error: noise floor",

@@ -17,7 +17,7 @@ from aradals.metrics.bootstrap import MIN_EXAMPLES
 from aradals.results.aggregate import MIN_SEEDS, by_seed, places, student_quantile
 from aradals.results.records import RANGES, Comparison, Metric, Place, Results, Variant
 
-COMPARED: tuple[Metric, ...] = ("ece", "subset_calibration_error", "nll", "brier", "aurc", "accuracy")
+COMPARED: tuple[Metric, ...] = ("ece", "subset_calibration_error", "nll", "brier", "aurc", "accuracy", "ood_auroc")
 """The metrics that methods are compared by."""
 
 # Noise inflates the estimates of these metrics, see `bias_range`.

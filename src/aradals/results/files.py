@@ -1,7 +1,7 @@
 """Results as files: JSON with a digest that shows any change, and flat tables.
 
 The JSON has the form of `aradals.results.records`: one object for each record, with the attributes as keys. Unknown
-values (NaN, an empty default) are left out. ``schema`` is the version of the form; files of the previous version are
+values (NaN, an empty default) are left out. ``schema`` is the version of the form; files of previous versions are
 read, too. `json_schema` describes the form for other programs.
 """
 
@@ -24,7 +24,7 @@ from aradals.results.records import Measure, Metric, Results, Row
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
 
-SCHEMA = "4"
+SCHEMA = "5"
 """Version of the form of results files."""
 
 _ENVELOPE = ("schema", SEAL)
@@ -70,7 +70,7 @@ def read_studies(path: str | Path) -> list[Results]:
     """Read the results of each data set of a study; an evaluation or a diagnosis has one data set.
 
     Raises:
-        InputError: the file is missing, was changed, or does not contain results of this version or the previous one.
+        InputError: the file is missing, was changed, or does not contain results of this version or a previous one.
         MissingExtraError: pydantic is not installed.
     """
     file = results_file(Path(path))
@@ -87,7 +87,7 @@ def read_studies(path: str | Path) -> list[Results]:
 
 
 def parse(content: Any) -> Results:
-    """Make results from the JSON of this version or the previous one, and check every value.
+    """Make results from the JSON of this version or a previous one, and check every value.
 
     Raises:
         ValueError: the JSON has another form.
@@ -99,8 +99,8 @@ def parse(content: Any) -> Results:
             got=f"schema {version!r}",
             hint="a newer version of ar-adals",
         )
-    given = upgrade(content) if version in PREVIOUS else {k: v for k, v in content.items() if k not in _ENVELOPE}
-    return read_typed(Results, given)
+    given = upgrade(content) if version in PREVIOUS else content
+    return read_typed(Results, {key: value for key, value in given.items() if key not in _ENVELOPE})
 
 
 def json_schema() -> dict[str, Any]:

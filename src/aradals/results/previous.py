@@ -1,8 +1,9 @@
-"""Results files of the previous version, converted to the present form.
+"""Results files of previous versions, converted to the present form.
 
-A row was one flat object, and a diagnosis had a separate form. Methods had no labels: their names decided which method
-was the reference, and which methods were variants of another. Confidence thresholds are left out: they were the best
-ones for the examples at hand, and guaranteed nothing for others.
+In version 4, the AUROC for other data was a separate record, without an interval. In earlier ones, a row was one flat
+object, and a diagnosis had a separate form. Methods had no labels: their names decided which method was the reference,
+and which methods were variants of another. Confidence thresholds are left out: they were the best ones for the examples
+at hand, and guaranteed nothing for others.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import Any
 
 from aradals.results.records import METRICS
 
-PREVIOUS = ("1", "2", "3")
+PREVIOUS = ("1", "2", "3", "4")
+
+_FLAT = PREVIOUS[:3]
 
 LABELS = {
     "adals": "AdaLS",
@@ -37,6 +40,27 @@ def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         LookupError, TypeError, AttributeError, ValueError: the content has no known form.
     """
+    return _with_ood_in_rows(_with_records(content) if content["schema"] in _FLAT else content)
+
+
+def _with_ood_in_rows(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Move the AUROC for other data into the row of all clean examples with the same calibrator."""
+    found = {record.get("calibrator"): record for record in content.get("out_of_distribution") or []}
+    kept = {key: value for key, value in content.items() if key != "out_of_distribution"}
+    if not found:
+        return kept
+
+    def moved(row: Mapping[str, Any]) -> Mapping[str, Any]:
+        is_judged = row["method"] == content["reference"] and row["corruption"] == "none" and row.get("subset") is None
+        auroc = found.get(row["calibrator"], {}).get("ood_auroc") if is_judged else None
+        return row if auroc is None else {**row, "metrics": {**row["metrics"], "ood_auroc": {"value": auroc}}}
+
+    ood = {record["ood_data"]: record["ood_n"] for record in found.values()}
+    return {**kept, "data": {**kept["data"], "ood": ood}, "rows": list(map(moved, kept["rows"]))}
+
+
+def _with_records(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn flat rows into records, and name the methods."""
     if content["kind"] == "diagnosis":
         content = _as_study(content)
     names = list(dict.fromkeys(row["method"] for row in (*content["rows"], *content.get("failed", []))))

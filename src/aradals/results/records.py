@@ -39,6 +39,7 @@ Metric = Literal[
     "ks_error",
     "aurc",
     "error_auroc",
+    "ood_auroc",
     "accuracy_at_coverage_90",
     "coverage_at_error_1",
     "coverage_at_error_5",
@@ -52,7 +53,7 @@ Metric = Literal[
     "largest_subset_noise_floor_p95",
     "gap",
 ]
-"""The keys of `aradals.metrics.summarize`, and ``gap``, which is confidence minus accuracy."""
+"""The keys of `aradals.metrics.summarize`; ``ood_auroc``, see `DataSummary`; and ``gap``, confidence minus accuracy."""
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
@@ -536,17 +537,6 @@ class Stability:
 
 
 @dataclass(frozen=True)
-class OutOfDistribution:
-    """A measure of how well the confidence distinguishes the evaluated examples from other data."""
-
-    calibrator: str
-    ood_data: str
-    n: int
-    ood_n: int
-    ood_auroc: float = math.nan
-
-
-@dataclass(frozen=True)
 class Check:
     """A question that was asked before anything was judged; the wrong answer would have refused the judgment.
 
@@ -600,6 +590,8 @@ class DataSummary:
         class_names: one name for each class, or empty.
         splits: number of examples of each split.
         splits_hash: digest of the splits of each seed.
+        ood: other data, and their number of examples; the rows of all clean examples then have ``ood_auroc``, the
+            AUROC of the confidence for telling them from the evaluated data.
     """
 
     name: str
@@ -607,6 +599,7 @@ class DataSummary:
     class_names: tuple[str, ...] = ()
     splits: Mapping[str, int] = field(default_factory=dict)
     splits_hash: Mapping[str, str] = field(default_factory=dict)
+    ood: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.num_classes < 1:
@@ -644,7 +637,6 @@ class Results:
         classes: results by true class.
         least_robust_classes: classes of the least robust subset, the largest share first.
         thresholds: confidence thresholds for accepting predictions.
-        out_of_distribution: other data, distinguished by the confidence.
         pictures: examples for the report.
         audit: audit of the ranking by robustness.
         checks: questions about leakage, calibrators of other models and versions, with their answers.
@@ -674,7 +666,6 @@ class Results:
     classes: tuple[ClassRow, ...] = ()
     least_robust_classes: tuple[ClassShare, ...] = ()
     thresholds: tuple[Threshold, ...] = ()
-    out_of_distribution: tuple[OutOfDistribution, ...] = ()
     pictures: Pictures = field(default_factory=Pictures)
     audit: Audit | None = None
     checks: tuple[Check, ...] = ()

@@ -177,6 +177,8 @@ class EvaluationConfig:
         severities: severities from 1 to 5.
         preset: constants of the corruptions: cifar, tiny or imagenet; default: those for the size of the images.
         corrupted: a corrupted copy of the test split to use instead, such as a CIFAR-10-C folder.
+        ood: out-of-distribution data; every method is also judged by the AUROC of its confidence for telling them from
+            the test split.
         num_bins: number of bins of the ECE.
         num_resamples: number of bootstrap resamples for intervals.
     """
@@ -186,6 +188,7 @@ class EvaluationConfig:
     severities: list[int] = field(default_factory=lambda: [1, 3, 5])
     preset: str | None = None
     corrupted: str | None = None
+    ood: str | None = None
     num_bins: int = 15
     num_resamples: int = 1000
 

@@ -58,7 +58,7 @@ KINDS = ("study", "studies")
 def files_of(config: StudyConfig) -> list[Path]:
     """List the files and folders on this machine that a study reads."""
     evaluation, scoring = config.evaluation, config.scoring
-    named = [*config.data_sets, *filter(None, (evaluation.corrupted, scoring.checkpoint))]
+    named = [*config.data_sets, *filter(None, (evaluation.corrupted, evaluation.ood, scoring.checkpoint))]
     code = [config.model, *(method.objective for method in config.methods.values())]
     sources = [Path(spec.rpartition(":")[0]) for spec in code if ".py:" in spec]
     return [*input_paths(*named), *sources]
@@ -366,6 +366,7 @@ def assemble(
             class_names=tuple(first.train.class_names),
             splits={split: len(examples) for split, examples in first.items()},
             splits_hash={str(seed): splits_hash(each) for seed, each in splits.items()},
+            ood=_size_of_other(config, space),
         ),
         methods=tuple(
             Method(each, config.label_of(each), config.variant_of(each), getattr(settings, "num_members", 1))
@@ -394,6 +395,14 @@ def assemble(
         comparisons=compare_methods(results, replicates, also=config.compare_with),
         stability=tuple(study_stability(config, arrays)),
     )
+
+
+def _size_of_other(config: StudyConfig, space: Workspace) -> dict[str, int]:
+    """Name the out-of-distribution data with their number of examples, if the study has any."""
+    if config.evaluation.ood is None:
+        return {}
+    other = space.other_data(config.evaluation.ood, SeedPlan(config, config.seeds[0]).source)
+    return {other.name: len(other)}
 
 
 def _stages(config: StudyConfig, finished: Sequence[FinishedRun], space: Workspace) -> list[Path]:

@@ -39,7 +39,7 @@ VANILLA = MethodConfig()
 
 _READING = ("image_column", "label_column", "num_classes", "resize", "out_of_range")
 
-CALIBRATION_FILE, ARRAYS_FILE = "calibration.parquet", "arrays.npz"
+CALIBRATION_FILE, ARRAYS_FILE, OOD_FILE = "calibration.parquet", "arrays.npz", "predictions.parquet"
 HISTORY_FILE, ROWS_FILE = "history.json", "rows.json"
 
 
@@ -235,6 +235,28 @@ class Predict(Task):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PredictOther(Task):
+    """Predict out-of-distribution data.
+
+    Attributes:
+        train: the training whose model predicts, or the choice among several.
+        checkpoint: the file of the model.
+        ood: the data.
+        with_scores: also compute the first-order margins, which some calibrators need.
+    """
+
+    train: Train | Choose
+    checkpoint: str
+    ood: str
+    with_scores: bool
+
+    @property
+    def outputs(self) -> list[str]:
+        """The file of the predictions."""
+        return [OOD_FILE]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibrate(Task):
     """Fit calibrators on the calibration split; several models use their averaged prediction."""
 
@@ -255,6 +277,7 @@ class Evaluate(Task):
         scores: score table of the test split, which defines the subsets.
         calibrate: task that fits the calibrators.
         predictions: prediction task of the model, or of each member.
+        others: the same for out-of-distribution data; empty if there are none.
         name: name of the method or the ensemble.
         evaluation: settings of the evaluation.
     """
@@ -262,6 +285,7 @@ class Evaluate(Task):
     scores: Score
     calibrate: Calibrate | None
     predictions: list[Predict]
+    others: list[PredictOther]
     name: str
     evaluation: EvaluationConfig
 
@@ -279,7 +303,7 @@ class Evaluate(Task):
 T = TypeVar("T", bound=Task)
 
 KINDS: dict[str, type[Task]] = {
-    kind.__name__.lower(): kind for kind in (Train, Choose, Score, Predict, Calibrate, Evaluate)
+    kind.__name__.lower(): kind for kind in (Train, Choose, Score, Predict, PredictOther, Calibrate, Evaluate)
 }
 
 
@@ -464,6 +488,17 @@ class SeedPlan:
             with_scores=scored,
         )
 
+    def _predict_other(self, predict: Predict, ood: str) -> PredictOther:
+        return PredictOther(
+            source=self.source,
+            folder=f"{predict.folder.removesuffix('/predict')}/ood",
+            label=f"{predict.label} {ood}",
+            train=predict.train,
+            checkpoint=predict.checkpoint,
+            ood=ood,
+            with_scores=predict.with_scores,
+        )
+
     def calibrators_of(self, name: str) -> list[str]:
         """List the calibrators of a method or ensemble."""
         return self.config.all_calibrators if name == self.config.reference_name else self.config.calibrators
@@ -484,13 +519,15 @@ class SeedPlan:
 
     def evaluate(self, name: str) -> Evaluate:
         """Make the evaluation task of a method or ensemble."""
+        predictions, ood = self.predict(name), self.config.evaluation.ood
         return Evaluate(
             source=self.source,
             folder=f"{self.home}{name}/evaluate",
             label=f"{name}: evaluate",
             scores=self.score("test"),
             calibrate=self.calibrate(name),
-            predictions=self.predict(name),
+            predictions=predictions,
+            others=[] if ood is None else [self._predict_other(each, ood) for each in predictions],
             name=name,
             evaluation=self.config.evaluation,
         )

@@ -59,6 +59,9 @@ def try_seed(seed: SeedPlan, space: Workspace) -> None:
     )
     check_num_subsets(given.num_subsets, len(splits.test), "evaluation.num_subsets", "the test split")
     choose_shift(splits.test, given.corruptions, given.severities, preset=given.preset, corrupted=given.corrupted)
+    if given.ood is not None:
+        other = space.other_data(given.ood, seed.source)
+        check_unseen(splits.train.hashes, other.hashes, what="every model", where=other.name)
     if any(map(needs_model, config.all_calibrators)):
         check_domains(splits.calibration)
     batch = splits.train.batch([0, 1])

@@ -44,11 +44,13 @@ from aradals.pipeline.study.tasks import (
     ARRAYS_FILE,
     CALIBRATION_FILE,
     HISTORY_FILE,
+    OOD_FILE,
     ROWS_FILE,
     Calibrate,
     Choose,
     Evaluate,
     Predict,
+    PredictOther,
     Score,
     Train,
     needs_model,
@@ -84,6 +86,8 @@ def run_task(record: Mapping[str, Any], space: Workspace) -> None:
             score(task, space)
         case Predict() as task:
             predict(task, space)
+        case PredictOther() as task:
+            predict_other(task, space)
         case Calibrate() as task:
             calibrate(task, space)
         case Evaluate() as task:
@@ -319,6 +323,23 @@ def predict(task: Predict, space: Workspace) -> None:
     space.fill(task, inputs, make, materials.probe)
 
 
+def predict_other(task: PredictOther, space: Workspace) -> None:
+    """Predict out-of-distribution data."""
+    materials, examples = space.materials(task.source), space.other_data(task.ood, task.source)
+    checkpoint, digest = _checkpoint(task, space)
+    inputs = {
+        "model": materials.model_digest(digest),
+        "data": examples.fingerprint,
+        "with_scores": task.with_scores,
+    }
+
+    def make(folder: Path) -> None:
+        classifier = materials.load(checkpoint, digest, space.device)
+        predict_conditions(classifier, examples, {CLEAN: folder / OOD_FILE}, with_scores=task.with_scores)
+
+    space.fill(task, inputs, make, materials.probe)
+
+
 def calibrate(task: Calibrate, space: Workspace) -> None:
     """Fit every calibrator on the calibration split."""
     examples = space.materials(task.source).splits.calibration
@@ -350,7 +371,7 @@ def calibrate(task: Calibrate, space: Workspace) -> None:
     space.fill(task, inputs, make, space.materials(task.source).probe if with_model else None)
 
 
-def _checkpoint(task: Predict, space: Workspace) -> tuple[Path, str]:
+def _checkpoint(task: Predict | PredictOther, space: Workspace) -> tuple[Path, str]:
     """Return the file of the model that predicts, and its digest."""
     return space.paths(task.train)[task.checkpoint], space.digests(task.train)[task.checkpoint]
 
@@ -374,8 +395,10 @@ def evaluate(task: Evaluate, space: Workspace) -> None:
         ],
         "calibrators": {name: space.digests(task.calibrate)[path.name] for name, path in calibrators.items()},
         "scores": space.digests(task.scores)[SCORES],
-        "evaluation": asdict(settings),
+        "evaluation": {name: value for name, value in asdict(settings).items() if name != "ood"},
     }
+    if task.others:
+        inputs["ood"] = [space.digests(each)[OOD_FILE] for each in task.others]
 
     def make(folder: Path) -> None:
         scores = _table(task.scores, space)
@@ -397,6 +420,7 @@ def evaluate(task: Evaluate, space: Workspace) -> None:
             seed=task.source.seed,
             num_bins=settings.num_bins,
             num_resamples=settings.num_resamples,
+            ood=_pooled_others(task, space),
         )
         RunArrays(
             found.by_place, torch.stack(clean_logits), examples.labels, scores_of(scores, examples.ids), subsets
@@ -406,3 +430,9 @@ def evaluate(task: Evaluate, space: Workspace) -> None:
         space.log_of(task)(f"accuracy {accuracy:.4f}  confidence {confidence:.4f}  ECE {ece:.4f}")
 
     space.fill(task, inputs, make)
+
+
+def _pooled_others(task: Evaluate, space: Workspace) -> Predictions | None:
+    """Read the predictions of out-of-distribution data, if the study has such data."""
+    members = [load_predictions(space.paths(each)[OOD_FILE])[0] for each in task.others]
+    return pool_members(members) if members else None

@@ -18,6 +18,7 @@ from aradals.data import Examples, Splits, load_splits, make_splits
 from aradals.inference.predictions import predict, resolve_device
 from aradals.models import build_untrained, load_checkpoint, weights_digest
 from aradals.pipeline.classifier import Classifier
+from aradals.pipeline.predict import load_other_data
 from aradals.pipeline.stage import output_digests, run_stage, same_outputs
 from aradals.pipeline.study.groups import folds_of
 from aradals.pipeline.study.tasks import Source, Task, Train
@@ -113,6 +114,7 @@ class Workspace:
     def __init__(self, folder: Path, device: str = "auto", log: Log = print, **options: Any) -> None:
         self.folder, self.device, self.log, self.options = folder, device, log, options
         self._examples = cache(self._open_examples)
+        self._other = cache(self._open_other)
         self._materials: dict[str, Materials] = {}
 
     def __reduce__(self) -> tuple[Callable[..., Workspace], tuple[Any, ...]]:
@@ -122,9 +124,12 @@ class Workspace:
         """Make the splits and the model of a seed, once."""
         key = settings_digest(asdict(source))
         if key not in self._materials:
-            examples = self._examples(source.data, source.splits.test, *source.reading.items())
-            self._materials[key] = Materials(source, examples)
+            self._materials[key] = Materials(source, self._examples(*_data_of(source)))
         return self._materials[key]
+
+    def other_data(self, ood: str, source: Source) -> Examples:
+        """Load out-of-distribution data, prepared as the data of a seed, once."""
+        return self._other(ood, *_data_of(source))
 
     def paths(self, task: Task | None) -> dict[str, Path]:
         """Return the paths of a task's outputs, by name; empty if there is no task."""
@@ -154,6 +159,13 @@ class Workspace:
     def _open_examples(self, data: str, test_size: int | None, *reading: tuple[str, Any]) -> tuple[Examples, Examples]:
         """Load the training and the test examples."""
         return load_splits(data, test_size=test_size, log=self.log, **dict(reading))
+
+    def _open_other(self, ood: str, *data: Any) -> Examples:
+        return load_other_data(ood, self._examples(*data)[1], self.log)
+
+
+def _data_of(source: Source) -> tuple[Any, ...]:
+    return source.data, source.splits.test, *source.reading.items()
 
 
 _shared: dict[Path, Workspace] = {}
