@@ -597,7 +597,7 @@ def test_arrays_are_resized_like_images(tmp_path: Path) -> None:
         np.testing.assert_allclose(examples[0][1].permute(1, 2, 0) * 255, np.asarray(expected), atol=1.01)
         assert load_data(str(tmp_path / f"{name}.npz"), preparation=examples.preparation).input_shape == (3, 3, 3)
     np.savez(tmp_path / "rows.npz", x=np.zeros((2, 5)), y=[0, 1])
-    with pytest.raises(InputError, match=r"images in rows, which can be resized to 8x8, got inputs of shape \(5,\)"):
+    with pytest.raises(InputError, match=r"images in rows, which can be resized to 3x3, got inputs of shape \(5,\)"):
         load_data(str(tmp_path / "rows.npz"), resize=3)
 
 
