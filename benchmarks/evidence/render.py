@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 from answers import (
     JUDGED,
@@ -57,7 +58,8 @@ RULE = (
 CLAIMED = (
     "Models are compared as they were trained. If a setting of the other method was chosen by the NLL after a "
     "temperature, both have a temperature, because the choice makes no promise about the confidence before. Vanilla "
-    "training with a temperature is no claim of the paper, but the baseline to beat."
+    "training with a temperature is no claim of the paper, but the baseline to beat. CCAT takes fewer steps than "
+    "published, and no setting of it is chosen."
 )
 COMPARED = (
     "All methods have a temperature. Each cell says whether the method is significantly lower or higher than the "
@@ -277,7 +279,8 @@ def overview(studies: Sequence[Evidence]) -> str:
                 if (each := best(study, situation))
             ],
         ),
-        "In how many studies a variant is significantly better than vanilla + T, and in how many it is worse:",
+        "In how many studies a variant is significantly better than vanilla + T, and in how many it is worse. Variants "
+        "that differ significantly in no study are left out.",
         counts_table(studies),
         "## The claims of the paper",
         "The differences of the studies; their pages have the intervals and p values. A dash: the study cannot say. "
@@ -288,9 +291,8 @@ def overview(studies: Sequence[Evidence]) -> str:
     for study in studies:
         given = [each.answer for each in study.claims]
         counted = ", ".join(f"{given.count(key)} {key}" for key in ("shown", "not shown", "contradicted"))
-        parts.append(
-            f"[{study.name}](../results/{study.name}/README.md): {count(study.num_seeds, 'seed')}. Claims: {counted}."
-        )
+        judged = f"Claims: {counted}" if study in decisive(studies) else "No test"
+        parts.append(f"[{study.name}](../results/{study.name}/README.md): {count(study.num_seeds, 'seed')}. {judged}.")
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -331,9 +333,9 @@ def counts_table(studies: Sequence[Evidence]) -> str:
         [situation, variant, f"{better} of {num}", f"{worse} of {num}"]
         for situation in SITUATIONS
         for variant, (better, worse, num) in counts(studies, situation).items()
-        if better
+        if better or worse
     ]
-    return table(["situation", "variant", "better", "worse"], rows) if rows else "None is better in any study."
+    return table(["situation", "variant", "better", "worse"], rows) if rows else "None differs in any study."
 
 
 def claims_overview(studies: Sequence[Evidence]) -> str:
@@ -351,26 +353,31 @@ def claims_overview(studies: Sequence[Evidence]) -> str:
 
 
 def summary(studies: Sequence[Evidence]) -> str:
-    """Write the table of README.md: for each situation, the variant with the lowest mean over the studies."""
+    """Write the table of README.md: for each situation, the variant with the lowest mean change over the studies."""
     rows = []
     for situation, (place, metric) in SITUATIONS.items():
-        changes = mean_changes(studies, situation)
+        changes = relative_changes(studies, situation)
         if changes:
-            best_one = min(changes, key=lambda variant: changes[variant])
+            best_one = min(changes, key=lambda variant: fmean(changes[variant]))
             better, worse, num = counts(studies, situation)[best_one]
-            cells = [f"{changes[best_one]:+.0%}", f"{better} of {num}", f"{worse} of {num}"]
+            change, costs = changes[best_one], [each.cost for each in by_variant(studies, situation)[best_one]]
+            cells = [
+                f"{fmean(change):+.0%} ({min(change):+.0%} to {max(change):+.0%})",
+                f"{min(costs):.0f}" if max(costs) - min(costs) < 1 else f"{min(costs):.0f} to {max(costs):.0f}",
+                *(f"{better} of {num}", f"{worse} of {num}"),
+            ]
             rows.append([f"{situation} ({NAMES[metric]}, {PLACES[place]})", best_one, *cells])
-    return table(["situation", "variant", "change", "better in", "worse in"], rows) if rows else NONE_YET
+    return table(["situation", "variant", "change", "cost", "better in", "worse in"], rows) if rows else NONE_YET
 
 
-def mean_changes(studies: Sequence[Evidence], situation: str) -> dict[str, float]:
-    """Compute the relative change against the baseline, as a mean over the studies, of the variants that all have."""
+def relative_changes(studies: Sequence[Evidence], situation: str) -> dict[str, list[float]]:
+    """Compute the relative change against the baseline in each study, of the variants that all studies have."""
     num_asked = sum(bool(study.choices) for study in decisive(studies))
     changes = {
         variant: [each.difference.value / (each.value.value - each.difference.value) for each in found]
         for variant, found in by_variant(studies, situation).items()
     }
-    return {variant: sum(each) / len(each) for variant, each in changes.items() if len(each) == num_asked}
+    return {variant: each for variant, each in changes.items() if len(each) == num_asked}
 
 
 def with_block(text: str, block: str) -> str:

@@ -167,7 +167,7 @@ def test_a_method_is_not_judged_on_the_study_that_chose_its_setting(
 def test_only_the_named_variant_gets_its_wins(render: ModuleType, study: Results) -> None:
     def choice(variant: str, answer: str, value: float) -> Any:
         change = Measure(value, value - 0.01, value + 0.01)
-        return render.Choice("can retrain", variant, "NLL, clean", Measure(1 + value), answer, change)
+        return render.Choice("can retrain", variant, "NLL, clean", Measure(1 + value), answer, change, cost=-20 * value)
 
     known = render.gather(study, "", "")
     one = replace(known, choices=(choice("a", "shown", -0.2), choice("b", "not shown", -0.1)))
@@ -176,8 +176,14 @@ def test_only_the_named_variant_gets_its_wins(render: ModuleType, study: Results
     )
     assert render.counts([one, two], "can retrain") == {"c": (1, 0, 1), "b": (1, 0, 2), "a": (1, 1, 2)}
     # c is not in all studies. The baseline is 1 in both.
-    assert render.mean_changes([one, two], "can retrain") == pytest.approx({"a": 0.0, "b": -0.2})
-    assert render.summary([one, two]).splitlines()[2:] == ["| can retrain (NLL, clean) | b | -20% | 1 of 2 | 0 of 2 |"]
+    changes = render.relative_changes([one, two], "can retrain")
+    assert changes == {"a": pytest.approx([-0.2, 0.2]), "b": pytest.approx([-0.1, -0.3])}
+    assert render.summary([one, two]).splitlines()[2:] == [
+        "| can retrain (NLL, clean) | b | -20% (-30% to -10%) | 2 to 6 | 1 of 2 | 0 of 2 |"
+    ]
+    assert "| can retrain | a | 1 of 2 | 1 of 2 |" in render.counts_table([one, two])
+    worse = replace(known, choices=(choice("d", "contradicted", 0.2),))
+    assert render.counts_table([worse]).splitlines()[2:] == ["| can retrain | d | 0 of 1 | 1 of 1 |"]
     assert render.best(one, "can retrain").variant == "a"
 
 
