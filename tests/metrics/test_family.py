@@ -41,7 +41,7 @@ from aradals.metrics import (
     smooth_calibration_error,
 )
 from aradals.metrics.bootstrap import Bootstrap
-from aradals.metrics.estimates import estimate_ood_auroc
+from aradals.metrics.estimates import auroc_interval, estimate_ood_auroc
 from aradals.metrics.outcomes import CHUNK_ELEMENTS
 
 Metric = Callable[..., float]
@@ -402,29 +402,58 @@ def test_ood_auroc_equals_scikit_learn() -> None:
     assert ood_auroc(torch.tensor([0.5]), torch.tensor([0.5, 0.5])) == 0.5
 
 
-@pytest.mark.parametrize("shift", [0.2, 1.0, 2.0])
-def test_the_interval_of_the_ood_auroc_holds_the_true_value(shift: float) -> None:
+@pytest.mark.parametrize("shift", [0.2, 1.0, 3.0])
+@pytest.mark.parametrize(("n", "m"), [(500, 5), (500, 20), (20, 500), (120, 60)])
+def test_the_interval_of_the_ood_auroc_holds_the_true_value(shift: float, n: int, m: int) -> None:
     """Of two normal distributions, whose AUROC is known."""
     generator, true = torch.Generator().manual_seed(0), NormalDist().cdf(shift / math.sqrt(2))
     held = []
+    for _ in range(300):
+        known, unknown = torch.randn(n, generator=generator) + shift, torch.randn(m, generator=generator)
+        low, high = auroc_interval(ood_auroc(known, unknown), n, m)
+        held.append(low <= true <= high)
+    assert sum(held) / len(held) >= 0.9
+
+
+def test_the_ends_of_the_auroc_interval_solve_its_equation() -> None:
+    for value, n, m in ((0.9, 40, 30), (0.5, 7, 300), (0.03, 100, 10)):
+        for end in auroc_interval(value, n, m, level=0.9):
+            half = (n + m) / 2 - 1
+            variance = end * (1 - end) * (1 + half * (1 - end) / (2 - end) + half * end / (1 + end)) / (n * m)
+            assert abs(value - end) == pytest.approx(1.6448536 * math.sqrt(variance), rel=1e-6)
+    assert auroc_interval(1.0, 50, 50)[1] == 1
+    assert 0.9 < auroc_interval(1.0, 50, 50)[0] < 1
+    assert auroc_interval(0.0, 50, 50)[0] == 0
+
+
+def test_resamples_of_two_models_give_an_interval_for_the_difference_of_their_aurocs() -> None:
+    """Both models score the same examples; the truth is known, because the scores are normal."""
+    generator, shifts, held = torch.Generator().manual_seed(0), (0.8, 1.2), []
+    true = [NormalDist().cdf(shift / math.sqrt(2)) for shift in shifts]
     for _ in range(200):
-        known, unknown = torch.randn(120, generator=generator) + shift, torch.randn(60, generator=generator)
-        found, resampled = estimate_ood_auroc(known, unknown, Bootstrap(200))
-        held.append(found.low <= true <= found.high)
-        assert found.value == ood_auroc(known, unknown)
-    assert float(resampled.mean()) == pytest.approx(found.value, abs=0.02)
+        common = torch.randn(150, generator=generator)
+        models = [(common + torch.randn(150, generator=generator)) / math.sqrt(2) for _ in shifts]
+        found = [
+            estimate_ood_auroc(scores[:100] + shift, scores[100:], Bootstrap(200))
+            for scores, shift in zip(models, shifts, strict=True)
+        ]
+        resampled = [each for _, each in found if each is not None]
+        deviations = (resampled[0] - resampled[1]) - (found[0][0].value - found[1][0].value)
+        low, high = deviations.quantile(deviations.new_tensor([0.025, 0.975])).tolist()
+        difference = found[0][0].value - found[1][0].value
+        held.append(difference + low <= true[0] - true[1] <= difference + high)
     assert 0.9 <= sum(held) / len(held) <= 0.99
 
 
-def test_few_examples_give_the_ood_auroc_no_interval() -> None:
+def test_few_examples_of_one_data_set_give_no_resamples() -> None:
     generator = torch.Generator().manual_seed(0)
-    for known, unknown, has_interval in ((45, 5, True), (44, 5, False), (60, 4, False), (4, 60, False)):
+    for known, unknown, has_resamples in ((50, 50, True), (500, 49, False), (49, 500, False), (1, 1, False)):
         scores = torch.randn(known, generator=generator), torch.randn(unknown, generator=generator)
-        found, _ = estimate_ood_auroc(*scores, Bootstrap(50))
-        assert math.isfinite(found.value)
-        assert math.isfinite(found.low) == math.isfinite(found.high) == has_interval
-    perfect, _ = estimate_ood_auroc(torch.ones(60), torch.zeros(60), Bootstrap(50))
-    assert (perfect.value, math.isnan(perfect.low)) == (1, True)
+        found, resampled = estimate_ood_auroc(*scores, Bootstrap(50))
+        assert found.value == ood_auroc(*scores)
+        assert 0 <= found.low <= found.value <= found.high <= 1
+        assert found.high - found.low > 0.1 or min(known, unknown) >= 50 or found.value in (0, 1)
+        assert (resampled is not None) == has_resamples
 
 
 def test_ood_input_is_checked() -> None:

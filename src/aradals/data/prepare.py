@@ -176,7 +176,7 @@ def _resized(images: torch.Tensor, size: int, name: str) -> torch.Tensor:
         raise InputError(
             expected=f"images in {name}, which can be resized to {size}x{size}",
             got=f"inputs of shape {tuple(images.shape[1:])}",
-            hint="images, or the command without --resize",
+            hint="images; or rows without a size, if the model takes rows",
         )
     resized = interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
     return resized.round().byte() if images.dtype == torch.uint8 else resized

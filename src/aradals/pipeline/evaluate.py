@@ -20,7 +20,7 @@ from aradals.metrics.estimates import estimate_ood_auroc
 from aradals.metrics.summary import summarize_and_resample
 from aradals.pipeline.artifacts import load_predictions, load_scores, versions
 from aradals.pipeline.classifier import Classifier, Model, as_classifier, check_training_examples, match_labels
-from aradals.pipeline.leakage import check_calibrators, check_stored, tell_unchecked
+from aradals.pipeline.leakage import check_calibrators, check_other, check_stored, check_unseen, tell_unchecked
 from aradals.pipeline.numbering import check_numbering
 from aradals.pipeline.outputs import work_folder
 from aradals.pipeline.predict import load_other_data, prediction_stage, stored_predictions
@@ -151,7 +151,12 @@ def evaluate(
     other = None
     if ood is not None:
         other = load_other_data(ood, examples, log)
+        check_other(other.hashes, examples.hashes, where=other.name, beside=examples.name)
         checks.append(check_training_examples(classifier, other))
+        checks += [
+            check_unseen(each.origin.example_hashes, other.hashes, what=f"the calibrator {name}", where=other.name)
+            for name, each in fitted.items()
+        ]
     table = load_scores(scores)[0] if isinstance(scores, Path) else scores
     ranking = None if table is None else scores_of(table, examples.ids)
     needs_scores = any(each.score == "first_order_margin" for each in fitted.values())
@@ -352,8 +357,9 @@ def evaluate_conditions(
             )
             if ood is not None and condition == CLEAN:
                 calibrate = calibrators.get(calibrator)
-                auroc, sample["ood_auroc"] = measure_ood(plain, ood, calibrate, num_resamples=num_resamples)
+                auroc, resampled = measure_ood(plain, ood, calibrate, num_resamples=num_resamples)
                 rows[0] = replace(rows[0], metrics={**rows[0].metrics, "ood_auroc": auroc})
+                sample |= {} if resampled is None else {"ood_auroc": resampled}
             found.rows.extend(rows)
             found.reliability.append(Reliability(**keys, bins=reliability_bins(variant, num_bins)))
             found.samples[calibrator, condition] = sample
@@ -417,8 +423,8 @@ def calibrated(predictions: Predictions, calibrator: Calibrator | None) -> Predi
 
 def measure_ood(
     inside: Predictions, outside: Predictions, calibrator: Calibrator | None, *, num_resamples: int = 1000
-) -> tuple[Measure, Tensor]:
-    """Measure how well the confidence distinguishes other data from these: the AUROC, and its resamples, shape (B,).
+) -> tuple[Measure, Tensor | None]:
+    """Measure how well the confidence distinguishes other data from these: see `estimate_ood_auroc`.
 
     Both data sets are one batch. So a calibrator that fits itself to a batch does not know which examples are which.
     """

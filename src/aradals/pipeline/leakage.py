@@ -46,6 +46,21 @@ def check_unseen(fitted: Hashes, evaluated: Hashes, *, what: str, where: str) ->
     return Check(question, "checked")
 
 
+def check_other(other: Hashes, evaluated: Hashes, *, where: str, beside: str) -> None:
+    """Refuse out-of-distribution data that contain evaluated examples; the arguments are hashes and names of both.
+
+    Raises:
+        InputError: more than 1 % of the other examples are among the evaluated ones.
+    """
+    shared = overlap(evaluated, other)
+    if shared > MAX_SHARED * len(other):
+        raise InputError(
+            expected=f"out-of-distribution data without the examples of {beside}",
+            got=f"{where}, with {shared} of {len(other)} examples from there",
+            hint="data of another kind",
+        )
+
+
 def check_calibrators(
     calibrators: Mapping[str, Calibrator], *, weights: str, num_classes: int, evaluated: Hashes, where: str
 ) -> tuple[Check, ...]:

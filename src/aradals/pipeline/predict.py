@@ -192,19 +192,22 @@ def prediction_stage(
 def load_other_data(spec: str, examples: Examples, log: Callable[[str], None] = lambda line: None) -> Examples:
     """Load data of another distribution; all labels are 0, because the model does not know their classes.
 
-    The inputs are prepared as those of ``examples``. Images of another size are resized.
+    The inputs are prepared as those of ``examples``. Images of another size are resized. Values outside [0, 1] are
+    clipped, because other data may well have a wider range.
 
     Raises:
-        InputError: the inputs have another shape than those of ``examples``.
+        InputError: the inputs have another shape than those of ``examples``, or are on another scale.
     """
-    *_, height, width = (0, 1, *examples.input_shape)
-    size = {"resize": width} if len(examples.input_shape) == 3 and height == width else {}
-    other = load_data(spec, labeled=False, preparation={**examples.preparation, **size}, log=log)
+    preparation = dict(examples.preparation)
+    match examples.input_shape:
+        case (_, height, width) if height == width:
+            preparation["resize"] = width
+    other = load_data(spec, labeled=False, out_of_range="clip", preparation=preparation, log=log)
     if other.input_shape != examples.input_shape:
         raise InputError(
             expected=f"inputs of shape {examples.input_shape} in {other.name}, as in {examples.name}",
             got=str(other.input_shape),
-            hint="other data, or --resize for both",
+            hint="data of the same kind, such as images with as many channels",
         )
     return Examples(
         lambda rows: other.batch(rows)[1],

@@ -79,7 +79,11 @@ def verdict(results: Results) -> Verdict:
     said = (_gap_sentence(results, first), advice, _scope(results))
     order = (1, 0, 2) if is_better else (0, 1, 2)
     accepting = best if best and best.method == first.method else first
-    notes = [*_threshold_sentences(results, accepting), *_searches(results, lost=False)]
+    notes = [
+        *_threshold_sentences(results, accepting),
+        *_ood_sentence(results, accepting),
+        *_searches(results, lost=False),
+    ]
     warned, names = [*doubts, *_warnings(results)], tuple(Verdict.names[place] for place in order)
     return Verdict([said[place] for place in order], first, best, warned, notes, names)
 
@@ -127,6 +131,18 @@ def _gap_sentence(results: Results, variant: Variant) -> str:
     where = f"the {least_robust(results.num_subsets)} of the examples"
     worst = measure(results, variant, "gap", subset=0)
     return f"On {where}, {name} {_gap_words(worst)}; on all examples, it {_gap_words(overall)}."
+
+
+def _ood_sentence(results: Results, variant: Variant) -> list[str]:
+    """Say how well the confidence of a variant distinguishes other data from the evaluated examples."""
+    auroc = measure(results, variant, "ood_auroc")
+    if not auroc.known:
+        return []
+    names = ", ".join(f"{name}, {count:,} examples" for name, count in results.data.ood.items())
+    return [
+        f"Other data ({names}): {label(results, variant)} has more confidence in an evaluated example than in one of "
+        f"these with a probability of {100 * auroc.value:.1f} % {_interval(auroc, 100, 1)}. This is the AUROC."
+    ]
 
 
 def _gap_words(gap: Measure) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -121,7 +120,8 @@ def test_other_data_change_no_training(run: tuple[Results, Path, StudyConfig], t
 @pytest.mark.parametrize(
     ("ood", "message"),
     [
-        ("digits", r"examples that every model was not fitted on, got digits"),
+        ("fitted.npz", r"examples that every model was not fitted on, got fitted"),
+        ("tested.npz", r"out-of-distribution data without the examples of the test split, got tested, with 40 of 40"),
         ("rows.npz", r"images in rows, which can be resized to 8x8"),
         ("colors.npz", r"inputs of shape \(1, 8, 8\) in colors, as in digits\S*, got \(3, 8, 8\)"),
         ("missing.npz", "missing.npz"),
@@ -130,13 +130,9 @@ def test_other_data_change_no_training(run: tuple[Results, Path, StudyConfig], t
 def test_unfit_data_are_refused_before_training(tmp_path: Path, ood: str, message: str) -> None:
     save_noise(tmp_path / "colors.npz", (3, 9, 9))
     save_noise(tmp_path / "rows.npz", (5,))
-    spec = str(tmp_path / ood) if ood.endswith(".npz") else ood
-    config: Any = config_of(tmp_path, spec)
-    if ood == "digits":  # the test split of the built-in data has the training images of this one
-        _, inputs, labels = load_data("digits", "test").batch(range(400))
-        both = {f"{name}_{split}": part for name, values in (("x", inputs), ("y", labels))
-                for split, part in (("train", values[:300].numpy()), ("test", values[300:].numpy()))}  # fmt: skip
-        np.savez(tmp_path / "digits.npz", allow_pickle=False, **both)
+    config = config_of(tmp_path, str(tmp_path / ood))
+    for name, split, rows in (("fitted", "train", range(260)), ("tested", "test", range(40))):
+        np.savez(tmp_path / f"{name}.npz", allow_pickle=False, inputs=load_data("digits", split).batch(rows)[1].numpy())
     with pytest.raises(InputError, match=message):
         run_study(config, tmp_path / "out", name="test", log=lambda line: None)
     assert not list((tmp_path / "out").rglob("*.safetensors"))

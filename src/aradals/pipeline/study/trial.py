@@ -16,7 +16,7 @@ from aradals.inference.predictions import evaluation_mode, resolve_device, try_m
 from aradals.pipeline.config import StudyConfig
 from aradals.pipeline.domains import check_domains
 from aradals.pipeline.health import check_trainable
-from aradals.pipeline.leakage import check_unseen
+from aradals.pipeline.leakage import check_other, check_unseen
 from aradals.pipeline.ranks import check_devices
 from aradals.pipeline.score import AttackSettings, check_differentiable, check_num_subsets
 from aradals.pipeline.shifts import choose_shift
@@ -51,17 +51,14 @@ def try_seed(seed: SeedPlan, space: Workspace) -> None:
         load_extra(seed.config.training.logger)
     config, materials, given = seed.config, space.materials(seed.source), seed.config.evaluation
     splits, checkpoint = materials.splits, config.scoring.checkpoint
-    check_unseen(
-        np.concatenate([part.hashes for part in (splits.train, splits.validation, splits.calibration)]),
-        splits.test.hashes,
-        what="every model",
-        where="the test split",
-    )
+    fitted = np.concatenate([part.hashes for part in (splits.train, splits.validation, splits.calibration)])
+    check_unseen(fitted, splits.test.hashes, what="every model", where="the test split")
     check_num_subsets(given.num_subsets, len(splits.test), "evaluation.num_subsets", "the test split")
     choose_shift(splits.test, given.corruptions, given.severities, preset=given.preset, corrupted=given.corrupted)
     if given.ood is not None:
         other = space.other_data(given.ood, seed.source)
-        check_unseen(splits.train.hashes, other.hashes, what="every model", where=other.name)
+        check_unseen(fitted, other.hashes, what="every model", where=other.name)
+        check_other(other.hashes, splits.test.hashes, where=other.name, beside="the test split")
     if any(map(needs_model, config.all_calibrators)):
         check_domains(splits.calibration)
     batch = splits.train.batch([0, 1])
