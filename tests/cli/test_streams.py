@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import resource
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from command_line import aradals
 from command_process import command, finish, start, write_recipe
+
+from aradals.cli.terminal import print_log
 
 NAME = "ñandú 牛"
 
@@ -209,3 +213,22 @@ def test_our_own_faults_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("aradals.pipeline.recipes.list_recipes", lambda: [][0])
     with pytest.raises(IndexError):
         aradals("recipes")
+
+
+def test_a_line_of_the_log_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several workers share stderr: with two writes for each line, their lines mix if nothing is buffered."""
+    written: list[bytes] = []
+
+    class Raw(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            written.append(bytes(data))
+            return len(written[-1])
+
+    stream = io.TextIOWrapper(cast(Any, Raw()), encoding="utf-8", write_through=True)  # as with python -u
+    monkeypatch.setattr(sys, "stderr", stream)
+    for line in ("first", "second\x1b[2J"):
+        print_log(line)
+    assert [each for each in written if each] == [b"first\n", b"second\\x1b[2J\n"]

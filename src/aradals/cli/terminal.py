@@ -29,8 +29,11 @@ def print_result(*parts: str | RenderableType) -> None:
 
 
 def print_log(line: str) -> None:
-    """Print a line of progress to stderr; control characters of a terminal are shown as text."""
-    print(printable(line), file=sys.stderr, flush=True)
+    """Print a line of progress to stderr; control characters of a terminal are shown as text.
+
+    The line and its end are one write. Else the lines of several workers mix where stderr has no buffer.
+    """
+    print(f"{printable(line)}\n", end="", file=sys.stderr, flush=True)
 
 
 def leave(code: int) -> NoReturn:
