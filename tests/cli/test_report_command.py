@@ -110,7 +110,7 @@ def test_nonsense_is_refused_in_one_line(form: str, study: Study, tmp_path: Path
         (("data", "num_classes"), None, "data.num_classes"),
         (("methods",), [], "method 'vanilla'"),
         (("reference",), "nobody", "'nobody'"),
-        (("schema",), "5", "schema '5'"),
+        (("schema",), "6", "schema '6'"),
         (("schema",), None, "schema None"),
         (("schema",), ["4"], "schema ['4']"),
         (("kind",), "novel", "kind"),

@@ -693,7 +693,7 @@ def test_methods_may_have_any_names(data: str, tmp_path: Path) -> None:
         for reference in variants[:2]
         for place in ("clean", "all_shifts")
         for metric in COMPARED
-        if variant != reference
+        if variant != reference and metric != "ood_auroc"  # there are no other data
     }
     assert {row.method for row in results.classes} == {"baseline", "mine"}
     check_results(results, tmp_path)
