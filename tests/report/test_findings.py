@@ -482,3 +482,23 @@ def test_one_class_is_a_probable_mistake() -> None:
     alone = replace(results, classes=(ClassRow(results.reference, "none", 0, "cat", 9, metrics),))
     assert "all examples have one class (cat)" in verdict(alone).warnings[0]
     assert not any("one class" in warning for warning in verdict(results).warnings)
+
+
+@pytest.mark.parametrize(
+    ("auroc", "interval"),
+    [(Measure(0.912, 0.9, 0.92), "(95 % interval 90.0 to 92.0)"), (Measure(0.912), "(no interval)")],
+)
+def test_the_auroc_for_other_data_is_told(auroc: Measure, interval: str) -> None:
+    results = make_study()
+    assert not any("Other data" in note for note in verdict(results).notes)
+    rows = [
+        replace(row, metrics={**row.metrics, "ood_auroc": auroc})
+        if row.condition.is_clean and row.subset is None
+        else row
+        for row in results.rows
+        if row.seed == results.seeds[0]
+    ]
+    told = verdict(replace(results, rows=tuple(rows), data=replace(results.data, ood={"svhn": 1000}))).notes
+    [sentence] = [note for note in told if "Other data" in note]
+    assert sentence.startswith("Other data (svhn, 1,000 examples): vanilla")
+    assert sentence.endswith(f"with a probability of 91.2 % {interval}. This is the AUROC.")
