@@ -262,8 +262,8 @@ def overview(studies: Sequence[Evidence]) -> str:
         "`make evidence` runs or resumes the studies, except for the one that needs a GPU, and writes this page and "
         "theirs. Every number comes from a file of results. [How to choose](choosing.md) says what follows.",
         WORDS,
-        f"The slope of the shaped targets was chosen on {', '.join(f'`{name}`' for name in tuned)}. So they are left "
-        "out of the best there." if tuned else "",
+        f"The slope of the shaped targets was chosen on {', '.join(f'`{name}`' for name in tuned)}. So these methods "
+        "are left out of the best variants of that study." if tuned else "",
         RULE,
         "## Which method when",
         "The best variant by its mean, and its difference to vanilla + T (*shown*: it is significantly lower). Studies "
