@@ -36,11 +36,11 @@ from aradals._internal.files import atomic_path
 from aradals._internal.json_files import load_json, save_json
 from aradals._internal.typed import read_typed
 from aradals.report.tables import BATCHES, cell, failed_rows, stability_rows
-from aradals.report.view import label, shift_mean
+from aradals.report.view import label, other_data, shift_mean
 from aradals.results import read_results
 from aradals.results.aggregate import measure, places, relative_cost
 from aradals.results.files import plain
-from aradals.results.records import Measure, Metric, Place, Results, Variant
+from aradals.results.records import Comparison, Measure, Metric, Place, Results, Variant
 
 ROOT = Path(__file__).parents[2]
 SHOWN: tuple[Metric, ...] = (
@@ -143,6 +143,17 @@ def p_value(p: float) -> str:
     return "–" if p != p else "< .0001" if p < 0.0001 else f"{p:.4f}"
 
 
+def difference_and_p(compared: Comparison | None) -> str:
+    """Write a paired difference with its interval and p; a dash if there was no comparison."""
+    return f"{difference(compared.measure)}, p {p_value(compared.p_holm)}" if compared else "–"
+
+
+def references(results: Results) -> list[Variant]:
+    """List what all variants are compared with: the reference as trained, and with a temperature."""
+    found = (Variant(results.reference), Variant(results.reference, "temperature"))
+    return [each for each in found if each in results.variants]
+
+
 def means_table(results: Results, place: Place) -> str:
     """Show the means of all variants, with intervals over seeds and examples."""
     rows = [
@@ -162,21 +173,19 @@ def differences_table(results: Results, reference: Variant, place: Place) -> str
     for variant in results.variants:
         found = [results.by_comparison.get((variant, reference, place, metric)) for metric in JUDGED]
         if any(found):
-            cells = [f"{difference(each.measure)}, p {p_value(each.p_holm)}" if each else "–" for each in found]
-            rows.append([label(results, variant), *cells])
+            rows.append([label(results, variant), *map(difference_and_p, found)])
     return table(["method", *(NAMES[metric] for metric in JUDGED)], rows)
 
 
 def ood_table(results: Results) -> str:
     """Show the AUROC of the confidence for telling other data from the test data, and its differences."""
-    references = [Variant(results.reference, each) for each in ("none", "temperature")]
-    references = [each for each in references if each in results.variants]
+    against = references(results)
     rows = []
     for variant in results.variants:
-        compared = [results.by_comparison.get((variant, each, "clean", "ood_auroc")) for each in references]
-        cells = [f"{difference(each.measure)}, p {p_value(each.p_holm)}" if each else "–" for each in compared]
-        rows.append([label(results, variant), number(measure(results, variant, "ood_auroc")), *cells])
-    return table(["method", "AUROC", *(f"minus {label(results, each)}" for each in references)], rows)
+        compared = [results.by_comparison.get((variant, each, "clean", "ood_auroc")) for each in against]
+        auroc = number(measure(results, variant, "ood_auroc"))
+        rows.append([label(results, variant), auroc, *map(difference_and_p, compared)])
+    return table(["method", "AUROC", *(f"minus {label(results, each)}" for each in against)], rows)
 
 
 def claims_table(found: Sequence[Answer]) -> str:
@@ -212,12 +221,10 @@ def page(results: Results, claimed: Sequence[Answer], compared: Sequence[Answer]
     for place in places(results):
         title = "Clean" if place == "clean" else f"Under shift: {shift_mean(results)}"
         parts += [f"## {title}", means_table(results, place)]
-        for reference in (Variant(results.reference), Variant(results.reference, "temperature")):
-            if reference in results.variants:
-                parts += [f"Minus {label(results, reference)}:", differences_table(results, reference, place)]
+        for reference in references(results):
+            parts += [f"Minus {label(results, reference)}:", differences_table(results, reference, place)]
     if results.data.ood:
-        names = ", ".join(f"{name}, {count:,} examples" for name, count in results.data.ood.items())
-        parts += [f"## Out-of-distribution data: {names}", OTHER, ood_table(results)]
+        parts += [f"## Out-of-distribution data: {other_data(results)}", OTHER, ood_table(results)]
     for block in (stability_rows(results), failed_rows(results)):
         rows = [[f"{each.text} [{each.note}]" if each.note else each.text for each in row] for row in block.rows]
         parts += [f"## {block.title.capitalize()}", table(block.columns, rows) if rows else "None."]
@@ -288,10 +295,11 @@ def overview(studies: Sequence[Evidence]) -> str:
         claims_overview(decisive(studies)),
         "## Studies",
     ]  # fmt: skip
+    tested = decisive(studies)
     for study in studies:
         given = [each.answer for each in study.claims]
         counted = ", ".join(f"{given.count(key)} {key}" for key in ("shown", "not shown", "contradicted"))
-        judged = f"Claims: {counted}" if study in decisive(studies) else "No test"
+        judged = f"Claims: {counted}" if study in tested else "No test"
         parts.append(f"[{study.name}](../results/{study.name}/README.md): {count(study.num_seeds, 'seed')}. {judged}.")
     return "\n\n".join(filter(None, parts)) + "\n"
 

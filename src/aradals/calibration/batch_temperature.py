@@ -121,7 +121,7 @@ class BatchTemperature(Calibrator):
 
     A change of the mix of classes is not a shift that needs another temperature. ``guarded_information`` and
     ``unexplained_entropy`` estimate the mix and allow for it. ``mutual_information`` is the best statistic if the mix
-    is sure to be that of the calibration data, and is wrong by up to 70 points if it is not.
+    is sure to be that of the calibration data, and is wrong by up to 85 points if it is not.
 
     Args:
         statistic: a name in `STATISTICS`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +49,14 @@ class Predictions:
         """Select examples by ``mask``, a bool or index tensor."""
         scores = None if self.scores is None else self.scores[mask]
         return Predictions(self.ids[mask], self.logits[mask], self.labels[mask], scores)
+
+    @staticmethod
+    def concatenate(parts: Sequence[Predictions]) -> Predictions:
+        """Join several predictions in order; without scores, unless all parts have them."""
+        ids, logits, labels = zip(*((each.ids, each.logits, each.labels) for each in parts), strict=True)
+        scores = [each.scores for each in parts if each.scores is not None]
+        joined = torch.cat(scores) if len(scores) == len(parts) else None
+        return Predictions(torch.cat(ids), torch.cat(logits), torch.cat(labels), joined)
 
 
 MAX_ROW_HASHES = 4096

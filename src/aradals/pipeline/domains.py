@@ -66,8 +66,7 @@ def predict_domains(model: nn.Module, examples: Examples) -> tuple[Predictions, 
         check_numbering(parts[0], examples.name)
         parts += [predict(model, _drifted(examples, drift)) for drift in drifts]
     domains = torch.arange(len(parts)).repeat_interleave(len(examples))
-    ids, logits, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "logits", "labels"))
-    return Predictions(ids, logits, labels), domains
+    return Predictions.concatenate(parts), domains
 
 
 def fit_on_domains(calibrator: BatchTemperature, model: nn.Module, examples: Examples) -> None:

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from aradals.calibration import Calibrator
@@ -148,7 +147,7 @@ def evaluate(
         ),
     ]
     conditions, shift = choose_shift(examples, corruptions, severities, preset=preset, corrupted=corrupted)
-    other = None
+    other = others = None
     if ood is not None:
         other = load_other_data(ood, examples, log)
         check_other(other.hashes, examples.hashes, where=other.name, beside=examples.name)
@@ -166,7 +165,6 @@ def evaluate(
         shared = matched(sharing)
         paths = predicted(examples, conditions, folder / "predictions", shift=shift, source=source, sharing=shared)
         clean, _ = load_predictions(paths[CLEAN])
-        others = None
         if other is not None and ood is not None:
             elsewhere = sharing and replace(sharing, load=partial(_load_other, sharing.load, ood))
             others, _ = load_predictions(predicted(other, [CLEAN], folder / "ood", sharing=elsewhere)[CLEAN])
@@ -350,14 +348,16 @@ def evaluate_conditions(
     """
     found = Evaluated()
     for condition, plain in predictions:
+        aurocs = {}
+        if ood is not None and condition == CLEAN:
+            aurocs = measure_ood(plain, ood, calibrators, num_resamples=num_resamples)
         for calibrator, variant in calibrated_variants(plain, calibrators):
             keys = {"method": method, "calibrator": calibrator, "seed": seed, **condition._asdict()}
             rows, sample = measure_predictions(
                 variant, subsets, keys=keys, num_bins=num_bins, num_resamples=num_resamples
             )
-            if ood is not None and condition == CLEAN:
-                calibrate = calibrators.get(calibrator)
-                auroc, resampled = measure_ood(plain, ood, calibrate, num_resamples=num_resamples)
+            if calibrator in aurocs:
+                auroc, resampled = aurocs[calibrator]
                 rows[0] = replace(rows[0], metrics={**rows[0].metrics, "ood_auroc": auroc})
                 sample |= {} if resampled is None else {"ood_auroc": resampled}
             found.rows.extend(rows)
@@ -411,36 +411,22 @@ def calibrated_variants(
     """Return the unchanged predictions, under the name ``none``, and those with the logits of each calibrator."""
     yield "none", predictions
     for name, calibrator in calibrators.items():
-        yield name, calibrated(predictions, calibrator)
-
-
-def calibrated(predictions: Predictions, calibrator: Calibrator | None) -> Predictions:
-    """Return the predictions with the logits of a calibrator; unchanged if there is none."""
-    if calibrator is None:
-        return predictions
-    return replace(predictions, logits=calibrator.predict_logits(predictions.logits, predictions.scores))
+        yield name, replace(predictions, logits=calibrator.predict_logits(predictions.logits, predictions.scores))
 
 
 def measure_ood(
-    inside: Predictions, outside: Predictions, calibrator: Calibrator | None, *, num_resamples: int = 1000
-) -> tuple[Measure, Tensor | None]:
-    """Measure how well the confidence distinguishes other data from these: see `estimate_ood_auroc`.
+    inside: Predictions, outside: Predictions, calibrators: Mapping[str, Calibrator], *, num_resamples: int = 1000
+) -> dict[str, tuple[Measure, Tensor | None]]:
+    """Measure how well the confidence distinguishes other data from these, by calibrator: see `estimate_ood_auroc`.
 
     Both data sets are one batch. So a calibrator that fits itself to a batch does not know which examples are which.
     """
-    given = [inside.scores, outside.scores]
-    known = [scores for scores in given if scores is not None]
-    both = Predictions(
-        ids=torch.cat([inside.ids, outside.ids]),
-        logits=torch.cat([inside.logits, outside.logits]),
-        labels=torch.cat([inside.labels, outside.labels]),
-        scores=torch.cat(known) if len(known) == len(given) else None,
-    )
-    confidence = calibrated(both, calibrator).probs.amax(1)
-    estimate, resampled = estimate_ood_auroc(
-        confidence[: len(inside)], confidence[len(inside) :], Bootstrap(num_resamples)
-    )
-    return Measure(estimate.value, estimate.low, estimate.high), resampled
+    found = {}
+    for calibrator, both in calibrated_variants(Predictions.concatenate([inside, outside]), calibrators):
+        confidence, n = both.probs.amax(1), len(inside)
+        estimate, resampled = estimate_ood_auroc(confidence[:n], confidence[n:], Bootstrap(num_resamples))
+        found[calibrator] = Measure(estimate.value, estimate.low, estimate.high), resampled
+    return found
 
 
 def reliability_bins(predictions: Predictions, num_bins: int = 15) -> tuple[Bin, ...]:

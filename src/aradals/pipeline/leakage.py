@@ -36,11 +36,10 @@ def check_unseen(fitted: Hashes, evaluated: Hashes, *, what: str, where: str) ->
         return Check(question, reason=f"the examples that {what} was fitted on are not recorded")
     if not len(evaluated):
         return Check(question, reason=f"{where} has no content hashes")
-    shared = overlap(fitted, evaluated)
-    if shared > MAX_SHARED * len(evaluated):
+    if shared := _too_many_shared(fitted, evaluated):
         raise InputError(
             expected=f"examples that {what} was not fitted on",
-            got=f"{where}, with {shared} of {len(evaluated)} examples from its fit",
+            got=f"{where}, with {shared} from its fit",
             hint="another --split or --data",
         )
     return Check(question, "checked")
@@ -52,13 +51,18 @@ def check_other(other: Hashes, evaluated: Hashes, *, where: str, beside: str) ->
     Raises:
         InputError: more than 1 % of the other examples are among the evaluated ones.
     """
-    shared = overlap(evaluated, other)
-    if shared > MAX_SHARED * len(other):
+    if shared := _too_many_shared(evaluated, other):
         raise InputError(
             expected=f"out-of-distribution data without the examples of {beside}",
-            got=f"{where}, with {shared} of {len(other)} examples from there",
+            got=f"{where}, with {shared} from there",
             hint="data of another kind",
         )
+
+
+def _too_many_shared(known: Hashes, judged: Hashes) -> str:
+    """Count the judged examples that are among the known ones: ``12 of 100 examples``; empty if they are few."""
+    shared = overlap(known, judged)
+    return f"{shared} of {len(judged)} examples" if shared > MAX_SHARED * len(judged) else ""
 
 
 def check_calibrators(

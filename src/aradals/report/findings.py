@@ -19,6 +19,7 @@ from aradals.report.view import (
     TWO_SEEDS,
     label,
     least_robust,
+    other_data,
     reference,
     share_interval,
     threshold_text,
@@ -138,10 +139,10 @@ def _ood_sentence(results: Results, variant: Variant) -> list[str]:
     auroc = measure(results, variant, "ood_auroc")
     if not auroc.known:
         return []
-    names = ", ".join(f"{name}, {count:,} examples" for name, count in results.data.ood.items())
     return [
-        f"Other data ({names}): {label(results, variant)} has more confidence in an evaluated example than in one of "
-        f"these with a probability of {100 * auroc.value:.1f} % {_interval(auroc, 100, 1)}. This is the AUROC."
+        f"Other data ({other_data(results)}): {label(results, variant)} has more confidence in an evaluated example "
+        f"than in one of these with a probability of {100 * auroc.value:.1f} % {_interval(auroc, 100, 1)}. "
+        "This is the AUROC."
     ]
 
 

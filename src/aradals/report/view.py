@@ -126,6 +126,11 @@ def shift_mean(results: Results) -> str:
     return shift_name(results) if len(results.shifts) == 1 else f"mean over {shift_name(results)}"
 
 
+def other_data(results: Results) -> str:
+    """Name the out-of-distribution data: ``svhn, 1,000 examples``."""
+    return ", ".join(f"{name}, {count:,} examples" for name, count in results.data.ood.items())
+
+
 def places_by_name(results: Results) -> dict[str, tuple[Condition, ...]]:
     """Return the conditions of ``clean`` and, if there are shifts, of ``under shift``."""
     return {PLACES[place]: conditions for place, conditions in places(results).items()}
